@@ -1,0 +1,324 @@
+"""The one schema of an experiment: what a YAML file may say, with its defaults."""
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fedha.errors import FedhaError
+from fedha.recipes import RECIPES, STATISTICS, Recipe, Term
+
+
+class _Section(BaseModel):
+    """A part of the config: unknown keys are errors, values cannot change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataConfig(_Section):
+    """Which domains, and where they come from."""
+
+    name: Literal["colored_digits", "colored_mnist", "heart", "arrays"] = Field(
+        "colored_digits", description="the data set; colored_digits needs no file"
+    )
+    root: Path | None = Field(None, description="folder of the files (colored_mnist, heart, arrays)")
+    download: bool = Field(False, description="fetch missing files into root, checked by checksum")
+    sources: list[str] | None = Field(
+        None, description="heart, arrays: the source domains; default: all but the target"
+    )
+    target: str | None = Field(None, description="heart, arrays: the unseen domain")
+    held_out: float = Field(0.2, ge=0, lt=1, description="share of each source domain kept for evaluation")
+    color_flips: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        [0.2, 0.1], min_length=1, description="colored data: share of colours that disagree, a source domain each"
+    )
+    target_color_flip: float = Field(0.9, ge=0, le=1, description="colored data: the same, for the unseen target")
+    label_noise: float = Field(0.25, ge=0, le=1, description="colored data: share of labels flipped")
+    grayscale_target: bool = Field(False, description="colored data: add the target without colour as another column")
+    imbalance: Literal["none", "clean", "paper_code"] = Field(
+        "none", description="colored_mnist: label shift between the sources (see docs/guide.md)"
+    )
+    imbalance_ratio: float = Field(0.97, gt=0.5, lt=1, description="colored_mnist: majority class ratio a domain")
+
+
+class ModelConfig(_Section):
+    """The network: a featurizer and a head."""
+
+    name: Literal["mlp", "linear", "cnn"] = Field("mlp", description="the featurizer; linear has none")
+    hidden: list[Annotated[int, Field(ge=1)]] = Field([128], description="mlp: layer widths; cnn: channels")
+    head_hidden: list[Annotated[int, Field(ge=1)]] = Field([], description="layer widths of a head that is not linear")
+    one_logit: bool = Field(False, description="two classes with one logit (Colored MNIST's published network)")
+    init: Literal["default", "xavier"] = Field("default", description="torch's initialisation, or Xavier uniform")
+    precision: Literal["float32", "float64"] = Field("float32", description="of parameters, statistics and sums")
+
+
+class RecipeConfig(_Section):
+    """A row of the table (`fedha recipes`), or one of your own."""
+
+    name: str = Field("custom", description="a row's name; any other name needs `align`")
+    align: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        None, description="weight of each statistic; for a row, overrides its own weights"
+    )
+    gradient_weight: float | None = Field(None, ge=0, description="weight of the row's gradient term")
+    hessian_weight: float | None = Field(None, ge=0, description="weight of the row's second-order terms")
+    weight: float = Field(1.0, ge=0, description="multiplies every term after the warm-up")
+    warmup_rounds: int = Field(0, ge=0, description="rounds at warmup_weight before weight takes over")
+    warmup_weight: float = Field(1.0, ge=0, description="weight during the warm-up")
+    rescale: bool = Field(False, description="divide the whole loss by the weight while it is over 1 (IRM's habit)")
+    probes: int | None = Field(None, ge=1, description="hutchinson rows: sign vectors a round")
+    moving_average: float | None = Field(None, ge=0, lt=1, description="fishr, fediir: decay of the moving average")
+    step_size: float | None = Field(None, gt=0, description="groupdro: step of the domain weights")
+
+    @model_validator(mode="after")
+    def _row_or_terms(self) -> "RecipeConfig":
+        if self.name not in RECIPES and not self.align:
+            raise ValueError(
+                f"recipe {self.name!r} is no row of the table{_nearest(self.name, RECIPES)}; "
+                "or give `align: {statistic: weight}` to make your own"
+            )
+        for statistic in self.align or {}:
+            if statistic not in STATISTICS:
+                raise ValueError(f"no statistic {statistic!r}{_nearest(statistic, STATISTICS)}")
+        return self
+
+    def resolve(self) -> Recipe:
+        """The recipe this describes: the table's row, or new terms, with the given weights and schedule."""
+        row = RECIPES.get(self.name, Recipe(self.name, source="this config"))
+        known = {term.statistic: term for term in row.terms}
+        terms = [self._weighted(term) for term in row.terms]
+        if self.align is not None:
+            terms = [replace(known.get(name, Term(name)), weight=weight) for name, weight in self.align.items()]
+        given = {key: value for key in ("probes", "step_size") if (value := getattr(self, key)) is not None}
+        schedule = {key: getattr(self, key) for key in ("weight", "warmup_rounds", "warmup_weight", "rescale")}
+        return replace(row, terms=tuple(self._averaged(term) for term in terms), **schedule, **given)
+
+    def _weighted(self, term: Term) -> Term:
+        weight = {1: self.gradient_weight, 2: self.hessian_weight}.get(STATISTICS[term.statistic].order)
+        return term if weight is None else replace(term, weight=weight)
+
+    def _averaged(self, term: Term) -> Term:
+        if self.moving_average is None:
+            return term
+        client = self.moving_average if term.client_average else 0.0
+        reference = self.moving_average if term.reference_average else 0.0
+        return replace(term, client_average=client, reference_average=reference)
+
+
+class LocalConfig(_Section):
+    """What a client does between two exchanges in local mode."""
+
+    steps: int | None = Field(None, ge=1, description="steps a round; give steps or epochs")
+    epochs: int | None = Field(None, ge=1, description="epochs a round; give steps or epochs")
+    batch_size: int | None = Field(None, ge=1, description="examples a step; null: the whole domain")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="the clients' optimiser, fresh each round")
+    learning_rate: float = Field(0.1, gt=0, description="of the clients' optimiser")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of the clients' SGD")
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> "LocalConfig":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps is {self.steps} and epochs is {self.epochs}; give one of them")
+        return self
+
+
+class TrainingConfig(_Section):
+    """How the federation trains."""
+
+    mode: Literal["synchronous", "local"] = Field(
+        "synchronous", description="one step a round on the server, or several local steps a client"
+    )
+    rounds: int = Field(100, ge=1, description="number of rounds")
+    optimizer: Literal["sgd", "adam", "fedavg", "fedavgm", "fedadam"] | None = Field(
+        None, description="the server's: sgd or adam (synchronous), fedavg, fedavgm or fedadam (local)"
+    )
+    learning_rate: float | None = Field(None, gt=0, description="of the server's optimiser")
+    momentum: float | None = Field(None, ge=0, lt=1, description="of sgd and fedavgm")
+    weight_decay: float = Field(
+        0.0, ge=0, description="L2: adds this times the squared norm of all parameters to the loss"
+    )
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="of the learning rate over the rounds"
+    )
+    averaging: Literal["domains", "examples"] = Field(
+        "domains", description="every domain counts alike, or by examples"
+    )
+    local: LocalConfig = LocalConfig()
+
+    @model_validator(mode="after")
+    def _optimizer_fits_mode(self) -> "TrainingConfig":
+        allowed = ("sgd", "adam") if self.mode == "synchronous" else ("fedavg", "fedavgm", "fedadam")
+        if self.optimizer is not None and self.optimizer not in allowed:
+            raise ValueError(f"optimizer is {self.optimizer!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
+        return self
+
+
+class EvaluationConfig(_Section):
+    """What is evaluated, and when."""
+
+    every: int = Field(1, ge=1, description="evaluate each k-th round, and the last")
+    leave_one_domain_out: bool = Field(
+        False, description="also train without each source in turn, for the leave-one-domain-out selection rule"
+    )
+
+
+class CheckpointConfig(_Section):
+    """What `fedha resume` continues from."""
+
+    every: int = Field(50, ge=1, description="save each k-th round, and the last")
+
+
+class EngineConfig(_Section):
+    """Where clients run."""
+
+    name: Literal["auto", "inline", "flower"] = Field(
+        "auto", description="auto picks; inline: this process; flower: flwr run"
+    )
+    threads: int = Field(1, ge=1, description="torch threads a client; a sum's bits depend on it")
+    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where clients compute")
+
+
+class Config(_Section):
+    """One experiment; several recipes or seeds make several runs."""
+
+    name: str = Field("experiment", min_length=1, description="what the run's folder and report are called")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    recipe: list[RecipeConfig] = Field([RecipeConfig(name="hgp")], min_length=1, description="one or several")
+    seed: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="one or several")
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    engine: EngineConfig = EngineConfig()
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _recipes(cls, value: Any) -> Any:
+        many = value if isinstance(value, list) else [value]
+        return [{"name": one} if isinstance(one, str) else one for one in many]
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _seeds(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [value]
+
+    def runs(self) -> "list[Config]":
+        """This config as single runs: one recipe and one seed each, recipes first."""
+        return [
+            self.model_copy(update={"recipe": [recipe], "seed": [seed]}) for recipe in self.recipe for seed in self.seed
+        ]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file.
+
+    Args:
+        path: A YAML file.
+        overrides: Changes as ``key.key=value``; the value is YAML.
+
+    Raises:
+        FedhaError: The file is missing or is not YAML, or the content does not fit the schema.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FedhaError(f"cannot read the config {path}: {error.strerror}") from error
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise FedhaError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise FedhaError(f"{path} holds a {type(content).__name__}; a config is a mapping such as `data: {{name: …}}`")
+    for override in overrides:
+        apply_override(content, override)
+    return parse(content, str(path))
+
+
+def parse(content: dict[str, Any], origin: str = "the config") -> Config:
+    """Check a mapping against the schema.
+
+    Raises:
+        FedhaError: With every problem, its value and, for an unknown key, the nearest known one.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        problems = [_explain(dict(one)) for one in error.errors()]
+        raise FedhaError(f"{origin}: " + "; ".join(dict.fromkeys(problems))) from error
+
+
+def from_json(text: str) -> Config:
+    """Read what `to_json` wrote."""
+    return parse(json.loads(text))
+
+
+def to_json(config: Config) -> str:
+    """The whole config as one line of JSON, defaults included."""
+    return config.model_dump_json()
+
+
+def to_yaml(config: Config) -> str:
+    """The whole config as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set ``a.b=value`` in a nested mapping, in place.
+
+    Raises:
+        FedhaError: No ``=``, a value that is not YAML, or a path through something that is not a mapping.
+    """
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise FedhaError(f"{override!r} is no override; write key.key=value, such as training.rounds=20")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise FedhaError(f"the value of {override!r} is not YAML: {' '.join(str(error).split())}") from error
+    *parents, last = key.split(".")
+    place = content
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise FedhaError(f"{override!r} goes through {parent!r}, which is not a mapping but {place!r}")
+    place[last] = parsed
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    path = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "the config"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(problem["loc"][:-1])
+        return f"unknown key {path!r}{_nearest(str(problem['loc'][-1]), known)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return message if path == "the config" else f"{path}: {message}"
+    return f"{path} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(location: Iterable[str | int]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation
+        section = next(kind for kind in _types_in(annotation) if issubclass(kind, BaseModel))
+    return list(section.model_fields)
+
+
+def _types_in(annotation: Any) -> list[type]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation]
+    return [kind for argument in typing.get_args(annotation) for kind in _types_in(argument)]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(repr(one) for one in close)}?"
+    return f"; known are {', '.join(known)}"
