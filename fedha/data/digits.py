@@ -1,0 +1,55 @@
+"""Colored digits: real handwritten digits that scikit-learn ships, coloured as in Colored MNIST; no download."""
+
+import torch
+from torch import Tensor
+
+from fedha.config import DataConfig
+from fedha.data.colored import colored_examples, source_names, targets
+from fedha.data.domain import DomainSet, split
+from fedha.randomness import generator
+
+
+def load(config: DataConfig, seed: int) -> DomainSet:
+    """1,797 images of 8x8 in equal disjoint parts, one for every source and one for the target.
+
+    Args:
+        config: Its color_flips (a source each), target_color_flip, label_noise, grayscale_target and held_out.
+        seed: Decides which images a domain gets, the label noise, the colours and what is held out.
+
+    Returns:
+        Inputs [n, 2, 8, 8] in 0..1, two classes. With k sources the 1,797 images fall into k + 1 parts whose sizes
+        differ by one at most (599 each for two sources).
+
+    Source:
+        E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (1998),
+        its test part; coloured as by Arjovsky et al. (2019).
+    """
+    images, digits = _read()
+    order = torch.randperm(len(digits), generator=generator(seed, "data", "shuffle"))
+    *parts, target = order.tensor_split(len(config.color_flips) + 1)
+    sources = [
+        split(
+            name,
+            colored_examples(images[part], digits[part], flip, config, seed, name),
+            config.held_out,
+            generator(seed, "data", "held out", name),
+        )
+        for name, flip, part in zip(source_names(config.color_flips), config.color_flips, parts, strict=True)
+    ]
+    return DomainSet(
+        sources=tuple(sources),
+        targets=targets(images[target], digits[target], config, seed),
+        classes=2,
+        description=(
+            f"colored digits: {len(digits):,} handwritten digits (scikit-learn, 2x8x8), label noise "
+            f"{config.label_noise:g}, color flips {', '.join(f'{flip:g}' for flip in config.color_flips)}, "
+            f"unseen target {config.target_color_flip:g}"
+        ),
+    )
+
+
+def _read() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits  # a slow import that only this needs
+
+    values, digits = load_digits(return_X_y=True)
+    return torch.from_numpy(values).float().reshape(-1, 8, 8) / 16, torch.from_numpy(digits).long()

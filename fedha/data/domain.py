@@ -1,0 +1,164 @@
+"""What a federation is trained on: source domains, each with a client, and target domains that nobody trains on."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedha.errors import FedhaError
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and labels of one part of one domain.
+
+    Attributes:
+        inputs: [n, ...], floating point.
+        labels: Class indices, [n], int64.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, index: Tensor | slice) -> "Examples":
+        """The examples at these places, in this order."""
+        return Examples(self.inputs[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain: the part that is trained on and the part that is held out.
+
+    Attributes:
+        name: What tables and errors call it.
+        train: Trained on; empty for a target.
+        held_out: Evaluated on; may be empty for a source (then it has no validation accuracy).
+    """
+
+    name: str
+    train: Examples
+    held_out: Examples
+
+
+@dataclass(frozen=True)
+class DomainSet:
+    """Source domains and target domains over one label set.
+
+    Attributes:
+        sources: One client each, in client order.
+        targets: Never trained on; the first is the target of the results, the others are extra columns.
+        classes: Number of classes, C >= 2.
+        description: One line for the report: what the data are and where they come from.
+    """
+
+    sources: tuple[Domain, ...]
+    targets: tuple[Domain, ...]
+    classes: int
+    description: str
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch axis."""
+        return tuple(self.sources[0].train.inputs.shape[1:])
+
+    def check(self) -> "DomainSet":
+        """Return self, or say what is wrong with the data.
+
+        Raises:
+            FedhaError: No source, two domains of one name, a source or a target with no examples, a label out of
+                range or not int64, inputs that are not finite or not floating point, or domains whose inputs have
+                different shapes.
+        """
+        if not self.sources:
+            raise FedhaError("the data have no source domain; name at least one in data.sources")
+        names = [domain.name for domain in (*self.sources, *self.targets)]
+        if len(set(names)) < len(names):
+            raise FedhaError(f"the domains are called {', '.join(names)}; give every domain its own name")
+        for domain in self.sources:
+            if len(domain.train) == 0:
+                raise FedhaError(f"source domain {domain.name!r} has no training examples; remove it or add data")
+        for domain in self.targets:
+            if len(domain.held_out) == 0:
+                raise FedhaError(f"target domain {domain.name!r} has no examples; remove it or add data")
+        for domain in (*self.sources, *self.targets):
+            for part, examples in (("train", domain.train), ("held-out", domain.held_out)):
+                self._check_part(domain.name, part, examples)
+        return self
+
+    def _check_part(self, name: str, part: str, examples: Examples) -> None:
+        inputs, labels = examples.inputs, examples.labels
+        if len(inputs) != len(labels):
+            raise FedhaError(f"domain {name!r} has {len(inputs)} {part} inputs but {len(labels)} labels")
+        if len(examples) == 0:
+            return
+        shape = tuple(inputs.shape[1:])
+        if shape != self.input_shape:
+            raise FedhaError(
+                f"inputs of domain {name!r} have shape {shape} but those of {self.sources[0].name!r} "
+                f"{self.input_shape}; every domain must have the same input shape"
+            )
+        if labels.dtype != torch.int64 or not inputs.is_floating_point():
+            raise FedhaError(
+                f"domain {name!r} has {inputs.dtype} inputs and {labels.dtype} labels; "
+                "convert them with inputs.float() and labels.long()"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.classes:
+            raise FedhaError(
+                f"labels of domain {name!r} run from {low} to {high} but there are {self.classes} classes; "
+                f"labels must be 0 to {self.classes - 1}"
+            )
+        if not bool(inputs.isfinite().all()):
+            raise FedhaError(f"inputs of domain {name!r} ({part}) contain NaN or infinity; clean or impute them first")
+
+
+def split(name: str, examples: Examples, share: float, generator: torch.Generator) -> Domain:
+    """A source domain with a random part held out.
+
+    Args:
+        name: Name of the domain.
+        examples: All its examples, n.
+        share: Held out, 0 to 1: ``round(share * n)`` examples, but never the last one.
+        generator: Draws which.
+
+    Returns:
+        The domain; its two parts are disjoint and together are `examples`.
+    """
+    order = torch.randperm(len(examples), generator=generator)
+    held_out = max(0, min(round(share * len(examples)), len(examples) - 1))
+    return Domain(name, train=examples.select(order[held_out:]), held_out=examples.select(order[:held_out]))
+
+
+def unseen(name: str, examples: Examples) -> Domain:
+    """A target domain: everything is evaluated on, nothing is trained on."""
+    return Domain(name, train=examples.select(slice(0, 0)), held_out=examples)
+
+
+def choose_sources(known: Sequence[str], sources: Sequence[str] | None, target: str) -> list[str]:
+    """The source domains among the known ones, in the order asked for.
+
+    Args:
+        known: Every domain that there is.
+        sources: Those asked for; None for all but the target.
+        target: The unseen domain.
+
+    Raises:
+        FedhaError: A name that is not known (with the nearest that is), is named twice, or is the target.
+    """
+    for key, name in [("data.target", target), *(("data.sources", source) for source in sources or [])]:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise FedhaError(f"{key} names {name!r}, which is no domain; {hint}The domains are {', '.join(known)}")
+    if sources is None:
+        return [name for name in known if name != target]
+    if target in sources:
+        raise FedhaError(f"{target!r} is both data.target and in data.sources; the target must be unseen")
+    if len(set(sources)) < len(sources):
+        raise FedhaError(f"data.sources is {', '.join(sources)}; name every domain once")
+    return list(sources)
