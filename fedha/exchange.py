@@ -1,0 +1,64 @@
+"""What server and clients say to each other, as plain values; `fedha.flower.wire` puts them into messages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fedha.config import TrainingConfig
+from fedha.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """What stays the same for a whole run.
+
+    Attributes:
+        recipe: What is aligned.
+        training: How clients and server train.
+        seed: The run's seed.
+    """
+
+    recipe: Recipe
+    training: TrainingConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """The server's side of an exchange.
+
+    Attributes:
+        task: The run's task.
+        round: From 1.
+        parameters: The global model, by name.
+        references: Averaged statistics known so far this round, by name.
+        measure: The statistics wanted; empty in a training exchange.
+        share: The client's weight in the averages, in (0, 1].
+    """
+
+    task: Task
+    round: int
+    parameters: Mapping[str, Tensor]
+    references: Mapping[str, Tensor] = field(default_factory=dict)
+    measure: tuple[str, ...] = ()
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A client's side of an exchange.
+
+    Attributes:
+        client: The client's name: its domain.
+        index: Its place in client order, in which everything is summed.
+        examples: Training examples it holds.
+        tensors: Statistics by name, or the update by parameter name.
+        metrics: Numbers for the log.
+    """
+
+    client: str
+    index: int
+    examples: int
+    tensors: Mapping[str, Tensor]
+    metrics: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,111 @@
+"""Statistics by name, for whatever head a model has."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedha import nonlinear, sketches, statistics
+from fedha.errors import FedhaError
+from fedha.models.split import SplitModel, head_matrix, with_bias
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """A head at some parameters, ready to be measured.
+
+    Attributes:
+        functions: The module of statistics that fits the head: closed forms, or torch.func.
+        arguments: What those functions take before the features.
+        shape: Shape of a direction in head space: [C, D] for a linear head, [P] for another.
+        prepare: Turns the featurizer's output into the features of the statistics.
+    """
+
+    functions: Any
+    arguments: tuple[Any, ...]
+    shape: tuple[int, ...]
+    prepare: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a statistic may depend on beside head and data.
+
+    Attributes:
+        seed: The run's seed.
+        round: The round, from 1.
+        client: Whose statistic it is; None for a reference.
+        probes: Sign vectors of the Hutchinson statistics.
+        references: References of earlier exchanges.
+    """
+
+    seed: int
+    round: int
+    client: str | None
+    probes: int
+    references: Mapping[str, Tensor]
+
+
+def view_head(model: SplitModel, parameters: Mapping[str, Tensor]) -> HeadView:
+    """The head of a model at the given parameters (the whole model's, by name)."""
+    own = {name.removeprefix("head."): value for name, value in parameters.items() if name.startswith("head.")}
+    if isinstance(model.head, nn.Linear):
+        matrix = head_matrix(own["weight"], own.get("bias"))
+        return HeadView(statistics, (matrix,), tuple(matrix.shape), with_bias)
+    size = sum(value.numel() for value in own.values())
+    return HeadView(nonlinear, (partial(_call, model.head), own), (size,), lambda features: features)
+
+
+def measure(name: str, view: HeadView, features: Tensor, labels: Tensor, around: Circumstances) -> Tensor:
+    """One statistic of one client.
+
+    Args:
+        name: A key of `fedha.recipes.STATISTICS`, or the name of a reference there.
+        view: The head.
+        features: The view's prepared features, [n, D].
+        labels: Class indices, [n].
+        around: Signs and references.
+
+    Raises:
+        FedhaError: The statistic is too large for this head.
+    """
+    arguments = (*view.arguments, features, labels)
+    value: Tensor
+    if name == "pooled_gradient_hessian_product":
+        value = view.functions.hessian_vector_product(*arguments, around.references["gradient"])
+    elif name in ("hutchinson_diagonal", "hutchinson_diagonal_shared"):
+        functions = sketches if view.functions is statistics else nonlinear
+        value = functions.hutchinson_diagonal(*arguments, _signs(name, view, around, features))
+    else:
+        if name in ("hessian", "hessian_off_diagonal"):
+            _refuse_large(name, view)
+        value = getattr(view.functions, name)(*arguments)
+    return value
+
+
+def _signs(name: str, view: HeadView, around: Circumstances, features: Tensor) -> Tensor:
+    if name == "hutchinson_diagonal_shared":
+        owner = None
+    else:
+        owner = "reference" if around.client is None else f"client {around.client}"
+    return sketches.draw_signs(around.seed, around.round, around.probes, torch.Size(view.shape), owner).to(features)
+
+
+def _refuse_large(name: str, view: HeadView, most: int = 4096) -> None:
+    size = 1
+    for length in view.shape:
+        size *= length
+    if size > most:
+        raise FedhaError(
+            f"statistic {name!r} would hold {size} x {size} numbers for this head; it is for heads of up to {most} "
+            "weights: use hessian_diagonal or gradient_hessian_product"
+        )
+
+
+def _call(head: nn.Module, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
+    logits: Tensor = functional_call(head, dict(parameters), (features,))
+    return logits

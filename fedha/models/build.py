@@ -1,0 +1,84 @@
+"""The networks that a config can name."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from fedha.config import ModelConfig
+from fedha.errors import FedhaError
+from fedha.models.split import SplitModel
+from fedha.randomness import generator
+
+
+def build(config: ModelConfig, input_shape: Sequence[int], classes: int, seed: int) -> SplitModel:
+    """Make the network a config describes, initialised from the seed alone.
+
+    Args:
+        config: The model section.
+        input_shape: Shape of one input.
+        classes: C, the number of classes.
+        seed: The run's seed.
+
+    Raises:
+        FedhaError: The model does not fit the data.
+    """
+    if config.one_logit and classes != 2:
+        raise FedhaError(f"model.one_logit is for two classes but the data have {classes}; set it to false")
+    if config.name == "cnn" and len(input_shape) != 3:
+        raise FedhaError(
+            f"model 'cnn' takes images [channels, height, width] but an input has shape {tuple(input_shape)}; use mlp"
+        )
+    if config.name == "cnn" and min(input_shape[1:]) < 2 ** len(config.hidden):
+        raise FedhaError(
+            f"model 'cnn' halves the image {len(config.hidden)} times but it is only "
+            f"{input_shape[1]} x {input_shape[2]}; give fewer channels in model.hidden"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "model").initial_seed())
+        featurizer, width = _FEATURIZERS[config.name](config, tuple(input_shape))
+        head = _layers([width, *config.head_hidden, 1 if config.one_logit else classes], last_activation=False)
+        model = SplitModel(featurizer, head)
+        if config.init == "xavier":
+            model.apply(_xavier)
+    return model.to(torch.float64 if config.precision == "float64" else torch.float32)
+
+
+def _layers(widths: list[int], last_activation: bool) -> nn.Module:
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+    if not last_activation:
+        layers.pop()
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+
+def _flat_width(input_shape: tuple[int, ...]) -> int:
+    return int(torch.Size(input_shape).numel())
+
+
+def _mlp(config: ModelConfig, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    widths = [_flat_width(input_shape), *config.hidden]
+    return nn.Sequential(nn.Flatten(), _layers(widths, last_activation=True)), widths[-1]
+
+
+def _linear(config: ModelConfig, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    return nn.Flatten(), _flat_width(input_shape)
+
+
+def _cnn(config: ModelConfig, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    channels = [input_shape[0], *config.hidden]
+    layers: list[nn.Module] = []
+    for before, after in zip(channels, channels[1:], strict=False):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(1, after), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels[-1]
+
+
+_FEATURIZERS = {"mlp": _mlp, "linear": _linear, "cnn": _cnn}
+
+
+def _xavier(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

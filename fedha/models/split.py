@@ -1,0 +1,34 @@
+"""A model in two parts: the featurizer, and the head that the statistics speak of."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SplitModel(nn.Module):
+    """Any featurizer and any head; bring your own network as ``SplitModel(backbone, nn.Linear(512, 10))``.
+
+    Attributes:
+        featurizer: Maps inputs [n, ...] to features [n, D - 1].
+        head: Maps features to logits [n, C]. An `nn.Linear` gets the closed forms, any other module torch.func.
+    """
+
+    def __init__(self, featurizer: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.featurizer = featurizer
+        self.head = head
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits, [n, C]."""
+        logits: Tensor = self.head(self.featurizer(inputs))
+        return logits
+
+
+def with_bias(features: Tensor) -> Tensor:
+    """Append the column of ones that stands for the bias: [n, D - 1] to [n, D]."""
+    return torch.cat([features, features.new_ones(len(features), 1)], 1)
+
+
+def head_matrix(weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear head as one matrix, bias in the last column: [C, D]. Without a bias that column is zero."""
+    last = weight.new_zeros(len(weight)) if bias is None else bias
+    return torch.cat([weight, last[:, None]], 1)

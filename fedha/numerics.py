@@ -1,0 +1,50 @@
+"""How this process computes: torch's threads, its float32 products, and its memory."""
+
+import ctypes
+import functools
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def configure(threads: int) -> None:
+    """Fix the number of torch threads (a sum's bits depend on it) and pick the matrix product.
+
+    Args:
+        threads: Threads of each client's operations.
+    """
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    _use_onednn_where_exact()
+    _keep_freed_memory()
+
+
+@functools.cache
+def _use_onednn_where_exact() -> None:
+    """Send float32 products to oneDNN where it keeps float32 accuracy, else leave them to torch's default.
+
+    Torch's default on x86 is MKL, which takes its slow path on other vendors' processors. Allowing bfloat16 inside
+    oneDNN sends the product there; processors with matrix units then really round to bfloat16, which a probe shows and
+    which is undone. Measured in docs/benchmarks.md.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return
+    left = torch.randn(64, 384, generator=torch.Generator().manual_seed(0))
+    exact = left.double() @ left.double().T
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch declares it to Python, not to mypy
+    products.fp32_precision = "bf16"
+    if (left @ left.T - exact).abs().max() > 1e-3:
+        products.fp32_precision = "ieee"
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory: a step frees and asks for the same large tensors, and fresh pages are slow.
+
+    On other C libraries nothing is changed. Measured in docs/benchmarks.md.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,243 @@
+"""A client's work: measure statistics, take a step or many, evaluate."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from fedha.config import LocalConfig
+from fedha.data.domain import Domain, Examples
+from fedha.errors import FedhaError
+from fedha.exchange import Reply, Request
+from fedha.measurement import Circumstances, HeadView, measure, view_head
+from fedha.models.split import SplitModel
+from fedha.penalty import penalty_terms, term_weight
+from fedha.randomness import generator
+from fedha.recipes import Recipe
+from fedha.reference import moving_average
+from fedha.schedule import rate_factor
+
+
+@dataclass
+class Client:
+    """One client: its domain, a model to compute with, and the state that must survive between rounds.
+
+    Attributes:
+        index: Its place in client order.
+        domain: Its data, on the model's device and of the model's precision.
+        model: Structure only; parameters come with each request.
+        state: Moving averages by statistic (Fishr); empty for most recipes.
+    """
+
+    index: int
+    domain: Domain
+    model: SplitModel
+    state: dict[str, Tensor] = field(default_factory=dict)
+    _forward: "Forward | None" = None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Features of a whole domain at some parameters, with their graph: kept from measuring to training."""
+
+    parameters: dict[str, Tensor]
+    view: HeadView
+    features: Tensor
+    labels: Tensor
+
+
+def answer_measure(client: Client, request: Request) -> Reply:
+    """Measure the statistics that a request asks for, on the whole domain at the global model."""
+    forward = _whole_domain(client, request)
+    around = _circumstances(client, request, reference=True)
+    with torch.no_grad():
+        view = view_head(client.model, forward.parameters)
+        tensors = {name: measure(name, view, forward.features, forward.labels, around) for name in request.measure}
+    for name, offset in _offsets(client, request.task.recipe).items():
+        if name in tensors:
+            tensors[name] = tensors[name] + offset
+    return Reply(client.domain.name, client.index, len(client.domain.train), tensors)
+
+
+def answer_train(client: Client, request: Request) -> Reply:
+    """Minimise risk plus penalty from the global model, and return the update.
+
+    The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
+    local mode.
+    """
+    if request.task.training.mode == "synchronous":
+        update, metrics = _one_gradient(client, request)
+    else:
+        update, metrics = _local_steps(client, request)
+    client._forward = None
+    if not all(bool(value.isfinite().all()) for value in update.values()):
+        raise FedhaError(
+            f"the loss of domain {client.domain.name!r} is not finite in round {request.round} "
+            f"(risk {metrics['risk']:.4g}); lower training.learning_rate or the recipe's weight"
+        )
+    return Reply(client.domain.name, client.index, len(client.domain.train), update, metrics)
+
+
+def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples) -> dict[str, float]:
+    """Accuracy, risk and number of examples; no examples give no accuracy.
+
+    Returns:
+        {"accuracy": fraction, "risk": nats, "examples": count}, or {"examples": 0}.
+    """
+    if len(examples) == 0:
+        return {"examples": 0}
+    correct, total = 0.0, 0.0
+    with torch.no_grad():
+        for inputs, labels in zip(examples.inputs.split(16384), examples.labels.split(16384), strict=True):
+            logits = functional_call(model, dict(parameters), (inputs,))
+            scores = logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], 1)
+            correct += float((scores.argmax(1) == labels).sum())
+            total += float(torch.nn.functional.cross_entropy(scores, labels, reduction="sum"))
+    return {"accuracy": correct / len(examples), "risk": total / len(examples), "examples": len(examples)}
+
+
+def objective(
+    client: Client,
+    request: Request,
+    forward: Forward,
+    offsets: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one batch, and its parts as numbers.
+
+    ``(risk + L2 + w sum_k lambda_k term_k) / max(1, w)``, the division only where the recipe asks for it.
+    """
+    recipe, training = request.task.recipe, request.task.training
+    weight = recipe.scheduled_weight(request.round)
+    around = _circumstances(client, request, reference=False)
+    view, features, labels = forward.view, forward.features, forward.labels
+    risk = view.functions.risk(*view.arguments, features, labels)
+    terms = penalty_terms(recipe, view, features, labels, around, offsets, own, request.share)
+    weights = {term.statistic: weight * term_weight(recipe, term) for term in recipe.terms}
+    loss = risk
+    if training.weight_decay:
+        loss = loss + training.weight_decay * sum(value.square().sum() for value in forward.parameters.values())
+    for name, value in terms.items():
+        loss = loss + weights[name] * value
+    if recipe.rescale and weight > 1 and terms:
+        loss = loss / weight
+    parts = {"loss": loss, "risk": risk, **{f"penalty/{name}": value for name, value in terms.items()}}
+    return loss, {name: float(value.detach()) for name, value in parts.items()}
+
+
+def _one_gradient(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
+    forward = _whole_domain(client, request)
+    offsets, own = _at_start(client, request, forward)
+    loss, metrics = objective(client, request, forward, offsets, own)
+    names = list(forward.parameters)
+    gradients = torch.autograd.grad(loss, [forward.parameters[name] for name in names])
+    return dict(zip(names, gradients, strict=True)), {**metrics, "accuracy": _accuracy(client, forward)}
+
+
+def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
+    training = request.task.training
+    start = _whole_domain(client, request)
+    offsets, own = _at_start(client, request, start)
+    first = {"risk": float(_risk(client, start)), "accuracy": _accuracy(client, start)}
+    parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
+    optimizer = _optimizer(training.local, list(parameters.values()))
+    for group in optimizer.param_groups:
+        group["lr"] *= rate_factor(training, request.round)
+    seen: list[dict[str, float]] = []
+    for rows in _batches(training.local, len(client.domain.train), request, client.index):
+        forward = _forward(client, parameters, rows)
+        loss, metrics = objective(client, request, forward, offsets, own)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append(metrics)
+    means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
+    update = {name: request.parameters[name] - value.detach() for name, value in parameters.items()}
+    return update, {**means, **first}
+
+
+def _batches(local: LocalConfig, examples: int, request: Request, index: int) -> Iterator[Tensor | slice]:
+    """Row indices of each local step: whole epochs in a fresh order, or steps that run through such epochs."""
+    size = examples if local.batch_size is None else min(local.batch_size, examples)
+    steps = local.steps if local.steps is not None else (local.epochs or 1) * -(-examples // size)
+    if size == examples:
+        yield from [slice(None)] * steps
+        return
+    draws = generator(request.task.seed, "batches", request.round, index)
+    left: list[Tensor] = []
+    for _ in range(steps):
+        if not left:
+            left = list(torch.randperm(examples, generator=draws).split(size))
+        yield left.pop(0)
+
+
+def _optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    if local.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=local.learning_rate)
+    return torch.optim.SGD(parameters, lr=local.learning_rate, momentum=local.momentum)
+
+
+def _whole_domain(client: Client, request: Request) -> Forward:
+    """The domain's features at the request's model, computed once for all exchanges of a synchronous round."""
+    kept = client._forward
+    if kept is not None and all(torch.equal(kept.parameters[k], v) for k, v in request.parameters.items()):
+        return kept
+    parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
+    if request.task.training.mode == "synchronous":
+        client._forward = _forward(client, parameters, slice(None))
+        return client._forward
+    with torch.no_grad():
+        return _forward(client, parameters, slice(None))
+
+
+def _forward(client: Client, parameters: dict[str, Tensor], rows: Tensor | slice) -> Forward:
+    view = view_head(client.model, parameters)
+    own = {k.removeprefix("featurizer."): v for k, v in parameters.items() if k.startswith("featurizer.")}
+    features = functional_call(client.model.featurizer, own, (client.domain.train.inputs[rows],))
+    return Forward(parameters, view, view.prepare(features), client.domain.train.labels[rows])
+
+
+def _at_start(client: Client, request: Request, forward: Forward) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Offsets of the moving averages, and own statistics at the round's start; moves the averages on."""
+    recipe = request.task.recipe
+    offsets = _offsets(client, recipe)
+    around = _circumstances(client, request, reference=True)
+    own = {}
+    with torch.no_grad():
+        for term in recipe.terms:
+            if term.weight and (term.target == "others" or term.client_average):
+                own[term.statistic] = measure(term.statistic, forward.view, forward.features, forward.labels, around)
+    for term in recipe.terms:
+        if term.client_average and term.statistic in own:
+            previous = client.state.get(term.statistic)
+            client.state[term.statistic] = moving_average(previous, own[term.statistic], term.client_average)
+    return offsets, own
+
+
+def _offsets(client: Client, recipe: Recipe) -> dict[str, Tensor]:
+    """What a moving average adds to a statistic: with the published 1 / (1 - decay), decay / (1 - decay) times it."""
+    return {
+        term.statistic: client.state[term.statistic] * (term.client_average / (1 - term.client_average))
+        for term in recipe.terms
+        if term.client_average and term.statistic in client.state
+    }
+
+
+def _circumstances(client: Client, request: Request, reference: bool) -> Circumstances:
+    owner = None if reference else client.domain.name
+    task = request.task
+    return Circumstances(task.seed, request.round, owner, task.recipe.probes, request.references)
+
+
+def _risk(client: Client, forward: Forward) -> Tensor:
+    with torch.no_grad():
+        value: Tensor = forward.view.functions.risk(*forward.view.arguments, forward.features, forward.labels)
+    return value
+
+
+def _accuracy(client: Client, forward: Forward) -> float:
+    with torch.no_grad():
+        view = forward.view
+        return float(view.functions.accuracy(*view.arguments, forward.features, forward.labels))
