@@ -1,0 +1,93 @@
+"""What a run continues from, in one safetensors file that is replaced whole.
+
+No random state is kept: every draw comes from (seed, round, client).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedha.atomic import write_bytes
+from fedha.errors import FedhaError
+from fedha.federation import Server
+
+_NAME = "state.safetensors"
+
+
+def save_checkpoint(folder: Path, round: int, server: Server, clients: Sequence[Mapping[str, Tensor]]) -> None:
+    """Write the state after a round: model, optimiser, reference averages, domain weights and clients' averages.
+
+    Args:
+        folder: The run's folder.
+        round: The round that has just ended.
+        server: The server after it.
+        clients: Each client's moving averages, in client order; empty mappings where there are none.
+    """
+    tensors = {f"parameters/{name}": value for name, value in server.parameters.items()}
+    for index, slots in server.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{key}": value for key, value in slots.items() if isinstance(value, Tensor)}
+    tensors |= {f"averages/{name}": value for name, value in server.averages.items()}
+    for index, state in enumerate(clients):
+        tensors |= {f"clients/{index}/{name}": value for name, value in state.items()}
+    numbers = {"round": round, "examples": server.examples, "weights": server.weights, "clients": len(clients)}
+    content = save(
+        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
+        metadata={"state": json.dumps(numbers)},
+    )
+    place = folder / "checkpoint"
+    place.mkdir(parents=True, exist_ok=True)
+    write_bytes(place / _NAME, content)
+
+
+def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, Tensor]]]:
+    """Put a server back to where `save_checkpoint` saw it.
+
+    Args:
+        folder: The run's folder.
+        server: A server with the same task and model; changed in place.
+
+    Returns:
+        The round that had ended (0 without a checkpoint), and each client's moving averages.
+
+    Raises:
+        FedhaError: The file is damaged, or is of another model.
+    """
+    path = folder / "checkpoint" / _NAME
+    if not path.exists():
+        return 0, []
+    try:
+        with safe_open(path, framework="pt") as file:
+            numbers = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again") from error
+    _restore_parameters(path, server, _below(tensors, "parameters/"))
+    _restore_optimizer(server, _below(tensors, "optimizer/"))
+    server.averages = _below(tensors, "averages/")
+    server.examples, server.weights = numbers["examples"], numbers["weights"]
+    return numbers["round"], [_below(tensors, f"clients/{index}/") for index in range(numbers["clients"])]
+
+
+def _restore_parameters(path: Path, server: Server, saved: Mapping[str, Tensor]) -> None:
+    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in server.parameters.items()}:
+        raise FedhaError(f"the checkpoint {path} is of another model; was config.yaml changed? Start a new run")
+    with torch.no_grad():
+        for name, value in server.parameters.items():
+            value.copy_(saved[name])
+
+
+def _restore_optimizer(server: Server, saved: Mapping[str, Tensor]) -> None:
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        index, key = name.split("/")
+        slots.setdefault(int(index), {})[key] = value
+    server.optimizer.load_state_dict({**server.optimizer.state_dict(), "state": slots})
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

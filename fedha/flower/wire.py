@@ -1,0 +1,86 @@
+"""Requests and replies as Flower records: arrays stay arrays, everything else is a handful of scalars."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedha.config import TrainingConfig
+from fedha.exchange import Reply, Request, Task
+from fedha.recipes import Recipe, Term
+
+
+def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Tensors by name as an ArrayRecord, order kept."""
+    return ArrayRecord({name: Array(value.detach().cpu().contiguous().numpy()) for name, value in tensors.items()})
+
+
+def unpack_tensors(record: ArrayRecord, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The tensors of an ArrayRecord by name. Nothing is unpickled."""
+    return {name: torch.from_numpy(array.numpy()).to(device) for name, array in record.items()}
+
+
+def pack_task(task: Task) -> str:
+    """A task as one line of JSON: small enough to travel with every request, so no side can have another one."""
+    return json.dumps(
+        {"recipe": asdict(task.recipe), "training": task.training.model_dump(mode="json"), "seed": task.seed}
+    )
+
+
+def unpack_task(text: str) -> Task:
+    """Read what `pack_task` wrote."""
+    content = json.loads(text)
+    terms = tuple(Term(**term) for term in content["recipe"].pop("terms"))
+    recipe = Recipe(terms=terms, **content["recipe"])
+    return Task(recipe, TrainingConfig.model_validate(content["training"]), content["seed"])
+
+
+def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str) -> RecordDict:
+    """A request's records; the arrays are packed once by the caller and shared by all clients."""
+    scalars = ConfigRecord({"task": task, "round": request.round, "share": request.share})
+    if request.measure:
+        scalars["measure"] = list(request.measure)
+    return RecordDict({"parameters": parameters, "references": references, "request": scalars})
+
+
+def unpack_request(content: RecordDict, device: torch.device | str = "cpu") -> Request:
+    """Read what `pack_request` wrote."""
+    scalars = content.config_records["request"]
+    measure = scalars.get("measure", [])
+    return Request(
+        task=unpack_task(str(scalars["task"])),
+        round=int(str(scalars["round"])),
+        parameters=unpack_tensors(content.array_records["parameters"], device),
+        references=unpack_tensors(content.array_records["references"], device),
+        measure=tuple(str(name) for name in measure) if isinstance(measure, list) else (),
+        share=float(str(scalars["share"])),
+    )
+
+
+def pack_reply(reply: Reply) -> RecordDict:
+    """A reply's records."""
+    numbers: dict[str, int | float | list[int] | list[float]] = {"index": reply.index, "examples": reply.examples}
+    numbers.update(reply.metrics)
+    return RecordDict(
+        {
+            "tensors": pack_tensors(reply.tensors),
+            "metrics": MetricRecord(numbers),
+            "client": ConfigRecord({"name": reply.client}),
+        }
+    )
+
+
+def unpack_reply(content: RecordDict) -> Reply:
+    """Read what `pack_reply` wrote."""
+    numbers = {name: value for name, value in content.metric_records["metrics"].items() if not isinstance(value, list)}
+    index, examples = int(numbers.pop("index")), int(numbers.pop("examples"))
+    tensors = unpack_tensors(content.array_records["tensors"])
+    return Reply(str(content.config_records["client"]["name"]), index, examples, tensors, numbers)
+
+
+def count_bytes(content: RecordDict) -> int:
+    """Bytes of a message's records, without Flower's envelope."""
+    return sum(record.count_bytes() for record in content.values())

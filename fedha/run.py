@@ -1,0 +1,51 @@
+"""One run from a config to its folder: the run itself, and before it the folds of leave-one-domain-out selection."""
+
+from pathlib import Path
+from typing import Any
+
+from fedha import engine, runfolder
+from fedha.config import Config
+from fedha.errors import FedhaError
+from fedha.flower.serve import Job, fold_folder, load_domains
+from fedha.listener import Listener, Silent
+
+__all__ = ["Listener", "execute"]
+
+
+def execute(config: Config, folder: Path, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+    """Train a config's only run and write its folder.
+
+    Args:
+        config: One recipe, one seed.
+        folder: Where to write.
+        listener: Told of every round of the run; of its folds only that they are trained.
+        resume: Continue what the folder holds, to the same bits as an uninterrupted run.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        FedhaError: Something the user gave is wrong; nothing is half written.
+    """
+    if len(config.runs()) != 1:
+        raise FedhaError(f"the config asks for {len(config.runs())} runs; execute one of config.runs() at a time")
+    if resume and runfolder.is_finished(folder):
+        return runfolder.read_results(folder)
+    name, reason = engine.choose(config)
+    listener.note(f"engine {name}: {reason}")
+    if config.evaluation.leave_one_domain_out:
+        _train_folds(config, folder, listener, resume)
+        resume = True  # the folder is there since the folds began
+    return engine.run(Job(config, folder), listener, resume=resume)
+
+
+def _train_folds(config: Config, folder: Path, listener: Listener, resume: bool) -> None:
+    if not resume and runfolder.holds_run(folder):
+        raise runfolder.occupied(folder)
+    runfolder.create(folder, config, resume=resume)
+    for source in load_domains(config).sources:
+        place = fold_folder(folder, source.name)
+        if runfolder.is_finished(place):
+            continue
+        listener.note(f"leave-one-domain-out: training without {source.name}")
+        engine.run(Job(config, place, left_out=source.name), Silent(), resume=runfolder.holds_run(place))
