@@ -63,14 +63,15 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
     try:
         with safe_open(path, framework="pt") as file:
             numbers = json.loads(file.metadata()["state"])
+            done, count, examples, weights = (numbers[key] for key in ("round", "clients", "examples", "weights"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again") from error
     _restore_parameters(path, server, _below(tensors, "parameters/"))
     _restore_optimizer(server, _below(tensors, "optimizer/"))
     server.averages = _below(tensors, "averages/")
-    server.examples, server.weights = numbers["examples"], numbers["weights"]
-    return numbers["round"], [_below(tensors, f"clients/{index}/") for index in range(numbers["clients"])]
+    server.examples, server.weights = examples, weights
+    return done, [_below(tensors, f"clients/{index}/") for index in range(count)]
 
 
 def _restore_parameters(path: Path, server: Server, saved: Mapping[str, Tensor]) -> None:

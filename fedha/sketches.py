@@ -33,8 +33,12 @@ def draw_signs(seed: int, round: int, probes: int, shape: torch.Size, owner: str
     if probes < 1:
         raise ValueError(f"probes is {probes}; Hutchinson needs at least 1")
     draws = generator(seed, "signs", round, "shared" if owner is None else f"client {owner}")
-    bits = torch.randint(0, 2, (probes, *shape), generator=draws, dtype=torch.int8)
-    return bits.to(torch.float32).mul_(2).sub_(1)
+    size = probes * torch.Size(shape).numel()
+    # 64 signs a draw: with a draw for each, drawing costs as much as the products
+    words = torch.empty(-(-size // 64), dtype=torch.int64).random_(-(2**63), None, generator=draws)
+    bits = words.view(torch.uint8)[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
+    signs = bits.view(torch.int8).mul_(2).sub_(1).flatten()[:size]
+    return signs.reshape(probes, *shape).to(torch.float32)
 
 
 def hutchinson_diagonal(head: Tensor, features: Tensor, labels: Tensor, signs: Tensor) -> Tensor:
@@ -67,7 +71,9 @@ def hutchinson_diagonal(head: Tensor, features: Tensor, labels: Tensor, signs: T
         flat = signs.flatten(1)
         coupling = flat.T @ flat / len(signs)
         return (statistics.hessian(head, features, labels) * coupling).sum(1).reshape(head.shape)
-    # sum_j v_jck (H v_j)_ck = sum_i z_ik sum_j q_ijc v_jck, q the changes: a tensor n x D a class, not C x D a probe
+    if len(signs) <= len(features):
+        return (signs * statistics.hessian_vector_product(head, features, labels, signs)).mean(0)
+    # sum_j v_jck (H v_j)_ck = sum_i z_ik sum_j q_ijc v_jck, q the changes: n tensors C x D in between, not m
     changes = statistics.residual_changes(head, features, labels, signs)  # [n, m, C]
     carried = torch.bmm(changes.permute(2, 0, 1), signs.transpose(0, 1))  # [C, n, D]
     return (carried * features).sum(1) / (len(features) * len(signs))

@@ -18,7 +18,7 @@ def load(config: DataConfig, seed: int) -> DomainSet:
 
     Returns:
         Inputs [n, 2, 8, 8] in 0..1, two classes. With k sources the 1,797 images fall into k + 1 parts whose sizes
-        differ by one at most (599 each for two sources).
+        differ by one at most (599 each for two sources). Labels and colours are flipped in exactly the given shares.
 
     Source:
         E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (1998),
@@ -30,7 +30,7 @@ def load(config: DataConfig, seed: int) -> DomainSet:
     sources = [
         split(
             name,
-            colored_examples(images[part], digits[part], flip, config, seed, name),
+            colored_examples(images[part], digits[part], flip, config, seed, name, exact=True),
             config.held_out,
             generator(seed, "data", "held out", name),
         )
@@ -38,7 +38,7 @@ def load(config: DataConfig, seed: int) -> DomainSet:
     ]
     return DomainSet(
         sources=tuple(sources),
-        targets=targets(images[target], digits[target], config, seed),
+        targets=targets(images[target], digits[target], config, seed, exact=True),
         classes=2,
         description=(
             f"colored digits: {len(digits):,} handwritten digits (scikit-learn, 2x8x8), label noise "

@@ -1,21 +1,29 @@
 """fedha's own ServerApp and ClientApp, bound to a config by Flower's run config.
 
-The run config's keys: ``config`` (a YAML file, relative to the app), ``overrides`` (``key=value`` pairs separated by
-spaces), ``settings`` (a whole config as JSON; overrides the two), ``out`` (the run's folder), ``left-out`` (a source
-to leave out) and ``resume``.
+The run config's keys, all optional but one of config and settings:
+
+- ``config``: an experiment's YAML file, relative to the app;
+- ``overrides``: ``key=value`` pairs separated by spaces; together with config they must name one recipe and one seed;
+- ``settings``: a whole config as JSON, in the place of the two;
+- ``out``: the run's folder; if relative, then to where the ServerApp's process works;
+- ``left-out``: a source to leave out;
+- ``resume``: continue what the folder holds.
 """
 
 import functools
+import time
+from logging import INFO
 from pathlib import Path
 
 import torch
-from flwr.app import Context, UserConfig
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore import log
+from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
-from fedha import numerics
 from fedha.config import Config, from_json, load, to_json
-from fedha.data.domain import Domain, DomainSet
+from fedha.data.domain import Domain
 from fedha.errors import FedhaError
 from fedha.flower.client import client_app
 from fedha.flower.serve import Job, load_domains, serve
@@ -23,34 +31,27 @@ from fedha.listener import Listener, Silent
 from fedha.models import SplitModel, build
 
 
-def job_from(run_config: UserConfig, base: Path) -> Job:
+def job_from(context: Context, base: Path) -> Job:
     """What a run config asks for.
 
     Args:
-        run_config: The keys above; all optional but one of config and settings.
+        context: Carries the run config, with the keys above, and the run's number, which names the folder where
+            ``out`` does not.
         base: The folder that a relative config path starts from.
 
     Raises:
         FedhaError: No config, a wrong one, or one with several recipes or seeds (Flower runs one at a time).
     """
-    settings = str(run_config.get("settings", ""))
-    if settings:
-        config = from_json(settings)
-    else:
-        path = Path(str(run_config.get("config", "")))
-        if not path.name:
-            raise FedhaError(
-                "the run config names no experiment; pass --run-config 'config=\"configs/quickstart.yaml\"'"
-            )
-        config = load(base / path, str(run_config.get("overrides", "")).split())
+    given = {key: str(value) for key, value in context.run_config.items()}
+    config = _config_from(given, base)
     runs = config.runs()
     if len(runs) > 1:
         raise FedhaError(
             f"the config asks for {len(runs)} runs but a Flower run is one; choose with "
             "--run-config 'overrides=\"recipe=hgp seed=0\"'"
         )
-    folder = Path(str(run_config.get("out", "")) or f"runs/{config.name}")
-    return Job(runs[0], folder, str(run_config.get("left-out", "")) or None)
+    folder = Path(given.get("out") or f"runs/{config.name}-{context.run_id}")
+    return Job(runs[0], folder, given.get("left-out") or None)
 
 
 def server_app(base: Path, listener: Listener | None = None) -> ServerApp:
@@ -64,8 +65,13 @@ def server_app(base: Path, listener: Listener | None = None) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        job = job_from(context.run_config, base)
-        serve(job, grid, listener or Silent(), resume=bool(context.run_config.get("resume", False)))
+        job = job_from(context, base)
+        log(INFO, "fedha writes the run to %s", job.folder.absolute())
+        domains = load_domains(job.config, job.left_out)
+        if isinstance(grid, InMemoryGrid):
+            _check_federation(grid, len(domains.sources))
+        resume = bool(context.run_config.get("resume", False))
+        serve(job, grid, listener or Silent(), domains=domains, resume=resume)
 
     return app
 
@@ -76,25 +82,17 @@ def bound_client_app(base: Path) -> ClientApp:
     Args:
         base: The app's folder.
     """
+    app = ClientApp()
 
-    def model(context: Context) -> SplitModel:
-        job = job_from(context.run_config, base)
-        numerics.configure(job.config.engine.threads)
-        domains = _domains(to_json(job.config), job.left_out)
-        return build(job.config.model, domains.input_shape, domains.classes, job.config.seed[0])
+    # Flower's simulation pickles the app anew for every message; what should last is kept by `_client_app`.
+    def answer(message: Message, context: Context) -> Message:
+        job = job_from(context, base)
+        return _client_app(to_json(job.config), job.left_out)(message=message, context=context)
 
-    def domain(context: Context) -> Domain:
-        job = job_from(context.run_config, base)
-        domains = _domains(to_json(job.config), job.left_out)
-        place = int(context.node_config["partition-id"])
-        if place >= len(domains.sources):
-            raise FedhaError(
-                f"partition-id is {place} but the data have {len(domains.sources)} source domains; "
-                f"start {len(domains.sources)} clients"
-            )
-        return domains.sources[place]
-
-    return client_app(model, domain)
+    app.query("measure")(answer)
+    app.train()(answer)
+    app.evaluate()(answer)
+    return app
 
 
 def device(config: Config) -> str:
@@ -105,6 +103,45 @@ def device(config: Config) -> str:
     return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
 
 
+def _config_from(given: dict[str, str], base: Path) -> Config:
+    if given.get("settings"):
+        return from_json(given["settings"])
+    if not given.get("config"):
+        raise FedhaError("the run config names no experiment; pass --run-config 'config=\"configs/quickstart.yaml\"'")
+    return load(base / given["config"], given.get("overrides", "").split())
+
+
 @functools.lru_cache(maxsize=2)
-def _domains(settings: str, left_out: str | None) -> DomainSet:
-    return load_domains(from_json(settings), left_out)
+def _client_app(settings: str, left_out: str | None) -> ClientApp:
+    """A process keeps its clients, their data and what they computed last from one message to the next."""
+    config = from_json(settings)
+    domains = load_domains(config, left_out)
+
+    def model(context: Context) -> SplitModel:
+        return build(config.model, domains.input_shape, domains.classes, config.seed[0])
+
+    def domain(context: Context) -> Domain:
+        place = int(context.node_config["partition-id"])
+        if place >= len(domains.sources):
+            raise FedhaError(
+                f"partition-id is {place} but the data have {len(domains.sources)} source domains; "
+                f"start {len(domains.sources)} clients"
+            )
+        return domains.sources[place]
+
+    return client_app(model, domain, threads=config.engine.threads, device=device(config))
+
+
+def _check_federation(grid: Grid, sources: int, settled_seconds: float = 2.0) -> None:
+    """A simulation has all its nodes at once: if they are not as many as the data need, no others will come."""
+    nodes, since = -1, time.monotonic()
+    while time.monotonic() < since + settled_seconds or nodes == 0:
+        if (now := len(list(grid.get_node_ids()))) == sources:
+            return
+        if now != nodes:
+            nodes, since = now, time.monotonic()
+        time.sleep(0.05)
+    raise FedhaError(
+        f"the simulation has {nodes} clients but the data have {sources} source domains; "
+        f"add --federation-config 'num-supernodes={sources}'"
+    )

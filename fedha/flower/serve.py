@@ -104,6 +104,8 @@ def serve(
             states = grid.save_states() if isinstance(grid, RemembersStates) else []
             save_checkpoint(job.folder, number, server, [unpack_tensors(s) if s else {} for s in states])
         listener.round_done(record)
+    if done == config.training.rounds:  # it was stopped between the last round and the results
+        _evaluate_sources(strategy, grid, done, "held_out,train")
     runfolder.write_model(job.folder, server.parameters)
     results = _results(job, strategy, domains, records)
     runfolder.write_json(job.folder / runfolder.RESULTS, results)
@@ -115,22 +117,23 @@ def _round(
     job: Job, strategy: HessianAlignment, grid: Grid, model: SplitModel, domains: DomainSet, number: int
 ) -> dict[str, Any]:
     begun, down, up = time.perf_counter(), strategy.bytes_down, strategy.bytes_up
-    server = strategy._begun()
-    arrays = pack_tensors(server.parameters)
-    messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)
+    messages = strategy.configure_train(number, strategy.arrays, ConfigRecord(), grid)
     strategy.aggregate_train(number, grid.send_and_receive(messages, timeout=strategy.timeout))
     sent = {"bytes_down": strategy.bytes_down - down, "bytes_up": strategy.bytes_up - up}
     record = {**strategy.last_round, **sent}
     last = number == job.config.training.rounds
     if last or number % job.config.evaluation.every == 0:
-        parts = ConfigRecord({"parts": "held_out,train" if last else "held_out"})
-        questions = strategy.configure_evaluate(number, pack_tensors(server.parameters), parts, grid)
-        strategy.aggregate_evaluate(number, grid.send_and_receive(questions, timeout=strategy.timeout))
+        _evaluate_sources(strategy, grid, number, "held_out,train" if last else "held_out")
         record["held_out"] = strategy.last_evaluation["held_out"]
         record["target"] = {
-            domain.name: evaluate(model, server.parameters, _as(domain.held_out, model)) for domain in domains.targets
+            domain.name: evaluate(model, strategy.begun().parameters, _as(domain.held_out, model)) for domain in domains.targets
         }
     return {**record, "seconds": time.perf_counter() - begun}
+
+
+def _evaluate_sources(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> None:
+    questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
+    strategy.aggregate_evaluate(number, grid.send_and_receive(questions, timeout=strategy.timeout))
 
 
 def _results(job: Job, strategy: HessianAlignment, domains: DomainSet, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -159,7 +162,7 @@ def fold_folder(folder: Path, left_out: str) -> Path:
 
 
 def _continue_from(job: Job, strategy: HessianAlignment, grid: Grid) -> int:
-    done, states = load_checkpoint(job.folder, strategy._begun())
+    done, states = load_checkpoint(job.folder, strategy.begun())
     if isinstance(grid, RemembersStates) and states:
         grid.restore_states([pack_tensors(state) if state else None for state in states])
     elif any(term.client_average for term in strategy.task.recipe.terms) and done:

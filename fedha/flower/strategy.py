@@ -1,5 +1,6 @@
 """Hessian alignment as a Flower strategy."""
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from logging import INFO
@@ -54,12 +55,20 @@ class HessianAlignment(Strategy):
         self.bytes_up = 0
         self._packed_task = pack_task(self.task)
         self._places: dict[int, int] = {}
+        self._arrays: ArrayRecord | None = None
         self._asked: list[Message] = []
 
     def begin(self, parameters: Mapping[str, Tensor]) -> Server:
         """Start from these parameters; Flower's own loop does it with the first round's arrays."""
-        self.server = Server(self.task, dict(parameters))
+        self.server, self._arrays = Server(self.task, dict(parameters)), None
         return self.server
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """The global model as it is sent, packed once a round."""
+        if self._arrays is None:
+            self._arrays = pack_tensors(self.begun().parameters)
+        return self._arrays
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -78,7 +87,7 @@ class HessianAlignment(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the updates in client order and take the server's step."""
-        server = self._begun()
+        server = self.begun()
         self.last_round = server.step(server_round, self._replies(replies, "train", server_round))
         numbers: dict[str, int | float | list[int] | list[float]] = {
             "loss": self.last_round["loss"],
@@ -86,7 +95,8 @@ class HessianAlignment(Strategy):
         }
         for group in ("risk", "accuracy", "penalty"):
             numbers |= {f"{group}/{name}": value for name, value in self.last_round[group].items()}
-        return pack_tensors(server.parameters), MetricRecord(numbers)
+        self._arrays = None
+        return self.arrays, MetricRecord(numbers)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -122,7 +132,7 @@ class HessianAlignment(Strategy):
         measure: tuple[str, ...] = (),
     ) -> list[Message]:
         packed = pack_tensors(references)
-        shares = self._begun().shares() if len(self._begun().examples) == len(nodes) else None
+        shares = self.begun().shares() if len(self.begun().examples) == len(nodes) else None
         messages = []
         for node in nodes:
             share = shares[self._places[node]] if shares and node in self._places else 1 / len(nodes)
@@ -164,13 +174,26 @@ class HessianAlignment(Strategy):
             time.sleep(0.05)
         return nodes
 
-    def _begun(self) -> Server:
+    def begun(self) -> Server:
+        """The server's state, once there is one.
+
+        Raises:
+            FedhaError: No model yet.
+        """
         if self.server is None:
             raise FedhaError("the strategy has no model yet; call begin(parameters) or let start() run the rounds")
         return self.server
 
 
 def _plain(reason: str | None) -> str:
-    """The last line of an error's trace that says something."""
-    lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
+    """The client's own error in an error reply, without what Flower and Ray wrap around it.
+
+    Flower writes ``<class 'KIND'>:<'MESSAGE'>``. In a simulation the message is Ray's coloured trace, whose first
+    cause ends with the client's error; a FedhaError needs no more than its sentence.
+    """
+    text = re.sub(r"\x1b\[[\d;]*m", "", reason or "").strip() or "no reason given"
+    if wrapped := re.fullmatch(r"<class '([^']*)'>:<'(.*)'>", text, re.DOTALL):
+        kind, message = wrapped.groups()
+        cause, chained, _ = message.strip().partition("\n\nThe above exception was the direct cause")
+        text = cause.splitlines()[-1] if chained else f"{kind}: {(message.strip().splitlines() or [''])[0]}"
+    return re.sub(r"^(\w+\.)+(?=\w+: )", "", text.splitlines()[-1].strip()).removeprefix("FedhaError: ")

@@ -1,9 +1,12 @@
 """Requests and replies as Flower records: arrays stay arrays, everything else is a handful of scalars."""
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 
+import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
@@ -20,7 +23,34 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 def unpack_tensors(record: ArrayRecord, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The tensors of an ArrayRecord by name. Nothing is unpickled."""
-    return {name: torch.from_numpy(array.numpy()).to(device) for name, array in record.items()}
+    return {name: _tensor(array).to(device) for name, array in record.items()}
+
+
+def _tensor(array: Array) -> Tensor:
+    """One array's tensor, without parsing the NPY header where it is the one that numpy writes for plain data."""
+    data, start = array.data, 10 + int.from_bytes(array.data[8:10], "little")
+    plain = data[:8] == b"\x93NUMPY\x01\x00" and b"'fortran_order': False" in data[10:start]
+    if not plain or array.stype != "numpy.ndarray":
+        return torch.from_numpy(array.numpy())
+    values = np.frombuffer(data, dtype=array.dtype, offset=start).reshape(array.shape)
+    return torch.from_numpy(values.copy())
+
+
+class _LastParameters:
+    """The global model as last unpacked: all exchanges of a round, and all clients of a process, get the same arrays."""
+
+    arrays: tuple[Array, ...] = ()
+    device: str = ""
+    tensors: Mapping[str, Tensor] = MappingProxyType({})
+
+
+def _parameters(record: ArrayRecord, device: torch.device | str) -> Mapping[str, Tensor]:
+    arrays = tuple(record.values())
+    same = len(arrays) == len(_LastParameters.arrays) and str(device) == _LastParameters.device
+    if not same or any(one is not other for one, other in zip(arrays, _LastParameters.arrays, strict=True)):
+        tensors = MappingProxyType(unpack_tensors(record, device))
+        _LastParameters.arrays, _LastParameters.device, _LastParameters.tensors = arrays, str(device), tensors
+    return _LastParameters.tensors
 
 
 def pack_task(task: Task) -> str:
@@ -30,6 +60,7 @@ def pack_task(task: Task) -> str:
     )
 
 
+@functools.lru_cache(maxsize=8)
 def unpack_task(text: str) -> Task:
     """Read what `pack_task` wrote."""
     content = json.loads(text)
@@ -53,7 +84,7 @@ def unpack_request(content: RecordDict, device: torch.device | str = "cpu") -> R
     return Request(
         task=unpack_task(str(scalars["task"])),
         round=int(str(scalars["round"])),
-        parameters=unpack_tensors(content.array_records["parameters"], device),
+        parameters=_parameters(content.array_records["parameters"], device),
         references=unpack_tensors(content.array_records["references"], device),
         measure=tuple(str(name) for name in measure) if isinstance(measure, list) else (),
         share=float(str(scalars["share"])),

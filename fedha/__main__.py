@@ -1,0 +1,5 @@
+"""``python -m fedha`` is ``fedha``."""
+
+from fedha.cli import main
+
+main()

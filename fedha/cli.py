@@ -1,0 +1,192 @@
+"""The command line: ``fedha run``, ``resume``, ``report``, ``recipes``, ``check``, ``version``.
+
+Heavy imports (torch, Flower, matplotlib) happen inside the commands, so that help and errors come at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+# Nothing is sent anywhere unless the user asks for it; read when flwr and ray are imported.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import typer
+
+from fedha import exits
+from fedha.formats import Format
+
+app = typer.Typer(
+    name="fedha",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with [bold]fedha run quickstart[/bold]: it needs no data and takes seconds.",
+)
+
+# What arguments mean stands in the commands' descriptions: help of an argument is lost between some releases of typer
+# and click.
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
+ConfigName = Annotated[str, typer.Argument(metavar="CONFIG")]
+Engine = Annotated[
+    str | None, typer.Option("--engine", metavar="NAME", help="Where clients run: the config's engine.name.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the table at the end.")]
+
+
+@app.callback()
+def describe() -> None:
+    """Train one model on several domains that may not share their data, so that it works on a domain nobody had."""
+
+
+@app.command()
+def run(
+    config: ConfigName,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder to write; default: runs/NAME, then NAME-2, …"),
+    ] = None,
+    engine: Engine = None,
+    quiet: Quiet = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the runs that are in DIR.")] = False,
+) -> None:
+    """Train what a config describes: every recipe with every seed, one after the other.
+
+    CONFIG is a YAML file, or the name of one that fedha ships. KEY=VALUE changes what it says; the value is YAML.
+
+    [bold]Examples[/bold]
+
+    [cyan]fedha run quickstart[/cyan]
+
+    [cyan]fedha run configs/quickstart.yaml training.rounds=20 seed=3[/cyan]
+
+    [cyan]fedha run quickstart 'recipe=\\[erm, coral]' 'seed=\\[0, 1]' --out runs/four[/cyan]
+    """
+    from fedha import launch, publish
+    from fedha.runfolder import REPORT
+
+    console = publish.terminal()
+    wanted = launch.find_config(config, overrides or [], engine)
+    folder, plan = launch.plan_new(wanted, out, overwrite=overwrite)
+    launch.train(plan, console, quiet=quiet, common=folder)
+    publish.conclude([place for _, place in plan], folder / REPORT, console)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    engine: Engine = None,
+    quiet: Quiet = False,
+) -> None:
+    """Continue runs that were stopped, from their last checkpoint, and start those that never began.
+
+    RUN is the folder of a run, or one that holds runs.
+
+    [bold]Examples[/bold]
+
+    [cyan]fedha resume runs/quickstart[/cyan]
+
+    [cyan]fedha resume runs/quickstart/hgp-seed0[/cyan]
+    """
+    from fedha import launch, publish
+    from fedha.folders import planned_runs
+    from fedha.runfolder import REPORT, is_finished
+
+    console = publish.terminal()
+    plan = planned_runs(folder, [f"engine.name={engine}"] if engine else [])
+    if all(is_finished(place) for _, place in plan):
+        publish.say("Nothing to continue: every run has finished.", console)
+    launch.train(plan, console, quiet=quiet, common=folder)
+    publish.conclude([place for _, place in plan], folder / REPORT, console)
+
+
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN...")],
+    form: Annotated[
+        Format | None, typer.Option("--format", "-f", help="Print the table instead: text, markdown, latex or csv.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write; default: report.html in the folder."),
+    ] = None,
+) -> None:
+    """Write runs as one HTML page that needs no network, or their table in a format of your choice.
+
+    RUN is the folder of a run, or one that holds runs.
+
+    [bold]Examples[/bold]
+
+    [cyan]fedha report runs/quickstart[/cyan]
+
+    [cyan]fedha report runs/a runs/b --output comparison.html[/cyan]
+
+    [cyan]fedha report runs/quickstart --format latex --output table.tex[/cyan]
+    """
+    from fedha import publish
+
+    publish.report(paths, form, output, publish.terminal())
+
+
+@app.command()
+def recipes(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown.")] = False,
+    classes: Annotated[int, typer.Option(min=1, help="Rows of the head: classes, or 1 for one logit.")] = 2,
+    features: Annotated[int, typer.Option(min=1, help="Features before the head, without the bias.")] = 128,
+    parameters: Annotated[int, typer.Option(min=1, help="Numbers in the whole model.")] = 16_770,
+) -> None:
+    """List the recipes: what each aligns, what it costs a client in a round, and where it comes from.
+
+    [bold]Examples[/bold]
+
+    [cyan]fedha recipes[/cyan]
+
+    [cyan]fedha recipes --classes 10 --features 512 --parameters 11181642[/cyan]
+    """
+    from fedha import publish
+    from fedha.formats import render
+    from fedha.tables import recipe_table
+
+    table = recipe_table(classes, features, parameters)
+    if markdown:
+        sys.stdout.write(render(table, "markdown"))
+    else:
+        publish.show(table, publish.terminal())
+
+
+@app.command()
+def check(config: ConfigName, overrides: Overrides = None) -> None:
+    """Check a config and print it with all its defaults, as YAML.
+
+    CONFIG is a YAML file, or the name of one that fedha ships. KEY=VALUE changes what it says; the value is YAML.
+
+    [bold]Example[/bold]
+
+    [cyan]fedha check quickstart training.rounds=20[/cyan]
+    """
+    from fedha.config import to_yaml
+    from fedha.launch import find_config
+
+    found = find_config(config, overrides or [])
+    sys.stdout.write(to_yaml(found))
+    runs = len(found.runs())
+    sys.stderr.write(f"{config} is valid: {runs} {'run' if runs == 1 else 'runs'} of {found.training.rounds} rounds\n")
+
+
+@app.command()
+def version() -> None:
+    """Print the versions that results depend on."""
+    from fedha.versions import versions
+
+    for name, number in versions().items():
+        sys.stdout.write(f"{name} {number}\n")
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(exits.exit_code(app))

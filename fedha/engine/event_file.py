@@ -1,0 +1,53 @@
+"""A run's events from one process to another: a file that grows by a line an event."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fedha.atomic import finite
+from fedha.config import Config
+
+
+class EventFile:
+    """A listener that writes what it hears to a file.
+
+    Args:
+        path: Made with the first event.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def started(self, config: Config, folder: Path, first_round: int) -> None:
+        """Write the first round; who reads knows the rest."""
+        self._write("started", first_round)
+
+    def round_done(self, record: Mapping[str, Any]) -> None:
+        """Write the record."""
+        self._write("round_done", record)
+
+    def finished(self, results: Mapping[str, Any]) -> None:
+        """Write that it is so; the results are in the run's folder."""
+        self._write("finished", None)
+
+    def note(self, text: str) -> None:
+        """Write the text."""
+        self._write("note", text)
+
+    def _write(self, event: str, value: Any) -> None:
+        with self.path.open("ab") as file:
+            file.write(json.dumps([event, finite(value)]).encode() + b"\n")
+
+
+def new_events(file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """The events since the last call: the listener's method, and what it was told.
+
+    Args:
+        file: An `EventFile`'s, open for reading.
+    """
+    while (line := file.readline()).endswith(b"\n"):
+        event, value = json.loads(line)
+        yield event, value
+    file.seek(-len(line), os.SEEK_CUR)

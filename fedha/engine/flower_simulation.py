@@ -1,0 +1,170 @@
+"""The flower engine: a run as a Flower app, sent with `flwr run` to Flower's own simulation on Ray."""
+
+import json
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fedha
+from fedha import runfolder
+from fedha.config import Config, to_json
+from fedha.engine.event_file import new_events
+from fedha.engine.flower_processes import START_SECONDS, LocalFlower, local_flower
+from fedha.errors import FedhaError
+from fedha.flower.apps import device
+from fedha.flower.serve import Job, load_domains
+from fedha.listener import Listener
+
+_PROJECT = """\
+[project]
+name = "fedha-simulation"
+version = "1.0.0"
+description = "One run of fedha"
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "fedha"
+
+[tool.flwr.app.components]
+serverapp = "fedha_simulation:server"
+clientapp = "fedha_simulation:client"
+
+[tool.flwr.app.config]
+settings = ""
+out = ""
+left-out = ""
+resume = false
+"""
+
+# Flower runs it from where it unpacked it, in processes that need not find fedha where this one did.
+_MODULE = """\
+import sys
+from pathlib import Path
+
+if {place!r} not in sys.path:
+    sys.path.insert(0, {place!r})
+
+from fedha.engine.event_file import EventFile
+from fedha.flower.apps import bound_client_app, server_app
+
+server = server_app(Path(), EventFile(Path({events!r})))
+client = bound_client_app(Path())
+"""
+
+
+def run_flower(job: Job, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+    """Train one job in Flower's simulation; see `fedha.engine.run`. No process outlives the call.
+
+    Raises:
+        FedhaError: Bad data, a failed client, a folder that holds another run, or a Flower that does not start.
+    """
+    if runfolder.holds_run(job.folder) and not resume:
+        raise runfolder.occupied(job.folder)
+    clients = len(load_domains(job.config, job.left_out).sources)
+    workers = min(clients, max(1, (os.cpu_count() or 1) // job.config.engine.threads))
+    listener.note(f"starting Flower's simulation: {clients} clients on {workers} Ray workers")
+    with tempfile.TemporaryDirectory(prefix="fedha-", dir=_short(), ignore_cleanup_errors=True) as place:
+        app, events = Path(place, "app"), Path(place, "events")
+        events.touch()
+        app.mkdir()
+        (app / "pyproject.toml").write_text(_PROJECT, encoding="utf-8")
+        module = _MODULE.format(place=str(Path(fedha.__file__).parents[1]), events=str(events))
+        (app / "fedha_simulation.py").write_text(module, encoding="utf-8")
+        (app / "run.toml").write_text(_run_config(job, resume), encoding="utf-8")
+        with local_flower(Path(place)) as flower:
+            federation = _federation(job.config, clients, workers)
+            settings = ("--run-config", app / "run.toml", "--federation-config", federation)
+            number = str(flower.ask("run", app, *settings)["run-id"])
+            return _follow(flower, number, events, job, listener)
+
+
+def _short() -> str | None:
+    """Where temporary files go, unless that is too long a path for Ray's sockets."""
+    return None if len(tempfile.gettempdir()) <= 20 else "/tmp"
+
+
+def _run_config(job: Job, resume: bool) -> str:
+    """The run config as TOML, whose strings are JSON's; its paths are absolute, for Flower works somewhere else."""
+    data = job.config.data
+    if data.root is not None:
+        data = data.model_copy(update={"root": data.root.absolute()})
+    values = {
+        "settings": to_json(job.config.model_copy(update={"data": data})),
+        "out": str(job.folder.absolute()),
+        "left-out": job.left_out or "",
+        "resume": resume,
+    }
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+
+
+def _federation(config: Config, clients: int, workers: int) -> str:
+    """The size of the federation and of Ray: a worker has the threads of a client, and its part of the GPUs."""
+    threads = config.engine.threads
+    gpus = torch.cuda.device_count() if device(config) == "cuda" else 0
+    sizes = {
+        "num-supernodes": clients,
+        "client-resources-num-cpus": threads,
+        "client-resources-num-gpus": int(gpus / workers * 1e4) / 1e4,  # Ray counts in ten-thousandths
+        "init-args-num-cpus": threads * workers,
+        "init-args-num-gpus": gpus,
+    }
+    return " ".join(f"{key}={value}" for key, value in sizes.items())
+
+
+def _follow(flower: LocalFlower, number: str, events: Path, job: Job, listener: Listener) -> dict[str, Any]:
+    """Tell the listener what happens until the results are there, or say why they will not be."""
+    deadline = time.monotonic() + START_SECONDS
+    begun = False
+    with events.open("rb") as file:
+        watch = flower.start("run", ["flwr", "log", number, "--stream"])
+        while True:
+            ended = watch.poll() is not None  # asked first: what it wrote before its end is then read below
+            for event, value in new_events(file):
+                begun = True
+                if event == "finished":
+                    results = runfolder.read_results(job.folder)
+                    listener.finished(results)
+                    return results
+                _tell(listener, job, event, value)
+            if ended:
+                _check_running(flower, number, job)
+                watch = flower.start("run", ["flwr", "log", number, "--stream"])
+            if not begun and time.monotonic() > deadline:
+                raise _failed(flower, job, f"it did not begin within {START_SECONDS:g} s; is the machine overloaded?")
+            time.sleep(0.05)
+
+
+def _tell(listener: Listener, job: Job, event: str, value: Any) -> None:
+    match event:
+        case "started":
+            listener.started(job.config, job.folder, value)
+        case "round_done":
+            listener.round_done(value)
+        case "note":
+            listener.note(value)
+
+
+def _check_running(flower: LocalFlower, number: str, job: Job) -> None:
+    """The log ended: because the run did, or because the connection broke?
+
+    Flower's commands exit with 0 either way, so its list of runs is asked.
+    """
+    (run,) = flower.ask("ls", "--run-id", number)["runs"]
+    if run["status"].startswith("finished"):
+        reason = run["status-details"].removeprefix("Simulation failed with exception: ")
+        raise _failed(flower, job, reason if reason != "N/A" else f"it ended as {run['status']}, without results")
+
+
+def _failed(flower: LocalFlower, job: Job, reason: str) -> FedhaError:
+    """The reason alone where it is a sentence of ours; else Flower's log, with the traces, goes to the run's folder."""
+    log = "\n".join(flower.log(name) for name in ("run", "superlink", "superexec"))
+    if f"FedhaError: {reason}" in log and not re.search(r"\w(Error|Exception)\b", reason):
+        return FedhaError(reason)
+    place = runfolder.make_folder(job.folder) / runfolder.ERROR
+    runfolder.write_text(place, re.sub(r"\x1b\[[\d;]*m", "", log))
+    return FedhaError(f"Flower's simulation failed: {' '.join(reason.split())}; its log is in {place}")

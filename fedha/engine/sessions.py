@@ -1,0 +1,79 @@
+"""Ending processes with all that they started, which their sessions hold together however deep the tree is.
+
+As a program it is a guard: it waits for the end of its standard input, which comes with the end of the process that
+holds the other side, even if that was killed; then it ends the sessions and removes a folder. Flower's processes watch
+their parents too, but its simulation does not notice while it waits for clients.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+_PATIENCE_SECONDS = 1.0
+
+
+def guard(folder: Path, sessions: Collection[int]) -> "subprocess.Popen[bytes]":
+    """Start a guard of this process; as a context manager, it does its work at the block's end, however that comes.
+
+    Args:
+        folder: To remove.
+        sessions: To end.
+    """
+    command = [sys.executable, "-P", __file__, str(folder), *map(str, sessions)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def end(sessions: Collection[int]) -> None:
+    """End everything in these sessions, politely first, and wait until it is so.
+
+    Args:
+        sessions: Process numbers of the sessions' leaders.
+    """
+    for request in (signal.SIGTERM, signal.SIGKILL):
+        for pid in living(sessions):
+            with suppress(ProcessLookupError):
+                os.kill(pid, request)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while living(sessions) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def living(sessions: Collection[int]) -> set[int]:
+    """The processes of these sessions that still run.
+
+    Args:
+        sessions: Process numbers of the sessions' leaders, which may have ended.
+    """
+    if Path("/proc/self/stat").exists():
+        rows = [_row(path) for path in Path("/proc").glob("[0-9]*/stat")]
+    else:
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,stat="], capture_output=True, text=True, check=True)
+        rows = [(int(line.split()[0]), line.split()[1]) for line in listed.stdout.splitlines()]
+    return {pid for pid, state in rows if not state.startswith("Z") and _session(pid) in sessions}
+
+
+def _row(path: Path) -> tuple[int, str]:
+    pid = int(path.parent.name)
+    try:
+        return pid, path.read_text(errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return pid, "Z"  # it has just ended
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()
+    end([int(number) for number in sys.argv[2:]])
+    shutil.rmtree(sys.argv[1], ignore_errors=True)

@@ -1,0 +1,177 @@
+"""Tables as values, and how they are written: terminal, text, Markdown, LaTeX, CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+Format = Literal["text", "markdown", "latex", "csv"]
+FORMATS: tuple[Format, ...] = ("text", "markdown", "latex", "csv")
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading.
+
+    Attributes:
+        title: What stands in the column.
+        rule: Under which selection rule an accuracy was taken; "" for columns that hold no accuracy.
+        number: Whether it holds numbers: set to the right, and two columns (mean, sd) in CSV.
+    """
+
+    title: str
+    rule: str = ""
+    number: bool = False
+
+    @property
+    def heading(self) -> str:
+        """Title and rule in one line."""
+        return f"{self.title} ({self.rule})" if self.rule else self.title
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and standard deviation of a few numbers.
+
+    Attributes:
+        mean: Their mean.
+        deviation: Sample standard deviation, n - 1 in the denominator; None for one number.
+        signed: Whether a plus sign is written (differences).
+    """
+
+    mean: float
+    deviation: float | None = None
+    signed: bool = False
+
+    def __str__(self) -> str:
+        mean = f"{self.mean:+.1f}" if self.signed else f"{self.mean:.1f}"
+        return mean if self.deviation is None else f"{mean} ± {self.deviation:.1f}"
+
+
+Cell = str | Summary | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings.
+
+    Attributes:
+        caption: What the table shows, in a sentence.
+        columns: The headings, n of them.
+        rows: n cells each.
+        notes: Sentences that stand under the table.
+    """
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def render(table: Table, form: Format) -> str:
+    """Write a table in one of `FORMATS`, with a line break at the end."""
+    writers = {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}
+    return writers[form](table)
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell as people read it; a dash where there is nothing."""
+    return MISSING if cell is None else str(cell)
+
+
+def rich_table(table: Table) -> RichTable:
+    """The table for a terminal."""
+    shown = RichTable(
+        title=Text(table.caption),
+        caption=Text("\n".join(table.notes)) if table.notes else None,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+    )
+    for column in table.columns:
+        heading = Text(column.title, style="bold")
+        if column.rule:
+            heading.append(f"\n{column.rule}", style="dim not bold")
+        shown.add_column(heading, justify="right" if column.number else "left", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(Text(cell_text(cell)) for cell in row))
+    return shown
+
+
+def _text(table: Table) -> str:
+    heads = [[column.title, column.rule] for column in table.columns]
+    body = [[cell_text(cell) for cell in row] for row in table.rows]
+    widths = [max(len(text) for text in (*head, *(row[place] for row in body))) for place, head in enumerate(heads)]
+
+    def line(texts: Sequence[str]) -> str:
+        placed = zip(table.columns, texts, widths, strict=True)
+        return "  ".join(t.rjust(w) if c.number else t.ljust(w) for c, t, w in placed).rstrip()
+
+    rules = [line([head[1] for head in heads])] if any(column.rule for column in table.columns) else []
+    lines = [table.caption, "", line([head[0] for head in heads]), *rules, line(["-" * width for width in widths])]
+    lines += [line(row) for row in body]
+    return "\n".join([*lines, *([""] if table.notes else []), *table.notes]) + "\n"
+
+
+def _markdown(table: Table) -> str:
+    def line(texts: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+    lines = [table.caption, "", line([column.heading for column in table.columns])]
+    lines.append("|" + "|".join("---:" if column.number else "---" for column in table.columns) + "|")
+    lines += [line([cell_text(cell) for cell in row]) for row in table.rows]
+    return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
+
+
+def _latex(table: Table) -> str:
+    """A booktabs table; needs ``\\usepackage{booktabs}``."""
+    shape = "".join("r" if column.number else "l" for column in table.columns)
+    heads = [" & ".join(_escape(column.title) for column in table.columns) + r" \\"]
+    if any(column.rule for column in table.columns):
+        heads.append(" & ".join(_small(column.rule) for column in table.columns) + r" \\")
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escape(' '.join((f'{table.caption}.', *table.notes)))}}}"]
+    lines += [rf"\begin{{tabular}}{{{shape}}}", r"\toprule", *heads, r"\midrule"]
+    lines += [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in table.rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def _latex_cell(cell: Cell) -> str:
+    if isinstance(cell, Summary):
+        return "$" + str(cell).replace("±", r"\pm") + "$"
+    return "--" if cell is None else _escape(cell)
+
+
+def _small(text: str) -> str:
+    return rf"\footnotesize {_escape(text)}" if text else ""
+
+
+def _escape(text: str) -> str:
+    special = {**{mark: "\\" + mark for mark in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+    special |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--", "×": r"$\times$", "Δ": r"$\Delta$"}
+    return "".join(special.get(mark, mark) for mark in text)
+
+
+def _csv(table: Table) -> str:
+    """Full precision, no caption and no notes: for programs. A column of summaries becomes mean and sd."""
+    split = [any(isinstance(row[place], Summary) for row in table.rows) for place in range(len(table.columns))]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    heads = [
+        [f"{c.heading} mean", f"{c.heading} sd"] if s else [c.heading]
+        for c, s in zip(table.columns, split, strict=True)
+    ]
+    writer.writerow([name for names in heads for name in names])
+    for row in table.rows:
+        writer.writerow([text for cell, two in zip(row, split, strict=True) for text in _csv_cells(cell, two)])
+    return out.getvalue()
+
+
+def _csv_cells(cell: Cell, two: bool) -> list[str]:
+    if isinstance(cell, Summary):
+        return [repr(cell.mean), "" if cell.deviation is None else repr(cell.deviation)]
+    return ["" if cell is None else cell] + [""] * two

@@ -1,0 +1,95 @@
+"""What people get to see of finished runs: the table in the terminal, the page, the table as a file."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fedha import runfolder
+from fedha.atomic import write_text
+from fedha.comparison import Run, read_runs, variants
+from fedha.folders import find_runs
+from fedha.formats import Format, Table, render, rich_table
+from fedha.tables import accuracy_table
+
+_ENDINGS: dict[str, Format] = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
+
+
+def terminal() -> Console:
+    """Standard output."""
+    return Console()
+
+
+def write(folders: Sequence[Path], output: Path) -> None:
+    """Write the page of some runs; those that have not finished are named in it."""
+    from fedha.report import write_report  # matplotlib: slow to import, and only needed here
+
+    runs, unfinished = read_runs(folders)
+    write_report(runs, output, unfinished=unfinished)
+
+
+def conclude(folders: Sequence[Path], output: Path, console: Console) -> None:
+    """Write the page of some runs, print their table, and say where the page is."""
+    write(folders, output)
+    runs, unfinished = read_runs(folders)
+    show(table_of(runs), console)
+    for folder in unfinished:
+        say(f"Not finished, left out: {folder}", console)
+    say(f"Report: {output}", console)
+
+
+def report(paths: Sequence[Path], form: Format | None, output: Path | None, console: Console) -> None:
+    """Answer `fedha report`: a page, or a table in a format.
+
+    Args:
+        paths: Folders of runs, or folders that hold some.
+        form: The table's format; default: from the ending of `output`, else a page.
+        output: Where to write; default: a page goes to report.html in the common folder, a table to the terminal.
+        console: Where the table and messages are shown.
+
+    Raises:
+        FedhaError: No finished run there, or the output cannot be written.
+    """
+    found = find_runs(paths)
+    form = form or (_ENDINGS.get(output.suffix) if output else None)
+    if form is None:
+        conclude(found, output or _common(paths, found) / runfolder.REPORT, console)
+        return
+    runs, unfinished = read_runs(found)
+    text = render(table_of(runs), form)
+    for folder in unfinished:
+        sys.stderr.write(f"Not finished, left out: {folder}\n")
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
+        say(f"Table: {output}", console)
+
+
+def table_of(runs: Sequence[Run]) -> Table:
+    """The table of accuracies of some runs."""
+    return accuracy_table([run.results for run in runs], variants([run.config for run in runs]))
+
+
+def show(table: Table, console: Console) -> None:
+    """Print a table: with lines on a terminal, as plain text elsewhere."""
+    if console.is_terminal:
+        console.print(rich_table(table))
+    else:
+        console.file.write(render(table, "text"))
+
+
+def say(text: str, console: Console) -> None:
+    """Print a sentence as it is: not wrapped, so that paths can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _common(paths: Sequence[Path], runs: Sequence[Path]) -> Path:
+    """The folder of one path; for several, the deepest one above all their runs."""
+    if len(paths) == 1:
+        return paths[0]
+    shared = runs[0].resolve()
+    while not all(run.resolve().is_relative_to(shared) for run in runs):
+        shared = shared.parent
+    return shared

@@ -1,0 +1,160 @@
+"""The report: runs as one HTML page that needs no network."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedha import figures
+from fedha.accuracies import RULES
+from fedha.atomic import write_text
+from fedha.comparison import Run, Variant, variants
+from fedha.formats import Cell, Column, Table, cell_text
+from fedha.tables import Key, accuracy_table, label
+from fedha.tables import group as group_results
+from fedha.wording import byte_count, duration
+
+Rows = Mapping[str, Sequence[Run]]  # runs by the label of their row
+
+
+def write_report(runs: Sequence[Run], output: Path, *, unfinished: Sequence[Path] = ()) -> None:
+    """Write runs as one self-contained HTML page, at once.
+
+    Args:
+        runs: Finished runs, one or more.
+        output: The page.
+        unfinished: Folders of runs that are left out; the page says so.
+
+    Raises:
+        FedhaError: The page cannot be written.
+    """
+    write_text(output, render_report(runs, unfinished=unfinished))
+
+
+def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = ()) -> str:
+    """The page as text; the same runs give the same bytes."""
+    told_apart = variants([run.config for run in runs])
+    rows = group_runs(runs, told_apart)
+    environment = Environment(
+        loader=PackageLoader("fedha"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["cell"] = cell_text
+    names = dict.fromkeys(str(run.results.get("name", "experiment")) for run in runs)
+    return environment.get_template("report.html.j2").render(
+        title=", ".join(names),
+        data=list(dict.fromkeys(str(run.results["data"]) for run in runs if run.results.get("data"))),
+        summary=_summary(runs),
+        accuracies=accuracy_table([run.results for run in runs], told_apart),
+        runs=run_table(rows),
+        figures=_figures(rows),
+        several_seeds=any(len(members) > 1 for members in rows.values()),
+        configs={title: _yaml(members) for title, members in rows.items()},
+        versions=_versions(runs),
+        unfinished=[str(folder) for folder in unfinished],
+    )
+
+
+def group_runs(runs: Sequence[Run], told_apart: Sequence[Variant]) -> dict[str, list[Run]]:
+    """Runs by the label of the row they belong to, in the order of the table of accuracies."""
+    order: list[Key] = list(group_results([run.results for run in runs], told_apart))
+    rows: dict[str, list[Run]] = {label(key): [] for key in order}
+    for run, variant in zip(runs, told_apart, strict=True):
+        rows[label((variant.experiment, run.results["recipe"], variant.recipe))].append(run)
+    return rows
+
+
+def run_table(rows: Rows) -> Table:
+    """Every run in a line: what it cost, and the round that each selection rule takes."""
+    members = [run for runs in rows.values() for run in runs]
+    rules = [rule for rule in RULES if any(_chosen(run, rule) for run in members)]
+    picks = [Column("target % @ round", RULES[rule], number=True) for rule in rules]
+    costs = [Column(name, number=True) for name in ("seconds", "down a round", "up a round")]
+    heads = (Column("run"), Column("seed", number=True), Column("rounds", number=True), *picks, *costs)
+    body: list[tuple[Cell, ...]] = []
+    for title, runs in rows.items():
+        for run in runs:
+            numbers = (title, str(run.results["seed"]), str(run.results["rounds"]))
+            traffic = (_traffic(run, "bytes_down"), _traffic(run, "bytes_up"))
+            chosen = (_chosen(run, rule) for rule in rules)
+            body.append((*numbers, *chosen, f"{run.results['seconds']:.1f}", *traffic))
+    caption = (
+        "Each run: the target's accuracy and the round that a rule selects, training time, and the bytes of a round"
+    )
+    return Table(caption, heads, tuple(body), ("Bytes are those of all clients together, evaluation not counted.",))
+
+
+def _figures(rows: Rows) -> list[dict[str, Any]]:
+    low = _lowest(rows)
+    parts: dict[str, list[tuple[str, str]]] = {"accuracy": [], "loss": [], "penalty": []}
+    for place, (title, runs) in enumerate(rows.items()):
+        records = [run.records for run in runs]
+        warmup = int(_recipe(runs[0]).get("warmup_rounds") or 0)
+        parts["accuracy"].append((title, figures.accuracy_figure(f"a{place}", title, records, low)))
+        parts["loss"].append((title, figures.loss_figure(f"l{place}", title, records, warmup)))
+        parts["penalty"].append((title, figures.penalty_figure(f"p{place}", title, records, warmup)))
+    scatter = ""
+    if sum(len(runs) for runs in rows.values()) > 1:
+        scatter = figures.scatter_figure("s0", {title: [run.results for run in runs] for title, runs in rows.items()})
+    if len(rows) == 1:
+        together = [(part.capitalize(), panels[0][1]) for part, panels in parts.items() if panels[0][1]]
+        drawn = [{"part": "rounds", "panels": together}]
+    else:
+        drawn = [{"part": part, "panels": [one for one in panels if one[1]]} for part, panels in parts.items()]
+    return [{"part": "scatter", "panels": [("", scatter)] if scatter else []}, *drawn]
+
+
+def _lowest(rows: Rows) -> float:
+    """Where the accuracy axes begin: the lowest accuracy of all runs, down to the next ten."""
+    found = [
+        one["accuracy"]
+        for runs in rows.values()
+        for run in runs
+        for record in run.records
+        for part in ("held_out", "target")
+        for one in (record.get(part) or {}).values()
+        if one.get("accuracy") is not None
+    ]
+    return 10.0 * int(10 * min(found, default=0.0))
+
+
+def _summary(runs: Sequence[Run]) -> str:
+    seconds = duration(sum(run.results["seconds"] for run in runs))
+    if len(runs) == 1:
+        only = runs[0].results
+        return f"One run of {only['recipe']}, seed {only['seed']}: {only['rounds']} rounds in {seconds}."
+    return f"{len(runs)} runs, {seconds} of training."
+
+
+def _chosen(run: Run, rule: str) -> str | None:
+    chosen = run.results.get("selection", {}).get(rule)
+    if not chosen or chosen.get("target_accuracy") is None:
+        return None
+    return f"{100 * chosen['target_accuracy']:.1f} @ {chosen['round']}"
+
+
+def _traffic(run: Run, key: str) -> str | None:
+    counts = [record[key] for record in run.records if record.get(key) is not None]
+    return byte_count(statistics.fmean(counts)) if counts else None
+
+
+def _recipe(run: Run) -> Mapping[str, Any]:
+    recipe = run.config.get("recipe") or [{}]
+    only = recipe[0] if isinstance(recipe, list) else recipe
+    return only if isinstance(only, Mapping) else {"name": only}
+
+
+def _yaml(runs: Sequence[Run]) -> str:
+    """The config of a row: that of its first run, with every seed."""
+    content = {**runs[0].config, "seed": sorted({run.results["seed"] for run in runs})}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _versions(runs: Sequence[Run]) -> dict[str, str]:
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, version in run.results.get("versions", {}).items():
+            found.setdefault(name, {})[str(version)] = None
+    return {name: ", ".join(several) for name, several in found.items()}

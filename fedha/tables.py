@@ -1,0 +1,176 @@
+"""The tables: results of runs, and the recipes with what they cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from fedha.accuracies import (
+    RULES,
+    Results,
+    Value,
+    first_target,
+    gain,
+    mean_over_domains,
+    over_seeds,
+    selected_accuracy,
+    target_accuracy,
+    unbalanced,
+)
+from fedha.comparison import Variant
+from fedha.formats import Cell, Column, Table
+from fedha.recipes import RECIPES, STATISTICS, Recipe, Term
+from fedha.wording import target_title
+
+BASELINE = "erm"
+
+Key = tuple[str, str, str]  # experiment, recipe, differences in the recipe's settings
+
+
+def accuracy_table(results: Sequence[Results], told_apart: Sequence[Variant] | None = None) -> Table:
+    """Accuracies by recipe: mean and standard deviation over seeds, the selection rule in every heading.
+
+    A run's source accuracy is the plain mean over its sources. Where a recipe was run on several unseen domains, they
+    are averaged before the seeds are compared.
+
+    Args:
+        results: Contents of results.json files, one or more.
+        told_apart: What tells each run from others of its recipe (`fedha.comparison.variants`); default: nothing.
+
+    Returns:
+        One row a recipe and variant: ERM first, then in the order of the table of recipes.
+    """
+    rows = group(results, told_apart or [Variant()] * len(results))
+    firsts = list(dict.fromkeys(first_target(one) for one in results))
+    judged = target_title(firsts[0]) if len(firsts) == 1 else "targets, mean"
+    columns = _columns(results, firsts, judged)
+    baselines = {key[0]: runs for key, runs in rows.items() if key[1:] == (BASELINE, "")}
+    body: list[tuple[Cell, ...]] = []
+    for key, runs in rows.items():
+        cells: list[Cell] = [label(key), str(len({one["seed"] for one in runs}))]
+        cells += [over_seeds(runs, value) for _, value in columns]
+        if baselines:
+            cells.append(None if key[1] == BASELINE or key[0] not in baselines else gain(runs, baselines[key[0]]))
+        body.append(tuple(cells))
+    heads = [Column("recipe"), Column("seeds", number=True), *(column for column, _ in columns)]
+    if baselines:
+        heads.append(Column(f"{judged} minus {BASELINE}, points", RULES["final"], number=True))
+    several = ", mean ± sample standard deviation over seeds" if any(row[1] != "1" for row in body) else ""
+    caption = f"Accuracy in %{several}; with each heading, the rule that selects the round"
+    return Table(caption, tuple(heads), tuple(body), tuple(_notes(results, rows)))
+
+
+def group(results: Sequence[Results], told_apart: Sequence[Variant]) -> dict[Key, list[Results]]:
+    """Runs by the row they belong to, in the rows' order."""
+    rows: dict[Key, list[Results]] = {}
+    for one, variant in zip(results, told_apart, strict=True):
+        rows.setdefault((variant.experiment, one["recipe"], variant.recipe), []).append(one)
+    return {key: rows[key] for key in sorted(rows, key=lambda key: (key[0], *_place(key[1]), key[2]))}
+
+
+def label(key: Key) -> str:
+    """What a row is called."""
+    experiment, recipe, settings = key
+    apart = "; ".join(text for text in (experiment, settings) if text)
+    return f"{recipe} ({apart})" if apart else recipe
+
+
+class Traffic(NamedTuple):
+    """Bytes that one client receives (down) and sends (up) in one round."""
+
+    down: int
+    up: int
+
+
+def bytes_per_round(recipe: Recipe, classes: int, width: int, parameters: int, number: int = 4) -> Traffic:
+    """Bytes of the tensors that one client receives and sends in one round of training.
+
+    Every exchange carries the model down, and with it the references that earlier exchanges gave; the client answers
+    with the statistics asked for and, in the last exchange, with the update. Message headers, a few scalars for the log
+    and evaluation are not counted.
+
+    Args:
+        recipe: The row.
+        classes: Rows of the head, C.
+        width: Columns of the head with the bias, D.
+        parameters: Numbers in the whole model, head included.
+        number: Bytes a number: 4 for float32, 8 for float64.
+
+    Returns:
+        Down: ``number * sum over exchanges of (parameters + references known)``;
+        up: ``number * (statistics + parameters)``.
+    """
+    down, up, known = 0, 0, 0
+    for measured in recipe.measurements():
+        size = sum(statistic_size(name, classes, width) for name in measured)
+        down, up, known = down + parameters + known, up + size, known + size
+    return Traffic(number * (down + parameters + known), number * (up + parameters))
+
+
+def statistic_size(name: str, classes: int, width: int) -> int:
+    """How many numbers a statistic of a linear head [classes, width] has."""
+    if name in ("risk", "scale_gradient", "off_diagonal_energy"):
+        return 1
+    if name in ("hessian", "hessian_off_diagonal"):
+        return (classes * width) ** 2
+    if name in ("feature_mean", "feature_covariance"):
+        return (width - 1) ** (1 if name == "feature_mean" else 2)
+    return classes * width
+
+
+def recipe_table(classes: int, features: int, parameters: int) -> Table:
+    """The table of recipes: what each aligns, what it costs a client in a round, and where it comes from."""
+    rows = []
+    for recipe in RECIPES.values():
+        traffic = bytes_per_round(recipe, classes, features + 1, parameters)
+        aligned = " + ".join(_term(term) for term in recipe.terms)
+        targets = ", ".join(dict.fromkeys(_TARGETS[term.target] for term in recipe.terms))
+        if recipe.weighting == "risk":
+            aligned = "nothing; the server weighs domains by risk"
+        counts = (str(recipe.exchanges), f"{traffic.down:,}", f"{traffic.up:,}")
+        rows.append((recipe.name, aligned or "nothing", targets or None, *counts, recipe.source))
+    names = ("recipe", "what is aligned", "with", "exchanges", "bytes down", "bytes up", "source")
+    return Table(
+        f"Recipes. Exchanges and bytes are those of one client in one round of training, in float32, for a model of "
+        f"{parameters:,} parameters whose linear head has {classes} classes × ({features} features + bias)",
+        tuple(Column(name, number=name.startswith(("exchanges", "bytes"))) for name in names),
+        tuple(rows),
+    )
+
+
+_TARGETS = {"mean": "the clients' mean", "zero": "zero", "others": "the others' mean"}
+_DISTANCES = {"squared": "", "mean_squared": " (mean over entries)", "inner": " (inner product)", "value": ""}
+
+
+def _term(term: Term) -> str:
+    return STATISTICS[term.statistic].summary + _DISTANCES[term.distance]
+
+
+def _columns(results: Sequence[Results], firsts: Sequence[str], judged: str) -> list[tuple[Column, Value]]:
+    def column(title: str, rule: str = "final") -> Column:
+        return Column(f"{title} %", RULES[rule], number=True)
+
+    targets = dict.fromkeys(name for one in results for name in one["target"])
+    found = [
+        (column("train"), mean_over_domains("train")),
+        (column("sources held out"), mean_over_domains("sources")),
+        *((column(target_title(name)), target_accuracy(name)) for name in targets),
+    ]
+    if len(firsts) > 1:
+        found.append((column(judged), target_accuracy()))
+    for rule in RULES:
+        if rule != "final" and any(selected_accuracy(rule)(one) is not None for one in results):
+            found.append((column(judged, rule), selected_accuracy(rule)))
+    return found
+
+
+def _place(recipe: str) -> tuple[int, str]:
+    """ERM first, then the table's order, then a user's own by name."""
+    known = list(RECIPES)
+    return (known.index(recipe), "") if recipe in RECIPES else (len(known), recipe)
+
+
+def _notes(results: Sequence[Results], rows: Mapping[Key, Sequence[Results]]) -> list[str]:
+    notes = [f"{label(key)}: {why}." for key, runs in rows.items() if (why := unbalanced(runs))]
+    if any(selected_accuracy("oracle")(one) is not None for one in results):
+        notes.append("The oracle selects the round by the unseen target itself: an upper bound, not a method.")
+    data = dict.fromkeys(str(one["data"]) for one in results if one.get("data"))
+    return notes + [f"Data: {text}" + ("" if text.endswith(".") else ".") for text in data]

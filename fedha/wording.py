@@ -1,0 +1,80 @@
+"""Runs and rounds in a few words, for the terminal."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedha.config import Config
+
+
+def run_title(config: Config, place: int = 1, runs: int = 1) -> str:
+    """Which run this is: ``run 3 of 10: hgp, seed 0``."""
+    title = f"{config.recipe[0].name}, seed {config.seed[0]}"
+    return f"run {place} of {runs}: {title}" if runs > 1 else title
+
+
+@dataclass
+class RoundText:
+    """A round in a few words. What is not evaluated every round keeps its last value.
+
+    Attributes:
+        sources: Accuracies on the sources' held-out parts; where none was evaluated, on their training parts.
+        target: Accuracy on the unseen target.
+    """
+
+    sources: str = ""
+    target: str = ""
+
+    def update(self, record: Mapping[str, Any]) -> str:
+        """Take in a round's record and describe it: loss, penalty, accuracies."""
+        if record.get("held_out"):
+            self.sources = percents(part.get("accuracy") for part in record["held_out"].values())
+        if record.get("target"):
+            self.target = percents(part.get("accuracy") for part in list(record["target"].values())[:1])
+        sources = self.sources or percents(record.get("accuracy", {}).values())
+        text = f"loss {_number(record.get('loss'))}"
+        if record.get("penalty"):
+            text += f"  penalty {_number(sum(value or 0 for value in record['penalty'].values()))}"
+        text += f"  sources {sources}" if sources else ""
+        return text + (f"  target {self.target}" if self.target else "")
+
+
+def result_text(results: Mapping[str, Any]) -> str:
+    """A finished run in a line; accuracies of the final round."""
+    sources = percents(part.get("accuracy") for part in results["sources"].values())
+    targets = [f"{target_title(name)} {percents([part.get('accuracy')])}" for name, part in results["target"].items()]
+    parts = [f"sources {sources} held out"] if sources else []
+    return f"final round: {', '.join([*parts, *targets])}; {duration(results['seconds'])}"
+
+
+def target_title(name: str) -> str:
+    """What an unseen domain is called where sources stand beside it; one that is called "target" says it already."""
+    return name if name.startswith("target") else f"target {name}"
+
+
+def percents(fractions: Iterable[float | None]) -> str:
+    """Fractions in percent: ``71.2 % 68.0 %``; those that are missing are left out."""
+    return " ".join(f"{100 * fraction:.1f} %" for fraction in fractions if fraction is not None)
+
+
+def duration(seconds: float) -> str:
+    """``2.1 s`` below a minute, then ``3 min 20 s``, then ``2 h 05 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def byte_count(count: float) -> str:
+    """``812 B``, ``12.3 kB``, ``4.5 MB``, ``1.2 GB``; thousands, not 1,024s."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB"):
+        count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} GB"
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3g}"
