@@ -24,6 +24,8 @@ _SAME_ROW = (
     "engine.threads",
 )
 
+_NEEDED = {"recipe", "seed", "rounds", "seconds", "target", "sources"}  # of a results.json
+
 
 class Variant(NamedTuple):
     """What tells a run from others of the same recipe.
@@ -97,7 +99,7 @@ def _read(folder: Path) -> Run:
     except (OSError, yaml.YAMLError) as error:
         raise FedhaError(f"cannot read {folder / runfolder.CONFIG}: {' '.join(str(error).split())}") from error
     results = runfolder.read_results(folder)
-    if not isinstance(config, dict) or "recipe" not in results:
+    if not isinstance(config, dict) or not results.keys() >= _NEEDED:
         raise FedhaError(
             f"{folder} does not hold a run of fedha: its {runfolder.CONFIG} or {runfolder.RESULTS} is foreign"
         )

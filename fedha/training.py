@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from fedha import statistics
 from fedha.config import LocalConfig
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
@@ -52,7 +53,7 @@ def answer_measure(client: Client, request: Request) -> Reply:
     """Measure the statistics that a request asks for, on the whole domain at the global model."""
     forward = _whole_domain(client, request)
     around = _circumstances(client, request, reference=True)
-    with torch.no_grad():
+    with torch.no_grad(), statistics.shared():
         view = view_head(client.model, forward.parameters)
         tensors = {name: measure(name, view, forward.features, forward.labels, around) for name in request.measure}
     for name, offset in _offsets(client, request.task.recipe).items():
@@ -113,8 +114,9 @@ def objective(
     weight = recipe.scheduled_weight(request.round)
     around = _circumstances(client, request, reference=False)
     view, features, labels = forward.view, forward.features, forward.labels
-    risk = view.functions.risk(*view.arguments, features, labels)
-    terms = penalty_terms(recipe, view, features, labels, around, offsets, own, request.share)
+    with statistics.shared():
+        risk = view.functions.risk(*view.arguments, features, labels)
+        terms = penalty_terms(recipe, view, features, labels, around, offsets, own, request.share)
     weights = {term.statistic: weight * term_weight(recipe, term) for term in recipe.terms}
     loss = risk
     if training.weight_decay:

@@ -26,8 +26,9 @@ from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
 from fedha.errors import FedhaError
 from fedha.flower.client import client_app
+from fedha.flower.logged import Logged
 from fedha.flower.serve import Job, load_domains, serve
-from fedha.listener import Listener, Silent
+from fedha.listener import Listener
 from fedha.models import SplitModel, build
 
 
@@ -59,7 +60,7 @@ def server_app(base: Path, listener: Listener | None = None) -> ServerApp:
 
     Args:
         base: The app's folder.
-        listener: Told of every round; default: nobody, the run folder has it all.
+        listener: Told of every round; default: Flower's log.
     """
     app = ServerApp()
 
@@ -71,7 +72,7 @@ def server_app(base: Path, listener: Listener | None = None) -> ServerApp:
         if isinstance(grid, InMemoryGrid):
             _check_federation(grid, len(domains.sources))
         resume = bool(context.run_config.get("resume", False))
-        serve(job, grid, listener or Silent(), domains=domains, resume=resume)
+        serve(job, grid, listener or Logged(), domains=domains, resume=resume)
 
     return app
 
