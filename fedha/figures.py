@@ -18,13 +18,14 @@ Points = tuple[list[int], list[float], list[float]]  # rounds, means, deviations
 MOST_POINTS = 300  # of a curve; more cannot be seen
 
 
-def accuracy_figure(name: str, title: str, runs: Sequence[Records], low: float) -> str:
+def accuracy_figure(name: str, title: str, runs: Sequence[Records], warmup: int, low: float) -> str:
     """Accuracy over the rounds: held-out parts of the sources, and the unseen targets.
 
     Args:
         name: Unique in the page.
         title: Whose curves they are, for the description.
         runs: One run a seed.
+        warmup: Rounds of the recipe's warm-up; its end is marked.
         low: Where the axis begins, in percent, so that figures can be compared.
     """
     curves: list[tuple[str, str, Points]] = []
@@ -38,6 +39,7 @@ def accuracy_figure(name: str, title: str, runs: Sequence[Records], low: float) 
         labels = []
         for called, color, points in curves:
             labels += _curve(axes, points, color, called, thick=color in TARGETS)
+        _mark_warmup(axes, warmup)
         _finish(axes, "accuracy %", labels)
 
     ends = "; ".join(f"{domain} ends at {points[1][-1]:.1f} %" for domain, _, points in curves if points[0])

@@ -92,7 +92,7 @@ def _figures(rows: Rows) -> list[dict[str, Any]]:
     for place, (title, runs) in enumerate(rows.items()):
         records = [run.records for run in runs]
         warmup = int(_recipe(runs[0]).get("warmup_rounds") or 0)
-        parts["accuracy"].append((title, figures.accuracy_figure(f"a{place}", title, records, low)))
+        parts["accuracy"].append((title, figures.accuracy_figure(f"a{place}", title, records, warmup, low)))
         parts["loss"].append((title, figures.loss_figure(f"l{place}", title, records, warmup)))
         parts["penalty"].append((title, figures.penalty_figure(f"p{place}", title, records, warmup)))
     scatter = ""
@@ -107,7 +107,7 @@ def _figures(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _lowest(rows: Rows) -> float:
-    """Where the accuracy axes begin: the lowest accuracy of all runs, down to the next ten."""
+    """Where the accuracy axes begin: a little below the lowest accuracy of all runs, down to the next ten."""
     found = [
         one["accuracy"]
         for runs in rows.values()
@@ -117,7 +117,7 @@ def _lowest(rows: Rows) -> float:
         for one in (record.get(part) or {}).values()
         if one.get("accuracy") is not None
     ]
-    return 10.0 * int(10 * min(found, default=0.0))
+    return 10.0 * int(10 * max(0.0, min(found, default=0.0) - 0.02))
 
 
 def _summary(runs: Sequence[Run]) -> str:

@@ -99,7 +99,8 @@ def _run_config(job: Job, resume: bool) -> str:
         "left-out": job.left_out or "",
         "resume": resume,
     }
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    return "".join(lines).replace("\x7f", "\\u007f")  # the one character that JSON leaves bare and TOML does not
 
 
 def _federation(config: Config, clients: int, workers: int) -> str:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _PATIENCE_SECONDS = 1.0
+_GIVE_UP_SECONDS = 60.0  # a process that the system does not let go: not even SIGKILL ends it
 
 
 def guard(folder: Path, sessions: Collection[int]) -> "subprocess.Popen[bytes]":
@@ -35,13 +36,15 @@ def end(sessions: Collection[int]) -> None:
     Args:
         sessions: Process numbers of the sessions' leaders.
     """
-    for request in (signal.SIGTERM, signal.SIGKILL):
-        for pid in living(sessions):
+    begun = time.monotonic()
+    asked: set[int] = set()
+    while (left := living(sessions)) and time.monotonic() < begun + _GIVE_UP_SECONDS:
+        patient = time.monotonic() < begun + _PATIENCE_SECONDS
+        for pid in left - asked if patient else left:  # some were only started while others ended
             with suppress(ProcessLookupError):
-                os.kill(pid, request)
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while living(sessions) and time.monotonic() < deadline:
-            time.sleep(0.05)
+                os.kill(pid, signal.SIGTERM if patient else signal.SIGKILL)
+        asked |= left
+        time.sleep(0.05)
 
 
 def living(sessions: Collection[int]) -> set[int]:

@@ -126,7 +126,8 @@ def _round(
         _evaluate_sources(strategy, grid, number, "held_out,train" if last else "held_out")
         record["held_out"] = strategy.last_evaluation["held_out"]
         record["target"] = {
-            domain.name: evaluate(model, strategy.begun().parameters, _as(domain.held_out, model)) for domain in domains.targets
+            domain.name: evaluate(model, strategy.begun().parameters, _as(domain.held_out, model))
+            for domain in domains.targets
         }
     return {**record, "seconds": time.perf_counter() - begun}
 

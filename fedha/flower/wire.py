@@ -37,7 +37,7 @@ def _tensor(array: Array) -> Tensor:
 
 
 class _LastParameters:
-    """The global model as last unpacked: all exchanges of a round, and all clients of a process, get the same arrays."""
+    """The global model as last unpacked: a round's exchanges, and a process' clients, all get the same arrays."""
 
     arrays: tuple[Array, ...] = ()
     device: str = ""

@@ -1,6 +1,7 @@
 """The networks that a config can name."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -46,7 +47,7 @@ def build(config: ModelConfig, input_shape: Sequence[int], classes: int, seed: i
 
 def _layers(widths: list[int], last_activation: bool) -> nn.Module:
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
     if not last_activation:
         layers.pop()
@@ -69,7 +70,7 @@ def _linear(config: ModelConfig, input_shape: tuple[int, ...]) -> tuple[nn.Modul
 def _cnn(config: ModelConfig, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     channels = [input_shape[0], *config.hidden]
     layers: list[nn.Module] = []
-    for before, after in zip(channels, channels[1:], strict=False):
+    for before, after in pairwise(channels):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(1, after), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels[-1]
 

@@ -1,0 +1,64 @@
+PYTHON ?= python3
+VENV ?= .venv
+# Where to take torch from, as in `make venv TORCH_INDEX=https://download.pytorch.org/whl/cpu`; empty: the default index
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL_TORCH = $(if $(TORCH_INDEX),$(PIP) install --quiet $$(grep ^torch== constraints.txt) --index-url $(TORCH_INDEX))
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format types imports bench docs build clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/dev.stamp ## Make .venv with fedha (editable) and the developer tools, when something changed
+
+demo: $(VENV)/run.stamp ## Train the quickstart experiment; needs no data files
+	$(BIN)/fedha run configs/quickstart.yaml
+
+test: $(VENV)/dev.stamp ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp ## Check style and formatting with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/dev.stamp ## Rewrite the code in ruff's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/dev.stamp ## Check types with mypy --strict
+	$(BIN)/mypy
+
+imports: $(VENV)/dev.stamp ## Check the arrows between modules with import-linter
+	$(BIN)/lint-imports
+
+bench: $(VENV)/run.stamp ## Run the benchmarks
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: $(VENV)/run.stamp ## Write docs/recipes.md from the table of recipes
+	$(BIN)/fedha recipes --markdown > docs/recipes.md.new
+	mv docs/recipes.md.new docs/recipes.md
+
+build: $(VENV)/dev.stamp ## Build the wheel and the source archive into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean: ## Remove builds and caches; keeps .venv and runs/
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedha needs Python 3.11 or newer; set PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL_TORCH)
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL_TORCH)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(VENV)/run.stamp $@
