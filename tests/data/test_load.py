@@ -1,0 +1,53 @@
+"""Laws of `load`: every data set through one door, and no option that is silently not read."""
+
+import numpy
+import pytest
+import torch
+
+from fedha.config import DataConfig
+from fedha.data import DomainSet, load
+from fedha.errors import FedhaError
+
+
+def test_the_default_data_need_no_file():
+    domains = load(DataConfig(), seed=0)
+    assert isinstance(domains, DomainSet)
+    assert domains.classes == 2
+    assert "digits" in domains.description
+
+
+@pytest.mark.parametrize("name", ["colored_mnist", "heart", "arrays"])
+def test_data_sets_of_files_ask_for_a_folder(name):
+    with pytest.raises(FedhaError, match=r"data.root is not set"):
+        load(DataConfig(name=name), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("colored_digits", "imbalance", "clean"),
+        ("colored_digits", "download", True),
+        ("colored_digits", "sources", ["flip-0.1"]),
+        ("colored_mnist", "target", "target"),
+        ("heart", "color_flips", [0.3]),
+        ("heart", "imbalance_ratio", 0.9),
+        ("arrays", "download", True),
+        ("arrays", "grayscale_target", True),
+    ],
+)
+def test_an_option_that_the_data_set_does_not_read_is_refused(tmp_path, name, option, value):
+    with pytest.raises(FedhaError, match=f"data.{option} is .* which {name} does not read"):
+        load(DataConfig(name=name, root=tmp_path, **{option: value}), seed=0)
+
+
+def test_what_is_loaded_has_been_checked(tmp_path):
+    for name, inputs in (("a", numpy.zeros((3, 2))), ("t", numpy.full((3, 2), numpy.nan))):
+        numpy.savez(tmp_path / f"{name}.npz", inputs=inputs, labels=numpy.array([0, 1, 0]))
+    with pytest.raises(FedhaError, match=r"inputs of domain 't'.*NaN"):
+        load(DataConfig(name="arrays", root=tmp_path, target="t"), seed=0)
+
+
+def test_loading_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    load(DataConfig(), seed=0)
+    assert torch.equal(torch.get_rng_state(), before)

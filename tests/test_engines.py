@@ -1,0 +1,359 @@
+"""Flower's messages change nothing: the strategy over a grid gives the bits of the plain loop, and says what failed."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from fedha import numerics
+from fedha.config import LocalConfig, TrainingConfig, parse, to_json
+from fedha.engine.inline import InlineGrid
+from fedha.errors import FedhaError
+from fedha.exchange import Reply, Request, Task
+from fedha.federation import run_round
+from fedha.flower import HessianAlignment, client_app
+from fedha.flower.apps import bound_client_app, server_app
+from fedha.flower.wire import (
+    pack_reply,
+    pack_request,
+    pack_task,
+    pack_tensors,
+    unpack_reply,
+    unpack_request,
+    unpack_task,
+    unpack_tensors,
+)
+from fedha.listener import Silent
+from fedha.models import SplitModel
+from fedha.recipes import RECIPES, Recipe
+from fedha.run import execute
+from fedha.training import evaluate
+from tests.test_recipes import PROBES, ROWS, SEED, Problem, make_problem
+
+SYNCHRONOUS = TrainingConfig(rounds=3, weight_decay=0.01, schedule="cosine", averaging="examples")
+LOCAL = TrainingConfig(
+    mode="local", rounds=3, optimizer="fedadam", local=LocalConfig(epochs=1, batch_size=5, momentum=0.5)
+)
+
+
+@pytest.fixture(autouse=True)
+def same_numerics() -> None:
+    """The plain loop here and the clients of a grid compute with the same settings."""
+    numerics.configure(1)
+
+
+def app_of(problem: Problem) -> ClientApp:
+    return client_app(lambda _: problem.model, lambda context: problem.domains[place_of(context)])
+
+
+def place_of(context: Context) -> int:
+    return int(context.node_config["partition-id"])
+
+
+def train_over(
+    grid: Grid, strategy: HessianAlignment, problem: Problem, rounds: int
+) -> tuple[dict[str, Tensor], list[dict]]:
+    arrays, records = pack_tensors(dict(problem.model.named_parameters())), []
+    for number in range(1, rounds + 1):
+        messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)
+        arrays, _ = strategy.aggregate_train(number, grid.send_and_receive(messages))
+        records.append(strategy.last_round)
+    return unpack_tensors(arrays), records
+
+
+def train_plainly(problem: Problem, recipe: Recipe, training: TrainingConfig) -> tuple[dict[str, Tensor], list[dict]]:
+    server, clients = problem.server(recipe, training), problem.clients()
+    records = [run_round(server, clients, number) for number in range(1, training.rounds + 1)]
+    return server.parameters, records
+
+
+def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert_close(one, other, rtol=0, atol=0)
+
+
+# --- one answer ---
+
+
+@pytest.mark.parametrize("training", [SYNCHRONOUS, LOCAL], ids=["synchronous", "local"])
+@pytest.mark.parametrize("name", ROWS)
+def test_the_strategy_gives_the_bits_of_the_plain_loop(name: str, training: TrainingConfig) -> None:
+    problem = make_problem(precision="float32")
+    recipe = replace(ROWS[name], probes=PROBES, weight=1.7)
+    parameters, records = train_plainly(problem, recipe, training)
+    strategy = HessianAlignment(recipe, training, seed=SEED, clients=3)
+    over_grid = train_over(InlineGrid(app_of(problem), 3), strategy, problem, training.rounds)
+    assert_same_bits(over_grid[0], parameters)
+    assert over_grid[1] == records
+
+
+def test_a_new_grid_starts_its_clients_without_a_memory() -> None:
+    problem = make_problem()
+    app, recipe = app_of(problem), replace(RECIPES["fishr"], weight=9.0)
+    ends = []
+    for _ in range(2):
+        strategy = HessianAlignment(recipe, SYNCHRONOUS, seed=SEED, clients=3)
+        ends.append(train_over(InlineGrid(app, 3), strategy, problem, 3)[0])
+    assert_same_bits(*ends)
+
+
+def test_flowers_own_loop_runs_the_strategy_in_a_strangers_app() -> None:
+    problem, results = make_problem(), []
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        strategy = HessianAlignment("hgp", SYNCHRONOUS, seed=SEED, clients=3)
+        results.append(strategy.start(grid, ArrayRecord(problem.model.state_dict()), num_rounds=3))
+
+    here = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    app(grid=InlineGrid(app_of(problem), 3), context=here)
+    parameters, records = train_plainly(problem, RECIPES["hgp"], SYNCHRONOUS)
+    assert_same_bits(unpack_tensors(results[0].arrays), parameters)
+    logged = results[0].train_metrics_clientapp[3]
+    assert (logged["loss"], logged["risk/d1"]) == (records[2]["loss"], records[2]["risk"]["d1"])
+    held_out = evaluate(problem.model, parameters, problem.domains[2].held_out)
+    assert results[0].evaluate_metrics_clientapp[3]["d2/held_out/accuracy"] == held_out["accuracy"]
+
+
+def test_the_bound_apps_write_the_model_that_the_inline_engine_writes(tmp_path: Path) -> None:
+    config = parse(
+        {
+            "model": {"hidden": [4], "one_logit": True},
+            "recipe": "fishr",
+            "training": {"rounds": 3},
+            "evaluation": {"every": 2},
+        }
+    )
+    execute(config, tmp_path / "inline", Silent())
+    run_config = {"settings": to_json(config), "out": str(tmp_path / "bound")}
+    here = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
+    server_app(tmp_path)(grid=InlineGrid(bound_client_app(tmp_path), 2, run_config), context=here)
+    models = [(tmp_path / one / "model.safetensors").read_bytes() for one in ("inline", "bound")]
+    assert models[0] == models[1]
+
+
+def test_evaluation_collects_every_domain_and_part() -> None:
+    problem = make_problem()
+    nothing = problem.domains[2].held_out.select(slice(0, 0))
+    problem = replace(problem, domains=(*problem.domains[:2], replace(problem.domains[2], held_out=nothing)))
+    strategy, grid = HessianAlignment("erm", seed=SEED, clients=3), InlineGrid(app_of(problem), 3)
+    parameters = strategy.begin(dict(problem.model.named_parameters())).parameters
+    parts = ConfigRecord({"parts": "held_out,train"})
+    questions = strategy.configure_evaluate(1, pack_tensors(parameters), parts, grid)
+    strategy.aggregate_evaluate(1, reversed(list(grid.send_and_receive(questions))))
+    assert strategy.last_evaluation == {
+        part: {one.name: evaluate(problem.model, parameters, getattr(one, part)) for one in problem.domains}
+        for part in ("held_out", "train")
+    }
+    assert strategy.last_evaluation["held_out"]["d2"] == {"examples": 0}
+    assert list(strategy.last_evaluation["train"]) == ["d0", "d1", "d2"]
+
+
+def test_bytes_are_counted_both_ways() -> None:
+    problem = make_problem()
+    strategy = HessianAlignment("hgp", seed=SEED, clients=3)
+    train_over(InlineGrid(app_of(problem), 3), strategy, problem, 1)
+    model = 8 * sum(value.numel() for value in problem.model.parameters())
+    statistics = 8 * 3 * 6
+    assert strategy.bytes_up > 3 * (model + 2 * statistics)
+    assert strategy.bytes_down > 3 * (3 * model + 3 * statistics)
+
+
+# --- the wire ---
+
+FLOATS = {torch.float32: st.floats(width=32), torch.float64: st.floats()}
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> Tensor:
+    """Any float tensor: scalars, empty ones, infinities, NaN, minus zero, transposed views."""
+    precision = draw(st.sampled_from(list(FLOATS)))
+    shape = draw(st.lists(st.integers(0, 3), max_size=3))
+    size = torch.Size(shape).numel()
+    values = draw(st.lists(FLOATS[precision], min_size=size, max_size=size))
+    one = torch.tensor(values, dtype=precision).reshape(shape)
+    return one.mT if one.dim() >= 2 and draw(st.booleans()) else one
+
+
+@given(st.dictionaries(st.text(min_size=1), tensors(), max_size=3))
+def test_tensors_travel_exactly(sent: dict[str, Tensor]) -> None:
+    received = unpack_tensors(pack_tensors(sent))
+    assert list(received) == list(sent)
+    for name, value in sent.items():
+        assert (received[name].dtype, received[name].shape) == (value.dtype, value.shape)
+        assert received[name].numpy().tobytes() == value.numpy().tobytes()
+
+
+@pytest.mark.parametrize("training", [SYNCHRONOUS, LOCAL], ids=["synchronous", "local"])
+@pytest.mark.parametrize("name", ROWS)
+def test_tasks_travel_exactly(name: str, training: TrainingConfig) -> None:
+    task = Task(replace(ROWS[name], weight=0.1 + 0.2, warmup_rounds=3, rescale=True, step_size=1 / 3), training, 2**40)
+    assert unpack_task(pack_task(task)) == task
+
+
+def test_requests_and_replies_travel_exactly() -> None:
+    task = Task(RECIPES["vrex"], SYNCHRONOUS, SEED)
+    risk = torch.tensor(1 / 3, dtype=torch.float64)
+    request = Request(task, 3, {"w": torch.ones(2, 2)}, {"risk": risk}, ("risk", "gradient"), 1 / 3)
+    packed = pack_tensors(request.parameters), pack_tensors(request.references), pack_task(task)
+    received = unpack_request(pack_request(request, *packed))
+    assert received == replace(request, parameters=received.parameters, references=received.references)
+    assert received.references["risk"].shape == ()
+    assert float(received.references["risk"]) == 1 / 3
+    reply = Reply("Zürich", 2, 17, {"risk": risk}, {"risk": 1 / 3, "penalty/risk": 1e-300})
+    answered = unpack_reply(pack_reply(reply))
+    assert replace(answered, tensors={}) == replace(reply, tensors={})
+    assert torch.equal(answered.tensors["risk"], risk)
+
+
+def test_what_a_client_does_to_its_message_is_its_own() -> None:
+    problem, plain = make_problem(), make_problem()
+
+    def tidy(message: Message, context: Context, call_next) -> Message:
+        reply = call_next(message, context)
+        for records in (message.content.array_records, message.content.config_records):
+            for record in records.values():
+                record.clear()
+        return reply
+
+    app = ClientApp(mods=[tidy])
+    inner = app_of(problem)
+    for register in (app.query("measure"), app.train()):
+        register(lambda message, context: inner(message, context))
+    over_tidy = train_over(InlineGrid(app, 3), HessianAlignment("hgp", clients=3), problem, 2)
+    usual = train_over(InlineGrid(app_of(plain), 3), HessianAlignment("hgp", clients=3), plain, 2)
+    assert_same_bits(over_tidy[0], usual[0])
+
+
+# --- what goes wrong ---
+
+
+class FaultyGrid(InlineGrid):
+    """Loses or breaks chosen exchanges as a deployment does: replies with errors, or none at all.
+
+    Args:
+        problem: Whose clients.
+        faults: {(message type, round, client's place): an error's reason, or None for silence}.
+        from_server: Errors come in the server's name, as where a node is gone.
+    """
+
+    def __init__(
+        self, problem: Problem, faults: dict[tuple[str, int, int], str | None], *, from_server: bool = False
+    ) -> None:
+        super().__init__(app_of(problem), len(problem.domains))
+        self.faults, self.from_server = faults, from_server
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        replies = []
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = (
+                f"{message.metadata.message_type} {number}"  # as Flower's grids do
+            )
+            fault = (message.metadata.message_type, int(message.metadata.group_id), message.metadata.dst_node_id - 2)
+            if fault not in self.faults:
+                replies += super().send_and_receive([message])
+            elif (reason := self.faults[fault]) is not None:
+                error = Message(Error(2, reason), reply_to=message)
+                if self.from_server:
+                    error.metadata.__dict__["_src_node_id"] = 1
+                replies.append(error)
+        return replies
+
+
+def train_with(faults: dict[tuple[str, int, int], str | None], recipe: str = "hgp", **options: bool) -> None:
+    problem = make_problem()
+    strategy = HessianAlignment(recipe, SYNCHRONOUS, seed=SEED, clients=3)
+    train_over(FaultyGrid(problem, faults, **options), strategy, problem, 3)
+
+
+@pytest.mark.parametrize("from_server", [False, True])
+@pytest.mark.parametrize(("kind", "exchange"), [("query.measure", "measure"), ("train", "train")])
+def test_an_error_reply_names_client_exchange_round_and_reason(kind: str, exchange: str, from_server: bool) -> None:
+    trace = "Traceback (most recent call last):\n  File ...\nValueError: boom\n\n"
+    with pytest.raises(FedhaError, match=f"^client 1 failed to {exchange} in round 2: ValueError: boom$"):
+        train_with({(kind, 2, 1): trace}, from_server=from_server)
+
+
+@pytest.mark.parametrize("from_server", [False, True])
+def test_an_error_before_any_reply_names_the_node(from_server: bool) -> None:
+    with pytest.raises(FedhaError, match=r"^node 2 failed to measure in round 1: boom$"):
+        train_with({("query.measure", 1, 0): "boom"}, from_server=from_server)
+
+
+def test_an_error_without_a_reason_says_so() -> None:
+    with pytest.raises(FedhaError, match="failed to train in round 1: no reason given"):
+        train_with({("train", 1, 0): ""})
+
+
+@pytest.mark.parametrize("recipe", ["hgp", "erm"])
+@pytest.mark.parametrize("round", [1, 3])
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_missing_reply_ends_the_run(recipe: str, round: int, place: int) -> None:
+    with pytest.raises(FedhaError, match=f"^2 of 3 clients replied to train in round {round} within 3600 s"):
+        train_with({("train", round, place): None}, recipe)
+
+
+def test_a_missing_measurement_ends_the_run() -> None:
+    with pytest.raises(FedhaError, match="2 of 3 clients replied to measure in round 1"):
+        train_with({("query.measure", 1, 2): None})
+
+
+def test_a_client_that_raises_raises_here() -> None:
+    problem = make_problem()
+    broken = replace(problem.domains[1].train, labels=problem.domains[1].train.labels + 7)
+    problem = replace(problem, domains=(problem.domains[0], replace(problem.domains[1], train=broken)))
+    with pytest.raises(IndexError, match=r"[Tt]arget"):
+        train_over(InlineGrid(app_of(problem), 2), HessianAlignment("erm", clients=2), problem, 1)
+
+
+def test_too_few_nodes_are_waited_for_and_named() -> None:
+    problem = make_problem()
+    strategy = HessianAlignment("erm", clients=4, timeout=0.1)
+    with pytest.raises(FedhaError, match=r"3 of 4 clients connected within 0\.1 s"):
+        train_over(InlineGrid(app_of(problem), 3), strategy, problem, 1)
+
+
+def test_a_strategy_that_has_not_begun_says_so() -> None:
+    with pytest.raises(FedhaError, match="no model yet"):
+        HessianAlignment("erm").aggregate_train(1, [])
+
+
+def normalised(problem: Problem) -> SplitModel:
+    featurizer = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.BatchNorm1d(5))
+    return SplitModel(featurizer, nn.Linear(5, 3)).double()
+
+
+def test_a_model_with_running_statistics_is_refused_until_they_are_frozen() -> None:
+    problem = make_problem()
+    problem = replace(problem, model=normalised(problem))
+    with pytest.raises(FedhaError, match=r"'featurizer\.2' keeps running statistics.*GroupNorm"):
+        train_over(InlineGrid(app_of(problem), 3), HessianAlignment("erm", clients=3), problem, 1)
+    problem.model.featurizer[2].eval()
+    train_over(InlineGrid(app_of(problem), 3), HessianAlignment("erm", clients=3), problem, 1)
+
+
+def test_a_node_without_a_partition_id_is_refused() -> None:
+    problem = make_problem()
+    strategy = HessianAlignment("erm", clients=1)
+    arrays = pack_tensors(dict(problem.model.named_parameters()))
+    message, *_ = strategy.configure_train(1, arrays, ConfigRecord(), InlineGrid(app_of(problem), 1))
+    nowhere = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
+    with pytest.raises(FedhaError, match=r"no partition-id.*--node-config 'partition-id=0'"):
+        app_of(problem)(message, nowhere)
+
+
+def test_a_node_beyond_the_domains_is_refused(tmp_path: Path) -> None:
+    run_config = {"settings": to_json(parse({"training": {"rounds": 1}})), "out": str(tmp_path / "run")}
+    grid = InlineGrid(bound_client_app(tmp_path), 3, run_config)
+    here = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
+    with pytest.raises(FedhaError, match=r"partition-id is 2 but the data have 2 source domains"):
+        server_app(tmp_path)(grid=grid, context=here)

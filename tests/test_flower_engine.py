@@ -1,0 +1,320 @@
+"""Flower's own simulation gives the bits of the inline engine, says what failed, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedha import engine, runfolder
+from fedha.config import Config, from_json, parse
+from fedha.engine import sessions
+from fedha.engine.event_file import EventFile, new_events
+from fedha.engine.flower_processes import LocalFlower
+from fedha.engine.flower_simulation import _failed, _run_config
+from fedha.errors import FedhaError
+from fedha.flower.serve import Job
+from fedha.listener import Silent
+from tests.test_engines import train_with
+from tests.test_resume import Killed, without_time
+
+simulates = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def settings(name: str, **training: Any) -> Config:
+    return parse(
+        {
+            "engine": {"name": name},
+            "model": {"hidden": [8], "one_logit": True},
+            "recipe": "hgp",
+            "training": {"rounds": 3, **training},
+            "evaluation": {"every": 2},
+            "checkpoint": {"every": 1},
+        }
+    )
+
+
+class Told(Silent):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Any]] = []
+
+    def started(self, config: Config, folder: Path, first_round: int) -> None:
+        self.events.append(("started", (config, folder, first_round)))
+
+    def round_done(self, record: Mapping[str, Any]) -> None:
+        self.events.append(("round_done", record))
+
+    def finished(self, results: Mapping[str, Any]) -> None:
+        self.events.append(("finished", results))
+
+    def note(self, text: str) -> None:
+        self.events.append(("note", text))
+
+
+class Interrupted(Silent):
+    """Presses Ctrl-C as soon as the ServerApp has begun, while Ray is still starting."""
+
+    def started(self, config: Config, folder: Path, first_round: int) -> None:
+        raise KeyboardInterrupt
+
+
+class Remover(Silent):
+    """Takes a file away when the engine says that it starts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def note(self, text: str) -> None:
+        self.path.unlink()
+
+
+@pytest.fixture
+def nothing_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Processes and temporary files of the test are gone when it ends, and the user's home was not touched.
+
+    Every process inherits a mark in its environment, so none can hide behind its parents.
+    """
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("finds processes by /proc, which only Linux has")
+    mark, home = uuid.uuid4().hex, tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("FEDHA_TEST_MARK", mark)
+    monkeypatch.setenv("HOME", str(home))
+    with tempfile.TemporaryDirectory(prefix="f", dir="/tmp") as temporary:
+        monkeypatch.setattr(tempfile, "tempdir", temporary)
+        yield
+        assert [one for one in processes() if mark in one] == []
+        assert os.listdir(temporary) == []
+        assert not (home / ".flwr").exists()
+
+
+def processes() -> Iterator[str]:
+    """Command and environment of every process that is ours to see."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone, or somebody else's
+            yield " ".join((place / name).read_text(errors="replace") for name in ("cmdline", "environ"))
+
+
+# --- whole simulations ---
+
+
+class TestSimulation:
+    pytestmark = simulates
+
+    def test_a_run_that_flower_continues_is_the_inline_run_bit_for_bit(
+        self, tmp_path: Path, nothing_left: None
+    ) -> None:
+        engine.run(Job(settings("inline"), tmp_path / "whole"), Silent())
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(Job(settings("inline"), tmp_path / "flower"), Killed(1))
+
+        told, job = Told(), Job(settings("flower"), tmp_path / "flower")
+        results = engine.run(job, told, resume=True)
+
+        whole, flower = tmp_path / "whole", tmp_path / "flower"
+        assert (flower / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+        for name in ("metrics.jsonl", "results.json"):
+            assert without_time(flower / name) == without_time(whole / name)
+        records = runfolder.read_metrics(flower)[1:]
+        assert told.events == [
+            ("note", "starting Flower's simulation: 2 clients on 2 Ray workers"),
+            ("started", (job.config, job.folder, 2)),
+            *[("round_done", record) for record in records],
+            ("finished", results),
+        ]
+        assert results == runfolder.read_results(flower)
+
+    def test_a_client_that_fails_ends_the_run_with_its_own_sentence(self, tmp_path: Path, nothing_left: None) -> None:
+        told, job = Told(), Job(settings("flower", learning_rate=1e30), tmp_path / "flower")
+        sentence = (
+            r"the loss of domain 'flip-0\.\d' is not finite in round 2 \(risk nan\); lower training\.learning_rate"
+        )
+        with pytest.raises(
+            FedhaError, match=rf"^client \d failed to train in round 2: {sentence} or the recipe's weight$"
+        ):
+            engine.run(job, told)
+        assert not (job.folder / "error.txt").exists()
+
+        inline = Job(settings("inline", learning_rate=1e30), tmp_path / "inline")
+        with pytest.raises(FedhaError, match=rf"^{sentence}"):
+            engine.run(inline, Silent())
+        assert without_time(job.folder / "metrics.jsonl") == without_time(inline.folder / "metrics.jsonl")
+
+    def test_a_server_that_fails_ends_the_run_with_its_sentence(self, tmp_path: Path, nothing_left: None) -> None:
+        for name in ("a", "b", "c"):
+            np.savez(tmp_path / f"{name}.npz", inputs=np.ones((4, 2), np.float32), labels=np.array([0, 1, 0, 1]))
+        data = {"name": "arrays", "root": str(tmp_path), "sources": ["a", "b"], "target": "c"}
+        config = parse({"data": data, "engine": {"name": "flower"}, "training": {"rounds": 1}})
+        with pytest.raises(FedhaError, match="data.sources names .b., which is no domain") as failure:
+            engine.run(Job(config, tmp_path / "run"), Remover(tmp_path / "b.npz"))
+        assert "\n" not in str(failure.value)
+        assert not (tmp_path / "run").exists()
+
+    def test_an_interrupted_run_takes_its_processes_along(self, tmp_path: Path, nothing_left: None) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(Job(settings("flower"), tmp_path), Interrupted())
+        assert runfolder.holds_run(tmp_path)
+
+
+# --- what does not get that far ---
+
+
+def test_a_folder_that_holds_a_run_is_refused_at_once(tmp_path: Path, nothing_left: None) -> None:
+    runfolder.create(tmp_path, settings("flower"))
+    with pytest.raises(FedhaError, match="already holds a run"):
+        engine.run(Job(settings("flower"), tmp_path), Silent())
+
+
+def test_a_flower_that_does_not_start_says_why(
+    tmp_path: Path, nothing_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flwr.py").write_text("raise ImportError('this is another flwr')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(FedhaError, match=r"superlink stopped at its start with status 1: .*this is another flwr"):
+        engine.run(Job(settings("flower"), tmp_path / "run"), Silent())
+
+
+def test_flowers_commands_must_be_there(tmp_path: Path, nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FedhaError, match=r"Flower's command flwr is not on the path"):
+        engine.run(Job(settings("flower"), tmp_path / "run"), Silent())
+
+
+@given(st.text(min_size=1), st.text(), st.booleans())
+def test_the_run_config_survives_toml(name: str, left_out: str, resume: bool) -> None:
+    job = Job(parse({"name": name, "data": {"root": "data"}}), Path("runs/one"), left_out)
+    read = tomllib.loads(_run_config(job, resume))
+    config = from_json(read["settings"])
+    assert config.model_copy(update={"data": job.config.data}) == job.config
+    assert config.data.root == Path.cwd() / "data"
+    assert (read["out"], read["left-out"], read["resume"]) == (str(Path.cwd() / "runs/one"), left_out, resume)
+
+
+# --- why it failed ---
+
+TRACE = """<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'\x1b[36mray::ClientAppActor.run()\x1b[39m (pid=7)
+                  ^^^^^^^^
+  File "client_app.py", line 161, in __call__
+{error}
+
+The above exception was the direct cause of the following exception:
+
+\x1b[36mray::ClientAppActor.run()\x1b[39m (pid=7)
+flwr.clientapp.client_app.ClientAppException:
+Exception ClientAppException occurred. Message: it'>"""
+DIED = (
+    "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly.\n\tclass_name: ClientAppActor\n\tpid: 7'>"
+)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("<class 'fedha.errors.FedhaError'>:<'a site's sentence: lower it'>", "a site's sentence: lower it"),
+        ("<class 'ValueError'>:<'boom'>", "ValueError: boom"),
+        ("<class 'KeyError'>:<''>", "KeyError:"),
+        (TRACE.format(error="fedha.errors.FedhaError: a client's sentence"), "a client's sentence"),
+        (TRACE.format(error="torch.OutOfMemoryError: no memory"), "OutOfMemoryError: no memory"),
+        (DIED, "ActorDiedError: The actor died unexpectedly."),
+        ("No heartbeat received", "No heartbeat received"),
+    ],
+)
+def test_an_error_reply_is_told_without_its_wrapping(reason: str, told: str) -> None:
+    with pytest.raises(FedhaError) as failure:
+        train_with({("train", 2, 1): reason})
+    assert str(failure.value) == f"client 1 failed to train in round 2: {told}"
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [("the sentence", True), ("client 0 failed to train in round 2: ValueError: boom", False), ("boom", False)],
+)
+def test_a_failure_that_nobody_expected_keeps_flowers_log(reason: str, expected: bool, tmp_path: Path) -> None:
+    flower = LocalFlower(tmp_path, {})
+    for name in ("run", "superlink", "superexec"):
+        said = "" if reason == "boom" else f"\x1b[91mERROR\x1b[0m trace\nfedha.errors.FedhaError: {reason}\n"
+        (tmp_path / f"{name}.log").write_text(said + name)
+    error = str(_failed(flower, Job(settings("flower"), tmp_path / "run"), reason))
+    kept = tmp_path / "run" / "error.txt"
+    assert kept.exists() is not expected
+    assert error == (reason if expected else f"Flower's simulation failed: {reason}; its log is in {kept}")
+    if not expected:
+        assert "superexec" in kept.read_text()
+        assert "\x1b" not in kept.read_text()
+
+
+# --- events and sessions ---
+
+
+def test_events_are_read_once_each_and_only_when_they_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    listener = EventFile(path)
+    listener.note("begins")
+    with path.open("rb") as file:
+        assert list(new_events(file)) == [("note", "begins")]
+        assert list(new_events(file)) == []
+        listener.started(settings("flower"), tmp_path, 3)
+        listener.round_done({"round": 3, "loss": float("nan"), "risk": {"a": 1 / 3}})
+        with path.open("ab") as other:
+            other.write(b'["finis')
+        assert list(new_events(file)) == [
+            ("started", 3),
+            ("round_done", {"round": 3, "loss": None, "risk": {"a": 1 / 3}}),
+        ]
+        with path.open("ab") as other:
+            other.write(b'hed", null]\n')
+        assert list(new_events(file)) == [("finished", None)]
+
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+)
+
+
+def test_a_session_ends_with_grandchildren_and_with_those_that_do_not_want_to() -> None:
+    family = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN!r}], process_group=0)"
+    leader = subprocess.Popen([sys.executable, "-c", family], stdout=subprocess.PIPE, start_new_session=True)
+    with leader:
+        leader.stdout.readline()
+        assert len(sessions.living([leader.pid])) == 2
+        sessions.end([leader.pid])
+        assert sessions.living([leader.pid]) == set()
+
+
+def test_the_guard_ends_sessions_when_its_process_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    program = f"""
+import json, subprocess, sys, time
+from pathlib import Path
+from fedha.engine import sessions
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+guard = sessions.guard(Path({str(tmp_path / "temporary")!r}), [child.pid])
+print(json.dumps([child.pid, guard.pid]), flush=True)
+time.sleep(600)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(engine.__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE) as process:
+        child, guard = json.loads(process.stdout.readline())
+        assert sessions.living([child, guard]) == {child, guard}
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while sessions.living([child, guard]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert sessions.living([child, guard]) == set()
+    assert not (tmp_path / "temporary").exists()

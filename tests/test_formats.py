@@ -1,0 +1,104 @@
+"""A table says the same in every format, whatever stands in its cells."""
+
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from fedha.formats import FORMATS, Column, Format, Summary, Table, cell_text, render, rich_table
+
+TABLE = Table(
+    "What it shows",
+    (Column("name"), Column("share %", "final round", number=True), Column("gain", number=True)),
+    (("a_b", Summary(71.25, 1.125), None), ("c|d", Summary(8.0), Summary(-0.5, 0.25, signed=True))),
+    ("A note.",),
+)
+
+
+def test_text_is_aligned() -> None:
+    assert render(TABLE, "text") == (
+        "What it shows\n"
+        "\n"
+        "name      share %        gain\n"
+        "      final round\n"
+        "----  -----------  ----------\n"
+        "a_b    71.2 ± 1.1           –\n"
+        "c|d           8.0  -0.5 ± 0.2\n"
+        "\n"
+        "A note.\n"
+    )
+
+
+def test_markdown_escapes_bars_and_names_the_rule() -> None:
+    assert render(TABLE, "markdown") == (
+        "What it shows\n"
+        "\n"
+        "| name | share % (final round) | gain |\n"
+        "|---|---:|---:|\n"
+        "| a_b | 71.2 ± 1.1 | – |\n"
+        "| c\\|d | 8.0 | -0.5 ± 0.2 |\n"
+        "\n"
+        "A note.\n"
+    )
+
+
+def test_latex_escapes_what_latex_reads() -> None:
+    text = render(TABLE, "latex")
+    assert r"\caption{What it shows. A note.}" in text
+    assert r"name & share \% & gain \\" in text
+    assert r" & \footnotesize final round &  \\" in text
+    assert r"a\_b & $71.2 \pm 1.1$ & -- \\" in text
+    assert r"c|d & $8.0$ & $-0.5 \pm 0.2$ \\" in text
+    hard = Table("c", (Column("x"),), ((r"50% & #1 $_{a}^2~\ ±",),))
+    escaped = r"50\% \& \#1 \$\_\{a\}\textasciicircum{}2\textasciitilde{}\textbackslash{} $\pm$ \\"
+    assert escaped in render(hard, "latex")
+
+
+def test_csv_keeps_every_digit_and_splits_means_from_deviations() -> None:
+    rows = list(csv.reader(io.StringIO(render(TABLE, "csv"))))
+    assert rows == [
+        ["name", "share % (final round) mean", "share % (final round) sd", "gain mean", "gain sd"],
+        ["a_b", "71.25", "1.125", "", ""],
+        ["c|d", "8.0", "", "-0.5", "0.25"],
+    ]
+
+
+def test_the_terminals_table_reads_no_markup() -> None:
+    out = io.StringIO()
+    table = Table("[bold]", (Column("[red]", "[i]"),), (("[/x]",),), ("[note]",))
+    Console(file=out, width=60).print(rich_table(table))
+    for text in ("[bold]", "[red]", "[i]", "[/x]", "[note]"):
+        assert text in out.getvalue()
+
+
+@given(
+    cells=st.lists(
+        st.tuples(
+            st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=8),
+            st.none() | st.builds(Summary, st.floats(-100, 100), st.none() | st.floats(0, 50), st.booleans()),
+        ),
+        max_size=4,
+    ),
+    form=st.sampled_from(FORMATS),
+)
+def test_every_row_is_in_every_format(cells: list[tuple[str, Summary | None]], form: Format) -> None:
+    columns = (Column("first"), Column("second", "rule", number=True))
+    lines = render(Table("caption", columns, tuple(cells)), form).splitlines()
+    empty = render(Table("caption", columns, ()), form).splitlines()
+    assert len(lines) == len(empty) + len(cells)
+
+
+@pytest.mark.parametrize(
+    ("summary", "text"),
+    [
+        (Summary(1.26), "1.3"),
+        (Summary(1.26, 0.0), "1.3 ± 0.0"),
+        (Summary(1.26, 0.5, signed=True), "+1.3 ± 0.5"),
+        (Summary(-1.26, signed=True), "-1.3"),
+    ],
+)
+def test_a_summary_shows_one_digit_after_the_point(summary: Summary, text: str) -> None:
+    assert cell_text(summary) == text

@@ -1,0 +1,103 @@
+"""Networks are made from a config and a seed, in two parts that the statistics can rely on."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.testing import assert_close
+
+from fedha.config import ModelConfig
+from fedha.errors import FedhaError
+from fedha.models import SplitModel, build, head_matrix, with_bias
+
+CONFIGS = {
+    "mlp": ModelConfig(hidden=[7, 5]),
+    "mlp without a layer": ModelConfig(hidden=[]),
+    "linear": ModelConfig(name="linear"),
+    "cnn": ModelConfig(name="cnn", hidden=[4, 6]),
+    "head of two layers": ModelConfig(hidden=[7], head_hidden=[6]),
+    "one logit": ModelConfig(hidden=[7], one_logit=True),
+    "xavier": ModelConfig(name="cnn", hidden=[4], init="xavier"),
+    "float64": ModelConfig(hidden=[7], precision="float64"),
+}
+SHAPE = (2, 8, 8)
+
+
+def images(count: int = 5) -> torch.Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_network_maps_inputs_to_logits_through_its_parts(name: str) -> None:
+    config = CONFIGS[name]
+    model = build(config, SHAPE, 2, seed=3)
+    precision = torch.float64 if config.precision == "float64" else torch.float32
+    inputs = images().to(precision)
+    assert model(inputs).shape == (5, 1 if config.one_logit else 2)
+    assert torch.equal(model(inputs), model.head(model.featurizer(inputs)))
+    assert model.featurizer(inputs).dim() == 2
+    assert {value.dtype for value in model.state_dict().values()} == {precision}
+    assert isinstance(model.head, nn.Linear) == (not config.head_hidden)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_depend_on_the_seed_alone(name: str) -> None:
+    first = build(CONFIGS[name], SHAPE, 2, seed=3).state_dict()
+    torch.rand(5)
+    before = torch.random.get_rng_state()
+    again = build(CONFIGS[name], SHAPE, 2, seed=3).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert_close(again, first, rtol=0, atol=0)
+    other = build(CONFIGS[name], SHAPE, 2, seed=4).state_dict()
+    assert not torch.equal([*other.values()][-2], [*first.values()][-2])
+
+
+def test_both_precisions_start_from_the_same_weights() -> None:
+    single, double = (build(ModelConfig(hidden=[7], precision=one), SHAPE, 2, 0) for one in ("float32", "float64"))
+    assert_close(
+        {name: value.double() for name, value in single.state_dict().items()}, double.state_dict(), rtol=0, atol=0
+    )
+
+
+def test_xavier_spreads_weights_by_fan_in_and_out_and_starts_biases_at_zero() -> None:
+    model = build(ModelConfig(hidden=[60], init="xavier"), SHAPE, 2, 0)
+    weight, bias, *_ = model.state_dict().values()
+    bound = (6 / (128 + 60)) ** 0.5
+    assert 0.95 * bound < float(weight.abs().max()) <= bound
+    assert not bias.any()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_network_keeps_running_statistics(name: str) -> None:
+    assert not [*build(CONFIGS[name], SHAPE, 2, 0).named_buffers()]
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.booleans())
+def test_the_head_matrix_times_features_with_bias_are_the_logits(n: int, width: int, classes: int, bias: bool) -> None:
+    head = nn.Linear(width, classes, bias=bias).double()
+    features = torch.randn(n, width, dtype=torch.float64)
+    matrix = head_matrix(head.weight, head.bias)
+    assert matrix.shape == (classes, width + 1)
+    assert_close(with_bias(features) @ matrix.T, head(features))
+
+
+def test_your_own_network_is_a_split_model() -> None:
+    model = SplitModel(nn.Flatten(), nn.Linear(4, 3))
+    assert model(torch.ones(2, 2, 2)).shape == (2, 3)
+    assert [name for name, _ in model.named_parameters()] == ["head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "classes", "message"),
+    [
+        (ModelConfig(one_logit=True), SHAPE, 3, "one_logit is for two classes but the data have 3"),
+        (ModelConfig(name="cnn"), (13,), 2, r"takes images .* has shape \(13,\); use mlp"),
+        (ModelConfig(name="cnn", hidden=[4] * 4), SHAPE, 2, "halves the image 4 times but it is only 8 x 8"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_data_is_refused(
+    config: ModelConfig, shape: tuple[int, ...], classes: int, message: str
+) -> None:
+    with pytest.raises(FedhaError, match=message):
+        build(config, shape, classes, 0)

@@ -1,0 +1,180 @@
+"""A run that was killed and resumed is the run that was not: the same model, to the bit, and the same log."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load, save
+
+from fedha import engine
+from fedha.config import Config, parse
+from fedha.errors import FedhaError
+from fedha.flower.serve import Job, fold_folder
+from fedha.listener import Silent
+from fedha.run import execute
+
+ROUNDS = 7
+BASE = {
+    "model": {"hidden": [6], "one_logit": True},
+    "training": {"rounds": ROUNDS, "weight_decay": 0.001},
+    "evaluation": {"every": 2},
+    "checkpoint": {"every": 3},
+}
+LOCAL = {"mode": "local", "rounds": ROUNDS, "local": {"epochs": 1, "batch_size": 100, "momentum": 0.5}}
+RUNS: dict[str, dict[str, Any]] = {
+    "hgp with adam": {"recipe": {"name": "hgp", "weight": 3.0, "warmup_rounds": 4}},
+    "hutchinson with new signs a round": {"recipe": {"name": "hutchinson", "probes": 3}},
+    "fishr with the clients' moving averages": {"recipe": {"name": "fishr", "weight": 30.0}},
+    "fediir with the server's moving average": {"recipe": {"name": "fediir", "weight": 3.0}},
+    "groupdro with the domains' weights": {"recipe": {"name": "groupdro", "step_size": 1.0}},
+    "sgd with momentum and a schedule": {
+        "recipe": "erm",
+        "training": {"rounds": ROUNDS, "optimizer": "sgd", "momentum": 0.9, "schedule": "cosine"},
+    },
+    "fedavg with minibatches": {"recipe": "hgp", "training": LOCAL},
+    "fedadam with minibatches and moving averages": {
+        "recipe": {"name": "fishr", "weight": 30.0},
+        "training": {**LOCAL, "optimizer": "fedadam"},
+    },
+}
+
+
+class Killed(Silent):
+    """Kills the run when a round ends, or when it is told something that begins so."""
+
+    def __init__(self, round: int = 0, note: str = "") -> None:
+        self.round, self.text = round, note
+
+    def round_done(self, record: Mapping[str, Any]) -> None:
+        if record["round"] == self.round:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        if self.text and text.startswith(self.text):
+            raise KeyboardInterrupt
+
+
+class Rounds(Silent):
+    """Writes down which rounds were run."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def round_done(self, record: Mapping[str, Any]) -> None:
+        self.seen.append(record["round"])
+
+
+def settings(**changes: Any) -> Config:
+    return parse({**BASE, **changes})
+
+
+def without_time(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON file, an object a line or one in all, but for the seconds that they took."""
+    text = path.read_text(encoding="utf-8")
+    objects = [json.loads(text)] if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+    return [{key: value for key, value in one.items() if key != "seconds"} for one in objects]
+
+
+def assert_same_run(resumed: Path, whole: Path) -> None:
+    for name in ("config.yaml", "model.safetensors"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+    for name in ("metrics.jsonl", "results.json"):
+        assert without_time(resumed / name) == without_time(whole / name)
+    assert [one["round"] for one in without_time(resumed / "metrics.jsonl")] == [*range(1, ROUNDS + 1)]
+
+
+def kill(config: Config, folder: Path, killer: Killed, *, resume: bool = False) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, folder, killer, resume=resume)
+    assert not (folder / "results.json").exists()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    config = settings(**RUNS[name])
+    execute(config, tmp_path / "whole", Silent())
+    kill(config, tmp_path / "killed", Killed(5))
+    resumed = Rounds()
+    results = execute(config, tmp_path / "killed", resumed, resume=True)
+    assert resumed.seen == [4, 5, 6, 7]  # from the checkpoint of round 3
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert results["target"] == json.loads((tmp_path / "whole" / "results.json").read_text())["target"]
+
+
+def test_a_run_may_be_killed_often_and_anywhere(tmp_path: Path) -> None:
+    config = settings(recipe={"name": "fishr", "weight": 30.0})
+    execute(config, tmp_path / "whole", Silent())
+    kill(config, tmp_path / "killed", Killed(2))  # before any checkpoint
+    kill(config, tmp_path / "killed", Killed(3), resume=True)  # just after one
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 4, "lo')  # a line that was being written
+    kill(config, tmp_path / "killed", Killed(7), resume=True)  # before the results
+    resumed = Rounds()
+    execute(config, tmp_path / "killed", resumed, resume=True)
+    assert resumed.seen == []
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_leave_one_domain_out_resumes_in_a_fold_between_folds_and_after_them(tmp_path: Path) -> None:
+    flips = {"name": "colored_digits", "color_flips": [0.3, 0.2, 0.1]}
+    config = settings(recipe="hgp", data=flips, evaluation={"every": 2, "leave_one_domain_out": True})
+    execute(config, tmp_path / "whole", Silent())
+    folds = sorted(one.name for one in (tmp_path / "whole" / "folds").iterdir())
+    assert len(folds) == 3
+    kill(config, tmp_path / "killed", Killed(note=f"leave-one-domain-out: training without {folds[1]}"))
+    job = Job(config, fold_folder(tmp_path / "killed", folds[1]), left_out=folds[1])
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(job, Killed(5))
+    kill(config, tmp_path / "killed", Killed(5), resume=True)
+    results = execute(config, tmp_path / "killed", Silent(), resume=True)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    for fold in folds:
+        assert_same_run(tmp_path / "killed" / "folds" / fold, tmp_path / "whole" / "folds" / fold)
+    assert set(results["selection"]) == {"final", "training_domain_validation", "leave_one_domain_out", "oracle"}
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    config = settings(recipe="erm")
+    results = execute(config, tmp_path / "run", Silent())
+    again = Rounds()
+    assert execute(config, tmp_path / "run", again, resume=True) == results
+    assert again.seen == []
+    with pytest.raises(FedhaError, match="already holds a run; continue it with `fedha resume"):
+        execute(config, tmp_path / "run", Silent())
+
+
+def test_several_runs_at_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FedhaError, match="asks for 4 runs"):
+        execute(settings(recipe=["erm", "hgp"], seed=[0, 1]), tmp_path, Silent())
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "no header", "text"])
+def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
+    config = settings(recipe="erm")
+    kill(config, tmp_path, Killed(4))
+    path = tmp_path / "checkpoint" / "state.safetensors"
+    content = path.read_bytes()
+    changed = {"empty": b"", "truncated": content[:-9], "no header": content[8:], "text": b"not tensors at all"}
+    path.write_bytes(changed[damage])
+    with pytest.raises(FedhaError, match=r"cannot read the checkpoint .*state\.safetensors.*delete it"):
+        execute(config, tmp_path, Silent(), resume=True)
+
+
+def test_a_checkpoint_without_its_numbers_is_named(tmp_path: Path) -> None:
+    config = settings(recipe="erm")
+    kill(config, tmp_path, Killed(4))
+    path = tmp_path / "checkpoint" / "state.safetensors"
+    tensors = load(path.read_bytes())
+    for metadata in (None, {"state": "{}"}, {"state": "no json"}):
+        path.write_bytes(save(tensors, metadata=metadata))
+        with pytest.raises(FedhaError, match="cannot read the checkpoint"):
+            execute(config, tmp_path, Silent(), resume=True)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    kill(settings(recipe="erm"), tmp_path, Killed(4))
+    wider = settings(recipe="erm", model={"hidden": [8], "one_logit": True})
+    with pytest.raises(FedhaError, match="is of another model; was config"):
+        execute(wider, tmp_path, Silent(), resume=True)
