@@ -71,6 +71,7 @@ class RecipeConfig(_Section):
     warmup_rounds: int = Field(0, ge=0, description="rounds at warmup_weight before weight takes over")
     warmup_weight: float = Field(1.0, ge=0, description="weight during the warm-up")
     rescale: bool = Field(False, description="divide the whole loss by the weight while it is over 1 (IRM's habit)")
+    reset_optimizer: bool = Field(False, description="start the server's optimiser afresh when the warm-up ends")
     probes: int | None = Field(None, ge=1, description="hutchinson rows: sign vectors a round")
     moving_average: float | None = Field(None, ge=0, lt=1, description="fishr, fediir: decay of the moving average")
     step_size: float | None = Field(None, gt=0, description="groupdro: step of the domain weights")
@@ -95,7 +96,7 @@ class RecipeConfig(_Section):
         if self.align is not None:
             terms = [replace(known.get(name, Term(name)), weight=weight) for name, weight in self.align.items()]
         given = {key: value for key in ("probes", "step_size") if (value := getattr(self, key)) is not None}
-        schedule = {key: getattr(self, key) for key in ("weight", "warmup_rounds", "warmup_weight", "rescale")}
+        schedule = {key: getattr(self, key) for key in ("weight", "warmup_rounds", "warmup_weight", "rescale", "reset_optimizer")}
         return replace(row, terms=tuple(self._averaged(term) for term in terms), **schedule, **given)
 
     def _weighted(self, term: Term) -> Term:

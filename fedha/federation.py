@@ -69,6 +69,9 @@ class Server:
             shares = risk_shares(self.task.recipe, previous, [reply.metrics["risk"] for reply in replies])
             self.weights = shares
         update = weighted_mean([reply.tensors for reply in replies], shares)
+        recipe = self.task.recipe
+        if recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1:
+            self.optimizer = server_optimizer(self.task.training, list(self.parameters.values()))
         apply_update(self.task.training, self.optimizer, self.parameters, update, round)
         return _summary(self.task, round, replies)
 

@@ -85,6 +85,8 @@ class Recipe:
         warmup_rounds: Rounds at `warmup_weight`.
         warmup_weight: Multiplies every term during the warm-up.
         rescale: Divide the whole loss by the weight while it is over 1.
+        reset_optimizer: Start the server's optimiser afresh when the warm-up ends, as DomainBed does: Adam would divide
+            the new, rescaled gradients by the old ones' size for hundreds of rounds.
         probes: Sign vectors of the Hutchinson rows.
         step_size: Step of group DRO's domain weights.
         pull: Why identical clients still feel a pull, or "" where they feel none.
@@ -98,6 +100,7 @@ class Recipe:
     warmup_rounds: int = 0
     warmup_weight: float = 1.0
     rescale: bool = False
+    reset_optimizer: bool = False
     probes: int = 100
     step_size: float = 0.01
     pull: str = ""
