@@ -96,7 +96,10 @@ class RecipeConfig(_Section):
         if self.align is not None:
             terms = [replace(known.get(name, Term(name)), weight=weight) for name, weight in self.align.items()]
         given = {key: value for key in ("probes", "step_size") if (value := getattr(self, key)) is not None}
-        schedule = {key: getattr(self, key) for key in ("weight", "warmup_rounds", "warmup_weight", "rescale", "reset_optimizer")}
+        schedule = {
+            key: getattr(self, key)
+            for key in ("weight", "warmup_rounds", "warmup_weight", "rescale", "reset_optimizer")
+        }
         return replace(row, terms=tuple(self._averaged(term) for term in terms), **schedule, **given)
 
     def _weighted(self, term: Term) -> Term:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from fedha import engine, runfolder
+from fedha import engine
 from fedha.config import Config
 from fedha.errors import FedhaError
 from fedha.flower.serve import Job, fold_folder, load_domains
-from fedha.listener import Listener, Silent
+from fedha.runs import runfolder
+from fedha.runs.listener import Listener, Silent
 
 __all__ = ["Listener", "execute"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedha import config as configs
-from fedha import runfolder
 from fedha.config import Config
+from fedha.runs import runfolder
 
 FAST = ("training.rounds=4", "engine.name=inline", "evaluation.every=2", "model.hidden=[4]")  # for real runs
 

@@ -18,13 +18,13 @@ from flwr.app import Context, RecordDict
 from torch.func import functional_call
 
 from clients.app import app as client
-from fedha import runfolder
 from fedha.config import load, parse, to_json
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.flower.apps import _check_federation, job_from
-from fedha.listener import Silent
 from fedha.run import execute
+from fedha.runs import runfolder
+from fedha.runs.listener import Silent
 from server.app import app as server
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -32,10 +32,10 @@ from fedha.flower.wire import (
     unpack_task,
     unpack_tensors,
 )
-from fedha.listener import Silent
 from fedha.models import SplitModel
 from fedha.recipes import RECIPES, Recipe
 from fedha.run import execute
+from fedha.runs.listener import Silent
 from fedha.training import evaluate
 from tests.test_recipes import PROBES, ROWS, SEED, Problem, make_problem
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedha import engine, runfolder
+from fedha import engine
 from fedha.config import Config, from_json, parse
 from fedha.engine import sessions
 from fedha.engine.event_file import EventFile, new_events
@@ -27,7 +27,8 @@ from fedha.engine.flower_processes import LocalFlower
 from fedha.engine.flower_simulation import _failed, _run_config
 from fedha.errors import FedhaError
 from fedha.flower.serve import Job
-from fedha.listener import Silent
+from fedha.runs import runfolder
+from fedha.runs.listener import Silent
 from tests.test_engines import train_with
 from tests.test_resume import Killed, without_time
 
@@ -304,9 +305,9 @@ import json, subprocess, sys, time
 from pathlib import Path
 from fedha.engine import sessions
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-guard = sessions.guard(Path({str(tmp_path / "temporary")!r}), [child.pid])
-print(json.dumps([child.pid, guard.pid]), flush=True)
-time.sleep(600)
+with sessions.guard(Path({str(tmp_path / "temporary")!r}), [child.pid]) as guard:
+    print(json.dumps([child.pid, guard.pid]), flush=True)
+    time.sleep(600)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(engine.__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE) as process:

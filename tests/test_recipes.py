@@ -28,8 +28,8 @@ from fedha.flower.wire import pack_tensors
 from fedha.measurement import Circumstances, measure, view_head
 from fedha.models import SplitModel, build
 from fedha.recipes import RECIPES, Recipe, Term
+from fedha.report.tables import bytes_per_round
 from fedha.sketches import draw_signs
-from fedha.tables import bytes_per_round
 from fedha.training import Client
 
 SEED = 7

@@ -12,8 +12,8 @@ from fedha import engine
 from fedha.config import Config, parse
 from fedha.errors import FedhaError
 from fedha.flower.serve import Job, fold_folder
-from fedha.listener import Silent
 from fedha.run import execute
+from fedha.runs.listener import Silent
 
 ROUNDS = 7
 BASE = {

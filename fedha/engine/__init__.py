@@ -7,7 +7,7 @@ from fedha.config import Config
 from fedha.engine.flower_simulation import run_flower
 from fedha.engine.inline import run_inline
 from fedha.flower.serve import Job
-from fedha.listener import Listener
+from fedha.runs.listener import Listener
 
 ENGINES: Mapping[str, Callable[..., dict[str, Any]]] = {"inline": run_inline, "flower": run_flower}
 

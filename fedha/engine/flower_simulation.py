@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 import fedha
-from fedha import runfolder
 from fedha.config import Config, to_json
 from fedha.engine.event_file import new_events
 from fedha.engine.flower_processes import START_SECONDS, LocalFlower, local_flower
 from fedha.errors import FedhaError
 from fedha.flower.apps import device
 from fedha.flower.serve import Job, load_domains
-from fedha.listener import Listener
+from fedha.runs import runfolder
+from fedha.runs.listener import Listener
 
 _PROJECT = """\
 [project]

@@ -14,8 +14,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedha.flower.apps import device
 from fedha.flower.client import client_app, restore_state, save_state
 from fedha.flower.serve import Job, load_domains, serve
-from fedha.listener import Listener
 from fedha.models import build
+from fedha.runs.listener import Listener
 
 _SERVER = 1
 

@@ -11,23 +11,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PATIENCE_SECONDS = 1.0
 _GIVE_UP_SECONDS = 60.0  # a process that the system does not let go: not even SIGKILL ends it
 
 
-def guard(folder: Path, sessions: Collection[int]) -> "subprocess.Popen[bytes]":
-    """Start a guard of this process; as a context manager, it does its work at the block's end, however that comes.
+@contextmanager
+def guard(folder: Path, sessions: Collection[int]) -> "Iterator[subprocess.Popen[bytes]]":
+    """A guard that does its work at the block's end, however that comes.
 
     Args:
         folder: To remove.
         sessions: To end.
     """
     command = [sys.executable, "-P", __file__, str(folder), *map(str, sessions)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    # not with Popen's own `with`, which does not wait after Ctrl-C
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.communicate()
 
 
 def end(sessions: Collection[int]) -> None:

@@ -28,8 +28,8 @@ from fedha.errors import FedhaError
 from fedha.flower.client import client_app
 from fedha.flower.logged import Logged
 from fedha.flower.serve import Job, load_domains, serve
-from fedha.listener import Listener
 from fedha.models import SplitModel, build
+from fedha.runs.listener import Listener
 
 
 def job_from(context: Context, base: Path) -> Job:

@@ -8,7 +8,7 @@ from typing import Any
 from flwr.supercore import log
 
 from fedha.config import Config
-from fedha.wording import RoundText, result_text, run_title
+from fedha.runs.wording import RoundText, result_text, run_title
 
 
 class Logged:

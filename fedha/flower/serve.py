@@ -8,18 +8,19 @@ from typing import Any, Protocol, runtime_checkable
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 
-from fedha import data, numerics, runfolder
-from fedha.checkpoint import load_checkpoint, save_checkpoint
+from fedha import data, numerics
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
-from fedha.listener import Listener
 from fedha.models import SplitModel, build
-from fedha.selection import select
+from fedha.runs import runfolder
+from fedha.runs.checkpoint import load_checkpoint, save_checkpoint
+from fedha.runs.listener import Listener
+from fedha.runs.selection import select
+from fedha.runs.versions import versions
 from fedha.training import evaluate
-from fedha.versions import versions
 
 
 @runtime_checkable

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fedha import config as configs
-from fedha import folders, runfolder
 from fedha.errors import FedhaError
+from fedha.runs import folders, runfolder
 from tests import made_runs
 from tests.made_runs import write_run
 

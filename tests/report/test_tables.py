@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedha import statistics
-from fedha.comparison import Variant
-from fedha.formats import Summary, Table
 from fedha.recipes import RECIPES, STATISTICS
-from fedha.tables import accuracy_table, bytes_per_round, recipe_table, statistic_size
+from fedha.report.comparison import Variant
+from fedha.report.formats import Summary, Table
+from fedha.report.tables import accuracy_table, bytes_per_round, recipe_table, statistic_size
 from tests.made_runs import part, results
 
 

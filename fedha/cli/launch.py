@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from fedha import config as configs
-from fedha import display, folders, publish, runfolder
+from fedha.cli import display, publish
+from fedha.cli.exits import FAILED, INTERRUPTED, StoppedError, one_line
 from fedha.config import Config
 from fedha.errors import FedhaError
-from fedha.exits import FAILED, INTERRUPTED, StoppedError, one_line
+from fedha.runs import folders, runfolder
 
 RUNS = Path("runs")
 

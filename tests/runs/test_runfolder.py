@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedha import config as configs
-from fedha import runfolder
 from fedha.errors import FedhaError
+from fedha.runs import runfolder
 from tests import made_runs
 
 RECORDS: list[dict[str, Any]] = [{"round": number, "loss": 1 / number, "risk": {"é": 0.5}} for number in (1, 2, 3)]

@@ -15,8 +15,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import typer
 
-from fedha import exits
-from fedha.formats import Format
+from fedha.cli import exits
+from fedha.report.formats import Format
 
 app = typer.Typer(
     name="fedha",
@@ -67,8 +67,8 @@ def run(
 
     [cyan]fedha run quickstart 'recipe=\\[erm, coral]' 'seed=\\[0, 1]' --out runs/four[/cyan]
     """
-    from fedha import launch, publish
-    from fedha.runfolder import REPORT
+    from fedha.cli import launch, publish
+    from fedha.runs.runfolder import REPORT
 
     console = publish.terminal()
     wanted = launch.find_config(config, overrides or [], engine)
@@ -93,9 +93,9 @@ def resume(
 
     [cyan]fedha resume runs/quickstart/hgp-seed0[/cyan]
     """
-    from fedha import launch, publish
-    from fedha.folders import planned_runs
-    from fedha.runfolder import REPORT, is_finished
+    from fedha.cli import launch, publish
+    from fedha.runs.folders import planned_runs
+    from fedha.runs.runfolder import REPORT, is_finished
 
     console = publish.terminal()
     plan = planned_runs(folder, [f"engine.name={engine}"] if engine else [])
@@ -128,7 +128,7 @@ def report(
 
     [cyan]fedha report runs/quickstart --format latex --output table.tex[/cyan]
     """
-    from fedha import publish
+    from fedha.cli import publish
 
     publish.report(paths, form, output, publish.terminal())
 
@@ -148,9 +148,9 @@ def recipes(
 
     [cyan]fedha recipes --classes 10 --features 512 --parameters 11181642[/cyan]
     """
-    from fedha import publish
-    from fedha.formats import render
-    from fedha.tables import recipe_table
+    from fedha.cli import publish
+    from fedha.report.formats import render
+    from fedha.report.tables import recipe_table
 
     table = recipe_table(classes, features, parameters)
     if markdown:
@@ -169,8 +169,8 @@ def check(config: ConfigName, overrides: Overrides = None) -> None:
 
     [cyan]fedha check quickstart training.rounds=20[/cyan]
     """
+    from fedha.cli.launch import find_config
     from fedha.config import to_yaml
-    from fedha.launch import find_config
 
     found = find_config(config, overrides or [])
     sys.stdout.write(to_yaml(found))
@@ -181,7 +181,7 @@ def check(config: ConfigName, overrides: Overrides = None) -> None:
 @app.command()
 def version() -> None:
     """Print the versions that results depend on."""
-    from fedha.versions import versions
+    from fedha.runs.versions import versions
 
     for name, number in versions().items():
         sys.stdout.write(f"{name} {number}\n")

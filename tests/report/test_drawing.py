@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
-from fedha.drawing import COLORS, INK, SOURCES, draw, label_ends, shorten, spread
+from fedha.report.drawing import COLORS, INK, SOURCES, draw, label_ends, shorten, spread
 
 
 def _plot(axes: Axes) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedha.selection import RULES, select
+from fedha.runs.selection import RULES, select
 
 ACCURACIES = st.floats(0, 1)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from fedha.accuracies import Results, mean_over_domains, target_accuracy
-from fedha.drawing import INK, SOURCES, TARGETS, Label, draw, label_ends
-from fedha.wording import target_title
+from fedha.report.accuracies import Results, mean_over_domains, target_accuracy
+from fedha.report.drawing import INK, SOURCES, TARGETS, Label, draw, label_ends
+from fedha.runs.wording import target_title
 
 Records = Sequence[Mapping[str, Any]]  # the rounds of one run
 Points = tuple[list[int], list[float], list[float]]  # rounds, means, deviations over seeds

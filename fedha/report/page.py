@@ -8,14 +8,14 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedha import figures
-from fedha.accuracies import RULES
 from fedha.atomic import write_text
-from fedha.comparison import Run, Variant, variants
-from fedha.formats import Cell, Column, Table, cell_text
-from fedha.tables import Key, accuracy_table, label
-from fedha.tables import group as group_results
-from fedha.wording import byte_count, duration
+from fedha.report import figures
+from fedha.report.accuracies import RULES
+from fedha.report.comparison import Run, Variant, variants
+from fedha.report.formats import Cell, Column, Table, cell_text
+from fedha.report.tables import Key, accuracy_table, label
+from fedha.report.tables import group as group_results
+from fedha.runs.wording import byte_count, duration
 
 Rows = Mapping[str, Sequence[Run]]  # runs by the label of their row
 
@@ -39,7 +39,11 @@ def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = ()) -> st
     told_apart = variants([run.config for run in runs])
     rows = group_runs(runs, told_apart)
     environment = Environment(
-        loader=PackageLoader("fedha"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("fedha.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["cell"] = cell_text
     names = dict.fromkeys(str(run.results.get("name", "experiment")) for run in runs)

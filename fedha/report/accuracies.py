@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fedha.formats import Summary
+from fedha.report.formats import Summary
 
 Results = Mapping[str, Any]  # the content of a results.json
 Value = Callable[[Results], float | None]  # an accuracy of one run, a fraction

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fedha.accuracies import (
+from fedha.recipes import RECIPES, STATISTICS, Recipe, Term
+from fedha.report.accuracies import (
     RULES,
     Results,
     Value,
@@ -15,10 +16,9 @@ from fedha.accuracies import (
     target_accuracy,
     unbalanced,
 )
-from fedha.comparison import Variant
-from fedha.formats import Cell, Column, Table
-from fedha.recipes import RECIPES, STATISTICS, Recipe, Term
-from fedha.wording import target_title
+from fedha.report.comparison import Variant
+from fedha.report.formats import Cell, Column, Table
+from fedha.runs.wording import target_title
 
 BASELINE = "erm"
 
@@ -33,7 +33,7 @@ def accuracy_table(results: Sequence[Results], told_apart: Sequence[Variant] | N
 
     Args:
         results: Contents of results.json files, one or more.
-        told_apart: What tells each run from others of its recipe (`fedha.comparison.variants`); default: nothing.
+        told_apart: What tells each run from others of its recipe (`comparison.variants`); default: nothing.
 
     Returns:
         One row a recipe and variant: ERM first, then in the order of the table of recipes.

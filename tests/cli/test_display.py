@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedha.display import Display, LineDisplay, LiveDisplay, QuietDisplay, choose
-from fedha.listener import Listener
-from fedha.wording import RoundText, byte_count, duration, percents, result_text, run_title, target_title
+from fedha.cli.display import Display, LineDisplay, LiveDisplay, QuietDisplay, choose
+from fedha.runs.listener import Listener
+from fedha.runs.wording import RoundText, byte_count, duration, percents, result_text, run_title, target_title
 from tests import made_runs
 
 

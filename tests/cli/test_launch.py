@@ -7,9 +7,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from fedha import launch, runfolder
-from fedha.exits import StoppedError
-from fedha.folders import planned_runs
+from fedha.cli import launch
+from fedha.cli.exits import StoppedError
+from fedha.runs import runfolder
+from fedha.runs.folders import planned_runs
 from tests.made_runs import FAST
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fedha import config as configs
-from fedha import runfolder
 from fedha.config import Config
 from fedha.errors import FedhaError
-from fedha.runfolder import holds_run, make_folder
+from fedha.runs import runfolder
+from fedha.runs.runfolder import holds_run, make_folder
 
 
 def claim(base: Path) -> Path:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fedha import runfolder
 from fedha.errors import FedhaError
+from fedha.runs import runfolder
 
 # What may differ between runs of one row: who and where, not what is computed. The target and the sources may, because
 # an experiment over several unseen domains is one row with a column for each.

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from fedha import config as configs
-from fedha import folders, runfolder
-from fedha.cli import app
+from fedha.cli.commands import app
+from fedha.cli.exits import StoppedError, exit_code
 from fedha.errors import FedhaError
-from fedha.exits import StoppedError, exit_code
 from fedha.recipes import RECIPES
-from fedha.versions import versions
+from fedha.runs import folders, runfolder
+from fedha.runs.versions import versions
 from tests.made_runs import FAST, write_run
 
 Command = Callable[..., tuple[int, str, str]]
@@ -45,8 +45,8 @@ def _python(*arguments: str, env: dict[str, str] | None = None) -> "subprocess.C
 def test_help_needs_no_heavy_import_and_nothing_is_sent_home() -> None:
     heavy = "{'torch', 'flwr', 'ray', 'matplotlib', 'sklearn'}"
     program = (
-        "import os, sys, fedha.cli, fedha.exits\n"
-        "code = fedha.exits.exit_code(lambda **s: fedha.cli.app(['run', '--help'], **s))\n"
+        "import os, sys, fedha.cli, fedha.cli.exits\n"
+        "code = fedha.cli.exits.exit_code(lambda **s: fedha.cli.app(['run', '--help'], **s))\n"
         f"print(code, sorted({heavy} & set(sys.modules)))\n"
         "names = 'FLWR_TELEMETRY_ENABLED', 'FLWR_DISABLE_UPDATE_CHECK', 'RAY_USAGE_STATS_ENABLED'\n"
         "print(*[os.environ[name] for name in names])"

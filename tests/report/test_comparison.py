@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from fedha.comparison import Variant, read_runs, variants
 from fedha.errors import FedhaError
+from fedha.report.comparison import Variant, read_runs, variants
 from tests import made_runs
 from tests.made_runs import write_run
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedha.formats import FORMATS, Column, Format, Summary, Table, cell_text, render, rich_table
+from fedha.report.formats import FORMATS, Column, Format, Summary, Table, cell_text, render, rich_table
 
 TABLE = Table(
     "What it shows",

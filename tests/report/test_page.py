@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fedha import figures
-from fedha.comparison import Run, read_runs
-from fedha.folders import find_runs
-from fedha.report import render_report, run_table, write_report
+from fedha.report import figures
+from fedha.report.comparison import Run, read_runs
+from fedha.report.page import render_report, run_table, write_report
+from fedha.runs.folders import find_runs
 from tests.made_runs import part, record, write_run
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedha import runfolder
 from fedha.atomic import write_text
-from fedha.comparison import Run, read_runs, variants
-from fedha.folders import find_runs
-from fedha.formats import Format, Table, render, rich_table
-from fedha.tables import accuracy_table
+from fedha.report.comparison import Run, read_runs, variants
+from fedha.report.formats import Format, Table, render, rich_table
+from fedha.report.tables import accuracy_table
+from fedha.runs import runfolder
+from fedha.runs.folders import find_runs
 
 _ENDINGS: dict[str, Format] = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
 
@@ -23,7 +23,7 @@ def terminal() -> Console:
 
 def write(folders: Sequence[Path], output: Path) -> None:
     """Write the page of some runs; those that have not finished are named in it."""
-    from fedha.report import write_report  # matplotlib: slow to import, and only needed here
+    from fedha.report.page import write_report  # matplotlib: slow to import, and only needed here
 
     runs, unfinished = read_runs(folders)
     write_report(runs, output, unfinished=unfinished)
