@@ -353,7 +353,7 @@ def off_diagonal_energy(head: Tensor, features: Tensor, labels: Tensor) -> Tenso
         Hutchinson (1989): Var of ``v_i (H v)_i`` over random signs v is ``sum_{j != i} H_ij^2``.
     """
     n, (classes, width) = len(features), head.shape
-    if n * width + n * classes * 2 < classes * classes * width * width:
+    if n <= classes * width and n * (width + 2 * classes) < (classes * width) ** 2:
         p = _probabilities(head, features, labels)
         overlap = p @ p.T  # [n, n]
         # <diag p - p p^T, diag q - q q^T> over classes, for every pair of examples

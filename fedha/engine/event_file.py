@@ -36,6 +36,10 @@ class EventFile:
         """Write the text."""
         self._write("note", text)
 
+    def failed(self, reason: str) -> None:
+        """Write why the run ends early."""
+        self._write("failed", reason)
+
     def _write(self, event: str, value: Any) -> None:
         with self.path.open("ab") as file:
             file.write(json.dumps([event, finite(value)]).encode() + b"\n")

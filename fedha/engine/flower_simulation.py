@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
 
 import fedha
 from fedha.config import Config, to_json
-from fedha.engine.event_file import new_events
+from fedha.engine.event_file import EventFile, new_events
 from fedha.engine.flower_processes import START_SECONDS, LocalFlower, local_flower
 from fedha.errors import FedhaError
-from fedha.flower.apps import device
+from fedha.flower.apps import device, server_app
 from fedha.flower.serve import Job, load_domains
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener
+
+_FOREIGN = re.compile(r"\w(Error|Exception)\b")  # a client's error that is not ours comes with its kind
 
 _PROJECT = """\
 [project]
@@ -49,10 +53,10 @@ from pathlib import Path
 if {place!r} not in sys.path:
     sys.path.insert(0, {place!r})
 
-from fedha.engine.event_file import EventFile
-from fedha.flower.apps import bound_client_app, server_app
+from fedha.engine.flower_simulation import told_server_app
+from fedha.flower.apps import bound_client_app
 
-server = server_app(Path(), EventFile(Path({events!r})))
+server = told_server_app(Path({events!r}))
 client = bound_client_app(Path())
 """
 
@@ -81,6 +85,25 @@ def run_flower(job: Job, listener: Listener, *, resume: bool = False) -> dict[st
             settings = ("--run-config", app / "run.toml", "--federation-config", federation)
             number = str(flower.ask("run", app, *settings)["run-id"])
             return _follow(flower, number, events, job, listener)
+
+
+def told_server_app(events: Path) -> ServerApp:
+    """fedha's ServerApp, which writes into a file how its run goes on, and the error of ours that ends it.
+
+    What nobody expected is left to Flower, whose log has the traces.
+    """
+    app, inner, file = ServerApp(), server_app(Path(), EventFile(events)), EventFile(events)
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            inner(grid=grid, context=context)
+        except FedhaError as error:
+            if not _FOREIGN.search(str(error)):
+                file.failed(str(error))
+            raise
+
+    return app
 
 
 def _short() -> str | None:
@@ -148,6 +171,8 @@ def _tell(listener: Listener, job: Job, event: str, value: Any) -> None:
             listener.round_done(value)
         case "note":
             listener.note(value)
+        case "failed":
+            raise FedhaError(value)
 
 
 def _check_running(flower: LocalFlower, number: str, job: Job) -> None:
@@ -162,10 +187,8 @@ def _check_running(flower: LocalFlower, number: str, job: Job) -> None:
 
 
 def _failed(flower: LocalFlower, job: Job, reason: str) -> FedhaError:
-    """The reason alone where it is a sentence of ours; else Flower's log, with the traces, goes to the run's folder."""
+    """An error that nobody expected: Flower's log, with the traces, goes to the run's folder."""
     log = "\n".join(flower.log(name) for name in ("run", "superlink", "superexec"))
-    if f"FedhaError: {reason}" in log and not re.search(r"\w(Error|Exception)\b", reason):
-        return FedhaError(reason)
     place = runfolder.make_folder(job.folder) / runfolder.ERROR
     runfolder.write_text(place, re.sub(r"\x1b\[[\d;]*m", "", log))
     return FedhaError(f"Flower's simulation failed: {' '.join(reason.split())}; its log is in {place}")

@@ -1,6 +1,6 @@
 """Closed forms against the published way of computing the same penalty: time and memory of a whole step.
 
-    python benchmarks/statistics.py [--quick]
+    python benchmarks/closed_forms.py [--quick]
 
 A step is risk + gradient term + second-order term over three domains with constant references, forward and backward,
 down to the features (a backbone's own cost, the same on both sides, is left out). Published (Hemati et al., ICCV 2023):
@@ -14,17 +14,12 @@ process's resident set also counts the interpreter and freed pages.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-# This folder holds a statistics.py: as the first place to look it would hide Python's own module of that name.
-sys.path.pop(0)
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor
