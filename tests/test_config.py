@@ -211,6 +211,7 @@ def test_gradient_and_hessian_weight_go_to_terms_of_first_and_second_order() -> 
 
 def test_schedule_probes_and_step_size_are_those_of_the_config() -> None:
     settings = {"weight": 9.0, "warmup_rounds": 4, "warmup_weight": 0.5, "rescale": True, "probes": 7, "step_size": 2.0}
+    settings["reset_optimizer"] = True
     recipe = RecipeConfig(name="hutchinson", **settings).resolve()
     assert {key: getattr(recipe, key) for key in settings} == settings
     assert [recipe.scheduled_weight(number) for number in (1, 4, 5)] == [0.5, 0.5, 9.0]

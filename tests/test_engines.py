@@ -95,6 +95,23 @@ def test_the_strategy_gives_the_bits_of_the_plain_loop(name: str, training: Trai
     assert over_grid[1] == records
 
 
+class BackwardsGrid(InlineGrid):
+    """Replies arrive in the order opposite to the clients'."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return [*super().send_and_receive(messages, timeout=timeout)][::-1]
+
+
+@pytest.mark.parametrize("name", ["hgp", "fish", "groupdro"])
+def test_replies_may_arrive_in_any_order(name: str) -> None:
+    problem = make_problem(precision="float32")
+    parameters, records = train_plainly(problem, RECIPES[name], SYNCHRONOUS)
+    strategy = HessianAlignment(name, SYNCHRONOUS, seed=SEED, clients=3)
+    over_grid = train_over(BackwardsGrid(app_of(problem), 3), strategy, problem, SYNCHRONOUS.rounds)
+    assert_same_bits(over_grid[0], parameters)
+    assert over_grid[1] == records
+
+
 def test_a_new_grid_starts_its_clients_without_a_memory() -> None:
     problem = make_problem()
     app, recipe = app_of(problem), replace(RECIPES["fishr"], weight=9.0)

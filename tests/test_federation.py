@@ -44,14 +44,19 @@ WARM_UP = {"weight": 3.0, "warmup_rounds": 6, "warmup_weight": 0.5, "rescale": T
 # --- synchronous mode is centralised training ---
 
 
-def train_centrally(name: str, problem: Problem, optimizer: str, decay: float = 0.0) -> dict[str, Tensor]:
+def train_centrally(
+    name: str, problem: Problem, optimizer: str, decay: float = 0.0, reset: bool = False
+) -> dict[str, Tensor]:
     """A plain torch loop over all domains: warm-up, rescale, weight decay, falling learning rate."""
     parameters, memory = leaves(dict(problem.model.named_parameters())), {}
-    chosen = {
+    make = {
         "adam": lambda values: torch.optim.Adam(values, lr=0.01),
         "sgd": lambda values: torch.optim.SGD(values, lr=0.01, momentum=0.8),
-    }[optimizer](list(parameters.values()))
+    }[optimizer]
+    chosen = make(list(parameters.values()))
     for number in range(1, ROUNDS + 1):
+        if reset and number == 7:
+            chosen = make(list(parameters.values()))
         weight = 0.5 if number <= 6 else 3.0
         loss = objective(name, look(problem, parameters, number, memory), weight)
         loss = loss + decay * sum(value.square().sum() for value in parameters.values())
@@ -83,6 +88,22 @@ def test_synchronous_mode_is_centralised_training(name: str, optimizer: str, pre
     assert_close(federated, expected, rtol=0, atol=1e-10 if precision == "float64" else 1e-5)
     start = problem.model.state_dict()
     assert max(float((federated[key] - start[key]).abs().max()) for key in start) > 0.01  # it did train
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_fresh_optimiser_after_the_warm_up(optimizer: str) -> None:
+    problem = make_problem()
+    training = TrainingConfig(
+        rounds=ROUNDS,
+        optimizer=optimizer,
+        learning_rate=0.01,
+        momentum=0.8 if optimizer == "sgd" else None,
+        schedule="cosine",
+    )
+    kept = problem.train(replace(RECIPES["hgp"], **WARM_UP), training, ROUNDS)
+    fresh = problem.train(replace(RECIPES["hgp"], **WARM_UP, reset_optimizer=True), training, ROUNDS)
+    assert_close(fresh, train_centrally("hgp", problem, optimizer, reset=True), rtol=0, atol=1e-10)
+    assert max(float((kept[name] - fresh[name]).abs().max()) for name in kept) > 1e-4
 
 
 def test_gradient_and_hessian_weights_weigh_the_terms() -> None:

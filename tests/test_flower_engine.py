@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
+from flwr.common.config import parse_config_args
+from flwr.supercore.utils import simulation_config_from_json
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,7 @@ from fedha.config import Config, from_json, parse, to_json
 from fedha.engine import sessions
 from fedha.engine.event_file import EventFile, new_events
 from fedha.engine.flower_processes import LocalFlower
-from fedha.engine.flower_simulation import _failed, _run_config, told_server_app
+from fedha.engine.flower_simulation import _failed, _federation, _run_config, told_server_app
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.flower.serve import Job
@@ -208,6 +210,16 @@ def test_the_run_config_survives_toml(name: str, left_out: str, resume: bool) ->
     assert config.model_copy(update={"data": job.config.data}) == job.config
     assert config.data.root == Path.cwd() / "data"
     assert (read["out"], read["left-out"], read["resume"]) == (str(Path.cwd() / "runs/one"), left_out, resume)
+
+
+@pytest.mark.parametrize(("clients", "workers", "threads"), [(2, 2, 1), (7, 3, 2), (1, 1, 4)])
+def test_every_worker_has_the_threads_of_a_client(clients: int, workers: int, threads: int) -> None:
+    config = parse({"engine": {"threads": threads}})
+    sizes = parse_config_args([_federation(config, clients, workers)])  # as flwr reads it
+    assert simulation_config_from_json({key.replace("-", "_"): value for key, value in sizes.items()})
+    assert sizes["num-supernodes"] == clients
+    assert sizes["client-resources-num-cpus"] == threads
+    assert sizes["init-args-num-cpus"] == workers * threads
 
 
 # --- why it failed ---

@@ -25,6 +25,12 @@ BASE = {
 LOCAL = {"mode": "local", "rounds": ROUNDS, "local": {"epochs": 1, "batch_size": 100, "momentum": 0.5}}
 RUNS: dict[str, dict[str, Any]] = {
     "hgp with adam": {"recipe": {"name": "hgp", "weight": 3.0, "warmup_rounds": 4}},
+    "hgp with a fresh optimiser between checkpoint and kill": {
+        "recipe": {"name": "hgp", "weight": 3.0, "warmup_rounds": 3, "reset_optimizer": True}
+    },
+    "hgp with a fresh optimiser before the checkpoint": {
+        "recipe": {"name": "hgp", "weight": 3.0, "warmup_rounds": 1, "reset_optimizer": True}
+    },
     "hutchinson with new signs a round": {"recipe": {"name": "hutchinson", "probes": 3}},
     "fishr with the clients' moving averages": {"recipe": {"name": "fishr", "weight": 30.0}},
     "fediir with the server's moving average": {"recipe": {"name": "fediir", "weight": 3.0}},

@@ -157,6 +157,7 @@ def _follow(flower: LocalFlower, number: str, events: Path, job: Job, listener: 
                 _tell(listener, job, event, value)
             if ended:
                 _check_running(flower, number, job)
+                flower.processes.remove(watch)
                 watch = flower.start("run", ["flwr", "log", number, "--stream"])
             if not begun and time.monotonic() > deadline:
                 raise _failed(flower, job, f"it did not begin within {START_SECONDS:g} s; is the machine overloaded?")
@@ -191,4 +192,4 @@ def _failed(flower: LocalFlower, job: Job, reason: str) -> FedhaError:
     log = "\n".join(flower.log(name) for name in ("run", "superlink", "superexec"))
     place = runfolder.make_folder(job.folder) / runfolder.ERROR
     runfolder.write_text(place, re.sub(r"\x1b\[[\d;]*m", "", log))
-    return FedhaError(f"Flower's simulation failed: {' '.join(reason.split())}; its log is in {place}")
+    return FedhaError(f"Flower's simulation failed: {' '.join(reason.split()).rstrip('.')}; its log is in {place}")

@@ -58,6 +58,9 @@ def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
     domains = data.load(config.data, config.seed[0])
     if left_out is None:
         return domains
+    names = [one.name for one in domains.sources]
+    if left_out not in names:
+        raise FedhaError(f"there is no source domain {left_out!r} to leave out; the sources are {', '.join(names)}")
     kept = tuple(one for one in domains.sources if one.name != left_out)
     if not kept:
         raise FedhaError(f"leaving out {left_out!r} leaves no source; set evaluation.leave_one_domain_out to false")
