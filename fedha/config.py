@@ -83,10 +83,32 @@ class RecipeConfig(_Section):
                 f"recipe {self.name!r} is no row of the table{_nearest(self.name, RECIPES)}; "
                 "or give `align: {statistic: weight}` to make your own"
             )
+        if self.align == {}:
+            raise ValueError("align is empty; leave it out for the row's own terms, or take recipe erm for none")
+        if self.align and (self.gradient_weight is not None or self.hessian_weight is not None):
+            raise ValueError("align gives every weight; leave out gradient_weight and hessian_weight")
         for statistic in self.align or {}:
             if statistic not in STATISTICS:
                 raise ValueError(f"no statistic {statistic!r}{_nearest(statistic, STATISTICS)}")
+        self._check_used()
         return self
+
+    def _check_used(self) -> None:
+        """A setting that would change nothing is an error, not a surprise."""
+        recipe = self.resolve()
+        orders = {STATISTICS[term.statistic].order for term in recipe.terms}
+        used = {
+            "gradient_weight": 1 in orders,
+            "hessian_weight": 2 in orders,
+            "probes": any(t.per_probe or t.statistic.startswith("hutchinson") for t in recipe.terms),
+            "moving_average": any(
+                t.client_average or t.reference_average for t in RECIPES.get(self.name, Recipe(self.name)).terms
+            ),
+            "step_size": recipe.weighting == "risk",
+        }
+        idle = [key for key, uses in used.items() if getattr(self, key) is not None and not uses]
+        if idle:
+            raise ValueError(f"recipe {self.name!r} does not use {' or '.join(idle)}; leave it out")
 
     def resolve(self) -> Recipe:
         """The recipe this describes: the table's row, or new terms, with the given weights and schedule."""
@@ -210,6 +232,15 @@ class Config(_Section):
     @classmethod
     def _seeds(cls, value: Any) -> Any:
         return value if isinstance(value, list) else [value]
+
+    @model_validator(mode="after")
+    def _shares_fit_recipe(self) -> "Config":
+        for recipe in self.recipe:
+            if self.training.averaging == "examples" and any(t.target == "others" for t in recipe.resolve().terms):
+                raise ValueError(
+                    f"recipe {recipe.name!r} takes pairs of domains alike; set training.averaging to domains"
+                )
+        return self
 
     def runs(self) -> "list[Config]":
         """This config as single runs: one recipe and one seed each, recipes first."""

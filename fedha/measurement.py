@@ -51,10 +51,13 @@ class Circumstances:
 
 
 def view_head(model: SplitModel, parameters: Mapping[str, Tensor]) -> HeadView:
-    """The head of a model at the given parameters (the whole model's, by name)."""
+    """The head of a model at the given parameters (the whole model's, by name).
+
+    A linear head with a bias gets the closed forms. One without has no bias column, so it goes through torch.func.
+    """
     own = {name.removeprefix("head."): value for name, value in parameters.items() if name.startswith("head.")}
-    if isinstance(model.head, nn.Linear):
-        matrix = head_matrix(own["weight"], own.get("bias"))
+    if isinstance(model.head, nn.Linear) and model.head.bias is not None:
+        matrix = head_matrix(own["weight"], own["bias"])
         return HeadView(statistics, (matrix,), tuple(matrix.shape), with_bias)
     size = sum(value.numel() for value in own.values())
     return HeadView(nonlinear, (partial(_call, model.head), own), (size,), lambda features: features)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from fedha.errors import FedhaError
+
 
 def weighted_mean(values: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
     """Average tensors by name, summed in the order given.
@@ -16,14 +18,14 @@ def weighted_mean(values: Sequence[Mapping[str, Tensor]], shares: Sequence[float
         The weighted mean by name.
 
     Raises:
-        ValueError: No clients, or names or shapes that differ.
+        FedhaError: No clients, or names or shapes that differ.
     """
     if not values:
-        raise ValueError("there is nothing to average: no client replied")
+        raise FedhaError("there is nothing to average: no client replied")
     first = values[0]
     for other in values[1:]:
         if {k: v.shape for k, v in other.items()} != {k: v.shape for k, v in first.items()}:
-            raise ValueError(
+            raise FedhaError(
                 f"clients disagree on what they sent: {_shapes(first)} against {_shapes(other)}; "
                 "do they run the same model?"
             )

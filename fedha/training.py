@@ -68,10 +68,11 @@ def answer_train(client: Client, request: Request) -> Reply:
     The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
     local mode.
     """
-    if request.task.training.mode == "synchronous":
-        update, metrics = _one_gradient(client, request)
-    else:
-        update, metrics = _local_steps(client, request)
+    train = _one_gradient if request.task.training.mode == "synchronous" else _local_steps
+    try:
+        update, metrics = train(client, request)
+    except ValueError as error:  # a statistic that this batch is too small for
+        raise FedhaError(f"domain {client.domain.name!r} in round {request.round}: {error}") from error
     client._forward = None
     if not all(bool(value.isfinite().all()) for value in update.values()):
         raise FedhaError(

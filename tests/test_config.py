@@ -1,6 +1,7 @@
 """What a config may say, what its errors say, and which recipe it means."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -40,14 +41,17 @@ def test_every_shipped_config_is_read_and_travels(path: Path, tmp_path: Path) ->
     assert path.read_text(encoding="utf-8").startswith("# fedha ")
 
 
-RECIPE_SETTINGS = st.builds(
-    RecipeConfig,
-    name=st.sampled_from(sorted(RECIPES)),
-    align=st.none() | st.dictionaries(st.sampled_from(["risk", "gradient"]), st.floats(0, 1e9), max_size=2),
-    gradient_weight=st.none() | st.floats(0, 1e9),
-    weight=st.floats(0, 1e9),
-    probes=st.none() | st.integers(1, 1000),
-    moving_average=st.none() | st.floats(0, 0.999),
+WEIGHTS = st.floats(0, 1e9)
+RECIPE_SETTINGS = st.one_of(
+    st.builds(RecipeConfig, name=st.sampled_from(sorted(RECIPES)), weight=WEIGHTS, rescale=st.booleans()),
+    st.builds(
+        RecipeConfig,
+        align=st.dictionaries(st.sampled_from(["risk", "gradient"]), WEIGHTS, min_size=1, max_size=2),
+        warmup_rounds=st.integers(0, 9),
+        warmup_weight=WEIGHTS,
+    ),
+    st.builds(RecipeConfig, name=st.just("hutchinson"), probes=st.integers(1, 1000), gradient_weight=WEIGHTS),
+    st.builds(RecipeConfig, name=st.sampled_from(["fishr", "fediir"]), moving_average=st.floats(0, 0.999)),
 )
 
 
@@ -210,11 +214,12 @@ def test_gradient_and_hessian_weight_go_to_terms_of_first_and_second_order() -> 
 
 
 def test_schedule_probes_and_step_size_are_those_of_the_config() -> None:
-    settings = {"weight": 9.0, "warmup_rounds": 4, "warmup_weight": 0.5, "rescale": True, "probes": 7, "step_size": 2.0}
+    settings = {"weight": 9.0, "warmup_rounds": 4, "warmup_weight": 0.5, "rescale": True, "probes": 7}
     settings["reset_optimizer"] = True
     recipe = RecipeConfig(name="hutchinson", **settings).resolve()
     assert {key: getattr(recipe, key) for key in settings} == settings
     assert [recipe.scheduled_weight(number) for number in (1, 4, 5)] == [0.5, 0.5, 9.0]
+    assert RecipeConfig(name="groupdro", step_size=2.0).resolve().step_size == 2.0
 
 
 def test_align_makes_a_recipe_of_ones_own() -> None:
@@ -233,3 +238,19 @@ def test_moving_average_reaches_the_rows_that_have_one() -> None:
     assert [t.client_average for t in RecipeConfig(name="fishr", moving_average=0.5).resolve().terms] == [0.5]
     assert [t.reference_average for t in RecipeConfig(name="fediir", moving_average=0.0).resolve().terms] == [0.0]
     assert [t.client_average for t in RecipeConfig(name="fediir", moving_average=0.5).resolve().terms] == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"recipe": {"name": "hgp", "align": {}}}, "align is empty"),
+        ({"recipe": {"name": "hgp", "align": {"gradient": 1}, "hessian_weight": 2}}, "align gives every weight"),
+        ({"recipe": {"name": "irm", "moving_average": 0.9}}, "recipe 'irm' does not use moving_average"),
+        ({"recipe": {"name": "erm", "gradient_weight": 1, "probes": 3}}, "does not use gradient_weight or probes"),
+        ({"recipe": {"name": "hgp", "step_size": 0.1}}, "does not use step_size"),
+        ({"recipe": "fish", "training": {"averaging": "examples"}}, "recipe 'fish' takes pairs of domains alike"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_an_error(content: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(FedhaError, match=sentence):
+        parse(content)

@@ -374,3 +374,38 @@ def test_a_node_beyond_the_domains_is_refused(tmp_path: Path) -> None:
     here = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
     with pytest.raises(FedhaError, match=r"partition-id is 2 but the data have 2 source domains"):
         server_app(tmp_path)(grid=grid, context=here)
+
+
+def test_a_model_with_active_dropout_is_refused_until_it_is_switched_off() -> None:
+    problem = make_problem()
+    featurizer = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.Dropout(0.5))
+    problem = replace(problem, model=SplitModel(featurizer, nn.Linear(5, 3)).double())
+    with pytest.raises(FedhaError, match=r"'featurizer\.2' draws from torch's global generator"):
+        train_over(InlineGrid(app_of(problem), 3), HessianAlignment("erm", clients=3), problem, 1)
+    featurizer[2].eval()
+    train_over(InlineGrid(app_of(problem), 3), HessianAlignment("erm", clients=3), problem, 1)
+
+
+def test_a_second_start_is_a_run_of_its_own() -> None:
+    problem = make_problem()
+    strategy = HessianAlignment("fediir", SYNCHRONOUS, seed=SEED, clients=3)
+    initial = ArrayRecord(problem.model.state_dict())
+    ends = [strategy.start(InlineGrid(app_of(problem), 3), initial, num_rounds=2).arrays for _ in range(2)]
+    assert_same_bits(*map(unpack_tensors, ends))
+
+
+def test_a_linear_head_without_a_bias_is_aligned_without_a_bias() -> None:
+    problem = make_problem()
+    model = SplitModel(nn.Sequential(nn.Flatten(), nn.Linear(4, 5)), nn.Linear(5, 3, bias=False)).double()
+    problem = replace(problem, model=model)
+    training = TrainingConfig(rounds=1, optimizer="sgd", learning_rate=1.0)
+    parameters, _ = train_plainly(problem, RECIPES["iga"], training)
+    losses = [
+        nn.functional.cross_entropy(model(domain.train.inputs), domain.train.labels) for domain in problem.domains
+    ]
+    heads = [torch.autograd.grad(loss, model.head.weight, create_graph=True)[0] for loss in losses]
+    mean = sum(heads) / 3
+    objective = sum(loss + (head - mean).square().sum() for loss, head in zip(losses, heads, strict=True)) / 3
+    names, values = zip(*model.named_parameters(), strict=True)
+    for name, value, gradient in zip(names, values, torch.autograd.grad(objective, values), strict=True):
+        assert_close(parameters[name], value.detach() - gradient, rtol=0, atol=1e-12)

@@ -247,7 +247,7 @@ def test_two_clients_with_one_place_are_refused() -> None:
 
 def test_clients_with_different_models_are_refused() -> None:
     server = Server(Task(RECIPES["erm"], TrainingConfig(), SEED), {"w": torch.zeros(2)})
-    with pytest.raises(ValueError, match="do they run the same model"):
+    with pytest.raises(FedhaError, match="do they run the same model"):
         server.step(1, [reply(0, {"w": torch.zeros(2)}), reply(1, {"w": torch.zeros(3)})])
 
 

@@ -103,6 +103,11 @@ def _make_client(model: SplitModel, domain: Domain, context: Context, device: st
                 f"module {name!r} keeps running statistics, which clients would not share; use GroupNorm, "
                 "or freeze it with .eval()"
             )
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            raise FedhaError(
+                f"module {name!r} draws from torch's global generator, so that no run could be repeated and statistics "
+                "would be of another model than is trained; take it out, or switch it off with .eval()"
+            )
     kind = next(model.parameters())
     train, held_out = (
         Examples(part.inputs.to(device, kind.dtype), part.labels.to(device)) for part in (domain.train, domain.held_out)

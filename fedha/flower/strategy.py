@@ -60,7 +60,7 @@ class HessianAlignment(Strategy):
 
     def begin(self, parameters: Mapping[str, Tensor]) -> Server:
         """Start from these parameters; Flower's own loop does it with the first round's arrays."""
-        self.server, self._arrays = Server(self.task, dict(parameters)), None
+        self.server, self._arrays, self.last_round = Server(self.task, dict(parameters)), None, {}
         return self.server
 
     @property
@@ -74,7 +74,9 @@ class HessianAlignment(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Measure the round's references over the grid, then ask every client to train."""
-        server = self.server or self.begin(unpack_tensors(arrays))
+        server = self.server
+        if server is None or (server_round == 1 and self.last_round):  # a second start() is a run of its own
+            server = self.begin(unpack_tensors(arrays))
         nodes = self._wait_for_nodes(grid)
         references: dict[str, Tensor] = {}
         for measure in self.task.recipe.measurements():

@@ -9,7 +9,7 @@ class SplitModel(nn.Module):
 
     Attributes:
         featurizer: Maps inputs [n, ...] to features [n, D - 1].
-        head: Maps features to logits [n, C]. An `nn.Linear` gets the closed forms, any other module torch.func.
+        head: Maps features to logits [n, C]. An `nn.Linear` with a bias gets the closed forms, others torch.func.
     """
 
     def __init__(self, featurizer: nn.Module, head: nn.Module) -> None:
@@ -28,7 +28,6 @@ def with_bias(features: Tensor) -> Tensor:
     return torch.cat([features, features.new_ones(len(features), 1)], 1)
 
 
-def head_matrix(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear head as one matrix, bias in the last column: [C, D]. Without a bias that column is zero."""
-    last = weight.new_zeros(len(weight)) if bias is None else bias
-    return torch.cat([weight, last[:, None]], 1)
+def head_matrix(weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear head as one matrix, bias in the last column: [C, D]."""
+    return torch.cat([weight, bias[:, None]], 1)
