@@ -43,8 +43,9 @@ def execute(config: Config, folder: Path, listener: Listener, *, resume: bool = 
 def _train_folds(config: Config, folder: Path, listener: Listener, resume: bool) -> None:
     if not resume and runfolder.holds_run(folder):
         raise runfolder.occupied(folder)
+    sources = load_domains(config).sources
     runfolder.create(folder, config, resume=resume)
-    for source in load_domains(config).sources:
+    for source in sources:
         place = fold_folder(folder, source.name)
         if runfolder.is_finished(place):
             continue

@@ -9,7 +9,14 @@ from fedha import config as configs
 from fedha.config import Config
 from fedha.runs import runfolder
 
-FAST = ("training.rounds=4", "engine.name=inline", "evaluation.every=2", "model.hidden=[4]")  # for real runs
+# for real runs
+FAST = (
+    "training.rounds=4",
+    "engine.name=inline",
+    "evaluation.every=2",
+    "evaluation.leave_one_domain_out=false",
+    "model.hidden=[4]",
+)
 
 VERSIONS = {"fedha": "0.1.0", "python": "3.11", "torch": "2.13.0", "flwr": "1.41.0", "ray": "2.55.1", "numpy": "2.4.6"}
 

@@ -83,10 +83,10 @@ def without_time(path: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in one.items() if key != "seconds"} for one in objects]
 
 
-def assert_same_run(resumed: Path, whole: Path) -> None:
+def assert_same_run(resumed: Path, whole: Path, results: str = "results.json") -> None:
     for name in ("config.yaml", "model.safetensors"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
-    for name in ("metrics.jsonl", "results.json"):
+    for name in ("metrics.jsonl", results):
         assert without_time(resumed / name) == without_time(whole / name)
     assert [one["round"] for one in without_time(resumed / "metrics.jsonl")] == [*range(1, ROUNDS + 1)]
 
@@ -137,7 +137,8 @@ def test_leave_one_domain_out_resumes_in_a_fold_between_folds_and_after_them(tmp
     results = execute(config, tmp_path / "killed", Silent(), resume=True)
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     for fold in folds:
-        assert_same_run(tmp_path / "killed" / "folds" / fold, tmp_path / "whole" / "folds" / fold)
+        assert_same_run(tmp_path / "killed" / "folds" / fold, tmp_path / "whole" / "folds" / fold, "fold.json")
+    assert [path.parent for path in (tmp_path / "whole").rglob("results.json")] == [tmp_path / "whole"]
     assert set(results["selection"]) == {"final", "training_domain_validation", "leave_one_domain_out", "oracle"}
 
 

@@ -112,7 +112,7 @@ def serve(
         _evaluate_sources(strategy, grid, done, "held_out,train")
     runfolder.write_model(job.folder, server.parameters)
     results = _results(job, strategy, domains, records)
-    runfolder.write_json(job.folder / runfolder.RESULTS, results)
+    runfolder.write_json(job.folder / (runfolder.FOLD if job.left_out else runfolder.RESULTS), results)
     listener.finished(results)
     return results
 

@@ -34,11 +34,12 @@ EXPERIMENT = "experiment.yaml"  # in the common folder of several runs: the conf
 METRICS = "metrics.jsonl"
 MODEL = "model.safetensors"
 RESULTS = "results.json"
+FOLD = "fold.json"  # in its place where a source was left out: its target is no target
 REPORT = "report.html"
 ERROR = "error.txt"  # the traceback, after an error that nobody expected
 CHECKPOINT = "checkpoint"  # a folder
 FOLDS = "folds"  # a folder: the runs without one source each, for leave-one-domain-out selection
-FILES = (CONFIG, EXPERIMENT, METRICS, MODEL, RESULTS, REPORT, ERROR)
+FILES = (CONFIG, EXPERIMENT, METRICS, MODEL, RESULTS, FOLD, REPORT, ERROR)
 
 
 def create(folder: Path, config: Config, *, resume: bool = False) -> None:
@@ -78,7 +79,7 @@ def holds_run(folder: Path) -> bool:
 
 def is_finished(folder: Path) -> bool:
     """Whether the folder's run came to its end."""
-    return (folder / RESULTS).is_file()
+    return _results(folder).is_file()
 
 
 def occupied(folder: Path) -> FedhaError:
@@ -146,7 +147,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     Raises:
         FedhaError: The run has not finished, or its results.json is damaged.
     """
-    path = folder / RESULTS
+    path = _results(folder)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -156,6 +157,10 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FedhaError(f"{path} holds a {type(content).__name__}, not an object; delete it and resume the run")
     return content
+
+
+def _results(folder: Path) -> Path:
+    return folder / (FOLD if (folder / FOLD).is_file() else RESULTS)
 
 
 def write_model(folder: Path, tensors: "Mapping[str, Tensor]") -> None:
