@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from fedha.report.formats import render
 from fedha.report.tables import recipe_table
@@ -27,3 +29,13 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_configs_first_line_is_the_command_that_runs_it(config: Path) -> None:
     assert config.read_text(encoding="utf-8").startswith(f"# fedha run configs/{config.name}")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_the_first_python_example_trains_a_backbone(page: str) -> None:
+    example = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)[0]
+    backbone, head = nn.Linear(6, 4), torch.randn(3, 5, requires_grad=True)
+    names = {"backbone": backbone, "head": head, "head_weights": head, "reference": torch.zeros(3, 5)}
+    exec(example, {**names, "images": torch.randn(8, 6), "labels": torch.randint(3, (8,))})
+    assert backbone.weight.grad is not None
+    assert backbone.weight.grad.abs().sum() > 0
