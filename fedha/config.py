@@ -222,6 +222,13 @@ class Config(_Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     engine: EngineConfig = EngineConfig()
 
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError(f"{value!r} has characters that cannot be printed; use letters, digits and punctuation")
+        return value
+
     @field_validator("recipe", mode="before")
     @classmethod
     def _recipes(cls, value: Any) -> Any:

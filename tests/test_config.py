@@ -56,7 +56,7 @@ RECIPE_SETTINGS = st.one_of(
 
 
 @given(
-    st.text(min_size=1, max_size=8),
+    st.text(min_size=1, max_size=8).filter(str.isprintable),
     st.lists(RECIPE_SETTINGS, min_size=1, max_size=3),
     st.lists(st.integers(0, 2**31), min_size=1, max_size=3),
     st.none() | st.sampled_from(["data", "/tmp/ünder"]),
@@ -243,6 +243,7 @@ def test_moving_average_reaches_the_rows_that_have_one() -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
+        ({"name": "a\x85b"}, r"name: 'a\\x85b' has characters that cannot be printed"),
         ({"recipe": {"name": "hgp", "align": {}}}, "align is empty"),
         ({"recipe": {"name": "hgp", "align": {"gradient": 1}, "hessian_weight": 2}}, "align gives every weight"),
         ({"recipe": {"name": "irm", "moving_average": 0.9}}, "recipe 'irm' does not use moving_average"),
@@ -251,6 +252,6 @@ def test_moving_average_reaches_the_rows_that_have_one() -> None:
         ({"recipe": "fish", "training": {"averaging": "examples"}}, "recipe 'fish' takes pairs of domains alike"),
     ],
 )
-def test_a_setting_that_would_change_nothing_is_an_error(content: dict[str, Any], sentence: str) -> None:
+def test_a_setting_that_contradicts_or_would_change_nothing_is_an_error(content: dict[str, Any], sentence: str) -> None:
     with pytest.raises(FedhaError, match=sentence):
         parse(content)
