@@ -1,6 +1,7 @@
 """A client's work: measure statistics, take a step or many, evaluate."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -53,7 +54,7 @@ def answer_measure(client: Client, request: Request) -> Reply:
     """Measure the statistics that a request asks for, on the whole domain at the global model."""
     forward = _whole_domain(client, request)
     around = _circumstances(client, request, reference=True)
-    with torch.no_grad(), statistics.shared():
+    with _named(client, request), torch.no_grad(), statistics.shared():
         view = view_head(client.model, forward.parameters)
         tensors = {name: measure(name, view, forward.features, forward.labels, around) for name in request.measure}
     for name, offset in _offsets(client, request.task.recipe).items():
@@ -69,10 +70,8 @@ def answer_train(client: Client, request: Request) -> Reply:
     local mode.
     """
     train = _one_gradient if request.task.training.mode == "synchronous" else _local_steps
-    try:
+    with _named(client, request):
         update, metrics = train(client, request)
-    except ValueError as error:  # a statistic that this batch is too small for
-        raise FedhaError(f"domain {client.domain.name!r} in round {request.round}: {error}") from error
     client._forward = None
     if not all(bool(value.isfinite().all()) for value in update.values()):
         raise FedhaError(
@@ -128,6 +127,15 @@ def objective(
         loss = loss / weight
     parts = {"loss": loss, "risk": risk, **{f"penalty/{name}": value for name, value in terms.items()}}
     return loss, {name: float(value.detach()) for name, value in parts.items()}
+
+
+@contextmanager
+def _named(client: Client, request: Request) -> Iterator[None]:
+    """Say whose batch, and when, was too small for a statistic."""
+    try:
+        yield
+    except ValueError as error:
+        raise FedhaError(f"domain {client.domain.name!r} in round {request.round}: {error}") from error
 
 
 def _one_gradient(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:

@@ -409,3 +409,11 @@ def test_a_linear_head_without_a_bias_is_aligned_without_a_bias() -> None:
     names, values = zip(*model.named_parameters(), strict=True)
     for name, value, gradient in zip(names, values, torch.autograd.grad(objective, values), strict=True):
         assert_close(parameters[name], value.detach() - gradient, rtol=0, atol=1e-12)
+
+
+def test_a_domain_too_small_for_a_statistic_is_named() -> None:
+    problem = make_problem()
+    small = replace(problem.domains[1], train=problem.domains[1].train.select(slice(0, 1)))
+    problem = replace(problem, domains=(problem.domains[0], small, problem.domains[2]))
+    with pytest.raises(FedhaError, match="domain 'd1' in round 1: a covariance needs two examples or more"):
+        train_over(InlineGrid(app_of(problem), 3), HessianAlignment("coral", clients=3), problem, 1)

@@ -1,7 +1,6 @@
 """Laws of Hutchinson's sketches: chance is enumerated over all sign vectors, never hoped for."""
 
 from itertools import product
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,20 +10,7 @@ from torch import Tensor
 from torch.func import grad, hessian
 
 from fedha import sketches, statistics
-
-
-class Client(NamedTuple):
-    head: Tensor
-    features: Tensor
-    labels: Tensor
-
-
-def make_client(seed: int, classes: int, examples: int, width: int) -> Client:
-    draws = torch.Generator().manual_seed(seed)
-    features = torch.randn(examples, width, generator=draws, dtype=torch.float64)
-    features[:, -1] = 1
-    labels = torch.randint(0, max(classes, 2), (examples,), generator=draws)
-    return Client(torch.randn(classes, width, generator=draws, dtype=torch.float64), features, labels)
+from tests.test_statistics import Client, make_client
 
 
 def all_signs(classes: int, width: int) -> Tensor:
