@@ -1,4 +1,4 @@
-"""The server's step: shares of the clients, and the optimiser that applies their mean update."""
+"""The server's step: weights of the domains by risk, and the optimiser that applies the clients' mean update."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,19 @@ from fedha.schedule import rate_factor
 _RATES = {"sgd": 0.1, "adam": 1e-3, "fedavg": 1.0, "fedavgm": 1.0, "fedadam": 1e-2}
 
 
-def average_shares(training: TrainingConfig, examples: Sequence[int]) -> list[float]:
-    """Each client's weight in the averages: equal by domain, or proportional to its examples."""
-    if training.averaging == "domains":
-        return [1 / len(examples)] * len(examples)
-    return [count / sum(examples) for count in examples]
+def risk_shares(recipe: Recipe, previous: Sequence[float], risks: Sequence[float | None]) -> list[float]:
+    """Group DRO's domain weights: ``q_e exp(step_size * risk_e)``, normalised (Sagawa et al., 2020).
 
-
-def risk_shares(recipe: Recipe, previous: Sequence[float], risks: Sequence[float]) -> list[float]:
-    """Group DRO's domain weights: ``q_e exp(step_size * risk_e)``, normalised (Sagawa et al., 2020)."""
-    highest = max(risks)
-    raised = [q * math.exp(recipe.step_size * (r - highest)) for q, r in zip(previous, risks, strict=True)]
+    Args:
+        recipe: Its step_size.
+        previous: The weights so far, one a domain.
+        risks: The round's risks; None where a domain took no part, whose weight is then only normalised.
+    """
+    highest = max(risk for risk in risks if risk is not None)
+    raised = [
+        q * math.exp(recipe.step_size * ((0.0 if r is None else r) - highest))
+        for q, r in zip(previous, risks, strict=True)
+    ]
     return [value / sum(raised) for value in raised]
 
 

@@ -44,6 +44,7 @@ class DataConfig(_Section):
     imbalance: Literal["none", "clean", "paper_code"] = Field(
         "none", description="colored_mnist: label shift between the sources (see docs/guide.md)"
     )
+    clients_per_domain: int = Field(1, ge=1, description="clients that share each source domain's examples")
     imbalance_ratio: float = Field(0.97, gt=0.5, lt=1, description="colored_mnist: majority class ratio a domain")
 
 
@@ -171,10 +172,24 @@ class TrainingConfig(_Section):
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="of the learning rate over the rounds"
     )
-    averaging: Literal["domains", "examples"] = Field(
-        "domains", description="every domain counts alike, or by examples"
+    averaging: Literal["domains", "examples", "clients"] = Field(
+        "domains", description="every domain counts alike, or every example, or every client"
+    )
+    clients_per_round: int | float | None = Field(
+        None, description="clients drawn each round: a number, or a fraction under 1; null: all of them"
+    )
+    client_sampling: Literal["uniform", "examples"] = Field(
+        "uniform", description="clients are drawn alike, or in proportion to their examples; without replacement"
     )
     local: LocalConfig = LocalConfig()
+
+    @field_validator("clients_per_round", mode="before")
+    @classmethod
+    def _number_or_fraction(cls, value: Any) -> Any:
+        number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if value is not None and not number and not (isinstance(value, float) and 0 < value < 1):
+            raise ValueError(f"{value!r} is neither a number of clients, 1 or more, nor a fraction between 0 and 1")
+        return value
 
     @model_validator(mode="after")
     def _optimizer_fits_mode(self) -> "TrainingConfig":
@@ -202,11 +217,19 @@ class CheckpointConfig(_Section):
 class EngineConfig(_Section):
     """Where clients run."""
 
-    name: Literal["auto", "inline", "flower"] = Field(
-        "auto", description="auto picks; inline: this process; flower: flwr run"
+    name: Literal["auto", "inline", "ray", "flower"] = Field(
+        "auto", description="auto picks; inline: this process; ray: worker processes; flower: flwr run"
     )
     threads: int = Field(1, ge=1, description="torch threads a client; a sum's bits depend on it")
-    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where clients compute")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where clients compute; auto: on a GPU if any")
+    workers: int | None = Field(None, ge=1, description="ray: processes; default: cores over threads, or by the GPUs")
+    clients_per_gpu: int = Field(1, ge=1, description="ray: workers that share a GPU, each with its part of the memory")
+    batching: bool = Field(True, description="ray: a worker trains small clients together where it can")
+    address: str | None = Field(None, description="ray: a running cluster, such as auto or ray://head:10001")
+    on_client_error: Literal["stop", "skip"] = Field(
+        "stop", description="a client that fails ends the run, or is left out of the round and counted"
+    )
+    client_timeout: float | None = Field(None, gt=0, description="ray: seconds a client may take for one answer")
 
 
 class Config(_Section):

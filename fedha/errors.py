@@ -1,4 +1,4 @@
-"""The error that a user can act on."""
+"""The errors that end a run: those that a user can act on, and those of a client's own code."""
 
 
 class FedhaError(Exception):
@@ -6,3 +6,17 @@ class FedhaError(Exception):
 
     The command line prints it as one sentence and exits with code 2.
     """
+
+
+class ClientError(Exception):
+    """A client's code failed in a way that nobody expected; the message says whose, when and why.
+
+    Args:
+        message: One sentence.
+        trace: The client's own traceback, kept as a note, or "".
+    """
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        if trace:
+            self.add_note(f"The client's own traceback:\n\n{trace.strip()}")

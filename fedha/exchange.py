@@ -50,7 +50,8 @@ class Reply:
     """A client's side of an exchange.
 
     Attributes:
-        client: The client's name: its domain.
+        client: The client's name: its domain's, or ``domain/shard`` where several share one.
+        domain: Its domain's name.
         index: Its place in client order, in which everything is summed.
         examples: Training examples it holds.
         tensors: Statistics by name, or the update by parameter name.
@@ -58,6 +59,7 @@ class Reply:
     """
 
     client: str
+    domain: str
     index: int
     examples: int
     tensors: Mapping[str, Tensor]

@@ -1,13 +1,14 @@
 """The round as a plain loop: what every engine must reproduce, and the server's side that they share."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedha.aggregation import apply_update, average_shares, risk_shares, server_optimizer
+from fedha.aggregation import apply_update, risk_shares, server_optimizer
+from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request, Task
 from fedha.recipes import STATISTICS
@@ -22,37 +23,46 @@ class Server:
     Attributes:
         task: The run's task.
         parameters: The global model, by name; changed in place.
-        examples: Training examples of each client, in client order; learnt from the first replies.
+        cohort: The round's clients, in client order; who fails leaves it.
+        shares: Each of its clients' weight in the averages, by place; they sum to 1.
         averages: Moving averages of references, by statistic (FedIIR).
-        weights: Group DRO's domain weights, in client order.
+        weights: Group DRO's weights, by domain.
     """
 
     task: Task
     parameters: dict[str, Tensor]
-    examples: list[int] = field(default_factory=list)
+    cohort: list[Member] = field(default_factory=list)
+    shares: dict[int, float] = field(default_factory=dict)
     averages: dict[str, Tensor] = field(default_factory=dict)
-    weights: list[float] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
         self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.optimizer = server_optimizer(self.task.training, list(self.parameters.values()))
 
-    def shares(self) -> list[float]:
-        """Each client's weight in the averages, in client order."""
-        return average_shares(self.task.training, self.examples)
+    def gather(self, round: int, members: Sequence[Member]) -> list[Member]:
+        """Draw a round's clients.
 
-    def request(
-        self, round: int, index: int, references: Mapping[str, Tensor], measure: tuple[str, ...] = ()
-    ) -> Request:
-        """What one client is asked in one exchange."""
-        share = self.shares()[index] if self.examples else 1.0
-        return Request(self.task, round, self.parameters, references, measure, share)
+        Args:
+            round: From 1.
+            members: All clients, in any order.
 
-    def refer(self, replies: Sequence[Reply]) -> dict[str, Tensor]:
-        """Average one exchange's statistics into references."""
-        replies = self._in_order(replies)
-        references = weighted_mean([reply.tensors for reply in replies], self.shares())
+        Raises:
+            FedhaError: Two clients have one place, or more are asked for than there are.
+        """
+        ordered = sorted(members, key=lambda one: one.index)
+        places = [one.index for one in ordered]
+        if len(set(places)) < len(places):
+            raise FedhaError(f"clients have the places {places}; give each its own partition-id in the node config")
+        self.cohort = draw_cohort(self.task.training, self.task.seed, round, ordered)
+        shares = average_shares(self.task.training, self.cohort)
+        self.shares = {one.index: share for one, share in zip(self.cohort, shares, strict=True)}
+        return self.cohort
+
+    def refer(self, replies: Iterable[Reply]) -> dict[str, Tensor]:
+        """Average one exchange's statistics into references; who did not answer leaves the cohort."""
+        references, _ = self._mean(replies, self.shares)
         for term in self.task.recipe.terms:
             name = STATISTICS[term.statistic].reference
             if term.reference_average and name in references:
@@ -60,30 +70,104 @@ class Server:
                 references[name] = self.averages[name]
         return references
 
-    def step(self, round: int, replies: Sequence[Reply]) -> dict[str, Any]:
+    def step(self, round: int, replies: Iterable[Reply]) -> dict[str, Any]:
         """Average one round's updates, apply them, and return the round's numbers."""
-        replies = self._in_order(replies)
-        shares = self.shares()
+        shares = self.shares
         if self.task.recipe.weighting == "risk":
-            previous = self.weights or [1 / len(replies)] * len(replies)
-            shares = risk_shares(self.task.recipe, previous, [reply.metrics["risk"] for reply in replies])
-            self.weights = shares
-        update = weighted_mean([reply.tensors for reply in replies], shares)
+            # every risk must be known before any update can be weighed
+            replies = list(in_order(replies, [one.index for one in self.cohort]))
+            shares = self._risk_shares(replies)
+        update, answered = self._mean(replies, shares)
         recipe = self.task.recipe
         if recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1:
             self.optimizer = server_optimizer(self.task.training, list(self.parameters.values()))
         apply_update(self.task.training, self.optimizer, self.parameters, update, round)
-        return _summary(self.task, round, replies)
+        return _summary(self.task, round, answered)
 
-    def _in_order(self, replies: Sequence[Reply]) -> list[Reply]:
-        ordered = sorted(replies, key=lambda reply: reply.index)
-        if [reply.index for reply in ordered] != list(range(len(ordered))):
+    def _mean(self, replies: Iterable[Reply], shares: Mapping[int, float]) -> tuple[dict[str, Tensor], list[Reply]]:
+        """Average as replies come, and keep their numbers: no more than what is out of order stays in memory."""
+        answered: list[Reply] = []
+
+        def weighed() -> Iterator[tuple[Mapping[str, Tensor], float]]:
+            for reply in in_order(replies, [one.index for one in self.cohort]):
+                answered.append(replace(reply, tensors={}))
+                yield reply.tensors, shares[reply.index]
+
+        mean = weighted_mean(weighed())
+        if len(answered) < len(self.cohort):  # the others' shares grow alike
+            present = {reply.index for reply in answered}
+            scale = 1 / sum(shares[place] for place in present)
+            mean = {name: value * scale for name, value in mean.items()}
+            rest = sum(self.shares[place] for place in present)
+            self.shares = {place: self.shares[place] / rest for place in self.shares if place in present}
+            self.cohort = [one for one in self.cohort if one.index in present]
+        return mean, answered
+
+    def _risk_shares(self, replies: Sequence[Reply]) -> dict[int, float]:
+        """Group DRO: the domains' weights move with their risks; the clients of a domain share its weight."""
+        risks = by_domain(replies, "risk")
+        known = list(dict.fromkeys([*self.weights, *risks]))
+        previous = [self.weights.get(domain, 1 / len(known)) for domain in known]
+        moved = risk_shares(self.task.recipe, previous, [risks.get(domain) for domain in known])
+        self.weights = dict(zip(known, moved, strict=True))
+        scale = 1 / sum(self.weights[domain] for domain in risks)
+        usual = dict.fromkeys(risks, 0.0)
+        for reply in replies:
+            usual[reply.domain] += self.shares[reply.index]
+        return {
+            reply.index: self.weights[reply.domain] * scale * (self.shares[reply.index] / usual[reply.domain])
+            for reply in replies
+        }
+
+
+def in_order(replies: Iterable[Reply], places: Sequence[int]) -> Iterator[Reply]:
+    """Replies in client order, each as soon as all before it have come; one that is missing holds up to the end.
+
+    Args:
+        replies: In order of arrival.
+        places: Whose replies are expected, ascending.
+
+    Raises:
+        FedhaError: Two replies from one place, or one from a place that was not asked.
+    """
+    waiting: dict[int, Reply] = {}
+    expected = list(places)
+    asked, heard, upto = set(places), set(), 0
+    for reply in replies:
+        if reply.index in heard or reply.index not in asked:
             raise FedhaError(
-                f"clients replied as {[reply.index for reply in ordered]}; each must have its own place "
-                "from 0, so check partition-id in their node config"
+                f"a client replied as place {reply.index}, which "
+                f"{'another one has' if reply.index in heard else 'was not asked'}; "
+                "each must have its own place, so check partition-id in their node config"
             )
-        self.examples = [reply.examples for reply in ordered]
-        return ordered
+        heard.add(reply.index)
+        waiting[reply.index] = reply
+        while upto < len(expected) and expected[upto] in waiting:
+            yield waiting.pop(expected[upto])
+            upto += 1
+    yield from (waiting[place] for place in sorted(waiting))
+
+
+def by_domain(replies: Sequence[Reply], metric: str) -> dict[str, float]:
+    """A number of each domain: its only client's, or the mean over its clients' examples."""
+    groups: dict[str, list[Reply]] = {}
+    for reply in replies:
+        groups.setdefault(reply.domain, []).append(reply)
+    return {domain: _pooled(group, metric) for domain, group in groups.items()}
+
+
+def pool_evaluations(replies: Sequence[Reply]) -> dict[str, dict[str, dict[str, float]]]:
+    """Evaluations by part and domain, ``{part: {domain: {accuracy, risk, examples}}}``, over the domain's clients."""
+    numbers: dict[str, dict[str, dict[str, float]]] = {}
+    for reply in sorted(replies, key=lambda one: one.index):
+        own: dict[str, dict[str, float]] = {}
+        for key, value in reply.metrics.items():
+            part, _, name = key.partition("/")
+            own.setdefault(part, {})[name] = value
+        for part, measured in own.items():
+            domains = numbers.setdefault(part, {})
+            domains[reply.domain] = _joined(domains.get(reply.domain, {"examples": 0}), measured)
+    return numbers
 
 
 def run_round(server: Server, clients: Sequence[Client], round: int) -> dict[str, Any]:
@@ -95,15 +179,35 @@ def run_round(server: Server, clients: Sequence[Client], round: int) -> dict[str
         round: From 1.
 
     Returns:
-        The round's numbers: loss, risk and accuracy by client, penalty by term, weight.
+        The round's numbers: loss, risk and accuracy by domain, penalty by term, weight.
     """
     references: dict[str, Tensor] = {}
-    server.examples = [len(client.domain.train) for client in clients]
+    cohort = {one.index for one in server.gather(round, [client.member for client in clients])}
+    chosen = [client for client in clients if client.index in cohort]
+
+    def request(client: Client, measure: tuple[str, ...] = ()) -> Request:
+        return Request(server.task, round, server.parameters, references, measure, server.shares[client.index])
+
     for measure in server.task.recipe.measurements():
-        replies = [answer_measure(c, server.request(round, c.index, references, measure)) for c in clients]
-        references |= server.refer(replies)
-    replies = [answer_train(c, server.request(round, c.index, references)) for c in clients]
-    return server.step(round, replies)
+        references |= server.refer([answer_measure(client, request(client, measure)) for client in chosen])
+    return server.step(round, [answer_train(client, request(client)) for client in chosen])
+
+
+def _pooled(replies: Sequence[Reply], metric: str) -> float:
+    if len(replies) == 1:
+        return replies[0].metrics[metric]
+    return sum(one.metrics[metric] * one.examples for one in replies) / sum(one.examples for one in replies)
+
+
+def _joined(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """The evaluation of two sets of examples together."""
+    if not one["examples"] or not other["examples"]:
+        return dict(other if other["examples"] else one)
+    total = one["examples"] + other["examples"]
+    means = {
+        name: (one[name] * one["examples"] + other[name] * other["examples"]) / total for name in ("accuracy", "risk")
+    }
+    return {**means, "examples": total}
 
 
 def _summary(task: Task, round: int, replies: Sequence[Reply]) -> dict[str, Any]:
@@ -111,10 +215,11 @@ def _summary(task: Task, round: int, replies: Sequence[Reply]) -> dict[str, Any]
     return {
         "round": round,
         "loss": sum(reply.metrics["loss"] for reply in replies) / len(replies),
-        "risk": {reply.client: reply.metrics["risk"] for reply in replies},
-        "accuracy": {reply.client: reply.metrics["accuracy"] for reply in replies},
+        "risk": by_domain(replies, "risk"),
+        "accuracy": by_domain(replies, "accuracy"),
         "penalty": {
             key.removeprefix("penalty/"): sum(reply.metrics[key] for reply in replies) / len(replies) for key in terms
         },
         "weight": task.recipe.scheduled_weight(round),
+        "clients": len(replies),
     }

@@ -1,18 +1,18 @@
 """References: averages of the clients' statistics. The server needs the mean only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 from fedha.errors import FedhaError
 
 
-def weighted_mean(values: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
-    """Average tensors by name, summed in the order given.
+def weighted_mean(values: Iterable[tuple[Mapping[str, Tensor], float]]) -> dict[str, Tensor]:
+    """Average tensors by name, summed in the order given, one at a time.
 
     Args:
-        values: One mapping a client, in client order, all with the same names and shapes.
-        shares: One weight a client; they sum to 1.
+        values: Tensors by name and their weight, one pair a client, in client order; names and shapes are alike, and
+            the weights sum to 1.
 
     Returns:
         The weighted mean by name.
@@ -20,19 +20,20 @@ def weighted_mean(values: Sequence[Mapping[str, Tensor]], shares: Sequence[float
     Raises:
         FedhaError: No clients, or names or shapes that differ.
     """
-    if not values:
-        raise FedhaError("there is nothing to average: no client replied")
-    first = values[0]
-    for other in values[1:]:
-        if {k: v.shape for k, v in other.items()} != {k: v.shape for k, v in first.items()}:
+    mean: dict[str, Tensor] | None = None
+    for tensors, share in values:
+        if mean is None:
+            mean = {name: tensor * share for name, tensor in tensors.items()}
+            continue
+        if _shapes(tensors) != _shapes(mean):
             raise FedhaError(
-                f"clients disagree on what they sent: {_shapes(first)} against {_shapes(other)}; "
+                f"clients disagree on what they sent: {_shapes(mean)} against {_shapes(tensors)}; "
                 "do they run the same model?"
             )
-    mean = {name: tensor * shares[0] for name, tensor in first.items()}
-    for share, value in zip(shares[1:], values[1:], strict=True):
-        for name, tensor in value.items():
-            mean[name] += tensor * share
+        for name, tensor in tensors.items():
+            mean[name].add_(tensor, alpha=share)
+    if mean is None:
+        raise FedhaError("there is nothing to average: no client replied")
     return mean
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedha import statistics
+from fedha.cohort import Member
 from fedha.config import LocalConfig
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
@@ -39,6 +40,16 @@ class Client:
     state: dict[str, Tensor] = field(default_factory=dict)
     _forward: "Forward | None" = None
 
+    @property
+    def member(self) -> Member:
+        """What the server knows of it."""
+        return Member(self.index, self.domain.name, len(self.domain.train))
+
+    def reply(self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None) -> Reply:
+        """An answer in this client's name."""
+        domain = self.domain
+        return Reply(domain.client, domain.name, self.index, len(domain.train), tensors, metrics or {})
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -53,14 +64,14 @@ class Forward:
 def answer_measure(client: Client, request: Request) -> Reply:
     """Measure the statistics that a request asks for, on the whole domain at the global model."""
     forward = _whole_domain(client, request)
-    around = _circumstances(client, request, reference=True)
+    around = circumstances(client, request, reference=True)
     with _named(client, request), torch.no_grad(), statistics.shared():
         view = view_head(client.model, forward.parameters)
         tensors = {name: measure(name, view, forward.features, forward.labels, around) for name in request.measure}
-    for name, offset in _offsets(client, request.task.recipe).items():
+    for name, offset in average_offsets(client, request.task.recipe).items():
         if name in tensors:
             tensors[name] = tensors[name] + offset
-    return Reply(client.domain.name, client.index, len(client.domain.train), tensors)
+    return client.reply(tensors)
 
 
 def answer_train(client: Client, request: Request) -> Reply:
@@ -75,10 +86,20 @@ def answer_train(client: Client, request: Request) -> Reply:
     client._forward = None
     if not all(bool(value.isfinite().all()) for value in update.values()):
         raise FedhaError(
-            f"the loss of domain {client.domain.name!r} is not finite in round {request.round} "
+            f"the loss of domain {client.domain.client!r} is not finite in round {request.round} "
             f"(risk {metrics['risk']:.4g}); lower training.learning_rate or the recipe's weight"
         )
-    return Reply(client.domain.name, client.index, len(client.domain.train), update, metrics)
+    return client.reply(update, metrics)
+
+
+def answer_evaluate(client: Client, request: Request) -> Reply:
+    """Evaluate the global model on the parts of the domain that a request names in `measure`: held_out, train."""
+    numbers = {}
+    for part in request.measure:
+        examples: Examples = getattr(client.domain, part)
+        for name, value in evaluate(client.model, request.parameters, examples).items():
+            numbers[f"{part}/{name}"] = value
+    return client.reply({}, numbers)
 
 
 def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples) -> dict[str, float]:
@@ -112,7 +133,7 @@ def objective(
     """
     recipe, training = request.task.recipe, request.task.training
     weight = recipe.scheduled_weight(request.round)
-    around = _circumstances(client, request, reference=False)
+    around = circumstances(client, request, reference=False)
     view, features, labels = forward.view, forward.features, forward.labels
     with statistics.shared():
         risk = view.functions.risk(*view.arguments, features, labels)
@@ -135,7 +156,7 @@ def _named(client: Client, request: Request) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise FedhaError(f"domain {client.domain.name!r} in round {request.round}: {error}") from error
+        raise FedhaError(f"domain {client.domain.client!r} in round {request.round}: {error}") from error
 
 
 def _one_gradient(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -153,11 +174,11 @@ def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], d
     offsets, own = _at_start(client, request, start)
     first = {"risk": float(_risk(client, start)), "accuracy": _accuracy(client, start)}
     parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
-    optimizer = _optimizer(training.local, list(parameters.values()))
+    optimizer = local_optimizer(training.local, list(parameters.values()))
     for group in optimizer.param_groups:
         group["lr"] *= rate_factor(training, request.round)
     seen: list[dict[str, float]] = []
-    for rows in _batches(training.local, len(client.domain.train), request, client.index):
+    for rows in minibatches(training.local, len(client.domain.train), request, client.index):
         forward = _forward(client, parameters, rows)
         loss, metrics = objective(client, request, forward, offsets, own)
         optimizer.zero_grad()
@@ -169,7 +190,7 @@ def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], d
     return update, {**means, **first}
 
 
-def _batches(local: LocalConfig, examples: int, request: Request, index: int) -> Iterator[Tensor | slice]:
+def minibatches(local: LocalConfig, examples: int, request: Request, index: int) -> Iterator[Tensor | slice]:
     """Row indices of each local step: whole epochs in a fresh order, or steps that run through such epochs."""
     size = examples if local.batch_size is None else min(local.batch_size, examples)
     steps = local.steps if local.steps is not None else (local.epochs or 1) * -(-examples // size)
@@ -184,7 +205,7 @@ def _batches(local: LocalConfig, examples: int, request: Request, index: int) ->
         yield left.pop(0)
 
 
-def _optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
+def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
     if local.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=local.learning_rate)
     return torch.optim.SGD(parameters, lr=local.learning_rate, momentum=local.momentum)
@@ -213,8 +234,8 @@ def _forward(client: Client, parameters: dict[str, Tensor], rows: Tensor | slice
 def _at_start(client: Client, request: Request, forward: Forward) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Offsets of the moving averages, and own statistics at the round's start; moves the averages on."""
     recipe = request.task.recipe
-    offsets = _offsets(client, recipe)
-    around = _circumstances(client, request, reference=True)
+    offsets = average_offsets(client, recipe)
+    around = circumstances(client, request, reference=True)
     own = {}
     with torch.no_grad():
         for term in recipe.terms:
@@ -227,7 +248,7 @@ def _at_start(client: Client, request: Request, forward: Forward) -> tuple[dict[
     return offsets, own
 
 
-def _offsets(client: Client, recipe: Recipe) -> dict[str, Tensor]:
+def average_offsets(client: Client, recipe: Recipe) -> dict[str, Tensor]:
     """What a moving average adds to a statistic: with the published 1 / (1 - decay), decay / (1 - decay) times it."""
     return {
         term.statistic: client.state[term.statistic] * (term.client_average / (1 - term.client_average))
@@ -236,8 +257,8 @@ def _offsets(client: Client, recipe: Recipe) -> dict[str, Tensor]:
     }
 
 
-def _circumstances(client: Client, request: Request, reference: bool) -> Circumstances:
-    owner = None if reference else client.domain.name
+def circumstances(client: Client, request: Request, reference: bool) -> Circumstances:
+    owner = None if reference else client.domain.client
     task = request.task
     return Circumstances(task.seed, request.round, owner, task.recipe.probes, request.references)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.testing import assert_close
 
-from fedha.aggregation import average_shares
+from fedha.cohort import Member, average_shares
 from fedha.config import LocalConfig, ModelConfig, RecipeConfig, TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
@@ -138,7 +138,8 @@ def test_updates_are_averaged_by_domains_or_by_examples(averaging: str) -> None:
     sizes = [len(domain.train) for domain in problem.domains]
     shares = [1 / 3] * 3 if averaging == "domains" else [size / sum(sizes) for size in sizes]
     training = TrainingConfig(optimizer="sgd", learning_rate=1.0, averaging=averaging)
-    assert average_shares(training, sizes) == pytest.approx(shares)
+    members = [Member(place, f"d{place}", size) for place, size in enumerate(sizes)]
+    assert average_shares(training, members) == pytest.approx(shares)
     before, after = one_step(problem, RECIPES["erm"], training)
     by_client = [grad(risk, list(before.values()), retain_graph=True) for risk in look(problem, before, 1, {}).risks()]
     by_hand = [sum(s * g for s, g in zip(shares, each, strict=True)) for each in zip(*by_client, strict=True)]
@@ -215,7 +216,7 @@ def fedadam(updates: Sequence[np.ndarray], rate: float) -> np.ndarray:
 )
 def test_server_optimisers_follow_their_recursions(training: TrainingConfig, recursion) -> None:
     start = torch.linspace(-1, 1, 4, dtype=torch.float64)
-    server = Server(Task(RECIPES["erm"], training, SEED), {"w": start})
+    server = gathered(Server(Task(RECIPES["erm"], training, SEED), {"w": start}), 3)
     draws = np.random.default_rng(0).normal(size=(6, 3, 4)) * 0.01  # rounds, clients, entries
     for number, updates in enumerate(draws, 1):
         server.step(number, [reply(place, {"w": torch.from_numpy(one)}) for place, one in enumerate(updates)])
@@ -223,8 +224,14 @@ def test_server_optimisers_follow_their_recursions(training: TrainingConfig, rec
     assert_close(moved, torch.from_numpy(recursion(list(draws.mean(1)))), rtol=1e-10, atol=1e-14)
 
 
+def gathered(server: Server, clients: int) -> Server:
+    """The server in a round with so many clients; client k has k + 1 examples."""
+    server.gather(1, [Member(place, f"d{place}", place + 1) for place in range(clients)])
+    return server
+
+
 def reply(place: int, tensors: Mapping[str, Tensor], examples: int = 10) -> Reply:
-    return Reply(f"d{place}", place, examples, tensors, {"loss": 1.0, "risk": 1.0, "accuracy": 0.5})
+    return Reply(f"d{place}", f"d{place}", place, examples, tensors, {"loss": 1.0, "risk": 1.0, "accuracy": 0.5})
 
 
 def test_replies_are_summed_in_client_order_whatever_order_they_arrive_in() -> None:
@@ -233,20 +240,24 @@ def test_replies_are_summed_in_client_order_whatever_order_they_arrive_in() -> N
     ends = []
     for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
         training = TrainingConfig(averaging="examples", optimizer="sgd")
-        server = Server(Task(RECIPES["erm"], training, SEED), {"w": torch.zeros(50)})
+        server = gathered(Server(Task(RECIPES["erm"], training, SEED), {"w": torch.zeros(50)}), 4)
         server.step(1, [replies[place] for place in order])
         ends.append(server.parameters["w"])
     assert torch.equal(*ends)
 
 
 def test_two_clients_with_one_place_are_refused() -> None:
-    server = Server(Task(RECIPES["erm"], TrainingConfig(), SEED), {"w": torch.zeros(2)})
-    with pytest.raises(FedhaError, match=r"\[0, 0\].*partition-id"):
+    server = gathered(Server(Task(RECIPES["erm"], TrainingConfig(), SEED), {"w": torch.zeros(2)}), 2)
+    with pytest.raises(FedhaError, match=r"place 0, which another one has.*partition-id"):
         server.step(1, [reply(0, {"w": torch.zeros(2)}), reply(0, {"w": torch.zeros(2)})])
+    with pytest.raises(FedhaError, match=r"place 2, which was not asked.*partition-id"):
+        server.step(1, [reply(2, {"w": torch.zeros(2)})])
+    with pytest.raises(FedhaError, match=r"\[0, 0, 1\].*partition-id"):
+        server.gather(1, [Member(place, "d", 1) for place in (0, 1, 0)])
 
 
 def test_clients_with_different_models_are_refused() -> None:
-    server = Server(Task(RECIPES["erm"], TrainingConfig(), SEED), {"w": torch.zeros(2)})
+    server = gathered(Server(Task(RECIPES["erm"], TrainingConfig(), SEED), {"w": torch.zeros(2)}), 2)
     with pytest.raises(FedhaError, match="do they run the same model"):
         server.step(1, [reply(0, {"w": torch.zeros(2)}), reply(1, {"w": torch.zeros(3)})])
 
@@ -309,12 +320,14 @@ def test_local_mode_logs_and_weighs_the_risks_at_the_round_s_start() -> None:
     record = run_round(server, problem.clients(), 1)
     assert list(record["risk"].values()) == pytest.approx(risks)
     raised = [math.exp(2 * risk) for risk in risks]
-    assert server.weights == pytest.approx([one / sum(raised) for one in raised])
+    assert list(server.weights.values()) == pytest.approx([one / sum(raised) for one in raised])
     answers = [
         answer_train(client, Request(server.task, 1, problem.model.state_dict())) for client in problem.clients()
     ]
     for name, start in problem.model.state_dict().items():
-        moved = sum(weight * answer.tensors[name] for weight, answer in zip(server.weights, answers, strict=True))
+        moved = sum(
+            weight * answer.tensors[name] for weight, answer in zip(server.weights.values(), answers, strict=True)
+        )
         assert_close(server.parameters[name], start - moved, rtol=0, atol=1e-14)
 
 

@@ -10,9 +10,10 @@ from fedha.errors import FedhaError
 __all__ = ["Domain", "DomainSet", "Examples", "load"]
 
 _COLORED = frozenset({"held_out", "color_flips", "target_color_flip", "label_noise", "grayscale_target"})
+_ANY = frozenset({"name", "root", "clients_per_domain"})
 _NATURAL = frozenset({"held_out", "sources", "target"})
 
-# Each data set's loader and the options that it reads; `name` and `root` are everybody's.
+# Each data set's loader and the options that it reads; those of `_ANY` are everybody's.
 _DATA_SETS: dict[str, tuple[Callable[[DataConfig, int], DomainSet], frozenset[str]]] = {
     "colored_digits": (digits.load, _COLORED),
     "colored_mnist": (mnist.load, _COLORED | {"download", "imbalance", "imbalance_ratio"}),
@@ -38,7 +39,7 @@ def load(config: DataConfig, seed: int) -> DomainSet:
     loader, read = _DATA_SETS[config.name]
     for option, field in DataConfig.model_fields.items():
         value = getattr(config, option)
-        if option not in read | {"name", "root"} and value != field.get_default():
+        if option not in read | _ANY and value != field.get_default():
             readers = ", ".join(name for name, (_, options) in _DATA_SETS.items() if option in options)
             raise FedhaError(
                 f"data.{option} is {value!r}, which {config.name} does not read; remove it, or take {readers}"

@@ -38,11 +38,18 @@ class Domain:
         name: What tables and errors call it.
         train: Trained on; empty for a target.
         held_out: Evaluated on; may be empty for a source (then it has no validation accuracy).
+        shard: Which client's share of the domain this is, from 0, where several clients share it; None: all of it.
     """
 
     name: str
     train: Examples
     held_out: Examples
+    shard: int | None = None
+
+    @property
+    def client(self) -> str:
+        """What the client that holds it is called."""
+        return self.name if self.shard is None else f"{self.name}/{self.shard}"
 
 
 @dataclass(frozen=True)

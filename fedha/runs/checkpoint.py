@@ -34,7 +34,7 @@ def save_checkpoint(folder: Path, round: int, server: Server, clients: Sequence[
     tensors |= {f"averages/{name}": value for name, value in server.averages.items()}
     for index, state in enumerate(clients):
         tensors |= {f"clients/{index}/{name}": value for name, value in state.items()}
-    numbers = {"round": round, "examples": server.examples, "weights": server.weights, "clients": len(clients)}
+    numbers = {"round": round, "weights": server.weights, "clients": len(clients)}
     content = save(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"state": json.dumps(numbers)},
@@ -63,14 +63,14 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
     try:
         with safe_open(path, framework="pt") as file:
             numbers = json.loads(file.metadata()["state"])
-            done, count, examples, weights = (numbers[key] for key in ("round", "clients", "examples", "weights"))
+            done, count, weights = (numbers[key] for key in ("round", "clients", "weights"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again") from error
     _restore_parameters(path, server, _below(tensors, "parameters/"))
     _restore_optimizer(server, _below(tensors, "optimizer/"))
     server.averages = _below(tensors, "averages/")
-    server.examples, server.weights = examples, weights
+    server.weights = weights
     return done, [_below(tensors, f"clients/{index}/") for index in range(count)]
 
 

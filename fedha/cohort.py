@@ -1,0 +1,80 @@
+"""Who takes part in a round, and how much each counts."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedha.config import TrainingConfig
+from fedha.errors import FedhaError
+from fedha.randomness import generator
+
+
+@dataclass(frozen=True)
+class Member:
+    """One client as the server knows it.
+
+    Attributes:
+        index: Its place in client order.
+        domain: Its domain's name.
+        examples: Training examples it holds.
+    """
+
+    index: int
+    domain: str
+    examples: int
+
+
+def draw_cohort(training: TrainingConfig, seed: int, round: int, members: Sequence[Member]) -> list[Member]:
+    """The clients of a round, in client order: the same for the same seed and round, on every engine.
+
+    Args:
+        training: Its clients_per_round and client_sampling.
+        seed: The run's seed.
+        round: From 1.
+        members: All clients, in client order.
+
+    Raises:
+        FedhaError: More clients are asked for than there are.
+    """
+    count = cohort_size(training, len(members))
+    if count == len(members):
+        return list(members)
+    draws = generator(seed, "cohort", round)
+    if training.client_sampling == "uniform":
+        places = torch.randperm(len(members), generator=draws)[:count]
+    else:
+        sizes = torch.tensor([one.examples for one in members], dtype=torch.float64)
+        places = torch.multinomial(sizes, count, replacement=False, generator=draws)
+    return [members[place] for place in sorted(places.tolist())]
+
+
+def cohort_size(training: TrainingConfig, clients: int) -> int:
+    """How many clients a round has: the number asked for, or the fraction rounded, but at least one.
+
+    Raises:
+        FedhaError: More clients are asked for than there are.
+    """
+    wanted = training.clients_per_round
+    if wanted is None:
+        return clients
+    if isinstance(wanted, float):
+        return max(1, round(wanted * clients))
+    if wanted > clients:
+        raise FedhaError(
+            f"training.clients_per_round is {wanted} but there are {clients} clients; ask for fewer, "
+            "raise data.clients_per_domain, or leave it out for all of them"
+        )
+    return wanted
+
+
+def average_shares(training: TrainingConfig, cohort: Sequence[Member]) -> list[float]:
+    """Each client's weight in the averages: by domain (clients of one domain share its part), example or client."""
+    if training.averaging == "clients":
+        return [1 / len(cohort)] * len(cohort)
+    if training.averaging == "examples":
+        examples = sum(one.examples for one in cohort)
+        return [one.examples / examples for one in cohort]
+    within = Counter(one.domain for one in cohort)
+    return [1 / (len(within) * within[one.domain]) for one in cohort]

@@ -1,0 +1,190 @@
+"""Who takes part in a round: the seed decides, nothing else; and how much each counts."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from fedha.cohort import Member, average_shares, cohort_size, draw_cohort
+from fedha.config import TrainingConfig, parse
+from fedha.errors import FedhaError
+from fedha.exchange import Reply, Request
+from fedha.federation import by_domain, in_order, pool_evaluations, run_round
+from fedha.recipes import RECIPES
+from fedha.training import Client, answer_train
+from tests.test_recipes import make_problem
+
+SIZES = [5, 1, 30, 4, 10]
+MEMBERS = [Member(place, f"d{place // 2}", size) for place, size in enumerate(SIZES)]
+
+
+def places(training: TrainingConfig, round: int, seed: int = 0) -> list[int]:
+    return [one.index for one in draw_cohort(training, seed, round, MEMBERS)]
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "examples"])
+def test_a_cohort_depends_on_seed_and_round_alone(sampling: str) -> None:
+    training = TrainingConfig(clients_per_round=2, client_sampling=sampling)
+    drawn = [places(training, round) for round in range(1, 30)]
+    assert drawn == [places(training, round) for round in range(1, 30)]
+    assert drawn != [places(training, round, seed=1) for round in range(1, 30)]
+    assert all(len(set(some)) == 2 and some == sorted(some) for some in drawn)
+
+
+def test_without_a_number_every_client_takes_part_and_nothing_is_drawn() -> None:
+    assert places(TrainingConfig(), 1) == places(TrainingConfig(clients_per_round=5), 1) == [0, 1, 2, 3, 4]
+
+
+def expected_uses(sampling: str) -> list[float]:
+    """How often each of `SIZES` is among two drawn one after the other without replacement."""
+    weights = [1.0] * 5 if sampling == "uniform" else [float(size) for size in SIZES]
+    total = sum(weights)
+    return [
+        w / total + sum(v / total * w / (total - v) for other, v in enumerate(weights) if other != place)
+        for place, w in enumerate(weights)
+    ]
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "examples"])
+def test_clients_are_drawn_alike_or_by_their_examples(sampling: str) -> None:
+    training, rounds = TrainingConfig(clients_per_round=2, client_sampling=sampling), 4000
+    uses = Counter(place for round in range(rounds) for place in places(training, round))
+    for place, share in enumerate(expected_uses(sampling)):
+        assert abs(uses[place] / rounds - share) < 5 * math.sqrt(share * (1 - share) / rounds)
+
+
+@given(st.integers(1, 500), st.floats(0.001, 0.999))
+def test_a_fraction_is_rounded_but_never_to_nobody(clients: int, fraction: float) -> None:
+    size = cohort_size(TrainingConfig(clients_per_round=fraction), clients)
+    assert size == max(1, round(fraction * clients))
+    assert 1 <= size <= clients
+
+
+def test_more_clients_than_there_are_cannot_be_drawn() -> None:
+    with pytest.raises(FedhaError, match=r"clients_per_round is 6 but there are 5 clients"):
+        places(TrainingConfig(clients_per_round=6), 1)
+
+
+@pytest.mark.parametrize("wanted", [0, -1, 0.0, 1.0, 1.5, True, "half"])
+def test_neither_a_number_nor_a_fraction_is_refused(wanted: object) -> None:
+    with pytest.raises(FedhaError, match=r"neither a number of clients, 1 or more, nor a fraction between 0 and 1"):
+        parse({"training": {"clients_per_round": wanted}})
+
+
+@pytest.mark.parametrize(
+    ("averaging", "shares"),
+    [
+        ("clients", [1 / 5] * 5),
+        ("examples", [5 / 50, 1 / 50, 30 / 50, 4 / 50, 10 / 50]),
+        ("domains", [1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 3]),  # d0 and d1 have two clients each
+    ],
+)
+def test_shares_by_client_example_and_domain(averaging: str, shares: list[float]) -> None:
+    assert average_shares(TrainingConfig(averaging=averaging), MEMBERS) == pytest.approx(shares)
+
+
+# --- a round with a part of the clients ---
+
+
+def test_a_round_trains_its_cohort_and_nobody_else() -> None:
+    problem = make_problem()
+    training = TrainingConfig(rounds=5, optimizer="sgd", learning_rate=1.0, clients_per_round=2)
+    server = problem.server(RECIPES["erm"], training)
+    for number in range(1, 6):
+        clients, before = problem.clients(), {name: value.clone() for name, value in server.parameters.items()}
+        record = run_round(server, clients, number)
+        chosen = [
+            clients[one.index] for one in draw_cohort(training, server.task.seed, number, [c.member for c in clients])
+        ]
+        assert list(record["risk"]) == [client.domain.name for client in chosen]
+        assert record["clients"] == 2
+        updates = [answer_train(one, Request(server.task, number, before)).tensors for one in chosen]
+        for name, start in before.items():
+            mean = sum(update[name] for update in updates) / 2
+            assert_close(server.parameters[name], start - mean, rtol=0, atol=1e-14)
+
+
+def test_an_alignment_round_refers_to_its_cohort() -> None:
+    """With two of three clients, the round is the round of a federation of these two."""
+    problem = make_problem()
+    training = TrainingConfig(rounds=3, clients_per_round=2)
+    for name in ("hgp", "exact_diagonal", "fish", "groupdro"):
+        server = problem.server(RECIPES[name], training)
+        cohort = draw_cohort(training, server.task.seed, 1, [c.member for c in problem.clients()])
+        pair = replace(problem, domains=tuple(problem.domains[one.index] for one in cohort))
+        alone = pair.server(RECIPES[name], training.model_copy(update={"clients_per_round": None}))
+        run_round(server, problem.clients(), 1)
+        run_round(alone, pair.clients(), 1)
+        assert_close(server.parameters, alone.parameters, rtol=0, atol=0)
+
+
+def test_who_does_not_answer_leaves_the_round_and_the_others_share_its_weight() -> None:
+    problem = make_problem()
+    server = problem.server(RECIPES["erm"], TrainingConfig(optimizer="sgd", learning_rate=1.0, averaging="examples"))
+    clients = problem.clients()
+    server.gather(1, [client.member for client in clients])
+    before = {name: value.clone() for name, value in server.parameters.items()}
+    replies = [answer_train(one, Request(server.task, 1, before)) for one in (clients[2], clients[0])]
+    server.step(1, replies)
+    sizes = [len(clients[place].domain.train) for place in (2, 0)]
+    for name, start in before.items():
+        mean = sum(size * reply.tensors[name] for size, reply in zip(sizes, replies, strict=True)) / sum(sizes)
+        assert_close(server.parameters[name], start - mean, rtol=0, atol=1e-13)
+    assert [one.index for one in server.cohort] == [0, 2]
+    assert sum(server.shares.values()) == pytest.approx(1)
+
+
+@given(st.permutations(range(6)), st.sets(st.integers(0, 5)))
+def test_replies_are_handed_on_in_client_order_as_soon_as_they_can_be(order: list[int], lost: set[int]) -> None:
+    arrived: list[int] = []
+
+    def arriving():
+        for place in order:
+            if place not in lost:
+                arrived.append(place)
+                yield Reply("c", "d", place, 1, {})
+
+    handed = []
+    for reply in in_order(arriving(), range(6)):
+        if not lost:
+            assert set(range(reply.index + 1)) <= set(arrived)
+            assert len(arrived) == max(order.index(place) for place in range(reply.index + 1)) + 1
+        handed.append(reply.index)
+    assert handed == [place for place in range(6) if place not in lost]
+
+
+# --- numbers by domain ---
+
+
+def test_a_domain_s_numbers_are_those_of_all_its_examples() -> None:
+    def reply(place: int, domain: str, count: int, **metrics: float) -> Reply:
+        return Reply(f"{domain}/{place}", domain, place, count, {}, metrics)
+
+    def evaluated(place: int, domain: str, **held_out: float) -> Reply:
+        return reply(place, domain, 0, **{f"held_out/{key}": value for key, value in held_out.items()})
+
+    trained = [reply(2, "b", 7, risk=0.1), reply(0, "a", 1, risk=4.0), reply(1, "a", 3, risk=2.0)]
+    assert by_domain(trained, "risk") == {"b": 0.1, "a": 2.5}
+    evaluations = [
+        evaluated(2, "b", examples=0),
+        evaluated(0, "a", examples=3, accuracy=1 / 3, risk=2.0),
+        evaluated(1, "a", examples=1, accuracy=1.0, risk=6.0),
+    ]
+    pooled = pool_evaluations(evaluations)["held_out"]
+    assert pooled == {"a": {"accuracy": 0.5, "risk": 3.0, "examples": 4}, "b": {"examples": 0}}
+
+
+def test_clients_of_one_domain_draw_their_own_signs_and_batches() -> None:
+    problem = make_problem()
+    pieces = [replace(problem.domains[0], shard=shard) for shard in (0, 1)]
+    clients = [Client(place, piece, problem.model) for place, piece in enumerate(pieces)]
+    server = problem.server(RECIPES["hutchinson"], TrainingConfig())
+    record = run_round(server, clients, 1)
+    assert record["penalty"]["hutchinson_diagonal"] > 0  # same data, other signs
+    assert [one.domain.client for one in clients] == ["d0/0", "d0/1"]
+    assert torch.isfinite(server.parameters["head.weight"]).all()
