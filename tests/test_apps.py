@@ -123,7 +123,7 @@ def test_flowers_log_tells_about_ten_rounds_and_the_result(tmp_path: Path, caplo
 @pytest.mark.parametrize("sources", [1, 3])
 def test_a_simulation_of_another_size_than_the_data_is_refused(sources: int) -> None:
     _check_federation(InlineGrid(client, 2), 2)
-    with pytest.raises(FedhaError, match=rf"2 clients but the data have {sources} .*'num-supernodes={sources}'"):
+    with pytest.raises(FedhaError, match=rf"2 clients but the data are for {sources}; .*'num-supernodes={sources}'"):
         _check_federation(InlineGrid(client, 2), sources, settled_seconds=0.1)
 
 

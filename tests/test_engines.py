@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from fedha import numerics
 from fedha.config import LocalConfig, TrainingConfig, parse, to_json
 from fedha.engine.inline import InlineGrid
-from fedha.errors import FedhaError
+from fedha.errors import ClientError, FedhaError
 from fedha.exchange import Reply, Request, Task
 from fedha.federation import run_round
 from fedha.flower import HessianAlignment, client_app
@@ -226,7 +226,7 @@ def test_requests_and_replies_travel_exactly() -> None:
     assert received == replace(request, parameters=received.parameters, references=received.references)
     assert received.references["risk"].shape == ()
     assert float(received.references["risk"]) == 1 / 3
-    reply = Reply("Zürich", 2, 17, {"risk": risk}, {"risk": 1 / 3, "penalty/risk": 1e-300})
+    reply = Reply("Zürich/3", "Zürich", 2, 17, {"risk": risk}, {"risk": 1 / 3, "penalty/risk": 1e-300})
     answered = unpack_reply(pack_reply(reply))
     assert replace(answered, tensors={}) == replace(reply, tensors={})
     assert torch.equal(answered.tensors["risk"], risk)
@@ -244,7 +244,7 @@ def test_what_a_client_does_to_its_message_is_its_own() -> None:
 
     app = ClientApp(mods=[tidy])
     inner = app_of(problem)
-    for register in (app.query("measure"), app.train()):
+    for register in (app.query("introduce"), app.query("measure"), app.train()):
         register(lambda message, context: inner(message, context))
     over_tidy = train_over(InlineGrid(app, 3), HessianAlignment("hgp", clients=3), problem, 2)
     usual = train_over(InlineGrid(app_of(plain), 3), HessianAlignment("hgp", clients=3), plain, 2)
@@ -296,18 +296,28 @@ def train_with(faults: dict[tuple[str, int, int], str | None], recipe: str = "hg
 @pytest.mark.parametrize(("kind", "exchange"), [("query.measure", "measure"), ("train", "train")])
 def test_an_error_reply_names_client_exchange_round_and_reason(kind: str, exchange: str, from_server: bool) -> None:
     trace = "Traceback (most recent call last):\n  File ...\nValueError: boom\n\n"
-    with pytest.raises(FedhaError, match=f"^client 1 failed to {exchange} in round 2: ValueError: boom$"):
+    who = r"client 1 \(domain 'd1'\)"
+    with pytest.raises(ClientError, match=f"^{who} failed to {exchange} in round 2: ValueError: boom") as raised:
         train_with({(kind, 2, 1): trace}, from_server=from_server)
+    assert trace.strip() in raised.value.__notes__[0]
 
 
 @pytest.mark.parametrize("from_server", [False, True])
 def test_an_error_before_any_reply_names_the_node(from_server: bool) -> None:
-    with pytest.raises(FedhaError, match=r"^node 2 failed to measure in round 1: boom$"):
-        train_with({("query.measure", 1, 0): "boom"}, from_server=from_server)
+    with pytest.raises(ClientError, match=r"^node 2 failed to introduce itself in round 1: boom$"):
+        train_with({("query.introduce", 1, 0): "boom"}, from_server=from_server)
+
+
+@pytest.mark.parametrize(
+    "reason", ["<class 'fedha.errors.FedhaError'>:<'bad data'>", "...\nfedha.errors.FedhaError: bad data"]
+)
+def test_an_error_that_the_user_can_mend_stays_one(reason: str) -> None:
+    with pytest.raises(FedhaError, match=r"^client 0 \(domain 'd0'\) failed to train in round 1: bad data$"):
+        train_with({("train", 1, 0): reason})
 
 
 def test_an_error_without_a_reason_says_so() -> None:
-    with pytest.raises(FedhaError, match="failed to train in round 1: no reason given"):
+    with pytest.raises(ClientError, match="failed to train in round 1: no reason given"):
         train_with({("train", 1, 0): ""})
 
 

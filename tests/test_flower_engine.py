@@ -29,10 +29,11 @@ from fedha.engine.event_file import EventFile, new_events
 from fedha.engine.flower_processes import LocalFlower
 from fedha.engine.flower_simulation import _failed, _federation, _run_config, told_server_app
 from fedha.engine.inline import InlineGrid
-from fedha.errors import FedhaError
+from fedha.errors import ClientError, FedhaError
 from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
+from tests.jobs import run_job
 from tests.test_engines import FaultyGrid, train_with
 from tests.test_recipes import make_problem
 from tests.test_resume import Killed, without_time
@@ -125,12 +126,12 @@ class TestSimulation:
     def test_a_run_that_flower_continues_is_the_inline_run_bit_for_bit(
         self, tmp_path: Path, nothing_left: None
     ) -> None:
-        engine.run(Job(settings("inline"), tmp_path / "whole"), Silent())
+        run_job(Job(settings("inline"), tmp_path / "whole"), Silent())
         with pytest.raises(KeyboardInterrupt):
-            engine.run(Job(settings("inline"), tmp_path / "flower"), Killed(1))
+            run_job(Job(settings("inline"), tmp_path / "flower"), Killed(1))
 
         told, job = Told(), Job(settings("flower"), tmp_path / "flower")
-        results = engine.run(job, told, resume=True)
+        results = run_job(job, told, resume=True)
 
         whole, flower = tmp_path / "whole", tmp_path / "flower"
         assert (flower / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
@@ -150,15 +151,14 @@ class TestSimulation:
         sentence = (
             r"the loss of domain 'flip-0\.\d' is not finite in round 2 \(risk nan\); lower training\.learning_rate"
         )
-        with pytest.raises(
-            FedhaError, match=rf"^client \d failed to train in round 2: {sentence} or the recipe's weight$"
-        ):
-            engine.run(job, told)
+        who = r"client \d \(domain '.*'\)"
+        with pytest.raises(FedhaError, match=rf"^{who} failed to train in round 2: {sentence} or the recipe's weight$"):
+            run_job(job, told)
         assert not (job.folder / "error.txt").exists()
 
         inline = Job(settings("inline", learning_rate=1e30), tmp_path / "inline")
         with pytest.raises(FedhaError, match=rf"^{sentence}"):
-            engine.run(inline, Silent())
+            run_job(inline, Silent())
         assert without_time(job.folder / "metrics.jsonl") == without_time(inline.folder / "metrics.jsonl")
 
     def test_a_server_that_fails_ends_the_run_with_its_sentence(self, tmp_path: Path, nothing_left: None) -> None:
@@ -167,13 +167,13 @@ class TestSimulation:
         data = {"name": "arrays", "root": str(tmp_path), "sources": ["a", "b"], "target": "c"}
         config = parse({"data": data, "engine": {"name": "flower"}, "training": {"rounds": 1}})
         with pytest.raises(FedhaError, match=r"^data\.sources names 'b', which is no domain") as failure:
-            engine.run(Job(config, tmp_path / "run"), Remover(tmp_path / "b.npz"))
+            run_job(Job(config, tmp_path / "run"), Remover(tmp_path / "b.npz"))
         assert "\n" not in str(failure.value)
         assert not (tmp_path / "run").exists()
 
     def test_an_interrupted_run_takes_its_processes_along(self, tmp_path: Path, nothing_left: None) -> None:
         with pytest.raises(KeyboardInterrupt):
-            engine.run(Job(settings("flower"), tmp_path), Interrupted())
+            run_job(Job(settings("flower"), tmp_path), Interrupted())
         assert runfolder.holds_run(tmp_path)
 
 
@@ -183,7 +183,7 @@ class TestSimulation:
 def test_a_folder_that_holds_a_run_is_refused_at_once(tmp_path: Path, nothing_left: None) -> None:
     runfolder.create(tmp_path, settings("flower"))
     with pytest.raises(FedhaError, match="already holds a run"):
-        engine.run(Job(settings("flower"), tmp_path), Silent())
+        run_job(Job(settings("flower"), tmp_path), Silent())
 
 
 def test_a_flower_that_does_not_start_says_why(
@@ -192,14 +192,14 @@ def test_a_flower_that_does_not_start_says_why(
     (tmp_path / "flwr.py").write_text("raise ImportError('this is another flwr')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(FedhaError, match=r"superlink stopped at its start with status 1: .*this is another flwr"):
-        engine.run(Job(settings("flower"), tmp_path / "run"), Silent())
+        run_job(Job(settings("flower"), tmp_path / "run"), Silent())
 
 
 def test_flowers_commands_must_be_there(tmp_path: Path, nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FedhaError, match=r"Flower's command flwr is not on the path"):
-        engine.run(Job(settings("flower"), tmp_path / "run"), Silent())
+        run_job(Job(settings("flower"), tmp_path / "run"), Silent())
 
 
 # what a config's name may hold is what Python calls printable; a domain's name may hold anything
@@ -256,9 +256,10 @@ DIED = (
     ],
 )
 def test_an_error_reply_is_told_without_its_wrapping(reason: str, told: str) -> None:
-    with pytest.raises(FedhaError) as failure:
+    with pytest.raises((FedhaError, ClientError)) as failure:
         train_with({("train", 2, 1): reason})
-    assert str(failure.value) == f"client 1 failed to train in round 2: {told}"
+    assert str(failure.value) == f"client 1 (domain 'd1') failed to train in round 2: {told}"
+    assert isinstance(failure.value, FedhaError) == ("FedhaError" in reason)
 
 
 def test_a_failure_that_nobody_expected_keeps_flowers_log(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def serve_over(grid: InlineGrid, config: Config, folder: Path) -> list[tuple[str
     """The events of a ServerApp that ends with an error."""
     run_config = {"settings": to_json(config), "out": str(folder / "run")}
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
-    with pytest.raises(FedhaError):
+    with pytest.raises((FedhaError, ClientError)):
         told_server_app(folder / "events")(grid=grid, context=context)
     with (folder / "events").open("rb") as file:
         return list(new_events(file))
@@ -286,10 +287,10 @@ def serve_over(grid: InlineGrid, config: Config, folder: Path) -> list[tuple[str
     [("<class 'fedha.errors.FedhaError'>:<'lower it'>", True), ("<class 'ValueError'>:<'boom'>", False)],
 )
 def test_the_server_tells_errors_of_ours_alone(reason: str, tells: bool, tmp_path: Path) -> None:
-    faulty = FaultyGrid(make_problem(), {("query.measure", 1, place): reason for place in range(3)})
+    faulty = FaultyGrid(make_problem(), {("query.introduce", 1, place): reason for place in range(3)})
     begun, *rest = serve_over(faulty, settings("flower"), tmp_path)
     assert begun == ("started", 1)
-    assert rest == ([("failed", "node 2 failed to measure in round 1: lower it")] if tells else [])
+    assert rest == ([("failed", "node 2 failed to introduce itself in round 1: lower it")] if tells else [])
 
 
 # --- events and sessions ---

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load, save
 
-from fedha import engine
 from fedha.config import Config, parse
 from fedha.errors import FedhaError
 from fedha.flower.serve import Job, fold_folder
 from fedha.run import execute
 from fedha.runs.listener import Silent
+from tests.jobs import run_job
 
 ROUNDS = 7
 BASE = {
@@ -132,7 +132,7 @@ def test_leave_one_domain_out_resumes_in_a_fold_between_folds_and_after_them(tmp
     kill(config, tmp_path / "killed", Killed(note=f"leave-one-domain-out: training without {folds[1]}"))
     job = Job(config, fold_folder(tmp_path / "killed", folds[1]), left_out=folds[1])
     with pytest.raises(KeyboardInterrupt):
-        engine.run(job, Killed(5))
+        run_job(job, Killed(5))
     kill(config, tmp_path / "killed", Killed(5), resume=True)
     results = execute(config, tmp_path / "killed", Silent(), resume=True)
     assert_same_run(tmp_path / "killed", tmp_path / "whole")

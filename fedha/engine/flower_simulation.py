@@ -14,15 +14,14 @@ from flwr.serverapp import Grid, ServerApp
 
 import fedha
 from fedha.config import Config, to_json
+from fedha.data.domain import DomainSet
 from fedha.engine.event_file import EventFile, new_events
 from fedha.engine.flower_processes import START_SECONDS, LocalFlower, local_flower
 from fedha.errors import FedhaError
 from fedha.flower.apps import device, server_app
-from fedha.flower.serve import Job, load_domains
+from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener
-
-_FOREIGN = re.compile(r"\w(Error|Exception)\b")  # a client's error that is not ours comes with its kind
 
 _PROJECT = """\
 [project]
@@ -61,7 +60,7 @@ client = bound_client_app(Path())
 """
 
 
-def run_flower(job: Job, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+def run_flower(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
     """Train one job in Flower's simulation; see `fedha.engine.run`. No process outlives the call.
 
     Raises:
@@ -69,7 +68,7 @@ def run_flower(job: Job, listener: Listener, *, resume: bool = False) -> dict[st
     """
     if runfolder.holds_run(job.folder) and not resume:
         raise runfolder.occupied(job.folder)
-    clients = len(load_domains(job.config, job.left_out).sources)
+    clients = len(domains.sources) * job.config.data.clients_per_domain
     workers = min(clients, max(1, (os.cpu_count() or 1) // job.config.engine.threads))
     listener.note(f"starting Flower's simulation: {clients} clients on {workers} Ray workers")
     with tempfile.TemporaryDirectory(prefix="fedha-", dir=_short(), ignore_cleanup_errors=True) as place:
@@ -99,8 +98,7 @@ def told_server_app(events: Path) -> ServerApp:
         try:
             inner(grid=grid, context=context)
         except FedhaError as error:
-            if not _FOREIGN.search(str(error)):
-                file.failed(str(error))
+            file.failed(str(error))
             raise
 
     return app

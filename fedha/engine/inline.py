@@ -4,45 +4,48 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, Metadata, MetricRecord, RecordDict
-from flwr.app.message.message import make_message
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
+from fedha.data.domain import DomainSet
+from fedha.data.shards import client_domains
+from fedha.engine.nodes import (
+    FIRST_NODE,
+    copy_records,
+    error_reply,
+    identify_server,
+    make_context,
+    received_message,
+    traceback_of,
+)
 from fedha.flower.apps import device
-from fedha.flower.client import client_app, restore_state, save_state
-from fedha.flower.serve import Job, load_domains, serve
+from fedha.flower.client import client_app, restore_state, state_record
+from fedha.flower.serve import Job, serve
 from fedha.models import build
 from fedha.runs.listener import Listener
 
-_SERVER = 1
-
 
 class InlineGrid(Grid):
-    """Runs a ClientApp for each node in this process, in node order; an exception of a client is the caller's.
+    """Runs a ClientApp for each node in this process, in node order.
 
     Args:
         app: The ClientApp.
         clients: How many nodes; node k has partition-id k.
         run_config: What the clients' contexts carry.
+        skip: Whether a client's exception becomes an error reply; else it is the caller's, as it was raised.
     """
 
-    def __init__(self, app: ClientApp, clients: int, run_config: dict[str, Any] | None = None) -> None:
-        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, _SERVER
-        self._app = app
+    def __init__(
+        self, app: ClientApp, clients: int, run_config: dict[str, Any] | None = None, *, skip: bool = False
+    ) -> None:
+        identify_server()
+        self._app, self._skip = app, skip
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}
         self._contexts = {
-            place + 2: Context(
-                run_id=1,
-                node_id=place + 2,
-                node_config={"partition-id": place, "num-partitions": clients},
-                state=RecordDict(),
-                run_config=dict(run_config or {}),
-            )
-            for place in range(clients)
+            place + FIRST_NODE: make_context(place, clients, run_config or {}) for place in range(clients)
         }
 
     def set_run(self, run: Run) -> None:
@@ -78,7 +81,7 @@ class InlineGrid(Grid):
 
     def save_states(self) -> list[ArrayRecord | None]:
         """What the clients must remember for a run to resume, in client order."""
-        return [save_state(context) for context in self._contexts.values()]
+        return [state_record(context.state) for context in self._contexts.values()]
 
     def restore_states(self, states: Sequence[ArrayRecord | None]) -> None:
         """Give the clients back what `save_states` saw."""
@@ -86,40 +89,30 @@ class InlineGrid(Grid):
             context.state = restore_state(state)
 
     def _deliver(self, message: Message) -> str:
-        sent = message.metadata
-        metadata = Metadata(
-            run_id=sent.run_id,
-            message_id=uuid.uuid4().hex,
-            src_node_id=_SERVER,
-            dst_node_id=sent.dst_node_id,
-            reply_to_message_id="",
-            group_id=sent.group_id,
-            created_at=sent.created_at,
-            ttl=sent.ttl,
-            message_type=sent.message_type,
+        sent, name = message.metadata, uuid.uuid4().hex
+        node, kind, content = sent.dst_node_id, sent.message_type, copy_records(message.content)
+        received = received_message(
+            kind, name, node, content, group_id=sent.group_id, created_at=sent.created_at, ttl=sent.ttl
         )
-        received = make_message(metadata, copy_records(message.content))
-        self._replies[metadata.message_id] = self._app(received, self._contexts[sent.dst_node_id])
-        return metadata.message_id
+        try:
+            self._replies[name] = self._app(received, self._contexts[node])
+        except Exception as error:
+            if not self._skip:
+                error.add_note(f"raised by client {node - FIRST_NODE} in {kind}")
+                raise
+            self._replies[name] = error_reply(traceback_of(error), received)
+        return name
 
 
-def copy_records(content: RecordDict) -> RecordDict:
-    """New containers around the same arrays: mods may change a message's records, and others share the bytes."""
-    copies = RecordDict()
-    copies.array_records.update({name: ArrayRecord(dict(record)) for name, record in content.array_records.items()})
-    copies.metric_records.update({name: MetricRecord(dict(record)) for name, record in content.metric_records.items()})
-    copies.config_records.update({name: ConfigRecord(dict(record)) for name, record in content.config_records.items()})
-    return copies
-
-
-def run_inline(job: Job, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+def run_inline(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
     """Train one job in this process; see `fedha.engine.run`."""
     config = job.config
-    domains = load_domains(config, job.left_out)
+    clients = client_domains(domains, config.data.clients_per_domain, config.seed[0])
     app = client_app(
         lambda context: build(config.model, domains.input_shape, domains.classes, config.seed[0]),
-        lambda context: domains.sources[int(context.node_config["partition-id"])],
+        lambda context: clients[int(context.node_config["partition-id"])],
         threads=config.engine.threads,
         device=device(config),
     )
-    return serve(job, InlineGrid(app, len(domains.sources)), listener, domains=domains, resume=resume)
+    grid = InlineGrid(app, len(clients), skip=config.engine.on_client_error == "skip")
+    return serve(job, grid, listener, domains=domains, resume=resume)

@@ -24,6 +24,7 @@ from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
+from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
 from fedha.flower.client import client_app
 from fedha.flower.logged import Logged
@@ -70,7 +71,7 @@ def server_app(base: Path, listener: Listener | None = None) -> ServerApp:
         log(INFO, "fedha writes the run to %s", job.folder.absolute())
         domains = load_domains(job.config, job.left_out)
         if isinstance(grid, InMemoryGrid):
-            _check_federation(grid, len(domains.sources))
+            _check_federation(grid, len(domains.sources) * job.config.data.clients_per_domain)
         resume = bool(context.run_config.get("resume", False))
         serve(job, grid, listener or Logged(), domains=domains, resume=resume)
 
@@ -90,6 +91,7 @@ def bound_client_app(base: Path) -> ClientApp:
         job = job_from(context, base)
         return _client_app(to_json(job.config), job.left_out)(message=message, context=context)
 
+    app.query("introduce")(answer)
     app.query("measure")(answer)
     app.train()(answer)
     app.evaluate()(answer)
@@ -117,32 +119,33 @@ def _client_app(settings: str, left_out: str | None) -> ClientApp:
     """A process keeps its clients, their data and what they computed last from one message to the next."""
     config = from_json(settings)
     domains = load_domains(config, left_out)
+    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0])
 
     def model(context: Context) -> SplitModel:
         return build(config.model, domains.input_shape, domains.classes, config.seed[0])
 
     def domain(context: Context) -> Domain:
         place = int(context.node_config["partition-id"])
-        if place >= len(domains.sources):
+        if place >= len(parts):
             raise FedhaError(
-                f"partition-id is {place} but the data have {len(domains.sources)} source domains; "
-                f"start {len(domains.sources)} clients"
+                f"partition-id is {place} but the data have {len(domains.sources)} source domains for "
+                f"{len(parts)} clients; start {len(parts)} clients"
             )
-        return domains.sources[place]
+        return parts[place]
 
     return client_app(model, domain, threads=config.engine.threads, device=device(config))
 
 
-def _check_federation(grid: Grid, sources: int, settled_seconds: float = 2.0) -> None:
+def _check_federation(grid: Grid, clients: int, settled_seconds: float = 2.0) -> None:
     """A simulation has all its nodes at once: if they are not as many as the data need, no others will come."""
     nodes, since = -1, time.monotonic()
     while time.monotonic() < since + settled_seconds or nodes == 0:
-        if (now := len(list(grid.get_node_ids()))) == sources:
+        if (now := len(list(grid.get_node_ids()))) == clients:
             return
         if now != nodes:
             nodes, since = now, time.monotonic()
         time.sleep(0.05)
     raise FedhaError(
-        f"the simulation has {nodes} clients but the data have {sources} source domains; "
-        f"add --federation-config 'num-supernodes={sources}'"
+        f"the simulation has {nodes} clients but the data are for {clients}; "
+        f"add --federation-config 'num-supernodes={clients}'"
     )

@@ -1,6 +1,6 @@
-"""fedha's ClientApp: the client's work behind three message types."""
+"""fedha's ClientApp: the client's work behind four message types."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,15 +8,28 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from fedha import numerics
+from fedha import batching, numerics
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower.wire import pack_reply, pack_tensors, unpack_request, unpack_tensors
 from fedha.models.split import SplitModel
-from fedha.training import Client, answer_measure, answer_train, evaluate
+from fedha.training import Client, answer_evaluate, answer_measure, answer_train
 
 _STATE = "fedha-state"
+_INTRODUCE = "query.introduce"
+
+_ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
+    "query.measure": answer_measure,
+    "train": answer_train,
+    "evaluate": answer_evaluate,
+}
+
+_TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Reply]]] = {
+    "query.measure": batching.answer_measure,
+    "train": batching.answer_train,
+    "evaluate": batching.answer_evaluate,
+}
 
 
 def client_app(
@@ -26,66 +39,114 @@ def client_app(
     threads: int = 1,
     device: str = "cpu",
 ) -> ClientApp:
-    """A ClientApp that answers `HessianAlignment`.
-
-    Args:
-        model: Makes the network; its initial weights are not used, the server sends the parameters.
-        domain: Makes this client's data; called once a process and node.
-        threads: torch threads; a sum's bits depend on it.
-        device: Where to compute, such as ``cpu`` or ``cuda``.
+    """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
 
     Returns:
-        An app with ``query.measure``, ``train`` and ``evaluate``. The node config must give ``partition-id``, the
-        client's place in client order, from 0.
+        An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``. The node config must give
+        ``partition-id``, the client's place in client order, from 0.
     """
-    app = ClientApp()
-    clients: dict[tuple[int, int], Client] = {}
+    app, clients = ClientApp(), Clients(model, domain, threads=threads, device=device)
 
-    def answer(work: Callable[[Client, Request], Reply], message: Message, context: Context) -> Message:
-        numerics.configure(threads)
-        key = (context.run_id, context.node_id)
-        if key not in clients:
-            _check_place(context)
-            clients[key] = _make_client(model(context), domain(context), context, device)
-        client = clients[key]
-        client.state = unpack_tensors(context.state.array_records.get(_STATE, ArrayRecord()), device)
-        reply = work(client, unpack_request(message.content, device))
-        if client.state:
-            context.state[_STATE] = pack_tensors(client.state)
-        return Message(pack_reply(reply), reply_to=message)
+    def answer(message: Message, context: Context) -> Message:
+        return Message(clients.answer(message.metadata.message_type, message.content, context), reply_to=message)
 
-    @app.query("measure")
-    def measure(message: Message, context: Context) -> Message:
-        return answer(answer_measure, message, context)
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        return answer(answer_train, message, context)
-
-    @app.evaluate()
-    def evaluate_parts(message: Message, context: Context) -> Message:
-        return answer(_answer_evaluate, message, context)
-
+    app.query("introduce")(answer)
+    app.query("measure")(answer)
+    app.train()(answer)
+    app.evaluate()(answer)
     return app
 
 
-def save_state(context: Context) -> ArrayRecord | None:
-    """What a node must remember for a run to resume: its moving averages, or None."""
-    return context.state.array_records.get(_STATE)
+class Clients:
+    """The clients of one process, made when they are first asked; they share one model.
+
+    Args:
+        model: Makes the network, once a process; its initial weights are not used, the server sends the parameters.
+        domain: Makes a client's data; called once a process and node.
+        threads: torch threads; a sum's bits depend on it.
+        device: Where to compute, such as ``cpu`` or ``cuda``.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Context], SplitModel],
+        domain: Callable[[Context], Domain],
+        *,
+        threads: int = 1,
+        device: str = "cpu",
+    ) -> None:
+        self._make_model, self._make_domain = model, domain
+        self._threads, self._device = threads, device
+        self._model: SplitModel | None = None
+        self._clients: dict[tuple[int, int], Client] = {}
+
+    def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
+        """One client's answer.
+
+        Args:
+            kind: The message type.
+            content: What `fedha.flower.wire` packed.
+            context: Whose it is; its state is changed where the client must remember something.
+        """
+        numerics.configure(self._threads)
+        client = self._client(context)
+        if kind == _INTRODUCE:
+            return pack_reply(client.reply({}))
+        reply = _ANSWERS[kind](client, unpack_request(content, self._device))
+        _remember(client, context)
+        return pack_reply(reply)
+
+    def answer_together(
+        self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]
+    ) -> list[RecordDict] | None:
+        """The answers of several clients at once, to the bits of `answer` up to rounding; None where that is no gain.
+
+        Args:
+            kind: The message type.
+            contents: What each was sent; alike but for the share.
+            contexts: Whose they are, in the same order.
+        """
+        if kind not in _TOGETHER or len(contexts) < 2:
+            return None
+        numerics.configure(self._threads)
+        clients = [self._client(context) for context in contexts]
+        unpacked = {id(content): unpack_request(content, self._device) for content in contents}
+        requests = [unpacked[id(content)] for content in contents]
+        if batching.refusal(clients, requests[0]) is not None:
+            return None
+        replies = _TOGETHER[kind](clients, requests)
+        for client, context in zip(clients, contexts, strict=True):
+            _remember(client, context)
+        return [pack_reply(reply) for reply in replies]
+
+    def _client(self, context: Context) -> Client:
+        """The client of a node, with what it remembers."""
+        key = (context.run_id, context.node_id)
+        if key not in self._clients:
+            _check_place(context)
+            if self._model is None:
+                self._model = self._make_model(context).to(torch.device(self._device))
+                _check_model(self._model)
+            domain = _moved(self._make_domain(context), next(self._model.parameters()))
+            self._clients[key] = Client(int(context.node_config["partition-id"]), domain, self._model)
+        client = self._clients[key]
+        client.state = unpack_tensors(context.state.array_records.get(_STATE, ArrayRecord()), self._device)
+        return client
+
+
+def state_record(state: RecordDict) -> ArrayRecord | None:
+    """What a node must remember for a run to resume, out of its context's state: its moving averages, or None."""
+    return state.array_records.get(_STATE)
 
 
 def restore_state(state: ArrayRecord | None) -> RecordDict:
-    """The context state of a node that `save_state` saw."""
+    """The context state of a node that `state_record` saw."""
     return RecordDict() if state is None else RecordDict({_STATE: state})
 
 
-def _answer_evaluate(client: Client, request: Request) -> Reply:
-    numbers = {}
-    for part in request.measure:
-        examples: Examples = getattr(client.domain, part)
-        for name, value in evaluate(client.model, request.parameters, examples).items():
-            numbers[f"{part}/{name}"] = value
-    return Reply(client.domain.name, client.index, len(client.domain.train), {}, numbers)
+def _remember(client: Client, context: Context) -> None:
+    if client.state:
+        context.state[_STATE] = pack_tensors(client.state)
 
 
 def _check_place(context: Context) -> None:
@@ -96,7 +157,7 @@ def _check_place(context: Context) -> None:
         )
 
 
-def _make_client(model: SplitModel, domain: Domain, context: Context, device: str) -> Client:
+def _check_model(model: SplitModel) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats and module.training:
             raise FedhaError(
@@ -108,9 +169,12 @@ def _make_client(model: SplitModel, domain: Domain, context: Context, device: st
                 f"module {name!r} draws from torch's global generator, so that no run could be repeated and statistics "
                 "would be of another model than is trained; take it out, or switch it off with .eval()"
             )
-    kind = next(model.parameters())
+
+
+def _moved(domain: Domain, like: torch.Tensor) -> Domain:
+    """The domain on the model's device and of its precision; one that is there already is not copied."""
     train, held_out = (
-        Examples(part.inputs.to(device, kind.dtype), part.labels.to(device)) for part in (domain.train, domain.held_out)
+        Examples(part.inputs.to(like.device, like.dtype), part.labels.to(like.device))
+        for part in (domain.train, domain.held_out)
     )
-    moved = replace(domain, train=train, held_out=held_out)
-    return Client(int(context.node_config["partition-id"]), moved, model.to(torch.device(device)))
+    return replace(domain, train=train, held_out=held_out)

@@ -56,30 +56,35 @@ def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
         FedhaError: The data are missing or wrong, or no source would be left.
     """
     domains = data.load(config.data, config.seed[0])
-    if left_out is None:
-        return domains
+    return domains if left_out is None else leave_out(domains, left_out)
+
+
+def leave_out(domains: DomainSet, name: str) -> DomainSet:
+    """The domains without one source, which becomes the only target.
+
+    Raises:
+        FedhaError: There is no such source, or no other one.
+    """
     names = [one.name for one in domains.sources]
-    if left_out not in names:
-        raise FedhaError(f"there is no source domain {left_out!r} to leave out; the sources are {', '.join(names)}")
-    kept = tuple(one for one in domains.sources if one.name != left_out)
+    if name not in names:
+        raise FedhaError(f"there is no source domain {name!r} to leave out; the sources are {', '.join(names)}")
+    kept = tuple(one for one in domains.sources if one.name != name)
     if not kept:
-        raise FedhaError(f"leaving out {left_out!r} leaves no source; set evaluation.leave_one_domain_out to false")
-    gone = next(one for one in domains.sources if one.name == left_out)
+        raise FedhaError(f"leaving out {name!r} leaves no source; set evaluation.leave_one_domain_out to false")
+    gone = next(one for one in domains.sources if one.name == name)
     nothing = Examples(gone.train.inputs[:0], gone.train.labels[:0])
     target = Domain(gone.name, nothing, gone.held_out if len(gone.held_out) else gone.train)
     return DomainSet(kept, (target,), domains.classes, domains.description)
 
 
-def serve(
-    job: Job, grid: Grid, listener: Listener, *, domains: DomainSet | None = None, resume: bool = False
-) -> dict[str, Any]:
+def serve(job: Job, grid: Grid, listener: Listener, *, domains: DomainSet, resume: bool = False) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
     Args:
         job: What to train and where to write.
         grid: Reaches the clients.
         listener: Told of every round.
-        domains: The run's domains where the caller has them already.
+        domains: The run's domains.
         resume: Continue from the folder's checkpoint.
 
     Returns:
@@ -90,9 +95,14 @@ def serve(
     """
     config, seed = job.config, job.config.seed[0]
     numerics.configure(config.engine.threads)
-    domains = domains or load_domains(config, job.left_out)
     model = build(config.model, domains.input_shape, domains.classes, seed)
-    strategy = HessianAlignment(config.recipe[0], config.training, seed=seed, clients=len(domains.sources))
+    strategy = HessianAlignment(
+        config.recipe[0],
+        config.training,
+        seed=seed,
+        clients=len(domains.sources) * config.data.clients_per_domain,
+        on_client_error=config.engine.on_client_error,
+    )
     server = strategy.begin(dict(model.named_parameters()))
     runfolder.create(job.folder, config, resume=resume)
     done = _continue_from(job, strategy, grid) if resume else 0
@@ -100,6 +110,7 @@ def serve(
     log.truncate_after(done)
     records = runfolder.read_metrics(job.folder)
     listener.started(config, job.folder, done + 1)
+    strategy.meet(grid, done + 1)
     for number in range(done + 1, config.training.rounds + 1):
         record = _round(job, strategy, grid, model, domains, number)
         log.append(record)
@@ -128,11 +139,14 @@ def _round(
     last = number == job.config.training.rounds
     if last or number % job.config.evaluation.every == 0:
         _evaluate_sources(strategy, grid, number, "held_out,train" if last else "held_out")
-        record["held_out"] = strategy.last_evaluation["held_out"]
+        evaluated = strategy.last_evaluation.get("held_out", {})
+        record["held_out"] = {one.name: evaluated.get(one.name, {"examples": 0}) for one in domains.sources}
         record["target"] = {
             domain.name: evaluate(model, strategy.begun().parameters, _as(domain.held_out, model))
             for domain in domains.targets
         }
+    if strategy.skipped:
+        record["skipped"] = dict(strategy.skipped)
     return {**record, "seconds": time.perf_counter() - begun}
 
 

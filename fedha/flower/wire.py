@@ -12,22 +12,26 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedha.config import TrainingConfig
+from fedha.devices import to_device, to_host
 from fedha.exchange import Reply, Request, Task
+from fedha.flower.tensor_array import TensorArray, array_record
 from fedha.recipes import Recipe, Term
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Tensors by name as an ArrayRecord, order kept."""
-    return ArrayRecord({name: Array(value.detach().cpu().contiguous().numpy()) for name, value in tensors.items()})
+    """Tensors by name as an ArrayRecord, order kept; those on the CPU are shared with it, so do not change them."""
+    return array_record({name: TensorArray(value) for name, value in to_host(tensors).items()})
 
 
 def unpack_tensors(record: ArrayRecord, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """The tensors of an ArrayRecord by name. Nothing is unpickled."""
-    return {name: _tensor(array).to(device) for name, array in record.items()}
+    """The tensors of an ArrayRecord by name, not to be changed in place. Nothing is unpickled."""
+    return to_device({name: _tensor(array) for name, array in record.items()}, torch.device(device))
 
 
 def _tensor(array: Array) -> Tensor:
     """One array's tensor, without parsing the NPY header where it is the one that numpy writes for plain data."""
+    if isinstance(array, TensorArray):
+        return array.tensor
     data, start = array.data, 10 + int.from_bytes(array.data[8:10], "little")
     plain = data[:8] == b"\x93NUMPY\x01\x00" and b"'fortran_order': False" in data[10:start]
     if not plain or array.stype != "numpy.ndarray":
@@ -99,7 +103,7 @@ def pack_reply(reply: Reply) -> RecordDict:
         {
             "tensors": pack_tensors(reply.tensors),
             "metrics": MetricRecord(numbers),
-            "client": ConfigRecord({"name": reply.client}),
+            "client": ConfigRecord({"name": reply.client, "domain": reply.domain}),
         }
     )
 
@@ -109,9 +113,16 @@ def unpack_reply(content: RecordDict) -> Reply:
     numbers = {name: value for name, value in content.metric_records["metrics"].items() if not isinstance(value, list)}
     index, examples = int(numbers.pop("index")), int(numbers.pop("examples"))
     tensors = unpack_tensors(content.array_records["tensors"])
-    return Reply(str(content.config_records["client"]["name"]), index, examples, tensors, numbers)
+    who = content.config_records["client"]
+    return Reply(str(who["name"]), str(who["domain"]), index, examples, tensors, numbers)
 
 
 def count_bytes(content: RecordDict) -> int:
     """Bytes of a message's records, without Flower's envelope."""
-    return sum(record.count_bytes() for record in content.values())
+    arrays = sum(
+        len(name) + (array.count_bytes() if isinstance(array, TensorArray) else len(array.data))
+        for record in content.array_records.values()
+        for name, array in record.items()
+    )
+    metrics = sum(record.count_bytes() for record in content.metric_records.values())
+    return arrays + metrics + sum(record.count_bytes() for record in content.config_records.values())
