@@ -1,0 +1,163 @@
+"""Answers of many clients at once: what `fedha.training` answers one by one, up to the order of sums."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fedha.batching.chunk import budget, group, stack
+from fedha.batching.memory import measuring_bytes, training_bytes
+from fedha.batching.network import forward, take_apart
+from fedha.batching.objective import measure_stacked, scores
+from fedha.batching.rows import whole
+from fedha.batching.train import local_steps, one_gradient
+from fedha.batching.whole import first_products, whole_features
+from fedha.data.domain import Examples
+from fedha.errors import FedhaError
+from fedha.exchange import Reply, Request
+from fedha.training import Client, average_offsets
+
+_ROWS = 2048  # examples evaluated in one pass: these stay in the cache
+
+
+def answer_measure(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
+    """Measure the statistics that the requests ask for, on each client's whole domain at the global model.
+
+    Args:
+        clients: Of one model, on one device.
+        requests: The same exchange for each; only `share` may differ.
+
+    Returns:
+        A reply a client, in the order given.
+
+    Raises:
+        ValueError: The requests differ, or a domain is too small for a statistic. Whatever is raised, nothing has
+            changed: `fedha.training` finds the client to blame.
+    """
+    request = _common(requests)
+    network, head = take_apart(clients[0].model), _head(request)
+    answers: dict[int, dict[str, Tensor]] = {}
+    sizes = [len(client.domain.train) for client in clients]
+    for places in group(sizes, measuring_bytes(clients[0], request), budget(_device(request))):
+        chunk = stack(clients, requests, places)
+        batches = whole(chunk.sizes, False, chunk.inputs.device)
+        first = first_products(chunk, network, request)
+        for batch, features in zip(batches, whole_features(chunk, network, request, first, batches), strict=True):
+            labels = batch.take(chunk.labels)
+            values = measure_stacked(request.measure, clients[0].model, head, features, labels, request)
+            for row, place in enumerate(places[batch.clients]):
+                answers[place] = {name: value[row] for name, value in values.items()}
+    return [client.reply(_corrected(client, request, answers[place])) for place, client in enumerate(clients)]
+
+
+def answer_train(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
+    """Minimise risk plus penalty from the global model, and return the updates.
+
+    The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
+    local mode. All updates of a parameter lie in one tensor, of which the replies hold rows.
+
+    Args:
+        clients: Of one model, on one device; their moving averages move on.
+        requests: As in `answer_measure`.
+
+    Returns:
+        A reply a client, in the order given.
+
+    Raises:
+        FedhaError: An update is not finite.
+        ValueError: As in `answer_measure`.
+    """
+    request = _common(requests)
+    train = one_gradient if request.task.training.mode == "synchronous" else local_steps
+    network = take_apart(clients[0].model)
+    updates = {name: value.new_empty(len(clients), *value.shape) for name, value in request.parameters.items()}
+    replies: dict[int, Reply] = {}
+    averages: dict[int, dict[str, Tensor]] = {}
+    done = 0
+    sizes = [len(client.domain.train) for client in clients]
+    for places in group(sizes, training_bytes(clients[0], request), budget(_device(request))):
+        chunk = stack(clients, requests, places)
+        written = {name: value[done : done + len(places)] for name, value in updates.items()}
+        trained = train(chunk, network, request, written)
+        _check_finite(trained.largest, request)
+        for row, place in enumerate(places):
+            own = {name: value[row] for name, value in written.items()}
+            replies[place] = clients[place].reply(own, trained.metrics[row])
+            averages[place] = trained.averages[row]
+        done += len(places)
+    for place, client in enumerate(clients):  # only now that nothing can fail any more
+        client.state.update(averages[place])
+        client._forward = None
+    return [replies[place] for place in range(len(clients))]
+
+
+def answer_evaluate(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
+    """Evaluate the global model on the parts of the domains that the requests name in `measure`: held_out, train.
+
+    Args, Returns, Raises: As in `answer_measure`.
+    """
+    request = _common(requests)
+    numbers: list[dict[str, float]] = [{} for _ in clients]
+    for name in request.measure:
+        parts: list[Examples] = [getattr(client.domain, name) for client in clients]
+        for place, values in enumerate(_evaluate(clients[0], request.parameters, parts)):
+            numbers[place] |= {f"{name}/{key}": value for key, value in values.items()}
+    return [client.reply({}, own) for client, own in zip(clients, numbers, strict=True)]
+
+
+def _evaluate(client: Client, parameters: Mapping[str, Tensor], parts: Sequence[Examples]) -> list[dict[str, float]]:
+    """Accuracy, risk and number of examples of each part, several parts in one pass."""
+    network = take_apart(client.model)
+    layers = (*network.featurizer, *network.head)
+    shared = {name: value[None] for name, value in parameters.items()}
+    answers: list[dict[str, float]] = [{"examples": 0} for _ in parts]
+    filled = [place for place, part in enumerate(parts) if len(part)]
+    for chosen in group([len(parts[place]) for place in filled], lambda size: size, _ROWS, ordered=False):
+        places = [filled[one] for one in chosen]
+        inputs, labels = (torch.cat([getattr(parts[place], name) for place in places]) for name in ("inputs", "labels"))
+        seen = []
+        with torch.no_grad():
+            for rows, truth in zip(inputs.split(_ROWS), labels.split(_ROWS), strict=True):
+                losses, right = scores(forward(layers, shared, rows[None])[0], truth)
+                seen.append(torch.stack([losses.double(), right.double()]))
+        sizes = [len(parts[place]) for place in places]
+        sums = [own.sum(1).tolist() for own in torch.cat(seen, 1).split(sizes, 1)]
+        for place, size, (risk, correct) in zip(places, sizes, sums, strict=True):
+            answers[place] = {"accuracy": correct / size, "risk": risk / size, "examples": size}
+    return answers
+
+
+def _corrected(client: Client, request: Request, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Statistics with what the client's moving averages add."""
+    offsets = average_offsets(client, request.task.recipe)
+    return {name: value + offsets[name] if name in offsets else value for name, value in tensors.items()}
+
+
+def _head(request: Request) -> dict[str, Tensor]:
+    return {name: value for name, value in request.parameters.items() if name.startswith("head.")}
+
+
+def _device(request: Request) -> torch.device:
+    return next(iter(request.parameters.values())).device
+
+
+def _common(requests: Sequence[Request]) -> Request:
+    """The first of requests that agree but for their share."""
+    first = requests[0]
+    for other in requests[1:]:
+        same = (other.task, other.round, other.measure) == (first.task, first.round, first.measure)
+        for mine, theirs in ((first.parameters, other.parameters), (first.references, other.references)):
+            same = same and mine.keys() == theirs.keys()
+            same = same and all(
+                theirs[name] is value or torch.equal(theirs[name], value) for name, value in mine.items()
+            )
+        if not same:
+            raise ValueError("the requests are not of one exchange; answer them one by one")
+    return first
+
+
+def _check_finite(largest: Tensor, request: Request) -> None:
+    if not bool(largest.isfinite().all()):
+        raise FedhaError(
+            f"a loss is not finite in round {request.round}; lower training.learning_rate or the recipe's weight"
+        )

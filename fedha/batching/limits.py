@@ -1,0 +1,84 @@
+"""When clients are better answered one by one."""
+
+from collections.abc import Sequence
+
+import torch
+
+from fedha.batching.chunk import budget
+from fedha.batching.memory import multiplications, training_bytes
+from fedha.batching.network import beyond_examples, take_apart
+from fedha.exchange import Request
+from fedha.training import Client
+
+# Multiplications of one client's step, forward. From here on a step fills a core, or a GPU, by itself.
+_LARGE = {"cpu": 2**24, "cuda": 2**31}
+
+
+def refusal(clients: Sequence[Client], request: Request) -> str | None:
+    """Why these clients cannot, or should not, be answered together.
+
+    Args:
+        clients: Of one worker.
+        request: Of an exchange; only its task, parameters and share are read.
+
+    Returns:
+        A phrase for a log, after "one by one: "; None where they are answered together.
+    """
+    if len(clients) < 2:
+        return f"{len(clients)} client is nothing to put together"
+    return _different(clients, request) or _unsuited(clients, request) or _large(clients, request)
+
+
+def _different(clients: Sequence[Client], request: Request) -> str | None:
+    first = clients[0]
+    for other in clients[1:]:
+        if other.model is not first.model and str(other.model) != str(first.model):
+            return f"clients {first.domain.client!r} and {other.domain.client!r} have different models"
+    kinds = {(*client.domain.train.inputs.shape[1:], client.domain.train.inputs.dtype) for client in clients}
+    kinds_of = {str(value.dtype) for value in request.parameters.values()}
+    places = {client.domain.train.inputs.device for client in clients}
+    places |= {value.device for value in request.parameters.values()}
+    if len(kinds) > 1 or len(kinds_of) > 1:
+        return "the clients' inputs differ in shape or precision, or the parameters in precision"
+    if len(places) > 1:
+        return f"data and parameters are on several devices: {', '.join(sorted(map(str, places)))}"
+    if min(len(client.domain.train) for client in clients) == 0:
+        return "a client has no training examples"
+    return None
+
+
+def _unsuited(clients: Sequence[Client], request: Request) -> str | None:
+    missing = [name for name, _ in clients[0].model.named_parameters() if name not in request.parameters]
+    if missing:
+        return f"the request has no parameter {missing[0]!r}"
+    if noted := beyond_examples(take_apart(clients[0].model)):
+        return f"{' and '.join(noted)} keeps statistics or draws at random, and clients must not share that"
+    if request.share >= 1:
+        return "one client is the whole federation"
+    try:
+        multiplications(clients[0], request)
+    except Exception as error:  # whatever a stranger's layer does under vmap
+        return f"torch.func.vmap cannot take the model: {str(error).splitlines()[0]}"
+    return None
+
+
+def _large(clients: Sequence[Client], request: Request) -> str | None:
+    most = max(clients, key=lambda client: len(client.domain.train))
+    products, limit = multiplications(most, request), _LARGE[_kind(request)]
+    if products > limit:
+        return (
+            f"one step of one client is {products / 1e6:,.0f} million multiplications; "
+            f"together pays up to {limit / 1e6:,.0f} million"
+        )
+    each, room = training_bytes(most, request)(len(most.domain.train)), budget(_device(request))
+    if 2 * each > room:
+        return f"one client works on {each / 2**20:,.0f} MiB of the {room / 2**20:,.0f} MiB for all"
+    return None
+
+
+def _device(request: Request) -> torch.device:
+    return next(iter(request.parameters.values())).device
+
+
+def _kind(request: Request) -> str:
+    return "cuda" if _device(request).type == "cuda" else "cpu"

@@ -1,0 +1,108 @@
+"""What one client adds to a chunk's working memory, counted in numbers, roughly."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from fedha.batching.first_layer import pays
+from fedha.batching.network import Layer, Network, forward, take_apart
+from fedha.batching.objective import active_terms
+from fedha.exchange import Request
+from fedha.measurement import view_head
+from fedha.training import Client
+
+_COPIES = 2  # of a parameter: itself and its gradient
+
+
+def training_bytes(client: Client, request: Request) -> Callable[[int], int]:
+    """Bytes that a step touches for a client of n examples, as a function of n.
+
+    Args:
+        client: Whose model and input shape all have.
+        request: Of the round.
+    """
+    network, training = take_apart(client.model), request.task.training
+    local, inputs = training.local, client.domain.train.inputs[:1]
+    weights = sum(value.numel() for value in request.parameters.values())
+    seen = _numbers_seen(network, request, inputs)
+    names = [term.statistic for term in active_terms(request.task.recipe)]
+    place = network.leading_linear()
+    first = 0 if place is None else request.parameters[f"{network.featurizer[place].name}.weight"].numel()
+    hidden = first // inputs.numel()
+
+    def count(examples: int) -> int:
+        rows = examples if training.mode == "synchronous" else min(local.batch_size or examples, examples)
+        batch = 2 * rows * seen + _statistics(names, client, request, rows)
+        if training.mode == "synchronous":
+            return inputs.itemsize * (batch + rows * inputs.numel() + _COPIES * (weights - first))
+        taken = local.steps or (local.epochs or 1) * -(-examples // rows)
+        if first and pays(examples, inputs.numel(), taken, rows, training):
+            kept = examples * examples + 2 * examples * hidden
+            return inputs.itemsize * (batch + kept + _COPIES * (weights - first))
+        return inputs.itemsize * (batch + rows * inputs.numel() + _COPIES * weights)
+
+    return cache(count)
+
+
+def measuring_bytes(client: Client, request: Request) -> Callable[[int], int]:
+    """As `training_bytes`, for measuring."""
+    inputs = client.domain.train.inputs[:1]
+    seen = inputs.numel() + _numbers_seen(take_apart(client.model), request, inputs)
+    return cache(
+        lambda examples: inputs.itemsize * (examples * seen + _statistics(request.measure, client, request, examples))
+    )
+
+
+def multiplications(client: Client, request: Request) -> int:
+    """Multiplications of one step of a client, forward, in the layers' products.
+
+    Raises:
+        Exception: What torch.func.vmap raises for a layer that it cannot take.
+    """
+    training, examples = request.task.training, len(client.domain.train)
+    synchronous = training.mode == "synchronous"
+    rows = examples if synchronous else min(training.local.batch_size or examples, examples)
+    layers = _layers_on_paper(take_apart(client.model), request, client.domain.train.inputs[:1])
+    return rows * sum(
+        weight.numel() * outputs.shape[3:].numel()
+        for layer, outputs in layers
+        for weight in layer.module.parameters()
+        if weight.dim() > 1
+    )
+
+
+def _numbers_seen(network: Network, request: Request, inputs: Tensor) -> int:
+    """Numbers that all layers put out for one example."""
+    return sum(outputs.numel() for _, outputs in _layers_on_paper(network, request, inputs))
+
+
+def _layers_on_paper(network: Network, request: Request, inputs: Tensor) -> Iterator[tuple[Layer, Tensor]]:
+    """Each layer with what it puts out for one example, [1, 1, ...], of which only the shape is there."""
+    rows = inputs[None].to("meta")
+    shared = {name: value[None].to("meta") for name, value in request.parameters.items()}
+    for layer in (*network.featurizer, *network.head):
+        rows = forward([layer], shared, rows)
+        yield layer, rows
+
+
+def _statistics(names: Sequence[str], client: Client, request: Request, rows: int) -> int:
+    """Numbers that statistics hold at once for one client."""
+    head = {name: value for name, value in request.parameters.items() if name.startswith("head.")}
+    view = view_head(client.model, head)
+    weights = torch.Size(view.shape).numel()
+    probes = request.task.recipe.probes
+    closed = len(view.shape) == 2
+    classes, width = view.shape if closed else (1, weights)
+    large = {
+        "hessian": weights**2,
+        "hessian_off_diagonal": weights**2,
+        "off_diagonal_energy": min(rows, weights) ** 2 if closed else 256 * weights,
+        "hessian_diagonal": weights if closed else 256 * weights,
+        "gradient_variance": weights if closed else rows * weights,
+        "hutchinson_diagonal": probes * (weights + rows * classes),
+        "hutchinson_diagonal_shared": probes * (weights + rows * classes),
+        "feature_covariance": width**2,
+    }
+    return 3 * sum(large.get(name, weights) for name in names)

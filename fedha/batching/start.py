@@ -1,0 +1,89 @@
+"""What a chunk knows at the round's start: risk, accuracy, own statistics, and where the moving averages stand."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedha.batching.chunk import Chunk
+from fedha.batching.network import Network, forward
+from fedha.batching.objective import Named, Objective, active_terms, draw_signs, measure_stacked, scores
+from fedha.batching.rows import Batch
+from fedha.exchange import Request
+from fedha.recipes import Recipe, Term
+from fedha.reference import moving_average
+from fedha.training import average_offsets
+
+
+@dataclass(frozen=True)
+class Start:
+    """A chunk at the global model.
+
+    Attributes:
+        risk: Of each client's whole domain, [k], in nats.
+        accuracy: Likewise, [k].
+        objective: The round's loss.
+        averages: Each client's moving averages after this round, by statistic; not yet the clients' own.
+    """
+
+    risk: Tensor
+    accuracy: Tensor
+    objective: Objective
+    averages: list[dict[str, Tensor]]
+
+
+def begin(
+    chunk: Chunk, network: Network, request: Request, batches: Sequence[Batch], features: Sequence[Tensor]
+) -> Start:
+    """Look at a chunk's whole domains at the global model.
+
+    Args:
+        chunk: The clients.
+        network: Their model, taken apart.
+        request: Of the round.
+        batches: All rows of every client, as batches.
+        features: The featurizer's output on each, [k, b, D - 1]; no derivative is taken.
+    """
+    terms = active_terms(request.task.recipe)
+    features = [one.detach() for one in features]
+    labels = [batch.take(chunk.labels) for batch in batches]
+    head = {name: value for name, value in request.parameters.items() if name.startswith("head.")}
+    shared = {name: value[None] for name, value in head.items()}
+    risks, accuracies = [], []
+    with torch.no_grad():
+        for batch, seen, truth in zip(batches, features, labels, strict=True):
+            logits = forward(network.head, shared, seen.flatten(0, 1)[None])
+            losses, right = scores(logits.view(*truth.shape, -1), truth)
+            risks.append(batch.mean(losses))
+            accuracies.append(batch.mean(right.to(losses.dtype)))
+    names = [term.statistic for term in terms if term.target == "others" or term.client_average]
+    model = chunk.clients[0].model
+    measured = [measure_stacked(names, model, head, *data, request) for data in zip(features, labels, strict=True)]
+    own = {name: torch.cat([one[name] for one in measured]) for name in names}
+    signs, common = draw_signs(terms, chunk.clients, request, head, features[0])
+    shares = features[0].new_tensor(chunk.shares)
+    apart = {**_offsets(chunk, request.task.recipe, own), **{f"own/{name}": own[name] for name in names}}
+    objective = Objective(model, network, request, terms, {**apart, **signs, "share": shares}, common)
+    return Start(torch.cat(risks), torch.cat(accuracies), objective, _moved(chunk, terms, own))
+
+
+def _offsets(chunk: Chunk, recipe: Recipe, own: Mapping[str, Tensor]) -> Named:
+    """``offset/…`` of each statistic that has a moving average: zero for a client that has none yet."""
+    offsets = [average_offsets(client, recipe) for client in chunk.clients]
+    names = dict.fromkeys(name for one in offsets for name in one if name in own)
+    zero = {name: torch.zeros_like(own[name][0]) for name in names}
+    return {f"offset/{name}": torch.stack([one.get(name, zero[name]) for one in offsets]) for name in names}
+
+
+def _moved(chunk: Chunk, terms: Sequence[Term], own: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    averaged = [term for term in terms if term.client_average]
+    return [
+        {
+            term.statistic: moving_average(
+                client.state.get(term.statistic), own[term.statistic][place], term.client_average
+            )
+            for term in averaged
+        }
+        for place, client in enumerate(chunk.clients)
+    ]

@@ -1,0 +1,93 @@
+"""Training of one chunk: a gradient, or local steps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedha.batching.chunk import Chunk
+from fedha.batching.metrics import Sums
+from fedha.batching.network import Network
+from fedha.batching.objective import Objective, active_terms, divisor
+from fedha.batching.rows import Batch, steps, whole
+from fedha.batching.start import begin
+from fedha.batching.weights import Weights, decay_of
+from fedha.batching.whole import first_products, whole_features
+from fedha.exchange import Request
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training a chunk gives beside the updates.
+
+    Attributes:
+        metrics: Of each client.
+        averages: Each client's moving averages after this round, by statistic.
+        largest: Of each client, [k]; not finite where an entry of its update is not.
+    """
+
+    metrics: list[dict[str, float]]
+    averages: list[dict[str, Tensor]]
+    largest: Tensor
+
+
+def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Mapping[str, Tensor]) -> Trained:
+    """The gradient of each client's loss on its whole domain, at the global model.
+
+    Args:
+        chunk: The clients.
+        network: Their model, taken apart.
+        request: Of the round.
+        updates: Where to write, by parameter name, [k, ...] each.
+    """
+    batches = whole(chunk.sizes, not active_terms(request.task.recipe), chunk.inputs.device)
+    weights = Weights(chunk, network, request, first_products(chunk, network, request), chunk.sizes[:1])
+    seen = [weights.features(batch) for batch in batches]
+    start = begin(chunk, network, request, batches, [features for features, _ in seen])
+    sums = Sums(len(chunk.clients))
+    for batch, (features, leaves) in zip(batches, seen, strict=True):
+        _descend(chunk, batch, features, leaves, start.objective, weights, sums)
+    weights.write_gradients(updates)
+    return Trained(sums.means({"accuracy": start.accuracy}), start.averages, weights.largest(updates))
+
+
+def local_steps(chunk: Chunk, network: Network, request: Request, updates: Mapping[str, Tensor]) -> Trained:
+    """Each client's local steps, as `one_gradient`; the update is the global minus the local parameters."""
+    pad, device = not active_terms(request.task.recipe), chunk.inputs.device
+    taken = list(steps(chunk.sizes, [client.index for client in chunk.clients], request, pad, device))
+    lengths = [max(batch.rows for batch in batches) for batches, _ in taken]
+    products = first_products(chunk, network, request)
+    weights = Weights(chunk, network, request, products, lengths)
+    batches = whole(chunk.sizes, pad, device)
+    start = begin(chunk, network, request, batches, whole_features(chunk, network, request, products, batches))
+    sums = Sums(len(chunk.clients))
+    for batches, ending in taken:
+        for batch in batches:
+            features, leaves = weights.features(batch)
+            _descend(chunk, batch, features, leaves, start.objective, weights, sums)
+        weights.step()
+        for clients in ending:
+            weights.write_moves(updates, clients)
+    given = {"risk": start.risk, "accuracy": start.accuracy}
+    return Trained(sums.means(given), start.averages, weights.largest(updates))
+
+
+def _descend(
+    chunk: Chunk,
+    batch: Batch,
+    features: Tensor,
+    leaves: dict[str, Tensor],
+    objective: Objective,
+    weights: Weights,
+    sums: Sums,
+) -> None:
+    """Take the loss's derivatives on one batch, and its numbers. L2 has its derivative added where weights move."""
+    parts = objective.parts(leaves, features, batch.take(chunk.labels), batch)
+    loss = objective.combine(parts)
+    gradients = torch.autograd.grad(loss.sum() / divisor(objective.request), list(leaves.values()))
+    value = loss.detach()
+    if decay := objective.request.task.training.weight_decay:
+        value = value + decay * weights.squared_norms(batch.clients)
+    sums.add(batch, {"loss": value / divisor(objective.request), **parts})
+    weights.receive(batch, dict(zip(leaves, gradients, strict=True)), decay_of(objective.request))

@@ -1,0 +1,240 @@
+"""Clients answered together answer as one by one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedha import batching, training
+from fedha.batching import answers, chunk
+from fedha.config import ModelConfig, TrainingConfig
+from fedha.errors import FedhaError
+from fedha.exchange import Request, Task
+from fedha.models import SplitModel
+from fedha.recipes import RECIPES
+from tests.batching.twins import SEED, assert_same, local, make_clients, make_cohort, mean_tensors, twin_rounds
+from tests.test_recipes import PROBES, ROWS, SGD, make_problem
+
+MODES = {
+    "synchronous": SGD,
+    "decayed": SGD.model_copy(update={"weight_decay": 0.02}),
+    "epochs": local(epochs=2, batch_size=5, momentum=0.9, learning_rate=0.05, weight_decay=0.01),
+    "steps": local(steps=2),
+}
+MLP = ModelConfig(hidden=[6], precision="float64")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("head", ["three classes", "one logit", "network"])
+@pytest.mark.parametrize("name", ROWS)
+def test_every_recipe_answers_as_one_by_one(name: str, head: str, mode: str) -> None:
+    recipe = replace(ROWS[name], weight=1.7, probes=PROBES, rescale=head == "one logit")
+    assert_same(twin_rounds(make_problem(head).clients(), recipe, MODES[mode], 2))
+
+
+OPTIMISERS = {
+    "sgd": local(epochs=2, batch_size=4),
+    "momentum": local(epochs=2, batch_size=4, momentum=0.9),
+    "decayed": local(epochs=2, batch_size=4, weight_decay=0.05),
+    "decayed momentum": local(steps=7, batch_size=4, momentum=0.5, weight_decay=0.05),
+    "adam": local(epochs=2, batch_size=4, optimizer="adam", learning_rate=0.01),
+    "decayed adam": local(steps=5, batch_size=4, optimizer="adam", learning_rate=0.01, weight_decay=0.05),
+    "whole domains": local(epochs=3, momentum=0.9),
+    "larger than a domain": local(epochs=2, batch_size=100),
+}
+NETWORKS = {
+    "mlp": (MLP, (4,)),
+    "deep mlp": (ModelConfig(hidden=[7, 6, 5], precision="float64"), (2, 3)),
+    "wide inputs": (ModelConfig(hidden=[3], precision="float64"), (40,)),
+    "linear": (ModelConfig(name="linear", precision="float64"), (2, 3)),
+    "cnn": (ModelConfig(name="cnn", hidden=[3, 4], precision="float64"), (2, 5, 6)),
+}
+
+
+@pytest.mark.parametrize("recipe", ["erm", "fishr"])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_every_network_and_optimiser_answers_as_one_by_one(optimiser: str, network: str, recipe: str) -> None:
+    config, shape = NETWORKS[network]
+    clients = make_cohort(config, shape)
+    assert_same(twin_rounds(clients, RECIPES[recipe], OPTIMISERS[optimiser], 2))
+
+
+@pytest.mark.parametrize("recipe", ["erm", "hgp"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_gives_the_gradient_that_it_gives_alone(network: str, recipe: str) -> None:
+    config, shape = NETWORKS[network]
+    assert_same(twin_rounds(make_cohort(config, shape), RECIPES[recipe], SGD, 2))
+
+
+@pytest.mark.parametrize("recipe", ["erm", "hgp", "fishr", "hutchinson", "coral"])
+@pytest.mark.parametrize("settings", [SGD, local(epochs=2, batch_size=7)], ids=["synchronous", "local"])
+def test_clients_of_very_different_sizes_answer_as_one_by_one(settings: TrainingConfig, recipe: str) -> None:
+    sizes = (23, 2, 9, 40, 10, 9, 2, 17, 31, 23)
+    assert_same(twin_rounds(make_cohort(MLP, (4,), sizes), RECIPES[recipe], settings, 2))
+
+
+def test_float32_answers_agree_to_float32_rounding() -> None:
+    clients = make_cohort(ModelConfig(hidden=[20]), (30,), sizes=(20, 24, 21))
+    settings = local(epochs=2, batch_size=5, momentum=0.5, weight_decay=0.01, learning_rate=0.003)
+    assert_same(twin_rounds(clients, RECIPES["hgp"], settings, 2), tolerance=1e-5)
+
+
+class Strange(nn.Module):
+    """A network that no rule knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 5)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return functional.gelu(self.second(self.first(inputs).tanh_()))
+
+
+@pytest.mark.parametrize(
+    "featurizer",
+    [
+        Strange(),
+        nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh()),
+        nn.Sequential(nn.Linear(4, 5, bias=False), nn.ReLU(inplace=True)),
+        nn.Sequential(nn.Identity(), nn.Linear(4, 5), nn.PReLU()),
+    ],
+    ids=["own module", "layer norm", "no bias", "learned slope"],
+)
+@pytest.mark.parametrize("settings", [SGD, local(epochs=2, batch_size=4, momentum=0.5)], ids=["synchronous", "local"])
+def test_networks_of_a_strangers_own_answer_as_one_by_one(featurizer: nn.Module, settings: TrainingConfig) -> None:
+    model = SplitModel(featurizer, nn.Linear(5, 3)).double()
+    clients = make_clients(model, (4,), (9, 11, 9), 3, torch.float64)
+    assert_same(twin_rounds(clients, RECIPES["exact_diagonal"], settings, 2))
+
+
+def test_a_head_without_a_bias_answers_as_one_by_one() -> None:
+    model = SplitModel(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), nn.Linear(5, 3, bias=False)).double()
+    clients = make_clients(model, (4,), (9, 11, 9), 3, torch.float64)
+    assert_same(twin_rounds(clients, RECIPES["hgp"], SGD, 2))
+
+
+@pytest.mark.parametrize("settings", [SGD, local(epochs=1, batch_size=5)], ids=["synchronous", "local"])
+def test_moving_averages_move_on_also_for_clients_that_join_later(settings: TrainingConfig) -> None:
+    clients = make_cohort(MLP, (4,))
+    assert_same(twin_rounds(clients[:2], RECIPES["fishr"], settings, 2))
+    assert clients[0].state
+    assert not clients[3].state
+    assert_same(twin_rounds(clients, RECIPES["fishr"], settings, 3))
+
+
+@pytest.mark.parametrize("budget", [1, 4000, 40_000, 2**30])
+@pytest.mark.parametrize("name", ["erm", "hutchinson", "fishr"])
+def test_the_size_of_chunks_changes_rounding_only(name: str, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "budget", lambda device: budget)
+    clients = make_cohort(MLP, (4,), sizes=(9, 11, 9, 12, 10, 9))
+    assert_same(twin_rounds(clients, RECIPES[name], local(epochs=2, batch_size=4), 2))
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "epochs"])
+def test_answers_repeat_to_the_bit(mode: str) -> None:
+    def replies() -> list[dict[str, torch.Tensor]]:
+        exchanges = twin_rounds(make_cohort(MLP, (4,)), RECIPES["hgp"], MODES[mode], 3)
+        return [reply.tensors for exchange in exchanges for reply in exchange.together]
+
+    for one, other in zip(replies(), replies(), strict=True):
+        assert all(torch.equal(other[name], value) for name, value in one.items())
+
+
+def make_requests(clients: list, settings: TrainingConfig, recipe: str = "erm", **options: object) -> list[Request]:
+    parameters = {name: value.detach() for name, value in clients[0].model.named_parameters()}
+    request = Request(Task(RECIPES[recipe], settings, SEED), 1, parameters, share=1 / len(clients))
+    return [replace(request, **options) for _ in clients]
+
+
+def test_the_order_of_clients_does_not_matter() -> None:
+    clients = make_cohort(MLP, (4,), sizes=(9, 30, 9, 12, 2))
+    requests = make_requests(clients, local(epochs=1, batch_size=4))
+    forwards = batching.answer_train(clients, requests)
+    backwards = batching.answer_train(clients[::-1], requests)[::-1]
+    assert [reply.index for reply in forwards] == [0, 1, 2, 3, 4]
+    for one, other in zip(forwards, backwards, strict=True):
+        torch.testing.assert_close(dict(other.tensors), dict(one.tensors), rtol=0, atol=1e-13)
+
+
+def test_the_updates_of_a_parameter_lie_in_one_tensor() -> None:
+    clients = make_cohort(MLP, (4,), sizes=(9, 30, 9, 12, 2))
+    replies = batching.answer_train(clients, make_requests(clients, local(epochs=1, batch_size=4)))
+    for name, update in replies[0].tensors.items():
+        assert len({reply.tensors[name].untyped_storage().data_ptr() for reply in replies}) == 1
+        assert update.untyped_storage().nbytes() == len(clients) * update.nbytes
+        assert all(reply.tensors[name].is_contiguous() for reply in replies)
+
+
+@pytest.mark.parametrize("head", ["three classes", "one logit", "network"])
+@pytest.mark.parametrize("rows", [1, 20, 10_000])
+def test_evaluation_is_that_of_each_client_alone(head: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_ROWS", rows)
+    clients = make_problem(head).clients()
+    empty = replace(clients[1].domain, held_out=clients[1].domain.held_out.select(slice(0)))
+    clients[1] = replace(clients[1], domain=empty)
+    requests = make_requests(clients, SGD, measure=("held_out", "train"))
+    for client, request, reply in zip(clients, requests, batching.answer_evaluate(clients, requests), strict=True):
+        expected = training.answer_evaluate(client, request)
+        assert replace(reply, metrics={}) == replace(expected, metrics={})
+        assert reply.metrics == pytest.approx(expected.metrics, rel=1e-12)
+
+
+def test_each_clients_own_share_counts() -> None:
+    clients = make_cohort(MLP, (4,))
+    requests = make_requests(clients, SGD, "fish")
+    measured = [replace(request, measure=("gradient",)) for request in requests]
+    references = mean_tensors(batching.answer_measure(clients, measured))
+    shares = (0.1, 0.2, 0.3, 0.4)
+    requests = [replace(one, references=references, share=share) for one, share in zip(requests, shares, strict=True)]
+    replies = batching.answer_train(clients, requests)
+    for client, request, reply in zip(clients, requests, replies, strict=True):
+        expected = training.answer_train(client, request)
+        torch.testing.assert_close(dict(reply.tensors), dict(expected.tensors), rtol=1e-11, atol=1e-14)
+
+
+def test_a_failure_leaves_every_clients_moving_average_as_it_was() -> None:
+    clients = make_cohort(MLP, (4,), sizes=(9, 9, 30))
+    twin_rounds(clients, RECIPES["fishr"], SGD, 1)
+    before = [dict(client.state) for client in clients]
+    requests = make_requests(clients, SGD, "fishr", references=before[0])
+    broken = clients[2].domain.train.inputs
+    broken[3] = torch.inf  # the last chunk's
+    with pytest.raises(FedhaError, match="not finite in round 1"):
+        batching.answer_train(clients, requests)
+    assert all(
+        client.state[name] is value for client, old in zip(clients, before, strict=True) for name, value in old.items()
+    )
+
+
+@pytest.mark.parametrize("settings", [SGD, local(epochs=3, batch_size=4, learning_rate=1e200)], ids=["data", "rate"])
+def test_an_update_that_is_not_finite_is_an_error(settings: TrainingConfig) -> None:
+    clients = make_cohort(MLP, (4,))
+    if settings is SGD:
+        clients[2].domain.train.inputs[1, 2] = torch.nan
+    with pytest.raises(FedhaError, match=r"not finite in round 1; lower training\.learning_rate"):
+        batching.answer_train(clients, make_requests(clients, settings))
+
+
+def test_requests_of_different_exchanges_are_refused() -> None:
+    clients = make_cohort(MLP, (4,))
+    requests = make_requests(clients, SGD)
+    moved = {name: value + 1 for name, value in requests[2].parameters.items()}
+    for other in (
+        replace(requests[2], round=2),
+        replace(requests[2], measure=("risk",)),
+        replace(requests[2], parameters=moved),
+        replace(requests[2], references={"risk": torch.zeros(())}),
+    ):
+        with pytest.raises(ValueError, match="not of one exchange"):
+            batching.answer_train(clients, [*requests[:2], other, requests[3]])
+
+
+def test_a_chunk_of_a_gpu_is_a_quarter_of_what_the_process_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (600, 1000))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.5)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 150)
+    assert chunk.budget(torch.device("cuda")) == 100

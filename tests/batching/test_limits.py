@@ -1,0 +1,107 @@
+"""Clients that had better answer one by one, and why."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedha import batching
+from fedha.config import ModelConfig, TrainingConfig
+from fedha.exchange import Request, Task
+from fedha.models import SplitModel
+from fedha.recipes import RECIPES
+from fedha.training import Client
+from tests.batching.twins import local, make_clients, make_cohort
+
+SMALL = local(epochs=1, batch_size=5)
+
+
+def ask(clients: list[Client], settings: TrainingConfig = SMALL, share: float = 0.1) -> str | None:
+    parameters = {name: value.detach() for name, value in clients[0].model.named_parameters()}
+    return batching.refusal(clients, Request(Task(RECIPES["hgp"], settings, 0), 1, parameters, share=share))
+
+
+def of(featurizer: nn.Module) -> list[Client]:
+    return make_clients(SplitModel(featurizer, nn.Linear(5, 3)), (4,), (9, 9), 3, torch.float32)
+
+
+class Undecided(nn.Module):
+    """What it does depends on the numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = nn.Linear(4, 5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.only(inputs)
+        return outputs if outputs.sum() > 0 else -outputs
+
+
+def other_model(clients: list[Client]) -> list[Client]:
+    return [clients[0], replace(clients[1], model=make_cohort(ModelConfig(hidden=[9]), (4,))[0].model)]
+
+
+def other_precision(clients: list[Client]) -> list[Client]:
+    train = replace(clients[1].domain.train, inputs=clients[1].domain.train.inputs.double())
+    return [clients[0], replace(clients[1], domain=replace(clients[1].domain, train=train))]
+
+
+def other_device(clients: list[Client]) -> list[Client]:
+    train = replace(clients[1].domain.train, inputs=clients[1].domain.train.inputs.to("meta"))
+    return [clients[0], replace(clients[1], domain=replace(clients[1].domain, train=train))]
+
+
+def no_examples(clients: list[Client]) -> list[Client]:
+    train = clients[1].domain.train.select(slice(0))
+    return [clients[0], replace(clients[1], domain=replace(clients[1].domain, train=train))]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda clients: clients[:1], "1 client is nothing to put together"),
+        (other_model, "clients 'd0' and 'd1' have different models"),
+        (other_precision, "differ in shape or precision"),
+        (other_device, "on several devices: cpu, meta"),
+        (no_examples, "a client has no training examples"),
+        (lambda clients: of(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))), "BatchNorm1d keeps statistics"),
+        (lambda clients: of(nn.Sequential(nn.Linear(4, 5), nn.Dropout())), "Dropout keeps statistics or draws"),
+        (lambda clients: of(Undecided()), "torch.func.vmap cannot take the model: "),
+    ],
+    ids=["alone", "models", "precision", "device", "empty", "batch norm", "dropout", "branching"],
+)
+def test_a_refusal_says_why(change: Callable[[list[Client]], list[Client]], reason: str) -> None:
+    clients = make_cohort(ModelConfig(hidden=[8]), (4,))
+    assert ask(clients) is None
+    assert reason in str(ask(change(clients)))
+
+
+def test_a_federation_of_one_is_refused() -> None:
+    assert "whole federation" in str(ask(make_cohort(ModelConfig(hidden=[8]), (4,)), share=1.0))
+
+
+def test_equal_models_need_not_be_one_object() -> None:
+    clients = make_cohort(ModelConfig(hidden=[8]), (4,))
+    twin = make_cohort(ModelConfig(hidden=[8]), (4,))[1]
+    assert ask([clients[0], twin]) is None
+
+
+def test_large_work_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedha.batching.limits.budget", lambda device: 2**24)
+    clients = make_cohort(ModelConfig(hidden=[1000]), (784,), sizes=(60, 60), classes=10)
+    # 784 * 1000 + 1000 * 10 multiplications an example
+    assert ask(clients, local(epochs=1, batch_size=21)) is None
+    assert "one step of one client is 17 million multiplications; together pays up to 17" in str(
+        ask(clients, local(epochs=1, batch_size=22))
+    )
+    wide = make_cohort(ModelConfig(hidden=[300, 4000]), (784,), sizes=(60, 60), classes=10)
+    assert "MiB of the 16 MiB for all" in str(ask(wide, local(epochs=1, batch_size=4)))
+
+
+def test_a_missing_parameter_is_refused() -> None:
+    clients = make_cohort(ModelConfig(hidden=[8]), (4,))
+    parameters = {name: value for name, value in clients[0].model.named_parameters() if name != "head.bias"}
+    request = Request(Task(RECIPES["erm"], SMALL, 0), 1, parameters, share=0.1)
+    assert batching.refusal(clients, request) == "the request has no parameter 'head.bias'"
