@@ -5,8 +5,9 @@ from typing import Any
 
 from fedha import engine
 from fedha.config import Config
+from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
-from fedha.flower.serve import Job, fold_folder, load_domains
+from fedha.flower.serve import Job, fold_folder, leave_out, load_domains
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener, Silent
 
@@ -32,22 +33,23 @@ def execute(config: Config, folder: Path, listener: Listener, *, resume: bool = 
         raise FedhaError(f"the config asks for {len(config.runs())} runs; execute one of config.runs() at a time")
     if resume and runfolder.is_finished(folder):
         return runfolder.read_results(folder)
-    name, reason = engine.choose(config)
+    domains = load_domains(config)
+    name, reason = engine.choose(config, domains)
     listener.note(f"engine {name}: {reason}")
     if config.evaluation.leave_one_domain_out:
-        _train_folds(config, folder, listener, resume)
+        _train_folds(config, domains, folder, listener, resume)
         resume = True  # the folder is there since the folds began
-    return engine.run(Job(config, folder), listener, resume=resume)
+    return engine.run(Job(config, folder), domains, listener, resume=resume)
 
 
-def _train_folds(config: Config, folder: Path, listener: Listener, resume: bool) -> None:
+def _train_folds(config: Config, domains: DomainSet, folder: Path, listener: Listener, resume: bool) -> None:
     if not resume and runfolder.holds_run(folder):
         raise runfolder.occupied(folder)
-    sources = load_domains(config).sources
     runfolder.create(folder, config, resume=resume)
-    for source in sources:
+    for source in domains.sources:
         place = fold_folder(folder, source.name)
         if runfolder.is_finished(place):
             continue
         listener.note(f"leave-one-domain-out: training without {source.name}")
-        engine.run(Job(config, place, left_out=source.name), Silent(), resume=runfolder.holds_run(place))
+        rest = leave_out(domains, source.name)
+        engine.run(Job(config, place, left_out=source.name), rest, Silent(), resume=runfolder.holds_run(place))

@@ -1,34 +1,43 @@
 """Engines: where a run's clients live. A new one is a row of `ENGINES`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from fedha.config import Config
-from fedha.engine.flower_simulation import run_flower
-from fedha.engine.inline import run_inline
+from fedha.data.domain import DomainSet
 from fedha.flower.serve import Job
 from fedha.runs.listener import Listener
 
-ENGINES: Mapping[str, Callable[..., dict[str, Any]]] = {"inline": run_inline, "flower": run_flower}
+# Where each engine's function is; imported when it is needed, for Ray and Flower's simulation are slow to import.
+ENGINES: Mapping[str, tuple[str, str]] = {
+    "inline": ("fedha.engine.inline", "run_inline"),
+    "ray": ("fedha.engine.ray_engine", "run_ray"),
+    "flower": ("fedha.engine.flower_simulation", "run_flower"),
+}
 
 
-def choose(config: Config) -> tuple[str, str]:
+def choose(config: Config, domains: DomainSet) -> tuple[str, str]:
     """The engine of a run, and why."""
     if config.engine.name != "auto":
         return config.engine.name, "the config says so"
-    return "inline", "every client fits one process"
+    from fedha.engine import machine, plan
+
+    return plan.choose(config, len(domains.sources) * config.data.clients_per_domain, machine.look())
 
 
-def run(job: Job, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+def run(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
     """Train one run on its engine.
 
     Args:
         job: What to train and where to write.
+        domains: The run's domains.
         listener: Told of every round.
         resume: Continue from the folder's checkpoint.
 
     Returns:
         The content of results.json.
     """
-    name, _ = choose(job.config)
-    return ENGINES[name](job, listener, resume=resume)
+    module, function = ENGINES[choose(job.config, domains)[0]]
+    results: dict[str, Any] = getattr(import_module(module), function)(job, domains, listener, resume=resume)
+    return results

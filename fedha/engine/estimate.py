@@ -1,0 +1,64 @@
+"""What a plan will need, from its config and data alone: bytes, and whether clients are trained together."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fedha.batching import refusal
+from fedha.config import Config
+from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.engine.plan import Plan
+from fedha.exchange import Request, Task
+from fedha.models import build
+from fedha.training import Client
+
+_PROCESS_BYTES = 240_000_000  # a worker that has imported torch, Flower and fedha; its part of what is shared included
+_MODEL_COPIES = 4  # parameters, gradients, the update, and what is being sent
+
+
+def data_bytes(part: Domain) -> int:
+    """Of a client's data, both parts."""
+    tensors = (part.train.inputs, part.train.labels, part.held_out.inputs, part.held_out.labels)
+    return sum(one.nbytes for one in tensors)
+
+
+def model_bytes(config: Config, domains: DomainSet) -> int:
+    """Of a run's parameters."""
+    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    return sum(value.nbytes for value in model.parameters())
+
+
+def memory_bytes(plan: Plan, client_bytes: int, model_bytes: int) -> int:
+    """What a worker will roughly need: its process, its clients' data, models on their way.
+
+    Args:
+        plan: Of the run.
+        client_bytes: A client's data.
+        model_bytes: The model's parameters.
+    """
+    each = -(-plan.clients // plan.workers)
+    return _PROCESS_BYTES + each * client_bytes + _MODEL_COPIES * model_bytes
+
+
+def batching_note(config: Config, parts: Sequence[Domain], domains: DomainSet, device: str = "cpu") -> str:
+    """Whether a worker will train its clients together, and if not, why.
+
+    Args:
+        config: Of one run.
+        parts: What the clients of one worker hold.
+        domains: Whose parts they are.
+        device: Where they compute.
+    """
+    if not config.engine.batching:
+        return "one by one: engine.batching is off"
+    model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(device)
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    kind = next(iter(parameters.values()))
+
+    def placed(part: Domain) -> Domain:
+        return replace(part, train=Examples(part.train.inputs.to(kind), part.train.labels.to(kind.device)))
+
+    clients = [Client(place, placed(part), model) for place, part in enumerate(parts)]
+    task = Task(config.recipe[0].resolve(), config.training, config.seed[0])
+    every = len(domains.sources) * config.data.clients_per_domain
+    reason = refusal(clients, Request(task, 1, parameters, share=1 / every))
+    return "together" if reason is None else f"one by one: {reason}"

@@ -1,0 +1,295 @@
+"""Flower's Grid over Ray actors: event driven, every worker called once an exchange, nothing sent twice."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from ray.exceptions import RayError, RayTaskError
+
+from fedha.engine.broadcast import Broadcast
+from fedha.engine.host import Host, Resources
+from fedha.engine.nodes import FIRST_NODE, error_reply, identify_server
+from fedha.engine.parcels import Answer, Records, to_record_dict, to_records
+from fedha.engine.worker import MakeClients
+from fedha.errors import FedhaError
+from fedha.flower.client import restore_state, state_record
+
+_DEATHS = 3  # of one worker's processes in one exchange, before the run is given up
+_ANSWER_SECONDS = 5.0  # a process that does not say within so long what it is doing is stuck outside Python
+
+
+@dataclass
+class _Pending:
+    """A worker's part of an exchange.
+
+    Attributes:
+        host: Whose.
+        actor: The process that was called.
+        answers: Ray's generator of its answers.
+        messages: Those not answered yet, by node, in the order in which the worker takes them.
+        since: When it was called, or last answered.
+        together: Whether its clients may be trained together.
+        piece: Clients that answer at once, or None.
+        deaths: How many processes it has cost.
+    """
+
+    host: Host
+    actor: Any
+    answers: Any
+    messages: dict[int, Message]
+    since: float
+    together: bool
+    piece: int | None = None
+    deaths: int = 0
+
+
+class RayGrid(Grid):
+    """Runs clients in Ray's worker processes; each client stays with one process, its data and its memory with it.
+
+    Ray must be started. Replies are yielded as they come. A process that dies is started again, with what its clients
+    remembered before the exchange, and asked again for the answers that are missing: the run has the same bits.
+
+    Args:
+        make: Makes the clients of a process from the data of each place: `fedha.flower.client.Clients`, which can be
+            trained together, or any ClientApp.
+        clients: How many nodes; node k + 2 has partition-id k.
+        workers: How many processes.
+        resources: What each may use.
+        data: Something for each place that `make` gets, picklable; arrays in it are shared, not copied.
+        loads: Work of each place, to spread them evenly; default: all alike.
+        together: Whether clients may be trained together.
+        client_timeout: Seconds that a client may take for one answer; None: for ever.
+        run_config: What the clients' contexts carry.
+        note: Told, in a sentence, when a process had to be started again.
+    """
+
+    def __init__(
+        self,
+        make: MakeClients,
+        clients: int,
+        *,
+        workers: int = 1,
+        resources: Resources | None = None,
+        data: Sequence[Any] | None = None,
+        loads: Sequence[int] | None = None,
+        together: bool = True,
+        client_timeout: float | None = None,
+        run_config: Mapping[str, Any] | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        identify_server()
+        self._run = Run.create_empty(1)
+        self._together, self._client_timeout, self._note = together, client_timeout, note
+        self.broadcast = Broadcast()
+        self._states: dict[int, Records] = {}
+        self._replies: dict[str, Message] = {}
+        self._sent = 0
+        self._nodes = [place + FIRST_NODE for place in range(clients)]
+        self.hosts = [
+            Host(
+                make,
+                places,
+                clients,
+                run_config or {},
+                resources or Resources(),
+                [None if data is None else data[place] for place in places],
+            )
+            for places in spread(loads or [1] * clients, workers)
+        ]
+        self._host_of = {place + FIRST_NODE: host for host in self.hosts for place in host.places}
+        for host in self.hosts:
+            host.start({})
+
+    def set_run(self, run: Run) -> None:
+        """Take over a run's description."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run's description."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes, in client order."""
+        return list(self._nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the messages' clients and keep their replies."""
+        listed = list(messages)
+        for reply in self.send_and_receive(listed):
+            self._replies[reply.metadata.reply_to_message_id] = reply
+        return [message.metadata.message_id for message in listed]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Hand out the replies, each once."""
+        return [self._replies.pop(one) for one in message_ids if one in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Call the workers at once, and yield replies as they come.
+
+        Args:
+            messages: To any nodes; those with the same content object share what is sent.
+            timeout: Seconds until the replies that are missing are given up. The start of processes does not count.
+
+        Raises:
+            FedhaError: A worker's process died again and again.
+        """
+        pending = [self._call(host, batch) for host, batch in self._batches(messages)]
+        self.broadcast.keep(number for host in self.hosts for number in host.known)
+        return self._collect(pending, math.inf if timeout is None else time.monotonic() + timeout)
+
+    def save_states(self) -> list[ArrayRecord | None]:
+        """What the clients must remember for a run to resume, in client order."""
+        known = (self._states.get(node) for node in self._nodes)
+        return [None if state is None else state_record(to_record_dict(state)) for state in known]
+
+    def restore_states(self, states: Sequence[ArrayRecord | None]) -> None:
+        """Give the clients back what `save_states` saw: their processes start anew."""
+        given = {node: state for node, state in zip(self._nodes, states, strict=True) if state is not None}
+        self._states = {node: to_records(restore_state(state)) for node, state in given.items()}
+        for host in self.hosts if given else []:
+            self._restart(host)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        for host in self.hosts:
+            host.stop()
+
+    def _batches(self, messages: Iterable[Message]) -> list[tuple[Host, list[Message]]]:
+        """Messages by worker; those of another kind or group make another call."""
+        batches: dict[tuple[int, str, str], tuple[Host, list[Message]]] = {}
+        for message in messages:
+            sent = message.metadata
+            self._sent += 1
+            sent.__dict__["_message_id"] = str(self._sent)
+            host = self._host_of[sent.dst_node_id]
+            key = (id(host), sent.message_type, sent.group_id)
+            batches.setdefault(key, (host, []))[1].append(message)
+        return list(batches.values())
+
+    def _call(self, host: Host, messages: Sequence[Message]) -> _Pending:
+        if host.actor is None:
+            self._restart(host)
+        host.wait()
+        answers = host.call(messages, self.broadcast, together=self._together, piece=None)
+        by_node = {message.metadata.dst_node_id: message for message in messages}
+        return _Pending(host, host.actor, answers, by_node, time.monotonic(), self._together)
+
+    def _collect(self, pending: list[_Pending], deadline: float) -> Iterator[Message]:
+        try:
+            while pending:
+                waiting = {one.answers: one for one in pending}
+                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=self._patience(pending, deadline))
+                if ready:
+                    yield from self._receive(waiting[ready[0]])
+                elif time.monotonic() >= deadline:
+                    return
+                else:
+                    for one in pending:
+                        yield from self._look_after(one)
+                pending = [one for one in pending if one.messages]
+        finally:
+            for one in pending:  # given up: what still computes must not be in the way of the next exchange
+                one.host.stop()
+
+    def _receive(self, one: _Pending) -> Iterator[Message]:
+        try:
+            answers: list[Answer] = ray.get(next(one.answers))
+        except RayTaskError as error:
+            raise error.cause from error
+        except (RayError, StopIteration) as error:
+            self._again(one, f"died: {_first_line(error)}")
+            return
+        one.since = time.monotonic()
+        for answer in answers:
+            message = one.messages.pop(answer.node)
+            if answer.state is not None:
+                self._states[answer.node] = answer.state
+            if answer.records is None:
+                yield error_reply(answer.error, message)
+            else:
+                yield Message(to_record_dict(answer.records), reply_to=message)
+
+    def _again(self, one: _Pending, why: str) -> None:
+        """Start a worker anew and ask it for the answers that are missing."""
+        one.deaths += 1
+        if not one.messages:
+            return one.host.stop()
+        if one.deaths >= _DEATHS:
+            raise FedhaError(
+                f"the worker of clients {one.host.name} {why}, {one.deaths} times in one exchange; "
+                "if it ran out of memory, take fewer engine.workers or engine.clients_per_gpu"
+            )
+        self._note(f"a worker process {why}; it starts again for {len(one.messages)} clients")
+        if one.host.actor is one.actor:
+            self._restart(one.host)
+        one.host.wait()
+        one.actor, one.since = one.host.actor, time.monotonic()
+        messages = list(one.messages.values())
+        one.answers = one.host.call(messages, self.broadcast, together=one.together, piece=one.piece)
+
+    def _restart(self, host: Host) -> None:
+        host.stop()
+        nodes = (place + FIRST_NODE for place in host.places)
+        host.start({node: self._states[node] for node in nodes if node in self._states})
+
+    def _patience(self, pending: Sequence[_Pending], deadline: float) -> float | None:
+        """Seconds until somebody must be looked after."""
+        limits = [deadline]
+        if self._client_timeout is not None:
+            limits += [one.since + self._client_timeout for one in pending]
+        soonest = min(limits)
+        return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
+
+    def _look_after(self, one: _Pending) -> Iterator[Message]:
+        """Ask a worker that has been silent for long what it does; end it if a client has hung."""
+        limit = self._client_timeout
+        if limit is None or time.monotonic() < one.since + limit:
+            return
+        busy = one.host.busy_with(_ANSWER_SECONDS)
+        nodes, seconds, where = busy or ([], math.inf, "outside Python")
+        if seconds < limit * max(1, len(nodes)):
+            one.since = time.monotonic() - seconds / max(1, len(nodes))
+            return
+        if len(nodes) == 1 or one.piece == 1:  # one at a time, the first that has not answered is at work
+            node = nodes[0] if len(nodes) == 1 else next(iter(one.messages))
+            late = f"{where.strip()}\nTimeoutError: took longer than engine.client_timeout, {limit:g} s"
+            yield error_reply(late, one.messages.pop(node))
+        one.together, one.piece = False, 1
+        one.deaths -= 1  # it was ended, it did not die
+        self._again(one, f"was ended because a client took longer than {limit:g} s")
+
+
+def spread(loads: Sequence[int], workers: int) -> list[list[int]]:
+    """Places for each worker: the largest first, each to the worker that has least; those without are left out.
+
+    Args:
+        loads: Work of each place.
+        workers: How many share it.
+
+    Returns:
+        Ascending places, one list a worker.
+    """
+    held: list[list[int]] = [[] for _ in range(workers)]
+    work = [0] * workers
+    for place in sorted(range(len(loads)), key=lambda one: -loads[one]):
+        least = work.index(min(work))
+        held[least].append(place)
+        work[least] += max(1, loads[place])
+    return [sorted(places) for places in held if places]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
