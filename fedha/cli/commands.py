@@ -1,4 +1,4 @@
-"""The command line: ``fedha run``, ``resume``, ``report``, ``recipes``, ``check``, ``version``.
+"""The command line: ``fedha run``, ``resume``, ``report``, ``recipes``, ``check``, ``doctor``, ``version``.
 
 Heavy imports (torch, Flower, matplotlib) happen inside the commands, so that help and errors come at once.
 """
@@ -176,6 +176,32 @@ def check(config: ConfigName, overrides: Overrides = None) -> None:
     sys.stdout.write(to_yaml(found))
     runs = len(found.runs())
     sys.stderr.write(f"{config} is valid: {runs} {'run' if runs == 1 else 'runs'} of {found.training.rounds} rounds\n")
+
+
+@app.command()
+def doctor(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]")] = None,
+    overrides: Overrides = None,
+    engine: Engine = None,
+) -> None:
+    """Look at this machine, plan a config's run on it, and try the plan: actors, cores, GPUs, memory, what is missing.
+
+    CONFIG is a YAML file, or the name of one that fedha ships; without one, the machine and Ray are looked at.
+    KEY=VALUE changes what it says. Exit code 1: the run could not go on here.
+
+    [bold]Examples[/bold]
+
+    [cyan]fedha doctor[/cyan]
+
+    [cyan]fedha doctor quickstart data.clients_per_domain=100 --engine ray[/cyan]
+    """
+    from fedha.cli.doctor import examine
+    from fedha.cli.launch import find_config
+    from fedha.cli.publish import terminal
+
+    wanted = None if config is None else find_config(config, overrides or [], engine)
+    if code := examine(wanted, terminal()):
+        raise typer.Exit(code)
 
 
 @app.command()
