@@ -1,0 +1,155 @@
+"""The benchmarks run, tell what they measured, and clean up; their figures are not judged here."""
+
+import copy
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def side_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(f"{BENCHMARKS}/"):
+            del sys.modules[name]
+
+
+def found(script: str, *arguments: str) -> Any:
+    """What a benchmark says in its last line."""
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--quick", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout.splitlines()[-1])[script]
+
+
+@pytest.mark.slow
+def test_an_exchange_is_timed_on_all_engines() -> None:
+    (sides,) = found("exchange").values()
+    assert list(sides) == ["inline", "ray", "flower"]
+    assert 0 < sides["inline"]["seconds"] < sides["ray"]["seconds"] < sides["flower"]["seconds"]
+
+
+def test_cohorts_are_timed_and_their_bytes_counted() -> None:
+    (sides,) = found("cohort", "--sides", "inline", "autograd", "by hand").values()
+    assert all(side["seconds"] > 0 for side in sides.values())
+    model = 4 * (784 * 200 + 200 + 200 * 10 + 10)
+    assert 2 * 10 * model < sides["inline"]["bytes"] < 2.1 * 10 * model  # down and up, ten clients
+
+
+@pytest.mark.slow
+def test_memory_and_its_growth_are_told() -> None:
+    memory = found("memory", "--engine", "inline")
+    assert memory["peak"]["10"]["driver"] > 1e8
+    assert memory["peak"]["10"]["workers"] == 0
+    assert set(memory["growth"]) == {"driver", "workers", "ray's own", "shared store"}
+
+
+@pytest.mark.slow
+def test_scaling_tells_the_pieces_and_the_rounds() -> None:
+    scaling = found("scaling", "--workers", "2")
+    assert set(scaling["seconds"]) == {"1", "2"}
+    assert scaling["rate"] > 0
+    assert scaling["pieces"]["take"]["megabyte"] > 0
+
+
+def test_the_loop_written_by_hand_is_the_autograd_loop(side_modules: Any) -> None:
+    loops, federation = side_modules("sides.loops"), side_modules("sides.federation")
+    start = federation.network().double()
+    draws = torch.Generator().manual_seed(3)
+    inputs = torch.rand(60, 784, generator=draws, dtype=torch.float64)
+    labels, order = torch.randint(0, 10, (60,), generator=draws), torch.randperm(60, generator=draws)
+    ends = []
+    for train in (loops.train_autograd, loops.train_by_hand):
+        model = copy.deepcopy(start)
+        train(model, inputs, labels, order)
+        ends.append(model)
+    for one, other, before in zip(*(model.parameters() for model in ends), start.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+        assert not torch.equal(one, before)
+
+
+def test_the_average_of_a_round_is_over_its_clients_alone(side_modules: Any) -> None:
+    loops, federation = side_modules("sides.loops"), side_modules("sides.federation")
+    inputs, labels = torch.rand(180, 784), torch.arange(180) % 10
+    model = federation.network()
+
+    def seen(local: torch.nn.Module, own: torch.Tensor, *_: torch.Tensor) -> None:
+        with torch.no_grad():
+            for one in local.parameters():
+                one.fill_(float(own[0, 0]))
+
+    loops.average_round(model, inputs, labels, torch.tensor([0, 2]), seen)
+    expected = (inputs[0, 0] + inputs[120, 0]) / 2
+    assert all(torch.allclose(one, expected) for one in model.parameters())
+
+
+def test_a_side_runs_what_it_is_asked_and_nothing_is_left_of_it(side_modules: Any) -> None:
+    driving, processes = side_modules("sides.driving"), side_modules("sides.processes")
+    side = driving.Side("loops", "product")
+    assert len(side.run(3).seconds) == 3
+    block = side.run(20)
+    assert len(block.seconds) == 20
+    assert sum(block.seconds) * 0.5 < block.cpu_seconds + 0.02  # one busy thread, counted in hundredths
+    assert processes.birth(side.pid) > 0
+    side.stop()
+    assert processes.birth(side.pid) == 0
+
+
+def test_a_side_that_fails_says_why(side_modules: Any) -> None:
+    driving = side_modules("sides.driving")
+    with (
+        driving.running({"broken": driving.Side("loops", "autograd", "--data", "/nowhere")}) as sides,
+        pytest.raises(driving.SideFailedError, match=r"(?s)loops autograd .* ended.*nowhere"),
+    ):
+        sides["broken"].run(1)
+
+
+def test_a_tree_holds_the_children_and_their_children(side_modules: Any) -> None:
+    processes = side_modules("sides.processes")
+    inner = "import time; time.sleep(60)"
+    outer = (
+        f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {inner!r}]).pid, flush=True); {inner}"
+    )
+    with subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        grandchild = int(process.stdout.readline())
+        held = processes.tree(process.pid)
+        memory, _ = processes.memory_bytes(grandchild)
+        for pid in held:
+            subprocess.run(["kill", str(pid)], check=True)
+    assert held == {process.pid, grandchild}
+    assert memory > 1e6
+
+
+def test_a_line_without_noise_has_its_slope_and_no_error(side_modules: Any) -> None:
+    memory = side_modules("memory")
+    slope, error = memory.slope([1.0, 2.0, 3.0, 4.0], [5.0, 7.0, 9.0, 11.0])
+    assert slope == pytest.approx(2)
+    assert error == pytest.approx(0, abs=1e-9)
+    _, noisy = memory.slope([1.0, 2.0, 3.0, 4.0], [5.0, 8.0, 8.0, 11.0])
+    assert noisy > 0.1
+
+
+def test_the_model_of_a_round_has_every_piece_once(side_modules: Any) -> None:
+    scaling, pieces = side_modules("scaling"), side_modules("sides.pieces")
+    line = pieces.Line
+    costs = pieces.Pieces(put=line(1.0, 0.0), call=10.0, reply=line(0.0, 0.0), take=line(100.0, 0.0))
+    here = scaling.Cluster(workers=3, machines=0, rate=0.5, network=scaling.MODEL)
+    assert scaling.round_seconds(costs, here, clients=6) == pytest.approx(1 + 3 * 10 + 6 / (3 * 0.5) + 6 * 100)
+    away = scaling.Cluster(workers=3, machines=2, rate=0.5, network=scaling.MODEL)  # a model a second
+    assert scaling.round_seconds(costs, away, clients=6) == pytest.approx(1 + 3 * 10 + 2 + 4 + 6 * 101)
