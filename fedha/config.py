@@ -56,7 +56,9 @@ class ModelConfig(_Section):
     head_hidden: list[Annotated[int, Field(ge=1)]] = Field([], description="layer widths of a head that is not linear")
     one_logit: bool = Field(False, description="two classes with one logit (Colored MNIST's published network)")
     init: Literal["default", "xavier"] = Field("default", description="torch's initialisation, or Xavier uniform")
-    precision: Literal["float32", "float64"] = Field("float32", description="of parameters, statistics and sums")
+    precision: Literal["float32", "float64", "mixed"] = Field(
+        "float32", description="of parameters, statistics and sums; mixed: float32, with the featurizer in bfloat16"
+    )
 
 
 class RecipeConfig(_Section):

@@ -19,6 +19,7 @@ CONFIGS = {
     "head of two layers": ModelConfig(hidden=[7], head_hidden=[6]),
     "one logit": ModelConfig(hidden=[7], one_logit=True),
     "xavier": ModelConfig(name="cnn", hidden=[4], init="xavier"),
+    "mixed": ModelConfig(name="cnn", hidden=[4], precision="mixed"),
     "float64": ModelConfig(hidden=[7], precision="float64"),
 }
 SHAPE = (2, 8, 8)
@@ -51,6 +52,18 @@ def test_weights_depend_on_the_seed_alone(name: str) -> None:
     assert_close(again, first, rtol=0, atol=0)
     other = build(CONFIGS[name], SHAPE, 2, seed=4).state_dict()
     assert not torch.equal([*other.values()][-2], [*first.values()][-2])
+
+
+def test_mixed_precision_rounds_the_featurizer_and_nothing_behind_it() -> None:
+    full, mixed = (build(ModelConfig(hidden=[7], precision=one), SHAPE, 2, 0) for one in ("float32", "mixed"))
+    inputs = images()
+    exact, rounded = full.featurizer(inputs), mixed.featurizer(inputs)
+    assert exact.dtype == rounded.dtype == torch.float32
+    assert 1e-5 < float((exact - rounded).detach().abs().max()) < 0.02  # bfloat16 has eight bits
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    assert torch.equal(mixed.head(exact), full.head(exact))
+    gradients = torch.autograd.grad(mixed(inputs).square().sum(), list(mixed.parameters()))
+    assert {one.dtype for one in gradients} == {torch.float32}
 
 
 def test_both_precisions_start_from_the_same_weights() -> None:

@@ -3,8 +3,11 @@
 from typing import Any
 
 import pytest
+import torch
 
 from fedha.config import Config, parse
+from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.engine.estimate import run_operations
 from fedha.engine.machine import Gpu, Machine
 from fedha.engine.plan import A_HANDFUL, choose, make_plan
 from fedha.engine.ray_session import RaySession
@@ -27,7 +30,7 @@ def machine(cpus: int = 2, gpus: int = 0, card: Gpu = CARD) -> Machine:
 @pytest.mark.parametrize(
     ("engine", "clients", "here", "expected"),
     [
-        ({}, A_HANDFUL, machine(), ("inline", f"{A_HANDFUL} clients, 2 cores: done before")),
+        ({}, A_HANDFUL, machine(), ("inline", f"{A_HANDFUL} clients, 2 cores: worker processes would not pay")),
         ({}, A_HANDFUL + 1, machine(), ("ray", f"{A_HANDFUL + 1} clients, 2 cores")),
         ({}, 1_000, machine(1), ("ray", "1,000 clients, 1 core")),
         ({"batching": False}, 40, machine(), ("ray", "40 clients, 2 cores")),
@@ -49,6 +52,35 @@ def test_the_engine_is_the_configs_or_ray_where_it_gains_and_the_reason_has_the_
     name, reason = choose(config(**engine), clients, here)
     assert name == expected[0]
     assert reason.startswith(expected[1])
+
+
+def test_a_long_run_of_few_clients_is_spread_over_the_cores() -> None:
+    assert choose(config(), 2, machine(), 1e13) == ("ray", "2 clients, 2 cores, about 1e+13 operations")
+    assert choose(config(), 1, machine(), 1e13)[0] == "inline"
+    assert choose(config(), 2, machine(1), 1e13)[0] == "inline"
+    assert choose(config(threads=2), 2, machine(), 1e13)[0] == "inline"
+
+
+@pytest.mark.parametrize(
+    ("training", "clients", "passes"),
+    [
+        ({}, 1, 1),
+        ({"mode": "local", "local": {"epochs": 3, "batch_size": 5}}, 5, 3),
+        ({"mode": "local", "local": {"steps": 4, "batch_size": 5}}, 5, 4 * 5 * 5 / 25),
+        ({"mode": "local", "local": {"steps": 4}}, 5, 4),
+        ({"clients_per_round": 0.4}, 5, 0.4),
+    ],
+)
+def test_operations_are_six_a_parameter_and_example_seen(training: dict[str, Any], clients: int, passes: float) -> None:
+    parts = Examples(torch.zeros(25, 20), torch.zeros(25).long())
+    domains = DomainSet((Domain("d", parts, parts),), (), 2, "made")
+    content = {
+        "training": {"rounds": 10, **training},
+        "data": {"clients_per_domain": clients},
+        "model": {"hidden": [8]},
+    }
+    parameters = 20 * 8 + 8 + 8 * 2 + 2
+    assert run_operations(parse(content), domains) == pytest.approx(6 * parameters * 25 * passes * 10)
 
 
 @pytest.mark.parametrize(

@@ -146,11 +146,13 @@ def _joined(config: Config) -> "RaySession | None":
 def _show_run(
     config: Config, here: "Machine", session: "RaySession | None", console: Console, findings: Findings
 ) -> "Plan":
+    from fedha.engine.estimate import run_operations
     from fedha.engine.plan import make_plan
     from fedha.flower.serve import load_domains
 
     domains = load_domains(config)
-    plan = make_plan(config, len(domains.sources) * config.data.clients_per_domain, here, session)
+    clients = len(domains.sources) * config.data.clients_per_domain
+    plan = make_plan(config, clients, here, session, run_operations(config, domains))
     rows = run_rows(config, plan, domains)
     _show(f"The plan of {config.name}", rows, console)
     findings.remarks += plan.warnings

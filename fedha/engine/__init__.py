@@ -21,9 +21,10 @@ def choose(config: Config, domains: DomainSet) -> tuple[str, str]:
     """The engine of a run, and why."""
     if config.engine.name != "auto":
         return config.engine.name, "the config says so"
-    from fedha.engine import machine, plan
+    from fedha.engine import estimate, machine, plan
 
-    return plan.choose(config, len(domains.sources) * config.data.clients_per_domain, machine.look())
+    clients = len(domains.sources) * config.data.clients_per_domain
+    return plan.choose(config, clients, machine.look(), estimate.run_operations(config, domains))
 
 
 def run(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:

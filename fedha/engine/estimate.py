@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedha.batching import refusal
+from fedha.cohort import cohort_size
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.engine.plan import Plan
@@ -25,6 +26,26 @@ def model_bytes(config: Config, domains: DomainSet) -> int:
     """Of a run's parameters."""
     model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
     return sum(value.nbytes for value in model.parameters())
+
+
+def run_operations(config: Config, domains: DomainSet) -> float:
+    """Operations of a whole run, roughly: six a parameter, example and pass, as in a network of linear layers.
+
+    Args:
+        config: Of one run.
+        domains: The run's domains.
+    """
+    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    parameters = sum(value.numel() for value in model.parameters())
+    training, local = config.training, config.training.local
+    examples = float(sum(len(one.train) for one in domains.sources))
+    clients = len(domains.sources) * config.data.clients_per_domain
+    drawn = cohort_size(training, clients) / clients
+    passes = 1.0
+    if training.mode == "local":
+        rows = local.batch_size or examples / clients
+        passes = local.epochs or (local.steps or 1) * rows * clients / examples
+    return 6 * parameters * examples * drawn * passes * training.rounds
 
 
 def memory_bytes(plan: Plan, client_bytes: int, model_bytes: int) -> int:

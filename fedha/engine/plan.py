@@ -8,7 +8,8 @@ from fedha.engine.machine import Machine
 from fedha.engine.ray_session import RaySession
 from fedha.errors import FedhaError
 
-A_HANDFUL = 8  # clients; as many are done before worker processes would have started
+A_HANDFUL = 8  # clients; as many small ones are done before worker processes would have started
+_LONG_OPERATIONS = 5e12  # a run of these takes a core about a minute; then the seconds of Ray's start come back
 _RAYS_OWN = ("address", "client_timeout", "workers")  # keys of the engine that nothing but Ray can honour
 _CONTEXT_BYTES = 600 * 2**20  # of a GPU's memory, for each process: CUDA's own, outside what torch counts
 
@@ -57,13 +58,14 @@ class Plan:
         return f"{self.engine}: {count(self.clients, 'client')} on {workers}, on {place} ({self.reason})"
 
 
-def choose(config: Config, clients: int, machine: Machine) -> tuple[str, str]:
+def choose(config: Config, clients: int, machine: Machine, operations: float = 0.0) -> tuple[str, str]:
     """The engine of a run, and why: what the config names; else Ray where it can gain something.
 
     Args:
         config: Of one run.
         clients: How many there are.
         machine: What this process may use.
+        operations: Of the whole run, roughly (`fedha.engine.estimate.run_operations`).
 
     Raises:
         FedhaError: The config asks for what its engine does not do, or for a GPU where none is.
@@ -81,14 +83,19 @@ def choose(config: Config, clients: int, machine: Machine) -> tuple[str, str]:
     if resolve_device(config, len(machine.gpus)) == "cuda":
         return "ray", f"{count(len(machine.gpus), 'GPU')}: {machine.gpus[0].name}"
     numbers = f"{count(clients, 'client')}, {count(machine.cpus, 'core')}"
+    several = machine.cpus // engine.threads > 1
+    if several and clients > 1 and operations > _LONG_OPERATIONS:
+        return "ray", f"{numbers}, about {operations:.0e} operations"
     if clients <= A_HANDFUL:
-        return "inline", f"{numbers}: done before worker processes have started"
-    if machine.cpus // engine.threads > 1 or engine.batching:
+        return "inline", f"{numbers}: worker processes would not pay"
+    if several or engine.batching:
         return "ray", numbers
     return "inline", f"{numbers} for {count(engine.threads, 'thread')}, and engine.batching is off"
 
 
-def make_plan(config: Config, clients: int, machine: Machine, cluster: RaySession | None = None) -> Plan:
+def make_plan(
+    config: Config, clients: int, machine: Machine, cluster: RaySession | None = None, operations: float = 0.0
+) -> Plan:
     """Spread a run's clients.
 
     Args:
@@ -96,11 +103,12 @@ def make_plan(config: Config, clients: int, machine: Machine, cluster: RaySessio
         clients: How many there are, at least 1.
         machine: What this process may use.
         cluster: The Ray of `engine.address`, or the caller's own: its resources count then, not the machine's.
+        operations: As for `choose`.
 
     Raises:
         FedhaError: As `choose`; or more workers than the GPUs take, or a part of a GPU too small to work in.
     """
-    engine, reason = choose(config, clients, machine)
+    engine, reason = choose(config, clients, machine, operations)
     cores, gpus = (machine.cpus, len(machine.gpus)) if cluster is None else (cluster.cpus, cluster.gpus)
     device = resolve_device(config, gpus)
     busy = min(clients, cohort_size(config.training, clients))

@@ -11,6 +11,7 @@ from fedha.config import Config, from_json, to_json
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.shards import client_domains
 from fedha.engine import ray_session
+from fedha.engine.estimate import run_operations
 from fedha.engine.host import Resources
 from fedha.engine.machine import look
 from fedha.engine.plan import Plan, make_plan
@@ -33,7 +34,7 @@ def run_ray(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = 
     parts = client_domains(domains, config.data.clients_per_domain, config.seed[0])
     address = config.engine.address
     cluster = None if address is None else ray_session.start(0, 0, address)
-    plan = make_plan(config, len(parts), look(), cluster)
+    plan = make_plan(config, len(parts), look(), cluster, run_operations(config, domains))
     listener.note(plan.summary())
     for warning in plan.warnings:
         listener.note(warning)

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedha.config import ModelConfig
 from fedha.errors import FedhaError
-from fedha.models.split import SplitModel
+from fedha.models.split import MixedPrecision, SplitModel
 from fedha.randomness import generator
 
 
@@ -39,7 +39,7 @@ def build(config: ModelConfig, input_shape: Sequence[int], classes: int, seed: i
         torch.manual_seed(generator(seed, "model").initial_seed())
         featurizer, width = _FEATURIZERS[config.name](config, tuple(input_shape))
         head = _layers([width, *config.head_hidden, 1 if config.one_logit else classes], last_activation=False)
-        model = SplitModel(featurizer, head)
+        model = SplitModel(MixedPrecision(featurizer) if config.precision == "mixed" else featurizer, head)
         if config.init == "xavier":
             model.apply(_xavier)
     return model.to(torch.float64 if config.precision == "float64" else torch.float32)

@@ -1,5 +1,7 @@
 """A model in two parts: the featurizer, and the head that the statistics speak of."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,28 @@ class SplitModel(nn.Module):
         """Logits, [n, C]."""
         logits: Tensor = self.head(self.featurizer(inputs))
         return logits
+
+
+class MixedPrecision(nn.Module):
+    """A featurizer whose products are computed in bfloat16; its parameters and the features it gives keep theirs.
+
+    The statistics behind it are then of the parameters' precision, whatever the network in front rounds to.
+
+    Args:
+        featurizer: With float32 parameters.
+    """
+
+    def __init__(self, featurizer: nn.Module) -> None:
+        super().__init__()
+        self.full = featurizer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Features, [n, D - 1], in the precision of the inputs."""
+        kind = inputs.device.type
+        # a "meta" tensor has a shape and no numbers: nothing to round
+        with nullcontext() if kind == "meta" else torch.autocast(kind, dtype=torch.bfloat16):
+            features: Tensor = self.full(inputs)
+        return features.to(inputs.dtype)
 
 
 def with_bias(features: Tensor) -> Tensor:

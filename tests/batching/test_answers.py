@@ -82,6 +82,16 @@ def test_float32_answers_agree_to_float32_rounding() -> None:
     assert_same(twin_rounds(clients, RECIPES["hgp"], settings, 2), tolerance=1e-5)
 
 
+def test_a_featurizer_in_bfloat16_is_put_together_too() -> None:
+    clients = make_cohort(ModelConfig(hidden=[20], precision="mixed"), (30,), sizes=(20, 24, 21))
+    *measured, trained = twin_rounds(clients, RECIPES["hgp"], SGD, 1)
+    assert_same(measured, tolerance=0.02)
+    for one, other in zip(trained.alone, trained.together, strict=True):
+        for name in one.tensors:  # a ReLU's input that rounds to the other side of zero changes a column
+            apart = torch.linalg.vector_norm(one.tensors[name] - other.tensors[name])
+            assert apart < 0.2 * torch.linalg.vector_norm(one.tensors[name])
+
+
 class Strange(nn.Module):
     """A network that no rule knows."""
 

@@ -37,7 +37,7 @@ def make_cohort(
     config: ModelConfig, shape: Sequence[int], sizes: Sequence[int] = (9, 11, 9, 12), classes: int = 3
 ) -> list[Client]:
     """Clients of one configured network."""
-    precision = getattr(torch, config.precision)
+    precision = torch.float64 if config.precision == "float64" else torch.float32
     return make_clients(build(config, shape, classes, SEED), shape, sizes, classes, precision)
 
 

@@ -1,0 +1,135 @@
+"""A run on Ray is the run in one process: the same files, to the bit, also when it was stopped in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedha.config import Config, parse
+from fedha.engine import leftovers, ray_session
+from fedha.flower.serve import Job
+from fedha.runs import runfolder
+from fedha.runs.listener import Silent
+from tests.jobs import run_job
+from tests.test_resume import Killed, without_time
+
+ROUNDS = 5
+BASE = {
+    "data": {"clients_per_domain": 4},
+    "model": {"hidden": [6], "one_logit": True},
+    "evaluation": {"every": 2},
+    "checkpoint": {"every": 2},
+}
+LOCAL = {"mode": "local", "local": {"epochs": 1, "batch_size": 30, "momentum": 0.5}}
+RUNS: dict[str, dict[str, Any]] = {
+    "hgp, all clients": {"recipe": "hgp"},
+    "hutchinson, some clients": {
+        "recipe": {"name": "hutchinson", "probes": 3},
+        "training": {"clients_per_round": 5, "client_sampling": "examples", "averaging": "clients"},
+    },
+    "fishr, local steps": {"recipe": {"name": "fishr", "weight": 3.0}, "training": LOCAL},
+    "coral, local steps of some clients": {"recipe": "coral", "training": {**LOCAL, "clients_per_round": 0.5}},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_stopped() -> Iterator[None]:
+    yield
+    ray_session.stop()
+
+
+def config(name: str, engine: str, **options: Any) -> Config:
+    run = RUNS[name]
+    engine_section = {"name": engine, **({"workers": 2, "batching": False} if engine == "ray" else {}), **options}
+    training = {"rounds": ROUNDS, **run.get("training", {})}
+    return parse({**BASE, **run, "training": training, "engine": engine_section})
+
+
+def model(folder: Path) -> bytes:
+    return (folder / runfolder.MODEL).read_bytes()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_ray_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:
+    for engine in ("inline", "ray"):
+        run_job(Job(config(name, engine), tmp_path / engine), Silent())
+    assert model(tmp_path / "ray") == model(tmp_path / "inline")
+    assert without_time(tmp_path / "ray" / "metrics.jsonl") == without_time(tmp_path / "inline" / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("name", ["hgp, all clients", "fishr, local steps"])
+def test_clients_put_together_repeat_to_the_bit_and_agree_with_one_process(name: str, tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        run_job(Job(config(name, "ray", batching=True), tmp_path / place), Silent())
+    run_job(Job(config(name, "inline"), tmp_path / "inline"), Silent())
+    assert model(tmp_path / "one") == model(tmp_path / "two")
+    one, other = (load_file(tmp_path / place / runfolder.MODEL) for place in ("one", "inline"))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_a_run_may_be_stopped_on_one_engine_and_resumed_on_another(tmp_path: Path) -> None:
+    name = "fishr, local steps"  # its clients remember something
+    run_job(Job(config(name, "inline"), tmp_path / "whole"), Silent())
+    for first, second in (("ray", "inline"), ("inline", "ray")):
+        place = tmp_path / f"{first}-{second}"
+        with pytest.raises(KeyboardInterrupt):
+            run_job(Job(config(name, first), place), Killed(3))
+        run_job(Job(config(name, second), place), Silent(), resume=True)
+        assert model(place) == model(tmp_path / "whole")
+        assert without_time(place / "metrics.jsonl") == without_time(tmp_path / "whole" / "metrics.jsonl")
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_process_and_a_run_that_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    settings = ["quickstart", "recipe=hgp", "seed=0", "training.rounds=40", "evaluation.leave_one_domain_out=false"]
+    settings += ["data.clients_per_domain=5", "engine.workers=2", "engine.batching=false", "checkpoint.every=10"]
+    fedha = [sys.executable, "-m", "fedha"]
+
+    def start(*arguments: str) -> "subprocess.Popen[str]":
+        environment = {**os.environ, "TMPDIR": str(shelter)}
+        return subprocess.Popen(
+            [*fedha, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    shelter = tmp_path / "t"
+    shelter.mkdir()
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert start("run", *settings, "--engine", "inline", "--out", str(whole), "engine.workers=null").wait(120) == 0
+    process = start("run", *settings, "--engine", "ray", "--out", str(stopped))
+    deadline = time.monotonic() + 120
+    while not (log := stopped / "metrics.jsonl").exists() or len(log.read_text().splitlines()) < 15:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    mark = next(one.split("=", 1)[1] for one in marks(process.pid))
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "continue with: fedha resume" in complaints
+    assert leftovers.living(Path(mark)) == set()
+    assert not Path(mark).exists()
+    assert not (stopped / runfolder.RESULTS).exists()
+    assert start("resume", str(stopped), "--quiet").wait(120) == 0
+    assert model(stopped) == model(whole)
+
+
+def marks(pid: int) -> list[str]:
+    """The marks of the Ray processes that a process has started."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid:
+                entries = (place / "environ").read_bytes().decode().split("\0")
+                found += [one for one in entries if one.startswith(f"{leftovers.MARK}=")]
+        except OSError:
+            continue  # it has just ended
+    return found
