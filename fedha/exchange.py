@@ -35,6 +35,8 @@ class Request:
         references: Averaged statistics known so far this round, by name.
         measure: The statistics wanted; empty in a training exchange.
         share: The client's weight in the averages, in (0, 1].
+        additive: Whether clients that answer together may send one weighted sum of their tensors: nobody needs theirs
+            one by one.
     """
 
     task: Task
@@ -43,6 +45,7 @@ class Request:
     references: Mapping[str, Tensor] = field(default_factory=dict)
     measure: tuple[str, ...] = ()
     share: float = 1.0
+    additive: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Reply:
         examples: Training examples it holds.
         tensors: Statistics by name, or the update by parameter name.
         metrics: Numbers for the log.
+        weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.
     """
 
     client: str
@@ -64,3 +68,4 @@ class Reply:
     examples: int
     tensors: Mapping[str, Tensor]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    weighed: bool = False

@@ -91,7 +91,10 @@ class Server:
         def weighed() -> Iterator[tuple[Mapping[str, Tensor], float]]:
             for reply in in_order(replies, [one.index for one in self.cohort]):
                 answered.append(replace(reply, tensors={}))
-                yield reply.tensors, shares[reply.index]
+                if not reply.weighed:
+                    yield reply.tensors, shares[reply.index]
+                elif reply.tensors:
+                    yield reply.tensors, 1.0
 
         mean = weighted_mean(weighed())
         if len(answered) < len(self.cohort):  # the others' shares grow alike

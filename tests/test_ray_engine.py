@@ -73,6 +73,11 @@ def test_clients_put_together_repeat_to_the_bit_and_agree_with_one_process(name:
     assert model(tmp_path / "one") == model(tmp_path / "two")
     one, other = (load_file(tmp_path / place / runfolder.MODEL) for place in ("one", "inline"))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    sent = [
+        [(record["bytes_down"], record["bytes_up"]) for record in runfolder.read_metrics(tmp_path / place)]
+        for place in ("one", "inline")
+    ]
+    assert sent[0] == sent[1]  # a worker sends one sum, but what is told is what clients send over a network
 
 
 def test_a_run_may_be_stopped_on_one_engine_and_resumed_on_another(tmp_path: Path) -> None:

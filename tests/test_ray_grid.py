@@ -225,6 +225,24 @@ def test_a_killed_worker_starts_again_and_the_round_has_the_same_bits(recipe: st
     assert over_grid[1] == records
 
 
+@pytest.mark.parametrize("name", ["hgp", "fishr", "groupdro"])
+def test_sums_over_clients_have_the_same_bits_after_a_worker_was_killed(name: str) -> None:
+    problem, row = five_clients(), RECIPES[name]
+    ends = []
+    for killed in (False, True):
+        grid = grid_of(problem, together=True)
+        strategy = HessianAlignment(row, SYNCHRONOUS, seed=SEED, clients=5)
+        first = train_over(grid, strategy, problem, 2)
+        if killed:
+            os.kill(grid.hosts[1].wait()["pid"], signal.SIGKILL)
+        again = HessianAlignment(row, SYNCHRONOUS, seed=SEED, clients=5)
+        ends.append((first, train_over(grid, again, problem, 2)))
+        grid.close()
+    for before, after in zip(*ends, strict=True):
+        assert_same_bits(before[0], after[0])
+        assert before[1] == after[1]
+
+
 def test_a_worker_killed_between_two_exchanges_starts_again_with_its_clients_memory() -> None:
     grid = whoami_grid(clients=3)
     first = [reply.content["who"] for reply in ask(grid, 1)]
@@ -317,6 +335,16 @@ def test_pushed_messages_can_be_pulled_once(shared_grid: Any) -> None:
     names = list(shared_grid.push_messages(messages))
     assert len(list(shared_grid.pull_messages(names))) == 5
     assert list(shared_grid.pull_messages(names)) == []
+
+
+@given(st.integers(1, 3000), st.integers(1, 300))
+def test_pieces_are_as_few_as_can_be_and_alike(count: int, most: int) -> None:
+    from fedha.engine.host import _even
+
+    size = _even(count, most)
+    assert 1 <= size <= most
+    pieces = [min(size, count - start) for start in range(0, count, size)]
+    assert len(pieces) == -(-count // most)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30), st.integers(1, 5))

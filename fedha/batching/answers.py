@@ -1,20 +1,23 @@
 """Answers of many clients at once: what `fedha.training` answers one by one, up to the order of sums."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fedha.batching.chunk import budget, group, stack
+from fedha.batching.chunk import Chunk, budget, group, stack
 from fedha.batching.memory import measuring_bytes, training_bytes
 from fedha.batching.network import forward, take_apart
 from fedha.batching.objective import measure_stacked, scores
 from fedha.batching.rows import whole
 from fedha.batching.train import local_steps, one_gradient
+from fedha.batching.updates import Rows, Updates, WeightedSum
 from fedha.batching.whole import first_products, whole_features
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.reference import weighted_mean
 from fedha.training import Client, average_offsets
 
 _ROWS = 2048  # examples evaluated in one pass: these stay in the cache
@@ -47,14 +50,19 @@ def answer_measure(clients: Sequence[Client], requests: Sequence[Request]) -> li
             values = measure_stacked(request.measure, clients[0].model, head, features, labels, request)
             for row, place in enumerate(places[batch.clients]):
                 answers[place] = {name: value[row] for name, value in values.items()}
-    return [client.reply(_corrected(client, request, answers[place])) for place, client in enumerate(clients)]
+    measured = [_corrected(client, request, answers[place]) for place, client in enumerate(clients)]
+    if not request.additive:
+        return [client.reply(own) for client, own in zip(clients, measured, strict=True)]
+    total = weighted_mean(zip(measured, (one.share for one in requests), strict=True))
+    return _weighed(clients, total, [{} for _ in clients])
 
 
 def answer_train(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
     """Minimise risk plus penalty from the global model, and return the updates.
 
     The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
-    local mode. All updates of a parameter lie in one tensor, of which the replies hold rows.
+    local mode. All updates of a parameter lie in one tensor, of which the replies hold rows; where the requests are
+    additive, the first reply holds the clients' weighted sum, and the others nothing.
 
     Args:
         clients: Of one model, on one device; their moving averages move on.
@@ -70,25 +78,30 @@ def answer_train(clients: Sequence[Client], requests: Sequence[Request]) -> list
     request = _common(requests)
     train = one_gradient if request.task.training.mode == "synchronous" else local_steps
     network = take_apart(clients[0].model)
-    updates = {name: value.new_empty(len(clients), *value.shape) for name, value in request.parameters.items()}
-    replies: dict[int, Reply] = {}
+    rows = () if request.additive else (len(clients),)
+    updates = {name: value.new_zeros(*rows, *value.shape) for name, value in request.parameters.items()}
+    metrics: dict[int, dict[str, float]] = {}
     averages: dict[int, dict[str, Tensor]] = {}
-    done = 0
+    order: list[int] = []
     sizes = [len(client.domain.train) for client in clients]
     for places in group(sizes, training_bytes(clients[0], request), budget(_device(request))):
         chunk = stack(clients, requests, places)
-        written = {name: value[done : done + len(places)] for name, value in updates.items()}
-        trained = train(chunk, network, request, written)
-        _check_finite(trained.largest, request)
-        for row, place in enumerate(places):
-            own = {name: value[row] for name, value in written.items()}
-            replies[place] = clients[place].reply(own, trained.metrics[row])
-            averages[place] = trained.averages[row]
-        done += len(places)
+        into = _updates(updates, chunk, len(order), additive=request.additive)
+        trained = train(chunk, network, request, into)
+        _check_finite(into.finite, request)
+        metrics |= dict(zip(places, trained.metrics, strict=True))
+        averages |= dict(zip(places, trained.averages, strict=True))
+        order += places
     for place, client in enumerate(clients):  # only now that nothing can fail any more
         client.state.update(averages[place])
         client._forward = None
-    return [replies[place] for place in range(len(clients))]
+    if request.additive:
+        return _weighed(clients, updates, [metrics[place] for place in range(len(clients))])
+    row = {place: number for number, place in enumerate(order)}
+    return [
+        client.reply({name: value[row[place]] for name, value in updates.items()}, metrics[place])
+        for place, client in enumerate(clients)
+    ]
 
 
 def answer_evaluate(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
@@ -125,6 +138,24 @@ def _evaluate(client: Client, parameters: Mapping[str, Tensor], parts: Sequence[
         for place, size, (risk, correct) in zip(places, sizes, sums, strict=True):
             answers[place] = {"accuracy": correct / size, "risk": risk / size, "examples": size}
     return answers
+
+
+def _updates(updates: dict[str, Tensor], chunk: Chunk, done: int, *, additive: bool) -> Updates:
+    """Where a chunk's updates go, after those of `done` clients."""
+    if additive:
+        some = next(iter(updates.values()))
+        return WeightedSum(updates, some.new_tensor(chunk.shares))
+    return Rows({name: value[done : done + len(chunk.clients)] for name, value in updates.items()})
+
+
+def _weighed(
+    clients: Sequence[Client], total: Mapping[str, Tensor], metrics: Sequence[Mapping[str, float]]
+) -> list[Reply]:
+    """Replies of which the first has what all of them sent, weighed and added up."""
+    return [
+        replace(client.reply(total if place == 0 else {}, own), weighed=True)
+        for place, (client, own) in enumerate(zip(clients, metrics, strict=True))
+    ]
 
 
 def _corrected(client: Client, request: Request, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

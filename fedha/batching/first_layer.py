@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fedha.batching.rows import Batch
+from fedha.batching.updates import Updates
 from fedha.config import TrainingConfig
 
 # What moving one weight costs beside its products, in multiplications: a step reads and writes it several times.
@@ -111,12 +112,10 @@ class FirstLayer:
             self._coefficients.add_(self._speed, alpha=self._rate)
             self._speed.mul_(self._momentum).sub_(self._coefficients, alpha=self._decay)
 
-    def write(self, update: Tensor, clients: slice) -> None:
-        """Write ``W0 - W`` of these clients into ``update[clients]``."""
-        target = update[clients]
-        torch.bmm(self._coefficients[clients].transpose(1, 2), self._inputs[clients], out=target)
-        if self._share != 1:
-            target.add_(self._weight, alpha=1 - self._share)
+    def write(self, updates: Updates, name: str, clients: slice) -> None:
+        """Hand over ``W0 - W`` of these clients as the update of the parameter of that name."""
+        rest = None if self._share == 1 else (1 - self._share) * self._weight
+        updates.product(name, self._coefficients[clients], self._inputs[clients], rest, clients)
 
     def bound(self) -> Tensor:
         """No entry of a client's update is larger than this, [k]; not finite where one might not be.

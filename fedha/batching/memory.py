@@ -1,16 +1,16 @@
 """What one client adds to a chunk's working memory, counted in numbers, roughly."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 
 import torch
-from torch import Tensor
 
 from fedha.batching.first_layer import pays
-from fedha.batching.network import Layer, Network, forward, take_apart
+from fedha.batching.network import Layer, forward, take_apart
 from fedha.batching.objective import active_terms
 from fedha.exchange import Request
 from fedha.measurement import view_head
+from fedha.models.split import SplitModel
 from fedha.training import Client
 
 _COPIES = 2  # of a parameter: itself and its gradient
@@ -26,7 +26,7 @@ def training_bytes(client: Client, request: Request) -> Callable[[int], int]:
     network, training = take_apart(client.model), request.task.training
     local, inputs = training.local, client.domain.train.inputs[:1]
     weights = sum(value.numel() for value in request.parameters.values())
-    seen = _numbers_seen(network, request, inputs)
+    seen = _numbers_seen(client)
     names = [term.statistic for term in active_terms(request.task.recipe)]
     place = network.leading_linear()
     first = 0 if place is None else request.parameters[f"{network.featurizer[place].name}.weight"].numel()
@@ -49,7 +49,7 @@ def training_bytes(client: Client, request: Request) -> Callable[[int], int]:
 def measuring_bytes(client: Client, request: Request) -> Callable[[int], int]:
     """As `training_bytes`, for measuring."""
     inputs = client.domain.train.inputs[:1]
-    seen = inputs.numel() + _numbers_seen(take_apart(client.model), request, inputs)
+    seen = inputs.numel() + _numbers_seen(client)
     return cache(
         lambda examples: inputs.itemsize * (examples * seen + _statistics(request.measure, client, request, examples))
     )
@@ -64,27 +64,40 @@ def multiplications(client: Client, request: Request) -> int:
     training, examples = request.task.training, len(client.domain.train)
     synchronous = training.mode == "synchronous"
     rows = examples if synchronous else min(training.local.batch_size or examples, examples)
-    layers = _layers_on_paper(take_apart(client.model), request, client.domain.train.inputs[:1])
     return rows * sum(
-        weight.numel() * outputs.shape[3:].numel()
-        for layer, outputs in layers
+        weight.numel() * shape[3:].numel()
+        for layer, shape in _of(client)
         for weight in layer.module.parameters()
         if weight.dim() > 1
     )
 
 
-def _numbers_seen(network: Network, request: Request, inputs: Tensor) -> int:
+def _numbers_seen(client: Client) -> int:
     """Numbers that all layers put out for one example."""
-    return sum(outputs.numel() for _, outputs in _layers_on_paper(network, request, inputs))
+    return sum(shape.numel() for _, shape in _of(client))
 
 
-def _layers_on_paper(network: Network, request: Request, inputs: Tensor) -> Iterator[tuple[Layer, Tensor]]:
-    """Each layer with what it puts out for one example, [1, 1, ...], of which only the shape is there."""
-    rows = inputs[None].to("meta")
-    shared = {name: value[None].to("meta") for name, value in request.parameters.items()}
+def _of(client: Client) -> tuple[tuple[Layer, torch.Size], ...]:
+    inputs = client.domain.train.inputs
+    return _layers_on_paper(client.model, inputs.shape[1:], inputs.dtype)
+
+
+@lru_cache(maxsize=8)
+def _layers_on_paper(
+    model: SplitModel, shape: torch.Size, precision: torch.dtype
+) -> tuple[tuple[Layer, torch.Size], ...]:
+    """Each layer of a model and the shape of what it puts out for one example, [1, 1, ...]; nothing is computed.
+
+    Kept, because torch takes longer over tensors without numbers than over a small client's whole step.
+    """
+    network = take_apart(model)
+    rows = torch.empty(1, 1, *shape, dtype=precision, device="meta")
+    shared = {name: value.detach()[None].to("meta") for name, value in model.named_parameters()}
+    found = []
     for layer in (*network.featurizer, *network.head):
         rows = forward([layer], shared, rows)
-        yield layer, rows
+        found.append((layer, rows.shape))
+    return tuple(found)
 
 
 def _statistics(names: Sequence[str], client: Client, request: Request, rows: int) -> int:

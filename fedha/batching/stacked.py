@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fedha.batching.updates import Updates
 from fedha.config import TrainingConfig
 from fedha.schedule import rate_factor
 from fedha.training import local_optimizer
@@ -62,13 +63,13 @@ class StackedParameters:
             self._optimizer.step()
             self._optimizer.zero_grad()
 
-    def write(self, updates: Mapping[str, Tensor], clients: slice) -> None:
-        """Write what these clients' update is, start minus now, into ``updates[name][clients]``."""
+    def write(self, updates: Updates, clients: slice) -> None:
+        """Hand over what these clients' update is, start minus now."""
         for name, value in self._now.items():
-            torch.sub(self._start[name], value[clients], out=updates[name][clients])
+            updates.difference(name, self._start[name], value[clients], clients)
 
-    def write_gradients(self, updates: Mapping[str, Tensor]) -> None:
-        """Write the gradients received since the last step into `updates`, [k, ...] each."""
+    def write_gradients(self, updates: Updates) -> None:
+        """Hand over the gradients received since the last step."""
         for name, value in self._now.items():
             if value.grad is not None:
-                updates[name].copy_(value.grad)
+                updates.values(name, value.grad, slice(None))

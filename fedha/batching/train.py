@@ -1,6 +1,5 @@
 """Training of one chunk: a gradient, or local steps."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from fedha.batching.network import Network
 from fedha.batching.objective import Objective, active_terms, divisor
 from fedha.batching.rows import Batch, steps, whole
 from fedha.batching.start import begin
+from fedha.batching.updates import Updates
 from fedha.batching.weights import Weights, decay_of
 from fedha.batching.whole import first_products, whole_features
 from fedha.exchange import Request
@@ -24,22 +24,20 @@ class Trained:
     Attributes:
         metrics: Of each client.
         averages: Each client's moving averages after this round, by statistic.
-        largest: Of each client, [k]; not finite where an entry of its update is not.
     """
 
     metrics: list[dict[str, float]]
     averages: list[dict[str, Tensor]]
-    largest: Tensor
 
 
-def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Mapping[str, Tensor]) -> Trained:
+def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Updates) -> Trained:
     """The gradient of each client's loss on its whole domain, at the global model.
 
     Args:
         chunk: The clients.
         network: Their model, taken apart.
         request: Of the round.
-        updates: Where to write, by parameter name, [k, ...] each.
+        updates: Where they go.
     """
     batches = whole(chunk.sizes, not active_terms(request.task.recipe), chunk.inputs.device)
     weights = Weights(chunk, network, request, first_products(chunk, network, request), chunk.sizes[:1])
@@ -49,10 +47,10 @@ def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Mapp
     for batch, (features, leaves) in zip(batches, seen, strict=True):
         _descend(chunk, batch, features, leaves, start.objective, weights, sums)
     weights.write_gradients(updates)
-    return Trained(sums.means({"accuracy": start.accuracy}), start.averages, weights.largest(updates))
+    return Trained(sums.means({"accuracy": start.accuracy}), start.averages)
 
 
-def local_steps(chunk: Chunk, network: Network, request: Request, updates: Mapping[str, Tensor]) -> Trained:
+def local_steps(chunk: Chunk, network: Network, request: Request, updates: Updates) -> Trained:
     """Each client's local steps, as `one_gradient`; the update is the global minus the local parameters."""
     pad, device = not active_terms(request.task.recipe), chunk.inputs.device
     taken = list(steps(chunk.sizes, [client.index for client in chunk.clients], request, pad, device))
@@ -70,7 +68,7 @@ def local_steps(chunk: Chunk, network: Network, request: Request, updates: Mappi
         for clients in ending:
             weights.write_moves(updates, clients)
     given = {"risk": start.risk, "accuracy": start.accuracy}
-    return Trained(sums.means(given), start.averages, weights.largest(updates))
+    return Trained(sums.means(given), start.averages)
 
 
 def _descend(

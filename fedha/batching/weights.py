@@ -1,8 +1,7 @@
 """The parameters of a chunk's clients: stacked, or the first layer's as coefficients where that costs less."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fedha.batching.chunk import Chunk
@@ -12,10 +11,9 @@ from fedha.batching.network import Network, forward
 from fedha.batching.objective import divisor
 from fedha.batching.rows import Batch
 from fedha.batching.stacked import StackedParameters
+from fedha.batching.updates import Updates
 from fedha.exchange import Request
 from fedha.schedule import rate_factor
-
-Named = Mapping[str, Tensor]
 
 
 class Weights:
@@ -72,25 +70,20 @@ class Weights:
             self._first.step()
         self._stacked.step()
 
-    def write_moves(self, updates: Named, clients: slice) -> None:
-        """Write these clients' updates, the global minus the local parameters, into ``updates[name][clients]``."""
+    def write_moves(self, updates: Updates, clients: slice) -> None:
+        """Hand over these clients' updates, the global minus the local parameters."""
         self._stacked.write(updates, clients)
         if self._first is not None:
-            self._first.write(updates[self._name], clients)
+            updates.finite[clients] += self._first.bound()[clients]
+            self._first.write(updates, self._name, clients)
 
-    def write_gradients(self, updates: Named) -> None:
-        """Write the gradients received into `updates`, [k, ...] each."""
+    def write_gradients(self, updates: Updates) -> None:
+        """Hand over the gradients received."""
         self._stacked.write_gradients(updates)
         if self._first is not None:
             self._first.step()
-            self._first.write(updates[self._name], slice(None))
-
-    def largest(self, updates: Named) -> Tensor:
-        """For each client a number that is not finite if an entry of its update is not, [k]."""
-        sizes = [value.flatten(1).sum(1) for name, value in updates.items() if name != self._name]
-        if self._first is not None:
-            sizes.append(self._first.bound())
-        return torch.stack(sizes).sum(0)
+            updates.finite += self._first.bound()
+            self._first.write(updates, self._name, slice(None))
 
 
 def decay_of(request: Request) -> float:

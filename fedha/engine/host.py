@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from flwr.app import Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from ray.exceptions import GetTimeoutError, RayError
 
 from fedha.engine.broadcast import Broadcast
-from fedha.engine.parcels import Call, Content, Records
+from fedha.engine.parcels import Call, Content, Records, of_kind
 from fedha.engine.worker import MakeClients, Worker
 from fedha.errors import FedhaError
 from fedha.flower.reasons import failure
 from fedha.flower.tensor_array import TensorArray
 
-_PIECE_BYTES = 32 * 2**20  # a worker hands over its replies in pieces of about so much
+_PIECE_BYTES = 32 * 2**20  # a worker hands over its replies in parcels of about so much
+_TOGETHER = 256  # clients are trained together up to here: more gain nothing, and a hung one is found later
 _START_SECONDS = 120.0  # an overloaded machine needs a while to import torch
 _AHEAD = 4  # pieces that may wait for the server before a worker pauses
 
@@ -107,7 +108,9 @@ class Host:
             ray.kill(self.actor)
             self.actor = None
 
-    def call(self, messages: Sequence[Message], broadcast: Broadcast, *, together: bool, piece: int | None) -> Any:
+    def call(
+        self, messages: Sequence[Message], broadcast: Broadcast, *, together: bool, piece: int | None
+    ) -> tuple[Any, int]:
         """Send one exchange to the process, without waiting.
 
         Args:
@@ -117,7 +120,7 @@ class Host:
             piece: Clients that answer at once; None: by the size of what is sent.
 
         Returns:
-            Ray's generator of lists of `Answer`.
+            Ray's generator of lists of `Answer`, and the piece that was chosen.
         """
         contents: dict[int, tuple[int, Content]] = {}
         for message in messages:
@@ -128,6 +131,8 @@ class Host:
         fresh = sorted(used - self.known)
         self.known = used
         sent = messages[0].metadata
+        parcel = piece or max(1, _PIECE_BYTES // max(1, _array_bytes(messages[0])))
+        piece = piece or _even(len(messages), max(parcel, _TOGETHER) if together else parcel)
         call = Call(
             kind=sent.message_type,
             group_id=sent.group_id,
@@ -137,10 +142,11 @@ class Host:
             nodes=[(m.metadata.dst_node_id, m.metadata.message_id, contents[id(m.content)][0]) for m in messages],
             fresh=fresh,
             together=together,
-            piece=piece or max(1, _PIECE_BYTES // max(1, _array_bytes(messages[0]))),
+            piece=piece,
+            parcel=parcel,
         )
         options = {"num_returns": "streaming", "_generator_backpressure_num_objects": _AHEAD}
-        return self.actor.handle.options(**options).remote(call, *(broadcast.ref(number) for number in fresh))
+        return self.actor.handle.options(**options).remote(call, *(broadcast.ref(one) for one in fresh)), piece
 
     def busy_with(self, seconds: float) -> tuple[list[int], float, str] | None:
         """What `Worker.busy_with` says; None if it does not answer within some seconds."""
@@ -152,11 +158,16 @@ class Host:
         return answer
 
 
+def _even(count: int, most: int) -> int:
+    """The size of equal pieces of at most so many; a small last one would cost nearly as much as a large one."""
+    return -(-count // -(-count // most))
+
+
 def _content(message: Message, broadcast: Broadcast) -> Content:
     return Content(
-        {name: broadcast.number(record) for name, record in message.content.array_records.items()},
-        {name: dict(record) for name, record in message.content.metric_records.items()},
-        {name: dict(record) for name, record in message.content.config_records.items()},
+        {name: broadcast.number(one) for name, one in message.content.items() if isinstance(one, ArrayRecord)},
+        of_kind(message.content, MetricRecord),
+        of_kind(message.content, ConfigRecord),
     )
 
 

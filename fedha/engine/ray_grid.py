@@ -35,7 +35,7 @@ class _Pending:
         messages: Those not answered yet, by node, in the order in which the worker takes them.
         since: When it was called, or last answered.
         together: Whether its clients may be trained together.
-        piece: Clients that answer at once, or None.
+        piece: Clients that answer at once; the same after a death, so that sums have the same bits.
         deaths: How many processes it has cost.
     """
 
@@ -45,7 +45,7 @@ class _Pending:
     messages: dict[int, Message]
     since: float
     together: bool
-    piece: int | None = None
+    piece: int
     deaths: int = 0
 
 
@@ -183,9 +183,9 @@ class RayGrid(Grid):
         if host.actor is None:
             self._restart(host)
         host.wait()
-        answers = host.call(messages, self.broadcast, together=self._together, piece=None)
+        answers, piece = host.call(messages, self.broadcast, together=self._together, piece=None)
         by_node = {message.metadata.dst_node_id: message for message in messages}
-        return _Pending(host, host.actor, answers, by_node, time.monotonic(), self._together)
+        return _Pending(host, host.actor, answers, by_node, time.monotonic(), self._together, piece)
 
     def _collect(self, pending: list[_Pending], deadline: float) -> Iterator[Message]:
         try:
@@ -238,7 +238,7 @@ class RayGrid(Grid):
         one.host.wait()
         one.actor, one.since = one.host.actor, time.monotonic()
         messages = list(one.messages.values())
-        one.answers = one.host.call(messages, self.broadcast, together=one.together, piece=one.piece)
+        one.answers, _ = one.host.call(messages, self.broadcast, together=one.together, piece=one.piece)
 
     def _restart(self, host: Host) -> None:
         host.stop()

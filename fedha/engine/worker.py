@@ -69,7 +69,14 @@ class Worker:
         self._arrays = {number: known[number] for number in used}
         contents = [self._content(content) for content in call.contents]
         for start in range(0, len(call.nodes), call.piece):
-            yield self._answers(call, contents, call.nodes[start : start + call.piece])
+            nodes = call.nodes[start : start + call.piece]
+            answers = self._together(call, contents, nodes)
+            if answers is not None:
+                yield answers
+                continue
+            for first in range(0, len(nodes), call.parcel):
+                parcel = nodes[first : first + call.parcel]
+                yield [self._one(call, contents[which], node, name) for node, name, which in parcel]
 
     def busy_with(self) -> tuple[list[int], float, str]:
         """The nodes that are being worked for, for how many seconds, and where in the code."""
@@ -84,29 +91,24 @@ class Worker:
         records.config_records.update({name: ConfigRecord(values) for name, values in content.configs.items()})
         return records
 
-    def _answers(
-        self, call: Call, contents: Sequence[RecordDict], nodes: Sequence[tuple[int, str, int]]
-    ) -> list[Answer]:
-        if call.together and isinstance(self._clients, Clients):
-            self._begin([node for node, _, _ in nodes])
-            answers = self._together(self._clients, call, contents, nodes)
-            if answers is not None:
-                return answers
-        return [self._one(call, contents[which], node, name) for node, name, which in nodes]
-
     def _together(
-        self, clients: Clients, call: Call, contents: Sequence[RecordDict], nodes: Sequence[tuple[int, str, int]]
+        self, call: Call, contents: Sequence[RecordDict], nodes: Sequence[tuple[int, str, int]]
     ) -> list[Answer] | None:
+        """The answers of clients that can be trained together; None where they are to be asked one by one."""
+        if not call.together or not isinstance(self._clients, Clients):
+            return None
+        self._begin([node for node, _, _ in nodes])
         contexts = [self._contexts[node] for node, _, _ in nodes]
         try:
-            replies = clients.answer_together(call.kind, [contents[which] for _, _, which in nodes], contexts)
+            replies = self._clients.answer_together(call.kind, [contents[which] for _, _, which in nodes], contexts)
         except Exception:
             return None  # one by one, the client that fails is found and named
         if replies is None:
             return None
+        records = (Records(reply.arrays, reply.metrics, reply.configs) for reply in replies)
         return [
-            Answer(context.node_id, to_records(reply), state=self._state(call, context))
-            for context, reply in zip(contexts, replies, strict=True)
+            Answer(context.node_id, own, state=self._state(call, context))
+            for context, own in zip(contexts, records, strict=True)
         ]
 
     def _one(self, call: Call, content: RecordDict, node: int, name: str) -> Answer:

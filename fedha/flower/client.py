@@ -12,7 +12,7 @@ from fedha import batching, numerics
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
-from fedha.flower.wire import pack_reply, pack_tensors, unpack_request, unpack_tensors
+from fedha.flower.wire import PlainReply, pack_reply, pack_tensors, plain_reply, unpack_request, unpack_tensors
 from fedha.models.split import SplitModel
 from fedha.training import Client, answer_evaluate, answer_measure, answer_train
 
@@ -98,7 +98,7 @@ class Clients:
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]
-    ) -> list[RecordDict] | None:
+    ) -> list[PlainReply] | None:
         """The answers of several clients at once, to the bits of `answer` up to rounding; None where that is no gain.
 
         Args:
@@ -117,7 +117,7 @@ class Clients:
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
-        return [pack_reply(reply) for reply in replies]
+        return [plain_reply(reply) for reply in replies]
 
     def _client(self, context: Context) -> Client:
         """The client of a node, with what it remembers."""

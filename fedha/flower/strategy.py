@@ -17,7 +17,15 @@ from fedha.errors import ClientError, FedhaError
 from fedha.exchange import Reply, Request, Task
 from fedha.federation import Server, pool_evaluations
 from fedha.flower.reasons import failure
-from fedha.flower.wire import count_bytes, pack_request, pack_task, pack_tensors, unpack_reply, unpack_tensors
+from fedha.flower.wire import (
+    count_array_bytes,
+    count_bytes,
+    pack_request,
+    pack_task,
+    pack_tensors,
+    unpack_reply,
+    unpack_tensors,
+)
 from fedha.recipes import Recipe
 
 _VERBS = {"query.introduce": "introduce itself", "query.measure": "measure", "train": "train", "evaluate": "evaluate"}
@@ -173,12 +181,13 @@ class HessianAlignment(Strategy):
         """One message a client; those with the same share carry the same content."""
         packed, shares = pack_tensors(references), self.begun().shares
         nodes = {member.index: node for node, member in self._members.items()}
+        additive = kind != "evaluate" and self.task.recipe.weighting != "risk"  # else shares come after the updates
         contents: dict[float, tuple[RecordDict, int]] = {}
         messages = []
         for member in members:
             share = shares.get(member.index, 1.0)
             if share not in contents:
-                request = Request(self.task, round, {}, {}, measure, share)
+                request = Request(self.task, round, {}, {}, measure, share, additive)
                 content = pack_request(request, arrays, packed, self._packed_task)
                 contents[share] = content, count_bytes(content)
             content, size = contents[share]
@@ -189,7 +198,7 @@ class HessianAlignment(Strategy):
 
     def _replies(self, messages: Iterable[Message], kind: str, round: int) -> Iterator[Reply]:
         """Read replies as they come; a failed or missing one ends the run, or is noted and passed over."""
-        silent = {sent.metadata.dst_node_id for sent in self._asked}
+        silent, summed = {sent.metadata.dst_node_id for sent in self._asked}, 0
         for message in messages:
             node = self._node_of(message)
             silent.discard(node)
@@ -200,6 +209,9 @@ class HessianAlignment(Strategy):
                 continue
             self.bytes_up += count_bytes(message.content)
             reply = unpack_reply(message.content)
+            if reply.weighed:  # the clients of one process sent a sum; count what each sends over a network
+                summed = count_array_bytes(message.content) if reply.tensors else summed
+                self.bytes_up += 0 if reply.tensors else summed
             self._members[node] = Member(reply.index, reply.domain, reply.examples)
             yield reply
         if silent:
@@ -213,8 +225,10 @@ class HessianAlignment(Strategy):
 
     def _node_of(self, message: Message) -> int:
         """Where a node is gone the error comes from the server in its stead; what it answers tells whose it is."""
+        if not message.has_error():
+            return message.metadata.src_node_id
         answered = message.metadata.reply_to_message_id
-        sent = (one.metadata for one in self._asked if message.has_error())
+        sent = (one.metadata for one in self._asked)
         return next((m.dst_node_id for m in sent if m.message_id == answered), message.metadata.src_node_id)
 
     def _who(self, node: int) -> str:

@@ -3,8 +3,9 @@
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,10 +18,18 @@ from fedha.exchange import Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
 from fedha.recipes import Recipe, Term
 
+_R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
+_OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
+
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Tensors by name as an ArrayRecord, order kept; those on the CPU are shared with it, so do not change them."""
-    return array_record({name: TensorArray(value) for name, value in to_host(tensors).items()})
+    return array_record(pack_arrays(tensors))
+
+
+def pack_arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    """Tensors by name as arrays, as in `pack_tensors`."""
+    return {name: TensorArray(value) for name, value in to_host(tensors).items()}
 
 
 def unpack_tensors(record: ArrayRecord, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -76,6 +85,8 @@ def unpack_task(text: str) -> Task:
 def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str) -> RecordDict:
     """A request's records; the arrays are packed once by the caller and shared by all clients."""
     scalars = ConfigRecord({"task": task, "round": request.round, "share": request.share})
+    if request.additive:
+        scalars["additive"] = True
     if request.measure:
         scalars["measure"] = list(request.measure)
     return RecordDict({"parameters": parameters, "references": references, "request": scalars})
@@ -83,46 +94,83 @@ def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRec
 
 def unpack_request(content: RecordDict, device: torch.device | str = "cpu") -> Request:
     """Read what `pack_request` wrote."""
-    scalars = content.config_records["request"]
+    scalars = _record(content, "request", ConfigRecord)
     measure = scalars.get("measure", [])
     return Request(
         task=unpack_task(str(scalars["task"])),
         round=int(str(scalars["round"])),
-        parameters=_parameters(content.array_records["parameters"], device),
-        references=unpack_tensors(content.array_records["references"], device),
+        parameters=_parameters(_record(content, "parameters", ArrayRecord), device),
+        references=unpack_tensors(_record(content, "references", ArrayRecord), device),
         measure=tuple(str(name) for name in measure) if isinstance(measure, list) else (),
         share=float(str(scalars["share"])),
+        additive=bool(scalars.get("additive", False)),
+    )
+
+
+@dataclass(frozen=True)
+class PlainReply:
+    """A reply's records as plain dictionaries.
+
+    Attributes:
+        arrays: By record and name.
+        metrics: By record and name.
+        configs: By record and name.
+    """
+
+    arrays: dict[str, dict[str, Array]]
+    metrics: dict[str, dict[str, float]]
+    configs: dict[str, dict[str, str]]
+
+
+def plain_reply(reply: Reply) -> PlainReply:
+    """What a reply's records hold."""
+    return PlainReply(
+        {_WEIGHED if reply.weighed else _OWN: pack_arrays(reply.tensors)},
+        {"metrics": {"index": reply.index, "examples": reply.examples, **reply.metrics}},
+        {"client": {"name": reply.client, "domain": reply.domain}},
     )
 
 
 def pack_reply(reply: Reply) -> RecordDict:
     """A reply's records."""
-    numbers: dict[str, int | float | list[int] | list[float]] = {"index": reply.index, "examples": reply.examples}
-    numbers.update(reply.metrics)
-    return RecordDict(
-        {
-            "tensors": pack_tensors(reply.tensors),
-            "metrics": MetricRecord(numbers),
-            "client": ConfigRecord({"name": reply.client, "domain": reply.domain}),
-        }
-    )
+    plain = plain_reply(reply)
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {}
+    records |= {name: array_record(values) for name, values in plain.arrays.items()}
+    records |= {name: MetricRecord(dict(values)) for name, values in plain.metrics.items()}
+    records |= {name: ConfigRecord(dict(values)) for name, values in plain.configs.items()}
+    return RecordDict(records)
 
 
 def unpack_reply(content: RecordDict) -> Reply:
     """Read what `pack_reply` wrote."""
-    numbers = {name: value for name, value in content.metric_records["metrics"].items() if not isinstance(value, list)}
+    metrics = _record(content, "metrics", MetricRecord)
+    numbers = {name: value for name, value in metrics.items() if not isinstance(value, list)}
     index, examples = int(numbers.pop("index")), int(numbers.pop("examples"))
-    tensors = unpack_tensors(content.array_records["tensors"])
-    who = content.config_records["client"]
-    return Reply(str(who["name"]), str(who["domain"]), index, examples, tensors, numbers)
+    weighed = _WEIGHED in content
+    tensors = unpack_tensors(_record(content, _WEIGHED if weighed else _OWN, ArrayRecord))
+    who = _record(content, "client", ConfigRecord)
+    return Reply(str(who["name"]), str(who["domain"]), index, examples, tensors, numbers, weighed)
 
 
 def count_bytes(content: RecordDict) -> int:
     """Bytes of a message's records, without Flower's envelope."""
-    arrays = sum(
+    others = (one for one in content.values() if isinstance(one, MetricRecord | ConfigRecord))
+    return count_array_bytes(content) + sum(one.count_bytes() for one in others)
+
+
+def count_array_bytes(content: RecordDict) -> int:
+    """Bytes of its arrays."""
+    return sum(
         len(name) + (array.count_bytes() if isinstance(array, TensorArray) else len(array.data))
-        for record in content.array_records.values()
+        for record in content.values()
+        if isinstance(record, ArrayRecord)
         for name, array in record.items()
     )
-    metrics = sum(record.count_bytes() for record in content.metric_records.values())
-    return arrays + metrics + sum(record.count_bytes() for record in content.config_records.values())
+
+
+def _record(content: RecordDict, name: str, kind: type[_R]) -> _R:
+    """One record; Flower's own views by kind make a new dictionary each time that they are looked at."""
+    record = content[name]
+    if not isinstance(record, kind):
+        raise TypeError(f"record {name!r} is a {type(record).__name__}, not a {kind.__name__}")
+    return record

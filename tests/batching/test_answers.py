@@ -14,6 +14,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
 from fedha.models import SplitModel
 from fedha.recipes import RECIPES
+from fedha.reference import weighted_mean
 from tests.batching.twins import SEED, assert_same, local, make_clients, make_cohort, mean_tensors, twin_rounds
 from tests.test_recipes import PROBES, ROWS, SGD, make_problem
 
@@ -178,6 +179,32 @@ def test_the_updates_of_a_parameter_lie_in_one_tensor() -> None:
         assert all(reply.tensors[name].is_contiguous() for reply in replies)
 
 
+SIZES = (9, 30, 9, 12, 2)
+SHARES = (0.1, 0.2, 0.05, 0.3, 0.15)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("recipe", ["erm", "fishr", "fish"])
+def test_an_additive_answer_is_the_weighted_sum_of_the_answers(recipe: str, network: str, mode: str) -> None:
+    config, shape = NETWORKS[network]
+    references: dict[str, torch.Tensor] = {}
+    for kind, measure in (("measure", RECIPES[recipe].measurements()), ("train", ((),))):
+        answer = getattr(batching, f"answer_{kind}")
+        for names in measure:
+            own, summed = make_cohort(config, shape, SIZES), make_cohort(config, shape, SIZES)
+            requests = make_requests(own, MODES[mode], recipe, references=references, measure=names)
+            requests = [replace(one, share=share) for one, share in zip(requests, SHARES, strict=True)]
+            replies = answer(own, requests)
+            first, *others = answer(summed, [replace(one, additive=True) for one in requests])
+            total = weighted_mean(zip((one.tensors for one in replies), SHARES, strict=True))
+            torch.testing.assert_close(dict(first.tensors), total, rtol=1e-11, atol=1e-14)
+            assert [replace(one, tensors={}, weighed=True) for one in replies] == [replace(first, tensors={}), *others]
+            for one, other in zip(own, summed, strict=True):
+                torch.testing.assert_close(dict(other.state), dict(one.state), rtol=0, atol=0)
+            references = references | mean_tensors(replies)
+
+
 @pytest.mark.parametrize("head", ["three classes", "one logit", "network"])
 @pytest.mark.parametrize("rows", [1, 20, 10_000])
 def test_evaluation_is_that_of_each_client_alone(head: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,13 +246,14 @@ def test_a_failure_leaves_every_clients_moving_average_as_it_was() -> None:
     )
 
 
+@pytest.mark.parametrize("additive", [False, True])
 @pytest.mark.parametrize("settings", [SGD, local(epochs=3, batch_size=4, learning_rate=1e200)], ids=["data", "rate"])
-def test_an_update_that_is_not_finite_is_an_error(settings: TrainingConfig) -> None:
+def test_an_update_that_is_not_finite_is_an_error(settings: TrainingConfig, additive: bool) -> None:
     clients = make_cohort(MLP, (4,))
     if settings is SGD:
         clients[2].domain.train.inputs[1, 2] = torch.nan
     with pytest.raises(FedhaError, match=r"not finite in round 1; lower training\.learning_rate"):
-        batching.answer_train(clients, make_requests(clients, settings))
+        batching.answer_train(clients, [replace(one, additive=additive) for one in make_requests(clients, settings)])
 
 
 def test_requests_of_different_exchanges_are_refused() -> None:

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from fedha.batching.first_layer import FirstLayer, pays
 from fedha.batching.rows import Batch
+from fedha.batching.updates import Rows, WeightedSum
 from fedha.config import TrainingConfig
 from tests.batching.twins import local
 
@@ -55,10 +56,14 @@ def test_coefficients_follow_torchs_sgd(momentum: float, decay: float) -> None:
         layer.receive(batch, derivative)
         layer.step()
     update = torch.empty(CLIENTS, HIDDEN, WIDTH, dtype=torch.float64)
-    layer.write(update, slice(0, 2))
-    layer.write(update, slice(2, 3))
+    layer.write(Rows({"w": update}), "w", slice(0, 2))
+    layer.write(Rows({"w": update}), "w", slice(2, 3))
     expected = torch.stack([weight - w.detach() for w in weights])
     assert_close(update, expected)
+    total, shares = torch.zeros(HIDDEN, WIDTH, dtype=torch.float64), random(CLIENTS).abs()
+    for clients in (slice(0, 2), slice(2, 3)):
+        layer.write(WeightedSum({"w": total}, shares), "w", clients)
+    assert_close(total, (shares[:, None, None] * expected).sum(0))
     assert (layer.bound() >= expected.abs().amax((1, 2))).all()
 
 
