@@ -5,13 +5,14 @@
 Weak scaling: the run of `cohort.py` on random numbers, so many clients for each worker, with one worker and with more;
 the efficiency is the first's seconds of a round over the second's. The model of a round, all in seconds:
 
-    put(M) + W * call + H * M / network + c / (W * rate) + c * (take(M) + M / network where H > 0)
+    put(M) + W * call + H * M / network + c / (W * rate) + W * (take(M) + M / network where H > 0) + c * client
 
 M the model in megabytes, W workers on H other machines, c clients a round, `rate` clients a second of one worker. All
 but the network and the rate of a GPU is measured here; those two are arguments, named where they are used. The rate is
-taken from the run with one worker, handing over its replies included, so that row agrees by construction; the other row
-tests the model. The last term is the driver's own, for updates are summed there in client order: it bounds what any
-number of workers can reach. The model lets it wait for the workers' end; a driver with a core of its own starts before.
+taken from the run with one worker, handing over its sum included, so that row agrees by construction; the other row
+tests the model. The last two terms are the driver's own, which bound what any number of workers can reach: it reads and
+adds each worker's sum, and looks at each client's numbers. The model lets it wait for the workers' end; a driver with a
+core of its own starts before.
 """
 
 import argparse
@@ -44,16 +45,17 @@ class Cluster:
     network: float
 
 
-def driver_seconds(pieces: Pieces, cluster: Cluster) -> float:
-    """What one client costs the driver: its update comes, over the network from another machine, and is added."""
-    return pieces.take.at(MODEL) + (MODEL / cluster.network if cluster.machines else 0.0)
+def driver_seconds(pieces: Pieces, cluster: Cluster, clients: int) -> float:
+    """What a round costs the driver: the workers' sums come, over the network from other machines, and are added."""
+    a_sum = pieces.take.at(MODEL) + (MODEL / cluster.network if cluster.machines else 0.0)
+    return cluster.workers * a_sum + clients * pieces.client
 
 
 def round_seconds(pieces: Pieces, cluster: Cluster, clients: int) -> float:
     """The model's seconds of a round."""
     broadcast = pieces.put.at(MODEL) + cluster.machines * MODEL / cluster.network
     calls = cluster.workers * pieces.call
-    return broadcast + calls + clients / (cluster.workers * cluster.rate) + clients * driver_seconds(pieces, cluster)
+    return broadcast + calls + clients / (cluster.workers * cluster.rate) + driver_seconds(pieces, cluster, clients)
 
 
 def weak_scaling(each: int, workers: int, quick: bool, engine: str) -> dict[int, float]:
@@ -81,12 +83,11 @@ def fitted_rate(pieces: Pieces, seconds: float, clients: int) -> float:
 
 
 def predict(pieces: Pieces, title: str, cluster: Cluster) -> None:
-    """A line a cohort: seconds, clients a second, and the share of that which is the driver's."""
-    bound = 1 / driver_seconds(pieces, cluster)
-    print(f"\n{title}: {cluster.workers} workers; the driver alone allows {bound:,.0f} clients/s")
+    """A line a cohort: seconds, clients a second, and the share of the time that is the driver's."""
+    print(f"\n{title}: {cluster.workers} workers; the driver alone allows {1 / pieces.client:,.0f} clients/s")
     for clients in (100, 1_000, 10_000):
         seconds = round_seconds(pieces, cluster, clients)
-        share = clients / bound / seconds
+        share = driver_seconds(pieces, cluster, clients) / seconds
         print(f"  cohort {clients:>6,}: {seconds:8.3f} s, {clients / seconds:9,.0f} clients/s, driver {share:.0%}")
 
 
@@ -94,9 +95,10 @@ def show(pieces: Pieces) -> None:
     """The coefficients, in microseconds."""
     print(f"\nthe pieces, in microseconds; the model has {MODEL:.3f} MB")
     print(f"  actor call, there and back {pieces.call * 1e6:9.0f}")
+    print(f"  driver: a client's numbers {pieces.client * 1e6:9.0f}")
     titles = {
         "put": "driver: put the model",
-        "reply": "worker: put a reply",
+        "reply": "worker: put its sum",
         "take": "driver: take and add one",
     }
     for name, title in titles.items():
@@ -127,10 +129,8 @@ def main() -> None:
     if given.card_rate:
         predict(pieces, f"8 GPUs at {given.card_rate:,.0f} clients/s", Cluster(8, 0, given.card_rate, network))
     else:
-        bound = 1 / driver_seconds(pieces, Cluster(8, 0, 1.0, network))
-        print(
-            f"\n8 GPUs: the driver is the limit from {bound / 8:,.0f} clients/s a card on; --card-rate gives the rounds"
-        )
+        bound = 1 / (8 * pieces.client)
+        print(f"\n8 GPUs: the driver is the limit from {bound:,.0f} clients/s a card on; --card-rate gives the rounds")
     say("scaling", {"seconds": seen, "rate": rate, "pieces": pieces})
 
 

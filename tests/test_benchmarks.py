@@ -148,8 +148,8 @@ def test_a_line_without_noise_has_its_slope_and_no_error(side_modules: Any) -> N
 def test_the_model_of_a_round_has_every_piece_once(side_modules: Any) -> None:
     scaling, pieces = side_modules("scaling"), side_modules("sides.pieces")
     line = pieces.Line
-    costs = pieces.Pieces(put=line(1.0, 0.0), call=10.0, reply=line(0.0, 0.0), take=line(100.0, 0.0))
+    costs = pieces.Pieces(put=line(1.0, 0.0), call=10.0, reply=line(0.0, 0.0), take=line(100.0, 0.0), client=7.0)
     here = scaling.Cluster(workers=3, machines=0, rate=0.5, network=scaling.MODEL)
-    assert scaling.round_seconds(costs, here, clients=6) == pytest.approx(1 + 3 * 10 + 6 / (3 * 0.5) + 6 * 100)
+    assert scaling.round_seconds(costs, here, clients=6) == pytest.approx(1 + 3 * 10 + 6 / (3 * 0.5) + 3 * 100 + 6 * 7)
     away = scaling.Cluster(workers=3, machines=2, rate=0.5, network=scaling.MODEL)  # a model a second
-    assert scaling.round_seconds(costs, away, clients=6) == pytest.approx(1 + 3 * 10 + 2 + 4 + 6 * 101)
+    assert scaling.round_seconds(costs, away, clients=6) == pytest.approx(1 + 3 * 10 + 2 + 4 + 3 * 101 + 6 * 7)

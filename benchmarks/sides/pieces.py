@@ -24,7 +24,7 @@ from fedha.reference import weighted_mean
 from sides.driving import BENCHMARKS, environment
 
 SMALL, LARGE = 0.25, 2.0  # megabytes of a model
-TOGETHER = 10  # clients whose answers travel as one
+TOGETHER = 100  # clients whose numbers travel as one
 _FLOATS = 250_000  # a megabyte
 
 
@@ -47,14 +47,16 @@ class Pieces:
     Attributes:
         put: The driver puts the model into the object store.
         call: An actor call that does nothing, there and back.
-        reply: A worker puts a client's answer into the object store.
-        take: The driver reads a client's answer there, unpacks it, and adds its weighted update to the sum.
+        reply: A worker puts its clients' weighted sum into the object store.
+        take: The driver reads a worker's sum there, unpacks it, and adds it to the others.
+        client: The driver unpacks one client's numbers.
     """
 
     put: Line
     call: float
     reply: Line
     take: Line
+    client: float
 
 
 @ray.remote(num_cpus=0)
@@ -62,14 +64,15 @@ class Echo:
     """A worker that does not train."""
 
     def __init__(self) -> None:
-        self._answers = {size: [_answer(size) for _ in range(TOGETHER)] for size in (SMALL, LARGE)}
+        self._answers = {size: [_answer(size)] for size in (SMALL, LARGE)}
+        self._numbers = [_answer(0.0) for _ in range(TOGETHER)]
 
     def nothing(self) -> None:
         """There and back."""
 
     def answers(self, megabytes: float) -> list[Answer]:
-        """What clients with a model of this size answer."""
-        return self._answers[megabytes]
+        """The sum that a worker answers with, for a model of this size; 0: many clients' numbers alone."""
+        return self._answers[megabytes] if megabytes else self._numbers
 
     def reply(self, repetitions: int) -> Line:
         """What it costs to hand them over."""
@@ -93,8 +96,9 @@ def measure(repetitions: int) -> Pieces:
         return Pieces(
             put=line(lambda size: ray.put(models[size]), repetitions),
             call=typical([_timed(lambda: ray.get(echo.nothing.remote())) for _ in range(10 * repetitions)]),
-            reply=_a_client(ray.get(echo.reply.remote(repetitions))),
-            take=_a_client(_line(lambda size: _take(echo.answers.remote(size)), repetitions)),
+            reply=ray.get(echo.reply.remote(repetitions)),
+            take=_line(lambda size: _take(echo.answers.remote(size)), repetitions),
+            client=typical([_take(echo.answers.remote(0.0)) / TOGETHER for _ in range(repetitions + 2)]),
         )
     finally:
         ray.shutdown()
@@ -126,14 +130,11 @@ def _take(answers: ray.ObjectRef) -> float:
     ray.wait([answers])
 
     def add() -> None:
-        replies = (unpack_reply(to_record_dict(one.records)) for one in ray.get(answers))
-        weighted_mean((reply.tensors, 0.1) for reply in replies)
+        replies = [unpack_reply(to_record_dict(one.records)) for one in ray.get(answers)]
+        if summed := [(reply.tensors, 1.0) for reply in replies if reply.tensors]:
+            weighted_mean(summed)
 
     return _timed(add)
-
-
-def _a_client(all_of_them: Line) -> Line:
-    return Line(all_of_them.fixed / TOGETHER, all_of_them.megabyte / TOGETHER)
 
 
 def _model(megabytes: float) -> numpy.ndarray:
@@ -141,8 +142,9 @@ def _model(megabytes: float) -> numpy.ndarray:
 
 
 def _answer(megabytes: float) -> Answer:
-    update = {"update": torch.from_numpy(_model(megabytes))}
-    return Answer(2, to_records(pack_reply(Reply("client", "domain", 0, 60, update, {"risk": 1.0}))))
+    update = {"update": torch.from_numpy(_model(megabytes))} if megabytes else {}
+    numbers = {"risk": 1.0, "accuracy": 1.0, "loss": 1.0}
+    return Answer(2, to_records(pack_reply(Reply("client", "domain", 0, 60, update, numbers, weighed=True))))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ class HessianAlignment(Strategy):
         self.bytes_up = 0
         self._packed_task = pack_task(self.task)
         self._members: dict[int, Member] = {}  # by node
+        self._met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
         self._arrays: ArrayRecord | None = None
         self._asked: list[Message] = []  # of the exchange that is under way
         self.skipped: dict[str, str] = {}
@@ -102,15 +103,19 @@ class HessianAlignment(Strategy):
             FedhaError: Too few nodes connect in time, or one fails to introduce itself and on_client_error is stop.
         """
         nodes = self._wait_for_nodes(grid)
-        new = [node for node in nodes if node not in self._members]
-        if new:
+        if nodes == self._met[0]:
+            return self._met[1]
+        if new := [node for node in nodes if node not in self._members]:
             content = RecordDict({"request": ConfigRecord({"task": self._packed_task})})
             self._asked = [Message(content, node, "query.introduce", group_id=str(server_round)) for node in new]
             self.bytes_down += len(new) * count_bytes(content)
             replies = grid.send_and_receive(self._asked, timeout=self.timeout)
             for _ in self._replies(replies, "query.introduce", server_round):
                 pass  # each reply makes its node known
-        return sorted((self._members[node] for node in nodes if node in self._members), key=lambda one: one.index)
+        known = [self._members[node] for node in nodes if node in self._members]
+        members = sorted(known, key=lambda one: one.index)
+        self._met = (nodes, members) if len(known) == len(nodes) else ([], [])
+        return members
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -212,7 +217,8 @@ class HessianAlignment(Strategy):
             if reply.weighed:  # the clients of one process sent a sum; count what each sends over a network
                 summed = count_array_bytes(message.content) if reply.tensors else summed
                 self.bytes_up += 0 if reply.tensors else summed
-            self._members[node] = Member(reply.index, reply.domain, reply.examples)
+            if self._members.get(node) != (member := Member(reply.index, reply.domain, reply.examples)):
+                self._members[node], self._met = member, ([], [])
             yield reply
         if silent:
             count = len(self._asked)
