@@ -19,11 +19,13 @@ class Member:
         index: Its place in client order.
         domain: Its domain's name.
         examples: Training examples it holds.
+        input_shape: Shape of one of its inputs; () where it did not say.
     """
 
     index: int
     domain: str
     examples: int
+    input_shape: tuple[int, ...] = ()
 
 
 def draw_cohort(training: TrainingConfig, seed: int, round: int, members: Sequence[Member]) -> list[Member]:

@@ -34,6 +34,9 @@ class DataConfig(_Section):
         None, description="heart, arrays: the source domains; default: all but the target"
     )
     target: str | None = Field(None, description="heart, arrays: the unseen domain")
+    classes: int | None = Field(
+        None, ge=2, description="arrays: number of classes; default: one more than the highest label"
+    )
     held_out: float = Field(0.2, ge=0, lt=1, description="share of each source domain kept for evaluation")
     color_flips: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         [0.2, 0.1], min_length=1, description="colored data: share of colours that disagree, a source domain each"
@@ -234,6 +237,26 @@ class EngineConfig(_Section):
     client_timeout: float | None = Field(None, gt=0, description="ray: seconds a client may take for one answer")
 
 
+class FederationConfig(_Section):
+    """How server and clients of a deployment wait for each other, and how often they talk."""
+
+    schedule: Literal["exact", "piggyback"] = Field(
+        "exact",
+        description="exact: an exchange for each step; piggyback: one a round, statistics and evaluation ride along",
+    )
+    clients: int | None = Field(None, ge=1, description="deployment: how many there are; default: by the data")
+    min_clients: int | None = Field(None, ge=1, description="a round goes on with so many; default: all of the round's")
+    on_missing: Literal["stop", "wait", "skip"] = Field(
+        "wait", description="a client that is gone or silent ends the run, is waited for, or is left out of the round"
+    )
+    timeout: float = Field(3600.0, gt=0, description="seconds for one exchange; who is silent for longer is missing")
+    patience: float = Field(
+        86400.0,
+        gt=0,
+        description="seconds to wait for clients that are missing, before the run ends and can be resumed",
+    )
+
+
 class Config(_Section):
     """One experiment; several recipes or seeds make several runs."""
 
@@ -245,6 +268,7 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    federation: FederationConfig = FederationConfig()
     engine: EngineConfig = EngineConfig()
 
     @field_validator("name")
@@ -264,6 +288,16 @@ class Config(_Section):
     @classmethod
     def _seeds(cls, value: Any) -> Any:
         return value if isinstance(value, list) else [value]
+
+    @model_validator(mode="after")
+    def _schedule_fits_recipe(self) -> "Config":
+        for recipe in self.recipe if self.federation.schedule == "piggyback" else ():
+            if any(term.target == "others" for term in recipe.resolve().terms):
+                raise ValueError(
+                    f"recipe {recipe.name!r} subtracts a client's own statistic from the mean, so both must be of one "
+                    "model; set federation.schedule to exact"
+                )
+        return self
 
     @model_validator(mode="after")
     def _shares_fit_recipe(self) -> "Config":

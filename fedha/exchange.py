@@ -33,10 +33,11 @@ class Request:
         round: From 1.
         parameters: The global model, by name.
         references: Averaged statistics known so far this round, by name.
-        measure: The statistics wanted; empty in a training exchange.
+        measure: The statistics wanted; in a training exchange those that ride along, for the next round.
         share: The client's weight in the averages, in (0, 1].
         additive: Whether clients that answer together may send one weighted sum of their tensors: nobody needs theirs
             one by one.
+        evaluate: Parts of the domain to evaluate in a training exchange, at the global model: held_out, train.
     """
 
     task: Task
@@ -46,6 +47,7 @@ class Request:
     measure: tuple[str, ...] = ()
     share: float = 1.0
     additive: bool = False
+    evaluate: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Reply:
         examples: Training examples it holds.
         tensors: Statistics by name, or the update by parameter name.
         metrics: Numbers for the log.
+        input_shape: Shape of one of its inputs, when it introduces itself; else ().
         weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.
     """
 
@@ -69,3 +72,4 @@ class Reply:
     tensors: Mapping[str, Tensor]
     metrics: Mapping[str, float] = field(default_factory=dict)
     weighed: bool = False
+    input_shape: tuple[int, ...] = ()

@@ -11,9 +11,10 @@ from fedha.aggregation import apply_update, risk_shares, server_optimizer
 from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request, Task
+from fedha.piggyback import RIDING, answer_train, riders
 from fedha.recipes import STATISTICS
 from fedha.reference import moving_average, weighted_mean
-from fedha.training import Client, answer_measure, answer_train
+from fedha.training import PARTS, Client, answer_measure
 
 
 @dataclass
@@ -27,6 +28,9 @@ class Server:
         shares: Each of its clients' weight in the averages, by place; they sum to 1.
         averages: Moving averages of references, by statistic (FedIIR).
         weights: Group DRO's weights, by domain.
+        piggyback: Whether statistics ride along with the updates (`fedha.piggyback`).
+        references: Then those of the round to come; empty where they have to be measured first.
+        evaluated: What the last round's clients evaluated along with their updates, as `pool_evaluations` gives it.
     """
 
     task: Task
@@ -35,6 +39,9 @@ class Server:
     shares: dict[int, float] = field(default_factory=dict)
     averages: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    piggyback: bool = False
+    references: dict[str, Tensor] = field(default_factory=dict)
+    evaluated: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,9 +67,20 @@ class Server:
         self.shares = {one.index: share for one, share in zip(self.cohort, shares, strict=True)}
         return self.cohort
 
+    def measurements(self) -> tuple[tuple[str, ...], ...]:
+        """What has to be measured before the clients can train: one tuple of statistics an exchange."""
+        return () if self.references else self.task.recipe.measurements()
+
+    def riders(self, round: int) -> tuple[str, ...]:
+        """The statistics that ride along with a round's updates: the last round's would serve nobody."""
+        return riders(self.task.recipe) if self.piggyback and round < self.task.training.rounds else ()
+
     def refer(self, replies: Iterable[Reply]) -> dict[str, Tensor]:
         """Average one exchange's statistics into references; who did not answer leaves the cohort."""
         references, _ = self._mean(replies, self.shares)
+        return self._referred(references)
+
+    def _referred(self, references: dict[str, Tensor]) -> dict[str, Tensor]:
         for term in self.task.recipe.terms:
             name = STATISTICS[term.statistic].reference
             if term.reference_average and name in references:
@@ -77,7 +95,10 @@ class Server:
             # every risk must be known before any update can be weighed
             replies = list(in_order(replies, [one.index for one in self.cohort]))
             shares = self._risk_shares(replies)
-        update, answered = self._mean(replies, shares)
+        mean, answered = self._mean(replies, shares)
+        update = {name: value for name, value in mean.items() if not name.startswith(RIDING)}
+        rode = {name.removeprefix(RIDING): value for name, value in mean.items() if name not in update}
+        self.references, self.evaluated = self._referred(rode), pool_evaluations(answered)
         recipe = self.task.recipe
         if recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1:
             self.optimizer = server_optimizer(self.task.training, list(self.parameters.values()))
@@ -166,7 +187,8 @@ def pool_evaluations(replies: Sequence[Reply]) -> dict[str, dict[str, dict[str, 
         own: dict[str, dict[str, float]] = {}
         for key, value in reply.metrics.items():
             part, _, name = key.partition("/")
-            own.setdefault(part, {})[name] = value
+            if part in PARTS:
+                own.setdefault(part, {})[name] = value
         for part, measured in own.items():
             domains = numbers.setdefault(part, {})
             domains[reply.domain] = _joined(domains.get(reply.domain, {"examples": 0}), measured)
@@ -184,16 +206,16 @@ def run_round(server: Server, clients: Sequence[Client], round: int) -> dict[str
     Returns:
         The round's numbers: loss, risk and accuracy by domain, penalty by term, weight.
     """
-    references: dict[str, Tensor] = {}
+    references = dict(server.references)
     cohort = {one.index for one in server.gather(round, [client.member for client in clients])}
     chosen = [client for client in clients if client.index in cohort]
 
-    def request(client: Client, measure: tuple[str, ...] = ()) -> Request:
+    def request(client: Client, measure: tuple[str, ...]) -> Request:
         return Request(server.task, round, server.parameters, references, measure, server.shares[client.index])
 
-    for measure in server.task.recipe.measurements():
+    for measure in server.measurements():
         references |= server.refer([answer_measure(client, request(client, measure)) for client in chosen])
-    return server.step(round, [answer_train(client, request(client)) for client in chosen])
+    return server.step(round, [answer_train(client, request(client, server.riders(round))) for client in chosen])
 
 
 def _pooled(replies: Sequence[Reply], metric: str) -> float:

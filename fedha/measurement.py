@@ -1,6 +1,6 @@
 """Statistics by name, for whatever head a model has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -88,6 +88,25 @@ def measure(name: str, view: HeadView, features: Tensor, labels: Tensor, around:
             _refuse_large(name, view)
         value = getattr(view.functions, name)(*arguments)
     return value
+
+
+def shapes(model: SplitModel, input_shape: Sequence[int], names: Iterable[str], probes: int) -> dict[str, torch.Size]:
+    """The shape of each of these statistics for a model.
+
+    Args:
+        model: Its structure.
+        input_shape: Shape of one input.
+        names: As for `measure`.
+        probes: As in `Circumstances`.
+    """
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    some = next(iter(parameters.values()))
+    view = view_head(model, parameters)
+    around = Circumstances(0, 1, None, probes, {"gradient": some.new_zeros(view.shape)})
+    with torch.no_grad(), statistics.shared():
+        features = view.prepare(model.featurizer(some.new_zeros(2, *input_shape)))
+        labels = torch.zeros(2, dtype=torch.int64, device=some.device)
+        return {name: measure(name, view, features, labels, around).shape for name in names}
 
 
 def _signs(name: str, view: HeadView, around: Circumstances, features: Tensor) -> Tensor:

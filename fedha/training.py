@@ -22,6 +22,8 @@ from fedha.recipes import Recipe
 from fedha.reference import moving_average
 from fedha.schedule import rate_factor
 
+PARTS = ("held_out", "train")  # of a domain, that may be evaluated
+
 
 @dataclass
 class Client:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from fedha import numerics
-from fedha.config import LocalConfig, TrainingConfig, parse, to_json
+from fedha.config import FederationConfig, LocalConfig, TrainingConfig, parse, to_json
 from fedha.engine.inline import InlineGrid
 from fedha.errors import ClientError, FedhaError
 from fedha.exchange import Reply, Request, Task
@@ -181,8 +181,8 @@ def test_bytes_are_counted_both_ways() -> None:
     train_over(InlineGrid(app_of(problem), 3), strategy, problem, 1)
     model = 8 * sum(value.numel() for value in problem.model.parameters())
     statistics = 8 * 3 * 6
-    assert strategy.bytes_up > 3 * (model + 2 * statistics)
-    assert strategy.bytes_down > 3 * (3 * model + 3 * statistics)
+    assert strategy.talk.bytes_up > 3 * (model + 2 * statistics)
+    assert strategy.talk.bytes_down > 3 * (3 * model + 3 * statistics)
 
 
 # --- the wire ---
@@ -344,7 +344,7 @@ def test_a_client_that_raises_raises_here() -> None:
 
 def test_too_few_nodes_are_waited_for_and_named() -> None:
     problem = make_problem()
-    strategy = HessianAlignment("erm", clients=4, timeout=0.1)
+    strategy = HessianAlignment("erm", clients=4, federation=FederationConfig(timeout=0.1, on_missing="stop"))
     with pytest.raises(FedhaError, match=r"3 of 4 clients connected within 0\.1 s"):
         train_over(InlineGrid(app_of(problem), 3), strategy, problem, 1)
 

@@ -1,24 +1,43 @@
 """The data sets: each gives source domains and targets that nobody trains on."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from fedha.config import DataConfig
 from fedha.data import arrays, digits, heart, mnist
-from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.data.domain import Domain, DomainSet, Examples, nth
+from fedha.data.export import FILE, read_domain
 from fedha.errors import FedhaError
 
-__all__ = ["Domain", "DomainSet", "Examples", "load"]
+__all__ = ["Domain", "DomainSet", "Examples", "class_count", "load", "load_own", "load_targets", "source_count"]
 
-_COLORED = frozenset({"held_out", "color_flips", "target_color_flip", "label_noise", "grayscale_target"})
 _ANY = frozenset({"name", "root", "clients_per_domain"})
+_COLORED = frozenset({"held_out", "color_flips", "target_color_flip", "label_noise", "grayscale_target"})
 _NATURAL = frozenset({"held_out", "sources", "target"})
 
-# Each data set's loader and the options that it reads; those of `_ANY` are everybody's.
-_DATA_SETS: dict[str, tuple[Callable[[DataConfig, int], DomainSet], frozenset[str]]] = {
-    "colored_digits": (digits.load, _COLORED),
-    "colored_mnist": (mnist.load, _COLORED | {"download", "imbalance", "imbalance_ratio"}),
-    "heart": (heart.load, _NATURAL),
-    "arrays": (arrays.load, _NATURAL),
+
+@dataclass(frozen=True)
+class _DataSet:
+    """A row of the table.
+
+    Attributes:
+        load: Makes all domains.
+        options: What it reads beside `_ANY`.
+        load_own: Makes one client's source from its own file; None where all sources come from the same images.
+        embedded: Whether it needs no file.
+    """
+
+    load: Callable[[DataConfig, int], DomainSet]
+    options: frozenset[str]
+    load_own: Callable[[DataConfig, int, int], Domain] | None = None
+    embedded: bool = False
+
+
+_DATA_SETS = {
+    "colored_digits": _DataSet(digits.load, _COLORED, embedded=True),
+    "colored_mnist": _DataSet(mnist.load, _COLORED | {"download", "imbalance", "imbalance_ratio"}),
+    "heart": _DataSet(heart.load, _NATURAL, heart.load_own),
+    "arrays": _DataSet(arrays.load, _NATURAL | {"classes"}, arrays.load_own),
 }
 
 
@@ -36,12 +55,81 @@ def load(config: DataConfig, seed: int) -> DomainSet:
         FedhaError: An option that the data set does not read, a missing or broken file, an unknown domain name, or
             data that `DomainSet.check` refuses.
     """
-    loader, read = _DATA_SETS[config.name]
+    return _of(config).load(config, seed).check()
+
+
+def load_own(config: DataConfig, seed: int, place: int) -> Domain:
+    """What one client of a deployment holds, from its own files: the same, bit for bit, as in `load`.
+
+    Args:
+        config: Its root is the client's own folder. A file that `fedha export` made is taken first.
+        seed: The run's seed.
+        place: The client's, in client order.
+
+    Raises:
+        FedhaError: As `load`; the exported file is for other data; or several clients would share the site's domain.
+    """
+    data_set = _of(config)
+    exported = config.root / FILE if config.root is not None else None
+    if exported is None or not exported.exists():
+        if data_set.load_own is None:
+            sources = {one.name: one for one in load(config, seed).sources}
+            return sources[nth(list(sources), place)]
+        domain = data_set.load_own(config, seed, place)
+        return DomainSet((domain,), (), config.classes or 2, domain.name).check().sources[0]
+    domain, classes = read_domain(exported)
+    if config.classes not in (None, classes):
+        raise FedhaError(f"data.classes is {config.classes} but {exported} was made for {classes}; export it again")
+    return domain
+
+
+def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
+    """The targets, where a deployment's server can have them; () where they need files that are not there.
+
+    Args:
+        config: Which data set.
+        seed: The run's seed.
+    """
+    there = _of(config).embedded or (config.root is not None and config.root.is_dir())
+    return load(config, seed).targets if there else ()
+
+
+def source_count(config: DataConfig) -> int:
+    """How many source domains there are, where none can be loaded.
+
+    Raises:
+        FedhaError: The config does not say.
+    """
+    if config.name.startswith("colored"):
+        return len(config.color_flips)
+    if config.sources is not None:
+        return len(config.sources)
+    if config.name == "heart":
+        return len(heart.HOSPITALS) - 1
+    raise FedhaError("neither federation.clients nor data.sources is set; say how many clients there are")
+
+
+def class_count(config: DataConfig) -> int:
+    """C, the number of classes, where no labels can be counted.
+
+    Raises:
+        FedhaError: The config does not say.
+    """
+    if config.name == "arrays" and config.classes is None:
+        raise FedhaError(
+            "data.classes is not set; a deployment's server sees no labels, so the config must say how many"
+        )
+    return config.classes or 2
+
+
+def _of(config: DataConfig) -> _DataSet:
+    """The data set, after a look at options that it would not read."""
+    found = _DATA_SETS[config.name]
     for option, field in DataConfig.model_fields.items():
         value = getattr(config, option)
-        if option not in read | _ANY and value != field.get_default():
-            readers = ", ".join(name for name, (_, options) in _DATA_SETS.items() if option in options)
+        if option not in found.options | _ANY and value != field.get_default():
+            readers = ", ".join(name for name, one in _DATA_SETS.items() if option in one.options)
             raise FedhaError(
                 f"data.{option} is {value!r}, which {config.name} does not read; remove it, or take {readers}"
             )
-    return loader(config, seed).check()
+    return found

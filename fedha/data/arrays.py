@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedha.config import DataConfig
-from fedha.data.domain import DomainSet, Examples, choose_sources, split, unseen
+from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, nth, split, unseen
 from fedha.errors import FedhaError
 from fedha.randomness import generator
 
@@ -21,12 +21,12 @@ def load(config: DataConfig, seed: int) -> DomainSet:
     """Domains from ``<root>/<domain>.npz``, each with the arrays ``inputs`` and ``labels``.
 
     Args:
-        config: Its root, target (required), sources (default: all but the target, by name) and held_out.
+        config: Its root, target (required), sources (default: all but the target, by name), held_out and classes.
         seed: Decides which examples of the sources are held out.
 
     Returns:
-        Inputs [n, ...] as float32, not scaled; labels [n], integers from 0. The number of classes is one more than
-        the highest label of all the domains used, and 2 at least.
+        Inputs [n, ...] as float32, not scaled; labels [n], integers from 0. The number of classes is that of the
+        config, or one more than the highest label of all the domains used, and 2 at least.
 
     Raises:
         FedhaError: No root, no target, an unknown domain, a file that is no such archive, or labels that leave more
@@ -42,16 +42,43 @@ def load(config: DataConfig, seed: int) -> DomainSet:
     names = choose_sources(known, config.sources, config.target)
     parts = {name: read(config.root / f"{name}.npz") for name in (*names, config.target)}
     return DomainSet(
-        sources=tuple(
-            split(name, parts[name], config.held_out, generator(seed, "data", "held out", name)) for name in names
-        ),
+        sources=tuple(_source(name, parts[name], config.held_out, seed) for name in names),
         targets=(unseen(config.target, parts[config.target]),),
-        classes=_classes(parts),
+        classes=config.classes or _classes(parts),
         description=(
             f"arrays from {config.root}: {', '.join(f'{name} {len(parts[name])}' for name in names)} examples, "
             f"unseen target {config.target} {len(parts[config.target])}"
         ),
     )
+
+
+def load_own(config: DataConfig, seed: int, place: int) -> Domain:
+    """The source of one client, from its own archive alone.
+
+    Args:
+        config: Its root, with the archive, its sources (needed if the folder has several archives) and held_out.
+        seed: As in `load`.
+        place: The client's, in client order.
+
+    Raises:
+        FedhaError: No root, no archive, no telling which, or no number of classes: a site sees its own labels alone.
+    """
+    if config.root is None:
+        raise FedhaError("data.root is not set; name the folder that holds the client's <domain>.npz")
+    if config.classes is None:
+        raise FedhaError("data.classes is not set; a client sees its own labels alone, so the config must say how many")
+    known = sorted(path.stem for path in config.root.glob("*.npz"))
+    if config.sources is None and len(known) != 1:
+        raise FedhaError(
+            f"{config.root} holds {len(known)} .npz files; keep the client's own alone there, or set data.sources, "
+            "whose order is that of the clients"
+        )
+    name = known[0] if config.sources is None else nth(config.sources, place)
+    return _source(name, read(config.root / f"{name}.npz"), config.held_out, seed)
+
+
+def _source(name: str, examples: Examples, held_out: float, seed: int) -> Domain:
+    return split(name, examples, held_out, generator(seed, "data", "held out", name))
 
 
 def read(path: Path) -> Examples:

@@ -169,3 +169,17 @@ def choose_sources(known: Sequence[str], sources: Sequence[str] | None, target: 
     if len(set(sources)) < len(sources):
         raise FedhaError(f"data.sources is {', '.join(sources)}; name every domain once")
     return list(sources)
+
+
+def nth(sources: Sequence[str], place: int) -> str:
+    """The source of the client with this place.
+
+    Raises:
+        FedhaError: There are not so many.
+    """
+    if not 0 <= place < len(sources):
+        raise FedhaError(
+            f"partition-id is {place} but the data have {len(sources)} source domains ({', '.join(sources)}); "
+            "give each client its own place from 0"
+        )
+    return sources[place]

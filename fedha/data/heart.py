@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from fedha.config import DataConfig
-from fedha.data.domain import DomainSet, Examples, choose_sources, split, unseen
+from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, nth, split, unseen
 from fedha.errors import FedhaError
 from fedha.randomness import generator
 
@@ -54,19 +54,40 @@ def load(config: DataConfig, seed: int) -> DomainSet:
         raise FedhaError("data.root is not set; name the folder that holds processed.cleveland.data and the others")
     target = config.target or "va"
     names = choose_sources(HOSPITALS, config.sources, target)
-    rows = {name: _read(config.root / f"processed.{name}.data") for name in (*names, target)}
+    sources = tuple(_source(config.root, name, config.held_out, seed) for name in names)
+    rows = _read(config.root / f"processed.{target}.data")
+    counts = ", ".join(f"{one.name} {len(one.train) + len(one.held_out)}" for one in sources)
     return DomainSet(
-        sources=tuple(
-            split(name, rows[name], config.held_out, generator(seed, "data", "held out", name)) for name in names
-        ),
-        targets=(unseen(target, rows[target]),),
+        sources=sources,
+        targets=(unseen(target, rows),),
         classes=2,
         description=(
             "UCI Heart Disease (Janosi, Steinbrunn, Pfisterer, Detrano; CC BY 4.0): "
-            f"{', '.join(f'{name} {len(rows[name])}' for name in names)} patients, "
-            f"unseen target {target} {len(rows[target])}"
+            f"{counts} patients, unseen target {target} {len(rows)}"
         ),
     )
+
+
+def load_own(config: DataConfig, seed: int, place: int) -> Domain:
+    """The source of one client, from its own file alone; arguments as in `load`.
+
+    Args:
+        config: As in `load`; only the hospital's own file is read.
+        seed: As in `load`.
+        place: The client's, in client order.
+
+    Raises:
+        FedhaError: As in `load`, or there is no such source.
+    """
+    if config.root is None:
+        raise FedhaError("data.root is not set; name the folder that holds the hospital's processed.*.data file")
+    names = choose_sources(HOSPITALS, config.sources, config.target or "va")
+    return _source(config.root, nth(names, place), config.held_out, seed)
+
+
+def _source(root: Path, name: str, held_out: float, seed: int) -> Domain:
+    rows = _read(root / f"processed.{name}.data")
+    return split(name, rows, held_out, generator(seed, "data", "held out", name))
 
 
 def parse(text: str, origin: str) -> Examples:

@@ -8,26 +8,26 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from fedha import batching, numerics
+from fedha import batching, numerics, piggyback
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower.wire import PlainReply, pack_reply, pack_tensors, plain_reply, unpack_request, unpack_tensors
 from fedha.models.split import SplitModel
-from fedha.training import Client, answer_evaluate, answer_measure, answer_train
+from fedha.training import Client, answer_evaluate, answer_measure
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
 
 _ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
     "query.measure": answer_measure,
-    "train": answer_train,
+    "train": piggyback.answer_train,
     "evaluate": answer_evaluate,
 }
 
 _TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Reply]]] = {
     "query.measure": batching.answer_measure,
-    "train": batching.answer_train,
+    "train": piggyback.answer_train_together,
     "evaluate": batching.answer_evaluate,
 }
 
@@ -91,7 +91,8 @@ class Clients:
         numerics.configure(self._threads)
         client = self._client(context)
         if kind == _INTRODUCE:
-            return pack_reply(client.reply({}))
+            shape = tuple(client.domain.train.inputs.shape[1:])
+            return pack_reply(replace(client.reply({}), input_shape=shape))
         reply = _ANSWERS[kind](client, unpack_request(content, self._device))
         _remember(client, context)
         return pack_reply(reply)

@@ -7,14 +7,18 @@ from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
+from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from fedha import data, numerics
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError
+from fedha.flower.delivery import deliver
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
+from fedha.measurement import shapes
 from fedha.models import SplitModel, build
+from fedha.piggyback import riders
 from fedha.runs import runfolder
 from fedha.runs.checkpoint import load_checkpoint, save_checkpoint
 from fedha.runs.listener import Listener
@@ -77,14 +81,36 @@ def leave_out(domains: DomainSet, name: str) -> DomainSet:
     return DomainSet(kept, (target,), domains.classes, domains.description)
 
 
-def serve(job: Job, grid: Grid, listener: Listener, *, domains: DomainSet, resume: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Setting:
+    """What a server knows of the data.
+
+    Attributes:
+        names: The source domains, in client order.
+        input_shape: Shape of one input.
+        classes: C, the number of classes.
+        targets: Domains that nobody trains on, if the server has any.
+        description: One line for the report.
+    """
+
+    names: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    classes: int
+    targets: tuple[Domain, ...]
+    description: str
+
+
+def serve(
+    job: Job, grid: Grid, listener: Listener, *, domains: DomainSet | None, resume: bool = False
+) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
     Args:
         job: What to train and where to write.
         grid: Reaches the clients.
         listener: Told of every round.
-        domains: The run's domains.
+        domains: The run's domains; None in a deployment, whose server has none and learns from the clients what it
+            needs to know. There clients that are missing are waited for or passed over, as the config says.
         resume: Continue from the folder's checkpoint.
 
     Returns:
@@ -95,71 +121,133 @@ def serve(job: Job, grid: Grid, listener: Listener, *, domains: DomainSet, resum
     """
     config, seed = job.config, job.config.seed[0]
     numerics.configure(config.engine.threads)
-    model = build(config.model, domains.input_shape, domains.classes, seed)
-    strategy = HessianAlignment(
-        config.recipe[0],
-        config.training,
-        seed=seed,
-        clients=len(domains.sources) * config.data.clients_per_domain,
-        on_client_error=config.engine.on_client_error,
-    )
-    server = strategy.begin(dict(model.named_parameters()))
+    strategy = _strategy(config, domains)
+    setting = _learned(config, strategy, grid) if domains is None else _given(domains)
+    model = build(config.model, setting.input_shape, setting.classes, seed)
+    strategy.begin(dict(model.named_parameters()))
+    recipe = strategy.task.recipe
+    strategy.expected = shapes(model, setting.input_shape, riders(recipe), recipe.probes)
     runfolder.create(job.folder, config, resume=resume)
-    done = _continue_from(job, strategy, grid) if resume else 0
+    done, pending = _continue_from(job, strategy, grid) if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
-    log.truncate_after(done)
+    log.truncate_after(done if pending is None else done - 1)
     records = runfolder.read_metrics(job.folder)
+
     listener.started(config, job.folder, done + 1)
-    strategy.meet(grid, done + 1)
+    strategy.talk.meet(grid, done + 1)
     for number in range(done + 1, config.training.rounds + 1):
-        record = _round(job, strategy, grid, model, domains, number)
-        log.append(record)
-        records.append(record)
+        record = _round(strategy, grid, number, riding=() if pending is None else ("held_out",))
+        done_with = [] if pending is None else [_evaluated(pending, strategy, setting)]
+        pending = None
+        if number == config.training.rounds or number % config.evaluation.every == 0:
+            record["target"] = _evaluate_targets(model, strategy, setting)
+            if strategy.piggyback and number < config.training.rounds:
+                pending = record  # the clients evaluate this model with the next round
+            else:
+                parts = "held_out,train" if number == config.training.rounds else "held_out"
+                record = _evaluated(record, strategy, setting, _ask_to_evaluate(strategy, grid, number, parts))
+        done_with += [record] if pending is None else []
+        for one in done_with:
+            log.append(one)
         if number % config.checkpoint.every == 0 or number == config.training.rounds:
-            states = grid.save_states() if isinstance(grid, RemembersStates) else []
-            save_checkpoint(job.folder, number, server, [unpack_tensors(s) if s else {} for s in states])
-        listener.round_done(record)
+            _save(job, strategy, grid, number, pending)
+        records += done_with
+        _tell(listener, record, done_with)
     if done == config.training.rounds:  # it was stopped between the last round and the results
-        _evaluate_sources(strategy, grid, done, "held_out,train")
-    runfolder.write_model(job.folder, server.parameters)
-    results = _results(job, strategy, domains, records)
+        _ask_to_evaluate(strategy, grid, done, "held_out,train")
+    runfolder.write_model(job.folder, strategy.begun().parameters)
+    results = _results(job, strategy, setting, records)
     runfolder.write_json(job.folder / (runfolder.FOLD if job.left_out else runfolder.RESULTS), results)
     listener.finished(results)
     return results
 
 
-def _round(
-    job: Job, strategy: HessianAlignment, grid: Grid, model: SplitModel, domains: DomainSet, number: int
-) -> dict[str, Any]:
-    begun, down, up = time.perf_counter(), strategy.bytes_down, strategy.bytes_up
-    messages = strategy.configure_train(number, strategy.arrays, ConfigRecord(), grid)
-    strategy.aggregate_train(number, grid.send_and_receive(messages, timeout=strategy.timeout))
-    sent = {"bytes_down": strategy.bytes_down - down, "bytes_up": strategy.bytes_up - up}
-    record = {**strategy.last_round, **sent}
-    last = number == job.config.training.rounds
-    if last or number % job.config.evaluation.every == 0:
-        _evaluate_sources(strategy, grid, number, "held_out,train" if last else "held_out")
-        evaluated = strategy.last_evaluation.get("held_out", {})
-        record["held_out"] = {one.name: evaluated.get(one.name, {"examples": 0}) for one in domains.sources}
-        record["target"] = {
-            domain.name: evaluate(model, strategy.begun().parameters, _as(domain.held_out, model))
-            for domain in domains.targets
-        }
-    if strategy.skipped:
-        record["skipped"] = dict(strategy.skipped)
+def _tell(listener: Listener, record: dict[str, Any], finished: list[dict[str, Any]]) -> None:
+    """What happened to clients in a round, and the records that are complete."""
+    for event in record.get("events", ()):
+        listener.note(f"{event['event']}: {event['client']}: {event['reason']}")
+    for one in finished:
+        listener.round_done(one)
+
+
+def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
+    federation = config.federation
+    if domains is None:
+        clients = federation.clients or data.source_count(config.data) * config.data.clients_per_domain
+    else:
+        clients = len(domains.sources) * config.data.clients_per_domain
+        federation = federation.model_copy(update={"on_missing": "stop"})  # nobody comes and goes in a simulation
+    return HessianAlignment(
+        config.recipe[0],
+        config.training,
+        seed=config.seed[0],
+        clients=clients,
+        federation=federation,
+        on_client_error=config.engine.on_client_error,
+    )
+
+
+def _given(domains: DomainSet) -> Setting:
+    names = tuple(one.name for one in domains.sources)
+    return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description)
+
+
+def _learned(config: Config, strategy: HessianAlignment, grid: Grid) -> Setting:
+    """What the clients say of their data when they introduce themselves."""
+    members = strategy.talk.meet(grid, 1)
+    found = {one.input_shape: one for one in members}
+    if len(found) > 1:
+        told = "; ".join(f"client {one.index} ({one.domain}): {shape}" for shape, one in found.items())
+        raise FedhaError(f"the clients' inputs have different shapes: {told}; every domain must have the same one")
+    names = tuple(dict.fromkeys(one.domain for one in members))
+    (shape,) = found
+    examples = ", ".join(f"{one.domain} {one.examples}" for one in members)
+    description = f"{config.data.name}, each domain at its own site; training examples: {examples}"
+    targets = data.load_targets(config.data, config.seed[0])
+    return Setting(names, shape, data.class_count(config.data), targets, description)
+
+
+def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[str, ...]) -> dict[str, Any]:
+    talk = strategy.talk
+    begun, down, up = time.perf_counter(), talk.bytes_down, talk.bytes_up
+    strategy.parts = riding
+    messages = list(strategy.configure_train(number, strategy.arrays, ConfigRecord(), grid))
+    strategy.aggregate_train(number, deliver(grid, messages, talk.rules.timeout))
+    record = {**strategy.last_round, "bytes_down": talk.bytes_down - down, "bytes_up": talk.bytes_up - up}
+    if talk.events:
+        record["events"] = list(talk.events)
     return {**record, "seconds": time.perf_counter() - begun}
 
 
-def _evaluate_sources(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> None:
+def _evaluated(
+    record: dict[str, Any], strategy: HessianAlignment, setting: Setting, seconds: float = 0.0
+) -> dict[str, Any]:
+    """A round's record with what the clients evaluated, and the seconds that this took."""
+    found = strategy.last_evaluation.get("held_out", {})
+    held_out = {name: found.get(name, {"examples": 0}) for name in setting.names}
+    last = {"target": record["target"], "seconds": record["seconds"] + seconds}
+    rest = {key: value for key, value in record.items() if key not in last}
+    return {**rest, "held_out": held_out, **last}
+
+
+def _evaluate_targets(model: SplitModel, strategy: HessianAlignment, setting: Setting) -> dict[str, Any]:
+    parameters = strategy.begun().parameters
+    return {one.name: evaluate(model, parameters, _as(one.held_out, model)) for one in setting.targets}
+
+
+def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:
+    """Let every client evaluate the global model; returns the seconds that it took."""
+    begun = time.perf_counter()
     questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
-    strategy.aggregate_evaluate(number, grid.send_and_receive(questions, timeout=strategy.timeout))
+    strategy.aggregate_evaluate(number, deliver(grid, list(questions), strategy.talk.rules.timeout))
+    return time.perf_counter() - begun
 
 
-def _results(job: Job, strategy: HessianAlignment, domains: DomainSet, records: list[dict[str, Any]]) -> dict[str, Any]:
+def _results(job: Job, strategy: HessianAlignment, setting: Setting, records: list[dict[str, Any]]) -> dict[str, Any]:
     config = job.config
     folds = {}
     if config.evaluation.leave_one_domain_out and job.left_out is None:
-        folds = {one.name: runfolder.read_metrics(fold_folder(job.folder, one.name)) for one in domains.sources}
+        folds = {name: runfolder.read_metrics(fold_folder(job.folder, name)) for name in setting.names}
     return {
         "name": config.name,
         "recipe": config.recipe[0].name,
@@ -170,7 +258,7 @@ def _results(job: Job, strategy: HessianAlignment, domains: DomainSet, records: 
         "sources": records[-1]["held_out"],
         "train": strategy.last_evaluation.get("train", {}),
         "selection": select(records, folds),
-        "data": domains.description,
+        "data": setting.description,
         "versions": versions(),
     }
 
@@ -180,16 +268,23 @@ def fold_folder(folder: Path, left_out: str) -> Path:
     return folder / "folds" / left_out
 
 
-def _continue_from(job: Job, strategy: HessianAlignment, grid: Grid) -> int:
-    done, states = load_checkpoint(job.folder, strategy.begun())
+def _save(job: Job, strategy: HessianAlignment, grid: Grid, number: int, pending: dict[str, Any] | None) -> None:
+    states = grid.save_states() if isinstance(grid, RemembersStates) else []
+    clients = [unpack_tensors(state) if state else {} for state in states]
+    save_checkpoint(job.folder, number, strategy.begun(), clients, pending)
+
+
+def _continue_from(job: Job, strategy: HessianAlignment, grid: Grid) -> tuple[int, dict[str, Any] | None]:
+    """The round that a checkpoint was made after, and the record that then lacked the clients' evaluation."""
+    done, states, pending = load_checkpoint(job.folder, strategy.begun())
     if isinstance(grid, RemembersStates) and states:
         grid.restore_states([pack_tensors(state) if state else None for state in states])
-    elif any(term.client_average for term in strategy.task.recipe.terms) and done:
+    elif isinstance(grid, InMemoryGrid) and any(term.client_average for term in strategy.task.recipe.terms) and done:
         raise FedhaError(
             f"recipe {strategy.task.recipe.name!r} keeps moving averages at the clients, which this engine "
             "forgets; resume it with --engine inline, or start a new run"
         )
-    return done
+    return done, pending
 
 
 def _as(examples: Examples, model: SplitModel) -> Examples:

@@ -1,10 +1,10 @@
 """Hessian alignment as a Flower strategy."""
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from logging import INFO
 from typing import Any, Literal
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -12,23 +12,15 @@ from flwr.supercore import log
 from torch import Tensor
 
 from fedha.cohort import Member
-from fedha.config import RecipeConfig, TrainingConfig
-from fedha.errors import ClientError, FedhaError
-from fedha.exchange import Reply, Request, Task
+from fedha.config import FederationConfig, RecipeConfig, TrainingConfig
+from fedha.errors import FedhaError
+from fedha.exchange import Request, Task
 from fedha.federation import Server, pool_evaluations
-from fedha.flower.reasons import failure
-from fedha.flower.wire import (
-    count_array_bytes,
-    count_bytes,
-    pack_request,
-    pack_task,
-    pack_tensors,
-    unpack_reply,
-    unpack_tensors,
-)
+from fedha.flower.correspondence import Correspondence, Rules
+from fedha.flower.delivery import deliver
+from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
+from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
-
-_VERBS = {"query.introduce": "introduce itself", "query.measure": "measure", "train": "train", "evaluate": "evaluate"}
 
 
 class HessianAlignment(Strategy):
@@ -36,15 +28,22 @@ class HessianAlignment(Strategy):
 
     ``HessianAlignment("hgp").start(grid, initial_arrays, num_rounds=100)`` runs it with Flower's own loop, against the
     ClientApp of `fedha.flower.client_app`. Clients introduce themselves once, before their first round. Statistics are
-    measured inside `configure_train`, over the same grid.
+    measured inside `configure_train`, over the same grid; with ``federation.schedule`` piggyback, only in the first
+    round, and ride along with the updates from then on.
 
     Args:
         recipe: A row's name, a recipe's settings, or a recipe.
         training: How clients and server train; default: synchronous Adam.
         seed: Of the signs, the minibatches and the cohorts.
         clients: Wait for this many nodes before the first round (nodes register late in a simulation).
-        timeout: Seconds to wait for nodes, and for the replies of a measuring exchange.
-        on_client_error: Whether a client that fails ends the run, or is left out of the round and put into `skipped`.
+        federation: Schedule, timeouts, and what happens when clients are missing; default: a missing one ends the run.
+        on_client_error: Whether a client that fails ends the run, or is left out of the round.
+
+    Attributes:
+        expected: Shapes of the statistics, by name; if given, replies with others are refused.
+        parts: What rides along with the next updates: parts of the domains to evaluate at the round's global model.
+        last_round: The last round's numbers.
+        last_evaluation: What clients last evaluated: ``{part: {domain: {accuracy, risk, examples}}}``.
     """
 
     def __init__(
@@ -54,30 +53,35 @@ class HessianAlignment(Strategy):
         *,
         seed: int = 0,
         clients: int = 1,
-        timeout: float = 3600.0,
+        federation: FederationConfig | None = None,
         on_client_error: Literal["stop", "skip"] = "stop",
     ) -> None:
         row = RecipeConfig(name=recipe) if isinstance(recipe, str) else recipe
         resolved = row if isinstance(row, Recipe) else row.resolve()
         self.task = Task(resolved, training or TrainingConfig(), seed)
-        self.clients = clients
-        self.timeout = timeout
-        self.on_client_error = on_client_error
+        given = federation or FederationConfig(on_missing="stop")
+        rules = Rules(
+            clients=clients,
+            timeout=given.timeout,
+            patience=given.patience,
+            on_missing=given.on_missing,
+            min_clients=given.min_clients,
+            on_client_error=on_client_error,
+        )
+        self.piggyback = given.schedule == "piggyback"
+        self.expected: Mapping[str, torch.Size] = {}
+        self.parts: tuple[str, ...] = ()
         self.server: Server | None = None
         self.last_round: dict[str, Any] = {}
         self.last_evaluation: dict[str, dict[str, Any]] = {}
-        self.bytes_down = 0
-        self.bytes_up = 0
         self._packed_task = pack_task(self.task)
-        self._members: dict[int, Member] = {}  # by node
-        self._met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
+        self.talk = Correspondence(rules, self._packed_task)
         self._arrays: ArrayRecord | None = None
-        self._asked: list[Message] = []  # of the exchange that is under way
-        self.skipped: dict[str, str] = {}
 
     def begin(self, parameters: Mapping[str, Tensor]) -> Server:
         """Start from these parameters; Flower's own loop does it with the first round's arrays."""
-        self.server, self._arrays, self.last_round = Server(self.task, dict(parameters)), None, {}
+        self.server = Server(self.task, dict(parameters), piggyback=self.piggyback)
+        self._arrays, self.last_round = None, {}
         return self.server
 
     @property
@@ -87,36 +91,6 @@ class HessianAlignment(Strategy):
             self._arrays = pack_tensors({name: value.clone() for name, value in self.begun().parameters.items()})
         return self._arrays
 
-    def meet(self, grid: Grid, server_round: int) -> list[Member]:
-        """Wait for the clients and learn who they are: nodes that are new introduce themselves.
-
-        `configure_train` and `configure_evaluate` do it; called before, it keeps its bytes out of the first round's.
-
-        Args:
-            grid: Reaches the nodes.
-            server_round: From 1.
-
-        Returns:
-            All clients that are known, in client order.
-
-        Raises:
-            FedhaError: Too few nodes connect in time, or one fails to introduce itself and on_client_error is stop.
-        """
-        nodes = self._wait_for_nodes(grid)
-        if nodes == self._met[0]:
-            return self._met[1]
-        if new := [node for node in nodes if node not in self._members]:
-            content = RecordDict({"request": ConfigRecord({"task": self._packed_task})})
-            self._asked = [Message(content, node, "query.introduce", group_id=str(server_round)) for node in new]
-            self.bytes_down += len(new) * count_bytes(content)
-            replies = grid.send_and_receive(self._asked, timeout=self.timeout)
-            for _ in self._replies(replies, "query.introduce", server_round):
-                pass  # each reply makes its node known
-        known = [self._members[node] for node in nodes if node in self._members]
-        members = sorted(known, key=lambda one: one.index)
-        self._met = (nodes, members) if len(known) == len(nodes) else ([], [])
-        return members
-
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -124,22 +98,37 @@ class HessianAlignment(Strategy):
         server = self.server
         if server is None or (server_round == 1 and self.last_round):  # a second start() is a run of its own
             server = self.begin(unpack_tensors(arrays))
-        self.skipped = {}
-        if not server.gather(server_round, self.meet(grid, server_round)):
-            raise FedhaError(f"no client is left for round {server_round}: {'; '.join(self.skipped.values())}")
-        references: dict[str, Tensor] = {}
-        for measure in self.task.recipe.measurements():
-            messages = self._messages("query.measure", server_round, arrays, references, server.cohort, measure)
-            replies = grid.send_and_receive(messages, timeout=self.timeout)
-            references |= server.refer(self._replies(replies, "query.measure", server_round))
-        return self._messages("train", server_round, arrays, references, server.cohort)
+        self.talk.events = []
+        if not server.gather(server_round, self.talk.meet(grid, server_round)):
+            reasons = "; ".join(one["reason"] for one in self.talk.events)
+            raise FedhaError(f"no client is left for round {server_round}: {reasons}")
+        references = dict(server.references)
+        for measure in server.measurements():
+            wanted = Request(self.task, server_round, {}, references, measure)
+            messages = self._ask("query.measure", wanted, arrays, server.cohort)
+            replies = deliver(grid, messages, self.talk.rules.timeout)
+            expected = {name: self.expected[name] for name in measure if name in self.expected}
+            references |= server.refer(self.talk.replies(replies, "query.measure", server_round, expected))
+        riding = server.riders(server_round)
+        return self._ask(
+            "train",
+            Request(self.task, server_round, {}, references, riding, evaluate=self.parts),
+            arrays,
+            server.cohort,
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the updates in client order, as they come, and take the server's step."""
         server = self.begun()
-        self.last_round = server.step(server_round, self._replies(replies, "train", server_round))
+        expected = {name: value.shape for name, value in server.parameters.items()}
+        for name in server.riders(server_round) if self.expected else ():
+            expected[f"{RIDING}{name}"] = self.expected[name]
+        known = expected if self.expected or not server.riders(server_round) else {}
+        self.last_round = server.step(server_round, self.talk.replies(replies, "train", server_round, known))
+        if self.parts:
+            self.last_evaluation, self.parts = server.evaluated, ()
         numbers: dict[str, int | float | list[int] | list[float]] = {
             key: self.last_round[key] for key in ("loss", "weight", "clients")
         }
@@ -153,11 +142,13 @@ class HessianAlignment(Strategy):
     ) -> Iterable[Message]:
         """Ask every client for accuracy and risk on parts of its domain (``parts`` in the config: held_out, train)."""
         parts = tuple(str(config.get("parts", "held_out")).split(","))
-        return self._messages("evaluate", server_round, arrays, {}, self.meet(grid, server_round), parts)
+        return self._ask(
+            "evaluate", Request(self.task, server_round, {}, {}, parts), arrays, self.talk.meet(grid, server_round)
+        )
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Collect each domain's numbers; domains are not averaged, that is the point of them."""
-        self.last_evaluation = pool_evaluations(list(self._replies(replies, "evaluate", server_round)))
+        self.last_evaluation = pool_evaluations(list(self.talk.replies(replies, "evaluate", server_round)))
         return MetricRecord(
             {
                 f"{domain}/{part}/{name}": value
@@ -171,91 +162,24 @@ class HessianAlignment(Strategy):
         """Log what is trained."""
         recipe = self.task.recipe
         log(INFO, "\t├──> recipe: %s (%s)", recipe.name, ", ".join(t.statistic for t in recipe.terms) or "no penalty")
-        log(INFO, "\t├──> exchanges a round: %d", recipe.exchanges)
+        log(INFO, "\t├──> exchanges a round: %d", 1 if self.piggyback else recipe.exchanges)
         log(INFO, "\t└──> mode: %s", self.task.training.mode)
 
-    def _messages(
-        self,
-        kind: str,
-        round: int,
-        arrays: ArrayRecord,
-        references: Mapping[str, Tensor],
-        members: Sequence[Member],
-        measure: tuple[str, ...] = (),
-    ) -> list[Message]:
+    def _ask(self, kind: str, request: Request, arrays: ArrayRecord, members: Sequence[Member]) -> list[Message]:
         """One message a client; those with the same share carry the same content."""
-        packed, shares = pack_tensors(references), self.begun().shares
-        nodes = {member.index: node for node, member in self._members.items()}
+        packed, shares = pack_tensors(request.references), self.begun().shares
         additive = kind != "evaluate" and self.task.recipe.weighting != "risk"  # else shares come after the updates
-        contents: dict[float, tuple[RecordDict, int]] = {}
-        messages = []
-        for member in members:
+        contents: dict[float, RecordDict] = {}
+        by_node: dict[int, RecordDict] = {}
+        for node, member in zip(self.talk.nodes(members), members, strict=True):
             share = shares.get(member.index, 1.0)
             if share not in contents:
-                request = Request(self.task, round, {}, {}, measure, share, additive)
-                content = pack_request(request, arrays, packed, self._packed_task)
-                contents[share] = content, count_bytes(content)
-            content, size = contents[share]
-            self.bytes_down += size
-            messages.append(Message(content, nodes[member.index], kind, group_id=str(round)))
-        self._asked = messages
-        return messages
-
-    def _replies(self, messages: Iterable[Message], kind: str, round: int) -> Iterator[Reply]:
-        """Read replies as they come; a failed or missing one ends the run, or is noted and passed over."""
-        silent, summed = {sent.metadata.dst_node_id for sent in self._asked}, 0
-        for message in messages:
-            node = self._node_of(message)
-            silent.discard(node)
-            if message.has_error():
-                self._failed(
-                    node, failure(f"{self._who(node)} failed to {_VERBS[kind]} in round {round}", message.error.reason)
+                own = Request(
+                    self.task, request.round, {}, {}, request.measure, share, additive, evaluate=request.evaluate
                 )
-                continue
-            self.bytes_up += count_bytes(message.content)
-            reply = unpack_reply(message.content)
-            if reply.weighed:  # the clients of one process sent a sum; count what each sends over a network
-                summed = count_array_bytes(message.content) if reply.tensors else summed
-                self.bytes_up += 0 if reply.tensors else summed
-            if self._members.get(node) != (member := Member(reply.index, reply.domain, reply.examples)):
-                self._members[node], self._met = member, ([], [])
-            yield reply
-        if silent:
-            count = len(self._asked)
-            late = FedhaError(
-                f"{count - len(silent)} of {count} clients replied to {kind.rpartition('.')[2]} in round {round} "
-                f"within {self.timeout:g} s; raise the timeout or look at the clients' logs"
-            )
-            for node in silent:
-                self._failed(node, late)
-
-    def _node_of(self, message: Message) -> int:
-        """Where a node is gone the error comes from the server in its stead; what it answers tells whose it is."""
-        if not message.has_error():
-            return message.metadata.src_node_id
-        answered = message.metadata.reply_to_message_id
-        sent = (one.metadata for one in self._asked)
-        return next((m.dst_node_id for m in sent if m.message_id == answered), message.metadata.src_node_id)
-
-    def _who(self, node: int) -> str:
-        member = self._members.get(node)
-        return f"client {member.index} (domain {member.domain!r})" if member else f"node {node}"
-
-    def _failed(self, node: int, error: FedhaError | ClientError) -> None:
-        if self.on_client_error == "stop":
-            raise error
-        self.skipped[self._who(node)] = str(error)
-
-    def _wait_for_nodes(self, grid: Grid) -> list[int]:
-        deadline = time.monotonic() + self.timeout
-        while len(nodes := sorted(grid.get_node_ids())) < self.clients:
-            if time.monotonic() > deadline:
-                raise FedhaError(
-                    f"{len(nodes)} of {self.clients} clients connected within {self.timeout:g} s; "
-                    "start the others, or lower the number of clients"
-                )
-            time.sleep(0.05)
-        return nodes
+                contents[share] = pack_request(own, arrays, packed, self._packed_task)
+            by_node[node] = contents[share]
+        return self.talk.ask(kind, request.round, by_node)
 
     def begun(self) -> Server:
         """The server's state, once there is one.

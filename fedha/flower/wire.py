@@ -20,6 +20,7 @@ from fedha.recipes import Recipe, Term
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
+_SHAPE = "input_shape"
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -87,24 +88,30 @@ def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRec
     scalars = ConfigRecord({"task": task, "round": request.round, "share": request.share})
     if request.additive:
         scalars["additive"] = True
-    if request.measure:
-        scalars["measure"] = list(request.measure)
+    for name in ("measure", "evaluate"):
+        if wanted := getattr(request, name):
+            scalars[name] = list(wanted)
     return RecordDict({"parameters": parameters, "references": references, "request": scalars})
 
 
 def unpack_request(content: RecordDict, device: torch.device | str = "cpu") -> Request:
     """Read what `pack_request` wrote."""
     scalars = _record(content, "request", ConfigRecord)
-    measure = scalars.get("measure", [])
     return Request(
         task=unpack_task(str(scalars["task"])),
         round=int(str(scalars["round"])),
         parameters=_parameters(_record(content, "parameters", ArrayRecord), device),
         references=unpack_tensors(_record(content, "references", ArrayRecord), device),
-        measure=tuple(str(name) for name in measure) if isinstance(measure, list) else (),
+        measure=_names(scalars, "measure"),
         share=float(str(scalars["share"])),
         additive=bool(scalars.get("additive", False)),
+        evaluate=_names(scalars, "evaluate"),
     )
+
+
+def _names(scalars: ConfigRecord, key: str) -> tuple[str, ...]:
+    names = scalars.get(key, [])
+    return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class PlainReply:
     """
 
     arrays: dict[str, dict[str, Array]]
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, float | list[int]]]
     configs: dict[str, dict[str, str]]
 
 
@@ -126,7 +133,7 @@ def plain_reply(reply: Reply) -> PlainReply:
     """What a reply's records hold."""
     return PlainReply(
         {_WEIGHED if reply.weighed else _OWN: pack_arrays(reply.tensors)},
-        {"metrics": {"index": reply.index, "examples": reply.examples, **reply.metrics}},
+        {"metrics": {"index": reply.index, "examples": reply.examples, **reply.metrics, **_shape(reply)}},
         {"client": {"name": reply.client, "domain": reply.domain}},
     )
 
@@ -141,15 +148,29 @@ def pack_reply(reply: Reply) -> RecordDict:
     return RecordDict(records)
 
 
+def _shape(reply: Reply) -> dict[str, list[int]]:
+    return {_SHAPE: list(reply.input_shape)} if reply.input_shape else {}
+
+
 def unpack_reply(content: RecordDict) -> Reply:
     """Read what `pack_reply` wrote."""
     metrics = _record(content, "metrics", MetricRecord)
     numbers = {name: value for name, value in metrics.items() if not isinstance(value, list)}
+    shape = metrics.get(_SHAPE, [])
     index, examples = int(numbers.pop("index")), int(numbers.pop("examples"))
     weighed = _WEIGHED in content
     tensors = unpack_tensors(_record(content, _WEIGHED if weighed else _OWN, ArrayRecord))
     who = _record(content, "client", ConfigRecord)
-    return Reply(str(who["name"]), str(who["domain"]), index, examples, tensors, numbers, weighed)
+    return Reply(
+        client=str(who["name"]),
+        domain=str(who["domain"]),
+        index=index,
+        examples=examples,
+        tensors=tensors,
+        metrics=numbers,
+        weighed=weighed,
+        input_shape=tuple(int(length) for length in shape) if isinstance(shape, list) else (),
+    )
 
 
 def count_bytes(content: RecordDict) -> int:

@@ -6,35 +6,44 @@ No random state is kept: every draw comes from (seed, round, client).
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedha.atomic import write_bytes
+from fedha.atomic import finite, write_bytes
 from fedha.errors import FedhaError
 from fedha.federation import Server
 
 _NAME = "state.safetensors"
 
 
-def save_checkpoint(folder: Path, round: int, server: Server, clients: Sequence[Mapping[str, Tensor]]) -> None:
-    """Write the state after a round: model, optimiser, reference averages, domain weights and clients' averages.
+def save_checkpoint(
+    folder: Path,
+    round: int,
+    server: Server,
+    clients: Sequence[Mapping[str, Tensor]],
+    pending: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the state after a round: model, optimiser, references, domain weights, and all moving averages.
 
     Args:
         folder: The run's folder.
         round: The round that has just ended.
         server: The server after it.
         clients: Each client's moving averages, in client order; empty mappings where there are none.
+        pending: The round's record, if it waits for numbers that come with the next round.
     """
     tensors = {f"parameters/{name}": value for name, value in server.parameters.items()}
     for index, slots in server.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in slots.items() if isinstance(value, Tensor)}
     tensors |= {f"averages/{name}": value for name, value in server.averages.items()}
+    tensors |= {f"references/{name}": value for name, value in server.references.items()}
     for index, state in enumerate(clients):
         tensors |= {f"clients/{index}/{name}": value for name, value in state.items()}
-    numbers = {"round": round, "weights": server.weights, "clients": len(clients)}
+    numbers = {"round": round, "weights": server.weights, "clients": len(clients), "pending": finite(pending)}
     content = save(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"state": json.dumps(numbers)},
@@ -44,7 +53,7 @@ def save_checkpoint(folder: Path, round: int, server: Server, clients: Sequence[
     write_bytes(place / _NAME, content)
 
 
-def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, Tensor]]]:
+def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, Tensor]], dict[str, Any] | None]:
     """Put a server back to where `save_checkpoint` saw it.
 
     Args:
@@ -52,26 +61,27 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
         server: A server with the same task and model; changed in place.
 
     Returns:
-        The round that had ended (0 without a checkpoint), and each client's moving averages.
+        The round that had ended (0 without a checkpoint), each client's moving averages, and the pending record.
 
     Raises:
         FedhaError: The file is damaged, or is of another model.
     """
     path = folder / "checkpoint" / _NAME
     if not path.exists():
-        return 0, []
+        return 0, [], None
     try:
         with safe_open(path, framework="pt") as file:
             numbers = json.loads(file.metadata()["state"])
-            done, count, weights = (numbers[key] for key in ("round", "clients", "weights"))
+            done, count, weights, pending = (numbers[key] for key in ("round", "clients", "weights", "pending"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again") from error
     _restore_parameters(path, server, _below(tensors, "parameters/"))
     _restore_optimizer(server, _below(tensors, "optimizer/"))
     server.averages = _below(tensors, "averages/")
+    server.references = _below(tensors, "references/")
     server.weights = weights
-    return done, [_below(tensors, f"clients/{index}/") for index in range(count)]
+    return done, [_below(tensors, f"clients/{index}/") for index in range(count)], pending
 
 
 def _restore_parameters(path: Path, server: Server, saved: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,55 @@
+"""One domain as one file, for the site that holds it: both parts as they are used, nothing of any other domain."""
+
+import io
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from fedha.atomic import write_bytes
+from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.errors import FedhaError
+
+FILE = "domain.npz"
+_ARRAYS = ("train_inputs", "train_labels", "held_out_inputs", "held_out_labels")
+
+
+def write_domain(path: Path, domain: Domain, classes: int) -> None:
+    """Write a domain at once.
+
+    Args:
+        path: An .npz file; its folder is there.
+        domain: What a client holds.
+        classes: C, the number of classes of the whole federation.
+
+    Raises:
+        FedhaError: The file cannot be written.
+    """
+    parts = (domain.train.inputs, domain.train.labels, domain.held_out.inputs, domain.held_out.labels)
+    arrays: dict[str, Any] = {name: part.numpy() for name, part in zip(_ARRAYS, parts, strict=True)}
+    arrays |= {"name": domain.name, "shard": -1 if domain.shard is None else domain.shard, "classes": classes}
+    file = io.BytesIO()
+    numpy.savez_compressed(file, **arrays)
+    write_bytes(path, file.getvalue())
+
+
+def read_domain(path: Path) -> tuple[Domain, int]:
+    """Read what `write_domain` wrote; nothing in it is unpickled.
+
+    Returns:
+        The domain, and the number of classes.
+
+    Raises:
+        FedhaError: The file cannot be read, is no such file, or holds what no client can train on.
+    """
+    try:
+        with numpy.load(path, allow_pickle=False) as archive:
+            arrays = [torch.from_numpy(archive[name]) for name in _ARRAYS]
+            name, shard, classes = str(archive["name"]), int(archive["shard"]), int(archive["classes"])
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise FedhaError(f"cannot read {path} as a domain ({error}); make it again with `fedha export`") from error
+    domain = Domain(name, Examples(*arrays[:2]), Examples(*arrays[2:]), None if shard < 0 else shard)
+    return DomainSet((domain,), (), classes, str(path)).check().sources[0], classes

@@ -1,0 +1,261 @@
+"""The server's side of talking to clients over a grid: who they are, who answers, who is gone, what is refused."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedha.cohort import Member
+from fedha.errors import ClientError, FedhaError
+from fedha.exchange import Reply
+from fedha.flower.delivery import deliver, is_gone, nodes_of
+from fedha.flower.reasons import failure
+from fedha.flower.verdict import problem
+from fedha.flower.wire import count_array_bytes, count_bytes, unpack_reply
+
+_VERBS = {"query.introduce": "introduce itself", "query.measure": "measure", "train": "train", "evaluate": "evaluate"}
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0  # seconds between looks for a client that is gone
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What happens when clients are late, gone, or wrong.
+
+    Attributes:
+        clients: How many must be connected before the first round.
+        timeout: Seconds for an exchange; who is silent for longer is missing.
+        patience: Seconds to wait for those who are missing.
+        on_missing: stop: the run ends; wait: they are asked again when they are back; skip: the round goes on without.
+        min_clients: With skip, a round needs so many; None: half of those asked.
+        on_client_error: Whether a client that fails ends the run, or is left out of the round.
+    """
+
+    clients: int = 1
+    timeout: float = 3600.0
+    patience: float = 86400.0
+    on_missing: Literal["stop", "wait", "skip"] = "stop"
+    min_clients: int | None = None
+    on_client_error: Literal["stop", "skip"] = "stop"
+
+    def enough(self, asked: int) -> int:
+        """How many of those asked must answer before the others are passed over."""
+        return min(asked, -(-asked // 2) if self.min_clients is None else self.min_clients)
+
+
+@dataclass
+class Correspondence:
+    """The conversation of one run.
+
+    Attributes:
+        rules: For what goes wrong.
+        task: The packed task, which every message carries.
+        events: What went wrong in this round and how it went on, ready for metrics.jsonl.
+        bytes_down: Sent so far.
+        bytes_up: Received so far.
+    """
+
+    rules: Rules
+    task: str
+    events: list[dict[str, Any]] = field(default_factory=list)
+    bytes_down: int = 0
+    bytes_up: int = 0
+    _members: dict[int, Member] = field(default_factory=dict)  # by node
+    _met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
+    _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
+    _grid: Grid | None = None
+
+    def meet(self, grid: Grid, round: int) -> list[Member]:
+        """Wait for the clients and learn who they are: nodes that are new introduce themselves.
+
+        Args:
+            grid: Reaches the nodes.
+            round: From 1.
+
+        Returns:
+            All clients that are known and connected, in client order.
+
+        Raises:
+            FedhaError: Too few nodes connect in time.
+            FedhaError, ClientError: One fails to introduce itself, and that is not to be passed over.
+        """
+        self._grid = grid
+        nodes = self._wait_for_nodes(grid)
+        if nodes == self._met[0]:
+            return self._met[1]
+        if new := [node for node in nodes if node not in self._members]:
+            content = RecordDict({"request": ConfigRecord({"task": self.task})})
+            messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
+            for _ in self.replies(deliver(grid, messages, self.rules.timeout), "query.introduce", round):
+                pass  # each reply makes its node known
+        known = [self._members[node] for node in nodes if node in self._members]
+        members = sorted(known, key=lambda one: one.index)
+        self._met = (nodes, members) if len(known) == len(nodes) else ([], [])
+        return members
+
+    def nodes(self, members: Sequence[Member]) -> list[int]:
+        """The nodes of these clients, in the same order."""
+        places = {member.index: node for node, member in self._members.items()}
+        return [places[member.index] for member in members]
+
+    def ask(self, kind: str, round: int, contents: Mapping[int, RecordDict]) -> list[Message]:
+        """The messages of an exchange, which is then under way.
+
+        Args:
+            kind: The message type.
+            round: From 1.
+            contents: By node; the same object where they are alike.
+        """
+        sizes = {id(content): count_bytes(content) for content in {id(one): one for one in contents.values()}.values()}
+        self.bytes_down += sum(sizes[id(content)] for content in contents.values())
+        self._asked = {node: Message(content, node, kind, group_id=str(round)) for node, content in contents.items()}
+        return list(self._asked.values())
+
+    def replies(
+        self, messages: Iterable[Message], kind: str, round: int, expected: Mapping[str, torch.Size] | None = None
+    ) -> Iterator[Reply]:
+        """Read replies as they come. What failed, is missing or is refused goes by the rules.
+
+        Args:
+            messages: As they come.
+            kind: What was asked.
+            round: From 1.
+            expected: Shapes of a reply's tensors, by name.
+        """
+        begun, answered, summed = time.monotonic(), 0, 0
+        waiting, missed = dict(self._asked), set[int]()
+        while waiting:
+            reasons: dict[int, FedhaError | ClientError] = {}
+            for message in messages:
+                node = self._node_of(message)
+                if message.has_error():
+                    error = failure(
+                        f"{self._who(node)} failed to {_VERBS[kind]} in round {round}", message.error.reason
+                    )
+                    if is_gone(message):
+                        reasons[node] = error
+                        continue
+                    waiting.pop(node, None)
+                    self._failed(node, kind, error)
+                    continue
+                waiting.pop(node, None)
+                reply = unpack_reply(message.content)
+                self.bytes_up += count_bytes(message.content)
+                if reply.weighed:  # the clients of one process sent a sum; count what each sends over a network
+                    summed = count_array_bytes(message.content) if reply.tensors else summed
+                    self.bytes_up += 0 if reply.tensors else summed
+                if (wrong := problem(reply, expected or {})) is not None:
+                    self._note("refused", node, kind, f"its reply of round {round} does not count: {wrong}")
+                    continue
+                if node in missed:
+                    self._note("returned", node, kind, f"it answered after {time.monotonic() - begun:.0f} s")
+                self._know(node, reply)
+                answered += 1
+                yield reply
+            late = self._late(len(self._asked) - len(waiting.keys() - reasons.keys()), kind, round)
+            reasons = {node: reasons.get(node, late) for node in waiting}
+            if not waiting or self._goes_on_without(reasons, kind, answered):
+                break
+            for node in waiting.keys() - missed:
+                self._note("missing", node, kind, str(reasons[node]))
+            missed |= waiting.keys()
+            messages = self._ask_again(waiting, begun)
+        self._check_enough(answered, kind, round)
+
+    def _late(self, heard: int, kind: str, round: int) -> FedhaError:
+        return FedhaError(
+            f"{heard} of {len(self._asked)} clients replied to {kind.rpartition('.')[2]} in round {round} within "
+            f"{self.rules.timeout:g} s; raise the timeout or look at the clients' logs"
+        )
+
+    def _goes_on_without(self, gone: Mapping[int, FedhaError | ClientError], kind: str, answered: int) -> bool:
+        """Whether those who are gone are passed over, not waited for; ends the run where the rules say so."""
+        rules = self.rules
+        if rules.on_missing == "stop":
+            for node, error in gone.items():
+                self._failed(node, kind, error)
+            return True
+        skip = kind == "evaluate" or (rules.on_missing == "skip" and answered >= rules.enough(len(self._asked)))
+        for node, error in gone.items() if skip else ():
+            self._note("skipped", node, kind, str(error))
+        return skip
+
+    def _ask_again(self, missing: Mapping[int, Message], since: float) -> Iterator[Message]:
+        """Ask those who are gone once more, as soon as one of them is connected; the others stay missing."""
+        grid, pause = self._grid, _FIRST_PAUSE
+        if grid is None:
+            raise FedhaError("the strategy has met no client yet; call configure_train first")
+        while not (back := [node for node in nodes_of(grid) if node in missing]):
+            if time.monotonic() > since + self.rules.patience:
+                names = ", ".join(self._who(node) for node in missing)
+                raise FedhaError(
+                    f"{names} did not come back within {self.rules.patience:g} s; look at the site, then resume the run"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        time.sleep(pause)  # one that fails at once must not be asked at once again and again
+        fresh = {node: _once_more(missing[node]) for node in back}
+        self._asked |= fresh
+        self.bytes_down += sum(count_bytes(one.content) for one in fresh.values())
+        return deliver(grid, list(fresh.values()), self.rules.timeout)
+
+    def _wait_for_nodes(self, grid: Grid) -> list[int]:
+        """The connected nodes, once there are enough."""
+        rules = self.rules
+        wanted = rules.clients
+        if rules.on_missing == "skip" and self._members:
+            wanted = rules.enough(rules.clients)
+        seconds = rules.timeout if rules.on_missing == "stop" else rules.patience
+        deadline, pause = time.monotonic() + seconds, 0.05
+        while len(nodes := list(nodes_of(grid))) < wanted:
+            if time.monotonic() > deadline:
+                raise FedhaError(
+                    f"{len(nodes)} of {wanted} clients connected within {seconds:g} s; "
+                    "start the others, or lower the number of clients"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+        for node in set(self._members) - set(nodes):
+            self._note("missing", node, "query.introduce", "it was not connected when the round began")
+        return nodes
+
+    def _check_enough(self, answered: int, kind: str, round: int) -> None:
+        needed = 1 if self.rules.on_missing == "stop" else self.rules.enough(len(self._asked))
+        if kind in ("query.measure", "train") and answered < needed:
+            reasons = "; ".join(f"{one['client']}: {one['reason']}" for one in self.events)
+            raise FedhaError(f"{answered} of {len(self._asked)} clients are left in round {round}: {reasons}")
+
+    def _know(self, node: int, reply: Reply) -> None:
+        known = self._members.get(node)
+        shape = reply.input_shape or (known.input_shape if known else ())
+        if known != (member := Member(reply.index, reply.domain, reply.examples, shape)):
+            self._members[node], self._met = member, ([], [])
+
+    def _node_of(self, message: Message) -> int:
+        """Where a node is gone the error comes from the server in its stead; what it answers tells whose it is."""
+        if not message.has_error():
+            return message.metadata.src_node_id
+        answered = message.metadata.reply_to_message_id
+        sent = ((node, one.metadata) for node, one in self._asked.items())
+        return next((node for node, m in sent if m.message_id == answered), message.metadata.src_node_id)
+
+    def _who(self, node: int) -> str:
+        member = self._members.get(node)
+        return f"client {member.index} (domain {member.domain!r})" if member else f"node {node}"
+
+    def _failed(self, node: int, kind: str, error: FedhaError | ClientError) -> None:
+        if self.rules.on_client_error == "stop":
+            raise error
+        self._note("skipped", node, kind, str(error))
+
+    def _note(self, event: str, node: int, kind: str, reason: str) -> None:
+        exchange = kind.rpartition(".")[2]
+        self.events.append({"event": event, "client": self._who(node), "exchange": exchange, "reason": reason})
+
+
+def _once_more(message: Message) -> Message:
+    sent = message.metadata
+    return Message(message.content, sent.dst_node_id, sent.message_type, group_id=sent.group_id)
