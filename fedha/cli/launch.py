@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from fedha.cli.exits import FAILED, INTERRUPTED, StoppedError, one_line
 from fedha.config import Config
 from fedha.errors import FedhaError
 from fedha.runs import folders, runfolder
+from fedha.runs.listener import Listener
 
 RUNS = Path("runs")
 
@@ -82,7 +84,22 @@ def plan_new(config: Config, out: Path | None, *, overwrite: bool = False) -> tu
     return folder, [(run, folder / name) for run, name in zip(runs, names, strict=True)]
 
 
-def train(plan: Plan, console: Console, *, quiet: bool, common: Path) -> None:
+class Execute(Protocol):
+    """What trains a run: `fedha.run.execute`, or another place's."""
+
+    def __call__(self, config: Config, folder: Path, listener: Listener, *, resume: bool) -> object:
+        """Train it to its end and write its folder."""
+
+
+def train(
+    plan: Plan,
+    console: Console,
+    *,
+    quiet: bool,
+    common: Path,
+    execute: Execute | None = None,
+    again: str = "fedha resume",
+) -> None:
     """Train the runs of a plan that have not finished, one after the other; each of several gets its own report.
 
     Args:
@@ -90,6 +107,8 @@ def train(plan: Plan, console: Console, *, quiet: bool, common: Path) -> None:
         console: Where progress is shown.
         quiet: Whether none is.
         common: The folder of them all, or of the only one.
+        execute: What trains a run; default: `fedha.run.execute`.
+        again: The command that continues.
 
     Raises:
         StoppedError: Ctrl-C, or an error that nobody expected; the runs can be resumed.
@@ -98,18 +117,22 @@ def train(plan: Plan, console: Console, *, quiet: bool, common: Path) -> None:
     pending = [(config, folder) for config, folder in plan if not runfolder.is_finished(folder)]
     with display.choose(console, len(pending), quiet=quiet) as listener:
         for config, folder in pending:
-            with _stops_well(folder, common):
-                from fedha.run import execute  # torch and Flower: slow to import, and only needed here
-
-                execute(config, folder, listener, resume=runfolder.holds_run(folder))
+            with _stops_well(folder, common, again):
+                (execute or _here)(config, folder, listener, resume=runfolder.holds_run(folder))
                 if folder != common:
                     publish.write([folder], folder / runfolder.REPORT)
 
 
+def _here(config: Config, folder: Path, listener: Listener, *, resume: bool) -> object:
+    from fedha.run import execute  # torch and Flower: slow to import, and only needed here
+
+    return execute(config, folder, listener, resume=resume)
+
+
 @contextmanager
-def _stops_well(folder: Path, common: Path) -> Iterator[None]:
+def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
     """Turn what ends a run early into a sentence and an exit code; keep the traceback of what nobody expected."""
-    again = f"fedha resume {shlex.quote(str(common))}"
+    again = f"{command} {shlex.quote(str(common))}"
     (folder / runfolder.ERROR).unlink(missing_ok=True)
     try:
         yield

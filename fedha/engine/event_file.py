@@ -40,6 +40,10 @@ class EventFile:
         """Write why the run ends early."""
         self._write("failed", reason)
 
+    def crashed(self, sentence: str, trace: str) -> None:
+        """Write what nobody expected, with its traceback."""
+        self._write("crashed", [sentence, trace])
+
     def _write(self, event: str, value: Any) -> None:
         with self.path.open("ab") as file:
             file.write(json.dumps([event, finite(value)]).encode() + b"\n")

@@ -88,7 +88,7 @@ def local_flower(folder: Path) -> Iterator[LocalFlower]:
         FedhaError: They cannot be started.
     """
     port = _free_port()
-    flower = LocalFlower(folder, _environment(folder))
+    flower = LocalFlower(folder, environment(folder))
     home = Path(flower.environment["FLWR_HOME"])
     home.mkdir()
     connection = f'default = "{_CONNECTION}"\n[superlink.{_CONNECTION}]\naddress = "{_HOST}:{port}"\ninsecure = true\n'
@@ -106,7 +106,7 @@ def local_flower(folder: Path) -> Iterator[LocalFlower]:
             process.wait()
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """Ours, without telemetry, downloads and proxies, and with Flower's commands on the path."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     direct = ",".join(filter(None, (_HOST, "localhost", environment.get("NO_PROXY") or environment.get("no_proxy"))))

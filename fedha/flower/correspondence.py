@@ -1,7 +1,7 @@
 """The server's side of talking to clients over a grid: who they are, who answers, who is gone, what is refused."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -53,6 +53,7 @@ class Correspondence:
     Attributes:
         rules: For what goes wrong.
         task: The packed task, which every message carries.
+        tell: Told, in a sentence, what takes long or goes wrong, as soon as it is known.
         events: What went wrong in this round and how it went on, ready for metrics.jsonl.
         bytes_down: Sent so far.
         bytes_up: Received so far.
@@ -60,6 +61,7 @@ class Correspondence:
 
     rules: Rules
     task: str
+    tell: Callable[[str], None] = lambda text: None
     events: list[dict[str, Any]] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
@@ -209,8 +211,11 @@ class Correspondence:
         if rules.on_missing == "skip" and self._members:
             wanted = rules.enough(rules.clients)
         seconds = rules.timeout if rules.on_missing == "stop" else rules.patience
-        deadline, pause = time.monotonic() + seconds, 0.05
+        deadline, pause, told = time.monotonic() + seconds, 0.05, -1
         while len(nodes := list(nodes_of(grid))) < wanted:
+            if len(nodes) != told and pause >= 1.0:
+                self.tell(f"{len(nodes)} of {wanted} clients are connected; waiting for the others")
+                told = len(nodes)
             if time.monotonic() > deadline:
                 raise FedhaError(
                     f"{len(nodes)} of {wanted} clients connected within {seconds:g} s; "
@@ -254,6 +259,7 @@ class Correspondence:
     def _note(self, event: str, node: int, kind: str, reason: str) -> None:
         exchange = kind.rpartition(".")[2]
         self.events.append({"event": event, "client": self._who(node), "exchange": exchange, "reason": reason})
+        self.tell(f"{event}: {self._who(node)}: {reason}")
 
 
 def _once_more(message: Message) -> Message:

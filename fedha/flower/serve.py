@@ -122,6 +122,7 @@ def serve(
     config, seed = job.config, job.config.seed[0]
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
+    strategy.talk.tell = listener.note
     setting = _learned(config, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
     strategy.begin(dict(model.named_parameters()))
@@ -152,7 +153,8 @@ def serve(
         if number % config.checkpoint.every == 0 or number == config.training.rounds:
             _save(job, strategy, grid, number, pending)
         records += done_with
-        _tell(listener, record, done_with)
+        for one in done_with:
+            listener.round_done(one)
     if done == config.training.rounds:  # it was stopped between the last round and the results
         _ask_to_evaluate(strategy, grid, done, "held_out,train")
     runfolder.write_model(job.folder, strategy.begun().parameters)
@@ -160,14 +162,6 @@ def serve(
     runfolder.write_json(job.folder / (runfolder.FOLD if job.left_out else runfolder.RESULTS), results)
     listener.finished(results)
     return results
-
-
-def _tell(listener: Listener, record: dict[str, Any], finished: list[dict[str, Any]]) -> None:
-    """What happened to clients in a round, and the records that are complete."""
-    for event in record.get("events", ()):
-        listener.note(f"{event['event']}: {event['client']}: {event['reason']}")
-    for one in finished:
-        listener.round_done(one)
 
 
 def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:

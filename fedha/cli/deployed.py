@@ -1,0 +1,125 @@
+"""`fedha deploy run` and `resume`: an experiment on a deployment, with the display and the files of `fedha run`."""
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedha.cli import launch, publish
+from fedha.cli.launch import Execute, Plan
+from fedha.errors import FedhaError
+from fedha.runs import folders
+from fedha.runs.runfolder import REPORT, is_finished
+
+if TYPE_CHECKING:  # Flower: slow to import, and help should come at once
+    from fedha.deploy.submit import Destination
+
+To = Annotated[
+    Path,
+    typer.Option("--to", envvar="FEDHA_FEDERATION", metavar="DIR", help="The federation's folder, which init made."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="The SuperLink's control; default: from the folder."),
+]
+Runs = Annotated[
+    Path | None,
+    typer.Option(
+        "--runs", envvar="FEDHA_RUNS", metavar="DIR", help="The server's folder of runs; default: server/runs in DIR."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="DIR", help="Where the run ends; default: a new folder among the server's runs."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the table at the end.")]
+
+
+def run(
+    config: Annotated[str, typer.Argument(metavar="CONFIG")],
+    to: To,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    out: Out = None,
+    address: Address = None,
+    runs: Runs = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train what a config describes on a deployment: the clients are its sites, each with its own data.
+
+    CONFIG is a YAML file, or the name of one that fedha ships; it is the one that was simulated. The exit code tells
+    whether every run ended well: 0, 1 for what nobody expected, 2 for what you can mend, 130 after Ctrl-C.
+
+    [bold]Examples[/bold]
+
+    [cyan]fedha deploy run configs/deployment.yaml --to deployment[/cyan]
+
+    [cyan]fedha deploy run hearts.yaml federation.schedule=piggyback --to deployment --out runs/hearts[/cyan]
+    """
+    there = destination(to, address, runs)
+    wanted = launch.find_config(config, overrides or [])
+    outside = out is not None and not out.resolve().is_relative_to(there.runs.resolve())
+    if outside and out is not None and out.exists() and any(out.iterdir()):
+        raise FedhaError(f"{out} is not empty; choose another folder for the run")
+    place = there.runs / folders.folder_name(wanted.name)
+    folder, plan = launch.plan_new(wanted, folders.claim(place) if out is None or outside else out)
+    _train(plan, folder, there, quiet=quiet)
+    _end(plan, folder, out if outside else None)
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    to: To,
+    address: Address = None,
+    runs: Runs = None,
+    quiet: Quiet = False,
+) -> None:
+    """Continue runs of a deployment that were stopped, from their last checkpoint, and start those that never began.
+
+    RUN is the folder of a run, or one that holds runs, among the server's runs.
+
+    [bold]Example[/bold]
+
+    [cyan]fedha deploy resume deployment/server/runs/deployment --to deployment[/cyan]
+    """
+    there = destination(to, address, runs)
+    plan = folders.planned_runs(folder, [])
+    if all(is_finished(place) for _, place in plan):
+        publish.say("Nothing to continue: every run has finished.", publish.terminal())
+    _train(plan, folder, there, quiet=quiet)
+    _end(plan, folder, None)
+
+
+def destination(to: Path, address: str | None, runs: Path | None) -> "Destination":
+    """Where a federation takes runs.
+
+    Args:
+        to: Its folder, or the server's part of it.
+        address: Of the SuperLink's control; None: what the folder says.
+        runs: The server's folder of runs; None: the one in the folder.
+    """
+    from fedha.deploy import places
+    from fedha.deploy.submit import Destination
+
+    place = places.find(to)
+    return Destination(address or place.inventory().control, place.trusted, runs or place.server / "runs")
+
+
+def _train(plan: Plan, folder: Path, to: "Destination", *, quiet: bool) -> None:
+    from fedha.deploy.submit import run_deployed
+
+    execute: Execute = functools.partial(run_deployed, to=to)
+    launch.train(plan, publish.terminal(), quiet=quiet, common=folder, execute=execute, again="fedha deploy resume")
+
+
+def _end(plan: Plan, folder: Path, out: Path | None) -> None:
+    """Write the report, bring the runs where they are wanted, and print the table."""
+    console = publish.terminal()
+    publish.conclude([place for _, place in plan], folder / REPORT, console)
+    if out is not None:
+        from fedha.deploy.submit import fetch
+
+        fetch(folder, out)
+        publish.say(f"Run: {out}", console)

@@ -1,0 +1,101 @@
+"""What a client keeps on its own disk between messages: in a deployment each message meets a new process.
+
+A run's moving averages are kept by round, so that a round that is asked for twice, or a run that goes on from an
+earlier checkpoint, finds what was true then. A domain that takes long to load is kept ready.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fedha import data
+from fedha.atomic import write_bytes
+from fedha.config import DataConfig
+from fedha.data.domain import Domain
+from fedha.data.export import FILE, read_domain, write_domain
+from fedha.errors import FedhaError
+
+
+def run_folder(cache: Path, run: str) -> Path:
+    """Where a run's averages are.
+
+    Args:
+        cache: The client's cache.
+        run: What tells runs apart: the run's whole config and where the server writes it.
+    """
+    return cache / "averages" / hashlib.sha256(run.encode()).hexdigest()[:24]
+
+
+def recall(folder: Path, round: int) -> dict[str, Tensor]:
+    """The averages after the latest round before this one; none in the first round, which forgets an earlier run.
+
+    Raises:
+        FedhaError: The file is damaged.
+    """
+    if round == 1:
+        shutil.rmtree(folder, ignore_errors=True)
+    known = [path for path in _files(folder) if _round(path) < round]
+    if not known:
+        return {}
+    try:
+        return load_file(known[-1])
+    except (SafetensorError, OSError) as error:
+        raise FedhaError(f"cannot read the client's averages in {known[-1]} ({error}); start a new run") from error
+
+
+def remember(folder: Path, round: int, averages: Mapping[str, Tensor], keep: int) -> None:
+    """Write the averages after a round, and forget all but the latest ones.
+
+    Args:
+        folder: Of `run_folder`.
+        round: The round that has just been answered.
+        averages: By statistic.
+        keep: How many rounds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save({name: value.detach().cpu().contiguous() for name, value in averages.items()})
+    write_bytes(folder / f"{round:08d}.safetensors", content)
+    for path in _files(folder)[:-keep]:
+        path.unlink(missing_ok=True)
+
+
+def own_domain(config: DataConfig, seed: int, place: int, cache: Path) -> Domain:
+    """What this client holds, from the cache or from its files.
+
+    Args:
+        config: Its root is the client's folder.
+        seed: The run's seed.
+        place: The client's, in client order.
+        cache: The client's cache; what it holds of other data or of files that have changed is not taken.
+
+    Raises:
+        FedhaError: As `fedha.data.load_own`.
+    """
+    if config.root is not None and (config.root / FILE).exists():
+        return data.load_own(config, seed, place)  # as quick as the cache
+    told = f"{config.model_dump_json()} {seed} {place} {_stamps(config.root)}"
+    kept = cache / "domains" / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.npz"
+    if kept.exists():
+        return read_domain(kept)[0]
+    domain = data.load_own(config, seed, place)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_domain(kept, domain, data.class_count(config))
+    return domain
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _round(path: Path) -> int:
+    return int(path.stem)
+
+
+def _stamps(root: Path | None) -> list[tuple[str, int, int]]:
+    files = sorted(path for path in root.glob("*") if path.is_file()) if root is not None else []
+    return [(path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]

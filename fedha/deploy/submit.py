@@ -1,0 +1,249 @@
+"""A run on a deployment: sent to its SuperLink, followed to its end, sent again where the server's process was lost.
+
+`flwr run` says 0 for a run that failed, so what counts is what the server's own process writes beside its runs, and
+where that ends without a last word, the SuperLink's list of runs.
+"""
+
+import json
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedha.config import Config, to_json
+from fedha.deploy.apps import EVENTS
+from fedha.engine.event_file import new_events
+from fedha.engine.flower_processes import LocalFlower, environment
+from fedha.errors import ClientError, FedhaError
+from fedha.runs import runfolder
+from fedha.runs.listener import Listener
+
+_CONNECTION = "fedha"
+_LOOK_SECONDS = 0.1
+_ASK_SECONDS = 15.0  # between questions to the SuperLink while nothing is heard
+
+_PROJECT = """\
+[project]
+name = "fedha-deployment"
+version = "1.0.0"
+description = "One run of fedha"
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "fedha"
+
+[tool.flwr.app.components]
+serverapp = "fedha_deployment:server"
+clientapp = "fedha_deployment:client"
+
+[tool.flwr.app.config]
+settings = ""
+out = ""
+events = ""
+resume = false
+"""
+
+# All that is sent to the sites; fedha itself is what each has installed.
+_MODULE = """\
+from fedha.deploy.apps import deployed_client_app, deployed_server_app
+
+server = deployed_server_app()
+client = deployed_client_app()
+"""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A deployment as whoever submits runs sees it.
+
+    Attributes:
+        address: HOST:PORT of the SuperLink, on the network where its control routes can be reached.
+        root_certificates: The file of the certificate authority that its certificate is checked with.
+        runs: The folder, shared with the server's process, where runs are written.
+    """
+
+    address: str
+    root_certificates: Path
+    runs: Path
+
+
+class LostError(Exception):
+    """The server's process ended without a word; the run may go on from its checkpoint."""
+
+
+def run_deployed(
+    config: Config,
+    folder: Path,
+    listener: Listener,
+    to: Destination,
+    *,
+    resume: bool = False,
+    attempts: int = 5,
+) -> dict[str, Any]:
+    """Train one run on a deployment.
+
+    Args:
+        config: One recipe, one seed.
+        folder: The run's folder, inside `to.runs`.
+        listener: Told of every round.
+        to: Where.
+        resume: Continue from the folder's checkpoint.
+        attempts: How often the run is sent again, from its checkpoint, after its process on the server was lost.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        FedhaError: The run failed, or the SuperLink cannot be reached.
+        ClientError: The server's process failed in a way that nobody expected.
+    """
+    if runfolder.holds_run(folder) and not resume:
+        raise runfolder.occupied(folder)
+    with tempfile.TemporaryDirectory(prefix="fedha-", ignore_cleanup_errors=True) as place:
+        flower = _commands(Path(place), to)
+        for attempt in range(1, attempts + 1):
+            events = to.runs / EVENTS / f"{secrets.token_hex(8)}.jsonl"
+            number = _submit(flower, Path(place) / "app", config, _name(folder, to), events.name, resume=resume)
+            try:
+                return _follow(flower, number, events, config, folder, listener)
+            except LostError as lost:
+                listener.note(f"the server's process was lost ({lost}); the run is sent again, {attempt} of {attempts}")
+                resume = runfolder.holds_run(folder)
+            except KeyboardInterrupt:
+                flower.ask("stop", number)
+                raise
+            finally:
+                events.unlink(missing_ok=True)
+        raise FedhaError(f"the server's process was lost {attempts} times; look at its log, then resume the run")
+
+
+def _name(folder: Path, to: Destination) -> str:
+    try:
+        return folder.resolve().relative_to(to.runs.resolve()).as_posix()
+    except ValueError:
+        raise FedhaError(
+            f"{folder} is not inside {to.runs}, where the server writes its runs; choose a folder there"
+        ) from None
+
+
+def _commands(place: Path, to: Destination) -> LocalFlower:
+    """Flower's command line with a home of its own that knows this SuperLink."""
+    if not to.root_certificates.is_file():
+        raise FedhaError(
+            f"there is no certificate authority at {to.root_certificates}; name the deployment's folder with --to"
+        )
+    flower = LocalFlower(place, environment(place))
+    home = Path(flower.environment["FLWR_HOME"])
+    home.mkdir()
+    certificates = json.dumps(str(to.root_certificates.resolve()))
+    connection = f'address = "{to.address}"\nroot-certificates = {certificates}\n'
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "{_CONNECTION}"\n[superlink.{_CONNECTION}]\n{connection}', encoding="utf-8"
+    )
+    app = place / "app"
+    app.mkdir()
+    (app / "pyproject.toml").write_text(_PROJECT, encoding="utf-8")
+    (app / "fedha_deployment.py").write_text(_MODULE, encoding="utf-8")
+    return flower
+
+
+def _submit(flower: LocalFlower, app: Path, config: Config, name: str, events: str, *, resume: bool) -> str:
+    """Send the run; returns its number."""
+    values = {"settings": to_json(config), "out": name, "events": events, "resume": resume}
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    (flower.folder / "run.toml").write_text("".join(lines).replace("\x7f", "\\u007f"), encoding="utf-8")
+    return str(flower.ask("run", app, "--run-config", flower.folder / "run.toml")["run-id"])
+
+
+def _follow(
+    flower: LocalFlower, number: str, events: Path, config: Config, folder: Path, listener: Listener
+) -> dict[str, Any]:
+    """Tell the listener what happens until the results are there, or say why they will not be."""
+    seen, asked = 0, time.monotonic()
+    while True:
+        for event, value in _after(events, seen):
+            seen += 1
+            asked = time.monotonic()
+            if event == "finished":
+                results = runfolder.read_results(folder)
+                listener.finished(results)
+                return results
+            _tell(listener, config, folder)[event](value)
+        if time.monotonic() > asked + _ASK_SECONDS:
+            status, details = _status(flower, number, listener, config.federation.patience)
+            if status.startswith("finished") and not list(_after(events, seen)):
+                if status == "finished:stopped":
+                    raise FedhaError(
+                        f"run {number} was stopped on the SuperLink; continue it with `fedha deploy resume`"
+                    )
+                raise LostError(f"run {number} ended as {status}: {details}")
+            asked = time.monotonic()
+        time.sleep(_LOOK_SECONDS)
+
+
+def _after(events: Path, seen: int) -> list[tuple[str, Any]]:
+    """The events after those that were seen; the file may not be there yet."""
+    try:
+        with events.open("rb") as file:
+            return list(new_events(file))[seen:]
+    except FileNotFoundError:
+        return []
+
+
+def _tell(listener: Listener, config: Config, folder: Path) -> dict[str, Callable[[Any], None]]:
+    def failed(reason: str) -> None:
+        raise FedhaError(reason)
+
+    def crashed(told: list[str]) -> None:
+        raise ClientError(*told)
+
+    return {
+        "started": lambda first: listener.started(config, folder, first),
+        "round_done": listener.round_done,
+        "note": listener.note,
+        "failed": failed,
+        "crashed": crashed,
+    }
+
+
+def _status(flower: LocalFlower, number: str, listener: Listener, patience: float) -> tuple[str, str]:
+    """What the SuperLink says of a run; where it does not answer, it is waited for: the run may go on without it."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            (run,) = flower.ask("ls", "--run-id", number)["runs"]
+            return run["status"], " ".join(re.sub(r"\x1b\[[\d;]*m", "", run["status-details"]).split())
+        except FedhaError as error:
+            if time.monotonic() > deadline:
+                raise
+            listener.note(f"the SuperLink does not answer, and is asked again: {error}")
+            time.sleep(_ASK_SECONDS)
+
+
+def fetch(folder: Path, to: Path) -> None:
+    """Copy a run's folder to another place, at once.
+
+    Args:
+        folder: The run's.
+        to: Where; must not be there yet.
+
+    Raises:
+        FedhaError: It is there, or cannot be written.
+    """
+    if to.exists() and any(to.iterdir()):
+        raise FedhaError(f"{to} is not empty; choose another folder for the run")
+    beside = to.with_name(f".{to.name}.{secrets.token_hex(4)}")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, beside)
+        if to.exists():
+            to.rmdir()
+        beside.rename(to)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise FedhaError(f"cannot copy the run to {to}: {error.strerror}; it stays in {folder}") from error

@@ -1,0 +1,158 @@
+"""A federation's real processes on loopback: SuperLink, ServerApp, SuperNodes, ClientApps, with TLS and identities."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedha.deploy.places import Office
+from fedha.engine import sessions
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Running:
+    """The processes of one federation; each leads a session of its own.
+
+    Attributes:
+        office: The folder that `fedha deploy init` made.
+        logs: Where each process writes what it says.
+        clients: Names, in client order.
+        port: The SuperLink's.
+        processes: By name.
+    """
+
+    office: Office
+    logs: Path
+    clients: Sequence[str]
+    port: int = field(default_factory=free_port)
+    node_ports: dict[str, int] = field(default_factory=dict)
+    processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Everything; keys first, for a node whose key is not known ends, and here nobody starts it again."""
+        self.superlink()
+        self.server()
+        command = [sys.executable, "-m", "fedha", "deploy", "register", "--to", self.office.folder]
+        done = subprocess.run(
+            [*map(str, command), "--address", self.address], env=self._environment("register"), capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        for name in self.clients:
+            self.node(name)
+            self.app(name)
+
+    def superlink(self) -> None:
+        secrets = self.office.server / "secrets"
+        self._run(
+            "superlink",
+            "flower-superlink",
+            *("--host", "127.0.0.1", "--port", self.port, "--isolation", "process", "--enable-supernode-auth"),
+            *("--database", self.office.server / "state" / "state.db", "--disable-runtime-dependency-installation"),
+            *("--ssl-ca-certfile", secrets / "ca.crt", "--ssl-certfile", secrets / "server.crt"),
+            *("--ssl-keyfile", secrets / "server.key", "--superexec-auth-secret-file", secrets / "superexec.secret"),
+        )
+
+    def server(self) -> None:
+        """The SuperExec that starts ServerApps."""
+        secrets = self.office.server / "secrets"
+        self._run("server", "flower-superexec", *self._executor(self.port, secrets), FEDHA_RUNS=str(self.runs))
+
+    def node(self, name: str) -> None:
+        """A site's SuperNode."""
+        secrets, place = self.office.site(name) / "secrets", list(self.clients).index(name)
+        port = self.node_ports.setdefault(name, free_port())
+        self._run(
+            f"{name}-node",
+            "flower-supernode",
+            *("--superlink", self.address, "--root-certificates", secrets / "ca.crt"),
+            *("--auth-supernode-private-key", secrets / "client.key", "--isolation", "process"),
+            *("--host", "127.0.0.1", "--port", port, "--ssl-ca-certfile", secrets / "ca.crt"),
+            *("--ssl-certfile", secrets / "node.crt", "--ssl-keyfile", secrets / "node.key"),
+            *("--superexec-auth-secret-file", secrets / "superexec.secret"),
+            *("--node-config", f'partition-id={place} name="{name}"'),
+        )
+
+    def app(self, name: str) -> None:
+        """The SuperExec that starts a site's ClientApps."""
+        site = self.office.site(name)
+        data = {"FEDHA_DATA": str(site / "data"), "FEDHA_CACHE": str(site / "cache")}
+        self._run(f"{name}-app", "flower-superexec", *self._executor(self.node_ports[name], site / "secrets"), **data)
+
+    @property
+    def runs(self) -> Path:
+        return self.office.server / "runs"
+
+    def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """End a process with all that it started: its session."""
+        process = self.processes.pop(name)
+        for pid in sessions.living([process.pid]):
+            os.kill(pid, how)
+        process.wait(timeout=60)
+        sessions.end([process.pid])
+
+    def stop(self) -> None:
+        """End all; clients before the server, which would else keep them on its list for a minute."""
+        nodes = [process.pid for name, process in self.processes.items() if name.endswith("-node")]
+        sessions.end(nodes)
+        sessions.end([process.pid for process in self.processes.values()])
+        for process in self.processes.values():
+            process.wait()
+
+    def said(self, name: str) -> str:
+        return (self.logs / f"{name}.log").read_text(errors="replace")
+
+    def wait_until(self, what: str, condition: "object", seconds: float = 120) -> None:
+        """Wait for something that another process does."""
+        deadline = time.monotonic() + seconds
+        while not condition():  # type: ignore[operator]
+            assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
+            for name, process in self.processes.items():
+                assert process.poll() is None or name.endswith("-node"), f"{name} ended: {self.said(name)[-2000:]}"
+            time.sleep(0.1)
+
+    def _executor(self, port: int, secrets: Path) -> tuple[object, ...]:
+        return (
+            *("--runtime-api-address", f"127.0.0.1:{port}", "--root-certificates", secrets / "ca.crt"),
+            *("--superexec-auth-secret-file", secrets / "superexec.secret"),
+        )
+
+    def _run(self, name: str, command: str, *arguments: object, **environment: str) -> None:
+        with (self.logs / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [str(SCRIPTS / command), *map(str, arguments)],
+                env=self._environment(name) | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _environment(self, name: str) -> dict[str, str]:
+        home = self.logs / f"{name}-home"
+        home.mkdir(exist_ok=True)
+        return os.environ | {
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_HOME": str(home),
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "PATH": os.pathsep.join((str(SCRIPTS), os.environ.get("PATH", os.defpath))),
+        }
