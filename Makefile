@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_TORCH = $(if $(TORCH_INDEX),$(PIP) install --quiet $$(grep ^torch== constraints.txt) --index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format types imports bench docs build clean
+.PHONY: help venv demo test test-containers lint format types imports bench docs build clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/dev.stamp ## Make .venv with fedha (editable) and the developer tools, when something changed
 
@@ -20,6 +20,9 @@ demo: $(VENV)/run.stamp ## Train the quickstart experiment; needs no data files
 
 test: $(VENV)/dev.stamp ## Run the whole test suite
 	$(BIN)/python -m pytest
+
+test-containers: $(VENV)/run.stamp ## Build the images, start a federation in containers, train, compare; takes minutes
+	FEDHA=$(BIN)/fedha PYTHON=$(BIN)/python bash tests/containers/run.sh
 
 lint: $(VENV)/dev.stamp ## Check style and formatting with ruff
 	$(BIN)/ruff check .

@@ -2,8 +2,8 @@
 
 In a deployment an exchange costs seconds, whatever it carries. A client that has the model can measure it, train from
 it and evaluate it at once. What it measures serves the next round, so references are one round old: round r's clients
-hold their statistics, at the model of round r, against the mean of those at the model of round r - 1. Signs are drawn for
-the round that will use them. HGP's product is taken with the mean gradient that is known, one round older still.
+hold their statistics, at the model of round r, against the mean of those at the model of round r - 1. Signs are drawn
+for the round that will use them. HGP's product is taken with the mean gradient that is known, one round older still.
 """
 
 from collections.abc import Sequence

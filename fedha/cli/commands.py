@@ -15,7 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import typer
 
-from fedha.cli import exits
+from fedha.cli import deploy, exits
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with [bold]fedha run quickstart[/bold]: it needs no data and takes seconds.",
 )
+
+app.add_typer(deploy.app)
 
 # What arguments mean stands in the commands' descriptions: help of an argument is lost between some releases of typer
 # and click.

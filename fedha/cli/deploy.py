@@ -1,0 +1,230 @@
+"""`fedha deploy`: the folder of a federation, its clients, certificates and keys."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperCommand
+
+from fedha.cli import deployed
+from fedha.errors import FedhaError
+
+app = typer.Typer(
+    name="deploy",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Run a federation for real: a server and one machine a site, with TLS and identities (docs/deploy.md).",
+)
+
+To = Annotated[
+    Path,
+    typer.Option("--to", envvar="FEDHA_FEDERATION", metavar="DIR", help="The federation's folder, which init made."),
+]
+
+_DEMO = "deployment"  # the experiment whose data a federation can be tried with
+_WARN_DAYS = 30
+
+
+class SpreadCommand(TyperCommand):
+    """A command whose options that may be repeated also take several values: ``--clients north south``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat the option's name before each of its values."""
+        several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        return super().parse_args(ctx, spread(args, several))
+
+
+def spread(args: Sequence[str], options: set[str]) -> list[str]:
+    """``--clients a b`` as ``--clients a --clients b``, and ``a,b`` the same, for these options alone.
+
+    Args:
+        args: Words of a command line.
+        options: Names of options, as ``--clients``.
+    """
+    words: list[str] = []
+    current = ""
+    for word in args:
+        name, _, value = word.partition("=")
+        if name in options:
+            current, word = name, value
+        elif word.startswith("-"):
+            current = ""
+        if current:
+            words += [text for part in word.split(",") if part for text in (current, part)]
+        else:
+            words.append(word)
+    return words
+
+
+@app.command(cls=SpreadCommand)
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    clients: Annotated[
+        list[str] | None, typer.Option("--clients", metavar="NAME...", help="Default: north, south, west.")
+    ] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", metavar="HOST...", help="The server's names and addresses; sites use the first."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where sites reach the server.")] = 8443,
+    days: Annotated[int, typer.Option(min=1, help="How long certificates last.")] = 825,
+    demo: Annotated[
+        bool | None,
+        typer.Option("--demo/--no-demo", help="Give each client a domain to try with; default: with default names."),
+    ] = None,
+) -> None:
+    """Make a federation's folder: authority, certificates, a key pair a client, compose files. Nothing is overwritten.
+
+    [bold]Examples[/bold]
+
+    [cyan]fedha deploy init deployment[/cyan]
+
+    [cyan]fedha deploy init hospitals --clients charite mayo usz --host fed.example.org[/cyan]
+    """
+    from fedha import config as configs
+    from fedha.cli.launch import shipped_configs
+    from fedha.deploy import demo as demonstration
+    from fedha.deploy import inventory, tree
+    from fedha.deploy.create import Wanted, create
+    from fedha.deploy.names import DEFAULT_CLIENTS, check_clients, check_host
+
+    names = check_clients(clients or DEFAULT_CLIENTS)
+    hosts = [check_host(one) for one in host or []]
+    filled = names == DEFAULT_CLIENTS if demo is None else demo
+    experiment = shipped_configs()[_DEMO]
+    fill = (lambda office: demonstration.fill(office, names, configs.load(experiment))) if filled else None
+    user = tree.owner()
+    examples = {experiment.name: experiment.read_bytes()}
+    record = create(folder, Wanted(names, hosts, port, days), inventory.now(), user, examples, fill)
+    _say(f"Made {folder} for {', '.join(names)}.")
+    _show(record.ends())
+    _say(f"What containers read and write there belongs to user {user.uid}, as whom they run.")
+    if user.given:
+        _say("(Root made it, and no container runs as root.)")
+    _say(
+        f"Each client has a domain of {experiment.name} in clients/NAME/data."
+        if filled
+        else f"Put each client's data into {folder}/clients/NAME/data, or name its folder in FEDHA_DATA."
+    )
+    if not hosts:
+        _say("No --host was given: the sites' own files reach the server on this machine alone, as `proxy`.")
+    _say(f"Keep {folder}/ca to yourself: its key vouches for every server of this federation. Next: docs/deploy.md")
+
+
+@app.command("add-client")
+def add_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) -> None:
+    """Add a site: its folder in DIR/clients, and its public key in DIR/server.
+
+    [bold]Example[/bold]
+
+    [cyan]fedha deploy add-client east --to deployment[/cyan]
+    """
+    from fedha.deploy import change, inventory, places, tree
+
+    for line in change.add_client(to, name, inventory.now(), tree.owner()):
+        _say(line)
+    record = places.find(to).inventory()
+    _say(f"Added {name} as partition {record.client(name).partition_id}: give {to}/clients/{name} to the site,")
+    _say("and bring the server's folder up to date; `docker compose up --detach` there registers the new key.")
+    _show({f"client {name}": record.client(name).ends})
+
+
+@app.command(cls=SpreadCommand)
+def rotate(
+    to: To,
+    client: Annotated[
+        str | None, typer.Option("--client", metavar="NAME", help="This client's keys, not the server's.")
+    ] = None,
+    host: Annotated[
+        list[str] | None, typer.Option("--host", metavar="HOST...", help="A name that the server gets in addition.")
+    ] = None,
+) -> None:
+    """Make a new certificate and key for the server, or for a client; the authority stays, old ones are put aside.
+
+    [bold]Examples[/bold]
+
+    [cyan]fedha deploy rotate --to deployment[/cyan]
+
+    [cyan]fedha deploy rotate --to deployment --client north[/cyan]
+    """
+    from fedha.deploy import change, inventory, places, tree
+    from fedha.deploy.names import check_host
+
+    if client is not None and host:
+        raise FedhaError("--host adds to the server's names; leave out --client, or rotate twice")
+    if client is None:
+        aside = change.rotate_server(to, [check_host(one) for one in host or []], inventory.now(), tree.owner())
+        _say(f"The server has a new certificate, key and shared secret; the old ones are in {aside}.")
+        _say("Restart the server: docker compose up --detach --force-recreate")
+    else:
+        fresh = change.rotate_client(to, client, inventory.now(), tree.owner())
+        _say(f"Client {client} has new keys in {fresh}: give them to the site, and the server its folder.")
+        _say("The old key is refused as soon as the server's `docker compose up --detach` has registered the new one.")
+    _show(places.find(to).inventory().ends())
+
+
+@app.command()
+def register(
+    to: To,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="The SuperLink; default: from the folder.")
+    ] = None,
+    wait: Annotated[float, typer.Option("--wait", min=0, metavar="SECONDS", help="For the SuperLink to answer.")] = 300,
+) -> None:
+    """Make the clients' keys known to the SuperLink, and former ones unknown. It may be repeated.
+
+    The server's containers do this by themselves, at each start.
+    """
+    from fedha.deploy import control, places
+    from fedha.deploy import register as keys
+
+    place = places.find(to)
+    record = place.inventory()
+    wanted = keys.wanted_keys(place, record.names)
+    with control.connect(address or record.control, place.trusted) as connection:
+        known = control.wait(connection, wait)
+        for line in keys.apply(keys.steps(record.names, wanted, known), connection):
+            _say(line)
+
+
+@app.command()
+def show(to: To) -> None:
+    """Say who is in a federation, where its server is, and what ends when. Exit code 1: something ends within a month.
+
+    [bold]Example[/bold]
+
+    [cyan]fedha deploy show --to deployment[/cyan]
+    """
+    from fedha.deploy import places
+
+    record = places.find(to).inventory()
+    _say(f"Server: {record.address}, also known as {', '.join(record.hosts) or 'nothing else'}")
+    for client in record.clients:
+        _say(f"Client {client.name}: partition {client.partition_id}")
+    if _show(record.ends()):
+        raise typer.Exit(1)
+
+
+def _show(ends: dict[str, Any]) -> bool:
+    """Print when what ends; return whether something does so soon."""
+    from fedha.deploy import inventory
+
+    now, soon = inventory.now(), False
+    for what, when in ends.items():
+        left = (when - now).days
+        near = left < _WARN_DAYS
+        soon = soon or near
+        warning = f"  <- {'ended' if when <= now else f'{left} days left'}; see `fedha deploy rotate`" if near else ""
+        _say(f"  {what:<24} until {when:%Y-%m-%d}{warning}")
+    return soon
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+app.command("run")(deployed.run)
+app.command("resume")(deployed.resume)

@@ -1,0 +1,168 @@
+"""A federation that goes on: a client more, new certificates, new keys. What was in use is put aside, never lost."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+
+from fedha import atomic
+from fedha.deploy import compose, inventory, material, tree
+from fedha.deploy.certificates import Authority, make_identity, read_authority
+from fedha.deploy.inventory import Client, Inventory
+from fedha.deploy.names import check_client
+from fedha.deploy.places import Office, Place, find_office
+from fedha.deploy.tree import Owner
+from fedha.errors import FedhaError
+
+
+def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]:
+    """Add a site, with the next partition id that nobody ever had.
+
+    Args:
+        folder: What `fedha deploy init` made.
+        name: The new client's.
+        now: In UTC.
+        user: Whom the containers run as.
+
+    Returns:
+        What else the user should know.
+
+    Raises:
+        FedhaError: The name is taken or no name, or the folder is not the whole one.
+    """
+    office, place, record, authority = _opened(folder)
+    check_client(name)
+    if name in record.names or place.public_key(name).exists():
+        raise FedhaError(f"there is a client {name!r} already; take another name, or give it new keys with `rotate`")
+    issued = material.node_certificate(authority, name, now, record.days)
+    identity = make_identity(name)
+    client = Client(name=name, partition_id=record.places, ends=issued.ends)
+    changed = record.model_copy(update={"clients": (*record.clients, client), "places": record.places + 1})
+    secret = material.site_secrets(authority, issued, identity)
+    with ExitStack() as undo:
+        _make_site(office, changed, client, secret, user)
+        undo.callback(tree.remove, office.site(name))
+        _write(place.public_key(name), identity.public, user)
+        undo.callback(place.public_key(name).unlink)
+        undo.callback(_write, place.record, inventory.to_yaml(record).encode(), user)
+        _record(office, place, changed, user)
+        undo.pop_all()
+    return _compose_anew(office, record, changed)
+
+
+def rotate_server(folder: Path, hosts: Sequence[str], now: datetime, user: Owner) -> Path:
+    """Give the server a new certificate, key and shared secret; the authority stays.
+
+    Args:
+        folder: What `fedha deploy init` made.
+        hosts: To add to those that it has.
+        now: In UTC.
+        user: Whom the containers run as.
+
+    Returns:
+        Where the old ones are.
+
+    Raises:
+        FedhaError: The folder is not the whole one, or the authority has ended.
+    """
+    office, place, record, authority = _opened(folder)
+    known = tuple(dict.fromkeys((*record.hosts, *hosts)))
+    issued = material.server_certificate(authority, known, now, record.days)
+    aside = _swap(place.server / "secrets", material.server_secrets(authority, issued), now, user)
+    _record(office, place, record.model_copy(update={"hosts": known, "server_ends": issued.ends}), user)
+    return aside
+
+
+def rotate_client(folder: Path, name: str, now: datetime, user: Owner) -> Path:
+    """Give a client a new key pair, certificate and shared secret; the old key is refused from the next register on.
+
+    A site's folder that is not there any more is made anew, without data.
+
+    Args:
+        folder: What `fedha deploy init` made.
+        name: The client's.
+        now: In UTC.
+        user: Whom the containers run as.
+
+    Returns:
+        Where the new secrets are.
+
+    Raises:
+        FedhaError: There is no such client, the folder is not the whole one, or the authority has ended.
+    """
+    office, place, record, authority = _opened(folder)
+    client = record.client(name)
+    issued = material.node_certificate(authority, name, now, record.days)
+    identity = make_identity(name)
+    secret = material.site_secrets(authority, issued, identity)
+    renewed = client.model_copy(update={"ends": issued.ends})
+    clients = tuple(renewed if one.name == name else one for one in record.clients)
+    changed = record.model_copy(update={"clients": clients})
+    if office.site(name).exists():
+        _swap(office.site(name) / "secrets", secret, now, user)
+    else:
+        _make_site(office, changed, renewed, secret, user)
+    old = place.public_key(name)
+    if old.exists():
+        old.rename(_aside(old, now))
+    _write(old, identity.public, user)
+    _record(office, place, changed, user)
+    return office.site(name) / "secrets"
+
+
+def _opened(folder: Path) -> tuple[Office, Place, Inventory, Authority]:
+    office, place = find_office(folder)
+    return office, place, place.inventory(), read_authority(*office.authority)
+
+
+def _make_site(office: Office, record: Inventory, client: Client, secret: dict[str, bytes], user: Owner) -> None:
+    site = office.site(client.name)
+    site.parent.mkdir(mode=0o700, exist_ok=True)
+    tree.make(site, material.site_files(record, client, secret, user), lambda beside: tree.give(beside, user))
+
+
+def _swap(folder: Path, files: dict[str, bytes], now: datetime, user: Owner) -> Path:
+    """Put a new folder in the place of another, which stays beside it under a dated name."""
+    aside = _aside(folder, now)
+    fresh = folder.with_name(f".{folder.name}.new")
+    tree.remove(fresh)  # what an earlier attempt left
+    tree.make(fresh, files, lambda beside: tree.give(beside, user))
+    with ExitStack() as undo:
+        undo.callback(tree.remove, fresh)
+        if folder.exists():
+            folder.rename(aside)
+            undo.callback(aside.rename, folder)
+        fresh.rename(folder)
+        undo.pop_all()
+    return aside
+
+
+def _aside(path: Path, now: datetime) -> Path:
+    aside = path.with_name(f"{path.name}.until-{now:%Y%m%dT%H%M%SZ}")
+    if aside.exists():
+        raise FedhaError(f"{aside} is there already; wait a second and try again")
+    return aside
+
+
+def _record(office: Office, place: Place, record: Inventory, user: Owner) -> None:
+    text = inventory.to_yaml(record).encode()
+    _write(place.record, text, user)
+    _write(office.folder / inventory.FILE, text, Owner(user.uid, user.gid, given=False))
+
+
+def _compose_anew(office: Office, before: Inventory, after: Inventory) -> list[str]:
+    """Write the file for one machine anew; one that somebody has edited is left, with the new one beside it."""
+    path = office.folder / compose.FILE
+    text = compose.all_in_one(after.clients)
+    if path.exists() and path.read_text(encoding="utf-8") != compose.all_in_one(before.clients):
+        beside = path.with_name(f"{path.name}.new")
+        atomic.write_text(beside, text)
+        return [f"{path} is not as fedha wrote it and stays so; the new one is {beside}"]
+    atomic.write_text(path, text)
+    return []
+
+
+def _write(path: Path, content: bytes, user: Owner) -> None:
+    atomic.write_bytes(path, content)
+    path.chmod(0o600)
+    tree.give(path, user)
