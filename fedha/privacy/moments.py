@@ -1,0 +1,166 @@
+"""Moments: what a private client measures. Each is a mean over examples of one outer product ``left_i ⊗ right_i``.
+
+That shape is what per-example clipping needs: example i's term has the norm ``|left_i| |right_i|``, and a mean with
+weights on the examples is one matrix product, so the n terms, [n, C, D], are never held. What is sent is made of
+moments: `fedha.privacy.releasable` says how. n examples, C classes, D features with the bias column last, p the
+probabilities.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One quantity of every example, as the two factors of an outer product.
+
+    Attributes:
+        left: [n, U].
+        right: [n, V].
+    """
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the mean: (U, V)."""
+        return self.left.shape[1], self.right.shape[1]
+
+    def to(self, precision: torch.dtype) -> "Moment":
+        """The same in another precision; itself where it has that precision."""
+        return self if self.left.dtype == precision else Moment(self.left.to(precision), self.right.to(precision))
+
+    def norms(self) -> Tensor:
+        """Euclidean norm of each example's term, [n]: of an outer product it is the product of the two norms."""
+        norms: Tensor = torch.linalg.vector_norm(self.left, dim=1) * torch.linalg.vector_norm(self.right, dim=1)
+        return norms
+
+    def mean(self) -> Tensor:
+        """Plain mean over the examples, [U, V]."""
+        return (self.left / len(self.left)).T @ self.right
+
+    def along(self, direction: Tensor) -> Tensor:
+        """Inner product of each example's term with a direction [U, V]: [n]."""
+        return ((self.left @ direction) * self.right).sum(1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples at one head, with what several moments need computed once.
+
+    Attributes:
+        head: Weights, [C, D]; one row is the binary logistic head.
+        features: With a last column of ones, [n, D]; n may be 0, since a Poisson sample may be empty.
+        labels: Class indices, [n].
+        vector: A public direction in head space, [C, D], for the Hessian-vector product only.
+    """
+
+    head: Tensor
+    features: Tensor
+    labels: Tensor
+    vector: Tensor | None = None
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """[n, C]."""
+        return (self.head @ self.features.T).T
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """[n, C]."""
+        return torch.sigmoid(self.logits) if len(self.head) == 1 else torch.softmax(self.logits, 1)
+
+    @cached_property
+    def residuals(self) -> Tensor:
+        """``p - y``, [n, C]."""
+        p = self.probabilities
+        if len(self.head) == 1:
+            return p - self.labels[:, None].to(p.dtype)
+        return p.scatter_add(1, self.labels[:, None], p.new_full((len(p), 1), -1.0))
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """Features squared, [n, D]."""
+        return self.features.square()
+
+    @cached_property
+    def ones(self) -> Tensor:
+        """[n, 1]."""
+        return self.features.new_ones(len(self.features), 1)
+
+
+def measure(names: Iterable[str], batch: Batch) -> dict[str, Moment]:
+    """The moments of a batch by name, differentiable through head and features.
+
+    Args:
+        names: Keys of `MOMENTS`.
+        batch: The examples.
+
+    Raises:
+        ValueError: Features and head disagree on D, labels have another length, or the Hessian-vector product has no
+            direction of the head's shape.
+
+    Source:
+        The derivatives of softmax cross-entropy, one example at a time; `fedha.statistics` has their means.
+    """
+    if batch.features.shape[1] != batch.head.shape[1]:
+        raise ValueError(
+            f"features have {batch.features.shape[1]} columns but the head expects {batch.head.shape[1]}; "
+            "append the bias column with fedha.models.with_bias(features)"
+        )
+    if len(batch.labels) != len(batch.features):
+        raise ValueError(
+            f"there are {len(batch.features)} feature rows but {len(batch.labels)} labels; pass one label a row"
+        )
+    return {name: MOMENTS[name](batch) for name in names}
+
+
+def _losses(batch: Batch) -> Moment:
+    if len(batch.head) == 1:
+        targets = batch.labels.to(batch.logits.dtype)
+        each = functional.binary_cross_entropy_with_logits(batch.logits[:, 0], targets, reduction="none")
+    else:
+        each = functional.cross_entropy(batch.logits, batch.labels, reduction="none")
+    return Moment(each[:, None], batch.ones)
+
+
+def _hits(batch: Batch) -> Moment:
+    logits = batch.logits
+    guesses = (logits[:, 0] > 0).long() if len(batch.head) == 1 else logits.argmax(1)
+    return Moment((guesses == batch.labels).to(logits.dtype)[:, None], batch.ones)
+
+
+def _curvatures(batch: Batch) -> Moment:
+    p = batch.probabilities
+    return Moment(p - p * p, batch.squares)
+
+
+def _changes(batch: Batch) -> Moment:
+    """``(p * (a - sum_c p_c a_c)) ⊗ z`` with ``a = z V^T``."""
+    vector = batch.vector
+    if vector is None or vector.shape != batch.head.shape:
+        raise ValueError(
+            f"the Hessian-vector product needs a direction of the head's shape {tuple(batch.head.shape)}, got "
+            f"{None if vector is None else tuple(vector.shape)}; pass the pooled gradient that the server sent"
+        )
+    p, along = batch.probabilities, (vector @ batch.features.T).T
+    return Moment(p * (along - (p * along).sum(1, keepdim=True)), batch.features)
+
+
+MOMENTS: Mapping[str, Callable[[Batch], Moment]] = {
+    "risk": _losses,
+    "accuracy": _hits,
+    "gradient": lambda batch: Moment(batch.residuals, batch.features),
+    "hessian_diagonal": _curvatures,
+    "pooled_gradient_hessian_product": _changes,
+    "squared_gradient": lambda batch: Moment(batch.residuals.square(), batch.squares),
+    "scale_gradient": lambda batch: Moment((batch.residuals * batch.logits).sum(1, keepdim=True), batch.ones),
+    "feature_mean": lambda batch: Moment(batch.ones, batch.features[:, :-1]),
+    "feature_square": lambda batch: Moment(batch.features[:, :-1], batch.features[:, :-1]),
+}

@@ -1,0 +1,199 @@
+"""A client's five steps, as pure functions from a state and a message to the next state and an answer.
+
+The steps are those of Bonawitz et al. (CCS 2017), figure 4, with the parts against an active adversary: advertise,
+share keys, mask the input, confirm the survivors, reveal shares. What a step refuses ends the session for this client:
+forget its state. A new state must be stored before the answer is sent, in the place of the old one.
+"""
+
+import secrets
+
+from fedha.errors import FedhaError
+from fedha.privacy.secure.agreement import new_key_pair
+from fedha.privacy.secure.checks import check_places, check_session
+from fedha.privacy.secure.graph import holders, neighbours
+from fedha.privacy.secure.identity import Identity, Roster
+from fedha.privacy.secure.keys import check_keys, check_roster, sign_advert
+from fedha.privacy.secure.layout import Words
+from fedha.privacy.secure.messages import (
+    Advert,
+    Confirmation,
+    Confirmations,
+    Dealing,
+    Inbox,
+    KeyList,
+    MaskedInput,
+    Revealed,
+    Share,
+    Survivors,
+    masks_context,
+    survivors_statement,
+)
+from fedha.privacy.secure.pairs import add_pair_mask, add_self_mask
+from fedha.privacy.secure.sealing import Held, open_box, own_box, seal
+from fedha.privacy.secure.session import MINIMUM, Session
+from fedha.privacy.secure.sharing import SECRET_BYTES, split
+from fedha.privacy.secure.states import Advertised, Confirmed, Masked, Shared
+
+
+def advertise(
+    session: Session, place: int, identity: Identity, roster: Roster, minimum: int = MINIMUM
+) -> tuple[Advertised, Advert]:
+    """Step 1: draw fresh keys for this session and sign them.
+
+    Args:
+        session: As the server proposes it.
+        place: This client's.
+        identity: This client's.
+        roster: What this client believes about the others.
+        minimum: The fewest clients that this client lets itself be summed with, itself included.
+
+    Raises:
+        FedhaError: The session allows smaller sums, or its cohort is not in the roster, or this client is not.
+    """
+    check_roster(session, place, identity, roster)
+    if session.minimum < minimum:
+        raise FedhaError(
+            f"{session.name} may sum as few as {session.minimum} clients and this one wants {minimum}; raise the "
+            "server's minimum, or lower the client's (in a sum of two each knows the other's part)"
+        )
+    mask, channel, seed = new_key_pair(), new_key_pair(), secrets.token_bytes(SECRET_BYTES)
+    advert = sign_advert(session, place, channel.public, mask.public, seed, identity)
+    return Advertised(session, advert, mask.private, channel.private, seed), advert
+
+
+def share_keys(state: Advertised, keys: KeyList, roster: Roster) -> tuple[Shared, Dealing]:
+    """Step 2: verify everybody's keys, and deal shares of the own secrets to the neighbours.
+
+    Args:
+        state: After `advertise`.
+        keys: From the server.
+        roster: What this client believes about the others.
+
+    Raises:
+        FedhaError: A key is missing, doubled, substituted, not signed by its owner, or of another session.
+    """
+    session, place = state.session, state.advert.place
+    check_keys(session, keys, state.advert, roster)
+    here = [other for other in holders(session, place) if other in keys.by_place]
+    seeds = split(state.seed, session.share_threshold, [other + 1 for other in here])
+    shares = split(state.mask_private, session.share_threshold, [other + 1 for other in here])
+    boxes = []
+    for other in here:
+        both = seeds[other + 1], shares[other + 1]
+        if other == place:
+            boxes.append(own_box(keys.transcript, place, both))
+        else:
+            public = keys.by_place[other].channel_key
+            boxes.append(seal(keys.transcript, state.channel_private, public, place, other, both))
+    own = Held(place, seeds[place + 1], b"")
+    shared = Shared(session, place, keys, state.mask_private, state.channel_private, state.seed, own)
+    return shared, Dealing(session.digest, place, tuple(boxes))
+
+
+def mask_input(state: Shared, inbox: Inbox, words: Words, question: bytes) -> tuple[Masked, MaskedInput]:
+    """Step 3: open the neighbours' boxes, and send the vector with the self mask and all pair masks on.
+
+    Args:
+        state: After `share_keys`.
+        inbox: From the server.
+        words: This client's `encoding.encode` with the session's layout and weight; left as it is.
+        question: What this client was asked, as it computes it itself from what it received: `question.question`.
+
+    Raises:
+        FedhaError: Too few have dealt, a box cannot be opened, its shares do not verify, or the vector does not fit.
+    """
+    session, place, transcript = state.session, state.place, state.keys.transcript
+    if words.shape != (session.layout.words,) or words.dtype != session.layout.dtype:
+        raise FedhaError(f"a vector of {words.shape} {words.dtype} is not one that {session.name} agreed on; encode it")
+    dealers, context = _check_inbox(state, inbox), masks_context(transcript, question)
+    held = [state.own]
+    masked = words.copy()
+    add_self_mask(masked, state.seed, context, place, 1)
+    for box in inbox.boxes:
+        theirs = state.keys.by_place[box.dealer]
+        held.append(open_box(transcript, state.channel_private, theirs.channel_key, box))
+        add_pair_mask(masked, state.mask_private, theirs.mask_key, context, place, box.dealer)
+    return (
+        Masked(session, place, context, dealers, tuple(held)),
+        MaskedInput(session.digest, place, masked),
+    )
+
+
+def confirm(state: Masked, survivors: Survivors, identity: Identity) -> tuple[Confirmed, Confirmation]:
+    """Step 4: sign the one set of survivors that this client will give shares for.
+
+    Args:
+        state: After `mask_input`.
+        survivors: From the server.
+        identity: This client's.
+
+    Raises:
+        FedhaError: The set is too small or of too uneven weights, names somebody who has not dealt, or leaves this
+            client out.
+    """
+    session, places = state.session, survivors.places
+    check_session(session, survivors.session, "the survivors")
+    check_places(places, state.dealers, "the survivors")
+    near = set(places) & set(holders(session, state.place))
+    if len(places) < session.quorum or len(near) < session.share_threshold:
+        raise FedhaError(
+            f"{len(places)} clients are left in {session.name} ({len(near)} that share this one's secrets), and their "
+            f"sum may be learnt from {session.quorum} on ({session.share_threshold}); this client gives no shares"
+        )
+    if state.place not in places:
+        raise FedhaError(f"{session.name} is summed without client {state.place}; it gives no shares for that")
+    session.check_weights(places)
+    signature = identity.sign(survivors_statement(state.context, places))
+    return (
+        Confirmed(session, state.place, state.context, places, state.held),
+        Confirmation(session.digest, state.place, signature),
+    )
+
+
+def reveal(state: Confirmed, confirmations: Confirmations, roster: Roster) -> Revealed:
+    """Step 5: give shares of the survivors' seeds and of the lost clients' mask keys, if enough confirmed the same.
+
+    Args:
+        state: After `confirm`; forget it before the answer is sent.
+        confirmations: From the server.
+        roster: What this client believes about the others.
+
+    Raises:
+        FedhaError: Too few confirmations, or one that is not its owner's of the same survivors.
+    """
+    session, given = state.session, confirmations.confirmations
+    check_session(session, confirmations.session, "the confirmations")
+    check_places(tuple(one.place for one in given), state.survivors, "the confirmations")
+    if len(given) < session.threshold:
+        raise FedhaError(
+            f"{len(given)} clients confirm the survivors of {session.name} and {session.threshold} must; "
+            "this client gives no shares"
+        )
+    signed = survivors_statement(state.context, state.survivors)
+    for one in given:
+        roster.verify(one.place, signed, one.signature, "the survivors and the question")
+    alive = set(state.survivors)
+    return Revealed(
+        session.digest,
+        state.place,
+        tuple(Share(one.dealer, one.seed) for one in state.held if one.dealer in alive),
+        tuple(Share(one.dealer, one.key) for one in state.held if one.dealer not in alive),
+    )
+
+
+def _check_inbox(state: Shared, inbox: Inbox) -> tuple[int, ...]:
+    """Who has dealt; refuses an inbox that is not the one of this client."""
+    session, dealers = state.session, inbox.dealers
+    check_session(session, inbox.session, "the shares")
+    check_places(dealers, tuple(state.keys.by_place), "the shares")
+    near = tuple(other for other in neighbours(session, state.place) if other in dealers)
+    if state.place not in dealers or any(box.holder != state.place for box in inbox.boxes):
+        raise FedhaError(f"the shares in {session.name} are not those for client {state.place}; the server mixes them")
+    if tuple(box.dealer for box in inbox.boxes) != near:
+        raise FedhaError(f"client {state.place} was not sent the shares of all who dealt in {session.name}")
+    if len(dealers) < session.quorum or len(near) + 1 < session.share_threshold:
+        raise FedhaError(
+            f"{len(dealers)} clients have dealt shares in {session.name} ({len(near)} of them to this one) and "
+            f"{session.quorum} ({session.share_threshold - 1}) are needed; this client sends nothing"
+        )
+    return dealers

@@ -1,0 +1,77 @@
+"""At which step the server is, whom it asked and who has answered."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fedha.errors import FedhaError
+from fedha.privacy.secure.checks import check_session
+from fedha.privacy.secure.session import Session
+
+_STEPS = ("keys", "shares", "masked vectors", "confirmations", "revealed shares", "its end")
+
+
+class Message(Protocol):
+    """What every message from a client has."""
+
+    @property
+    def session(self) -> bytes:
+        """The session's digest."""
+
+    @property
+    def place(self) -> int:
+        """The client's."""
+
+
+@dataclass
+class Progress:
+    """Keeps the steps apart.
+
+    Attributes:
+        session: The session.
+        asked: Who may answer in this step, ascending.
+        step: From 0.
+        heard: Who has answered in this step.
+    """
+
+    session: Session
+    asked: tuple[int, ...]
+    step: int = 0
+    heard: set[int] = field(default_factory=set)
+
+    def check(self, step: int, message: Message) -> None:
+        """Refuse what does not belong to this session or this step, or comes again.
+
+        Raises:
+            FedhaError: It is that.
+        """
+        what, place, name = _STEPS[step], message.place, self.session.name
+        check_session(self.session, message.session, f"client {place}'s {what}")
+        if step != self.step:
+            raise FedhaError(
+                f"client {place}'s {what} came while {name} is at {_STEPS[self.step]}; "
+                "they were too late or sent again, so they are left out"
+            )
+        if place not in self.asked:
+            raise FedhaError(f"client {place} sends {what} to {name} and was not asked; they are left out")
+        if place in self.heard:
+            raise FedhaError(f"client {place} sends {what} to {name} twice; the first ones count")
+
+    def close(self, step: int, needed: int) -> tuple[int, ...]:
+        """End a step: who was heard in it is asked in the next.
+
+        Returns:
+            They, ascending.
+
+        Raises:
+            FedhaError: Too few were heard, or it is not this step's turn.
+        """
+        what, name = _STEPS[step], self.session.name
+        if step != self.step:
+            raise FedhaError(f"{name} is at {_STEPS[self.step]}, not at {what}; take the steps in their order")
+        if len(self.heard) < needed:
+            raise FedhaError(
+                f"{len(self.heard)} of {len(self.session.cohort)} clients sent {what} in {name} and {needed} are "
+                "needed, so it cannot be summed; look at the silent ones, or have more clients"
+            )
+        self.step, self.asked, self.heard = step + 1, tuple(sorted(self.heard)), set()
+        return self.asked

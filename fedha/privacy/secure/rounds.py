@@ -1,0 +1,71 @@
+"""A whole secure sum in one process: every step of every client and of the server, in order."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedha.privacy.secure import client
+from fedha.privacy.secure.identity import Identity, Roster
+from fedha.privacy.secure.layout import Words
+from fedha.privacy.secure.server import Aggregation
+from fedha.privacy.secure.session import Session
+
+STEPS = ("advertise", "share", "mask", "confirm", "reveal")
+
+Call = Callable[..., Any]  # call(who, step, *arguments) takes a step of a client (its place) or of the server (None)
+
+
+def _plainly(who: int | None, step: Callable[..., Any], *arguments: Any) -> Any:
+    return step(*arguments)
+
+
+def run(
+    session: Session,
+    identities: Mapping[int, Identity],
+    words: Mapping[int, Words],
+    question: bytes = b"",
+    silent: Mapping[int, str] | None = None,
+    call: Call = _plainly,
+) -> tuple[Words, tuple[int, ...]]:
+    """Sum vectors securely.
+
+    Args:
+        session: What was agreed on.
+        identities: By place, of the whole cohort.
+        words: By place, encoded.
+        question: What all were asked, as `question.question`; of no importance where one process asks and answers.
+        silent: From which of `STEPS` on a client is not heard any more, by place.
+        call: Takes each step; to time it, or to look at what is said.
+
+    Returns:
+        The sum, for `encoding.decode`, and whose it is.
+
+    Raises:
+        FedhaError: A step was refused; here that ends the sum.
+    """
+    roster = Roster({place: one.public for place, one in identities.items()})
+    server = Aggregation(session, roster)
+    asks: Mapping[str, Callable[[int, Any, Any], tuple[Any, ...]]] = {
+        "advertise": lambda place, *_: (client.advertise, session, place, identities[place], roster, session.minimum),
+        "share": lambda _, state, keys: (client.share_keys, state, keys, roster),
+        "mask": lambda place, state, inboxes: (client.mask_input, state, inboxes[place], words[place], question),
+        "confirm": lambda place, state, survivors: (client.confirm, state, survivors, identities[place]),
+        "reveal": lambda _, state, confirmations: (client.reveal, state, confirmations, roster),
+    }
+    ends = {
+        "advertise": (server.add_advert, server.close_adverts),
+        "share": (server.add_dealing, lambda: server.close_dealings(question)),
+        "mask": (server.add_masked, server.close_masked),
+        "confirm": (server.add_confirmation, server.close_confirmations),
+        "reveal": (server.add_revealed, server.close_revealed),
+    }
+    states = dict[int, Any].fromkeys(session.cohort)
+    heard: Any = None
+    for name in STEPS:
+        states = {place: state for place, state in states.items() if (silent or {}).get(place) != name}
+        for place in states:
+            answer = call(place, *asks[name](place, states[place], heard))
+            states[place], said = answer if isinstance(answer, tuple) else (None, answer)
+            call(None, ends[name][0], said)
+        heard = call(None, ends[name][1])
+    total, places = heard
+    return total, places

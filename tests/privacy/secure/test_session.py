@@ -1,0 +1,129 @@
+"""What is agreed on: thresholds that keep two sets of survivors apart, graphs that everybody sees alike."""
+
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedha.errors import FedhaError
+from fedha.privacy.secure.graph import holders, neighbours
+from fedha.privacy.secure.layout import make_layout
+from fedha.privacy.secure.session import Session, usual_threshold
+from tests.privacy.secure.told import session_of
+
+LAYOUT = make_layout({"w": (2,)}, 400)
+
+
+@st.composite
+def sessions(draw: st.DrawFn) -> Session:
+    clients = draw(st.integers(3, 40))
+    degrees = [None, *range(2, clients - 1, 2)]
+    return session_of(
+        clients,
+        layout=LAYOUT,
+        cohort=sorted(draw(st.sets(st.integers(0, 10_000), min_size=clients, max_size=clients))),
+        round=draw(st.integers(1, 9)),
+        threshold=draw(st.integers(clients // 2 + 1, clients)),
+        degree=draw(st.sampled_from(degrees)),
+    )
+
+
+@given(sessions())
+def test_two_halves_of_the_holders_never_have_enough_shares_each(session: Session) -> None:
+    assert 2 * session.threshold > len(session.cohort)
+    assert 2 * session.share_threshold > session.degree + 1
+    assert session.share_threshold <= session.degree + 1
+    if session.degree == len(session.cohort) - 1:
+        assert session.share_threshold == session.threshold
+
+
+@given(sessions())
+def test_a_graph_is_regular_and_the_same_from_both_ends(session: Session) -> None:
+    graph = {place: neighbours(session, place) for place in session.cohort}
+    assert all(len(set(others)) == session.degree and place not in others for place, others in graph.items())
+    assert all(list(others) == sorted(others) for others in graph.values())
+    assert all(place in graph[other] for place, others in graph.items() for other in others)
+    assert all(holders(session, place) == tuple(sorted((*others, place))) for place, others in graph.items())
+
+
+@given(sessions())
+def test_a_graph_is_connected(session: Session) -> None:
+    reached, left = set(), [session.cohort[0]]
+    while left:
+        place = left.pop()
+        if place not in reached:
+            reached.add(place)
+            left += neighbours(session, place)
+    assert reached == set(session.cohort)
+
+
+def test_every_round_has_a_graph_of_its_own() -> None:
+    graphs = {neighbours(session_of(400, layout=LAYOUT, degree=6, round=round), 0) for round in range(1, 20)}
+    assert len(graphs) == 19  # two alike have probability below 1e-9 over all pairs
+
+
+@pytest.mark.parametrize(("clients", "threshold"), [(3, 3), (4, 3), (5, 4), (6, 5), (7, 5), (10, 7), (100, 67)])
+def test_the_usual_threshold_is_above_two_thirds(clients: int, threshold: int) -> None:
+    assert usual_threshold(clients) == session_of(clients).threshold == threshold
+
+
+def test_the_digest_differs_in_everything_that_is_agreed_on() -> None:
+    session = session_of(6, threshold=5)
+    others = {
+        "run": "s",
+        "round": 5,
+        "exchange": "gradient",
+        "cohort": (0, 1, 2, 3, 4, 9),
+        "layout": replace(session.layout, clients=7),
+        "weights": (1.0, *session.weights[1:]),
+        "threshold": 4,
+        "minimum": 4,
+        "degree": 4,
+    }
+    assert list(others) == [one.name for one in fields(session)]
+    digests = {replace(session, **{name: value}).digest for name, value in others.items()} | {session.digest}
+    assert len(digests) == len(others) + 1
+    finer = replace(session.layout, slots=(*session.layout.slots[1:], session.layout.slots[0]))
+    assert replace(session, layout=finer).digest not in digests
+    assert replace(session).digest == session.digest
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"clients": 2}, r"2 clients take part and no sum of fewer than 3 may be learnt"),
+        ({"clients": 5, "minimum": 6}, r"5 clients take part and no sum of fewer than 6"),
+        ({"clients": 5, "minimum": 1}, r"a minimum of 1 clients would lay a single one open"),
+        ({"clients": 6, "threshold": 3}, r"threshold of 3 of 6 clients is out of range; more than half, at least 4"),
+        ({"clients": 6, "threshold": 7}, r"threshold of 7"),
+        ({"clients": 6, "degree": 3}, r"degree of 3 is not possible; take 5 or a smaller even number"),
+        ({"clients": 6, "degree": 6}, r"degree of 6"),
+        ({"clients": 6, "degree": 0}, r"degree of 0"),
+        ({"clients": 6, "cohort": [0, 1, 1, 2, 3, 4]}, r"name each client once"),
+        ({"clients": 6, "cohort": [-1, 0, 1, 2, 3, 4]}, r"not ascending from 0"),
+        ({"clients": 3, "weights": {0: 1.0, 1: 1.0}}, r"weights \(1\.0, 1\.0, nan\) of 3 clients are not one positive"),
+        ({"clients": 3, "weights": {0: 1.0, 1: 1.0, 2: 0.0}}, r"are not one positive number each"),
+        ({"clients": 3, "weights": {0: 1.0, 1: 1.0, 2: float("inf")}}, r"are not one positive number each"),
+        ({"clients": 3, "weights": {0: 1.0, 1: 1.0, 2: 0.099}}, r"weighs 1, and fewer than 3 weigh a tenth of that or"),
+        ({"clients": 6, "layout": make_layout({}, 5)}, r"a layout for 5 clients has no room for 6"),
+    ],
+)
+def test_what_cannot_be_agreed_on_is_refused(options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(FedhaError, match=sentence):
+        session_of(**options)  # type: ignore[arg-type]
+
+
+def test_weights_are_those_of_the_places() -> None:
+    session = session_of(3, cohort=[7, 2, 5], weights={2: 0.25, 5: 1.0, 7: 2.5}, minimum=3)
+    assert session.weights == (0.25, 1.0, 2.5)
+    assert session.weight(7) == 2.5
+    assert session.total_weight((2, 7)) == 2.75
+    assert session_of(4).weights == (0.25,) * 4
+
+
+def test_a_tenth_of_the_heaviest_weight_is_enough_to_hide_it() -> None:
+    assert session_of(3, weights={0: 1.0, 1: 0.1, 2: 0.1})
+    assert session_of(5, weights={0: 1.0, 1: 0.1, 2: 0.1, 3: 1e-9, 4: 1e-9})
+    with pytest.raises(FedhaError, match=r"fewer than 4 weigh a tenth"):
+        session_of(5, weights={0: 1.0, 1: 0.1, 2: 0.1, 3: 1e-9, 4: 1e-9}, minimum=4)
