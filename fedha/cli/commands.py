@@ -1,4 +1,4 @@
-"""The command line: ``fedha run``, ``resume``, ``report``, ``recipes``, ``check``, ``doctor``, ``version``.
+"""The command line: ``fedha run``, ``resume``, ``report``, ``recipes``, ``check``, ``export``, ``doctor``, ``version``.
 
 Heavy imports (torch, Flower, matplotlib) happen inside the commands, so that help and errors come at once.
 """
@@ -178,6 +178,33 @@ def check(config: ConfigName, overrides: Overrides = None) -> None:
     sys.stdout.write(to_yaml(found))
     runs = len(found.runs())
     sys.stderr.write(f"{config} is valid: {runs} {'run' if runs == 1 else 'runs'} of {found.training.rounds} rounds\n")
+
+
+@app.command()
+def export(
+    config: ConfigName,
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    overrides: Overrides = None,
+) -> None:
+    """Write each source domain of a config into DIR/DOMAIN/domain.npz: what a site of a deployment needs, and no more.
+
+    CONFIG is a YAML file, or the name of one that fedha ships. KEY=VALUE changes what it says; its seed decides what is
+    held out. A site's FEDHA_DATA is then its domain's folder.
+
+    [bold]Example[/bold]
+
+    [cyan]fedha export deployment exported[/cyan]
+    """
+    from fedha.cli.launch import find_config
+    from fedha.data.export import export_sources
+    from fedha.flower.serve import load_domains
+
+    domains = load_domains(find_config(config, overrides or []))
+    for domain, path in zip(domains.sources, export_sources(domains, folder), strict=True):
+        size = path.stat().st_size / 1000
+        sys.stdout.write(
+            f"{path}: {len(domain.train)} examples to train on, {len(domain.held_out)} held out, {size:,.0f} kB\n"
+        )
 
 
 @app.command()

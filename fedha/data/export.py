@@ -36,6 +36,32 @@ def write_domain(path: Path, domain: Domain, classes: int) -> None:
     write_bytes(path, file.getvalue())
 
 
+def export_sources(domains: DomainSet, folder: Path) -> list[Path]:
+    """Write every source domain into a folder of its own, ``folder/<domain>/domain.npz``; nothing is overwritten.
+
+    Args:
+        domains: A federation's.
+        folder: Made if it is not there.
+
+    Returns:
+        The files, in client order.
+
+    Raises:
+        FedhaError: A file is there already, or cannot be written.
+    """
+    files = [folder / one.name / FILE for one in domains.sources]
+    for path in files:
+        if path.exists():
+            raise FedhaError(f"{path} is there already and nothing is overwritten; choose another folder")
+    for path, domain in zip(files, domains.sources, strict=True):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_domain(path, domain, domains.classes)
+        except OSError as error:
+            raise FedhaError(f"cannot write {path}: {error.strerror}; choose a folder that you may write") from error
+    return files
+
+
 def read_domain(path: Path) -> tuple[Domain, int]:
     """Read what `write_domain` wrote; nothing in it is unpickled.
 

@@ -12,6 +12,7 @@ server writes how the run goes on.
 
 import functools
 import os
+import re
 import traceback
 from pathlib import Path, PurePosixPath
 
@@ -22,11 +23,12 @@ from flwr.serverapp import Grid, ServerApp
 from fedha import data
 from fedha.config import from_json
 from fedha.data.domain import Domain
-from fedha.deploy.memory import own_domain, recall, remember, run_folder
+from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
 from fedha.engine.event_file import EventFile
 from fedha.errors import FedhaError
 from fedha.flower.apps import device, job_from
 from fedha.flower.client import Clients, restore_state, state_record
+from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.models import SplitModel, build
@@ -73,7 +75,9 @@ def deployed_client_app() -> ClientApp:
     def answer(message: Message, context: Context) -> Message:
         job = job_from(context, Path())
         settings, place = job.config.model_dump_json(), _place(context)
-        kind, content = message.metadata.message_type, message.content
+        kind, content = message.metadata.message_type, whole(message.content, _cache())
+        if content is None:
+            return Message(lacking(), reply_to=message)
         averages = run_folder(_cache(), f"{settings} {job.folder} {place}")
         averaging = any(term.client_average for term in job.config.recipe[0].resolve().terms)
         number = _round(content)
@@ -89,6 +93,28 @@ def deployed_client_app() -> ClientApp:
     for register in (app.query("introduce"), app.query("measure"), app.train(), app.evaluate()):
         register(answer)
     return app
+
+
+def whole(content: RecordDict, cache: Path) -> RecordDict | None:
+    """A request with the model that it is about, which is kept if it came along; None where it is not here.
+
+    Args:
+        content: As it came.
+        cache: The client's.
+
+    Raises:
+        FedhaError: The model's name is no digest.
+    """
+    if not (name := model_of(content)):
+        return content
+    if not re.fullmatch("[0-9a-f]{64}", name):
+        raise FedhaError(f"the server names a model {name[:80]!r}, which is no SHA-256 digest; look at the server")
+    sent = content["parameters"]
+    if isinstance(sent, ArrayRecord) and len(sent):
+        keep_model(cache, name, unpack_tensors(sent))
+        return content
+    kept = kept_model(cache, name)
+    return None if kept is None else with_model(content, pack_tensors(kept))
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -1,15 +1,17 @@
 """What a client keeps on its own disk between messages: in a deployment each message meets a new process.
 
 A run's moving averages are kept by round, so that a round that is asked for twice, or a run that goes on from an
-earlier checkpoint, finds what was true then. A domain that takes long to load is kept ready.
+earlier checkpoint, finds what was true then. A domain that takes long to load is kept ready. The global model is kept
+by its digest, so that it is sent once a round, not once an exchange.
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -19,6 +21,9 @@ from fedha.config import DataConfig
 from fedha.data.domain import Domain
 from fedha.data.export import FILE, read_domain, write_domain
 from fedha.errors import FedhaError
+from fedha.flower.held import digest
+
+_MODELS = 4  # kept: a run needs one, and a site may serve several
 
 
 def run_folder(cache: Path, run: str) -> Path:
@@ -86,6 +91,33 @@ def own_domain(config: DataConfig, seed: int, place: int, cache: Path) -> Domain
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_domain(kept, domain, data.class_count(config))
     return domain
+
+
+def keep_model(cache: Path, name: str, parameters: Mapping[str, Tensor]) -> None:
+    """Keep a global model, and forget all but the latest few.
+
+    Args:
+        cache: The client's cache.
+        name: The model's digest.
+        parameters: By name; their order is kept.
+    """
+    folder = cache / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {key: value.detach().cpu().contiguous() for key, value in parameters.items()}
+    write_bytes(folder / f"{name}.safetensors", save(values, {"order": json.dumps(list(values))}))
+    for path in sorted(_files(folder), key=lambda one: one.stat().st_mtime_ns)[:-_MODELS]:
+        path.unlink(missing_ok=True)
+
+
+def kept_model(cache: Path, name: str) -> dict[str, Tensor] | None:
+    """The global model of this digest; None where it is not here, or not as it was written."""
+    path = cache / "models" / f"{name}.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            parameters = {key: file.get_tensor(key) for key in json.loads(file.metadata()["order"])}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
+    return parameters if digest(parameters) == name else None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from fedha.cohort import Member
 from fedha.errors import ClientError, FedhaError
 from fedha.exchange import Reply
 from fedha.flower.delivery import deliver, is_gone, nodes_of
+from fedha.flower.held import HeldModels, lacks
 from fedha.flower.reasons import failure
 from fedha.flower.verdict import problem
 from fedha.flower.wire import count_array_bytes, count_bytes, unpack_reply
@@ -54,6 +55,7 @@ class Correspondence:
         rules: For what goes wrong.
         task: The packed task, which every message carries.
         tell: Told, in a sentence, what takes long or goes wrong, as soon as it is known.
+        held: Which clients hold which global model; in a deployment it is sent to each once.
         events: What went wrong in this round and how it went on, ready for metrics.jsonl.
         bytes_down: Sent so far.
         bytes_up: Received so far.
@@ -62,12 +64,14 @@ class Correspondence:
     rules: Rules
     task: str
     tell: Callable[[str], None] = lambda text: None
+    held: HeldModels = field(default_factory=HeldModels)
     events: list[dict[str, Any]] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
     _members: dict[int, Member] = field(default_factory=dict)  # by node
     _met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
+    _contents: dict[int, RecordDict] = field(default_factory=dict)  # of the same, with the whole model
     _grid: Grid | None = None
 
     def meet(self, grid: Grid, round: int) -> list[Member]:
@@ -111,10 +115,15 @@ class Correspondence:
             round: From 1.
             contents: By node; the same object where they are alike.
         """
-        sizes = {id(content): count_bytes(content) for content in {id(one): one for one in contents.values()}.values()}
-        self.bytes_down += sum(sizes[id(content)] for content in contents.values())
-        self._asked = {node: Message(content, node, kind, group_id=str(round)) for node, content in contents.items()}
+        self._contents = dict(contents)
+        self._asked = self._messages(kind, round, contents)
         return list(self._asked.values())
+
+    def _messages(self, kind: str, round: int, contents: Mapping[int, RecordDict]) -> dict[int, Message]:
+        sent = self.held.shorten(contents)
+        sizes = {id(content): count_bytes(content) for content in {id(one): one for one in sent.values()}.values()}
+        self.bytes_down += sum(sizes[id(content)] for content in sent.values())
+        return {node: Message(content, node, kind, group_id=str(round)) for node, content in sent.items()}
 
     def replies(
         self, messages: Iterable[Message], kind: str, round: int, expected: Mapping[str, torch.Size] | None = None
@@ -129,10 +138,14 @@ class Correspondence:
         """
         begun, answered, summed = time.monotonic(), 0, 0
         waiting, missed = dict(self._asked), set[int]()
+        reasons: dict[int, FedhaError | ClientError] = {}
         while waiting:
-            reasons: dict[int, FedhaError | ClientError] = {}
+            lacking: set[int] = set()
             for message in messages:
                 node = self._node_of(message)
+                if lacks(message) and self.held.believed(node):
+                    lacking.add(node)
+                    continue
                 if message.has_error():
                     error = failure(
                         f"{self._who(node)} failed to {_VERBS[kind]} in round {round}", message.error.reason
@@ -144,6 +157,9 @@ class Correspondence:
                     self._failed(node, kind, error)
                     continue
                 waiting.pop(node, None)
+                if lacks(message):
+                    self._failed(node, kind, FedhaError(f"{self._who(node)} asks for a model that it was sent"))
+                    continue
                 reply = unpack_reply(message.content)
                 self.bytes_up += count_bytes(message.content)
                 if reply.weighed:  # the clients of one process sent a sum; count what each sends over a network
@@ -155,8 +171,13 @@ class Correspondence:
                 if node in missed:
                     self._note("returned", node, kind, f"it answered after {time.monotonic() - begun:.0f} s")
                 self._know(node, reply)
+                self.held.answered(node, self._asked.get(node))
                 answered += 1
                 yield reply
+            if lacking:
+                messages = self._ask_whole(lacking, kind, round)
+                waiting |= {node: self._asked[node] for node in lacking}
+                continue
             late = self._late(len(self._asked) - len(waiting.keys() - reasons.keys()), kind, round)
             reasons = {node: reasons.get(node, late) for node in waiting}
             if not waiting or self._goes_on_without(reasons, kind, answered):
@@ -164,7 +185,7 @@ class Correspondence:
             for node in waiting.keys() - missed:
                 self._note("missing", node, kind, str(reasons[node]))
             missed |= waiting.keys()
-            messages = self._ask_again(waiting, begun)
+            messages, reasons = self._ask_again(waiting, begun), {}
         self._check_enough(answered, kind, round)
 
     def _late(self, heard: int, kind: str, round: int) -> FedhaError:
@@ -184,6 +205,16 @@ class Correspondence:
         for node, error in gone.items() if skip else ():
             self._note("skipped", node, kind, str(error))
         return skip
+
+    def _ask_whole(self, nodes: Iterable[int], kind: str, round: int) -> Iterator[Message]:
+        """Ask those who do not hold the model once more, with the model."""
+        if (grid := self._grid) is None:
+            raise FedhaError("the strategy has met no client yet; call configure_train first")
+        for node in nodes:
+            self.held.forget(node)
+        fresh = self._messages(kind, round, {node: self._contents[node] for node in nodes})
+        self._asked |= fresh
+        return deliver(grid, list(fresh.values()), self.rules.timeout)
 
     def _ask_again(self, missing: Mapping[int, Message], since: float) -> Iterator[Message]:
         """Ask those who are gone once more, as soon as one of them is connected; the others stay missing."""

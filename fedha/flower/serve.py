@@ -123,6 +123,7 @@ def serve(
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
     strategy.talk.tell = listener.note
+    strategy.clients_keep_models = domains is None
     setting = _learned(config, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
     strategy.begin(dict(model.named_parameters()))

@@ -18,6 +18,7 @@ from fedha.exchange import Request, Task
 from fedha.federation import Server, pool_evaluations
 from fedha.flower.correspondence import Correspondence, Rules
 from fedha.flower.delivery import deliver
+from fedha.flower.held import digest
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
@@ -42,6 +43,8 @@ class HessianAlignment(Strategy):
     Attributes:
         expected: Shapes of the statistics, by name; if given, replies with others are refused.
         parts: What rides along with the next updates: parts of the domains to evaluate at the round's global model.
+        clients_keep_models: Whether the ClientApp is one that keeps the global model on its disk (`fedha.deploy`), so
+            that each client is sent it once a round.
         last_round: The last round's numbers.
         last_evaluation: What clients last evaluated: ``{part: {domain: {accuracy, risk, examples}}}``.
     """
@@ -71,12 +74,14 @@ class HessianAlignment(Strategy):
         self.piggyback = given.schedule == "piggyback"
         self.expected: Mapping[str, torch.Size] = {}
         self.parts: tuple[str, ...] = ()
+        self.clients_keep_models = False
         self.server: Server | None = None
         self.last_round: dict[str, Any] = {}
         self.last_evaluation: dict[str, dict[str, Any]] = {}
         self._packed_task = pack_task(self.task)
         self.talk = Correspondence(rules, self._packed_task)
         self._arrays: ArrayRecord | None = None
+        self._named: ArrayRecord | None = None  # whose digest the clients are told
 
     def begin(self, parameters: Mapping[str, Tensor]) -> Server:
         """Start from these parameters; Flower's own loop does it with the first round's arrays."""
@@ -167,6 +172,8 @@ class HessianAlignment(Strategy):
 
     def _ask(self, kind: str, request: Request, arrays: ArrayRecord, members: Sequence[Member]) -> list[Message]:
         """One message a client; those with the same share carry the same content."""
+        if self.clients_keep_models and arrays is not self._named:
+            self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
         packed, shares = pack_tensors(request.references), self.begun().shares
         additive = kind != "evaluate" and self.task.recipe.weighting != "risk"  # else shares come after the updates
         contents: dict[float, RecordDict] = {}

@@ -63,7 +63,9 @@ eventually() { # a command that must succeed within a number of seconds
 }
 expect() { # that probe.py prints exactly these lines in a service's container
     local service=$1 wanted=$2 found
-    found=$(inside "$service" python - ${wanted//: [a-z0-9]*/} <tests/containers/probe.py)
+    local places=()
+    mapfile -t places < <(sed 's/: [a-z0-9]*$//' <<<"$wanted")
+    found=$(inside "$service" python - "${places[@]}" <tests/containers/probe.py)
     [ "$found" = "$wanted" ] || fail "$service reaches:
 $found
 and not:
