@@ -8,6 +8,10 @@ class FedhaError(Exception):
     """
 
 
+class StoppedError(FedhaError):
+    """The run was asked to stop before its end; it goes on from its checkpoint."""
+
+
 class ClientError(Exception):
     """A client's code failed in a way that nobody expected; the message says whose, when and why.
 

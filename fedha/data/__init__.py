@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedha.config import DataConfig
 from fedha.data import arrays, digits, heart, mnist
@@ -24,20 +25,22 @@ class _DataSet:
         load: Makes all domains.
         options: What it reads beside `_ANY`.
         load_own: Makes one client's source from its own file; None where all sources come from the same images.
+        load_target: Makes the unseen domain from a folder with its file alone; None as for `load_own`.
         embedded: Whether it needs no file.
     """
 
     load: Callable[[DataConfig, int], DomainSet]
     options: frozenset[str]
     load_own: Callable[[DataConfig, int, int], Domain] | None = None
+    load_target: Callable[[DataConfig, Path], Domain] | None = None
     embedded: bool = False
 
 
 _DATA_SETS = {
     "colored_digits": _DataSet(digits.load, _COLORED, embedded=True),
     "colored_mnist": _DataSet(mnist.load, _COLORED | {"download", "imbalance", "imbalance_ratio"}),
-    "heart": _DataSet(heart.load, _NATURAL, heart.load_own),
-    "arrays": _DataSet(arrays.load, _NATURAL | {"classes"}, arrays.load_own),
+    "heart": _DataSet(heart.load, _NATURAL, heart.load_own, heart.load_target),
+    "arrays": _DataSet(arrays.load, _NATURAL | {"classes"}, arrays.load_own, arrays.load_target),
 }
 
 
@@ -87,11 +90,22 @@ def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
     """The targets, where a deployment's server can have them; () where they need files that are not there.
 
     Args:
-        config: Which data set.
+        config: Its root is the server's folder, which needs the target's file alone.
         seed: The run's seed.
+
+    Raises:
+        FedhaError: The folder has files, and the target's is missing or broken.
     """
-    there = _of(config).embedded or (config.root is not None and config.root.is_dir())
-    return load(config, seed).targets if there else ()
+    found, root = _of(config), config.root
+    if found.embedded:
+        return load(config, seed).targets
+    if root is None or not root.is_dir() or not any(root.iterdir()):
+        return ()
+    if found.load_target is None:
+        return load(config, seed).targets
+    domain = found.load_target(config, root)
+    DomainSet((Domain(domain.name, domain.held_out, domain.train),), (), class_count(config), domain.name).check()
+    return (domain,)
 
 
 def source_count(config: DataConfig) -> int:

@@ -52,6 +52,21 @@ def load(config: DataConfig, seed: int) -> DomainSet:
     )
 
 
+def load_target(config: DataConfig, root: Path) -> Domain:
+    """The unseen domain, from its own archive alone.
+
+    Args:
+        config: Its target.
+        root: The folder of the archive.
+
+    Raises:
+        FedhaError: No target, or as in `read`.
+    """
+    if config.target is None:
+        raise FedhaError("data.target is not set; name the unseen domain")
+    return unseen(config.target, read(root / f"{config.target}.npz"))
+
+
 def load_own(config: DataConfig, seed: int, place: int) -> Domain:
     """The source of one client, from its own archive alone.
 

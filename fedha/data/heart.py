@@ -55,17 +55,32 @@ def load(config: DataConfig, seed: int) -> DomainSet:
     target = config.target or "va"
     names = choose_sources(HOSPITALS, config.sources, target)
     sources = tuple(_source(config.root, name, config.held_out, seed) for name in names)
-    rows = _read(config.root / f"processed.{target}.data")
+    unseen_one = load_target(config, config.root)
+    rows = unseen_one.held_out
     counts = ", ".join(f"{one.name} {len(one.train) + len(one.held_out)}" for one in sources)
     return DomainSet(
         sources=sources,
-        targets=(unseen(target, rows),),
+        targets=(unseen_one,),
         classes=2,
         description=(
             "UCI Heart Disease (Janosi, Steinbrunn, Pfisterer, Detrano; CC BY 4.0): "
             f"{counts} patients, unseen target {target} {len(rows)}"
         ),
     )
+
+
+def load_target(config: DataConfig, root: Path) -> Domain:
+    """The unseen hospital, from its own file alone.
+
+    Args:
+        config: Its target.
+        root: The folder of the file.
+
+    Raises:
+        FedhaError: As in `load`.
+    """
+    name = config.target or "va"
+    return unseen(name, _read(root / f"processed.{name}.data"))
 
 
 def load_own(config: DataConfig, seed: int, place: int) -> Domain:

@@ -3,7 +3,8 @@
 What belongs to a machine is in its environment, not in the config that travels:
 
 - ``FEDHA_RUNS``, the server's: where runs are written; default: ``runs``.
-- ``FEDHA_DATA``, a client's: the folder of its own data; default: data.root of the config.
+- ``FEDHA_DATA``: the folder of a client's own data, or of the target's for the server, if it has any; default:
+  data.root of the config.
 - ``FEDHA_CACHE``, a client's: where it may keep what it needs again; default: ``~/.cache/fedha``.
 
 The run config has the keys of `fedha.flower.apps`, and ``events``: the name of a file beside the runs to which the
@@ -25,7 +26,7 @@ from fedha.config import from_json
 from fedha.data.domain import Domain
 from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
 from fedha.engine.event_file import EventFile
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
 from fedha.flower.client import Clients, restore_state, state_record
 from fedha.flower.held import lacking, model_of, with_model
@@ -34,6 +35,11 @@ from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.models import SplitModel, build
 
 EVENTS = ".events"  # the folder beside the runs
+
+
+def stop_file(events: Path) -> Path:
+    """The file that asks a run to stop by being there."""
+    return events.with_suffix(".stop")
 
 
 def deployed_server_app() -> ServerApp:
@@ -53,8 +59,12 @@ def deployed_server_app() -> ServerApp:
                     "evaluation.leave_one_domain_out trains without one site at a time, which is for simulations; "
                     "set it to false"
                 )
-            job = Job(asked.config, inside(runs, str(asked.folder)))
-            serve(job, grid, events, domains=None, resume=bool(context.run_config.get("resume", False)))
+            own = os.environ.get("FEDHA_DATA")
+            job = Job(asked.config, inside(runs, str(asked.folder)), target_root=None if own is None else Path(own))
+            resume = bool(context.run_config.get("resume", False))
+            serve(job, grid, events, domains=None, resume=resume, stop=stop_file(file).exists)
+        except StoppedError:
+            events.stopped()
         except FedhaError as error:
             events.failed(str(error))
             raise

@@ -61,6 +61,7 @@ def server_files(
         "configs": None,
         "runs": None,
         "state": None,
+        "target": None,
         **{f"configs/{name}": content for name, content in configs.items()},
         **{f"clients/{name}.pub": key for name, key in keys.items()},
         **{f"secrets/{name}": content for name, content in secret.items()},

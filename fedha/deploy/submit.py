@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedha.config import Config, to_json
-from fedha.deploy.apps import EVENTS
+from fedha.deploy.apps import EVENTS, stop_file
 from fedha.engine.event_file import new_events
 from fedha.engine.flower_processes import LocalFlower, environment
 from fedha.errors import ClientError, FedhaError
@@ -25,6 +25,8 @@ from fedha.runs.listener import Listener
 
 _CONNECTION = "fedha"
 _LOOK_SECONDS = 0.1
+_STOP_SECONDS = 60.0
+_LAST = ("finished", "stopped", "failed", "crashed")  # events after which nothing comes
 _ASK_SECONDS = 15.0  # between questions to the SuperLink while nothing is heard
 
 _PROJECT = """\
@@ -115,10 +117,11 @@ def run_deployed(
                 listener.note(f"the server's process was lost ({lost}); the run is sent again, {attempt} of {attempts}")
                 resume = runfolder.holds_run(folder)
             except KeyboardInterrupt:
-                flower.ask("stop", number)
+                _stop(flower, number, events, listener)
                 raise
             finally:
                 events.unlink(missing_ok=True)
+                stop_file(events).unlink(missing_ok=True)
         raise FedhaError(f"the server's process was lost {attempts} times; look at its log, then resume the run")
 
 
@@ -186,6 +189,23 @@ def _follow(
         time.sleep(_LOOK_SECONDS)
 
 
+def _stop(flower: LocalFlower, number: str, events: Path, listener: Listener) -> None:
+    """Let a run end between two messages; one that does not, or a second Ctrl-C, is cut off."""
+    listener.note("stopping: what was sent to the clients is to arrive; Ctrl-C again cuts it off")
+    stop_file(events).touch()
+    deadline = time.monotonic() + _STOP_SECONDS
+    try:
+        while not any(event in _LAST for event, _ in _after(events, 0)):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
+    except KeyboardInterrupt:
+        listener.note("cut off")
+    flower.ask("stop", number)
+
+
 def _after(events: Path, seen: int) -> list[tuple[str, Any]]:
     """The events after those that were seen; the file may not be there yet."""
     try:
@@ -202,12 +222,16 @@ def _tell(listener: Listener, config: Config, folder: Path) -> dict[str, Callabl
     def crashed(told: list[str]) -> None:
         raise ClientError(*told)
 
+    def stopped(_: None) -> None:
+        raise FedhaError("the run was stopped; continue it with `fedha deploy resume`")
+
     return {
         "started": lambda first: listener.started(config, folder, first),
         "round_done": listener.round_done,
         "note": listener.note,
         "failed": failed,
         "crashed": crashed,
+        "stopped": stopped,
     }
 
 

@@ -40,6 +40,10 @@ class EventFile:
         """Write why the run ends early."""
         self._write("failed", reason)
 
+    def stopped(self) -> None:
+        """Write that the run ends early because it was asked to."""
+        self._write("stopped", None)
+
     def crashed(self, sentence: str, trace: str) -> None:
         """Write what nobody expected, with its traceback."""
         self._write("crashed", [sentence, trace])

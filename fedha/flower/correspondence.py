@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fedha.cohort import Member
 from fedha.errors import ClientError, FedhaError
 from fedha.exchange import Reply
-from fedha.flower.delivery import deliver, is_gone, nodes_of
+from fedha.flower.delivery import deliver, is_gone, never, nodes_of, stop_if_asked
 from fedha.flower.held import HeldModels, lacks
 from fedha.flower.reasons import failure
 from fedha.flower.verdict import problem
@@ -55,6 +55,7 @@ class Correspondence:
         rules: For what goes wrong.
         task: The packed task, which every message carries.
         tell: Told, in a sentence, what takes long or goes wrong, as soon as it is known.
+        stop: Asked now and then, whether the run should stop.
         held: Which clients hold which global model; in a deployment it is sent to each once.
         events: What went wrong in this round and how it went on, ready for metrics.jsonl.
         bytes_down: Sent so far.
@@ -64,6 +65,7 @@ class Correspondence:
     rules: Rules
     task: str
     tell: Callable[[str], None] = lambda text: None
+    stop: Callable[[], bool] = never
     held: HeldModels = field(default_factory=HeldModels)
     events: list[dict[str, Any]] = field(default_factory=list)
     bytes_down: int = 0
@@ -95,12 +97,20 @@ class Correspondence:
         if new := [node for node in nodes if node not in self._members]:
             content = RecordDict({"request": ConfigRecord({"task": self.task})})
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
-            for _ in self.replies(deliver(grid, messages, self.rules.timeout), "query.introduce", round):
+            for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
         known = [self._members[node] for node in nodes if node in self._members]
         members = sorted(known, key=lambda one: one.index)
         self._met = (nodes, members) if len(known) == len(nodes) else ([], [])
         return members
+
+    def deliver(self, grid: Grid, messages: Sequence[Message]) -> Iterator[Message]:
+        """Send the messages of an exchange, and yield what comes back.
+
+        Raises:
+            StoppedError: The run should stop.
+        """
+        return deliver(grid, messages, self.rules.timeout, self.stop)
 
     def nodes(self, members: Sequence[Member]) -> list[int]:
         """The nodes of these clients, in the same order."""
@@ -214,7 +224,7 @@ class Correspondence:
             self.held.forget(node)
         fresh = self._messages(kind, round, {node: self._contents[node] for node in nodes})
         self._asked |= fresh
-        return deliver(grid, list(fresh.values()), self.rules.timeout)
+        return self.deliver(grid, list(fresh.values()))
 
     def _ask_again(self, missing: Mapping[int, Message], since: float) -> Iterator[Message]:
         """Ask those who are gone once more, as soon as one of them is connected; the others stay missing."""
@@ -227,13 +237,14 @@ class Correspondence:
                 raise FedhaError(
                     f"{names} did not come back within {self.rules.patience:g} s; look at the site, then resume the run"
                 )
+            stop_if_asked(self.stop)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         time.sleep(pause)  # one that fails at once must not be asked at once again and again
         fresh = {node: _once_more(missing[node]) for node in back}
         self._asked |= fresh
         self.bytes_down += sum(count_bytes(one.content) for one in fresh.values())
-        return deliver(grid, list(fresh.values()), self.rules.timeout)
+        return self.deliver(grid, list(fresh.values()))
 
     def _wait_for_nodes(self, grid: Grid) -> list[int]:
         """The connected nodes, once there are enough."""
@@ -252,6 +263,7 @@ class Correspondence:
                     f"{len(nodes)} of {wanted} clients connected within {seconds:g} s; "
                     "start the others, or lower the number of clients"
                 )
+            stop_if_asked(self.stop)
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
         for node in set(self._members) - set(nodes):

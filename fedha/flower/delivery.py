@@ -1,13 +1,19 @@
 """Sending messages over a grid and taking replies as they come."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from fedha.errors import StoppedError
+
 _LOOK_SECONDS = 0.05  # Flower's own loop looks every three seconds in a deployment
+
+# A run that ends while a SuperNode is about to confirm a message leaves the message's ClientApp running there, and the
+# node then sends every later answer one message late (flwr 1.41). So a stopped run gives its messages time to arrive.
+_ARRIVED_SECONDS = 30.0
 
 # The client is not there, or its process is gone; it may come back. Other codes are its own doing.
 _GONE = frozenset(
@@ -21,25 +27,51 @@ _GONE = frozenset(
 )
 
 
-def deliver(grid: Grid, messages: Sequence[Message], timeout: float) -> Iterator[Message]:
+def never() -> bool:
+    """Nobody asks a run to stop."""
+    return False
+
+
+def stop_if_asked(stop: Callable[[], bool]) -> None:
+    """Where nothing is under way.
+
+    Raises:
+        StoppedError: The run is asked to stop.
+    """
+    if stop():
+        raise StoppedError("the run was stopped; it can be resumed from its last checkpoint")
+
+
+def deliver(
+    grid: Grid, messages: Sequence[Message], timeout: float, stop: Callable[[], bool] = never
+) -> Iterator[Message]:
     """Send messages, and yield their replies as they come, errors among them.
 
     Args:
         grid: Flower's, or one of ours, which does not need to be looked at again and again.
         messages: To any nodes.
         timeout: Seconds until replies that are missing are given up.
+        stop: Asked in a deployment, whether to stop: as soon as what was sent has surely arrived.
+
+    Raises:
+        StoppedError: It says so.
     """
     if not type(grid).__module__.startswith("flwr."):
         yield from grid.send_and_receive(messages, timeout=timeout)
         return
+    stop_if_asked(stop)
     waiting = {one for one in grid.push_messages(messages) if one}
-    deadline = time.monotonic() + timeout
+    begun = time.monotonic()
+    deadline = begun + timeout
     while waiting and time.monotonic() < deadline:
+        if stop() and time.monotonic() > begun + _ARRIVED_SECONDS:
+            break
         replies = list(grid.pull_messages(waiting))
         waiting -= {reply.metadata.reply_to_message_id for reply in replies}
         yield from replies
         if not replies:
             time.sleep(_LOOK_SECONDS)
+    stop_if_asked(stop)
 
 
 def is_gone(reply: Message) -> bool:

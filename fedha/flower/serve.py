@@ -1,6 +1,7 @@
 """The server's side of a whole run, over any Grid: rounds, evaluation, checkpoints, the run folder."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from fedha import data, numerics
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError
-from fedha.flower.delivery import deliver
+from fedha.flower.delivery import never
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.measurement import shapes
@@ -46,11 +47,13 @@ class Job:
         config: One recipe, one seed.
         folder: The run's folder.
         left_out: A source that this run leaves out and is tested on, for leave-one-domain-out selection; or None.
+        target_root: In a deployment, the server's folder of the target's data; None: data.root.
     """
 
     config: Config
     folder: Path
     left_out: str | None = None
+    target_root: Path | None = None
 
 
 def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
@@ -101,7 +104,13 @@ class Setting:
 
 
 def serve(
-    job: Job, grid: Grid, listener: Listener, *, domains: DomainSet | None, resume: bool = False
+    job: Job,
+    grid: Grid,
+    listener: Listener,
+    *,
+    domains: DomainSet | None,
+    resume: bool = False,
+    stop: Callable[[], bool] = never,
 ) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
@@ -112,19 +121,21 @@ def serve(
         domains: The run's domains; None in a deployment, whose server has none and learns from the clients what it
             needs to know. There clients that are missing are waited for or passed over, as the config says.
         resume: Continue from the folder's checkpoint.
+        stop: Asked now and then in a deployment, whether to stop.
 
     Returns:
         The content of results.json.
 
     Raises:
         FedhaError: Bad data, a failed client, or a folder that holds another run.
+        StoppedError: It was asked to.
     """
     config, seed = job.config, job.config.seed[0]
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
-    strategy.talk.tell = listener.note
+    strategy.talk.tell, strategy.talk.stop = listener.note, stop
     strategy.clients_keep_models = domains is None
-    setting = _learned(config, strategy, grid) if domains is None else _given(domains)
+    setting = _learned(job, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
     strategy.begin(dict(model.named_parameters()))
     recipe = strategy.task.recipe
@@ -187,8 +198,9 @@ def _given(domains: DomainSet) -> Setting:
     return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description)
 
 
-def _learned(config: Config, strategy: HessianAlignment, grid: Grid) -> Setting:
-    """What the clients say of their data when they introduce themselves."""
+def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
+    """What the clients say of their data when they introduce themselves; the targets are the server's."""
+    config = job.config
     members = strategy.talk.meet(grid, 1)
     found = {one.input_shape: one for one in members}
     if len(found) > 1:
@@ -198,7 +210,8 @@ def _learned(config: Config, strategy: HessianAlignment, grid: Grid) -> Setting:
     (shape,) = found
     examples = ", ".join(f"{one.domain} {one.examples}" for one in members)
     description = f"{config.data.name}, each domain at its own site; training examples: {examples}"
-    targets = data.load_targets(config.data, config.seed[0])
+    own = config.data if job.target_root is None else config.data.model_copy(update={"root": job.target_root})
+    targets = data.load_targets(own, config.seed[0])
     return Setting(names, shape, data.class_count(config.data), targets, description)
 
 
@@ -207,7 +220,7 @@ def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[st
     begun, down, up = time.perf_counter(), talk.bytes_down, talk.bytes_up
     strategy.parts = riding
     messages = list(strategy.configure_train(number, strategy.arrays, ConfigRecord(), grid))
-    strategy.aggregate_train(number, deliver(grid, messages, talk.rules.timeout))
+    strategy.aggregate_train(number, talk.deliver(grid, messages))
     record = {**strategy.last_round, "bytes_down": talk.bytes_down - down, "bytes_up": talk.bytes_up - up}
     if talk.events:
         record["events"] = list(talk.events)
@@ -234,7 +247,7 @@ def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts:
     """Let every client evaluate the global model; returns the seconds that it took."""
     begun = time.perf_counter()
     questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
-    strategy.aggregate_evaluate(number, deliver(grid, list(questions), strategy.talk.rules.timeout))
+    strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
     return time.perf_counter() - begun
 
 

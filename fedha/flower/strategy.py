@@ -17,7 +17,6 @@ from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
 from fedha.federation import Server, pool_evaluations
 from fedha.flower.correspondence import Correspondence, Rules
-from fedha.flower.delivery import deliver
 from fedha.flower.held import digest
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.piggyback import RIDING
@@ -111,7 +110,7 @@ class HessianAlignment(Strategy):
         for measure in server.measurements():
             wanted = Request(self.task, server_round, {}, references, measure)
             messages = self._ask("query.measure", wanted, arrays, server.cohort)
-            replies = deliver(grid, messages, self.talk.rules.timeout)
+            replies = self.talk.deliver(grid, messages)
             expected = {name: self.expected[name] for name in measure if name in self.expected}
             references |= server.refer(self.talk.replies(replies, "query.measure", server_round, expected))
         riding = server.riders(server_round)

@@ -11,7 +11,7 @@ import torch
 from fedha import data
 from fedha.config import DataConfig
 from fedha.data.domain import Domain
-from fedha.data.export import FILE, read_domain, write_domain
+from fedha.data.export import FILE, export_sources, read_domain, write_domain
 from fedha.errors import FedhaError
 
 ROW = "{age}.0,1.0,4.0,130.0,?,0.0,2.0,150.0,1.0,1.5,2.0,0.0,3.0,{diagnosis}"
@@ -79,6 +79,10 @@ def test_a_hospital_needs_its_own_file_alone(tmp_path: Path) -> None:
         data.load_own(DataConfig(name="heart", root=tmp_path / "cleveland"), 1, 1)
     assert data.load_targets(DataConfig(name="heart", root=tmp_path / "nowhere"), 1) == ()
     assert data.load_targets(DataConfig(name="heart"), 1) == ()
+    (tmp_path / "empty").mkdir()
+    assert data.load_targets(DataConfig(name="heart", root=tmp_path / "empty"), 1) == ()
+    with pytest.raises(FedhaError, match=r"processed\.va\.data"):
+        data.load_targets(DataConfig(name="heart", root=tmp_path / "cleveland"), 1)
 
 
 def test_arrays_are_told_by_the_folder_or_by_the_sources(tmp_path: Path) -> None:
@@ -106,3 +110,30 @@ def test_the_number_of_classes_is_known_without_labels() -> None:
     assert data.class_count(DataConfig(name="arrays", classes=5)) == 5
     with pytest.raises(FedhaError, match=r"data\.classes is not set; a deployment's server sees no labels"):
         data.class_count(DataConfig(name="arrays"))
+
+
+def test_a_server_needs_the_targets_file_alone(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        inputs = numpy.random.default_rng(ord(name)).normal(size=(9, 4))
+        numpy.savez(tmp_path / f"{name}.npz", inputs=inputs, labels=[0, 1, 2] * 3)
+    server = tmp_path / "server"
+    server.mkdir()
+    (server / "c.npz").write_bytes((tmp_path / "c.npz").read_bytes())
+    options: dict[str, Any] = {"name": "arrays", "classes": 3, "target": "c"}
+    (alone,) = data.load_targets(DataConfig(root=server, **options), 2)
+    assert same(alone, data.load(DataConfig(root=tmp_path, **options), 2).targets[0])
+    with pytest.raises(FedhaError, match="label"):
+        data.load_targets(DataConfig(root=server, **{**options, "classes": 2}), 2)
+
+
+def test_sources_are_exported_one_folder_each_and_over_nothing(tmp_path: Path) -> None:
+    domains = data.load(DataConfig(), 3)
+    files = export_sources(domains, tmp_path / "out")
+    assert [path.parent.name for path in files] == [one.name for one in domains.sources]
+    for path, domain in zip(files, domains.sources, strict=True):
+        assert same(read_domain(path)[0], domain)
+    with pytest.raises(FedhaError, match="nothing is overwritten"):
+        export_sources(domains, tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FedhaError, match=r"cannot write|there already"):
+        export_sources(domains, tmp_path / "file")
