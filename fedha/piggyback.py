@@ -1,19 +1,29 @@
 """One exchange a round: the next round's statistics and this model's evaluation ride along with the update.
 
 In a deployment an exchange costs seconds, whatever it carries. A client that has the model can measure it, train from
-it and evaluate it at once. What it measures serves the next round, so references are one round old: round r's clients
-hold their statistics, at the model of round r, against the mean of those at the model of round r - 1. Signs are drawn
-for the round that will use them. HGP's product is taken with the mean gradient that is known, one round older still.
+it and evaluate it at once. What it measures serves the next round, so the mean that round r's clients are told is that
+of their statistics at the model of round r - 1. Held against it, statistics would be kept from moving at all: the pull
+would be towards where all of them were. So each client carries the mean forward by its own change,
+
+    reference_e = mean(r - 1) + s_e(r) - s_e(r - 1),
+
+whose mean over the clients is the exact one of round r: what is one round old is only how far a client is from the
+others. Signs are drawn for the round that will use them. HGP's product is taken with the mean gradient that is known,
+one round older still.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from fedha import batching, training
 from fedha.exchange import Reply, Request
-from fedha.recipes import Recipe
+from fedha.recipes import STATISTICS, Recipe
 from fedha.training import Client
 
+_OWN, _ROUND = "own/", "own"  # in a client's state: what it sent for a round's references, and for which round
 RIDING = "statistics/"  # before the name of a statistic that rides along
 
 
@@ -25,13 +35,18 @@ def riders(recipe: Recipe) -> tuple[str, ...]:
 def answer_train(client: Client, request: Request) -> Reply:
     """Train, and answer what rides along: statistics to `measure`, parts of the domain to `evaluate`."""
     measured, evaluated, trained = _apart(request)
+    trained = replace(trained, references=_carried(client, trained))
     replies = [training.answer_measure(client, measured)] if measured.measure else []
+    for reply in replies:
+        _keep(client, measured.round, reply.tensors)
     replies += [training.answer_evaluate(client, evaluated)] if evaluated.measure else []
     return _joined(training.answer_train(client, trained), replies)
 
 
 def answer_train_together(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
-    """As `answer_train`, for many clients at once."""
+    """As `answer_train`, for many clients; at once where all have the same references."""
+    if requests[0].measure or any(_ROUND in client.state for client in clients):
+        return [answer_train(client, request) for client, request in zip(clients, requests, strict=True)]
     measured, evaluated, trained = zip(*(_apart(request) for request in requests), strict=True)
     replies = [batching.answer_measure(clients, measured)] if measured[0].measure else []
     replies += [batching.answer_evaluate(clients, evaluated)] if evaluated[0].measure else []
@@ -44,6 +59,26 @@ def _apart(request: Request) -> tuple[Request, Request, Request]:
     plain = replace(request, measure=(), evaluate=())
     next_round = replace(plain, measure=request.measure, round=request.round + 1)
     return next_round, replace(plain, measure=request.evaluate), plain
+
+
+def _carried(client: Client, request: Request) -> Mapping[str, Tensor]:
+    """References as this client takes them: carried forward where it knows what it sent for them."""
+    sent = {name.removeprefix(_OWN): value for name, value in client.state.items() if name.startswith(_OWN)}
+    if _ROUND not in client.state or int(client.state[_ROUND]) != request.round:
+        return request.references
+    measured = training.answer_measure(client, replace(request, measure=tuple(sent))).tensors
+    entered = {STATISTICS[term.statistic].reference: 1 - term.reference_average for term in request.task.recipe.terms}
+    carried = {
+        name: request.references[name] + entered.get(name, 1.0) * (measured[name] - value)
+        for name, value in sent.items()
+        if name in request.references
+    }
+    return {**request.references, **carried}
+
+
+def _keep(client: Client, round: int, tensors: Mapping[str, Tensor]) -> None:
+    client.state |= {f"{_OWN}{name}": value for name, value in tensors.items()}
+    client.state[_ROUND] = torch.tensor(round)
 
 
 def _joined(trained: Reply, others: Sequence[Reply]) -> Reply:

@@ -33,7 +33,7 @@ class Client:
         index: Its place in client order.
         domain: Its data, on the model's device and of the model's precision.
         model: Structure only; parameters come with each request.
-        state: Moving averages by statistic (Fishr); empty for most recipes.
+        state: Moving averages by statistic (Fishr), and what rode along (`fedha.piggyback`); mostly empty.
     """
 
     index: int

@@ -11,6 +11,7 @@ from flwr.app import Message
 from torch import Tensor
 from torch.testing import assert_close
 
+from fedha import training as training_module
 from fedha.config import FederationConfig, LocalConfig, TrainingConfig, parse
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
@@ -18,6 +19,8 @@ from fedha.exchange import Request
 from fedha.federation import run_round
 from fedha.flower import HessianAlignment
 from fedha.flower.serve import Job
+from fedha.piggyback import answer_train as piggyback_train
+from fedha.piggyback import answer_train_together, riders
 from fedha.recipes import RECIPES
 from fedha.reference import weighted_mean
 from fedha.runs import runfolder
@@ -35,12 +38,13 @@ ALLOWED = [name for name in ROWS if all(term.target != "others" for term in ROWS
 
 
 def by_hand(problem: Problem, name: str, rounds: int) -> dict[str, Tensor]:
-    """Rounds of SGD whose references are those of the model of the round before, written out."""
+    """Rounds of SGD whose references are those of the round before plus a client's own change, written out."""
     recipe, training = replace(ROWS[name], probes=PROBES), SYNCHRONOUS
     server, clients = problem.server(recipe, training), problem.clients()
     shares = [1 / len(clients)] * len(clients)
     parameters = {key: value.clone() for key, value in server.parameters.items()}
     references: dict[str, Tensor] = {}
+    sent: list[dict[str, Tensor]] = [{} for _ in clients]
     for number in range(1, rounds + 1):
         if number == 1:
             for names in recipe.measurements():
@@ -48,12 +52,21 @@ def by_hand(problem: Problem, name: str, rounds: int) -> dict[str, Tensor]:
                 replies = [answer_measure(one, request).tensors for one in clients]
                 references = references | weighted_mean(zip(replies, shares, strict=True))
         names = tuple(name for group in recipe.measurements() for name in group)
-        measured = []
+        now = Request(server.task, number, parameters, references, names, shares[0])
+        carried = []
+        for client, before in zip(clients, sent, strict=True):
+            change = answer_measure(client, now).tensors if before else {}
+            carried.append(
+                {key: value + change[key] - before[key] if before else value for key, value in references.items()}
+            )
+        measured: list[dict[str, Tensor]] = []
         if number < rounds:
             request = Request(server.task, number + 1, parameters, references, names, shares[0])
-            measured = [answer_measure(one, request).tensors for one in clients]
-        request = Request(server.task, number, parameters, references, (), shares[0])
-        updates = [answer_train(one, request).tensors for one in clients]
+            measured = sent = [dict(answer_measure(one, request).tensors) for one in clients]
+        updates = [
+            answer_train(one, replace(now, references=own, measure=())).tensors
+            for one, own in zip(clients, carried, strict=True)
+        ]
         mean = weighted_mean(zip(updates, shares, strict=True))
         parameters = {key: value - training.learning_rate * mean[key] for key, value in parameters.items()}
         references = weighted_mean(zip(measured, shares, strict=True)) if measured else {}
@@ -64,13 +77,67 @@ PLAIN = [n for n in ALLOWED if ROWS[n].weighting == "average" and not any(t.refe
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_references_are_those_of_the_round_before(name: str) -> None:
+def test_references_are_those_of_the_round_before_carried_forward(name: str) -> None:
     problem = make_problem()
     server, clients = problem.server(replace(ROWS[name], probes=PROBES), SYNCHRONOUS), problem.clients()
     server.piggyback = True
     for number in range(1, 5):
         run_round(server, clients, number)
     assert_close(server.parameters, by_hand(problem, name, 4), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["exact_diagonal", "hutchinson_shared", "coral", "iga", "vrex"])
+def test_on_average_over_the_clients_a_carried_reference_is_the_exact_one(name: str, monkeypatch: Any) -> None:
+    """So the pull has no part that only keeps the mean where it was."""
+    problem, recipe = make_problem(), replace(ROWS[name], probes=PROBES)
+    server, clients = problem.server(recipe, SYNCHRONOUS), problem.clients()
+    server.piggyback = True
+    seen: list[dict[str, Tensor]] = []
+    train = training_module.answer_train
+
+    def watching(client: Any, request: Request) -> Any:
+        seen.append(dict(request.references))
+        return train(client, request)
+
+    monkeypatch.setattr(training_module, "answer_train", watching)
+    for number in range(1, 4):
+        seen.clear()
+        before = {key: value.clone() for key, value in server.parameters.items()}
+        run_round(server, clients, number)
+        names = tuple(seen[0])
+        request = Request(server.task, number, before, {}, names, 1 / 3)
+        exact = weighted_mean((answer_measure(one, request).tensors, 1 / 3) for one in problem.clients())
+        assert_close(weighted_mean((one, 1 / 3) for one in seen), exact, rtol=1e-9, atol=1e-12)
+        if number > 1:
+            assert any(not torch.equal(one[names[0]], seen[0][names[0]]) for one in seen[1:])
+
+
+def test_a_client_that_missed_a_round_takes_the_references_as_they_are() -> None:
+    problem, recipe = make_problem(), ROWS["exact_diagonal"]
+    server, (client, *_) = problem.server(recipe, SYNCHRONOUS), problem.clients()
+    references = weighted_mean([(answer_measure(client, asking(server, 1, {}, riders(recipe))).tensors, 1.0)])
+    piggyback_train(client, asking(server, 1, references, riders(recipe)))
+    late = piggyback_train(client, asking(server, 3, references, ())).tensors
+    fresh = answer_train(problem.clients()[0], asking(server, 3, references, ())).tensors
+    assert_close(late, fresh, rtol=0, atol=0)
+
+
+def test_clients_with_references_of_their_own_are_answered_one_by_one() -> None:
+    problem, recipe = make_problem(), ROWS["exact_diagonal"]
+    server, clients, others = problem.server(recipe, SYNCHRONOUS), problem.clients(), problem.clients()
+    references = weighted_mean(
+        (answer_measure(c, asking(server, 1, {}, riders(recipe))).tensors, 1 / 3) for c in clients
+    )
+    for number, names in ((1, riders(recipe)), (2, riders(recipe)), (3, ())):
+        requests = [asking(server, number, references, names)] * 3
+        for one, other in zip(answer_train_together(clients, requests), others, strict=True):
+            alone = piggyback_train(other, requests[0])
+            assert one.metrics == alone.metrics
+            assert_close(one.tensors, alone.tensors, rtol=0, atol=0)
+
+
+def asking(server: Any, number: int, references: dict[str, Tensor], names: tuple[str, ...]) -> Request:
+    return Request(server.task, number, server.parameters, references, names, 1 / 3)
 
 
 @pytest.mark.parametrize("training", [SYNCHRONOUS, LOCAL], ids=["synchronous", "local"])

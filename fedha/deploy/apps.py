@@ -22,7 +22,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedha import data
-from fedha.config import from_json
+from fedha.config import Config, from_json
 from fedha.data.domain import Domain
 from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
 from fedha.engine.event_file import EventFile
@@ -33,6 +33,7 @@ from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.models import SplitModel, build
+from fedha.piggyback import riders
 
 EVENTS = ".events"  # the folder beside the runs
 
@@ -89,7 +90,7 @@ def deployed_client_app() -> ClientApp:
         if content is None:
             return Message(lacking(), reply_to=message)
         averages = run_folder(_cache(), f"{settings} {job.folder} {place}")
-        averaging = any(term.client_average for term in job.config.recipe[0].resolve().terms)
+        averaging = remembers(job.config)
         number = _round(content)
         if averaging and number is not None:
             known = recall(averages, number)
@@ -103,6 +104,13 @@ def deployed_client_app() -> ClientApp:
     for register in (app.query("introduce"), app.query("measure"), app.train(), app.evaluate()):
         register(answer)
     return app
+
+
+def remembers(config: Config) -> bool:
+    """Whether a run's clients must know in a round what they computed in the last one."""
+    recipe = config.recipe[0].resolve()
+    rides = config.federation.schedule == "piggyback" and bool(riders(recipe))
+    return rides or any(term.client_average for term in recipe.terms)
 
 
 def whole(content: RecordDict, cache: Path) -> RecordDict | None:

@@ -287,12 +287,17 @@ def _continue_from(job: Job, strategy: HessianAlignment, grid: Grid) -> tuple[in
     done, states, pending = load_checkpoint(job.folder, strategy.begun())
     if isinstance(grid, RemembersStates) and states:
         grid.restore_states([pack_tensors(state) if state else None for state in states])
-    elif isinstance(grid, InMemoryGrid) and any(term.client_average for term in strategy.task.recipe.terms) and done:
+    elif isinstance(grid, InMemoryGrid) and done and _clients_remember(strategy):
         raise FedhaError(
-            f"recipe {strategy.task.recipe.name!r} keeps moving averages at the clients, which this engine "
-            "forgets; resume it with --engine inline, or start a new run"
+            f"recipe {strategy.task.recipe.name!r} keeps statistics at the clients, which this engine forgets; "
+            "resume it with --engine inline, or start a new run"
         )
     return done, pending
+
+
+def _clients_remember(strategy: HessianAlignment) -> bool:
+    recipe = strategy.task.recipe
+    return any(term.client_average for term in recipe.terms) or (strategy.piggyback and bool(riders(recipe)))
 
 
 def _as(examples: Examples, model: SplitModel) -> Examples:

@@ -131,7 +131,7 @@ class Running:
     def said(self, name: str) -> str:
         return (self.logs / f"{name}.log").read_text(errors="replace")
 
-    def wait_until(self, what: str, condition: "object", seconds: float = 120) -> None:
+    def wait_until(self, what: str, condition: "object", seconds: float = 300) -> None:
         """Wait for something that another process does."""
         deadline = time.monotonic() + seconds
         while not condition():  # type: ignore[operator]
