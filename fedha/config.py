@@ -334,6 +334,32 @@ class Config(_Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _sums_fit_recipe(self) -> "Config":
+        if not self.privacy.secure_aggregation:
+            return self
+        for recipe in self.recipe:
+            if recipe.resolve().weighting == "risk":
+                raise ValueError(
+                    f"recipe {recipe.name!r} weighs each domain by its own risk, which the server does not learn with "
+                    "privacy.secure_aggregation; set that to false, or take another recipe"
+                )
+        if self.training.client_sampling == "examples":
+            raise ValueError(
+                "training.client_sampling is 'examples' but with privacy.secure_aggregation the server does not learn "
+                "how many examples a client has; set it to uniform"
+            )
+        for key, clients in (
+            ("training.clients_per_round", self.training.clients_per_round),
+            ("federation.clients", self.federation.clients),
+        ):
+            if isinstance(clients, int) and clients < self.privacy.minimum:
+                raise ValueError(
+                    f"{key} is {clients} but privacy.minimum is {self.privacy.minimum} for secure sums; raise it "
+                    "(in a sum of two each client knows the other's part)"
+                )
+        return self
+
     def runs(self) -> "list[Config]":
         """This config as single runs: one recipe and one seed each, recipes first."""
         return [

@@ -26,8 +26,9 @@ from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
-from fedha.flower.client import client_app
+from fedha.flower.client import QUERIES, client_app
 from fedha.flower.logged import Logged
+from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, load_domains, serve
 from fedha.models import SplitModel, build
 from fedha.runs.listener import Listener
@@ -91,8 +92,8 @@ def bound_client_app(base: Path) -> ClientApp:
         job = job_from(context, base)
         return _client_app(to_json(job.config), job.left_out)(message=message, context=context)
 
-    app.query("introduce")(answer)
-    app.query("measure")(answer)
+    for name in QUERIES:
+        app.query(name)(answer)
     app.train()(answer)
     app.evaluate()(answer)
     return app
@@ -133,7 +134,8 @@ def _client_app(settings: str, left_out: str | None) -> ClientApp:
             )
         return parts[place]
 
-    return client_app(model, domain, threads=config.engine.threads, device=device(config))
+    party = simulated_party(config)
+    return client_app(model, domain, threads=config.engine.threads, device=device(config), party=party)
 
 
 def _check_federation(grid: Grid, clients: int, settled_seconds: float = 2.0) -> None:

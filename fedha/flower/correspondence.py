@@ -17,7 +17,16 @@ from fedha.flower.reasons import failure
 from fedha.flower.verdict import problem
 from fedha.flower.wire import count_array_bytes, count_bytes, unpack_reply
 
-_VERBS = {"query.introduce": "introduce itself", "query.measure": "measure", "train": "train", "evaluate": "evaluate"}
+_VERBS = {
+    "query.introduce": "introduce itself",
+    "query.measure": "measure",
+    "query.advertise": "send its keys",
+    "query.share": "share its secrets",
+    "query.confirm": "confirm whose sum it is",
+    "query.reveal": "give its shares",
+    "train": "train",
+    "evaluate": "evaluate",
+}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0  # seconds between looks for a client that is gone
 
 
@@ -100,8 +109,12 @@ class Correspondence:
 
     def nodes(self, members: Sequence[Member]) -> list[int]:
         """The nodes of these clients, in the same order."""
-        places = {member.index: node for node, member in self._members.items()}
-        return [places[member.index] for member in members]
+        return self.nodes_at([member.index for member in members])
+
+    def nodes_at(self, places: Sequence[int]) -> list[int]:
+        """The nodes of the clients with these places, in the same order."""
+        known = {member.index: node for node, member in self._members.items()}
+        return [known[place] for place in places]
 
     def ask(self, kind: str, round: int, contents: Mapping[int, RecordDict]) -> list[Message]:
         """The messages of an exchange, which is then under way.
@@ -117,7 +130,12 @@ class Correspondence:
         return list(self._asked.values())
 
     def replies(
-        self, messages: Iterable[Message], kind: str, round: int, expected: Mapping[str, torch.Size] | None = None
+        self,
+        messages: Iterable[Message],
+        kind: str,
+        round: int,
+        expected: Mapping[str, torch.Size] | None = None,
+        accept: Callable[[Reply], None] | None = None,
     ) -> Iterator[Reply]:
         """Read replies as they come. What failed, is missing or is refused goes by the rules.
 
@@ -126,6 +144,7 @@ class Correspondence:
             kind: What was asked.
             round: From 1.
             expected: Shapes of a reply's tensors, by name.
+            accept: Takes each reply, or refuses it with a FedhaError.
         """
         begun, answered, summed = time.monotonic(), 0, 0
         waiting, missed = dict(self._asked), set[int]()
@@ -151,6 +170,8 @@ class Correspondence:
                     self.bytes_up += 0 if reply.tensors else summed
                 if (wrong := problem(reply, expected or {})) is not None:
                     self._note("refused", node, kind, f"its reply of round {round} does not count: {wrong}")
+                    continue
+                if accept is not None and not self._accepted(accept, reply, node, kind):
                     continue
                 if node in missed:
                     self._note("returned", node, kind, f"it answered after {time.monotonic() - begun:.0f} s")
@@ -250,6 +271,19 @@ class Correspondence:
     def _who(self, node: int) -> str:
         member = self._members.get(node)
         return f"client {member.index} (domain {member.domain!r})" if member else f"node {node}"
+
+    def _accepted(self, accept: Callable[[Reply], None], reply: Reply, node: int, kind: str) -> bool:
+        known = self._members.get(node)
+        try:
+            if known is not None and known.index != reply.index:
+                raise FedhaError(f"{self._who(node)} answers as client {reply.index}; its answer is left out")
+            accept(reply)
+        except FedhaError as error:
+            if self.rules.on_client_error == "stop":
+                raise
+            self._note("refused", node, kind, str(error))
+            return False
+        return True
 
     def _failed(self, node: int, kind: str, error: FedhaError | ClientError) -> None:
         if self.rules.on_client_error == "stop":
