@@ -11,6 +11,7 @@ The run config's keys, all optional but one of config and settings:
 """
 
 import functools
+import sys
 import time
 from logging import INFO
 from pathlib import Path
@@ -135,7 +136,18 @@ def _client_app(settings: str, left_out: str | None) -> ClientApp:
         return parts[place]
 
     party = simulated_party(config)
+    if party is not None and not _simulated():
+        raise FedhaError(
+            "privacy.secure_aggregation is on, but this app has no identity key of its own, only one that a simulation "
+            "makes from the seed; deploy the federation with `fedha deploy`"
+        )
     return client_app(model, domain, threads=config.engine.threads, device=device(config), party=party)
+
+
+def _simulated() -> bool:
+    """Whether this process is one of Flower's simulation, which runs clients in Ray's."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _check_federation(grid: Grid, clients: int, settled_seconds: float = 2.0) -> None:

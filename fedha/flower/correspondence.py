@@ -40,6 +40,7 @@ class Rules:
         patience: Seconds to wait for those who are missing.
         on_missing: stop: the run ends; wait: they are asked again when they are back; skip: the round goes on without.
         min_clients: With skip, a round needs so many; None: half of those asked.
+        least: A round needs so many in any case, for its sums to be secure.
         on_client_error: Whether a client that fails ends the run, or is left out of the round.
     """
 
@@ -48,11 +49,12 @@ class Rules:
     patience: float = 86400.0
     on_missing: Literal["stop", "wait", "skip"] = "stop"
     min_clients: int | None = None
+    least: int = 1
     on_client_error: Literal["stop", "skip"] = "stop"
 
     def enough(self, asked: int) -> int:
         """How many of those asked must answer before the others are passed over."""
-        return min(asked, -(-asked // 2) if self.min_clients is None else self.min_clients)
+        return min(asked, max(self.least, -(-asked // 2) if self.min_clients is None else self.min_clients))
 
 
 @dataclass

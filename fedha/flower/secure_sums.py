@@ -28,7 +28,7 @@ from fedha.privacy.secure.messages import Advert, Confirmation, Dealing, MaskedI
 from fedha.privacy.secure.numbers import BOUND, EXAMPLES, NUMBERS, POOLED, from_vector
 from fedha.privacy.secure.packing import pack, unpack
 from fedha.privacy.secure.server import Aggregation
-from fedha.privacy.secure.session import Session, make_session
+from fedha.privacy.secure.session import Session, make_session, usual_threshold
 
 _T = TypeVar("_T")
 _M = TypeVar("_M", Advert, Dealing)
@@ -273,6 +273,18 @@ def refusal(settings: PrivacyConfig, clients: int) -> str | None:
             f"{clients} (more than half, or a malicious server could have two sets of survivors confirmed)"
         )
     return None
+
+
+def least_clients(settings: PrivacyConfig, clients: int) -> int:
+    """How many clients a round must have at least: 1 where it has no secure sums.
+
+    Args:
+        settings: With the thresholds.
+        clients: How many there are.
+    """
+    if not settings.secure_aggregation:
+        return 1
+    return max(settings.minimum, settings.threshold or usual_threshold(clients))
 
 
 def _sum_of(wanted: Wanted, session: Session, total: Mapping[str, Tensor], places: tuple[int, ...]) -> Sum:

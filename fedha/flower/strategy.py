@@ -20,6 +20,7 @@ from fedha.federation import Server, pool_evaluations
 from fedha.flower.correspondence import Correspondence, Rules
 from fedha.flower.delivery import deliver
 from fedha.flower.secure_rounds import SecureRounds
+from fedha.flower.secure_sums import least_clients
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
@@ -70,6 +71,7 @@ class HessianAlignment(Strategy):
             patience=given.patience,
             on_missing=given.on_missing,
             min_clients=given.min_clients,
+            least=1 if privacy is None else least_clients(privacy, clients),
             on_client_error=on_client_error,
         )
         self.piggyback = given.schedule == "piggyback"
