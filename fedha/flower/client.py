@@ -188,6 +188,13 @@ def state_record(state: RecordDict) -> ArrayRecord | None:
     return state.array_records.get(_STATE)
 
 
+def put_state(context: Context, state: ArrayRecord | None) -> None:
+    """Replace what a node's averages are, and leave all else that its context's state holds."""
+    context.state.pop(_STATE, None)
+    if state is not None:
+        context.state[_STATE] = state
+
+
 def restore_state(state: ArrayRecord | None) -> RecordDict:
     """The context state of a node that `state_record` saw."""
     return RecordDict() if state is None else RecordDict({_STATE: state})
