@@ -203,7 +203,8 @@ class Correspondence:
             for node, error in gone.items():
                 self._failed(node, kind, error)
             return True
-        skip = kind == "evaluate" or (rules.on_missing == "skip" and answered >= rules.enough(len(self._asked)))
+        alone = kind == "evaluate" and rules.least == 1  # a secure sum of too few would be refused
+        skip = alone or (rules.on_missing == "skip" and answered >= rules.enough(len(self._asked)))
         for node, error in gone.items() if skip else ():
             self._note("skipped", node, kind, str(error))
         return skip

@@ -189,7 +189,13 @@ def _advertise(
     identity = party.identity(place)
     secrets = _secrets(context)
     done = _done(secrets)
+    names = {*secrets, *(_name(session) for session in sessions)}
     for session in sessions:
+        if sum(name.startswith(f"{session.round}/{session.exchange}/") for name in names) > 1:
+            raise FedhaError(
+                f"client {place} is asked to take part in {session.name} twice, with different others or weights; the "
+                "difference of two such sums would tell its part, so it refuses"
+            )
         if session.round < done[0] or (session.round == done[0] and session.exchange in done[1]):
             raise FedhaError(
                 f"client {place} has given its shares for round {done[0]} and is asked to take part in {session.name}; "
@@ -222,7 +228,7 @@ def _done(secrets: ConfigRecord) -> tuple[int, list[str]]:
 
 
 def _name(session: Session) -> str:
-    return f"{session.round}/{session.digest.hex()}"
+    return f"{session.round}/{session.exchange}/{session.digest.hex()}"
 
 
 def _recall(context: Context, kind: type[_State], session: bytes) -> _State:

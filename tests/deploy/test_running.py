@@ -23,7 +23,7 @@ from tests.test_resume import without_time
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "deployment.yaml"
 ERM = ("recipe=erm", "evaluation.every=100")
-SECURE = ("recipe=fishr", "federation.schedule=piggyback", "privacy.secure_aggregation=true", "training.rounds=2")
+SECURE = ("recipe=fishr", "federation.schedule=piggyback", "privacy.secure_aggregation=true", "training.rounds=1")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

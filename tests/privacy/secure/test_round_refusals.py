@@ -19,6 +19,7 @@ from fedha.flower.wire import pack_tensors, unpack_reply, unpack_tensors
 from fedha.privacy.secure.identity import new_identity
 from fedha.privacy.secure.messages import Revealed
 from fedha.privacy.secure.packing import pack, unpack
+from fedha.privacy.secure.session import Session
 from tests.privacy.secure.grids import (
     SGD,
     Said,
@@ -76,6 +77,14 @@ def in_the_clear(_: list[Said], content: RecordDict) -> RecordDict:
     return RecordDict({name: record for name, record in content.items() if name != "secure"})
 
 
+def twice(_: list[Said], content: RecordDict) -> RecordDict:
+    """The same sum also without client 4."""
+    (data,) = content.config_records["secure"]["sessions"]  # type: ignore[misc]
+    session = unpack(Session, data)  # type: ignore[arg-type]
+    less = replace(session, cohort=session.cohort[:4], weights=session.weights[:4], degree=3)
+    return RecordDict({**content, "secure": ConfigRecord({"sessions": [data, pack(less)]})})  # type: ignore[list-item]
+
+
 def other_model(_: list[Said], content: RecordDict) -> RecordDict:
     """The attack of Pasquini et al.: one client is shown another model than the others."""
     model = {name: value + 1 for name, value in unpack_tensors(content.array_records["parameters"]).items()}
@@ -84,6 +93,7 @@ def other_model(_: list[Said], content: RecordDict) -> RecordDict:
 
 REFUSED = [
     ("query.advertise", again("query.advertise"), "has given its shares for round 1"),
+    ("query.advertise", twice, "take part in round 2's update twice, with different others or weights"),
     ("query.share", again("query.share"), "has no keys of the secure sum that it is asked for"),
     ("train", again("train"), "has no keys of the secure sum that it is asked for"),
     ("train", foreign("train"), "are not those for client 1; the server mixes them"),
