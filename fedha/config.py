@@ -257,6 +257,31 @@ class FederationConfig(_Section):
     )
 
 
+class PrivacyConfig(_Section):
+    """What a client's answers may give away."""
+
+    protect: Literal["nothing", "examples", "clients"] = Field(
+        "nothing",
+        description="examples: clip and noise at each client, so that no example shows; clients: the same on the sum",
+    )
+    noise_multiplier: float | None = Field(
+        None, gt=0, description="deviation of the noise over the clipping norm; `fedha privacy plan` finds it"
+    )
+    clip: float = Field(1.0, gt=0, description="largest norm of one example's gradient, or of one client's answer")
+    statistics_noise: float = Field(1.0, gt=0, description="noise of the statistics, in units of noise_multiplier")
+    statistics_clip: float = Field(1.0, gt=0, description="largest norm of what one example adds to the statistics")
+    sampling: Literal["whole", "poisson", "shuffled"] = Field(
+        "whole", description="how local steps draw examples, and what the accountant assumes"
+    )
+    delta: float | None = Field(None, gt=0, lt=1, description="default: a tenth of one over the client's examples")
+    max_epsilon: float | None = Field(None, gt=0, description="training ends before a client spends more")
+    min_examples: int = Field(1, ge=1, description="a client with fewer does not answer")
+    secure_aggregation: bool = Field(False, description="the server learns sums over clients, and no client's own")
+    threshold: int | None = Field(None, ge=2, description="secure sums: so many clients must stay to the end")
+    minimum: int = Field(3, ge=2, description="secure sums: none of fewer clients is learnt")
+    bound: float = Field(65536.0, gt=0, description="secure sums: largest absolute value that can be sent")
+
+
 class Config(_Section):
     """One experiment; several recipes or seeds make several runs."""
 
@@ -269,6 +294,7 @@ class Config(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     engine: EngineConfig = EngineConfig()
 
     @field_validator("name")
@@ -305,6 +331,32 @@ class Config(_Section):
             if self.training.averaging == "examples" and any(t.target == "others" for t in recipe.resolve().terms):
                 raise ValueError(
                     f"recipe {recipe.name!r} takes pairs of domains alike; set training.averaging to domains"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _sums_fit_recipe(self) -> "Config":
+        if not self.privacy.secure_aggregation:
+            return self
+        for recipe in self.recipe:
+            if recipe.resolve().weighting == "risk":
+                raise ValueError(
+                    f"recipe {recipe.name!r} weighs each domain by its own risk, which the server does not learn with "
+                    "privacy.secure_aggregation; set that to false, or take another recipe"
+                )
+        if self.training.client_sampling == "examples":
+            raise ValueError(
+                "training.client_sampling is 'examples' but with privacy.secure_aggregation the server does not learn "
+                "how many examples a client has; set it to uniform"
+            )
+        for key, clients in (
+            ("training.clients_per_round", self.training.clients_per_round),
+            ("federation.clients", self.federation.clients),
+        ):
+            if isinstance(clients, int) and clients < self.privacy.minimum:
+                raise ValueError(
+                    f"{key} is {clients} but privacy.minimum is {self.privacy.minimum} for secure sums; raise it "
+                    "(in a sum of two each client knows the other's part)"
                 )
         return self
 

@@ -58,11 +58,12 @@ class Reply:
         client: The client's name: its domain's, or ``domain/shard`` where several share one.
         domain: Its domain's name.
         index: Its place in client order, in which everything is summed.
-        examples: Training examples it holds.
+        examples: Training examples it holds; 0 where only a sum over clients may tell.
         tensors: Statistics by name, or the update by parameter name.
         metrics: Numbers for the log.
         input_shape: Shape of one of its inputs, when it introduces itself; else ().
         weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.
+        secure: What belongs to a secure sum's protocol, by name.
     """
 
     client: str
@@ -73,3 +74,4 @@ class Reply:
     metrics: Mapping[str, float] = field(default_factory=dict)
     weighed: bool = False
     input_shape: tuple[int, ...] = ()
+    secure: Mapping[str, bytes | list[bytes]] = field(default_factory=dict)

@@ -5,7 +5,8 @@ What belongs to a machine is in its environment, not in the config that travels:
 - ``FEDHA_RUNS``, the server's: where runs are written; default: ``runs``.
 - ``FEDHA_DATA``: the folder of a client's own data, or of the target's for the server, if it has any; default:
   data.root of the config.
-- ``FEDHA_CACHE``, a client's: where it may keep what it needs again; default: ``~/.cache/fedha``.
+- ``FEDHA_CACHE``, a client's: where it may keep what it needs again; default: ``~/.cache/fedha``;
+- for secure sums, what `fedha.deploy.party` names.
 
 The run config has the keys of `fedha.flower.apps`, and ``events``: the name of a file beside the runs to which the
 server writes how the run goes on.
@@ -25,10 +26,11 @@ from fedha import data
 from fedha.config import Config, from_json
 from fedha.data.domain import Domain
 from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
+from fedha.deploy.party import site_party
 from fedha.engine.event_file import EventFile
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
-from fedha.flower.client import Clients, restore_state, state_record
+from fedha.flower.client import QUERIES, Clients, put_state, state_record
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import pack_tensors, unpack_tensors
@@ -92,16 +94,16 @@ def deployed_client_app() -> ClientApp:
         averages = run_folder(_cache(), f"{settings} {job.folder} {place}")
         averaging = remembers(job.config)
         number = _round(content)
-        if averaging and number is not None:
+        if averaging and number is not None and kind in ("query.measure", "train"):
             known = recall(averages, number)
-            context.state = restore_state(pack_tensors(known)) if known else RecordDict()
+            put_state(context, pack_tensors(known) if known else None)
         reply = _clients(settings, place).answer(kind, content, context)
         if averaging and number is not None and kind == "train":
             after = state_record(context.state) or ArrayRecord()
             remember(averages, number, unpack_tensors(after), keep=job.config.checkpoint.every + 2)
         return Message(reply, reply_to=message)
 
-    for register in (app.query("introduce"), app.query("measure"), app.train(), app.evaluate()):
+    for register in (*(app.query(name) for name in QUERIES), app.train(), app.evaluate()):
         register(answer)
     return app
 
@@ -167,7 +169,8 @@ def _clients(settings: str, place: int) -> Clients:
     def load(context: Context) -> Domain:
         return domain
 
-    return Clients(model, load, threads=config.engine.threads, device=device(config))
+    party = site_party(config)
+    return Clients(model, load, threads=config.engine.threads, device=device(config), party=party)
 
 
 def _cache() -> Path:

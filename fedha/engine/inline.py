@@ -22,6 +22,7 @@ from fedha.engine.nodes import (
 )
 from fedha.flower.apps import device
 from fedha.flower.client import client_app, restore_state, state_record
+from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.models import build
 from fedha.runs.listener import Listener
@@ -113,6 +114,7 @@ def run_inline(job: Job, domains: DomainSet, listener: Listener, *, resume: bool
         lambda context: clients[int(context.node_config["partition-id"])],
         threads=config.engine.threads,
         device=device(config),
+        party=simulated_party(config),
     )
     grid = InlineGrid(app, len(clients), skip=config.engine.on_client_error == "skip")
     return serve(job, grid, listener, domains=domains, resume=resume)

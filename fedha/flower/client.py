@@ -12,12 +12,16 @@ from fedha import batching, numerics, piggyback
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.flower import secure_client
+from fedha.flower.secure_client import Party
+from fedha.flower.secure_wire import STEPS
 from fedha.flower.wire import PlainReply, pack_reply, pack_tensors, plain_reply, unpack_request, unpack_tensors
 from fedha.models.split import SplitModel
 from fedha.training import Client, answer_evaluate, answer_measure
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
+QUERIES = ("introduce", "measure", *(kind.removeprefix("query.") for kind in STEPS))  # what an app answers
 
 _ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
     "query.measure": answer_measure,
@@ -38,20 +42,21 @@ def client_app(
     *,
     threads: int = 1,
     device: str = "cpu",
+    party: Party | None = None,
 ) -> ClientApp:
     """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
 
     Returns:
-        An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``. The node config must give
-        ``partition-id``, the client's place in client order, from 0.
+        An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``, and the queries of secure sums.
+        The node config must give ``partition-id``, the client's place in client order, from 0.
     """
-    app, clients = ClientApp(), Clients(model, domain, threads=threads, device=device)
+    app, clients = ClientApp(), Clients(model, domain, threads=threads, device=device, party=party)
 
     def answer(message: Message, context: Context) -> Message:
         return Message(clients.answer(message.metadata.message_type, message.content, context), reply_to=message)
 
-    app.query("introduce")(answer)
-    app.query("measure")(answer)
+    for name in QUERIES:
+        app.query(name)(answer)
     app.train()(answer)
     app.evaluate()(answer)
     return app
@@ -65,6 +70,7 @@ class Clients:
         domain: Makes a client's data; called once a process and node.
         threads: torch threads; a sum's bits depend on it.
         device: Where to compute, such as ``cpu`` or ``cuda``.
+        party: Who they are in secure sums, in which alone they then answer; None: they answer in the clear.
     """
 
     def __init__(
@@ -74,9 +80,10 @@ class Clients:
         *,
         threads: int = 1,
         device: str = "cpu",
+        party: Party | None = None,
     ) -> None:
         self._make_model, self._make_domain = model, domain
-        self._threads, self._device = threads, device
+        self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
 
@@ -92,8 +99,18 @@ class Clients:
         client = self._client(context)
         if kind == _INTRODUCE:
             shape = tuple(client.domain.train.inputs.shape[1:])
-            return pack_reply(replace(client.reply({}), input_shape=shape))
-        reply = _ANSWERS[kind](client, unpack_request(content, self._device))
+            told = client.reply({}) if self._party is None else secure_client.hidden(client.reply({}))
+            return pack_reply(replace(told, input_shape=shape))
+        if kind in STEPS:
+            return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
+        request = unpack_request(content, self._device)
+        if self._party is None:
+            reply = _ANSWERS[kind](client, request)
+        else:
+            opened = secure_client.open_question(kind, client, content, request, context)
+            plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, request))
+            secrets, reply = secure_client.mask(opened, client, request, plain)
+            secure_client.store(context, secrets)
         _remember(client, context)
         return pack_reply(reply)
 
@@ -115,10 +132,41 @@ class Clients:
         requests = [unpacked[id(content)] for content in contents]
         if batching.refusal(clients, requests[0]) is not None:
             return None
+        if self._party is not None:
+            return self._masked_together(kind, clients, requests, contents, contexts)
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
         return [plain_reply(reply) for reply in replies]
+
+    def _masked_together(
+        self,
+        kind: str,
+        clients: Sequence[Client],
+        requests: Sequence[Request],
+        contents: Sequence[RecordDict],
+        contexts: Sequence[Context],
+    ) -> list[PlainReply]:
+        """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
+        asked = list(zip(clients, contents, requests, contexts, strict=True))
+        opened = [secure_client.open_question(kind, *one) for one in asked]
+        plain = _TOGETHER[kind](clients, [replace(one, additive=False) for one in requests])
+        masked = [
+            secure_client.mask(question, client, request, reply)
+            for question, client, request, reply in zip(opened, clients, requests, plain, strict=True)
+        ]
+        for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
+            secure_client.store(context, secrets)
+            _remember(client, context)
+        return [plain_reply(reply) for _, reply in masked]
+
+    def _sworn(self) -> Party:
+        if self._party is None:
+            raise FedhaError(
+                "this client was asked for keys of secure sums and has no identity for them; set "
+                "privacy.secure_aggregation where it is started"
+            )
+        return self._party
 
     def _client(self, context: Context) -> Client:
         """The client of a node, with what it remembers."""
@@ -138,6 +186,13 @@ class Clients:
 def state_record(state: RecordDict) -> ArrayRecord | None:
     """What a node must remember for a run to resume, out of its context's state: its moving averages, or None."""
     return state.array_records.get(_STATE)
+
+
+def put_state(context: Context, state: ArrayRecord | None) -> None:
+    """Replace what a node's averages are, and leave all else that its context's state holds."""
+    context.state.pop(_STATE, None)
+    if state is not None:
+        context.state[_STATE] = state
 
 
 def restore_state(state: ArrayRecord | None) -> RecordDict:

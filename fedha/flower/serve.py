@@ -14,12 +14,14 @@ from fedha import data, numerics
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError
+from fedha.flower import secure_rounds
 from fedha.flower.delivery import never
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.piggyback import riders
+from fedha.privacy.secure.numbers import POOLED
 from fedha.runs import runfolder
 from fedha.runs.checkpoint import load_checkpoint, save_checkpoint
 from fedha.runs.listener import Listener
@@ -180,8 +182,10 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
     federation = config.federation
     if domains is None:
         clients = federation.clients or data.source_count(config.data) * config.data.clients_per_domain
+        secure_rounds.check_clients(config, clients)
     else:
         clients = len(domains.sources) * config.data.clients_per_domain
+        secure_rounds.check_clients(config, clients)
         federation = federation.model_copy(update={"on_missing": "stop"})  # nobody comes and goes in a simulation
     return HessianAlignment(
         config.recipe[0],
@@ -190,6 +194,7 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
         clients=clients,
         federation=federation,
         on_client_error=config.engine.on_client_error,
+        privacy=config.privacy,
     )
 
 
@@ -209,7 +214,8 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     names = tuple(dict.fromkeys(one.domain for one in members))
     (shape,) = found
     examples = ", ".join(f"{one.domain} {one.examples}" for one in members)
-    description = f"{config.data.name}, each domain at its own site; training examples: {examples}"
+    told = f"training examples: {examples}" if strategy.secure is None else "how many examples each has is secret"
+    description = f"{config.data.name}, each domain at its own site; {told}"
     own = config.data if job.target_root is None else config.data.model_copy(update={"root": job.target_root})
     targets = data.load_targets(own, config.seed[0])
     return Setting(names, shape, data.class_count(config.data), targets, description)
@@ -232,7 +238,8 @@ def _evaluated(
 ) -> dict[str, Any]:
     """A round's record with what the clients evaluated, and the seconds that this took."""
     found = strategy.last_evaluation.get("held_out", {})
-    held_out = {name: found.get(name, {"examples": 0}) for name in setting.names}
+    names = setting.names if strategy.secure is None else (POOLED,)
+    held_out = {name: found.get(name, {"examples": 0}) for name in names}
     last = {"target": record["target"], "seconds": record["seconds"] + seconds}
     rest = {key: value for key, value in record.items() if key not in last}
     return {**rest, "held_out": held_out, **last}

@@ -20,7 +20,7 @@ from fedha.recipes import Recipe, Term
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
-_SHAPE = "input_shape"
+_SHAPE, _SECURE = "input_shape", "secure"
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -126,7 +126,7 @@ class PlainReply:
 
     arrays: dict[str, dict[str, Array]]
     metrics: dict[str, dict[str, float | list[int]]]
-    configs: dict[str, dict[str, str]]
+    configs: dict[str, dict[str, str | bytes | list[bytes]]]
 
 
 def plain_reply(reply: Reply) -> PlainReply:
@@ -134,7 +134,10 @@ def plain_reply(reply: Reply) -> PlainReply:
     return PlainReply(
         {_WEIGHED if reply.weighed else _OWN: pack_arrays(reply.tensors)},
         {"metrics": {"index": reply.index, "examples": reply.examples, **reply.metrics, **_shape(reply)}},
-        {"client": {"name": reply.client, "domain": reply.domain}},
+        {
+            "client": {"name": reply.client, "domain": reply.domain},
+            **({_SECURE: dict(reply.secure)} if reply.secure else {}),
+        },
     )
 
 
@@ -170,7 +173,19 @@ def unpack_reply(content: RecordDict) -> Reply:
         metrics=numbers,
         weighed=weighed,
         input_shape=tuple(int(length) for length in shape) if isinstance(shape, list) else (),
+        secure=_secure(content),
     )
+
+
+def _secure(content: RecordDict) -> dict[str, bytes | list[bytes]]:
+    record = content.get(_SECURE)
+    found: dict[str, bytes | list[bytes]] = {}
+    for name, value in record.items() if isinstance(record, ConfigRecord) else ():
+        if isinstance(value, bytes):
+            found[name] = value
+        elif isinstance(value, list):
+            found[name] = [one for one in value if isinstance(one, bytes)]
+    return found
 
 
 def count_bytes(content: RecordDict) -> int:
