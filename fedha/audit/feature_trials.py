@@ -8,11 +8,13 @@ from fedha.audit.findings import Finding
 from fedha.audit.label_trials import best_belief
 from fedha.audit.truth import Truth
 
+ATTACKS = ("feature_exact", "feature_class_means", "feature_moments")
+
 
 def run(case: Case) -> Outcomes:
     """One example's feature exactly; class means and second moments of several."""
     if case.sent.head is None:
-        for attack in ("feature_exact", "feature_class_means", "feature_moments"):
+        for attack in ATTACKS:
             yield case.not_run(attack, "the head is not linear, so there is no closed form")
         return
     yield from _exact(case)

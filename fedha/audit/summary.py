@@ -12,12 +12,13 @@ from fedha.audit.scores import bootstrap
 from fedha.report.formats import Cell, Column, Table
 
 
-def summary(findings: Findings, seed: int = 0) -> Table:
+def summary(findings: Findings, seed: int = 0, caption: str = "What the attacks recovered from what was sent") -> Table:
     """Every attack in a row: how well it did on clients and on the aggregate, beside its baseline.
 
     Args:
         findings: Of an audit.
         seed: Of the intervals over releases.
+        caption: Of the table.
 
     Returns:
         Means over releases, and the most that any single release gave away; attacks without a score are left out.
@@ -37,7 +38,7 @@ def summary(findings: Findings, seed: int = 0) -> Table:
         if count
     ]
     columns = tuple(Column(head, number=head in heads[3:]) for head in heads)
-    return Table("What the attacks recovered from what was sent", columns, tuple(rows), tuple(notes))
+    return Table(caption, columns, tuple(rows), tuple(notes))
 
 
 def mean_value(findings: Iterable[Finding]) -> float | None:
