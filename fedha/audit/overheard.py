@@ -1,6 +1,6 @@
 """A grid that listens: messages between server and clients go through it unchanged, and it keeps those of a round."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +27,15 @@ class Exchange:
 
 
 class ListeningGrid(Grid):
-    """Passes everything on to another grid, and hands over the exchanges of each wanted round once it is over.
+    """Passes everything on to another grid, and keeps the exchanges of wanted rounds until they are taken.
 
     Args:
         grid: Reaches the clients; it must answer `send_and_receive`, as the grids of fedha's own engines do.
-        rounds: Of which rounds exchanges are handed over.
-        heard: Takes the exchanges of one round, in order.
+        rounds: Of which rounds exchanges are kept.
     """
 
-    def __init__(self, grid: Grid, rounds: Collection[int], heard: Callable[[list[Exchange]], None]) -> None:
-        self._grid, self._rounds, self._heard = grid, frozenset(rounds), heard
+    def __init__(self, grid: Grid, rounds: Collection[int]) -> None:
+        self._grid, self._rounds = grid, frozenset(rounds)
         self._kept: list[Exchange] = []
 
     def set_run(self, run: Run) -> None:
@@ -73,18 +72,12 @@ class ListeningGrid(Grid):
             self._keep(number, asked, answered)
         return answered
 
-    def close(self) -> None:
-        """Hand over the last round."""
-        self._hand_over()
+    def take(self) -> list[Exchange]:
+        """What was kept since this was last asked for, in order."""
+        kept, self._kept = self._kept, []
+        return kept
 
     def _keep(self, number: int, asked: list[Message], answered: list[Message]) -> None:
-        if self._kept and self._kept[0].round != number:
-            self._hand_over()
         questions = {one.metadata.dst_node_id: one.content for one in asked}
         answers = {one.metadata.src_node_id: one.content for one in answered if not one.has_error()}
         self._kept.append(Exchange(asked[0].metadata.message_type, number, questions, answers))
-
-    def _hand_over(self) -> None:
-        kept, self._kept = self._kept, []
-        if kept:
-            self._heard(kept)

@@ -9,8 +9,8 @@ from typing import Any
 from fedha.atomic import write_json
 from fedha.audit.findings import Findings, from_content, to_content
 from fedha.errors import FedhaError
+from fedha.runs.runfolder import AUDIT as FILE
 
-FILE = "audit.json"
 _FORM = 1
 
 

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from fedha.audit import capture
-from fedha.audit.overheard import Exchange, ListeningGrid
+from fedha.audit.overheard import ListeningGrid
 from fedha.audit.releases import releases_of
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet
+from fedha.data.shards import client_domains
 from fedha.engine.inline import inline_grid
 from fedha.flower.serve import Job, serve
+from fedha.flower.strategy import HessianAlignment
 from fedha.runs import runfolder
 
 Model = Mapping[str, Tensor]
@@ -70,16 +72,20 @@ def replay(
     Raises:
         FedhaError: As in `fedha.run.execute`.
     """
+    held = client_domains(domains, config.data.clients_per_domain, config.seed[0]) if clients is None else clients
+    examples = {place: len(one.train) for place, one in enumerate(held)}
+    grid = ListeningGrid(inline_grid(config, domains, held), rounds if keep else ())
+    shown: list[HessianAlignment] = []
 
-    def heard(exchanges: list[Exchange]) -> None:
-        if keep is not None:
-            capture.append(keep, releases_of(exchanges))
+    def over(number: int) -> None:
+        exchanges = grid.take()
+        if keep is not None and exchanges:
+            capture.append(keep, releases_of(exchanges, shown[0].begun(), examples))
+        told(number)
 
-    grid = ListeningGrid(inline_grid(config, domains, clients), rounds, heard)
     with TemporaryDirectory(prefix="fedha-audit-") as place:
         folder = Path(place) / "run"
-        serve(Job(_hastened(config), folder), grid, RoundsHeard(told), domains=domains)
-        grid.close()
+        serve(Job(_hastened(config), folder), grid, RoundsHeard(over), domains=domains, shown=shown.append)
         return runfolder.read_model(folder)
 
 

@@ -6,7 +6,7 @@ from fedha.audit import figures
 from fedha.audit.attacks import ATTACKS
 from fedha.audit.findings import Findings, together
 from fedha.audit.record import Audited
-from fedha.audit.summary import summary
+from fedha.audit.summary import small_summary, summary
 from fedha.report.section import Section
 
 _EXPLANATION = (
@@ -39,19 +39,18 @@ def sections(audits: Mapping[str, Sequence[Audited]]) -> list[Section]:
 
 
 def small_section(small: Mapping[int, Findings], name: str, heading: str) -> Section:
-    """What was found on clients of a few examples: a table and the recovered images for each number of examples.
+    """What was found on clients of a few examples: a table, and the recovered images for each number of examples.
 
     Args:
         small: By the number of each client's examples.
         name: Unique in the page.
         heading: Its title.
     """
-    tables, panels = [], []
+    panels = []
     for count, findings in small.items():
         number = "one example" if count == 1 else f"{count} examples"
-        tables.append(summary(findings, caption=f"Clients of {number} each, first round"))
         panels += [(f"{title}, {number}", drawn) for title, drawn in _pictures(findings, f"{name}n{count}")]
-    return Section(heading, _SMALL, tuple(tables), tuple(panels))
+    return Section(heading, _SMALL, (small_summary(small),), tuple(panels))
 
 
 def section(

@@ -1,6 +1,7 @@
 """The server's side of a whole run, over any Grid: rounds, evaluation, checkpoints, the run folder."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -101,7 +102,13 @@ class Setting:
 
 
 def serve(
-    job: Job, grid: Grid, listener: Listener, *, domains: DomainSet | None, resume: bool = False
+    job: Job,
+    grid: Grid,
+    listener: Listener,
+    *,
+    domains: DomainSet | None,
+    resume: bool = False,
+    shown: Callable[[HessianAlignment], None] = lambda strategy: None,
 ) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
@@ -112,6 +119,7 @@ def serve(
         domains: The run's domains; None in a deployment, whose server has none and learns from the clients what it
             needs to know. There clients that are missing are waited for or passed over, as the config says.
         resume: Continue from the folder's checkpoint.
+        shown: Given the strategy before the first round, by who wants to look at what the server learns.
 
     Returns:
         The content of results.json.
@@ -126,6 +134,7 @@ def serve(
     setting = _learned(config, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
     strategy.begin(dict(model.named_parameters()))
+    shown(strategy)
     recipe = strategy.task.recipe
     strategy.expected = shapes(model, setting.input_shape, riders(recipe), recipe.probes)
     runfolder.create(job.folder, config, resume=resume)
