@@ -64,6 +64,11 @@ def releases_of(exchanges: Sequence[Exchange], server: Server, examples: Mapping
     return [*own, total]
 
 
+def shows_single_clients(exchanges: Sequence[Exchange]) -> bool:
+    """Whether any client's own tensors reached the server as they are."""
+    return any(set(reply.tensors) - {_MASKED} for exchange in exchanges for _, reply in _pairs(exchange))
+
+
 def _pairs(exchange: Exchange) -> Iterator[tuple[Request, Reply]]:
     if exchange.kind in _READ:
         for node, answer in exchange.answered.items():

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from fedha.audit import capture
 from fedha.audit.overheard import ListeningGrid
-from fedha.audit.releases import releases_of
+from fedha.audit.releases import releases_of, shows_single_clients
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.shards import client_domains
 from fedha.engine.inline import inline_grid
+from fedha.errors import FedhaError
 from fedha.flower.serve import Job, serve
 from fedha.flower.strategy import HessianAlignment
 from fedha.runs import runfolder
@@ -70,7 +71,7 @@ def replay(
         The trained model's parameters, by name.
 
     Raises:
-        FedhaError: As in `fedha.run.execute`.
+        FedhaError: As in `fedha.run.execute`; or a single client's tensors were sent where none may be.
     """
     held = client_domains(domains, config.data.clients_per_domain, config.seed[0]) if clients is None else clients
     examples = {place: len(one.train) for place, one in enumerate(held)}
@@ -79,6 +80,11 @@ def replay(
 
     def over(number: int) -> None:
         exchanges = grid.take()
+        if config.privacy.secure_aggregation and shows_single_clients(exchanges):
+            raise FedhaError(
+                f"privacy.secure_aggregation is on, but single clients' tensors reached the server in round {number}; "
+                "what was sent is not protected"
+            )
         if keep is not None and exchanges:
             capture.append(keep, releases_of(exchanges, shown[0].begun(), examples))
         told(number)

@@ -87,7 +87,7 @@ def audit(
     from fedha.audit.settings import Settings, chosen_attacks
 
     console = publish.terminal()
-    wanted = Settings(rounds, chosen_attacks(_names(attacks)), shadows, _numbers(small), noise)
+    wanted = Settings(rounds, chosen_attacks(names(attacks)), shadows, _numbers(small), noise)
     if noise and out is None:
         raise FedhaError("--noise drowns what was sent, so its audit is not the run's; give it a place with --out")
     if Path(target).is_dir() and not overrides:
@@ -186,13 +186,14 @@ def _finished(path: Path, console: Console) -> list[Path]:
     return finished
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
+    """Names with commas between."""
     return [one.strip() for one in text.split(",") if one.strip()]
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(sorted({int(one) for one in _names(text)}))
+        return tuple(sorted({int(one) for one in names(text)}))
     except ValueError as error:
         raise FedhaError(f"--small is {text!r}; give numbers of examples with commas between, such as 1,4") from error
 

@@ -14,9 +14,11 @@ class Section:
         explanation: What is shown, in a few sentences.
         tables: One or more.
         panels: Figures: heading and ``<svg>``.
+        first: Whether it stands before everything else.
     """
 
     heading: str
     explanation: str
     tables: tuple[Table, ...]
     panels: tuple[tuple[str, str], ...] = ()
+    first: bool = False
