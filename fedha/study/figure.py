@@ -42,15 +42,15 @@ def study_figure(name: str, groups: Sequence[Group]) -> str:
                 axes.plot(x, y, "o", color=color, markerfacecolor=face, markersize=7)
                 for p in line:
                     said = f"  ε {_epsilon(p[0].epsilon)}"
-                    axes.annotate(said, (100 * p[1], p[2]), fontsize=7.5, va="bottom", color=INK)
+                    axes.annotate(said, (100 * p[1], p[2]), fontsize=7.5, va="top" if secure else "bottom", color=INK)
                 if line:
                     labels.append((y[0], f"{'○' if secure else '●'} {recipe}", color))
-        axes.set(xlabel="the strongest attack, % beyond its guess", ylabel="target, accuracy %", xlim=(-4, 104))
+        axes.set(xlabel="the strongest attack, points beyond its guess", ylabel="target, accuracy %", xlim=(-4, 104))
         axes.margins(y=0.12)
         label_ends(axes, labels)
 
     said = "; ".join(
-        f"{one.recipe} with {one.aggregation} sums at ε {_epsilon(one.epsilon)}: {accuracy:.1f} % and {100 * far:.0f} %"
+        f"{one.recipe}, {one.aggregation} sums, ε {_epsilon(one.epsilon)}: {accuracy:.1f} % and {100 * far:.0f} points"
         for one, far, accuracy in placed
     )
     text = f"Accuracy on the target, and how far the strongest attack comes beyond its guess: {said}."

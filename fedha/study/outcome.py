@@ -13,6 +13,7 @@ from fedha.study.cells import noise_text
 from fedha.study.points import WHOSE, Point, advantage
 
 BASELINE = "erm"
+LEAST_GAIN = 1.0  # points of accuracy over the baseline that count as a gain
 SHOWN = {
     "labels": "label counts",
     "feature": "features",
@@ -58,7 +59,7 @@ class Group:
         return _summary([100 * one.accuracy for one in self.points if one.accuracy is not None])
 
     def success(self, family: str, whose: str) -> Summary | None:
-        """How far beyond the guess the best attack of a family comes, in percent of what there is to know.
+        """How far beyond the guess the best attack of a family comes, in points.
 
         Best is the attack with the highest mean over the seeds, so that no seed chooses its own.
         """
@@ -101,22 +102,29 @@ def study_table(groups: Sequence[Group], refused: Sequence[StudyCell] = ()) -> T
         for whose in WHOSE:
             if any(one.success(family, whose) is not None for one in groups):
                 wanted.append((family, whose))
-                columns.append(Column(f"{title}: {whose}", "% beyond the guess", number=True))
+                columns.append(Column(f"{title}: {whose}", "points beyond the guess", number=True))
     rows: list[tuple[Cell, ...]] = []
     for one in groups:
         what = (one.recipe, noise_text(one.noise), one.aggregation, str(len(one.points)))
         rows.append((*what, _epsilon(one.epsilon), one.accuracy, *(one.success(*key) for key in wanted)))
     notes = [
-        "Beyond the guess: 0 % is what who reads nothing gets, 100 % is everything; of each family the attack that "
-        "comes furthest. ε: the largest that a client spent; ∞ without noise.",
-        *dict.fromkeys(
-            f"Not run: {one.recipe}, noise {noise_text(one.noise)}, {one.aggregation}: {one.refused}."
-            for one in refused
-        ),
+        "Points beyond the guess: 0 is what who reads nothing gets; of each family the attack that comes furthest. For "
+        "shares and similarities the difference, for areas under a ROC curve twice it, for errors the part of the "
+        "guess's error that is gone. ε: the largest that a client spent; ∞ without noise.",
+        *_left_out(refused),
     ]
     return Table(
         "Target accuracy, epsilon and what attacks gain; final round", tuple(columns), tuple(rows), tuple(notes)
     )
+
+
+def _left_out(refused: Sequence[StudyCell]) -> list[str]:
+    """A sentence a reason."""
+    reasons: dict[str, dict[str, None]] = {}
+    for one in refused:
+        whose = f"{one.recipe} (noise {noise_text(one.noise)}, {one.aggregation})"
+        reasons.setdefault(one.refused, {})[whose] = None
+    return [f"Left out, because {reason}: {', '.join(whose)}." for reason, whose in reasons.items()]
 
 
 def leak_table(groups: Sequence[Group]) -> Table | None:
@@ -134,7 +142,7 @@ def leak_table(groups: Sequence[Group]) -> Table | None:
             continue
         gain = one.accuracy.mean - base.accuracy.mean
         leak, attack = _furthest(one, base)
-        found.append((leak / gain if gain > 0 else math.inf, one.recipe, gain, leak, attack))
+        found.append((leak / gain if gain >= LEAST_GAIN else math.inf, one.recipe, gain, leak, attack))
     if not found:
         return None
     heads = ("recipe", "sends beside the update", "target, points over erm", "leaks most through", "points of leak")
@@ -169,7 +177,7 @@ def _furthest(one: Group, base: Group) -> tuple[float, str]:
 def _said(found: Sequence[tuple[float, str, float, float, str]]) -> str:
     buying = [one for one in found if math.isfinite(one[0])]
     if not buying:
-        return "No recipe gained on the target here, so no leak bought anything."
+        return f"No recipe gained {LEAST_GAIN:g} point on the target here, so no leak bought anything."
     _, recipe, gain, leak, _ = max(buying)
     return f"Among those that gain, {recipe} leaks most for it: {leak:+.1f} points for {gain:+.1f} points of accuracy."
 
