@@ -105,11 +105,13 @@ def _guess(case: Case, truth: Truth, square: bool) -> Tensor | None:
 
 
 def _mean_feature(case: Case) -> Tensor | None:
-    if case.evidence.feature_mean is not None:
-        return case.evidence.feature_mean
-    if case.evidence.diagonal is not None:
-        return forms.second_moments(case.evidence.diagonal).sqrt()
+    """The feature mean: as sent, from an exact diagonal, of public inputs, or from a noisy diagonal."""
+    evidence = case.evidence
+    if evidence.feature_mean is not None:
+        return evidence.feature_mean
     public = None if case.attacker.public is None else case.features(case.attacker.public.inputs)
+    if evidence.diagonal is not None and (evidence.exact or public is None):
+        return forms.second_moments(evidence.diagonal).sqrt()
     return None if public is None else public[:, :-1].mean(0)
 
 
