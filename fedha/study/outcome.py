@@ -146,7 +146,7 @@ def leak_table(groups: Sequence[Group]) -> Table | None:
     if not found:
         return None
     heads = ("recipe", "sends beside the update", "target, points over erm", "leaks most through", "points of leak")
-    columns = tuple(Column(head, number="points" in head) for head in (*heads, "leak a point of gain"))
+    columns = tuple(Column(head, number="point" in head) for head in (*heads, "leak a point of gain"))
     rows: list[tuple[Cell, ...]] = [
         (
             recipe,
