@@ -31,6 +31,7 @@ class Server:
         piggyback: Whether statistics ride along with the updates (`fedha.piggyback`).
         references: Then those of the round to come; empty where they have to be measured first.
         evaluated: What the last round's clients evaluated along with their updates, as `pool_evaluations` gives it.
+        learned: What this round's answers averaged to so far: statistics as they were measured, then the update.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class Server:
     piggyback: bool = False
     references: dict[str, Tensor] = field(default_factory=dict)
     evaluated: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    learned: dict[str, Tensor] = field(default_factory=dict)
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,6 +67,7 @@ class Server:
         self.cohort = draw_cohort(self.task.training, self.task.seed, round, ordered)
         shares = average_shares(self.task.training, self.cohort)
         self.shares = {one.index: share for one, share in zip(self.cohort, shares, strict=True)}
+        self.learned = {}
         return self.cohort
 
     def measurements(self) -> tuple[tuple[str, ...], ...]:
@@ -78,6 +81,7 @@ class Server:
     def refer(self, replies: Iterable[Reply]) -> dict[str, Tensor]:
         """Average one exchange's statistics into references; who did not answer leaves the cohort."""
         references, _ = self._mean(replies, self.shares)
+        self.learned |= references
         return self._referred(references)
 
     def _referred(self, references: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,6 +100,7 @@ class Server:
             replies = list(in_order(replies, [one.index for one in self.cohort]))
             shares = self._risk_shares(replies)
         mean, answered = self._mean(replies, shares)
+        self.learned |= mean
         update = {name: value for name, value in mean.items() if not name.startswith(RIDING)}
         rode = {name.removeprefix(RIDING): value for name, value in mean.items() if name not in update}
         self.references, self.evaluated = self._referred(rode), pool_evaluations(answered)

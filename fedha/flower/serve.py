@@ -113,6 +113,7 @@ def serve(
     domains: DomainSet | None,
     resume: bool = False,
     stop: Callable[[], bool] = never,
+    shown: Callable[[HessianAlignment], None] = lambda strategy: None,
 ) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
@@ -124,6 +125,7 @@ def serve(
             needs to know. There clients that are missing are waited for or passed over, as the config says.
         resume: Continue from the folder's checkpoint.
         stop: Asked now and then in a deployment, whether to stop.
+        shown: Given the strategy before the first round, by who wants to look at what the server learns.
 
     Returns:
         The content of results.json.
@@ -140,6 +142,7 @@ def serve(
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
     strategy.begin(dict(model.named_parameters()))
+    shown(strategy)
     recipe = strategy.task.recipe
     strategy.expected = shapes(model, setting.input_shape, riders(recipe), recipe.probes)
     runfolder.create(job.folder, config, resume=resume)

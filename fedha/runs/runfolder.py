@@ -36,10 +36,12 @@ MODEL = "model.safetensors"
 RESULTS = "results.json"
 FOLD = "fold.json"  # in its place where a source was left out: its target is no target
 REPORT = "report.html"
+AUDIT = "audit.json"  # made by `fedha audit`
 ERROR = "error.txt"  # the traceback, after an error that nobody expected
 CHECKPOINT = "checkpoint"  # a folder
+SENT = "sent"  # a folder: what was sent, where `fedha audit --keep` left it
 FOLDS = "folds"  # a folder: the runs without one source each, for leave-one-domain-out selection
-FILES = (CONFIG, EXPERIMENT, METRICS, MODEL, RESULTS, FOLD, REPORT, ERROR)
+FILES = (CONFIG, EXPERIMENT, METRICS, MODEL, RESULTS, FOLD, REPORT, AUDIT, ERROR)
 
 
 def create(folder: Path, config: Config, *, resume: bool = False) -> None:
