@@ -21,7 +21,7 @@ from fedha.engine.nodes import (
     traceback_of,
 )
 from fedha.flower.apps import device
-from fedha.flower.client import client_app, restore_state, state_record
+from fedha.flower.client import client_app, restore_state, simulated, state_record
 from fedha.flower.serve import Job, serve
 from fedha.models import build
 from fedha.runs.listener import Listener
@@ -113,6 +113,7 @@ def run_inline(job: Job, domains: DomainSet, listener: Listener, *, resume: bool
         lambda context: clients[int(context.node_config["partition-id"])],
         threads=config.engine.threads,
         device=device(config),
+        site=simulated,
     )
     grid = InlineGrid(app, len(clients), skip=config.engine.on_client_error == "skip")
     return serve(job, grid, listener, domains=domains, resume=resume)

@@ -12,8 +12,12 @@ from fedha import batching, numerics, piggyback
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.flower.guarded import admit, introduced, told_as_kind
+from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import PlainReply, pack_reply, pack_tensors, plain_reply, unpack_request, unpack_tensors
 from fedha.models.split import SplitModel
+from fedha.privacy.answers import remembered
+from fedha.privacy.site import Site
 from fedha.training import Client, answer_evaluate, answer_measure
 
 _STATE = "fedha-state"
@@ -32,12 +36,23 @@ _TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Rep
 }
 
 
+def sworn() -> Site:
+    """A client that keeps its noise to itself: nobody knows it, and no run repeats it."""
+    return Site("cryptographic")
+
+
+def simulated() -> Site:
+    """A client of a simulation: its noise comes from the run's seed, so that every engine gives one answer."""
+    return Site("seeded")
+
+
 def client_app(
     model: Callable[[Context], SplitModel],
     domain: Callable[[Context], Domain],
     *,
     threads: int = 1,
     device: str = "cpu",
+    site: Callable[[], Site] = sworn,
 ) -> ClientApp:
     """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
 
@@ -45,7 +60,7 @@ def client_app(
         An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``. The node config must give
         ``partition-id``, the client's place in client order, from 0.
     """
-    app, clients = ClientApp(), Clients(model, domain, threads=threads, device=device)
+    app, clients = ClientApp(), Clients(model, domain, threads=threads, device=device, site=site)
 
     def answer(message: Message, context: Context) -> Message:
         return Message(clients.answer(message.metadata.message_type, message.content, context), reply_to=message)
@@ -65,6 +80,8 @@ class Clients:
         domain: Makes a client's data; called once a process and node.
         threads: torch threads; a sum's bits depend on it.
         device: Where to compute, such as ``cpu`` or ``cuda``.
+        site: Makes a client's own rules. By default its noise is cryptographic: that it may be drawn from the run's
+            seed is for whoever simulates to say, never for the server.
     """
 
     def __init__(
@@ -74,8 +91,9 @@ class Clients:
         *,
         threads: int = 1,
         device: str = "cpu",
+        site: Callable[[], Site] = sworn,
     ) -> None:
-        self._make_model, self._make_domain = model, domain
+        self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device = threads, device
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
@@ -92,8 +110,12 @@ class Clients:
         client = self._client(context)
         if kind == _INTRODUCE:
             shape = tuple(client.domain.train.inputs.shape[1:])
-            return pack_reply(replace(client.reply({}), input_shape=shape))
-        reply = _ANSWERS[kind](client, unpack_request(content, self._device))
+            return pack_reply(replace(client.reply({}, introduced(client, content)), input_shape=shape))
+        with told_as_kind(client, content):
+            request = unpack_request(content, self._device)
+        admit(client, kind, request, str(context.run_id))
+        with told_as_kind(client, content):
+            reply = _ANSWERS[kind](client, request)
         _remember(client, context)
         return pack_reply(reply)
 
@@ -129,15 +151,20 @@ class Clients:
                 self._model = self._make_model(context).to(torch.device(self._device))
                 _check_model(self._model)
             domain = _moved(self._make_domain(context), next(self._model.parameters()))
-            self._clients[key] = Client(int(context.node_config["partition-id"]), domain, self._model)
+            place = int(context.node_config["partition-id"])
+            self._clients[key] = Client(place, domain, self._model, site=self._make_site())
         client = self._clients[key]
         client.state = unpack_tensors(context.state.array_records.get(_STATE, ArrayRecord()), self._device)
         return client
 
 
 def state_record(state: RecordDict) -> ArrayRecord | None:
-    """What a node must remember for a run to resume, out of its context's state: its moving averages, or None."""
-    return state.array_records.get(_STATE)
+    """What a node must remember for a run to resume, out of its context's state: its moving averages, or None.
+
+    What it released in a round serves that round alone, so it is no part of a checkpoint.
+    """
+    known = remembered(state.array_records.get(_STATE, ArrayRecord()))
+    return array_record(known) if known else None
 
 
 def restore_state(state: ArrayRecord | None) -> RecordDict:

@@ -12,7 +12,7 @@ from flwr.supercore import log
 from torch import Tensor
 
 from fedha.cohort import Member
-from fedha.config import FederationConfig, RecipeConfig, TrainingConfig
+from fedha.config import FederationConfig, PrivacyConfig, RecipeConfig, TrainingConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
 from fedha.federation import Server, pool_evaluations
@@ -38,6 +38,7 @@ class HessianAlignment(Strategy):
         clients: Wait for this many nodes before the first round (nodes register late in a simulation).
         federation: Schedule, timeouts, and what happens when clients are missing; default: a missing one ends the run.
         on_client_error: Whether a client that fails ends the run, or is left out of the round.
+        privacy: How clients' answers are covered; default: not at all.
 
     Attributes:
         expected: Shapes of the statistics, by name; if given, replies with others are refused.
@@ -55,10 +56,11 @@ class HessianAlignment(Strategy):
         clients: int = 1,
         federation: FederationConfig | None = None,
         on_client_error: Literal["stop", "skip"] = "stop",
+        privacy: PrivacyConfig | None = None,
     ) -> None:
         row = RecipeConfig(name=recipe) if isinstance(recipe, str) else recipe
         resolved = row if isinstance(row, Recipe) else row.resolve()
-        self.task = Task(resolved, training or TrainingConfig(), seed)
+        self.task = Task(resolved, training or TrainingConfig(), seed, privacy or PrivacyConfig())
         given = federation or FederationConfig(on_missing="stop")
         rules = Rules(
             clients=clients,
@@ -130,7 +132,7 @@ class HessianAlignment(Strategy):
         if self.parts:
             self.last_evaluation, self.parts = server.evaluated, ()
         numbers: dict[str, int | float | list[int] | list[float]] = {
-            key: self.last_round[key] for key in ("loss", "weight", "clients")
+            key: self.last_round[key] for key in ("loss", "weight", "clients") if key in self.last_round
         }
         for group in ("risk", "accuracy", "penalty"):
             numbers |= {f"{group}/{name}": value for name, value in self.last_round[group].items()}
@@ -169,6 +171,7 @@ class HessianAlignment(Strategy):
         """One message a client; those with the same share carry the same content."""
         packed, shares = pack_tensors(request.references), self.begun().shares
         additive = kind != "evaluate" and self.task.recipe.weighting != "risk"  # else shares come after the updates
+        additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
         contents: dict[float, RecordDict] = {}
         by_node: dict[int, RecordDict] = {}
         for node, member in zip(self.talk.nodes(members), members, strict=True):
