@@ -172,6 +172,15 @@ def restore_state(state: ArrayRecord | None) -> RecordDict:
     return RecordDict() if state is None else RecordDict({_STATE: state})
 
 
+def recall_averages(state: RecordDict, averages: Mapping[str, torch.Tensor]) -> None:
+    """Give a node's context the moving averages that were true before a round, beside what it released in the round."""
+    known = unpack_tensors(state.array_records.get(_STATE, ArrayRecord()))
+    kept = {name: value for name, value in known.items() if name not in remembered(known)} | dict(averages)
+    state.pop(_STATE, None)
+    if kept:
+        state[_STATE] = pack_tensors(kept)
+
+
 def _remember(client: Client, context: Context) -> None:
     if client.state:
         context.state[_STATE] = pack_tensors(client.state)

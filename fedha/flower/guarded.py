@@ -47,7 +47,7 @@ def admit(client: Client, kind: str, request: Request, run: str) -> None:
     """
     if not client.site.covers(request.task):
         return
-    with _as_kind(client):
+    with as_kind(client.domain.client):
         refusal = gate.refuse(client.site, kind, request, client.model, client.domain, run)
     if refusal is not None:
         log(WARNING, "fedha does not answer %s of round %d: %s", kind, request.round, refusal.sentence)
@@ -57,19 +57,24 @@ def admit(client: Client, kind: str, request: Request, run: str) -> None:
 @contextmanager
 def told_as_kind(client: Client, content: RecordDict) -> Iterator[None]:
     """Raise what goes wrong inside by its kind alone, where the client's answers are covered."""
-    if not _covered(client, content):
-        yield
-        return
-    with _as_kind(client):
+    with as_kind(client.domain.client, covered=_covered(client, content)):
         yield
 
 
 @contextmanager
-def _as_kind(client: Client) -> Iterator[None]:
+def as_kind(who: str, *, covered: bool = True) -> Iterator[None]:
+    """Raise what goes wrong inside by its kind alone; the site's log has all of it.
+
+    Args:
+        who: What the site's log calls the client.
+        covered: Whether anything is kept from the server; else errors pass as they are.
+    """
     try:
         yield
     except Exception as error:
-        log(ERROR, "fedha: client %r could not answer", client.domain.client, exc_info=error)
+        if not covered:
+            raise
+        log(ERROR, "fedha: %s could not answer", who, exc_info=error)
         kind = type(error).__name__
         raise FedhaError(f"it could not answer ({kind}); its own log says why") from None
 
@@ -85,6 +90,11 @@ def _covered(client: Client, content: RecordDict) -> bool:
         privacy = PrivacyConfig.model_validate(json.loads(text).get("privacy", {}))
     except (ValueError, AttributeError):
         return True
+    return sensitive(privacy)
+
+
+def sensitive(privacy: PrivacyConfig) -> bool:
+    """Whether a run keeps anything of its clients from the server, so that their errors must not tell it."""
     return privacy.protect != "nothing" or privacy.secure_aggregation or privacy.min_examples > 1
 
 

@@ -146,7 +146,7 @@ def serve(
 
     listener.started(config, job.folder, done + 1)
     members = strategy.talk.meet(grid, done + 1)
-    stopped = _begin_spending(job, server, members, done)
+    stopped = _begin_spending(job, server, members, done, resume=resume)
     for number in () if stopped else range(done + 1, config.training.rounds + 1):
         _commit(job, server, number, server.members or members)
         record = _round(strategy, grid, number, riding=() if pending is None else ("held_out",))
@@ -310,14 +310,14 @@ def _continue_from(job: Job, strategy: HessianAlignment, grid: Grid) -> tuple[in
     return done, pending
 
 
-def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: int) -> str:
+def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: int, *, resume: bool) -> str:
     """Take up what was released before; why training has ended already, or "".
 
     Raises:
         FedhaError: Not even one round fits the budget.
     """
     path = job.folder / runfolder.SPENDING
-    if done and path.exists():  # rounds after the checkpoint were released too, with noise that nobody can draw again
+    if resume and path.exists():  # rounds after the checkpoint were released too, with noise that nobody can draw again
         server.spending = restore_spending(json.loads(path.read_text(encoding="utf-8")))
     if not done:
         budget.check_first(server, members)

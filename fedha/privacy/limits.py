@@ -37,7 +37,7 @@ class Limits(BaseModel):
     max_epsilon: float | None = Field(None, gt=0)
     delta: float | None = Field(None, gt=0, lt=1)
     min_examples: int = Field(1, ge=1)
-    statistics: list[str] | None = None
+    statistics: tuple[str, ...] | None = None
     rounds_per_hour: int | None = Field(None, ge=1)
     head: HeadSection = HeadSection()
 
