@@ -20,12 +20,16 @@ class Member:
         domain: Its domain's name.
         examples: Training examples it holds; 0 where it does not say.
         input_shape: Shape of one of its inputs; () where it did not say.
+        noise: Where its noise comes from, seeded or cryptographic; "" where it has none.
+        held_out: Held-out examples that it could evaluate, where it says so.
     """
 
     index: int
     domain: str
     examples: int
     input_shape: tuple[int, ...] = ()
+    noise: str = ""
+    held_out: int = 0
 
 
 def draw_cohort(training: TrainingConfig, seed: int, round: int, members: Sequence[Member]) -> list[Member]:

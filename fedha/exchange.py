@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from fedha.config import TrainingConfig
+from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.recipes import Recipe
 
 
@@ -17,11 +17,13 @@ class Task:
         recipe: What is aligned.
         training: How clients and server train.
         seed: The run's seed.
+        privacy: How clients' answers are covered.
     """
 
     recipe: Recipe
     training: TrainingConfig
     seed: int
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
 
 @dataclass(frozen=True)

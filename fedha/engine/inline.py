@@ -22,7 +22,7 @@ from fedha.engine.nodes import (
     traceback_of,
 )
 from fedha.flower.apps import device
-from fedha.flower.client import client_app, restore_state, state_record
+from fedha.flower.client import client_app, restore_state, simulated, state_record
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.models import build
@@ -121,6 +121,7 @@ def inline_grid(config: Config, domains: DomainSet, clients: Sequence[Domain] | 
         threads=config.engine.threads,
         device=device(config),
         party=simulated_party(config),
+        site=simulated,
     )
     return InlineGrid(app, len(held), skip=config.engine.on_client_error == "skip")
 

@@ -27,7 +27,7 @@ from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
-from fedha.flower.client import QUERIES, client_app
+from fedha.flower.client import QUERIES, client_app, simulated, sworn
 from fedha.flower.logged import Logged
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, load_domains, serve
@@ -80,18 +80,19 @@ def server_app(base: Path, listener: Listener | None = None) -> ServerApp:
     return app
 
 
-def bound_client_app(base: Path) -> ClientApp:
+def bound_client_app(base: Path, *, simulation: bool = False) -> ClientApp:
     """The ClientApp of a deployed or simulated run: each node takes the source domain of its partition-id.
 
     Args:
         base: The app's folder.
+        simulation: Whether noise may come from the run's seed, which then repeats it and protects nobody.
     """
     app = ClientApp()
 
     # Flower's simulation pickles the app anew for every message; what should last is kept by `_client_app`.
     def answer(message: Message, context: Context) -> Message:
         job = job_from(context, base)
-        return _client_app(to_json(job.config), job.left_out)(message=message, context=context)
+        return _client_app(to_json(job.config), job.left_out, simulation)(message=message, context=context)
 
     for name in QUERIES:
         app.query(name)(answer)
@@ -117,7 +118,7 @@ def _config_from(given: dict[str, str], base: Path) -> Config:
 
 
 @functools.lru_cache(maxsize=2)
-def _client_app(settings: str, left_out: str | None) -> ClientApp:
+def _client_app(settings: str, left_out: str | None, simulation: bool) -> ClientApp:
     """A process keeps its clients, their data and what they computed last from one message to the next."""
     config = from_json(settings)
     domains = load_domains(config, left_out)
@@ -141,7 +142,8 @@ def _client_app(settings: str, left_out: str | None) -> ClientApp:
             "privacy.secure_aggregation is on, but this app has no identity key of its own, only one that a simulation "
             "makes from the seed; deploy the federation with `fedha deploy`"
         )
-    return client_app(model, domain, threads=config.engine.threads, device=device(config), party=party)
+    site = simulated if simulation else sworn
+    return client_app(model, domain, threads=config.engine.threads, device=device(config), party=party, site=site)
 
 
 def _simulated() -> bool:

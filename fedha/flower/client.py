@@ -13,10 +13,14 @@ from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower import secure_client
+from fedha.flower.guarded import admit, introduced, told_as_kind
 from fedha.flower.secure_client import Party
 from fedha.flower.secure_wire import STEPS
+from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import PlainReply, pack_reply, pack_tensors, plain_reply, unpack_request, unpack_tensors
 from fedha.models.split import SplitModel
+from fedha.privacy.answers import remembered
+from fedha.privacy.site import Site
 from fedha.training import Client, answer_evaluate, answer_measure
 
 _STATE = "fedha-state"
@@ -36,6 +40,16 @@ _TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Rep
 }
 
 
+def sworn() -> Site:
+    """A client that keeps its noise to itself: nobody knows it, and no run repeats it."""
+    return Site("cryptographic")
+
+
+def simulated() -> Site:
+    """A client of a simulation: its noise comes from the run's seed, so that every engine gives one answer."""
+    return Site("seeded")
+
+
 def client_app(
     model: Callable[[Context], SplitModel],
     domain: Callable[[Context], Domain],
@@ -43,6 +57,7 @@ def client_app(
     threads: int = 1,
     device: str = "cpu",
     party: Party | None = None,
+    site: Callable[[], Site] = sworn,
 ) -> ClientApp:
     """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
 
@@ -50,7 +65,7 @@ def client_app(
         An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``, and the queries of secure sums.
         The node config must give ``partition-id``, the client's place in client order, from 0.
     """
-    app, clients = ClientApp(), Clients(model, domain, threads=threads, device=device, party=party)
+    app, clients = ClientApp(), Clients(model, domain, threads=threads, device=device, party=party, site=site)
 
     def answer(message: Message, context: Context) -> Message:
         return Message(clients.answer(message.metadata.message_type, message.content, context), reply_to=message)
@@ -71,6 +86,8 @@ class Clients:
         threads: torch threads; a sum's bits depend on it.
         device: Where to compute, such as ``cpu`` or ``cuda``.
         party: Who they are in secure sums, in which alone they then answer; None: they answer in the clear.
+        site: Makes a client's own rules. By default its noise is cryptographic: that it may be drawn from the run's
+            seed is for whoever simulates to say, never for the server.
     """
 
     def __init__(
@@ -81,8 +98,9 @@ class Clients:
         threads: int = 1,
         device: str = "cpu",
         party: Party | None = None,
+        site: Callable[[], Site] = sworn,
     ) -> None:
-        self._make_model, self._make_domain = model, domain
+        self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
@@ -99,13 +117,18 @@ class Clients:
         client = self._client(context)
         if kind == _INTRODUCE:
             shape = tuple(client.domain.train.inputs.shape[1:])
-            told = client.reply({}) if self._party is None else secure_client.hidden(client.reply({}))
+            told = client.reply({}, noise := introduced(client, content))
+            if self._party is not None and not noise:  # where examples are protected, how many there are is public
+                told = secure_client.unnumbered(told)
             return pack_reply(replace(told, input_shape=shape))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
-        request = unpack_request(content, self._device)
+        with told_as_kind(client, content):
+            request = unpack_request(content, self._device)
+        admit(client, kind, request, str(context.run_id))
         if self._party is None:
-            reply = _ANSWERS[kind](client, request)
+            with told_as_kind(client, content):
+                reply = _ANSWERS[kind](client, request)
         else:
             opened = secure_client.open_question(kind, client, content, request, context)
             plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, request))
@@ -177,27 +200,34 @@ class Clients:
                 self._model = self._make_model(context).to(torch.device(self._device))
                 _check_model(self._model)
             domain = _moved(self._make_domain(context), next(self._model.parameters()))
-            self._clients[key] = Client(int(context.node_config["partition-id"]), domain, self._model)
+            place = int(context.node_config["partition-id"])
+            self._clients[key] = Client(place, domain, self._model, site=self._make_site())
         client = self._clients[key]
         client.state = unpack_tensors(context.state.array_records.get(_STATE, ArrayRecord()), self._device)
         return client
 
 
 def state_record(state: RecordDict) -> ArrayRecord | None:
-    """What a node must remember for a run to resume, out of its context's state: its moving averages, or None."""
-    return state.array_records.get(_STATE)
+    """What a node must remember for a run to resume, out of its context's state: its moving averages, or None.
 
-
-def put_state(context: Context, state: ArrayRecord | None) -> None:
-    """Replace what a node's averages are, and leave all else that its context's state holds."""
-    context.state.pop(_STATE, None)
-    if state is not None:
-        context.state[_STATE] = state
+    What it released in a round serves that round alone, so it is no part of a checkpoint.
+    """
+    known = remembered(state.array_records.get(_STATE, ArrayRecord()))
+    return array_record(known) if known else None
 
 
 def restore_state(state: ArrayRecord | None) -> RecordDict:
     """The context state of a node that `state_record` saw."""
     return RecordDict() if state is None else RecordDict({_STATE: state})
+
+
+def recall_averages(state: RecordDict, averages: Mapping[str, torch.Tensor]) -> None:
+    """Give a node's context the moving averages that were true before a round, beside what it released in the round."""
+    known = unpack_tensors(state.array_records.get(_STATE, ArrayRecord()))
+    kept = {name: value for name, value in known.items() if name not in remembered(known)} | dict(averages)
+    state.pop(_STATE, None)
+    if kept:
+        state[_STATE] = pack_tensors(kept)
 
 
 def _remember(client: Client, context: Context) -> None:

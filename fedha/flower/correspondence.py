@@ -16,7 +16,7 @@ from fedha.flower.delivery import deliver, is_gone, never, nodes_of, stop_if_ask
 from fedha.flower.held import HeldModels, lacks
 from fedha.flower.reasons import failure
 from fedha.flower.verdict import problem
-from fedha.flower.wire import count_array_bytes, count_bytes, unpack_reply
+from fedha.flower.wire import HELD_OUT, SEEDED, count_array_bytes, count_bytes, unpack_reply
 
 _VERBS = {
     "query.introduce": "introduce itself",
@@ -303,7 +303,12 @@ class Correspondence:
     def _know(self, node: int, reply: Reply) -> None:
         known = self._members.get(node)
         shape = reply.input_shape or (known.input_shape if known else ())
-        if known != (member := Member(reply.index, reply.domain, reply.examples, shape)):
+        noise, held_out = (known.noise, known.held_out) if known else ("", 0)
+        if SEEDED in reply.metrics:
+            noise = "seeded" if reply.metrics[SEEDED] else "cryptographic"
+            held_out = int(reply.metrics[HELD_OUT])
+        examples = reply.examples or (known.examples if known else 0)  # masked answers do not say
+        if known != (member := Member(reply.index, reply.domain, examples, shape, noise, held_out)):
             self._members[node], self._met = member, ([], [])
 
     def _node_of(self, message: Message) -> int:

@@ -87,7 +87,7 @@ def simulated_party(config: Config) -> Party | None:
     return Party(lambda place: simulated_identity(seed, place), roster, config.privacy.minimum)
 
 
-def hidden(reply: Reply) -> Reply:
+def unnumbered(reply: Reply) -> Reply:
     """A reply without the numbers that are only told in sums."""
     return replace(reply, examples=0, metrics={})
 
@@ -108,7 +108,7 @@ def answer_step(party: Party, kind: str, client: Client, content: RecordDict, co
     parts, place = parts_of(content), client.index
     if kind == ADVERTISE:
         sessions = [unpack(Session, one) for one in listed(parts, "sessions")]
-        return replace(hidden(client.reply({})), secure=_advertise(party, place, sessions, context))
+        return replace(unnumbered(client.reply({})), secure=_advertise(party, place, sessions, context))
     if kind == SHARE:
         keys = [unpack(KeyList, one) for one in listed(parts, "keys")]
         old = [_recall(context, Advertised, one.session) for one in keys]
@@ -169,7 +169,7 @@ def mask(opened: Opened, client: Client, request: Request, reply: Reply) -> tupl
         words = encode(session.layout, tensors, {**dict.fromkeys(reply.tensors, weight), NUMBERS: 1.0})
     masked, sent = protocol.mask_input(opened.state, opened.inbox, words, opened.question)
     vector = torch.from_numpy(sent.words.view("<i8"))
-    return masked, replace(hidden(reply), tensors={MASKED: vector}, secure={"session": sent.session})
+    return masked, replace(unnumbered(reply), tensors={MASKED: vector}, secure={"session": sent.session})
 
 
 def compute(client: Client, kind: str, work: Callable[[], Reply]) -> Reply:
@@ -212,7 +212,7 @@ def _advertise(
 
 
 def _step_reply(client: Client, name: str, value: bytes | list[bytes]) -> Reply:
-    return replace(hidden(client.reply({})), secure={name: value})
+    return replace(unnumbered(client.reply({})), secure={name: value})
 
 
 def _secrets(context: Context) -> ConfigRecord:

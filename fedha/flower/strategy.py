@@ -41,7 +41,8 @@ class HessianAlignment(Strategy):
         clients: Wait for this many nodes before the first round (nodes register late in a simulation).
         federation: Schedule, timeouts, and what happens when clients are missing; default: a missing one ends the run.
         on_client_error: Whether a client that fails ends the run, or is left out of the round.
-        privacy: With `secure_aggregation`, the server learns sums over clients alone; `expected` must then be set.
+        privacy: How clients' answers are covered, and whether the server learns sums over them alone (then `expected`
+            must be set); default: not at all.
 
     Attributes:
         expected: Shapes of the statistics, by name; if given, replies with others are refused.
@@ -65,7 +66,7 @@ class HessianAlignment(Strategy):
     ) -> None:
         row = RecipeConfig(name=recipe) if isinstance(recipe, str) else recipe
         resolved = row if isinstance(row, Recipe) else row.resolve()
-        self.task = Task(resolved, training or TrainingConfig(), seed)
+        self.task = Task(resolved, training or TrainingConfig(), seed, privacy or PrivacyConfig())
         given = federation or FederationConfig(on_missing="stop")
         rules = Rules(
             clients=clients,
@@ -144,7 +145,7 @@ class HessianAlignment(Strategy):
         if self.parts:
             self.last_evaluation, self.parts = server.evaluated, ()
         numbers: dict[str, int | float | list[int] | list[float]] = {
-            key: self.last_round[key] for key in ("loss", "weight", "clients")
+            key: self.last_round[key] for key in ("loss", "weight", "clients") if key in self.last_round
         }
         for group in ("risk", "accuracy", "penalty"):
             numbers |= {f"{group}/{name}": value for name, value in self.last_round[group].items()}
@@ -186,6 +187,7 @@ class HessianAlignment(Strategy):
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
         packed, shares = pack_tensors(request.references), self.begun().shares
         additive = kind != "evaluate" and self.task.recipe.weighting != "risk"  # else shares come after the updates
+        additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
         if self.secure is not None:
             return self.secure.ask(kind, replace(request, additive=False), arrays, packed, members, shares)
         contents: dict[float, RecordDict] = {}

@@ -13,6 +13,7 @@ from fedha.report import figures
 from fedha.report.accuracies import RULES
 from fedha.report.comparison import Run, Variant, variants
 from fedha.report.formats import Cell, Column, Table, cell_text
+from fedha.report.privacy import privacy_section
 from fedha.report.section import Section
 from fedha.report.tables import Key, accuracy_table, label
 from fedha.report.tables import group as group_results
@@ -58,6 +59,7 @@ def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = (), secti
         accuracies=accuracy_table([run.results for run in runs], told_apart),
         runs=run_table(rows),
         figures=_figures(rows),
+        privacy=privacy_section(rows),
         several_seeds=any(len(members) > 1 for members in rows.values()),
         configs={title: _yaml(members) for title, members in rows.items()},
         versions=_versions(runs),

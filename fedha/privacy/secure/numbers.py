@@ -25,20 +25,23 @@ def measured_numbers() -> tuple[str, ...]:
     return (EXAMPLES,)
 
 
-def trained_numbers(recipe: Recipe, parts: Sequence[str] = ()) -> tuple[str, ...]:
+def trained_numbers(recipe: Recipe, parts: Sequence[str] = (), *, covered: bool = False) -> tuple[str, ...]:
     """What is summed beside an update.
 
     Args:
         recipe: Its terms are logged.
         parts: Parts of the domains that are evaluated along with it.
+        covered: Whether examples are protected by noise, so that clients have no others than of their releases.
     """
-    penalties = [f"penalty/{term.statistic}" for term in recipe.terms if term.weight]
-    return (EXAMPLES, "loss", *_OVER_EXAMPLES, *dict.fromkeys(penalties), *evaluated_numbers(parts))
+    penalties = dict.fromkeys(f"penalty/{term.statistic}" for term in recipe.terms if term.weight)
+    exact = () if covered else ("loss", *_OVER_EXAMPLES)
+    return (EXAMPLES, *exact, *penalties, *evaluated_numbers(parts, covered=covered))
 
 
-def evaluated_numbers(parts: Sequence[str]) -> tuple[str, ...]:
-    """What is summed of evaluations of these parts of the domains."""
-    return tuple(f"{part}/{name}" for part in parts for name in (EXAMPLES, *_OVER_EXAMPLES))
+def evaluated_numbers(parts: Sequence[str], *, covered: bool = False) -> tuple[str, ...]:
+    """What is summed of evaluations of these parts of the domains; the risk has no bound, so no noise covers it."""
+    means = ("accuracy",) if covered else _OVER_EXAMPLES
+    return tuple(f"{part}/{name}" for part in parts for name in (EXAMPLES, *means))
 
 
 def to_vector(reply: Reply, names: Sequence[str]) -> Tensor:
