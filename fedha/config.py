@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES, STATISTICS, Recipe, Term
 
+POOLED = "all sources"  # stands in the place of domains' names where secure sums are all that the server learns
+
 
 class _Section(BaseModel):
     """A part of the config: unknown keys are errors, values cannot change after reading."""

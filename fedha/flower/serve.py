@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from fedha import data, numerics
-from fedha.config import Config
+from fedha.config import POOLED, Config
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError
 from fedha.flower import secure_rounds
@@ -20,7 +20,6 @@ from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.piggyback import riders
-from fedha.privacy.secure.numbers import POOLED
 from fedha.runs import runfolder
 from fedha.runs.checkpoint import load_checkpoint, save_checkpoint
 from fedha.runs.listener import Listener
@@ -148,7 +147,10 @@ def serve(
                 pending = record  # the clients evaluate this model with the next round
             else:
                 parts = "held_out,train" if number == config.training.rounds else "held_out"
-                record = _evaluated(record, strategy, setting, _ask_to_evaluate(strategy, grid, number, parts))
+                seconds = _ask_to_evaluate(strategy, grid, number, parts)
+                if strategy.talk.events:  # those of the evaluation are among them now
+                    record["events"] = list(strategy.talk.events)
+                record = _evaluated(record, strategy, setting, seconds)
         done_with += [record] if pending is None else []
         for one in done_with:
             log.append(one)

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fedha import numerics
-from fedha.config import FederationConfig, LocalConfig, TrainingConfig
+from fedha.config import POOLED, FederationConfig, LocalConfig, TrainingConfig
 from fedha.errors import FedhaError
 from fedha.flower.wire import unpack_reply, unpack_request
 from fedha.piggyback import answer_train
 from fedha.privacy.secure.encoding import encode
-from fedha.privacy.secure.numbers import NUMBERS, POOLED
+from fedha.privacy.secure.numbers import NUMBERS
 from fedha.privacy.secure.packing import unpack
 from fedha.privacy.secure.session import Session
 from fedha.recipes import RECIPES
