@@ -28,6 +28,8 @@ MomentName = Literal[
     "feature_square",
 ]
 
+POOLED = "all sources"  # stands in the place of domains' names where secure sums are all that the server learns
+
 
 class _Section(BaseModel):
     """A part of the config: unknown keys are errors, values cannot change after reading."""

@@ -36,7 +36,7 @@ def site_party(config: Config) -> Party | None:
         return None
     identity = read_identity(_read("FEDHA_SIGNING_KEY", "signing.key"))
     roster = roster_of(read_roster(_read("FEDHA_ROSTER", "roster.json")))
-    return Party(lambda place: identity, lambda cohort: roster, _minimum())
+    return Party(lambda place: identity, lambda cohort: roster, _minimum(), config.privacy.protect == "examples")
 
 
 def _read(variable: str, usual: str) -> bytes:

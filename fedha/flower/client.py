@@ -117,9 +117,8 @@ class Clients:
         client = self._client(context)
         if kind == _INTRODUCE:
             shape = tuple(client.domain.train.inputs.shape[1:])
-            told = client.reply({}, noise := introduced(client, content))
-            if self._party is not None and not noise:  # where examples are protected, how many there are is public
-                told = secure_client.unnumbered(told)
+            told = client.reply({}, introduced(client, content))
+            told = told if self._party is None else self._party.introduction(told)
             return pack_reply(replace(told, input_shape=shape))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
@@ -132,7 +131,7 @@ class Clients:
         else:
             opened = secure_client.open_question(kind, client, content, request, context)
             plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, request))
-            secrets, reply = secure_client.mask(opened, client, request, plain)
+            secrets, reply = secure_client.mask(self._party, opened, client, request, plain)
             secure_client.store(context, secrets)
         _remember(client, context)
         return pack_reply(reply)
@@ -156,7 +155,7 @@ class Clients:
         if batching.refusal(clients, requests[0]) is not None:
             return None
         if self._party is not None:
-            return self._masked_together(kind, clients, requests, contents, contexts)
+            return self._masked_together(self._party, kind, clients, requests, contents, contexts)
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
@@ -164,6 +163,7 @@ class Clients:
 
     def _masked_together(
         self,
+        party: Party,
         kind: str,
         clients: Sequence[Client],
         requests: Sequence[Request],
@@ -175,7 +175,7 @@ class Clients:
         opened = [secure_client.open_question(kind, *one) for one in asked]
         plain = _TOGETHER[kind](clients, [replace(one, additive=False) for one in requests])
         masked = [
-            secure_client.mask(question, client, request, reply)
+            secure_client.mask(party, question, client, request, reply)
             for question, client, request, reply in zip(opened, clients, requests, plain, strict=True)
         ]
         for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):

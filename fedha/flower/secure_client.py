@@ -51,11 +51,21 @@ class Party:
         identity: Its own identity, by its place.
         roster: The identities of a cohort.
         minimum: The fewest clients that it lets itself be summed with, itself included.
+        tells_examples: Whether the number of its examples is public, as accounts of example-level privacy need it.
     """
 
     identity: Callable[[int], Identity]
     roster: Callable[[Sequence[int]], Roster]
     minimum: int
+    tells_examples: bool = False
+
+    def introduction(self, reply: Reply) -> Reply:
+        """What it says of itself: a number of examples only where that is public."""
+        return reply if self.tells_examples else replace(reply, examples=0)
+
+    def hide(self, reply: Reply) -> Reply:
+        """A reply without the numbers that are told in sums alone."""
+        return replace(self.introduction(reply), metrics={})
 
 
 @dataclass(frozen=True)
@@ -84,12 +94,8 @@ def simulated_party(config: Config) -> Party | None:
     def roster(cohort: Sequence[int]) -> Roster:
         return Roster({place: simulated_identity(seed, place).public for place in cohort})
 
-    return Party(lambda place: simulated_identity(seed, place), roster, config.privacy.minimum)
-
-
-def unnumbered(reply: Reply) -> Reply:
-    """A reply without the numbers that are only told in sums."""
-    return replace(reply, examples=0, metrics={})
+    public = config.privacy.protect == "examples"
+    return Party(lambda place: simulated_identity(seed, place), roster, config.privacy.minimum, public)
 
 
 def answer_step(party: Party, kind: str, client: Client, content: RecordDict, context: Context) -> Reply:
@@ -108,7 +114,7 @@ def answer_step(party: Party, kind: str, client: Client, content: RecordDict, co
     parts, place = parts_of(content), client.index
     if kind == ADVERTISE:
         sessions = [unpack(Session, one) for one in listed(parts, "sessions")]
-        return replace(unnumbered(client.reply({})), secure=_advertise(party, place, sessions, context))
+        return replace(party.hide(client.reply({})), secure=_advertise(party, place, sessions, context))
     if kind == SHARE:
         keys = [unpack(KeyList, one) for one in listed(parts, "keys")]
         old = [_recall(context, Advertised, one.session) for one in keys]
@@ -117,18 +123,18 @@ def answer_step(party: Party, kind: str, client: Client, content: RecordDict, co
             for state, one in zip(old, keys, strict=True)
         ]
         _store(context, [state for state, _ in both])
-        return _step_reply(client, "dealings", [pack(dealing) for _, dealing in both])
+        return _step_reply(party, client, "dealings", [pack(dealing) for _, dealing in both])
     if kind == CONFIRM:
         survivors = unpack(Survivors, single(parts, "survivors"))
         masked = _recall(context, Masked, survivors.session)
         confirmed, confirmation = protocol.confirm(masked, survivors, party.identity(place))
         _store(context, [confirmed])
-        return _step_reply(client, "confirmation", pack(confirmation))
+        return _step_reply(party, client, "confirmation", pack(confirmation))
     confirmations = unpack(Confirmations, single(parts, "confirmations"))
     last = _recall(context, Confirmed, confirmations.session)
     revealed = protocol.reveal(last, confirmations, party.roster(last.session.cohort))
     _forget(context, last.session)
-    return _step_reply(client, "revealed", pack(revealed))
+    return _step_reply(party, client, "revealed", pack(revealed))
 
 
 def open_question(kind: str, client: Client, content: RecordDict, request: Request, context: Context) -> Opened:
@@ -154,7 +160,7 @@ def open_question(kind: str, client: Client, content: RecordDict, request: Reque
     return Opened(state, inbox, asked(kind, content, request), number_names(kind, request))
 
 
-def mask(opened: Opened, client: Client, request: Request, reply: Reply) -> tuple[Masked, Reply]:
+def mask(party: Party, opened: Opened, client: Client, request: Request, reply: Reply) -> tuple[Masked, Reply]:
     """A client's answer, encoded and with all masks on; the state is still to be stored, before the answer leaves.
 
     Raises:
@@ -169,7 +175,7 @@ def mask(opened: Opened, client: Client, request: Request, reply: Reply) -> tupl
         words = encode(session.layout, tensors, {**dict.fromkeys(reply.tensors, weight), NUMBERS: 1.0})
     masked, sent = protocol.mask_input(opened.state, opened.inbox, words, opened.question)
     vector = torch.from_numpy(sent.words.view("<i8"))
-    return masked, replace(unnumbered(reply), tensors={MASKED: vector}, secure={"session": sent.session})
+    return masked, replace(party.hide(reply), tensors={MASKED: vector}, secure={"session": sent.session})
 
 
 def compute(client: Client, kind: str, work: Callable[[], Reply]) -> Reply:
@@ -211,8 +217,8 @@ def _advertise(
     return {"identity": identity.public, "adverts": [pack(advert) for _, advert in both]}
 
 
-def _step_reply(client: Client, name: str, value: bytes | list[bytes]) -> Reply:
-    return replace(unnumbered(client.reply({})), secure={name: value})
+def _step_reply(party: Party, client: Client, name: str, value: bytes | list[bytes]) -> Reply:
+    return replace(party.hide(client.reply({})), secure={name: value})
 
 
 def _secrets(context: Context) -> ConfigRecord:

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedha.cohort import Member
-from fedha.config import PrivacyConfig
+from fedha.config import POOLED, PrivacyConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Reply
 from fedha.flower.correspondence import Correspondence
@@ -24,7 +24,7 @@ from fedha.privacy.secure.encoding import decode
 from fedha.privacy.secure.identity import Roster
 from fedha.privacy.secure.layout import make_layout
 from fedha.privacy.secure.messages import Advert, Confirmation, Dealing, MaskedInput, Revealed
-from fedha.privacy.secure.numbers import BOUND, EXAMPLES, NUMBERS, POOLED, from_vector
+from fedha.privacy.secure.numbers import BOUND, EXAMPLES, NUMBERS, from_vector
 from fedha.privacy.secure.packing import pack, unpack
 from fedha.privacy.secure.server import Aggregation
 from fedha.privacy.secure.session import Session, make_session, usual_threshold
@@ -151,7 +151,7 @@ class SecureSums:
         places = [member.index for member in wanted.members]
         if (wrong := refusal(self.settings, len(places))) is not None:
             raise FedhaError(f"round {round}'s {wanted.exchange} cannot be summed: {wrong}")
-        shapes = {name: tuple(shape) for name, shape in wanted.shapes.items()} | {NUMBERS: (len(wanted.numbers),)}
+        shapes = {name: tuple(shape) for name, shape in wanted.shapes.items()} | {NUMBERS: (len(wanted.numbers), 2)}
         bounds = {**dict.fromkeys(wanted.shapes, self.settings.bound), NUMBERS: BOUND}
         return make_session(
             self.run,
@@ -287,7 +287,7 @@ def least_clients(settings: PrivacyConfig, clients: int) -> int:
 
 
 def _sum_of(wanted: Wanted, session: Session, total: Mapping[str, Tensor], places: tuple[int, ...]) -> Sum:
-    numbers = from_vector(total[NUMBERS], wanted.numbers, len(places))
+    numbers = from_vector(total[NUMBERS], wanted.numbers)
     examples = int(numbers.pop(EXAMPLES, 0))
     divisor = session.total_weight(places) if wanted.weights is not None else examples
     if not divisor:

@@ -32,10 +32,9 @@ def exchange_name(kind: str, measure: tuple[str, ...]) -> str:
 
 def number_names(kind: str, request: Request) -> tuple[str, ...]:
     """The numbers that are summed with the answers to a request."""
-    covered = request.task.privacy.protect == "examples"
     if kind == "train":
-        return trained_numbers(request.task.recipe, request.evaluate, covered=covered)
-    return evaluated_numbers(request.measure, covered=covered) if kind == "evaluate" else measured_numbers()
+        return trained_numbers(request.task.recipe, request.evaluate)
+    return evaluated_numbers(request.measure) if kind == "evaluate" else measured_numbers()
 
 
 def asked(kind: str, content: RecordDict, request: Request) -> bytes:

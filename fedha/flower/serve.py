@@ -13,7 +13,7 @@ from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from fedha import data, numerics
 from fedha.cohort import Member
-from fedha.config import Config
+from fedha.config import POOLED, Config
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError
 from fedha.federation import Server
@@ -25,7 +25,6 @@ from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.piggyback import riders
 from fedha.privacy.releasable import private_exchanges
-from fedha.privacy.secure.numbers import POOLED
 from fedha.privacy.site import Site
 from fedha.privacy.spending import restore_spending
 from fedha.runs import runfolder
@@ -174,8 +173,10 @@ def serve(
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
-                parts = "held_out,train" if last else "held_out"
-                record = _evaluated(record, strategy, setting, _ask_to_evaluate(strategy, grid, number, parts))
+                seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
+                if strategy.talk.events:  # those of the evaluation are among them now
+                    record["events"] = list(strategy.talk.events)
+                record = _evaluated(record, strategy, setting, seconds)
         done_with += [record] if pending is None else []
         for one in done_with:
             log.append(one)

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedha.errors import FedhaError
 from fedha.exchange import Reply
 from fedha.recipes import Recipe
 
 NUMBERS = "numbers"  # what the vector is called among the tensors of a sum; no parameter has the name
-POOLED = "all sources"  # what stands in the place of domains' names, where only sums over clients are known
 BOUND = 2.0**32  # a sum over a client's examples may be as large
 EXAMPLES = "examples"
 
@@ -25,71 +23,57 @@ def measured_numbers() -> tuple[str, ...]:
     return (EXAMPLES,)
 
 
-def trained_numbers(recipe: Recipe, parts: Sequence[str] = (), *, covered: bool = False) -> tuple[str, ...]:
+def trained_numbers(recipe: Recipe, parts: Sequence[str] = ()) -> tuple[str, ...]:
     """What is summed beside an update.
 
     Args:
         recipe: Its terms are logged.
         parts: Parts of the domains that are evaluated along with it.
-        covered: Whether examples are protected by noise, so that clients have no others than of their releases.
     """
-    penalties = dict.fromkeys(f"penalty/{term.statistic}" for term in recipe.terms if term.weight)
-    exact = () if covered else ("loss", *_OVER_EXAMPLES)
-    return (EXAMPLES, *exact, *penalties, *evaluated_numbers(parts, covered=covered))
+    penalties = [f"penalty/{term.statistic}" for term in recipe.terms if term.weight]
+    return (EXAMPLES, "loss", *_OVER_EXAMPLES, *dict.fromkeys(penalties), *evaluated_numbers(parts))
 
 
-def evaluated_numbers(parts: Sequence[str], *, covered: bool = False) -> tuple[str, ...]:
-    """What is summed of evaluations of these parts of the domains; the risk has no bound, so no noise covers it."""
-    means = ("accuracy",) if covered else _OVER_EXAMPLES
-    return tuple(f"{part}/{name}" for part in parts for name in (EXAMPLES, *means))
+def evaluated_numbers(parts: Sequence[str]) -> tuple[str, ...]:
+    """What is summed of evaluations of these parts of the domains."""
+    return tuple(f"{part}/{name}" for part in parts for name in (EXAMPLES, *_OVER_EXAMPLES))
 
 
 def to_vector(reply: Reply, names: Sequence[str]) -> Tensor:
-    """What one client adds.
+    """What one client adds: each number times its count, and the count, which is 0 where it has no such number.
 
     Args:
         reply: The client's own, with its examples and metrics.
-        names: From the functions above.
+        names: From the functions above; metrics of other names are left out.
 
     Returns:
-        [len(names)], float64.
-
-    Raises:
-        FedhaError: A number is missing.
+        [len(names), 2], float64.
     """
     metrics = {EXAMPLES: float(reply.examples), **reply.metrics}
-    values = []
+    rows = []
     for name in names:
-        count = metrics.get(_count_of(name) or "", 1.0)
-        if count and name not in metrics:
-            raise FedhaError(f"the number {name!r} is to be summed and the client has none; do all run the same code?")
-        values.append(metrics[name] * count if count else 0.0)
-    return torch.tensor(values, dtype=torch.float64)
+        count = metrics.get(_count_of(name), 0.0) if _count_of(name) else 1.0
+        rows.append((metrics[name] * count, count) if count and name in metrics else (0.0, 0.0))
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
 
 
-def from_vector(total: Tensor, names: Sequence[str], clients: int) -> dict[str, float]:
-    """The clients' common numbers; of no examples there is nothing but their count, 0.
+def from_vector(total: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """The clients' common numbers: sums of counts, means of all else; what nobody has is left out.
 
     Args:
         total: The sum of `to_vector` over clients.
         names: As there.
-        clients: How many.
     """
-    sums = dict(zip(names, total.tolist(), strict=True))
     found: dict[str, float] = {}
-    for name, value in sums.items():
-        if name.endswith(EXAMPLES):
-            found[name] = round(value)
-            continue
-        count = round(sums[counted]) if (counted := _count_of(name)) else clients
-        if count:
-            found[name] = value / count
+    for name, (value, count) in zip(names, total.tolist(), strict=True):
+        if round(count):
+            found[name] = round(value) if name.endswith(EXAMPLES) else value / round(count)
     return found
 
 
-def _count_of(name: str) -> str | None:
-    """The count that a mean over examples is multiplied with; None for a count and for a mean over clients."""
+def _count_of(name: str) -> str:
+    """The count that a mean over examples is multiplied with; "" for a count and for a mean over clients."""
     part, _, last = name.rpartition("/")
     if last not in _OVER_EXAMPLES or part == "penalty":
-        return None
+        return ""
     return f"{part}/{EXAMPLES}" if part else EXAMPLES

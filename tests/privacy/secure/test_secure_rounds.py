@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fedha import numerics
-from fedha.config import FederationConfig, LocalConfig, TrainingConfig
+from fedha.config import POOLED, FederationConfig, LocalConfig, TrainingConfig
 from fedha.errors import FedhaError
-from fedha.flower.wire import unpack_reply, unpack_request
+from fedha.flower.wire import pack_tensors, unpack_reply, unpack_request, unpack_tensors
 from fedha.piggyback import answer_train
 from fedha.privacy.secure.encoding import encode
-from fedha.privacy.secure.numbers import NUMBERS, POOLED
+from fedha.privacy.secure.numbers import NUMBERS
 from fedha.privacy.secure.packing import unpack
 from fedha.privacy.secure.session import Session
 from fedha.recipes import RECIPES
@@ -92,6 +92,23 @@ def test_statistics_may_ride_along_with_updates() -> None:
             ["query.advertise", "query.share", "train", "query.confirm", "query.reveal"] if secure else ["train"]
         )
     assert_close(ends[1], ends[0], rtol=0, atol=1e-6)
+
+
+def test_flowers_own_loop_sums_securely() -> None:
+    problem = make_problem()
+    start = pack_tensors(dict(problem.model.named_parameters()))
+    found = strategy_of(problem, "erm").start(grid_of(problem), start, num_rounds=2)
+    by_hand, _ = train(grid_of(problem), strategy_of(problem, "erm"), problem, 2)
+    assert_close(unpack_tensors(found.arrays), by_hand, rtol=0, atol=0)
+    assert f"{POOLED}/held_out/risk" in found.evaluate_metrics_clientapp[2]
+
+
+def test_shapes_must_be_known_before_they_are_summed() -> None:
+    problem = make_problem()
+    strategy = strategy_of(problem, "hgp")
+    strategy.expected = {}
+    with pytest.raises(FedhaError, match=r"the shape of gradient is not known before it is summed; set .*expected"):
+        train(grid_of(problem), strategy, problem, 1)
 
 
 # --- what the server gets ---

@@ -14,19 +14,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fedha.cli.display import LineDisplay
-from fedha.config import Config, parse, to_json
+from fedha.config import POOLED, Config, parse, to_json
 from fedha.engine import ray_session
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.flower.apps import bound_client_app, server_app
-from fedha.flower.serve import Job
-from fedha.privacy.secure.numbers import POOLED
+from fedha.flower.client import client_app
+from fedha.flower.secure_client import simulated_party
+from fedha.flower.serve import Job, load_domains, serve
+from fedha.models import build
 from fedha.report.comparison import read_runs
 from fedha.report.page import render_report
 from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
+from tests.privacy.secure.grids import FAILED, WatchedGrid, at
 from tests.test_resume import Killed, without_time
 
 BASE: dict[str, Any] = {
@@ -40,11 +43,16 @@ BASE: dict[str, Any] = {
 
 
 def config(
-    engine: str = "inline", *, secure: bool = True, privacy: dict[str, Any] | None = None, **sections: Any
+    engine: str | dict[str, Any] = "inline",
+    *,
+    secure: bool = True,
+    privacy: dict[str, Any] | None = None,
+    **sections: Any,
 ) -> Config:
     options = {"workers": 2, "batching": False} if engine == "ray" else {}
+    where = engine if isinstance(engine, dict) else {"name": engine, **options}
     section = {"secure_aggregation": secure, **(privacy or {})}
-    return parse({**BASE, "engine": {"name": engine, **options}, "privacy": section, **sections})
+    return parse({**BASE, "engine": where, "privacy": section, **sections})
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +113,7 @@ def test_display_and_report_cope_with_one_entry_for_all_sources(secure: Path) ->
     assert "sources" in out.getvalue()
     page = render_report(read_runs([secure])[0])
     assert POOLED in page
+    assert "Where the server learnt sums alone" in page
 
 
 @pytest.mark.parametrize(
@@ -138,6 +147,34 @@ def test_flowers_simulation_writes_what_one_process_writes(secure: Path, tmp_pat
     run_job(Job(config("flower"), tmp_path / "run"), Silent())
     assert model(tmp_path / "run") == model(secure)
     assert without_time(tmp_path / "run" / "metrics.jsonl") == without_time(secure / "metrics.jsonl")
+
+
+def test_metrics_tell_who_was_lost_in_a_round_and_in_its_evaluation(tmp_path: Path) -> None:
+    run = config(
+        data={"color_flips": [0.1, 0.2, 0.3, 0.4, 0.5]},
+        recipe="erm",
+        privacy={"threshold": 3},
+        engine={"name": "inline", "on_client_error": "skip"},
+        evaluation={"every": 1},
+    )
+    domains = load_domains(run)
+    app = client_app(
+        lambda context: build(run.model, domains.input_shape, domains.classes, 0),
+        lambda context: domains.sources[int(str(context.node_config["partition-id"]))],
+        party=simulated_party(run),
+    )
+    faults = {
+        at("query.share", 2, 3): FAILED,
+        at("query.confirm", 3, 1, 0): FAILED,
+        at("query.reveal", 3, 2, 1): FAILED,
+    }
+    serve(Job(run, tmp_path / "run"), WatchedGrid(app, 5, faults), Silent(), domains=domains)
+    records = runfolder.read_metrics(tmp_path / "run")
+    told = [[(one["client"][:8], one["exchange"]) for one in record.get("events", [])] for record in records]
+    assert told == [[], [("client 3", "share")], [("client 1", "confirm"), ("client 2", "reveal")], []]
+    assert [record["clients"] for record in records] == [5, 4, 5, 5]
+    examples = sum(len(domain.held_out) for domain in domains.sources)
+    assert all(record["held_out"][POOLED]["examples"] == examples for record in records)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(secure: Path, tmp_path: Path) -> None:
