@@ -91,7 +91,7 @@ def examine(
     return Audited(made, found, {count: one for count, one in small.items() if isinstance(one, Findings)})
 
 
-def attacker_of(subject: Subject, settings: Settings, told: Told) -> Attacker:
+def _attacker_of(subject: Subject, settings: Settings, told: Told) -> Attacker:
     """What an honest-but-curious server knows of a run: config, network, and the target that it evaluates on."""
     config, domains = subject.config, subject.domains
     public = domains.targets[0].held_out.select(slice(0, PUBLIC)) if domains.targets else None
@@ -138,7 +138,7 @@ def _replayed(subject: Subject, rounds: Sequence[int], folder: Path, told: Told)
 def _attacked(
     subject: Subject, settings: Settings, rounds: Sequence[int], folder: Path, final: Model, told: Told
 ) -> Findings:
-    attacker = attacker_of(subject, settings, told)
+    attacker = _attacker_of(subject, settings, told)
     heard = _noted(_heard(folder, rounds), len(rounds), told)
     attacks = [one for one in settings.attacks if one != "membership_lira" or settings.shadows]
     return audit(
@@ -188,7 +188,7 @@ def _small(subject: Subject, settings: Settings, count: int, told: Told) -> Find
         except FedhaError as error:  # some statistics need more examples, and a site may refuse to answer for so few
             return str(error)
         sent = [one for one in _heard(Path(place), [1]) if one.client is None or one.client < SMALL_CLIENTS]
-        attacker = attacker_of(Subject(config, subject.domains, clients), settings, told)
+        attacker = _attacker_of(Subject(config, subject.domains, clients), settings, told)
         found = audit(
             drowned(sent, settings.noise, config.seed[0]), dict(enumerate(clients)), attacker, attacks=attacks
         )

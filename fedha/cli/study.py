@@ -61,11 +61,11 @@ def privacy(
 
     [bold]Examples[/bold]
 
-    [cyan]fedha study privacy quickstart --noise none,10,30 --dry-run[/cyan]
+    [cyan]fedha study privacy quickstart 'recipe=\\[erm, iga, exact_diagonal]' --noise none,10,30 --dry-run[/cyan]
 
-    [cyan]fedha study privacy configs/heart.yaml data.root=heart 'recipe=\\[erm, hgp]' --noise none[/cyan]
+    [cyan]fedha study privacy configs/heart.yaml data.root=heart --noise none,10 --aggregation plain,secure[/cyan]
 
-    [cyan]fedha study privacy quickstart --noise none,10,30 --aggregation plain,secure --out runs/trade[/cyan]
+    [cyan]fedha study privacy quickstart 'recipe=\\[erm, hgp]' --noise none --shadows 8 --out runs/leaks[/cyan]
     """
     from fedha.audit.settings import Settings, chosen_attacks
     from fedha.study import files

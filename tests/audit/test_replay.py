@@ -11,7 +11,7 @@ from fedha import statistics
 from fedha.audit import Attacker, Sent, audit, capture
 from fedha.audit.network import features_of
 from fedha.audit.overheard import Exchange, ListeningGrid
-from fedha.audit.releases import releases_of
+from fedha.audit.releases import releases_of, shows_single_clients
 from fedha.audit.replay import difference, replay
 from fedha.config import Config, parse
 from fedha.data.shards import client_domains
@@ -139,6 +139,8 @@ def test_of_masked_answers_only_the_sum_says_anything(tmp_path: Path) -> None:
     plain = releases_of(exchanges, server, places)
     hidden = releases_of(masked(exchanges, 0), server, places)
     assert [one.client for one in hidden] == [0, 1, 2, None]
+    assert shows_single_clients(exchanges)
+    assert not shows_single_clients(masked(exchanges, 0))
     for one, other in zip(plain[:-1], hidden[:-1], strict=True):
         assert {n: v.shape for n, v in one.statistics.items()} == {n: v.shape for n, v in other.statistics.items()}
         assert other.update is not None
