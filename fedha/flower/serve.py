@@ -344,6 +344,7 @@ def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: i
         FedhaError: Not even one round fits the budget.
     """
     path = job.folder / runfolder.SPENDING
+    server.members = list(members)
     if resume and path.exists():  # rounds after the checkpoint were released too, with noise that nobody can draw again
         server.spending = restore_spending(json.loads(path.read_text(encoding="utf-8")))
     if not done:
