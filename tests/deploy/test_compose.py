@@ -117,7 +117,7 @@ def test_nothing_waits_for_compose_to_say_that_something_else_is_there(content: 
 def test_secrets_are_files_and_never_in_the_environment(content: dict[str, Any]) -> None:
     for name, service in content["services"].items():
         for value in service.get("environment", {}).values():
-            assert re.fullmatch(r"/\w+|\$\{FEDHA_LIMITS:-\}", value), name
+            assert re.fullmatch(r"/\w+|\$\{FEDHA_(LIMITS|MINIMUM|SECURE_ONLY):-\}", value), name
         for word in service.get("command", []):
             _, _, value = word.partition("=")
             assert "secret" not in value or value.startswith("/run/secrets/"), name
