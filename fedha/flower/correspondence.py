@@ -298,7 +298,9 @@ class Correspondence:
         needed = 1 if self.rules.on_missing == "stop" else self.rules.enough(len(self._asked))
         if kind in ("query.measure", "train") and answered < needed:
             reasons = "; ".join(f"{one['client']}: {one['reason']}" for one in self.events)
-            raise FedhaError(f"{answered} of {len(self._asked)} clients are left in round {round}: {reasons}")
+            diverged = any(one["event"] == "refused" for one in self.events)
+            hint = "; if training diverged, lower training.learning_rate or the recipe's weight" if diverged else ""
+            raise FedhaError(f"{answered} of {len(self._asked)} clients are left in round {round}: {reasons}{hint}")
 
     def _know(self, node: int, reply: Reply) -> None:
         known = self._members.get(node)
