@@ -1,8 +1,8 @@
-"""Secure aggregation against the plain mean: CPU seconds of a client and of the server, and the stream cipher's limit.
+"""Secure aggregation against the plain mean, sums and whole rounds: CPU seconds, and the stream cipher's limit.
 
     python benchmarks/secure_aggregation.py [--quick]
 
-A round is one secure sum: 3, 10 and 100 clients with an update of 10,000 or a million float32 parameters each, every
+First, one secure sum: 3, 10 and 100 clients with an update of 10,000 or a million float32 parameters each, every
 step of every client and of the server in this process, with the P-384 identities that SuperNodes have; also with 32-bit
 words, and with one client lost after its keys were shared. Before any timing the secure mean must be the plain one to
 the fixed-point step.
@@ -11,6 +11,10 @@ Time is CPU time of one thread, medians over rounds; a client's is the mean over
 encoding and the digest of a model of the update's size. The plain mean is `fedha.reference.weighted_mean`, the server's
 work without protection, on the same tensors. The limit is what a client's masks (one for each other client, one of its
 own) take at the measured rate of AES-256-CTR.
+
+Then whole rounds of training, plain and secure in turns, over the inline grid: 3 clients, a model of a million
+parameters, every message packed and unpacked. Everything runs in this process, so the CPU time that a secure round
+takes more than a plain one is that of all clients and the server together; the figure is that over the clients.
 """
 
 import argparse
@@ -23,10 +27,20 @@ from typing import Any
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherAlgorithm, algorithms, modes
+from flwr.app import ConfigRecord
 from sides.driving import say
 from sides.processes import machine
 from torch import Tensor
 
+from fedha import numerics
+from fedha.config import ModelConfig, TrainingConfig, parse
+from fedha.data.domain import Domain, Examples
+from fedha.engine.inline import InlineGrid
+from fedha.flower import HessianAlignment, client_app
+from fedha.flower.secure_client import simulated_party
+from fedha.measurement import shapes
+from fedha.models import build
+from fedha.piggyback import riders
 from fedha.privacy.secure import rounds
 from fedha.privacy.secure.encoding import decode, encode
 from fedha.privacy.secure.identity import Identity
@@ -150,6 +164,72 @@ def measure(case: Case, repeats: int, identities: Mapping[int, Identity], rate: 
     }
 
 
+class Federation:
+    """Three clients with a few examples and a large model, over the inline grid.
+
+    Args:
+        recipe: A row's name.
+        hidden: The network's layers.
+        secure: Whether its rounds have secure sums.
+    """
+
+    def __init__(self, recipe: str, hidden: list[int], secure: bool) -> None:
+        config = parse({"privacy": {"secure_aggregation": secure}})
+        model = build(ModelConfig(hidden=hidden), (256,), 10, 0)
+        draws = torch.Generator().manual_seed(0)
+        parts = [
+            Examples(torch.randn(16, 256, generator=draws), torch.randint(0, 10, (16,), generator=draws))
+            for _ in range(3)
+        ]
+        domains = [Domain(f"site {place}", part, part) for place, part in enumerate(parts)]
+        app = client_app(
+            lambda _: model,
+            lambda context: domains[int(str(context.node_config["partition-id"]))],
+            party=simulated_party(config),
+        )
+        self.grid, self.number = InlineGrid(app, 3), 0
+        training = TrainingConfig(rounds=1000, optimizer="sgd")
+        self.strategy = HessianAlignment(recipe, training, clients=3, privacy=config.privacy)
+        self.strategy.begin(dict(model.named_parameters()))
+        known = self.strategy.task.recipe
+        self.strategy.expected = shapes(model, (256,), riders(known), known.probes)
+        self.parameters = sum(value.numel() for value in model.parameters())
+
+    def round(self) -> float:
+        """CPU seconds of one round."""
+        self.number += 1
+        start = time.process_time()
+        questions = self.strategy.configure_train(self.number, self.strategy.arrays, ConfigRecord(), self.grid)
+        self.strategy.aggregate_train(self.number, self.grid.send_and_receive(list(questions)))
+        return time.process_time() - start
+
+
+def measure_rounds(recipe: str, hidden: list[int], repeats: int) -> dict[str, Any]:
+    """A row of whole rounds, printed."""
+    plain, secure = (Federation(recipe, hidden, on) for on in (False, True))
+    for one in (plain, secure):
+        one.round()  # the first one also makes the clients
+    pairs = [(plain.round(), secure.round()) for _ in range(repeats)]
+    apart = max(
+        float((secure.strategy.begun().parameters[name] - value).abs().max())
+        for name, value in plain.strategy.begun().parameters.items()
+    )
+    if not apart < 1e-5:
+        raise SystemExit(f"secure and plain rounds of {recipe} end {apart:.1e} apart; nothing to compare")
+    usual, more = (statistics.median(values) for values in zip(*pairs, strict=True))
+    each = (more - usual) / 3
+    print(
+        f"{recipe:>8}{plain.parameters:12,}{usual * 1e3:12.1f}{more * 1e3:12.1f}{more / usual:9.1f}x{each * 1e3:14.1f}"
+    )
+    return {
+        "recipe": recipe,
+        "parameters": plain.parameters,
+        "plain_seconds": usual,
+        "secure_seconds": more,
+        "each_seconds": each,
+    }
+
+
 def cases(quick: bool) -> list[Case]:
     if quick:
         return [Case(3, 10_000), Case(3, 10_000, 32), Case(4, 10_000, lost=1)]
@@ -168,6 +248,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 and 4 clients with 10,000 parameters, one round")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
+    numerics.configure(1)
     print(f"{machine()}; one thread")
     rates = {
         "AES-256-CTR": stream_rate(algorithms.AES256(bytes(32)), modes.CTR(bytes(16))),
@@ -189,7 +270,11 @@ def main() -> None:
         repeats = 1 if quick or case.clients == max(COHORTS) else 9
         own = {place: keys[place] for place in range(case.clients)}
         found.append(measure(case, repeats, own, rates["AES-256-CTR"]))
-    say("secure_aggregation", {"rates": rates, "rows": found})
+    print("\nCPU milliseconds of a whole round of 3 clients in one process")
+    print(f"{'recipe':>8}{'parameters':>12}{'plain':>12}{'secure':>12}{'':>10}{'more, a client':>14}")
+    hidden, repeats = ([20], 2) if quick else ([1000, 740], 15)
+    rounds_found = [measure_rounds(recipe, hidden, repeats) for recipe in ("erm", "hgp")]
+    say("secure_aggregation", {"rates": rates, "rows": found, "rounds": rounds_found})
 
 
 if __name__ == "__main__":

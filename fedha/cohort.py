@@ -18,14 +18,18 @@ class Member:
     Attributes:
         index: Its place in client order.
         domain: Its domain's name.
-        examples: Training examples it holds.
+        examples: Training examples it holds; 0 where it does not say.
         input_shape: Shape of one of its inputs; () where it did not say.
+        noise: Where its noise comes from, seeded or cryptographic; "" where it has none.
+        held_out: Held-out examples that it could evaluate, where it says so.
     """
 
     index: int
     domain: str
     examples: int
     input_shape: tuple[int, ...] = ()
+    noise: str = ""
+    held_out: int = 0
 
 
 def draw_cohort(training: TrainingConfig, seed: int, round: int, members: Sequence[Member]) -> list[Member]:
@@ -73,7 +77,8 @@ def cohort_size(training: TrainingConfig, clients: int) -> int:
 
 def average_shares(training: TrainingConfig, cohort: Sequence[Member]) -> list[float]:
     """Each client's weight in the averages: by domain (clients of one domain share its part), example or client."""
-    if training.averaging == "clients":
+    secret = not any(one.examples for one in cohort)  # then the counts are summed with what they weigh
+    if training.averaging == "clients" or (training.averaging == "examples" and secret):
         return [1 / len(cohort)] * len(cohort)
     if training.averaging == "examples":
         examples = sum(one.examples for one in cohort)

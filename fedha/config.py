@@ -13,7 +13,22 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedha.errors import FedhaError
-from fedha.recipes import RECIPES, STATISTICS, Recipe, Term
+from fedha.recipes import RECIPES, STATISTICS, UNRELEASABLE, Recipe, Term
+
+# What a private client measures; `fedha.privacy.moments` says how.
+MomentName = Literal[
+    "risk",
+    "accuracy",
+    "gradient",
+    "hessian_diagonal",
+    "pooled_gradient_hessian_product",
+    "squared_gradient",
+    "scale_gradient",
+    "feature_mean",
+    "feature_square",
+]
+
+POOLED = "all sources"  # stands in the place of domains' names where secure sums are all that the server learns
 
 
 class _Section(BaseModel):
@@ -257,6 +272,51 @@ class FederationConfig(_Section):
     )
 
 
+class PrivacyConfig(_Section):
+    """What a client's answers may give away."""
+
+    protect: Literal["nothing", "examples", "clients"] = Field(
+        "nothing",
+        description="examples: clip and noise at each client, so that no example shows; clients: the same on the sum",
+    )
+    noise_multiplier: float | None = Field(
+        None, gt=0, description="deviation of the noise over the clipping norm; `fedha privacy plan` finds it"
+    )
+    clip: float = Field(1.0, gt=0, description="largest norm of one example's gradient, or of one client's update")
+    statistics_noise: float = Field(1.0, gt=0, description="noise of the statistics, in units of noise_multiplier")
+    statistics_clip: float = Field(
+        1.0, gt=0, description="largest norm of what one example, or one client, adds to the statistics"
+    )
+    scales: dict[MomentName, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="examples: public factor of a moment in the joint clip, such as {hessian_diagonal: 0.1}"
+    )
+    evaluation_noise: float | None = Field(
+        None, gt=0, description="examples: noise multiplier of the held-out accuracy; null: it is not sent"
+    )
+    sampling: Literal["whole", "poisson", "shuffled"] = Field(
+        "whole", description="how local steps draw examples, and what the accountant assumes"
+    )
+    delta: float | None = Field(None, gt=0, lt=1, description="default: a tenth of one over the client's examples")
+    max_epsilon: float | None = Field(None, gt=0, description="training ends before a client spends more")
+    min_examples: int = Field(1, ge=1, description="a client with fewer does not answer")
+    guard_heads: bool = Field(
+        True, description="examples: a client does not answer where the head looks crafted: rows alike, or huge"
+    )
+    secure_aggregation: bool = Field(False, description="the server learns sums over clients, and no client's own")
+    threshold: int | None = Field(None, ge=2, description="secure sums: so many clients must stay to the end")
+    minimum: int = Field(3, ge=2, description="secure sums: none of fewer clients is learnt")
+    bound: float = Field(65536.0, gt=0, description="secure sums: largest absolute value that can be sent")
+
+    @model_validator(mode="after")
+    def _noise_is_given(self) -> "PrivacyConfig":
+        if self.protect != "nothing" and self.noise_multiplier is None:
+            raise ValueError(
+                f"protect is {self.protect!r}, which takes noise; give noise_multiplier: "
+                "`fedha privacy plan CONFIG` finds the one that a budget needs"
+            )
+        return self
+
+
 class Config(_Section):
     """One experiment; several recipes or seeds make several runs."""
 
@@ -269,6 +329,7 @@ class Config(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     engine: EngineConfig = EngineConfig()
 
     @field_validator("name")
@@ -307,6 +368,99 @@ class Config(_Section):
                     f"recipe {recipe.name!r} takes pairs of domains alike; set training.averaging to domains"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _sums_fit_recipe(self) -> "Config":
+        if not self.privacy.secure_aggregation:
+            return self
+        for recipe in self.recipe:
+            if recipe.resolve().weighting == "risk":
+                raise ValueError(
+                    f"recipe {recipe.name!r} weighs each domain by its own risk, which the server does not learn with "
+                    "privacy.secure_aggregation; set that to false, or take another recipe"
+                )
+        if self.training.client_sampling == "examples":
+            raise ValueError(
+                "training.client_sampling is 'examples' but with privacy.secure_aggregation the server does not learn "
+                "how many examples a client has; set it to uniform"
+            )
+        for key, clients in (
+            ("training.clients_per_round", self.training.clients_per_round),
+            ("federation.clients", self.federation.clients),
+        ):
+            if isinstance(clients, int) and clients < self.privacy.minimum:
+                raise ValueError(
+                    f"{key} is {clients} but privacy.minimum is {self.privacy.minimum} for secure sums; raise it "
+                    "(in a sum of two each client knows the other's part)"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _privacy_fits(self) -> "Config":
+        if self.privacy.protect != "nothing":
+            for problem in (self._uncovered_parts(), self._uncovered_steps(), self._uncovered_recipes()):
+                if problem:
+                    raise ValueError(f"privacy.protect is {self.privacy.protect!r}, but {problem}")
+        return self
+
+    def _uncovered_parts(self) -> str | None:
+        if self.federation.schedule == "piggyback":
+            return (
+                "what rides along with an update is not accounted for; set federation.schedule to exact, or protect to "
+                "nothing"
+            )
+        if self.evaluation.leave_one_domain_out:
+            return (
+                "each fold of leave-one-domain-out is a run over the same examples, which no ledger adds up; set "
+                "evaluation.leave_one_domain_out to false"
+            )
+        return None
+
+    def _uncovered_steps(self) -> str | None:
+        """Batches that are not drawn as the accountant would believe; or weights that depend on who else is there."""
+        training, sampling = self.training, self.privacy.sampling
+        if self.privacy.protect == "clients":
+            if training.averaging != "clients":
+                return (
+                    f"with training.averaging {training.averaging!r} a client's weight tells who else takes part; set "
+                    "it to clients"
+                )
+            if self.privacy.secure_aggregation:
+                return (
+                    "the server cannot clip a client's answer that it never sees; leave out secure_aggregation, or "
+                    "protect examples"
+                )
+            return None
+        if training.mode == "synchronous":
+            whole = "a synchronous step is one gradient over the whole domain; set privacy.sampling to whole"
+            return None if sampling == "whole" else whole
+        if (sampling == "whole") != (training.local.batch_size is None):
+            return (
+                f"privacy.sampling is {sampling!r} and training.local.batch_size {training.local.batch_size}; whole "
+                "goes with null (every step sees every example), poisson and shuffled with a number"
+            )
+        return None
+
+    def _uncovered_recipes(self) -> str | None:
+        for given in self.recipe:
+            recipe = given.resolve()
+            active = [term.statistic for term in recipe.terms if term.weight > 0]
+            if self.privacy.protect == "clients":
+                if recipe.weighting == "risk":
+                    return (
+                        f"recipe {recipe.name!r} weighs clients by their risks, which are no part of a clipped sum; "
+                        "take another recipe, or protect examples"
+                    )
+                continue
+            for name in active:
+                if name in UNRELEASABLE:
+                    return f"recipe {recipe.name!r} aligns {name}, which cannot be covered: {UNRELEASABLE[name]}"
+            if self.model.head_hidden and (active or recipe.weighting == "risk"):
+                return (
+                    f"recipe {recipe.name!r} measures the head, which then must be linear; leave model.head_hidden "
+                    "empty, or take recipe erm"
+                )
+        return None
 
     def runs(self) -> "list[Config]":
         """This config as single runs: one recipe and one seed each, recipes first."""

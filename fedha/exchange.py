@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from fedha.config import TrainingConfig
+from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.recipes import Recipe
 
 
@@ -17,11 +17,13 @@ class Task:
         recipe: What is aligned.
         training: How clients and server train.
         seed: The run's seed.
+        privacy: How clients' answers are covered.
     """
 
     recipe: Recipe
     training: TrainingConfig
     seed: int
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class Reply:
         client: The client's name: its domain's, or ``domain/shard`` where several share one.
         domain: Its domain's name.
         index: Its place in client order, in which everything is summed.
-        examples: Training examples it holds.
+        examples: Training examples it holds; 0 where only a sum over clients may tell.
         tensors: Statistics by name, or the update by parameter name.
         metrics: Numbers for the log.
         input_shape: Shape of one of its inputs, when it introduces itself; else ().
         weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.
+        secure: What belongs to a secure sum's protocol, by name.
     """
 
     client: str
@@ -73,3 +76,4 @@ class Reply:
     metrics: Mapping[str, float] = field(default_factory=dict)
     weighed: bool = False
     input_shape: tuple[int, ...] = ()
+    secure: Mapping[str, bytes | list[bytes]] = field(default_factory=dict)

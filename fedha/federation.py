@@ -12,6 +12,12 @@ from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request, Task
 from fedha.piggyback import RIDING, answer_train, riders
+from fedha.privacy.client_level import private_mean
+from fedha.privacy.mechanism import Mechanism
+from fedha.privacy.releasable import private_exchanges
+from fedha.privacy.shape import noise_of
+from fedha.privacy.site import Site
+from fedha.privacy.spending import Spending
 from fedha.recipes import STATISTICS
 from fedha.reference import moving_average, weighted_mean
 from fedha.training import PARTS, Client, answer_measure
@@ -24,6 +30,7 @@ class Server:
     Attributes:
         task: The run's task.
         parameters: The global model, by name; changed in place.
+        members: All clients as last met, in client order.
         cohort: The round's clients, in client order; who fails leaves it.
         shares: Each of its clients' weight in the averages, by place; they sum to 1.
         averages: Moving averages of references, by statistic (FedIIR).
@@ -31,10 +38,14 @@ class Server:
         piggyback: Whether statistics ride along with the updates (`fedha.piggyback`).
         references: Then those of the round to come; empty where they have to be measured first.
         evaluated: What the last round's clients evaluated along with their updates, as `pool_evaluations` gives it.
+        learned: What this round's answers averaged to so far: statistics as they were measured, then the update.
+        spending: What the run has had released, where clients' answers are covered.
+        site: Where the server's own noise comes from, if clients are protected as a whole.
     """
 
     task: Task
     parameters: dict[str, Tensor]
+    members: list[Member] = field(default_factory=list)
     cohort: list[Member] = field(default_factory=list)
     shares: dict[int, float] = field(default_factory=dict)
     averages: dict[str, Tensor] = field(default_factory=dict)
@@ -42,7 +53,13 @@ class Server:
     piggyback: bool = False
     references: dict[str, Tensor] = field(default_factory=dict)
     evaluated: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    learned: dict[str, Tensor] = field(default_factory=dict)
+    spending: Spending = field(default_factory=Spending)
+    site: Site = field(default_factory=Site)
     optimizer: torch.optim.Optimizer = field(init=False)
+    _round: int = 0  # that is under way,
+    _drawn: int = 1  # how many clients it drew,
+    _sums: int = 0  # and how many sums of theirs it has disturbed
 
     def __post_init__(self) -> None:
         self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
@@ -63,12 +80,18 @@ class Server:
         if len(set(places)) < len(places):
             raise FedhaError(f"clients have the places {places}; give each its own partition-id in the node config")
         self.cohort = draw_cohort(self.task.training, self.task.seed, round, ordered)
+        self.members = ordered
         shares = average_shares(self.task.training, self.cohort)
         self.shares = {one.index: share for one, share in zip(self.cohort, shares, strict=True)}
+        self.learned = {}
+        self.spending = self.spending.round(self.task, self.cohort, ordered)
+        self._round, self._drawn, self._sums = round, len(self.cohort), 0
         return self.cohort
 
     def measurements(self) -> tuple[tuple[str, ...], ...]:
         """What has to be measured before the clients can train: one tuple of statistics an exchange."""
+        if self.task.privacy.protect == "examples":
+            return private_exchanges(self.task.recipe)
         return () if self.references else self.task.recipe.measurements()
 
     def riders(self, round: int) -> tuple[str, ...]:
@@ -77,7 +100,8 @@ class Server:
 
     def refer(self, replies: Iterable[Reply]) -> dict[str, Tensor]:
         """Average one exchange's statistics into references; who did not answer leaves the cohort."""
-        references, _ = self._mean(replies, self.shares)
+        references, _ = self._mean(replies, self.shares, "statistics")
+        self.learned |= references
         return self._referred(references)
 
     def _referred(self, references: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -95,7 +119,8 @@ class Server:
             # every risk must be known before any update can be weighed
             replies = list(in_order(replies, [one.index for one in self.cohort]))
             shares = self._risk_shares(replies)
-        mean, answered = self._mean(replies, shares)
+        mean, answered = self._mean(replies, shares, "update")
+        self.learned |= mean
         update = {name: value for name, value in mean.items() if not name.startswith(RIDING)}
         rode = {name.removeprefix(RIDING): value for name, value in mean.items() if name not in update}
         self.references, self.evaluated = self._referred(rode), pool_evaluations(answered)
@@ -105,9 +130,12 @@ class Server:
         apply_update(self.task.training, self.optimizer, self.parameters, update, round)
         return _summary(self.task, round, answered)
 
-    def _mean(self, replies: Iterable[Reply], shares: Mapping[int, float]) -> tuple[dict[str, Tensor], list[Reply]]:
+    def _mean(
+        self, replies: Iterable[Reply], shares: Mapping[int, float], what: str
+    ) -> tuple[dict[str, Tensor], list[Reply]]:
         """Average as replies come, and keep their numbers: no more than what is out of order stays in memory."""
         answered: list[Reply] = []
+        hides = self.task.privacy.protect == "clients"
 
         def weighed() -> Iterator[tuple[Mapping[str, Tensor], float]]:
             for reply in in_order(replies, [one.index for one in self.cohort]):
@@ -117,15 +145,25 @@ class Server:
                 elif reply.tensors:
                     yield reply.tensors, 1.0
 
-        mean = weighted_mean(weighed())
-        if len(answered) < len(self.cohort):  # the others' shares grow alike
+        mean = self._disturbed(weighed(), what) if hides else weighted_mean(weighed())
+        if len(answered) < len(self.cohort):
             present = {reply.index for reply in answered}
-            scale = 1 / sum(shares[place] for place in present)
-            mean = {name: value * scale for name, value in mean.items()}
+            if not hides:  # the others' shares grow alike; a private mean is divided by what was drawn, whoever came
+                scale = 1 / sum(shares[place] for place in present)
+                mean = {name: value * scale for name, value in mean.items()}
             rest = sum(self.shares[place] for place in present)
             self.shares = {place: self.shares[place] / rest for place in self.shares if place in present}
             self.cohort = [one for one in self.cohort if one.index in present]
         return mean, answered
+
+    def _disturbed(self, replies: Iterable[tuple[Mapping[str, Tensor], float]], what: str) -> dict[str, Tensor]:
+        """Clip each client's answer, sum, add noise, divide by the number that was drawn."""
+        privacy, measured = self.task.privacy, what == "statistics"
+        norm = privacy.statistics_clip if measured else privacy.clip
+        noise = noise_of(privacy) * (privacy.statistics_noise if measured else 1.0)
+        self._sums += 1
+        source = self.site.source(self.task.seed, self._round, "server", what, self._sums)
+        return private_mean((tensors for tensors, _ in replies), Mechanism(norm, noise, self._drawn), source)
 
     def _risk_shares(self, replies: Sequence[Reply]) -> dict[int, float]:
         """Group DRO: the domains' weights move with their risks; the clients of a domain share its weight."""
@@ -173,9 +211,9 @@ def in_order(replies: Iterable[Reply], places: Sequence[int]) -> Iterator[Reply]
 
 
 def by_domain(replies: Sequence[Reply], metric: str) -> dict[str, float]:
-    """A number of each domain: its only client's, or the mean over its clients' examples."""
+    """A number of each domain that sent it: its only client's, or the mean over its clients' examples."""
     groups: dict[str, list[Reply]] = {}
-    for reply in replies:
+    for reply in (one for one in replies if metric in one.metrics):
         groups.setdefault(reply.domain, []).append(reply)
     return {domain: _pooled(group, metric) for domain, group in groups.items()}
 
@@ -230,16 +268,19 @@ def _joined(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, f
         return dict(other if other["examples"] else one)
     total = one["examples"] + other["examples"]
     means = {
-        name: (one[name] * one["examples"] + other[name] * other["examples"]) / total for name in ("accuracy", "risk")
+        name: (one[name] * one["examples"] + other[name] * other["examples"]) / total
+        for name in ("accuracy", "risk")
+        if name in one and name in other
     }
     return {**means, "examples": total}
 
 
 def _summary(task: Task, round: int, replies: Sequence[Reply]) -> dict[str, Any]:
     terms = [key for key in replies[0].metrics if key.startswith("penalty/")]
+    losses = [reply.metrics["loss"] for reply in replies if "loss" in reply.metrics]  # not sent where it is not covered
     return {
         "round": round,
-        "loss": sum(reply.metrics["loss"] for reply in replies) / len(replies),
+        **({"loss": sum(losses) / len(replies)} if len(losses) == len(replies) else {}),
         "risk": by_domain(replies, "risk"),
         "accuracy": by_domain(replies, "accuracy"),
         "penalty": {

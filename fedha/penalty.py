@@ -43,8 +43,22 @@ def penalty_terms(
         value = measure(term.statistic, view, features, labels, around)
         if term.statistic in offsets:
             value = value + offsets[term.statistic]
-        terms[term.statistic] = _distance(term, value, _reference(term, around, own, share))
+        terms[term.statistic] = term_value(term, value, around.references, own, share)
     return terms
+
+
+def term_value(
+    term: Term, value: Tensor, references: Mapping[str, Tensor], own: Mapping[str, Tensor], share: float
+) -> Tensor:
+    """One term of a penalty, unweighted, from a client's statistic.
+
+    Args:
+        term: Which.
+        value: The statistic, live.
+        references: This round's.
+        own, share: As in `penalty_terms`.
+    """
+    return _distance(term, value, _reference(term, references, own, share))
 
 
 def term_weight(recipe: Recipe, term: Term) -> float:
@@ -52,10 +66,10 @@ def term_weight(recipe: Recipe, term: Term) -> float:
     return term.weight / recipe.probes if term.per_probe else term.weight
 
 
-def _reference(term: Term, around: Circumstances, own: Mapping[str, Tensor], share: float) -> Tensor | None:
+def _reference(term: Term, references: Mapping[str, Tensor], own: Mapping[str, Tensor], share: float) -> Tensor | None:
     if term.target == "zero":
         return None
-    mean = around.references[STATISTICS[term.statistic].reference]
+    mean = references[STATISTICS[term.statistic].reference]
     if term.target == "others":
         return (mean - share * own[term.statistic]) / (1 - share)
     return mean

@@ -33,6 +33,9 @@ STATISTICS: Mapping[str, StatisticRow] = {
     "gradient_hessian_product": StatisticRow(
         "pooled_gradient_hessian_product", needs=("gradient",), order=2, summary="Hessian times gradient"
     ),
+    "pooled_gradient_hessian_product": StatisticRow(
+        "pooled_gradient_hessian_product", needs=("gradient",), order=2, summary="Hessian times the mean gradient"
+    ),
     "hutchinson_diagonal": StatisticRow(
         "hutchinson_diagonal", order=2, summary="Hutchinson's diagonal, a client's own signs"
     ),
@@ -46,6 +49,22 @@ STATISTICS: Mapping[str, StatisticRow] = {
     "feature_mean": StatisticRow("feature_mean", summary="feature mean"),
     "feature_covariance": StatisticRow("feature_covariance", summary="feature covariance"),
     "scale_gradient": StatisticRow("scale_gradient", order=1, summary="derivative in a dummy scale"),
+}
+
+
+# Statistics that are no function of means over examples, so that nothing bounds what one example adds: why, and what
+# can be aligned in their place where every example is protected (`fedha.privacy.releasable` has those that can).
+UNRELEASABLE: Mapping[str, str] = {
+    "gradient_hessian_product": "the product of two means is no mean over examples; "
+    "align pooled_gradient_hessian_product, the Hessian times the pooled gradient, instead",
+    "hutchinson_diagonal": "a probe's term is no outer product, and the probes add noise without adding privacy; "
+    "align hessian_diagonal, their expectation, instead",
+    "hutchinson_diagonal_shared": "a probe's term is no outer product, and the probes add noise without adding "
+    "privacy; align hessian_diagonal, their expectation, instead",
+    "hessian": "noise on (C D)^2 entries drowns it; align hessian_diagonal instead",
+    "hessian_off_diagonal": "noise on (C D)^2 entries drowns it; align hessian_diagonal instead",
+    "off_diagonal_energy": "it is quadratic in the whole Hessian, whose entries noise would drown; "
+    "align hessian_diagonal instead",
 }
 
 

@@ -17,6 +17,8 @@ from fedha.exchange import Reply, Request
 from fedha.measurement import Circumstances, HeadView, measure, view_head
 from fedha.models.split import SplitModel
 from fedha.penalty import penalty_terms, term_weight
+from fedha.privacy import answers
+from fedha.privacy.site import Site
 from fedha.randomness import generator
 from fedha.recipes import Recipe
 from fedha.reference import moving_average
@@ -33,13 +35,16 @@ class Client:
         index: Its place in client order.
         domain: Its data, on the model's device and of the model's precision.
         model: Structure only; parameters come with each request.
-        state: Moving averages by statistic (Fishr), and what rode along (`fedha.piggyback`); mostly empty.
+        state: Moving averages by statistic (Fishr), what rode along (`fedha.piggyback`), and a round's released moments
+            where examples are protected; mostly empty.
+        site: Its own rules: where its noise comes from, what it refuses.
     """
 
     index: int
     domain: Domain
     model: SplitModel
     state: dict[str, Tensor] = field(default_factory=dict)
+    site: Site = field(default_factory=Site)
     _forward: "Forward | None" = None
 
     @property
@@ -65,6 +70,9 @@ class Forward:
 
 def answer_measure(client: Client, request: Request) -> Reply:
     """Measure the statistics that a request asks for, on the whole domain at the global model."""
+    if answers.is_private(request.task.privacy):
+        with _named(client, request):
+            return client.reply(answers.release_statistics(client, request))
     forward = _whole_domain(client, request)
     around = circumstances(client, request, reference=True)
     with _named(client, request), torch.no_grad(), statistics.shared():
@@ -82,6 +90,9 @@ def answer_train(client: Client, request: Request) -> Reply:
     The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
     local mode.
     """
+    if answers.is_private(request.task.privacy):
+        with _named(client, request):
+            return client.reply(*answers.train_privately(client, request, lambda own: _round_optimizer(request, own)))
     train = _one_gradient if request.task.training.mode == "synchronous" else _local_steps
     with _named(client, request):
         update, metrics = train(client, request)
@@ -96,6 +107,8 @@ def answer_train(client: Client, request: Request) -> Reply:
 
 def answer_evaluate(client: Client, request: Request) -> Reply:
     """Evaluate the global model on the parts of the domain that a request names in `measure`: held_out, train."""
+    if answers.is_private(request.task.privacy):
+        return client.reply({}, answers.evaluate_privately(client, request))
     numbers = {}
     for part in request.measure:
         examples: Examples = getattr(client.domain, part)
@@ -176,9 +189,7 @@ def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], d
     offsets, own = _at_start(client, request, start)
     first = {"risk": float(_risk(client, start)), "accuracy": _accuracy(client, start)}
     parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
-    optimizer = local_optimizer(training.local, list(parameters.values()))
-    for group in optimizer.param_groups:
-        group["lr"] *= rate_factor(training, request.round)
+    optimizer = _round_optimizer(request, list(parameters.values()))
     seen: list[dict[str, float]] = []
     for rows in minibatches(training.local, len(client.domain.train), request, client.index):
         forward = _forward(client, parameters, rows)
@@ -211,6 +222,14 @@ def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim
     if local.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=local.learning_rate)
     return torch.optim.SGD(parameters, lr=local.learning_rate, momentum=local.momentum)
+
+
+def _round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """The local steps' optimiser, at the round's learning rate."""
+    optimizer = local_optimizer(request.task.training.local, parameters)
+    for group in optimizer.param_groups:
+        group["lr"] *= rate_factor(request.task.training, request.round)
+    return optimizer
 
 
 def _whole_domain(client: Client, request: Request) -> Forward:

@@ -1,15 +1,27 @@
 """What a config may say, what its errors say, and which recipe it means."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedha.config import Config, RecipeConfig, apply_override, from_json, load, parse, to_json, to_yaml
+from fedha.config import (
+    Config,
+    MomentName,
+    RecipeConfig,
+    apply_override,
+    from_json,
+    load,
+    parse,
+    to_json,
+    to_yaml,
+)
 from fedha.errors import FedhaError
+from fedha.privacy.moments import MOMENTS
 from fedha.recipes import RECIPES, Recipe, Term
 
 
@@ -255,3 +267,50 @@ def test_moving_average_reaches_the_rows_that_have_one() -> None:
 def test_a_setting_that_contradicts_or_would_change_nothing_is_an_error(content: dict[str, Any], sentence: str) -> None:
     with pytest.raises(FedhaError, match=sentence):
         parse(content)
+
+
+PRIVATE = {"protect": "examples", "noise_multiplier": 3.0}
+UNCOVERED: dict[str, tuple[dict[str, Any], str]] = {
+    "no noise": ({"privacy": {"protect": "examples"}}, "give noise_multiplier: `fedha privacy plan CONFIG`"),
+    "hgp": ({"recipe": "hgp"}, "align pooled_gradient_hessian_product"),
+    "hutchinson": ({"recipe": "hutchinson"}, "align hessian_diagonal, their expectation, instead"),
+    "hutchinson in expectation": ({"recipe": "hutchinson_expected"}, "align hessian_diagonal instead"),
+    "cma": ({"recipe": "cma"}, "align hessian_diagonal instead"),
+    "piggyback": ({"federation": {"schedule": "piggyback"}}, "set federation.schedule to exact"),
+    "folds": ({"evaluation": {"leave_one_domain_out": True}}, "set evaluation.leave_one_domain_out to false"),
+    "head": ({"model": {"head_hidden": [4]}}, "must be linear"),
+    "synchronous poisson": ({"privacy": {**PRIVATE, "sampling": "poisson"}}, "set privacy.sampling to whole"),
+    "local whole": ({"training": {"mode": "local", "local": {"steps": 2, "batch_size": 9}}}, "shuffled with a number"),
+    "local poisson": (
+        {"training": {"mode": "local", "local": {"steps": 2}}, "privacy": {**PRIVATE, "sampling": "poisson"}},
+        "whole goes with null",
+    ),
+    "clients by domain": ({"privacy": {**PRIVATE, "protect": "clients"}}, "set it to clients"),
+    "clients by risk": (
+        {"recipe": "groupdro", "training": {"averaging": "clients"}, "privacy": {**PRIVATE, "protect": "clients"}},
+        "weighs clients by their risks",
+    ),
+    "clients in secret": (
+        {
+            "training": {"averaging": "clients"},
+            "privacy": {**PRIVATE, "protect": "clients", "secure_aggregation": True},
+        },
+        "cannot clip a client's answer that it never sees",
+    ),
+    "a scale of nothing": ({"privacy": {**PRIVATE, "scales": {"median": 1.0}}}, "privacy.scales"),
+}
+
+
+@pytest.mark.parametrize("name", UNCOVERED)
+def test_what_no_account_covers_is_refused_before_a_run(name: str) -> None:
+    changes, message = UNCOVERED[name]
+    with pytest.raises(FedhaError, match=re.escape(message)):
+        parse({"recipe": "iga", "privacy": PRIVATE, **changes})
+
+
+def test_a_head_that_is_not_linear_is_covered_where_nothing_of_it_is_measured() -> None:
+    assert parse({"recipe": "erm", "model": {"head_hidden": [4]}, "privacy": PRIVATE}).privacy.protect == "examples"
+
+
+def test_scales_are_those_of_the_moments_that_are_measured() -> None:
+    assert set(get_args(MomentName)) == set(MOMENTS)

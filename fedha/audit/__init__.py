@@ -4,7 +4,6 @@ from fedha.audit.attacker import Attacker
 from fedha.audit.audit import audit
 from fedha.audit.findings import Findings
 from fedha.audit.inversion import Inversion
-from fedha.audit.section import section
 from fedha.audit.sent import Sent, remainder
 
-__all__ = ["Attacker", "Findings", "Inversion", "Sent", "audit", "remainder", "section"]
+__all__ = ["Attacker", "Findings", "Inversion", "Sent", "audit", "remainder"]

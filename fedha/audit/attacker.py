@@ -1,6 +1,6 @@
 """What the attacker knows beside what was sent, and what the attack may cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from fedha.data.domain import Examples
 from fedha.models.split import SplitModel
 
 Predict = Callable[[Tensor], Tensor]  # inputs [n, ...] to logits [n, C]
-Train = Callable[[int, Examples, int], Predict]  # client, its training examples, seed
+Train = Callable[[Mapping[int, Examples], int], Predict]  # every client's training examples, the shadow's number
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Attacker:
         inversion: Budget and priors of image recovery.
         inversion_examples: Batches up to this size are inverted.
         inversions: At most so many releases are inverted, of the earliest rounds: they cost seconds each.
-        train: Trains a shadow model as the federation would have, with a client's examples replaced; None: no LiRA.
-        shadows: Shadow models a client, an even number of 4 or more.
+        train: Trains a shadow model as the federation would have, on other examples; None: no LiRA.
+        shadows: Shadow models, an even number of 4 or more.
         seed: Of shadows, restarts and resamples.
     """
 

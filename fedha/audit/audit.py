@@ -1,11 +1,12 @@
 """The audit: every attack that applies, on every release of a run and on its final model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
 
 from fedha.audit import feature_trials, final_trials, input_trials, label_trials, tracing_trials
 from fedha.audit.attacker import Attacker
+from fedha.audit.attacks import ATTACKS
 from fedha.audit.case import Outcome, Outcomes, make_case
 from fedha.audit.findings import Curve, Finding, Findings, NotRun, Picture
 from fedha.audit.sent import Sent
@@ -19,6 +20,7 @@ def audit(
     *,
     final: Mapping[str, Tensor] | None = None,
     input_shape: tuple[int, ...] | None = None,
+    attacks: Collection[str] = tuple(ATTACKS),
 ) -> Findings:
     """Attack what was sent, and say of each attack how it did or why it could not run.
 
@@ -29,6 +31,7 @@ def audit(
         attacker: What is known beside the releases.
         final: The trained model's parameters, for membership; None to leave that out.
         input_shape: Of one input, where there is no truth to take it from.
+        attacks: Keys of `ATTACKS`; the others are not run.
 
     Returns:
         The same input gives the same findings up to rounding, which a long inversion amplifies.
@@ -41,8 +44,10 @@ def audit(
     for one in sent:
         inverted = inversions > 0 and one.examples <= attacker.inversion_examples
         inversions -= inverted
-        outcomes += _release(one, truth, attacker, input_shape, inverted)
-    outcomes += final_trials.run(final, truth, attacker)
+        outcomes += _release(one, truth, attacker, input_shape, inverted, frozenset(attacks))
+    if wanted := [one for one in final_trials.ATTACKS if one in attacks]:
+        outcomes += final_trials.run(final, truth, attacker, wanted)
+    outcomes = [one for one in outcomes if one.attack in attacks]
     settings = attacker.inversion
     return Findings(
         tuple(one for one in outcomes if isinstance(one, Finding)),
@@ -59,12 +64,17 @@ def _release(
     attacker: Attacker,
     input_shape: tuple[int, ...] | None,
     inverted: bool,
+    attacks: frozenset[str],
 ) -> Outcomes:
     case = make_case(one, attacker, truth, inverted)
-    yield from label_trials.run(case)
-    yield from feature_trials.run(case)
-    yield from input_trials.run(case, input_shape)
-    yield from tracing_trials.run(case)
+    if not attacks.isdisjoint(label_trials.METHODS):
+        yield from label_trials.run(case)
+    if not attacks.isdisjoint(feature_trials.ATTACKS):
+        yield from feature_trials.run(case)
+    if not attacks.isdisjoint(input_trials.ATTACKS):
+        yield from input_trials.run(case, input_shape)
+    if not attacks.isdisjoint(tracing_trials.ATTACKS):
+        yield from tracing_trials.run(case)
 
 
 def _last(curves: Iterable[Curve]) -> tuple[Curve, ...]:

@@ -13,8 +13,8 @@ from torch import Tensor
 from fedha.atomic import write_bytes
 from fedha.audit.sent import Sent
 from fedha.errors import FedhaError
+from fedha.runs.runfolder import SENT as FOLDER
 
-FOLDER = "sent"
 _FORM = 1  # of the files; a reader of another form refuses them
 
 
@@ -50,7 +50,12 @@ def append(run: Path, releases: Sequence[Sent]) -> None:
     )
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / f"round-{rounds[0]:06d}.safetensors", content)
+    write_bytes(path_of(run, rounds[0]), content)
+
+
+def path_of(run: Path, round: int) -> Path:
+    """Where a run's releases of one round are."""
+    return run / FOLDER / f"round-{round:06d}.safetensors"
 
 
 def read(run: Path) -> Iterator[Sent]:

@@ -8,11 +8,13 @@ from fedha.audit.findings import Finding
 from fedha.audit.label_trials import best_belief
 from fedha.audit.truth import Truth
 
+ATTACKS = ("feature_exact", "feature_class_means", "feature_moments")
+
 
 def run(case: Case) -> Outcomes:
     """One example's feature exactly; class means and second moments of several."""
     if case.sent.head is None:
-        for attack in ("feature_exact", "feature_class_means", "feature_moments"):
+        for attack in ATTACKS:
             yield case.not_run(attack, "the head is not linear, so there is no closed form")
         return
     yield from _exact(case)
@@ -103,11 +105,13 @@ def _guess(case: Case, truth: Truth, square: bool) -> Tensor | None:
 
 
 def _mean_feature(case: Case) -> Tensor | None:
-    if case.evidence.feature_mean is not None:
-        return case.evidence.feature_mean
-    if case.evidence.diagonal is not None:
-        return forms.second_moments(case.evidence.diagonal).sqrt()
+    """The feature mean: as sent, from an exact diagonal, of public inputs, or from a noisy diagonal."""
+    evidence = case.evidence
+    if evidence.feature_mean is not None:
+        return evidence.feature_mean
     public = None if case.attacker.public is None else case.features(case.attacker.public.inputs)
+    if evidence.diagonal is not None and (evidence.exact or public is None):
+        return forms.second_moments(evidence.diagonal).sqrt()
     return None if public is None else public[:, :-1].mean(0)
 
 

@@ -3,14 +3,12 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from fedha.atomic import finite, write_json
+from fedha.atomic import finite
 from fedha.audit.scores import Interval
 from fedha.errors import FedhaError
 
-FILE = "audit.json"
 _FORM = 1
 
 Nested = Sequence[Any]  # nested lists of numbers: an image
@@ -148,13 +146,19 @@ def from_content(content: Mapping[str, Any]) -> Findings:
         raise FedhaError(f"this is no audit of fedha ({error}); make it again with fedha audit") from error
 
 
-def write(run: Path, findings: Findings) -> None:
-    """Write ``audit.json`` into a run's folder, at once.
+def together(several: Sequence[Findings]) -> Findings:
+    """The findings of several audits as those of one, such as a recipe's with every seed.
 
-    Raises:
-        FedhaError: It cannot be written.
+    Args:
+        several: One or more.
     """
-    write_json(run / FILE, to_content(findings))
+    return Findings(
+        tuple(one for each in several for one in each.found),
+        tuple(one for each in several for one in each.not_run),
+        tuple(one for each in several for one in each.pictures),
+        tuple(one for each in several for one in each.curves),
+        several[0].value_range,
+    )
 
 
 def _pair(interval: Sequence[float] | None) -> Interval | None:

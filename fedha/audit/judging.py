@@ -41,4 +41,10 @@ def judge(
         "others": len(others),
     }
     yield Finding(attack, round, client, auc(members, others), 0.5, interval, examples, detail)
-    yield Curve(attack, round, client, *roc(members, others), len(others))
+    false_rates, true_rates = ([_short(rate) for rate in side] for side in roc(members, others))
+    yield Curve(attack, round, client, false_rates, true_rates, len(others))
+
+
+def _short(rate: float) -> float:
+    """To five places: finer cannot be drawn, and the file is mostly these."""
+    return float(f"{rate:.5f}")

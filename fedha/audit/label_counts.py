@@ -5,6 +5,8 @@ column: whoever knows the mean prediction knows the labels' counts. The attacks 
 uniform guess, public inputs, the Hessian's diagonal, or the variance of the example gradients.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,21 @@ def label_distribution(gradient: Tensor, mean_probabilities: Tensor) -> Tensor:
     if len(gradient) == 1:
         column = torch.cat([-column, column])
     return normalized(mean_probabilities.to(column) - column)
+
+
+def most_consistent(gradient: Tensor, beliefs: Sequence[Tensor]) -> Tensor:
+    """Of several beliefs about the mean prediction the one that makes the fewest class shares negative, by their sum.
+
+    No share can be negative, so a belief that makes some so is wrong; nobody needs the truth to see it.
+
+    Args:
+        gradient: Of the head, [C, D].
+        beliefs: One or more, [C] each, two for one logit; the first of several that are alike is taken.
+    """
+    column = gradient[:, -1].double()
+    if len(gradient) == 1:
+        column = torch.cat([-column, column])
+    return max(beliefs, key=lambda one: round(float((one.to(column) - column).clamp(max=0).sum()), 9))
 
 
 def label_counts(distribution: Tensor, examples: int) -> Tensor:

@@ -42,9 +42,11 @@ def mean_probabilities(case: Case, method: str) -> Tensor | str:
     if method == "labels_hessian":
         if evidence.diagonal is None:
             return evidence.missing["diagonal"]
+        moments = label_counts.moment_probabilities(head, evidence.diagonal)
         if evidence.exact and len(head) > 2:
-            return label_counts.hessian_probabilities(evidence.diagonal)
-        return label_counts.moment_probabilities(head, evidence.diagonal)
+            roots = label_counts.hessian_probabilities(evidence.diagonal)
+            return label_counts.most_consistent(evidence.gradient, [roots, moments])
+        return moments
     if method == "labels_variance":
         if evidence.variance is None:
             return evidence.missing["gradient_variance"]

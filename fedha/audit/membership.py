@@ -1,6 +1,7 @@
 """Was this example trained on? Loss threshold and likelihood ratio on a final model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,13 +37,14 @@ def confidences(logits: Tensor, labels: Tensor) -> Tensor:
     return own - logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
 
 
-def shadow_halves(examples: int, shadows: int, seed: int) -> Tensor:
+def shadow_halves(examples: int, shadows: int, seed: int, *key: int | str) -> Tensor:
     """Who is in which shadow model: [shadows, n], true for in; everyone is in exactly half of them.
 
     Args:
         examples: n.
         shadows: An even number, 4 or more: two a side are the least that a spread can be told from.
-        seed: Of the halves.
+        seed: Of the halves, with `key`.
+        key: Whose examples they are.
 
     Raises:
         ValueError: An odd number, or under 4.
@@ -51,33 +53,52 @@ def shadow_halves(examples: int, shadows: int, seed: int) -> Tensor:
         raise ValueError(f"shadows is {shadows}; take an even number of 4 or more, so that each example is in half")
     halves = []
     for pair in range(shadows // 2):
-        order = torch.randperm(examples, generator=generator(seed, "shadow", pair))
+        order = torch.randperm(examples, generator=generator(seed, "shadow", *key, pair))
         inside = torch.zeros(examples, dtype=torch.bool)
         inside[order[: examples // 2]] = True
         halves += [inside, ~inside]
     return torch.stack(halves)
 
 
-def shadow_confidences(
-    train: Callable[[Examples, int], Callable[[Tensor], Tensor]],
-    candidates: Examples,
-    always: Examples,
-    inside: Tensor,
-) -> Tensor:
-    """Train the shadow models, and ask each how sure it is of every candidate: [shadows, n].
+@dataclass(frozen=True)
+class Question:
+    """What shadow models are asked of one client.
 
-    Args:
-        train: Examples and the shadow's number to a function from inputs to logits: the federation's own training.
+    Attributes:
         candidates: The examples in question, n.
         always: In every shadow, so that shadows have as many examples as the model under attack; may be empty.
-        inside: Who is in which, [shadows, n].
+        inside: Who of the candidates is in which shadow, [shadows, n].
     """
-    rows = []
-    for number, chosen in enumerate(inside):
-        own = candidates.select(chosen)
-        joined = Examples(torch.cat([always.inputs, own.inputs]), torch.cat([always.labels, own.labels]))
-        rows.append(confidences(train(joined, number)(candidates.inputs), candidates.labels).detach())
-    return torch.stack(rows)
+
+    candidates: Examples
+    always: Examples
+    inside: Tensor
+
+    def part(self, number: int) -> Examples:
+        """The client's training examples in a shadow."""
+        own, always = self.candidates.select(self.inside[number]), self.always
+        return Examples(torch.cat([always.inputs, own.inputs]), torch.cat([always.labels, own.labels]))
+
+
+def shadow_confidences(
+    train: Callable[[Mapping[int, Examples], int], Callable[[Tensor], Tensor]], questions: Mapping[int, Question]
+) -> dict[int, Tensor]:
+    """Train the shadow models, and ask each how sure it is of every candidate: [shadows, n] by client.
+
+    Each shadow serves all clients: its examples are drawn anew at each of them.
+
+    Args:
+        train: Every client's examples and the shadow's number to a function from inputs to logits: the federation's own
+            training.
+        questions: By client; of the same number of shadows.
+    """
+    rows: dict[int, list[Tensor]] = {client: [] for client in questions}
+    for number in range(max((len(one.inside) for one in questions.values()), default=0)):
+        predict = train({client: one.part(number) for client, one in questions.items()}, number)
+        for client, one in questions.items():
+            known = one.candidates
+            rows[client].append(confidences(predict(known.inputs), known.labels).detach())
+    return {client: torch.stack(found) for client, found in rows.items()}
 
 
 def likelihood_ratios(target: Tensor, shadows: Tensor, inside: Tensor) -> Tensor:

@@ -14,16 +14,17 @@ from fedha.randomness import generator
 MOST = 512  # members, and others
 FOLDS = 5
 _JOINT = "tracing_joint"
-_ATTACKS = ("tracing_gradient", "tracing_diagonal", "tracing_feature_mean")
+_SINGLE = ("tracing_gradient", "tracing_diagonal", "tracing_feature_mean")
+ATTACKS = (*_SINGLE, _JOINT)
 
 
 def run(case: Case) -> Outcomes:
     """Trace members through each statistic that was sent, and through all of them together."""
     reason, released = _reason(case), _released(case)
     if reason or isinstance(case.truth, str):
-        yield from (case.not_run(attack, reason) for attack in (*_ATTACKS, _JOINT))
+        yield from (case.not_run(attack, reason) for attack in ATTACKS)
         return
-    for attack in _ATTACKS:
+    for attack in _SINGLE:
         if attack not in released:
             yield case.not_run(attack, "the statistic was not sent as it is")
     sent, folds = case.sent, _folds(case, case.truth)

@@ -15,7 +15,7 @@ from fedha.batching.rows import Batch
 from fedha.exchange import Request
 from fedha.measurement import Circumstances, HeadView, _signs, measure, view_head
 from fedha.models.split import SplitModel
-from fedha.penalty import _distance, _reference, term_weight
+from fedha.penalty import term_value, term_weight
 from fedha.recipes import Recipe, Term
 from fedha.training import Client, circumstances
 
@@ -81,8 +81,7 @@ class Objective:
             for term in self.terms:
                 value = measure_given(term.statistic, *arguments, around, signs)
                 value = value + apart.get(f"offset/{term.statistic}", 0)
-                reference = _reference(term, around, own, share)
-                parts[f"penalty/{term.statistic}"] = _distance(term, value, reference)
+                parts[f"penalty/{term.statistic}"] = term_value(term, value, around.references, own, share)
         return parts
 
 

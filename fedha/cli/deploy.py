@@ -26,6 +26,10 @@ To = Annotated[
 
 _DEMO = "deployment"  # the experiment whose data a federation can be tried with
 _WARN_DAYS = 30
+_ROSTER = (
+    "For secure sums every other site needs the new roster, which says who {name} is: copy {to}/roster.json over the "
+    "one in its folder, and start its app again (docker compose up --detach --force-recreate)."
+)
 
 
 class SpreadCommand(TyperCommand):
@@ -129,6 +133,7 @@ def add_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) -> 
     record = places.find(to).inventory()
     _say(f"Added {name} as partition {record.client(name).partition_id}: give {to}/clients/{name} to the site,")
     _say("and bring the server's folder up to date; `docker compose up --detach` there registers the new key.")
+    _say(_ROSTER.format(to=to, name=name))
     _show({f"client {name}": record.client(name).ends})
 
 
@@ -163,6 +168,7 @@ def rotate(
         fresh = change.rotate_client(to, client, inventory.now(), tree.owner())
         _say(f"Client {client} has new keys in {fresh}: give them to the site, and the server its folder.")
         _say("The old key is refused as soon as the server's `docker compose up --detach` has registered the new one.")
+        _say(_ROSTER.format(to=to, name=client))
     _show(places.find(to).inventory().ends())
 
 

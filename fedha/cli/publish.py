@@ -1,7 +1,7 @@
 """What people get to see of finished runs: the table in the terminal, the page, the table as a file."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.console import Console
 from fedha.atomic import write_text
 from fedha.report.comparison import Run, read_runs, variants
 from fedha.report.formats import Format, Table, render, rich_table
+from fedha.report.section import Section
 from fedha.report.tables import accuracy_table
 from fedha.runs import runfolder
 from fedha.runs.folders import find_runs
@@ -21,12 +22,36 @@ def terminal() -> Console:
     return Console()
 
 
-def write(folders: Sequence[Path], output: Path) -> None:
-    """Write the page of some runs; those that have not finished are named in it."""
+def write(folders: Sequence[Path], output: Path, audits: Mapping[Path, Path] | None = None) -> None:
+    """Write the page of some runs, with their audits; those that have not finished are named in it.
+
+    Args:
+        folders: Of the runs.
+        output: The page.
+        audits: Of each run, where its audit is if there is one; default: in its folder.
+    """
     from fedha.report.page import write_report  # matplotlib: slow to import, and only needed here
 
     runs, unfinished = read_runs(folders)
-    write_report(runs, output, unfinished=unfinished)
+    write_report(runs, output, unfinished=unfinished, sections=audit_sections(folders, audits))
+
+
+def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None = None) -> list[Section]:
+    """What the audits of some runs say, as parts of their page; the arguments are those of `write`."""
+    places = {one: (audits or {}).get(one, one) for one in folders}
+    if not any((place / runfolder.AUDIT).is_file() for place in places.values()):
+        return []
+    from fedha.audit import record  # torch and scipy, only where there is something to read
+    from fedha.audit.section import sections
+    from fedha.report.page import group_runs
+
+    runs, _ = read_runs(folders)
+    rows = group_runs(runs, variants([run.config for run in runs]))
+    found = {
+        title: [record.read(places[run.folder]) for run in members if record.exists(places[run.folder])]
+        for title, members in rows.items()
+    }
+    return sections({title: several for title, several in found.items() if several})
 
 
 def conclude(folders: Sequence[Path], output: Path, console: Console) -> None:

@@ -6,6 +6,9 @@ What belongs to a machine is in its environment, not in the config that travels:
 - ``FEDHA_DATA``: the folder of a client's own data, or of the target's for the server, if it has any; default:
   data.root of the config.
 - ``FEDHA_CACHE``, a client's: where it may keep what it needs again; default: ``~/.cache/fedha``.
+- ``FEDHA_LIMITS``, a client's: a YAML file with what this site allows (`fedha.privacy.limits`); default: no limits. The
+  account of what it released is kept below FEDHA_CACHE. No server has a say in either, nor in where noise comes from.
+- For secure sums, what `fedha.deploy.party` names.
 
 The run config has the keys of `fedha.flower.apps`, and ``events``: the name of a file beside the runs to which the
 server writes how the run goes on.
@@ -25,15 +28,20 @@ from fedha import data
 from fedha.config import Config, from_json
 from fedha.data.domain import Domain
 from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
+from fedha.deploy.party import site_party
 from fedha.engine.event_file import EventFile
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
-from fedha.flower.client import Clients, restore_state, state_record
+from fedha.flower.client import QUERIES, Clients, recall_averages, state_record
+from fedha.flower.guarded import as_kind, sensitive
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.models import SplitModel, build
 from fedha.piggyback import riders
+from fedha.privacy.book import Book
+from fedha.privacy.limits import Limits, read_limits
+from fedha.privacy.site import Site
 
 EVENTS = ".events"  # the folder beside the runs
 
@@ -89,19 +97,20 @@ def deployed_client_app() -> ClientApp:
         kind, content = message.metadata.message_type, whole(message.content, _cache())
         if content is None:
             return Message(lacking(), reply_to=message)
+        with as_kind(f"client {place}", covered=bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)):
+            clients = _clients(settings, place, _limits())
         averages = run_folder(_cache(), f"{settings} {job.folder} {place}")
         averaging = remembers(job.config)
         number = _round(content)
-        if averaging and number is not None:
-            known = recall(averages, number)
-            context.state = restore_state(pack_tensors(known)) if known else RecordDict()
-        reply = _clients(settings, place).answer(kind, content, context)
+        if averaging and number is not None and kind in ("query.measure", "train"):
+            recall_averages(context.state, recall(averages, number))
+        reply = clients.answer(kind, content, context)
         if averaging and number is not None and kind == "train":
             after = state_record(context.state) or ArrayRecord()
             remember(averages, number, unpack_tensors(after), keep=job.config.checkpoint.every + 2)
         return Message(reply, reply_to=message)
 
-    for register in (app.query("introduce"), app.query("measure"), app.train(), app.evaluate()):
+    for register in (*(app.query(name) for name in QUERIES), app.train(), app.evaluate()):
         register(answer)
     return app
 
@@ -148,7 +157,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 @functools.lru_cache(maxsize=2)
-def _clients(settings: str, place: int) -> Clients:
+def _clients(settings: str, place: int, limits: Limits | None) -> Clients:
     """This site's client; kept where a process answers more than once."""
     config = from_json(settings)
     root = os.environ.get("FEDHA_DATA")
@@ -167,7 +176,16 @@ def _clients(settings: str, place: int) -> Clients:
     def load(context: Context) -> Domain:
         return domain
 
-    return Clients(model, load, threads=config.engine.threads, device=device(config))
+    def site() -> Site:
+        return Site("cryptographic", limits, Book(_cache() / "account" / f"{config.data.name}-{place}.json"))
+
+    party, threads = site_party(config), config.engine.threads
+    return Clients(model, load, threads=threads, device=device(config), party=party, site=site)
+
+
+def _limits() -> Limits | None:
+    path = os.environ.get("FEDHA_LIMITS")
+    return read_limits(Path(path)) if path else None
 
 
 def _cache() -> Path:

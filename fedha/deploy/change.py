@@ -1,4 +1,8 @@
-"""A federation that goes on: a client more, new certificates, new keys. What was in use is put aside, never lost."""
+"""A federation that goes on: a client more, new certificates, new keys. What was in use is put aside, never lost.
+
+The roster alone is written anew in its place: it holds no secret, and nothing that the new one does not hold but a key
+that has ended.
+"""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,8 +15,10 @@ from fedha.deploy.certificates import Authority, make_identity, read_authority
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.names import check_client
 from fedha.deploy.places import Office, Place, find_office
+from fedha.deploy.sworn import known, swear
 from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError
+from fedha.privacy.secure.delegation import write_roster
 
 
 def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]:
@@ -37,11 +43,16 @@ def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]
     issued = material.node_certificate(authority, name, now, record.days)
     identity = make_identity(name)
     client = Client(name=name, partition_id=record.places, ends=issued.ends)
+    sworn = swear(identity, client.partition_id, name)
+    before = known(office.roster)
+    roster = write_roster([*before.values(), sworn.entry])
     changed = record.model_copy(update={"clients": (*record.clients, client), "places": record.places + 1})
-    secret = material.site_secrets(authority, issued, identity)
+    secret = material.site_secrets(authority, issued, identity, sworn)
     with ExitStack() as undo:
-        _make_site(office, changed, client, secret, user)
+        undo.callback(_share_roster, office, record, write_roster(before.values()), user)
+        _make_site(office, changed, client, secret, roster, user)
         undo.callback(tree.remove, office.site(name))
+        _share_roster(office, record, roster, user)
         _write(place.public_key(name), identity.public, user)
         undo.callback(place.public_key(name).unlink)
         undo.callback(_write, place.record, inventory.to_yaml(record).encode(), user)
@@ -94,14 +105,17 @@ def rotate_client(folder: Path, name: str, now: datetime, user: Owner) -> Path:
     client = record.client(name)
     issued = material.node_certificate(authority, name, now, record.days)
     identity = make_identity(name)
-    secret = material.site_secrets(authority, issued, identity)
+    sworn = swear(identity, client.partition_id, name)
+    roster = write_roster({**known(office.roster), client.partition_id: sworn.entry}.values())
+    secret = material.site_secrets(authority, issued, identity, sworn)
     renewed = client.model_copy(update={"ends": issued.ends})
     clients = tuple(renewed if one.name == name else one for one in record.clients)
     changed = record.model_copy(update={"clients": clients})
     if office.site(name).exists():
         _swap(office.site(name) / "secrets", secret, now, user)
     else:
-        _make_site(office, changed, renewed, secret, user)
+        _make_site(office, changed, renewed, secret, roster, user)
+    _share_roster(office, changed, roster, user)
     old = place.public_key(name)
     if old.exists():
         old.rename(_aside(old, now))
@@ -115,10 +129,20 @@ def _opened(folder: Path) -> tuple[Office, Place, Inventory, Authority]:
     return office, place, place.inventory(), read_authority(*office.authority)
 
 
-def _make_site(office: Office, record: Inventory, client: Client, secret: dict[str, bytes], user: Owner) -> None:
+def _make_site(
+    office: Office, record: Inventory, client: Client, secret: dict[str, bytes], roster: bytes, user: Owner
+) -> None:
     site = office.site(client.name)
     site.parent.mkdir(mode=0o700, exist_ok=True)
-    tree.make(site, material.site_files(record, client, secret, user), lambda beside: tree.give(beside, user))
+    tree.make(site, material.site_files(record, client, secret, roster, user), lambda beside: tree.give(beside, user))
+
+
+def _share_roster(office: Office, record: Inventory, roster: bytes, user: Owner) -> None:
+    """Write the roster where the federation was made, and into the sites' folders that are still here."""
+    _write(office.roster, roster, Owner(user.uid, user.gid, given=False))
+    for name in record.names:
+        if office.site(name).exists():
+            _write(office.site(name) / office.roster.name, roster, user)
 
 
 def _swap(folder: Path, files: dict[str, bytes], now: datetime, user: Owner) -> Path:

@@ -9,7 +9,9 @@ from fedha.deploy import material, tree
 from fedha.deploy.certificates import make_authority, make_identity
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.places import Office
+from fedha.deploy.sworn import swear
 from fedha.deploy.tree import Owner
+from fedha.privacy.secure.delegation import write_roster
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def create(
     """
     authority = make_authority(now)
     identities = {name: make_identity(name) for name in wanted.clients}
+    signers = {name: swear(identities[name], place, name) for place, name in enumerate(wanted.clients)}
+    roster = write_roster(one.entry for one in signers.values())
     server = material.server_certificate(authority, tuple(wanted.hosts), now, wanted.days)
     nodes = {name: material.node_certificate(authority, name, now, wanted.days) for name in wanted.clients}
     record = Inventory(
@@ -69,12 +73,12 @@ def create(
     keys = {name: identity.public for name, identity in identities.items()}
     secret = material.server_secrets(authority, server)
     files = {
-        **material.office_files(record, authority, user),
+        **material.office_files(record, authority, roster, user),
         **material.within("server", material.server_files(record, keys, secret, configs, user)),
     }
     for client in record.clients:
-        secret = material.site_secrets(authority, nodes[client.name], identities[client.name])
-        files |= material.within(f"clients/{client.name}", material.site_files(record, client, secret, user))
+        secret = material.site_secrets(authority, nodes[client.name], identities[client.name], signers[client.name])
+        files |= material.within(f"clients/{client.name}", material.site_files(record, client, secret, roster, user))
 
     def finish(beside: Path) -> None:
         if fill is not None:

@@ -6,6 +6,8 @@ from datetime import datetime
 from fedha.deploy import compose, inventory
 from fedha.deploy.certificates import Authority, Identity, Issued, authority_pem, issue
 from fedha.deploy.inventory import Client, Inventory
+from fedha.deploy.sworn import FILE as ROSTER
+from fedha.deploy.sworn import KEY, Sworn
 from fedha.deploy.tree import Files, Owner
 
 _SERVER_NAMES = ("superlink", "proxy", "localhost", "127.0.0.1")  # within the containers' networks; hosts come after
@@ -31,13 +33,14 @@ def server_secrets(authority: Authority, issued: Issued) -> dict[str, bytes]:
     }
 
 
-def site_secrets(authority: Authority, issued: Issued, identity: Identity) -> dict[str, bytes]:
+def site_secrets(authority: Authority, issued: Issued, identity: Identity, sworn: Sworn) -> dict[str, bytes]:
     """The files of a site's secrets."""
     return {
         "ca.crt": authority_pem(authority)[0],
         "client.key": identity.private,
         "node.crt": issued.certificate,
         "node.key": issued.key,
+        KEY: sworn.key,
         "superexec.secret": _shared_secret(),
     }
 
@@ -68,31 +71,34 @@ def server_files(
     }
 
 
-def site_files(record: Inventory, client: Client, secret: dict[str, bytes], user: Owner) -> Files:
+def site_files(record: Inventory, client: Client, secret: dict[str, bytes], roster: bytes, user: Owner) -> Files:
     """The folder of one site.
 
     Args:
         record: Knows where the server is.
         client: The site.
         secret: From `site_secrets`.
+        roster: Of all sites.
         user: Whom the containers run as.
     """
     return {
         compose.FILE: compose.site(client).encode(),
         ".env": _settings(user, FEDHA_SERVER=record.address, FEDHA_DATA="./data"),
+        ROSTER: roster,
         "data": None,
         "cache": None,
         **{f"secrets/{name}": content for name, content in secret.items()},
     }
 
 
-def office_files(record: Inventory, authority: Authority, user: Owner) -> Files:
-    """What stays where the federation was made: the authority, and the file that starts all of it on one machine."""
+def office_files(record: Inventory, authority: Authority, roster: bytes, user: Owner) -> Files:
+    """What stays where the federation was made: authority and roster, and the file that starts all on one machine."""
     certificate, key = authority_pem(authority)
     return {
         compose.FILE: compose.all_in_one(record.clients).encode(),
         ".env": _settings(user),
         inventory.FILE: inventory.to_yaml(record).encode(),
+        ROSTER: roster,
         "ca/ca.crt": certificate,
         "ca/ca.key": key,
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fedha.deploy import inventory
 from fedha.deploy.inventory import Inventory
+from fedha.deploy.sworn import FILE as ROSTER
 from fedha.errors import FedhaError
 
 
@@ -63,6 +64,11 @@ class Office:
     def authority(self) -> tuple[Path, Path]:
         """The authority's certificate and key."""
         return self.folder / "ca" / "ca.crt", self.folder / "ca" / "ca.key"
+
+    @property
+    def roster(self) -> Path:
+        """Who signs for which site in secure sums."""
+        return self.folder / ROSTER
 
     def site(self, name: str) -> Path:
         """What goes to a site."""

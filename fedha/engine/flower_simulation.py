@@ -56,7 +56,7 @@ from fedha.engine.flower_simulation import told_server_app
 from fedha.flower.apps import bound_client_app
 
 server = told_server_app(Path({events!r}))
-client = bound_client_app(Path())
+client = bound_client_app(Path(), simulation=True)
 """
 
 

@@ -9,7 +9,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from fedha.data.domain import DomainSet
+from fedha.config import Config
+from fedha.data.domain import Domain, DomainSet
 from fedha.data.shards import client_domains
 from fedha.engine.nodes import (
     FIRST_NODE,
@@ -21,7 +22,8 @@ from fedha.engine.nodes import (
     traceback_of,
 )
 from fedha.flower.apps import device
-from fedha.flower.client import client_app, restore_state, state_record
+from fedha.flower.client import client_app, restore_state, simulated, state_record
+from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.models import build
 from fedha.runs.listener import Listener
@@ -104,15 +106,26 @@ class InlineGrid(Grid):
         return name
 
 
-def run_inline(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
-    """Train one job in this process; see `fedha.engine.run`."""
-    config = job.config
-    clients = client_domains(domains, config.data.clients_per_domain, config.seed[0])
+def inline_grid(config: Config, domains: DomainSet, clients: Sequence[Domain] | None = None) -> InlineGrid:
+    """The grid of a run in this process, with its clients behind it.
+
+    Args:
+        config: Of one run.
+        domains: The run's domains.
+        clients: What each client holds, in client order; default: its part of the domains.
+    """
+    held = client_domains(domains, config.data.clients_per_domain, config.seed[0]) if clients is None else clients
     app = client_app(
         lambda context: build(config.model, domains.input_shape, domains.classes, config.seed[0]),
-        lambda context: clients[int(context.node_config["partition-id"])],
+        lambda context: held[int(context.node_config["partition-id"])],
         threads=config.engine.threads,
         device=device(config),
+        party=simulated_party(config),
+        site=simulated,
     )
-    grid = InlineGrid(app, len(clients), skip=config.engine.on_client_error == "skip")
-    return serve(job, grid, listener, domains=domains, resume=resume)
+    return InlineGrid(app, len(held), skip=config.engine.on_client_error == "skip")
+
+
+def run_inline(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+    """Train one job in this process; see `fedha.engine.run`."""
+    return serve(job, inline_grid(job.config, domains), listener, domains=domains, resume=resume)

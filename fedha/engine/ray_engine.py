@@ -16,7 +16,8 @@ from fedha.engine.host import Resources
 from fedha.engine.machine import look
 from fedha.engine.plan import Plan, make_plan
 from fedha.engine.ray_grid import RayGrid
-from fedha.flower.client import Clients
+from fedha.flower.client import Clients, simulated
+from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
 from fedha.models import SplitModel, build
@@ -92,7 +93,8 @@ def make_clients(
     def domain(context: Context) -> Domain:
         return parts[int(context.node_config["partition-id"])]
 
-    return Clients(model, domain, threads=config.engine.threads, device=device)
+    party = simulated_party(config)
+    return Clients(model, domain, threads=config.engine.threads, device=device, party=party, site=simulated)
 
 
 def _packed(domain: Domain) -> PackedDomain:

@@ -137,6 +137,7 @@ class Worker:
 
     def _state(self, call: Call, context: Context) -> Records | None:
         """What a client remembers, unless that is nothing or the exchange cannot have changed it."""
-        if not len(context.state) or (call.kind == "evaluate" and isinstance(self._clients, Clients)):
+        unchanged = call.kind == "evaluate" and not context.state.config_records  # those move on with each message
+        if not len(context.state) or (unchanged and isinstance(self._clients, Clients)):
             return None
         return to_records(context.state)

@@ -11,6 +11,7 @@ The run config's keys, all optional but one of config and settings:
 """
 
 import functools
+import sys
 import time
 from logging import INFO
 from pathlib import Path
@@ -26,8 +27,9 @@ from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
-from fedha.flower.client import client_app
+from fedha.flower.client import QUERIES, client_app, simulated, sworn
 from fedha.flower.logged import Logged
+from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, load_domains, serve
 from fedha.models import SplitModel, build
 from fedha.runs.listener import Listener
@@ -78,21 +80,22 @@ def server_app(base: Path, listener: Listener | None = None) -> ServerApp:
     return app
 
 
-def bound_client_app(base: Path) -> ClientApp:
+def bound_client_app(base: Path, *, simulation: bool = False) -> ClientApp:
     """The ClientApp of a deployed or simulated run: each node takes the source domain of its partition-id.
 
     Args:
         base: The app's folder.
+        simulation: Whether noise may come from the run's seed, which then repeats it and protects nobody.
     """
     app = ClientApp()
 
     # Flower's simulation pickles the app anew for every message; what should last is kept by `_client_app`.
     def answer(message: Message, context: Context) -> Message:
         job = job_from(context, base)
-        return _client_app(to_json(job.config), job.left_out)(message=message, context=context)
+        return _client_app(to_json(job.config), job.left_out, simulation)(message=message, context=context)
 
-    app.query("introduce")(answer)
-    app.query("measure")(answer)
+    for name in QUERIES:
+        app.query(name)(answer)
     app.train()(answer)
     app.evaluate()(answer)
     return app
@@ -115,7 +118,7 @@ def _config_from(given: dict[str, str], base: Path) -> Config:
 
 
 @functools.lru_cache(maxsize=2)
-def _client_app(settings: str, left_out: str | None) -> ClientApp:
+def _client_app(settings: str, left_out: str | None, simulation: bool) -> ClientApp:
     """A process keeps its clients, their data and what they computed last from one message to the next."""
     config = from_json(settings)
     domains = load_domains(config, left_out)
@@ -133,7 +136,20 @@ def _client_app(settings: str, left_out: str | None) -> ClientApp:
             )
         return parts[place]
 
-    return client_app(model, domain, threads=config.engine.threads, device=device(config))
+    party = simulated_party(config)
+    if party is not None and not _simulated():
+        raise FedhaError(
+            "privacy.secure_aggregation is on, but this app has no identity key of its own, only one that a simulation "
+            "makes from the seed; deploy the federation with `fedha deploy`"
+        )
+    site = simulated if simulation else sworn
+    return client_app(model, domain, threads=config.engine.threads, device=device(config), party=party, site=site)
+
+
+def _simulated() -> bool:
+    """Whether this process is one of Flower's simulation, which runs clients in Ray's."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _check_federation(grid: Grid, clients: int, settled_seconds: float = 2.0) -> None:

@@ -12,12 +12,20 @@ from fedha import batching, numerics, piggyback
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.flower import secure_client
+from fedha.flower.guarded import admit, introduced, told_as_kind
+from fedha.flower.secure_client import Party
+from fedha.flower.secure_wire import STEPS
+from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import PlainReply, pack_reply, pack_tensors, plain_reply, unpack_request, unpack_tensors
 from fedha.models.split import SplitModel
+from fedha.privacy.answers import remembered
+from fedha.privacy.site import Site
 from fedha.training import Client, answer_evaluate, answer_measure
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
+QUERIES = ("introduce", "measure", *(kind.removeprefix("query.") for kind in STEPS))  # what an app answers
 
 _ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
     "query.measure": answer_measure,
@@ -32,26 +40,38 @@ _TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Rep
 }
 
 
+def sworn() -> Site:
+    """A client that keeps its noise to itself: nobody knows it, and no run repeats it."""
+    return Site("cryptographic")
+
+
+def simulated() -> Site:
+    """A client of a simulation: its noise comes from the run's seed, so that every engine gives one answer."""
+    return Site("seeded")
+
+
 def client_app(
     model: Callable[[Context], SplitModel],
     domain: Callable[[Context], Domain],
     *,
     threads: int = 1,
     device: str = "cpu",
+    party: Party | None = None,
+    site: Callable[[], Site] = sworn,
 ) -> ClientApp:
     """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
 
     Returns:
-        An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``. The node config must give
-        ``partition-id``, the client's place in client order, from 0.
+        An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``, and the queries of secure sums.
+        The node config must give ``partition-id``, the client's place in client order, from 0.
     """
-    app, clients = ClientApp(), Clients(model, domain, threads=threads, device=device)
+    app, clients = ClientApp(), Clients(model, domain, threads=threads, device=device, party=party, site=site)
 
     def answer(message: Message, context: Context) -> Message:
         return Message(clients.answer(message.metadata.message_type, message.content, context), reply_to=message)
 
-    app.query("introduce")(answer)
-    app.query("measure")(answer)
+    for name in QUERIES:
+        app.query(name)(answer)
     app.train()(answer)
     app.evaluate()(answer)
     return app
@@ -65,6 +85,9 @@ class Clients:
         domain: Makes a client's data; called once a process and node.
         threads: torch threads; a sum's bits depend on it.
         device: Where to compute, such as ``cpu`` or ``cuda``.
+        party: Who they are in secure sums, in which alone they then answer; None: they answer in the clear.
+        site: Makes a client's own rules. By default its noise is cryptographic: that it may be drawn from the run's
+            seed is for whoever simulates to say, never for the server.
     """
 
     def __init__(
@@ -74,9 +97,11 @@ class Clients:
         *,
         threads: int = 1,
         device: str = "cpu",
+        party: Party | None = None,
+        site: Callable[[], Site] = sworn,
     ) -> None:
-        self._make_model, self._make_domain = model, domain
-        self._threads, self._device = threads, device
+        self._make_model, self._make_domain, self._make_site = model, domain, site
+        self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
 
@@ -92,8 +117,22 @@ class Clients:
         client = self._client(context)
         if kind == _INTRODUCE:
             shape = tuple(client.domain.train.inputs.shape[1:])
-            return pack_reply(replace(client.reply({}), input_shape=shape))
-        reply = _ANSWERS[kind](client, unpack_request(content, self._device))
+            told = client.reply({}, introduced(client, content))
+            told = told if self._party is None else self._party.introduction(told)
+            return pack_reply(replace(told, input_shape=shape))
+        if kind in STEPS:
+            return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
+        with told_as_kind(client, content):
+            request = unpack_request(content, self._device)
+        admit(client, kind, request, str(context.run_id))
+        if self._party is None:
+            with told_as_kind(client, content):
+                reply = _ANSWERS[kind](client, request)
+        else:
+            opened = secure_client.open_question(kind, client, content, request, context)
+            plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, request))
+            secrets, reply = secure_client.mask(self._party, opened, client, request, plain)
+            secure_client.store(context, secrets)
         _remember(client, context)
         return pack_reply(reply)
 
@@ -115,10 +154,42 @@ class Clients:
         requests = [unpacked[id(content)] for content in contents]
         if batching.refusal(clients, requests[0]) is not None:
             return None
+        if self._party is not None:
+            return self._masked_together(self._party, kind, clients, requests, contents, contexts)
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
         return [plain_reply(reply) for reply in replies]
+
+    def _masked_together(
+        self,
+        party: Party,
+        kind: str,
+        clients: Sequence[Client],
+        requests: Sequence[Request],
+        contents: Sequence[RecordDict],
+        contexts: Sequence[Context],
+    ) -> list[PlainReply]:
+        """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
+        asked = list(zip(clients, contents, requests, contexts, strict=True))
+        opened = [secure_client.open_question(kind, *one) for one in asked]
+        plain = _TOGETHER[kind](clients, [replace(one, additive=False) for one in requests])
+        masked = [
+            secure_client.mask(party, question, client, request, reply)
+            for question, client, request, reply in zip(opened, clients, requests, plain, strict=True)
+        ]
+        for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
+            secure_client.store(context, secrets)
+            _remember(client, context)
+        return [plain_reply(reply) for _, reply in masked]
+
+    def _sworn(self) -> Party:
+        if self._party is None:
+            raise FedhaError(
+                "this client was asked for keys of secure sums and has no identity for them; set "
+                "privacy.secure_aggregation where it is started"
+            )
+        return self._party
 
     def _client(self, context: Context) -> Client:
         """The client of a node, with what it remembers."""
@@ -129,20 +200,34 @@ class Clients:
                 self._model = self._make_model(context).to(torch.device(self._device))
                 _check_model(self._model)
             domain = _moved(self._make_domain(context), next(self._model.parameters()))
-            self._clients[key] = Client(int(context.node_config["partition-id"]), domain, self._model)
+            place = int(context.node_config["partition-id"])
+            self._clients[key] = Client(place, domain, self._model, site=self._make_site())
         client = self._clients[key]
         client.state = unpack_tensors(context.state.array_records.get(_STATE, ArrayRecord()), self._device)
         return client
 
 
 def state_record(state: RecordDict) -> ArrayRecord | None:
-    """What a node must remember for a run to resume, out of its context's state: its moving averages, or None."""
-    return state.array_records.get(_STATE)
+    """What a node must remember for a run to resume, out of its context's state: its moving averages, or None.
+
+    What it released in a round serves that round alone, so it is no part of a checkpoint.
+    """
+    known = remembered(state.array_records.get(_STATE, ArrayRecord()))
+    return array_record(known) if known else None
 
 
 def restore_state(state: ArrayRecord | None) -> RecordDict:
     """The context state of a node that `state_record` saw."""
     return RecordDict() if state is None else RecordDict({_STATE: state})
+
+
+def recall_averages(state: RecordDict, averages: Mapping[str, torch.Tensor]) -> None:
+    """Give a node's context the moving averages that were true before a round, beside what it released in the round."""
+    known = unpack_tensors(state.array_records.get(_STATE, ArrayRecord()))
+    kept = {name: value for name, value in known.items() if name not in remembered(known)} | dict(averages)
+    state.pop(_STATE, None)
+    if kept:
+        state[_STATE] = pack_tensors(kept)
 
 
 def _remember(client: Client, context: Context) -> None:

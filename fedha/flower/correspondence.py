@@ -16,9 +16,18 @@ from fedha.flower.delivery import deliver, is_gone, never, nodes_of, stop_if_ask
 from fedha.flower.held import HeldModels, lacks
 from fedha.flower.reasons import failure
 from fedha.flower.verdict import problem
-from fedha.flower.wire import count_array_bytes, count_bytes, unpack_reply
+from fedha.flower.wire import HELD_OUT, SEEDED, count_array_bytes, count_bytes, unpack_reply
 
-_VERBS = {"query.introduce": "introduce itself", "query.measure": "measure", "train": "train", "evaluate": "evaluate"}
+_VERBS = {
+    "query.introduce": "introduce itself",
+    "query.measure": "measure",
+    "query.advertise": "send its keys",
+    "query.share": "share its secrets",
+    "query.confirm": "confirm whose sum it is",
+    "query.reveal": "give its shares",
+    "train": "train",
+    "evaluate": "evaluate",
+}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0  # seconds between looks for a client that is gone
 
 
@@ -32,6 +41,7 @@ class Rules:
         patience: Seconds to wait for those who are missing.
         on_missing: stop: the run ends; wait: they are asked again when they are back; skip: the round goes on without.
         min_clients: With skip, a round needs so many; None: half of those asked.
+        least: A round needs so many in any case, for its sums to be secure.
         on_client_error: Whether a client that fails ends the run, or is left out of the round.
     """
 
@@ -40,11 +50,12 @@ class Rules:
     patience: float = 86400.0
     on_missing: Literal["stop", "wait", "skip"] = "stop"
     min_clients: int | None = None
+    least: int = 1
     on_client_error: Literal["stop", "skip"] = "stop"
 
     def enough(self, asked: int) -> int:
         """How many of those asked must answer before the others are passed over."""
-        return min(asked, -(-asked // 2) if self.min_clients is None else self.min_clients)
+        return min(asked, max(self.least, -(-asked // 2) if self.min_clients is None else self.min_clients))
 
 
 @dataclass
@@ -114,8 +125,12 @@ class Correspondence:
 
     def nodes(self, members: Sequence[Member]) -> list[int]:
         """The nodes of these clients, in the same order."""
-        places = {member.index: node for node, member in self._members.items()}
-        return [places[member.index] for member in members]
+        return self.nodes_at([member.index for member in members])
+
+    def nodes_at(self, places: Sequence[int]) -> list[int]:
+        """The nodes of the clients with these places, in the same order."""
+        known = {member.index: node for node, member in self._members.items()}
+        return [known[place] for place in places]
 
     def ask(self, kind: str, round: int, contents: Mapping[int, RecordDict]) -> list[Message]:
         """The messages of an exchange, which is then under way.
@@ -136,7 +151,12 @@ class Correspondence:
         return {node: Message(content, node, kind, group_id=str(round)) for node, content in sent.items()}
 
     def replies(
-        self, messages: Iterable[Message], kind: str, round: int, expected: Mapping[str, torch.Size] | None = None
+        self,
+        messages: Iterable[Message],
+        kind: str,
+        round: int,
+        expected: Mapping[str, torch.Size] | None = None,
+        accept: Callable[[Reply], None] | None = None,
     ) -> Iterator[Reply]:
         """Read replies as they come. What failed, is missing or is refused goes by the rules.
 
@@ -145,6 +165,7 @@ class Correspondence:
             kind: What was asked.
             round: From 1.
             expected: Shapes of a reply's tensors, by name.
+            accept: Takes each reply, or refuses it with a FedhaError.
         """
         begun, answered, summed = time.monotonic(), 0, 0
         waiting, missed = dict(self._asked), set[int]()
@@ -177,6 +198,8 @@ class Correspondence:
                     self.bytes_up += 0 if reply.tensors else summed
                 if (wrong := problem(reply, expected or {})) is not None:
                     self._note("refused", node, kind, f"its reply of round {round} does not count: {wrong}")
+                    continue
+                if accept is not None and not self._accepted(accept, reply, node, kind):
                     continue
                 if node in missed:
                     self._note("returned", node, kind, f"it answered after {time.monotonic() - begun:.0f} s")
@@ -211,7 +234,8 @@ class Correspondence:
             for node, error in gone.items():
                 self._failed(node, kind, error)
             return True
-        skip = kind == "evaluate" or (rules.on_missing == "skip" and answered >= rules.enough(len(self._asked)))
+        alone = kind == "evaluate" and rules.least == 1  # a secure sum of too few would be refused
+        skip = alone or (rules.on_missing == "skip" and answered >= rules.enough(len(self._asked)))
         for node, error in gone.items() if skip else ():
             self._note("skipped", node, kind, str(error))
         return skip
@@ -274,12 +298,19 @@ class Correspondence:
         needed = 1 if self.rules.on_missing == "stop" else self.rules.enough(len(self._asked))
         if kind in ("query.measure", "train") and answered < needed:
             reasons = "; ".join(f"{one['client']}: {one['reason']}" for one in self.events)
-            raise FedhaError(f"{answered} of {len(self._asked)} clients are left in round {round}: {reasons}")
+            diverged = any(one["event"] == "refused" for one in self.events)
+            hint = "; if training diverged, lower training.learning_rate or the recipe's weight" if diverged else ""
+            raise FedhaError(f"{answered} of {len(self._asked)} clients are left in round {round}: {reasons}{hint}")
 
     def _know(self, node: int, reply: Reply) -> None:
         known = self._members.get(node)
         shape = reply.input_shape or (known.input_shape if known else ())
-        if known != (member := Member(reply.index, reply.domain, reply.examples, shape)):
+        noise, held_out = (known.noise, known.held_out) if known else ("", 0)
+        if SEEDED in reply.metrics:
+            noise = "seeded" if reply.metrics[SEEDED] else "cryptographic"
+            held_out = int(reply.metrics[HELD_OUT])
+        examples = reply.examples or (known.examples if known else 0)  # masked answers do not say
+        if known != (member := Member(reply.index, reply.domain, examples, shape, noise, held_out)):
             self._members[node], self._met = member, ([], [])
 
     def _node_of(self, message: Message) -> int:
@@ -293,6 +324,19 @@ class Correspondence:
     def _who(self, node: int) -> str:
         member = self._members.get(node)
         return f"client {member.index} (domain {member.domain!r})" if member else f"node {node}"
+
+    def _accepted(self, accept: Callable[[Reply], None], reply: Reply, node: int, kind: str) -> bool:
+        known = self._members.get(node)
+        try:
+            if known is not None and known.index != reply.index:
+                raise FedhaError(f"{self._who(node)} answers as client {reply.index}; its answer is left out")
+            accept(reply)
+        except FedhaError as error:
+            if self.rules.on_client_error == "stop":
+                raise
+            self._note("refused", node, kind, str(error))
+            return False
+        return True
 
     def _failed(self, node: int, kind: str, error: FedhaError | ClientError) -> None:
         if self.rules.on_client_error == "stop":

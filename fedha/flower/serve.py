@@ -1,7 +1,8 @@
 """The server's side of a whole run, over any Grid: rounds, evaluation, checkpoints, the run folder."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,15 +12,21 @@ from flwr.serverapp import Grid
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from fedha import data, numerics
-from fedha.config import Config
+from fedha.cohort import Member
+from fedha.config import POOLED, Config
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError
+from fedha.federation import Server
+from fedha.flower import budget, secure_rounds
 from fedha.flower.delivery import never
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.piggyback import riders
+from fedha.privacy.releasable import private_exchanges
+from fedha.privacy.site import Site
+from fedha.privacy.spending import restore_spending
 from fedha.runs import runfolder
 from fedha.runs.checkpoint import load_checkpoint, save_checkpoint
 from fedha.runs.listener import Listener
@@ -111,6 +118,7 @@ def serve(
     domains: DomainSet | None,
     resume: bool = False,
     stop: Callable[[], bool] = never,
+    shown: Callable[[HessianAlignment], None] = lambda strategy: None,
 ) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
@@ -122,6 +130,7 @@ def serve(
             needs to know. There clients that are missing are waited for or passed over, as the config says.
         resume: Continue from the folder's checkpoint.
         stop: Asked now and then in a deployment, whether to stop.
+        shown: Given the strategy before the first round, by who wants to look at what the server learns.
 
     Returns:
         The content of results.json.
@@ -137,9 +146,12 @@ def serve(
     strategy.clients_keep_models = domains is None
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
-    strategy.begin(dict(model.named_parameters()))
+    server = strategy.begin(dict(model.named_parameters()))
+    server.site = Site("cryptographic" if domains is None else "seeded")
+    shown(strategy)
     recipe = strategy.task.recipe
-    strategy.expected = shapes(model, setting.input_shape, riders(recipe), recipe.probes)
+    sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
+    strategy.expected = shapes(model, setting.input_shape, sent, recipe.probes)
     runfolder.create(job.folder, config, resume=resume)
     done, pending = _continue_from(job, strategy, grid) if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
@@ -147,30 +159,41 @@ def serve(
     records = runfolder.read_metrics(job.folder)
 
     listener.started(config, job.folder, done + 1)
-    strategy.talk.meet(grid, done + 1)
-    for number in range(done + 1, config.training.rounds + 1):
+    members = strategy.talk.meet(grid, done + 1)
+    stopped = _begin_spending(job, server, members, done, resume=resume)
+    for number in () if stopped else range(done + 1, config.training.rounds + 1):
+        _commit(job, server, number, server.members or members)
         record = _round(strategy, grid, number, riding=() if pending is None else ("held_out",))
         done_with = [] if pending is None else [_evaluated(pending, strategy, setting)]
         pending = None
-        if number == config.training.rounds or number % config.evaluation.every == 0:
+        stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
+        last = bool(stopped) or number == config.training.rounds
+        if last or number % config.evaluation.every == 0:
             record["target"] = _evaluate_targets(model, strategy, setting)
-            if strategy.piggyback and number < config.training.rounds:
+            if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
-                parts = "held_out,train" if number == config.training.rounds else "held_out"
-                record = _evaluated(record, strategy, setting, _ask_to_evaluate(strategy, grid, number, parts))
+                seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
+                if strategy.talk.events:  # those of the evaluation are among them now
+                    record["events"] = list(strategy.talk.events)
+                record = _evaluated(record, strategy, setting, seconds)
         done_with += [record] if pending is None else []
         for one in done_with:
             log.append(one)
-        if number % config.checkpoint.every == 0 or number == config.training.rounds:
+        if last or number % config.checkpoint.every == 0:
             _save(job, strategy, grid, number, pending)
         records += done_with
         for one in done_with:
             listener.round_done(one)
-    if done == config.training.rounds:  # it was stopped between the last round and the results
+        if stopped:
+            listener.note(f"training ends after round {number}: {stopped}")
+            break
+    if done == config.training.rounds or (
+        stopped and done == len(records)
+    ):  # it was stopped between the last round and the results
         _ask_to_evaluate(strategy, grid, done, "held_out,train")
     runfolder.write_model(job.folder, strategy.begun().parameters)
-    results = _results(job, strategy, setting, records)
+    results = _results(job, strategy, setting, records, stopped)
     runfolder.write_json(job.folder / (runfolder.FOLD if job.left_out else runfolder.RESULTS), results)
     listener.finished(results)
     return results
@@ -180,8 +203,10 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
     federation = config.federation
     if domains is None:
         clients = federation.clients or data.source_count(config.data) * config.data.clients_per_domain
+        secure_rounds.check_clients(config, clients)
     else:
         clients = len(domains.sources) * config.data.clients_per_domain
+        secure_rounds.check_clients(config, clients)
         federation = federation.model_copy(update={"on_missing": "stop"})  # nobody comes and goes in a simulation
     return HessianAlignment(
         config.recipe[0],
@@ -190,6 +215,7 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
         clients=clients,
         federation=federation,
         on_client_error=config.engine.on_client_error,
+        privacy=config.privacy,
     )
 
 
@@ -209,7 +235,8 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     names = tuple(dict.fromkeys(one.domain for one in members))
     (shape,) = found
     examples = ", ".join(f"{one.domain} {one.examples}" for one in members)
-    description = f"{config.data.name}, each domain at its own site; training examples: {examples}"
+    told = f"training examples: {examples}" if strategy.secure is None else "how many examples each has is secret"
+    description = f"{config.data.name}, each domain at its own site; {told}"
     own = config.data if job.target_root is None else config.data.model_copy(update={"root": job.target_root})
     targets = data.load_targets(own, config.seed[0])
     return Setting(names, shape, data.class_count(config.data), targets, description)
@@ -224,7 +251,7 @@ def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[st
     record = {**strategy.last_round, "bytes_down": talk.bytes_down - down, "bytes_up": talk.bytes_up - up}
     if talk.events:
         record["events"] = list(talk.events)
-    return {**record, "seconds": time.perf_counter() - begun}
+    return {**record, **budget.round_numbers(strategy.begun()), "seconds": time.perf_counter() - begun}
 
 
 def _evaluated(
@@ -232,7 +259,8 @@ def _evaluated(
 ) -> dict[str, Any]:
     """A round's record with what the clients evaluated, and the seconds that this took."""
     found = strategy.last_evaluation.get("held_out", {})
-    held_out = {name: found.get(name, {"examples": 0}) for name in setting.names}
+    names = setting.names if strategy.secure is None else (POOLED,)
+    held_out = {name: found.get(name, {"examples": 0}) for name in names}
     last = {"target": record["target"], "seconds": record["seconds"] + seconds}
     rest = {key: value for key, value in record.items() if key not in last}
     return {**rest, "held_out": held_out, **last}
@@ -245,14 +273,22 @@ def _evaluate_targets(model: SplitModel, strategy: HessianAlignment, setting: Se
 
 def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:
     """Let every client evaluate the global model; returns the seconds that it took."""
-    begun = time.perf_counter()
+    begun, server = time.perf_counter(), strategy.begun()
+    strategy.last_evaluation = {}
+    if not budget.may_evaluate(server):
+        return time.perf_counter() - begun
+    if server.task.privacy.protect == "examples":
+        parts = "held_out"  # an evaluation of the training examples would be one more release of them
+    server.spending = server.spending.evaluation(server.task, server.members)
     questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
     strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
     return time.perf_counter() - begun
 
 
-def _results(job: Job, strategy: HessianAlignment, setting: Setting, records: list[dict[str, Any]]) -> dict[str, Any]:
-    config = job.config
+def _results(
+    job: Job, strategy: HessianAlignment, setting: Setting, records: list[dict[str, Any]], stopped: str
+) -> dict[str, Any]:
+    config, privacy = job.config, budget.report(strategy.begun(), stopped)
     folds = {}
     if config.evaluation.leave_one_domain_out and job.left_out is None:
         folds = {name: runfolder.read_metrics(fold_folder(job.folder, name)) for name in setting.names}
@@ -260,13 +296,14 @@ def _results(job: Job, strategy: HessianAlignment, setting: Setting, records: li
         "name": config.name,
         "recipe": config.recipe[0].name,
         "seed": config.seed[0],
-        "rounds": config.training.rounds,
+        "rounds": records[-1]["round"] if stopped else config.training.rounds,
         "seconds": sum(record["seconds"] for record in records),
         "target": records[-1]["target"],
         "sources": records[-1]["held_out"],
         "train": strategy.last_evaluation.get("train", {}),
         "selection": select(records, folds),
         "data": setting.description,
+        **({"privacy": privacy} if privacy else {}),
         "versions": versions(),
     }
 
@@ -298,6 +335,31 @@ def _continue_from(job: Job, strategy: HessianAlignment, grid: Grid) -> tuple[in
 def _clients_remember(strategy: HessianAlignment) -> bool:
     recipe = strategy.task.recipe
     return any(term.client_average for term in recipe.terms) or (strategy.piggyback and bool(riders(recipe)))
+
+
+def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: int, *, resume: bool) -> str:
+    """Take up what was released before; why training has ended already, or "".
+
+    Raises:
+        FedhaError: Not even one round fits the budget.
+    """
+    path = job.folder / runfolder.SPENDING
+    server.members = list(members)
+    if resume and path.exists():  # rounds after the checkpoint were released too, with noise that nobody can draw again
+        server.spending = restore_spending(json.loads(path.read_text(encoding="utf-8")))
+    if not done:
+        budget.check_first(server, members)
+        return ""
+    return budget.ends_before(server, done + 1, members) if done < job.config.training.rounds else ""
+
+
+def _commit(job: Job, server: Server, round: int, members: Sequence[Member]) -> None:
+    """Write what a round is about to release, where its noise is never the same again."""
+    noise = {server.site.chance} if server.task.privacy.protect == "clients" else {one.noise for one in members}
+    if server.task.privacy.protect == "nothing" or "cryptographic" not in noise:
+        return
+    after = budget.after_round(server, round, members)
+    runfolder.write_json(job.folder / runfolder.SPENDING, after.state())
 
 
 def _as(examples: Examples, model: SplitModel) -> Examples:

@@ -1,6 +1,7 @@
 """Hessian alignment as a Flower strategy."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from logging import INFO
 from typing import Any, Literal
 
@@ -12,12 +13,14 @@ from flwr.supercore import log
 from torch import Tensor
 
 from fedha.cohort import Member
-from fedha.config import FederationConfig, RecipeConfig, TrainingConfig
+from fedha.config import FederationConfig, PrivacyConfig, RecipeConfig, TrainingConfig
 from fedha.errors import FedhaError
-from fedha.exchange import Request, Task
+from fedha.exchange import Reply, Request, Task
 from fedha.federation import Server, pool_evaluations
 from fedha.flower.correspondence import Correspondence, Rules
 from fedha.flower.held import digest
+from fedha.flower.secure_rounds import SecureRounds
+from fedha.flower.secure_sums import least_clients
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
@@ -38,6 +41,8 @@ class HessianAlignment(Strategy):
         clients: Wait for this many nodes before the first round (nodes register late in a simulation).
         federation: Schedule, timeouts, and what happens when clients are missing; default: a missing one ends the run.
         on_client_error: Whether a client that fails ends the run, or is left out of the round.
+        privacy: How clients' answers are covered, and whether the server learns sums over them alone (then `expected`
+            must be set); default: not at all.
 
     Attributes:
         expected: Shapes of the statistics, by name; if given, replies with others are refused.
@@ -57,10 +62,11 @@ class HessianAlignment(Strategy):
         clients: int = 1,
         federation: FederationConfig | None = None,
         on_client_error: Literal["stop", "skip"] = "stop",
+        privacy: PrivacyConfig | None = None,
     ) -> None:
         row = RecipeConfig(name=recipe) if isinstance(recipe, str) else recipe
         resolved = row if isinstance(row, Recipe) else row.resolve()
-        self.task = Task(resolved, training or TrainingConfig(), seed)
+        self.task = Task(resolved, training or TrainingConfig(), seed, privacy or PrivacyConfig())
         given = federation or FederationConfig(on_missing="stop")
         rules = Rules(
             clients=clients,
@@ -68,6 +74,7 @@ class HessianAlignment(Strategy):
             patience=given.patience,
             on_missing=given.on_missing,
             min_clients=given.min_clients,
+            least=1 if privacy is None else least_clients(privacy, clients),
             on_client_error=on_client_error,
         )
         self.piggyback = given.schedule == "piggyback"
@@ -81,6 +88,8 @@ class HessianAlignment(Strategy):
         self.talk = Correspondence(rules, self._packed_task)
         self._arrays: ArrayRecord | None = None
         self._named: ArrayRecord | None = None  # whose digest the clients are told
+        secure = privacy is not None and privacy.secure_aggregation
+        self.secure = SecureRounds(self.talk, privacy, self.task) if privacy is not None and secure else None
 
     def begin(self, parameters: Mapping[str, Tensor]) -> Server:
         """Start from these parameters; Flower's own loop does it with the first round's arrays."""
@@ -106,13 +115,15 @@ class HessianAlignment(Strategy):
         if not server.gather(server_round, self.talk.meet(grid, server_round)):
             reasons = "; ".join(one["reason"] for one in self.talk.events)
             raise FedhaError(f"no client is left for round {server_round}: {reasons}")
+        if self.secure is not None:
+            self.secure.begin(grid, server_round, server, self.expected, self.parts)
         references = dict(server.references)
         for measure in server.measurements():
             wanted = Request(self.task, server_round, {}, references, measure)
             messages = self._ask("query.measure", wanted, arrays, server.cohort)
             replies = self.talk.deliver(grid, messages)
             expected = {name: self.expected[name] for name in measure if name in self.expected}
-            references |= server.refer(self.talk.replies(replies, "query.measure", server_round, expected))
+            references |= server.refer(self._answers(replies, "query.measure", server_round, expected))
         riding = server.riders(server_round)
         return self._ask(
             "train",
@@ -130,11 +141,11 @@ class HessianAlignment(Strategy):
         for name in server.riders(server_round) if self.expected else ():
             expected[f"{RIDING}{name}"] = self.expected[name]
         known = expected if self.expected or not server.riders(server_round) else {}
-        self.last_round = server.step(server_round, self.talk.replies(replies, "train", server_round, known))
+        self.last_round = server.step(server_round, self._answers(replies, "train", server_round, known))
         if self.parts:
             self.last_evaluation, self.parts = server.evaluated, ()
         numbers: dict[str, int | float | list[int] | list[float]] = {
-            key: self.last_round[key] for key in ("loss", "weight", "clients")
+            key: self.last_round[key] for key in ("loss", "weight", "clients") if key in self.last_round
         }
         for group in ("risk", "accuracy", "penalty"):
             numbers |= {f"{group}/{name}": value for name, value in self.last_round[group].items()}
@@ -146,13 +157,14 @@ class HessianAlignment(Strategy):
     ) -> Iterable[Message]:
         """Ask every client for accuracy and risk on parts of its domain (``parts`` in the config: held_out, train)."""
         parts = tuple(str(config.get("parts", "held_out")).split(","))
-        return self._ask(
-            "evaluate", Request(self.task, server_round, {}, {}, parts), arrays, self.talk.meet(grid, server_round)
-        )
+        members = self.talk.meet(grid, server_round)
+        if self.secure is not None:
+            self.secure.begin_evaluation(grid, server_round, members, parts)
+        return self._ask("evaluate", Request(self.task, server_round, {}, {}, parts), arrays, members)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Collect each domain's numbers; domains are not averaged, that is the point of them."""
-        self.last_evaluation = pool_evaluations(list(self.talk.replies(replies, "evaluate", server_round)))
+        self.last_evaluation = pool_evaluations(list(self._answers(replies, "evaluate", server_round, {})))
         return MetricRecord(
             {
                 f"{domain}/{part}/{name}": value
@@ -175,6 +187,9 @@ class HessianAlignment(Strategy):
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
         packed, shares = pack_tensors(request.references), self.begun().shares
         additive = kind != "evaluate" and self.task.recipe.weighting != "risk"  # else shares come after the updates
+        additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
+        if self.secure is not None:
+            return self.secure.ask(kind, replace(request, additive=False), arrays, packed, members, shares)
         contents: dict[float, RecordDict] = {}
         by_node: dict[int, RecordDict] = {}
         for node, member in zip(self.talk.nodes(members), members, strict=True):
@@ -186,6 +201,14 @@ class HessianAlignment(Strategy):
                 contents[share] = pack_request(own, arrays, packed, self._packed_task)
             by_node[node] = contents[share]
         return self.talk.ask(kind, request.round, by_node)
+
+    def _answers(
+        self, messages: Iterable[Message], kind: str, round: int, expected: Mapping[str, torch.Size]
+    ) -> Iterable[Reply]:
+        """The clients' replies; or, where only their sum may be known, that."""
+        if self.secure is not None:
+            return self.secure.answers(messages, kind, round, self.begun())
+        return self.talk.replies(messages, kind, round, expected)
 
     def begun(self) -> Server:
         """The server's state, once there is one.

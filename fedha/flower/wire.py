@@ -12,7 +12,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedha.config import TrainingConfig
+from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
 from fedha.exchange import Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
@@ -20,7 +20,9 @@ from fedha.recipes import Recipe, Term
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
-_SHAPE = "input_shape"
+_SHAPE, _SECURE = "input_shape", "secure"
+# Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
+SEEDED, HELD_OUT = "seeded", "held_out_examples"
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -69,9 +71,10 @@ def _parameters(record: ArrayRecord, device: torch.device | str) -> Mapping[str,
 
 def pack_task(task: Task) -> str:
     """A task as one line of JSON: small enough to travel with every request, so no side can have another one."""
-    return json.dumps(
-        {"recipe": asdict(task.recipe), "training": task.training.model_dump(mode="json"), "seed": task.seed}
-    )
+    content = {"recipe": asdict(task.recipe), "training": task.training.model_dump(mode="json"), "seed": task.seed}
+    if privacy := task.privacy.model_dump(mode="json", exclude_defaults=True):
+        content["privacy"] = privacy
+    return json.dumps(content)
 
 
 @functools.lru_cache(maxsize=8)
@@ -80,7 +83,8 @@ def unpack_task(text: str) -> Task:
     content = json.loads(text)
     terms = tuple(Term(**term) for term in content["recipe"].pop("terms"))
     recipe = Recipe(terms=terms, **content["recipe"])
-    return Task(recipe, TrainingConfig.model_validate(content["training"]), content["seed"])
+    training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
+    return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
 
 
 def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str) -> RecordDict:
@@ -126,7 +130,7 @@ class PlainReply:
 
     arrays: dict[str, dict[str, Array]]
     metrics: dict[str, dict[str, float | list[int]]]
-    configs: dict[str, dict[str, str]]
+    configs: dict[str, dict[str, str | bytes | list[bytes]]]
 
 
 def plain_reply(reply: Reply) -> PlainReply:
@@ -134,7 +138,10 @@ def plain_reply(reply: Reply) -> PlainReply:
     return PlainReply(
         {_WEIGHED if reply.weighed else _OWN: pack_arrays(reply.tensors)},
         {"metrics": {"index": reply.index, "examples": reply.examples, **reply.metrics, **_shape(reply)}},
-        {"client": {"name": reply.client, "domain": reply.domain}},
+        {
+            "client": {"name": reply.client, "domain": reply.domain},
+            **({_SECURE: dict(reply.secure)} if reply.secure else {}),
+        },
     )
 
 
@@ -170,7 +177,19 @@ def unpack_reply(content: RecordDict) -> Reply:
         metrics=numbers,
         weighed=weighed,
         input_shape=tuple(int(length) for length in shape) if isinstance(shape, list) else (),
+        secure=_secure(content),
     )
+
+
+def _secure(content: RecordDict) -> dict[str, bytes | list[bytes]]:
+    record = content.get(_SECURE)
+    found: dict[str, bytes | list[bytes]] = {}
+    for name, value in record.items() if isinstance(record, ConfigRecord) else ():
+        if isinstance(value, bytes):
+            found[name] = value
+        elif isinstance(value, list):
+            found[name] = [one for one in value if isinstance(one, bytes)]
+    return found
 
 
 def count_bytes(content: RecordDict) -> int:

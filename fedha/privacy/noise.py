@@ -8,7 +8,7 @@ can be told from them (Mironov, "On significance of the least significant bits f
 Gaussian noise, Jin et al., "Are we there yet? Timing and floating-point attacks on differential privacy systems", IEEE
 S&P 2022). A site therefore clips and sums in float64, and rounds the noisy sum to a grid of a 16th to a 32nd of the
 noise's deviation, some 2^45 times coarser than those bits. For exact numbers that is post-processing, so it costs no
-privacy; it adds less than 0.1 % to the variance. docs/dp.md says what remains unproven.
+privacy; it adds less than 0.1 % to the variance. docs/privacy.md says what remains unproven.
 """
 
 import math

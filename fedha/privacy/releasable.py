@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedha.errors import FedhaError
-from fedha.recipes import Recipe
+from fedha.recipes import UNRELEASABLE, Recipe
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def required(statistics: Iterable[str]) -> tuple[str, ...]:
         if name not in RELEASABLE:
             raise FedhaError(
                 f"statistic {name!r} cannot be sent with example-level privacy: "
-                f"{_REFUSED.get(name, 'nobody has bounded what one example adds to it')}; "
+                f"{UNRELEASABLE.get(name, 'nobody has bounded what one example adds to it')}; "
                 f"those that can are {', '.join(RELEASABLE)}"
             )
     return tuple(dict.fromkeys(moment for name in wanted for moment in RELEASABLE[name].moments))
@@ -54,8 +54,9 @@ def private_exchanges(recipe: Recipe) -> tuple[tuple[str, ...], ...]:
     be a noisy one too, see `fedha.privacy.surrogate`), and the risk where the server weighs clients by it.
 
     Raises:
-        FedhaError: A term's statistic cannot be released.
+        FedhaError: A term's own statistic, or its reference, cannot be released.
     """
+    required(term.statistic for term in recipe.terms if term.weight > 0)
     first, *later = recipe.measurements() or ((),)
     own = [term.statistic for term in recipe.terms if term.target == "zero" and term.weight > 0]
     weighed = ["risk"] if recipe.weighting == "risk" else []
@@ -103,17 +104,4 @@ RELEASABLE: Mapping[str, Releasable] = {
     "scale_gradient": Releasable(("scale_gradient",), lambda means, _: means["scale_gradient"].reshape(())),
     "feature_mean": Releasable(("feature_mean",), lambda means, _: means["feature_mean"].reshape(-1)),
     "feature_covariance": Releasable(("feature_mean", "feature_square"), _covariance),
-}
-
-_REFUSED: Mapping[str, str] = {
-    "gradient_hessian_product": "the product of two means is no mean over examples; "
-    "align pooled_gradient_hessian_product, the Hessian times the pooled gradient, instead",
-    "hutchinson_diagonal": "a probe's term is no outer product, and the probes add noise without adding privacy; "
-    "align hessian_diagonal, their expectation, instead",
-    "hutchinson_diagonal_shared": "a probe's term is no outer product, and the probes add noise without adding "
-    "privacy; align hessian_diagonal, their expectation, instead",
-    "hessian": "noise on (C D)^2 entries drowns it; align hessian_diagonal instead",
-    "hessian_off_diagonal": "noise on (C D)^2 entries drowns it; align hessian_diagonal instead",
-    "off_diagonal_energy": "it is quadratic in the whole Hessian, whose entries noise would drown; "
-    "align hessian_diagonal instead",
 }

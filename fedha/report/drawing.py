@@ -21,6 +21,8 @@ COLORS: Mapping[str, str] = {
     GRID: "var(--line)",
 }
 
+_INK_ON_WHITE, _LINE_ON_WHITE = "#1c2126", "#dfe3e4"  # as in the page's style sheet
+
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
     "font.size": 10,
@@ -127,6 +129,14 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     for rank, place in enumerate(order):
         result[place] = levels[rank] + rank * gap
     return result
+
+
+def standalone(svg: str) -> str:
+    """A drawing of `draw` as a file of its own: the page's light colours, on white."""
+    for color, variable in COLORS.items():
+        svg = svg.replace(variable, _INK_ON_WHITE if color == INK else _LINE_ON_WHITE if color == GRID else color)
+    head, _, rest = svg.partition(">")
+    return f'{head} style="background: white; color: {_INK_ON_WHITE}">{rest}\n'
 
 
 def shorten(text: str, most: int = 24) -> str:

@@ -48,6 +48,8 @@ def accuracy_figure(name: str, title: str, runs: Sequence[Records], warmup: int,
 
 def loss_figure(name: str, title: str, runs: Sequence[Records], warmup: int) -> str:
     """The loss that is minimised and the risk in it, over the rounds, means over the sources."""
+    if all("loss" not in record for records in runs for record in records):
+        return ""  # where every example is protected no loss is sent
     loss = over_rounds(runs, lambda record: record.get("loss"))
     risk = over_rounds(runs, _mean_risk)
 

@@ -13,6 +13,8 @@ from fedha.report import figures
 from fedha.report.accuracies import RULES
 from fedha.report.comparison import Run, Variant, variants
 from fedha.report.formats import Cell, Column, Table, cell_text
+from fedha.report.privacy import privacy_section
+from fedha.report.section import Section
 from fedha.report.tables import Key, accuracy_table, label
 from fedha.report.tables import group as group_results
 from fedha.runs.wording import byte_count, duration
@@ -20,21 +22,24 @@ from fedha.runs.wording import byte_count, duration
 Rows = Mapping[str, Sequence[Run]]  # runs by the label of their row
 
 
-def write_report(runs: Sequence[Run], output: Path, *, unfinished: Sequence[Path] = ()) -> None:
+def write_report(
+    runs: Sequence[Run], output: Path, *, unfinished: Sequence[Path] = (), sections: Sequence[Section] = ()
+) -> None:
     """Write runs as one self-contained HTML page, at once.
 
     Args:
         runs: Finished runs, one or more.
         output: The page.
         unfinished: Folders of runs that are left out; the page says so.
+        sections: Parts that others add.
 
     Raises:
         FedhaError: The page cannot be written.
     """
-    write_text(output, render_report(runs, unfinished=unfinished))
+    write_text(output, render_report(runs, unfinished=unfinished, sections=sections))
 
 
-def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = ()) -> str:
+def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = (), sections: Sequence[Section] = ()) -> str:
     """The page as text; the same runs give the same bytes."""
     told_apart = variants([run.config for run in runs])
     rows = group_runs(runs, told_apart)
@@ -54,10 +59,12 @@ def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = ()) -> st
         accuracies=accuracy_table([run.results for run in runs], told_apart),
         runs=run_table(rows),
         figures=_figures(rows),
+        privacy=privacy_section(rows),
         several_seeds=any(len(members) > 1 for members in rows.values()),
         configs={title: _yaml(members) for title, members in rows.items()},
         versions=_versions(runs),
         unfinished=[str(folder) for folder in unfinished],
+        sections=sections,
     )
 
 

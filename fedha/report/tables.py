@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from fedha.config import POOLED
 from fedha.recipes import RECIPES, STATISTICS, Recipe, Term
 from fedha.report.accuracies import (
     RULES,
@@ -172,5 +173,7 @@ def _notes(results: Sequence[Results], rows: Mapping[Key, Sequence[Results]]) ->
     notes = [f"{label(key)}: {why}." for key, runs in rows.items() if (why := unbalanced(runs))]
     if any(selected_accuracy("oracle")(one) is not None for one in results):
         notes.append("The oracle selects the round by the unseen target itself: an upper bound, not a method.")
+    if any(POOLED in one.get("sources", {}) for one in results):
+        notes.append("Where the server learnt sums alone, the sources' accuracy is over all their examples together.")
     data = dict.fromkeys(str(one["data"]) for one in results if one.get("data"))
     return notes + [f"Data: {text}" + ("" if text.endswith(".") else ".") for text in data]

@@ -16,6 +16,7 @@ from torch import Tensor
 from fedha.atomic import finite, write_bytes
 from fedha.errors import FedhaError
 from fedha.federation import Server
+from fedha.privacy.spending import restore_spending
 
 _NAME = "state.safetensors"
 
@@ -44,6 +45,7 @@ def save_checkpoint(
     for index, state in enumerate(clients):
         tensors |= {f"clients/{index}/{name}": value for name, value in state.items()}
     numbers = {"round": round, "weights": server.weights, "clients": len(clients), "pending": finite(pending)}
+    numbers["spending"] = server.spending.state()
     content = save(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"state": json.dumps(numbers)},
@@ -73,6 +75,7 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
         with safe_open(path, framework="pt") as file:
             numbers = json.loads(file.metadata()["state"])
             done, count, weights, pending = (numbers[key] for key in ("round", "clients", "weights", "pending"))
+            server.spending = restore_spending(numbers.get("spending"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again") from error

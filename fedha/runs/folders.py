@@ -128,7 +128,7 @@ def _made(folder: Path) -> bool:
 def _remove_run(folder: Path) -> None:
     for name in runfolder.FILES:
         (folder / name).unlink(missing_ok=True)
-    for name in (runfolder.CHECKPOINT, runfolder.FOLDS):
+    for name in (runfolder.CHECKPOINT, runfolder.FOLDS, runfolder.SENT):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
 

@@ -32,11 +32,13 @@ class RoundText:
         if record.get("target"):
             self.target = percents(part.get("accuracy") for part in list(record["target"].values())[:1])
         sources = self.sources or percents(record.get("accuracy", {}).values())
-        text = f"loss {_number(record.get('loss'))}"
+        parts = [f"loss {_number(record['loss'])}"] if "loss" in record else []  # where it is protected it is not sent
         if record.get("penalty"):
-            text += f"  penalty {_number(sum(value or 0 for value in record['penalty'].values()))}"
-        text += f"  sources {sources}" if sources else ""
-        return text + (f"  target {self.target}" if self.target else "")
+            parts.append(f"penalty {_number(sum(value or 0 for value in record['penalty'].values()))}")
+        if record.get("epsilon"):
+            parts.append(f"ε {max(value or 0 for value in record['epsilon'].values()):.2f}")
+        parts += [f"sources {sources}"] if sources else []
+        return "  ".join([*parts, *([f"target {self.target}"] if self.target else [])])
 
 
 def result_text(results: Mapping[str, Any]) -> str:
@@ -44,7 +46,12 @@ def result_text(results: Mapping[str, Any]) -> str:
     sources = percents(part.get("accuracy") for part in results["sources"].values())
     targets = [f"{target_title(name)} {percents([part.get('accuracy')])}" for name, part in results["target"].items()]
     parts = [f"sources {sources} held out"] if sources else []
-    return f"final round: {', '.join([*parts, *targets])}; {duration(results['seconds'])}"
+    text = f"final round: {', '.join([*parts, *targets])}; {duration(results['seconds'])}"
+    if privacy := results.get("privacy"):
+        whose, epsilon = max(privacy["epsilon"].items(), key=lambda one: float(one[1] or 0), default=("", 0.0))
+        text += f"; ε {epsilon:.2f} at δ {privacy['delta'].get(whose, 0):.1g} for one {privacy['protect'].rstrip('s')}"
+        text += f"; ended after round {results['rounds']}, by privacy.max_epsilon" if privacy.get("stopped") else ""
+    return text
 
 
 def target_title(name: str) -> str:

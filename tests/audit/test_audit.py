@@ -1,6 +1,7 @@
 """The audit runs what applies, scores it, and says of everything else why it did not."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,9 +199,8 @@ def test_shadow_models_of_the_federations_own_training_judge_its_final_model() -
     def run(parts: list[Domain]) -> Played:
         return play(parts, model, rounds=25, measure=(), learning_rate=0.5)
 
-    def train(client: int, examples: Examples, number: int):  # type: ignore[no-untyped-def]
-        parts = list(domains)
-        parts[client] = replace(domains[client], train=examples)
+    def train(parts: Mapping[int, Examples], number: int):  # type: ignore[no-untyped-def]
+        parts = [replace(domain, train=parts[client]) for client, domain in enumerate(domains)]
         return predict(model, run(parts).final)
 
     played = run(domains)

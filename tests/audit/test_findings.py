@@ -1,6 +1,5 @@
 """Findings keep through JSON, and read as a table and as figures of the report's kind."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +8,12 @@ from xml.etree import ElementTree
 import pytest
 
 from fedha.audit import findings as values
+from fedha.audit import record
 from fedha.audit.attacks import ATTACKS
 from fedha.audit.figures import picture_figure, roc_figure, success_figure
 from fedha.audit.findings import Curve, Finding, Findings, NotRun, Picture
-from fedha.audit.section import section
+from fedha.audit.record import Audited
+from fedha.audit.section import section, sections
 from fedha.audit.summary import summary
 from fedha.errors import FedhaError
 from fedha.report.drawing import COLORS
@@ -44,10 +45,10 @@ def made() -> Findings:
 
 
 def test_findings_come_back_from_json(tmp_path: Path) -> None:
-    values.write(tmp_path, made())
-    content = json.loads((tmp_path / values.FILE).read_text())
-    assert values.to_content(values.from_content(content)) == content
-    assert values.from_content(content).found == made().found
+    record.write(tmp_path, Audited({"seconds": 1.5}, made(), {1: made()}))
+    read = record.read(tmp_path)
+    assert values.to_content(read.run) == values.to_content(made()) == values.to_content(read.small[1])
+    assert (read.run.found, read.made) == (made().found, {"seconds": 1.5})
     broken = replace(made().found[0], value=float("nan"))
     assert values.to_content(replace(made(), found=(broken,)))["found"][0]["value"] is None
 
@@ -58,15 +59,24 @@ def test_foreign_json_is_refused(change: dict[str, object]) -> None:
         values.from_content({**values.to_content(made()), **change})
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"form": 9}', '{"form": 1, "made": {}, "run": {}, "small": []}'])
+def test_a_file_that_is_no_audit_is_refused(content: str, tmp_path: Path) -> None:
+    with pytest.raises(FedhaError, match="audit"):
+        record.read(tmp_path)
+    (tmp_path / record.FILE).write_text(content)
+    with pytest.raises(FedhaError, match="audit"):
+        record.read(tmp_path)
+
+
 def test_the_table_has_means_and_the_worst_release_beside_the_guess() -> None:
     table = summary(made())
     rows = {(row[0], row[1]): row for row in table.rows}
     clients = rows["label counts: gradient and Hessian diagonal", "clients"]
     assert clients[3:5] == ("6", "87.0 %")
-    assert clients[6:] == ("93.0 %", "50.0 %")
+    assert clients[6:] == ("93.0 %", "50.0 %", None)
     assert rows["label counts: gradient and Hessian diagonal", "the aggregate"][3:5] == ("3", "92.0 %")
     # of an error the smallest is the worst
-    assert rows["second moments of the features", "clients"][4::2] == ("0.500", "0.250")
+    assert rows["second moments of the features", "clients"][4:8:2] == ("0.500", "0.250")
     assert rows["second moments of the features", "clients"][7] is None
     assert ("inputs from the update", "clients") not in rows
     assert any("no training of shadow models was given" in note for note in table.notes)
@@ -89,6 +99,24 @@ def test_the_section_has_figures_that_stand_alone_in_a_page() -> None:
     assert not any(
         "http" in re.sub(r'xmlns(:\w+)?="[^"]+"|"-//[^"]+" "[^"]+"', "", drawing) for _, drawing in part.panels
     )
+
+
+def test_a_page_has_a_part_for_each_row_and_one_for_small_clients() -> None:
+    one, two = Audited({"replay": "The same bits."}, made(), {}), Audited({}, made(), {4: made(), 1: made()})
+    parts = sections({"erm": [one, one], "hgp": [two]})
+    assert [part.heading for part in parts] == [
+        "What was given away: erm",
+        "What was given away: hgp",
+        "What a few examples would give away: hgp",
+    ]
+    assert parts[0].explanation.count("The same bits.") == 1
+    assert [len(part.tables) for part in parts] == [1, 1, 1]
+    assert parts[0].tables[0].rows[0][3] == "12"  # both runs' releases
+    assert {row[1] for row in parts[2].tables[0].rows} == {"1", "4"}
+    assert parts[2].panels[0][0] == "Inputs from the update, one example"
+    drawings = "".join(drawing for part in parts for _, drawing in part.panels)
+    ids = re.findall(r'\bid="([^"]+)"', drawings)
+    assert len(set(ids)) == len(ids)
 
 
 def test_figures_say_in_words_what_they_show() -> None:

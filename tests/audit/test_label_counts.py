@@ -221,3 +221,24 @@ def test_coloured_digits_of_unlike_labels_are_told_apart(steps: int, one_logit: 
     assert found["with diagonal, moments"] > 0.95
     assert found["with Hutchinson's diagonal"] > 0.95
     assert found["with diagonal, moments"] > found["gradient alone"] > found["guess"]
+
+
+@given(st.integers(0, 2**31), st.integers(2, 6), st.integers(1, 30))
+def test_the_truth_is_always_among_the_most_consistent_beliefs(seed: int, classes: int, examples: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    p = torch.softmax(torch.randn(examples, classes, generator=draws, dtype=torch.float64), 1)
+    labels = torch.randint(classes, (examples,), generator=draws)
+    gradient = (p - torch.nn.functional.one_hot(labels, classes)).mean(0)[:, None]
+    actual = p.mean(0)
+    assert torch.equal(forms.most_consistent(gradient, [actual, forms.uniform_probabilities(classes)]), actual)
+    # a belief that makes a share negative gives way to one that does not
+    wrong = torch.zeros(classes, dtype=torch.float64)
+    wrong[gradient[:, 0].argmin()] = 1.0
+    if float((wrong - gradient[:, 0]).min()) < 0:
+        assert torch.equal(forms.most_consistent(gradient, [wrong, actual]), actual)
+
+
+def test_a_belief_for_one_logit_is_judged_by_both_classes() -> None:
+    gradient = torch.tensor([[0.3]], dtype=torch.float64)  # mean(p_1) is 0.3 above the share of class 1
+    low, high = (torch.tensor([1 - q, q], dtype=torch.float64) for q in (0.1, 0.6))
+    assert torch.equal(forms.most_consistent(gradient, [low, high]), high)

@@ -2,6 +2,7 @@
 
 import math
 import statistics as numbers
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedha.audit.membership import (
+    Question,
     balanced,
     confidences,
     likelihood_ratios,
@@ -93,8 +95,9 @@ def noise_examples(count: int, seed: int) -> Examples:
     return Examples(inputs, torch.randint(0, 2, (count,), generator=draws))
 
 
-def fit(examples: Examples, _: int):  # type: ignore[no-untyped-def]
+def fit(parts: Mapping[int, Examples], _: int):  # type: ignore[no-untyped-def]
     """Ridge regression on the signs: learns 50 labels by heart with 100 features, in closed form."""
+    (examples,) = parts.values()
     x, y = examples.inputs, 2 * examples.labels.double() - 1
     weights = torch.linalg.solve(x.T @ x + 0.1 * torch.eye(WIDTH, dtype=x.dtype), x.T @ y)
     return lambda inputs: 4 * (inputs @ weights)[:, None]
@@ -102,7 +105,8 @@ def fit(examples: Examples, _: int):  # type: ignore[no-untyped-def]
 
 def ratios(pool: Examples, target: Tensor, always: Examples, seed: int) -> Tensor:
     inside = shadow_halves(len(pool), 16, seed)
-    return likelihood_ratios(target, shadow_confidences(fit, pool, always, inside), inside)
+    shadows = shadow_confidences(fit, {0: Question(pool, always, inside)})
+    return likelihood_ratios(target, shadows[0], inside)
 
 
 def test_members_of_an_overfit_model_are_found() -> None:
@@ -111,7 +115,7 @@ def test_members_of_an_overfit_model_are_found() -> None:
         pool, always = noise_examples(80, seed), noise_examples(10, seed + 100)
         half = pool.select(slice(0, 40))
         trained = Examples(torch.cat([half.inputs, always.inputs]), torch.cat([half.labels, always.labels]))
-        logits = fit(trained, 0)(pool.inputs)
+        logits = fit({0: trained}, 0)(pool.inputs)
         scores = loss_scores(logits, pool.labels)
         loss.append(auc(scores[:40], scores[40:]))
         scores = ratios(pool, confidences(logits, pool.labels), always, seed)
@@ -126,7 +130,7 @@ def test_a_model_that_saw_none_of_them_or_only_noise_tells_nothing() -> None:
     stranger, drowned, seeds = [], [], 20
     for seed in range(seeds):
         pool, always = noise_examples(40, seed), noise_examples(10, seed + 100)
-        logits = fit(noise_examples(30, seed + 200), 0)(pool.inputs)
+        logits = fit({0: noise_examples(30, seed + 200)}, 0)(pool.inputs)
         scores = loss_scores(logits, pool.labels)
         stranger.append(auc(scores[:20], scores[20:]))
         noise = 1e6 * torch.randn(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

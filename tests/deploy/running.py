@@ -106,6 +106,7 @@ class Running:
         """The SuperExec that starts a site's ClientApps."""
         site = self.office.site(name)
         data = {"FEDHA_DATA": str(site / "data"), "FEDHA_CACHE": str(site / "cache")}
+        data |= {"FEDHA_SIGNING_KEY": str(site / "secrets" / "signing.key"), "FEDHA_ROSTER": str(site / "roster.json")}
         self._run(f"{name}-app", "flower-superexec", *self._executor(self.node_ports[name], site / "secrets"), **data)
 
     @property

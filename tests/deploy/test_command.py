@@ -84,9 +84,11 @@ def test_clients_are_added_and_keys_rotated(deploy: Command, monkeypatch: pytest
     code, said, _ = deploy("add-client", "east", "--to", "fed")
     assert code == 0
     assert "Added east as partition 3" in said
+    assert "every other site needs the new roster, which says who east is: copy fed/roster.json over" in said
     code, said, _ = deploy("rotate", "--to", "fed", "--client", "east")
     assert code == 0
     assert "Client east has new keys in fed/clients/east/secrets" in said
+    assert "every other site needs the new roster, which says who east is: copy fed/roster.json over" in said
     monkeypatch.setenv("FEDHA_FEDERATION", "fed")  # as in the operator's container
     code, said, _ = deploy("rotate", "--host", "a.example.org", "b.example.org")
     assert code == 0

@@ -117,7 +117,7 @@ def test_nothing_waits_for_compose_to_say_that_something_else_is_there(content: 
 def test_secrets_are_files_and_never_in_the_environment(content: dict[str, Any]) -> None:
     for name, service in content["services"].items():
         for value in service.get("environment", {}).values():
-            assert re.fullmatch(r"/\w+", value), name
+            assert re.fullmatch(r"/\w+|\$\{FEDHA_(LIMITS|MINIMUM|SECURE_ONLY):-\}", value), name
         for word in service.get("command", []):
             _, _, value = word.partition("=")
             assert "secret" not in value or value.startswith("/run/secrets/"), name
@@ -133,7 +133,7 @@ def test_each_service_has_the_secrets_that_it_needs_and_no_other(content: dict[s
         "registrar": set(),
         "operator": set(),
         "node": {"ca.crt", "client.key", "node.crt", "node.key", "superexec.secret"},
-        "app": {"ca.crt", "superexec.secret"},
+        "app": {"ca.crt", "superexec.secret", "signing.key", "roster.json"},
     }
     for name, service in content["services"].items():
         assert {one["target"] for one in service.get("secrets", [])} == needed[name.rpartition("-")[2]], name
@@ -238,7 +238,7 @@ _LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 def test_any_names_give_files_whose_parts_stay_apart(names: list[str]) -> None:
     content = parsed(compose.all_in_one(clients(tuple(names))))
     assert len(content["services"]) == len(SERVER) + 2 * len(names)
-    assert len(content["secrets"]) == 4 + 5 * len(names)
+    assert len(content["secrets"]) == 4 + 7 * len(names)
     assert len(content["networks"]) == 2 + len(names)
     for place, name in enumerate(names):
         assert reachable(content, f"{name}-app") == {f"{name}-node"}

@@ -17,6 +17,7 @@ from fedha.deploy import change, compose, demo, inventory, places, tree
 from fedha.deploy.certificates import read_authority
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.places import Office
+from fedha.deploy.sworn import FILE as ROSTER
 from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
@@ -63,7 +64,7 @@ def test_nobody_else_may_read_anything(folder: Path) -> None:
 
 
 def test_each_part_has_what_its_machine_needs_and_no_secret_of_another(folder: Path) -> None:
-    site = {"ca.crt", "client.key", "node.crt", "node.key", "superexec.secret"}
+    site = {"ca.crt", "client.key", "node.crt", "node.key", "signing.key", "superexec.secret"}
     assert {path.name for path in (folder / "server/secrets").iterdir()} == {
         *("ca.crt", "server.crt", "server.key", "superexec.secret")
     }
@@ -71,7 +72,7 @@ def test_each_part_has_what_its_machine_needs_and_no_secret_of_another(folder: P
         assert {path.name for path in (folder / "clients" / name / "secrets").iterdir()} == site
     assert {path.name for path in (folder / "ca").iterdir()} == {"ca.crt", "ca.key"}
     secret = [path.read_bytes() for path in secrets_of(folder) if path.name != "ca.crt"]
-    assert len(set(secret)) == len(secret) == 1 + 3 + 4 * len(CLIENTS)
+    assert len(set(secret)) == len(secret) == 1 + 3 + 5 * len(CLIENTS)
     everything_else = b"".join(
         path.read_bytes() for path in folder.rglob("*") if path.is_file() and path not in set(secrets_of(folder))
     )
@@ -160,7 +161,7 @@ def test_root_gives_the_parts_to_the_images_user_and_keeps_the_authority(tmp_pat
     change.rotate_server(tmp_path / "fed", [], LATER, user)
     change.rotate_client(tmp_path / "fed", "north", LATER, user)
     for path in (tmp_path / "fed").rglob("*"):
-        ours = path.relative_to(tmp_path / "fed").parts[0] in {"ca", compose.FILE, inventory.FILE, ".env"}
+        ours = path.relative_to(tmp_path / "fed").parts[0] in {"ca", compose.FILE, inventory.FILE, ".env", ROSTER}
         assert path.stat().st_uid == (0 if ours else user.uid), path
 
 
@@ -192,7 +193,8 @@ def test_a_new_client_gets_the_next_place_and_the_others_keep_theirs(folder: Pat
     assert signed_by_authority(folder, folder / "clients/east/secrets/node.crt")
     assert (folder / compose.FILE).read_text() == compose.all_in_one(record.clients)
     changed = {path for path, content in contents(folder).items() if path in before and before[path] != content}
-    assert changed == {compose.FILE, inventory.FILE, f"server/{inventory.FILE}"}
+    rosters = {ROSTER, *(f"clients/{name}/{ROSTER}" for name in CLIENTS)}
+    assert changed == {compose.FILE, inventory.FILE, f"server/{inventory.FILE}"} | rosters
 
 
 def test_places_are_never_given_twice(folder: Path) -> None:
@@ -254,7 +256,9 @@ def test_a_rotated_client_has_a_new_key_and_the_others_do_not(folder: Path) -> N
     change.rotate_client(folder, "south", LATER, US)
     after = contents(folder / "clients")
     changed = {path for path in before if after.get(path) != before[path]}
-    assert changed == {f"south/secrets/{name}" for name in ("client.key", "node.crt", "node.key", "superexec.secret")}
+    secret = ("client.key", "node.crt", "node.key", "signing.key", "superexec.secret")
+    rosters = {f"{name}/{ROSTER}" for name in CLIENTS}
+    assert changed == {f"south/secrets/{name}" for name in secret} | rosters
     assert belongs(folder / "clients/south/secrets/client.key", folder / "server/clients/south.pub")
     assert (folder / "server/clients/south.pub.until-20260609T120000Z").read_bytes() == old
     assert places.find(folder).inventory().client("south").ends == LATER + timedelta(days=825)

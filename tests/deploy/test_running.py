@@ -23,6 +23,7 @@ from tests.test_resume import without_time
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "deployment.yaml"
 ERM = ("recipe=erm", "evaluation.every=100")
+SECURE = ("recipe=fishr", "federation.schedule=piggyback", "privacy.secure_aggregation=true", "training.rounds=1")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -82,6 +83,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> "dict[str, Path]":
     place = tmp_path_factory.mktemp("simulated")
     runs = {"exact": ("recipe=exact_diagonal", "training.rounds=2"), "erm": (*ERM, "training.rounds=4")}
     runs["piggyback"] = ("recipe=fishr", "federation.schedule=piggyback")
+    runs["secure"] = SECURE
     for name, overrides in runs.items():
         command = [sys.executable, "-m", "fedha", "run", str(CONFIG), *overrides, "--engine", "inline", "--quiet"]
         subprocess.run([*command, "--out", str(place / name)], check=True, capture_output=True)
@@ -116,6 +118,16 @@ def test_one_exchange_a_round_has_the_bits_of_its_simulation(federation: Running
     code, said = run.end()
     assert code == 0, said
     assert_same_run(run.folder, simulated["piggyback"])
+
+
+def test_secure_sums_between_sites_with_keys_of_their_own_have_the_bits_of_the_simulation(
+    federation: Running, simulated: dict[str, Path]
+) -> None:
+    run = Deployed(federation, "secure", *SECURE)
+    code, said = run.end()
+    assert code == 0, said
+    assert_same_run(run.folder, simulated["secure"])
+    assert run.events() == []
 
 
 def test_a_client_that_ends_in_mid_round_is_waited_for(federation: Running, simulated: dict[str, Path]) -> None:

@@ -90,7 +90,6 @@ def test_the_recipes_that_can_be_private_and_what_each_of_their_releases_holds()
     assert fine == {
         "erm": (),
         "groupdro": (("risk",),),  # what the server weighs by
-        "hgp": (("gradient",), ("pooled_gradient_hessian_product",)),
         "exact_diagonal": (("gradient", "hessian_diagonal"),),
         "irm": (("scale_gradient",),),  # nobody asks for it; the pull towards zero needs it
         "vrex": (("risk",),),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
-from fedha.report.drawing import COLORS, INK, SOURCES, draw, label_ends, shorten, spread
+from fedha.report.drawing import COLORS, INK, SOURCES, draw, label_ends, shorten, spread, standalone
 
 
 def _plot(axes: Axes) -> None:
@@ -72,3 +72,13 @@ def test_labels_move_as_little_as_possible() -> None:
 def test_long_labels_are_cut() -> None:
     assert shorten("short") == "short"
     assert shorten("abcdefgh", 4) == "abc…"
+
+
+def test_a_drawing_can_stand_alone() -> None:
+    drawing = draw(lambda axes: axes.plot([0, 1], [0, 1], color=SOURCES[0]), "alone", "a line")
+    alone = standalone(drawing)
+    assert "var(" in drawing
+    assert "var(" not in alone
+    assert "currentColor" not in alone
+    assert SOURCES[0] in alone
+    assert ElementTree.fromstring(alone).get("style", "").startswith("background: white")

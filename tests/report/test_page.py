@@ -10,7 +10,9 @@ import pytest
 
 from fedha.report import figures
 from fedha.report.comparison import Run, read_runs
+from fedha.report.formats import Column, Table
 from fedha.report.page import render_report, run_table, write_report
+from fedha.report.section import Section
 from fedha.runs.folders import find_runs
 from tests.made_runs import part, record, write_run
 
@@ -118,6 +120,21 @@ def test_names_from_outside_are_text_in_the_page(tmp_path: Path) -> None:
     reader = _read(page)
     assert "<b>" not in page
     assert "$x^2$" in "".join(reader.words)
+
+
+def test_parts_that_others_add_stand_first_or_before_the_runs(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    content = Table("A <table>", (Column("head"),), (("cell",),), ("a note",))
+    drawing = figures.loss_figure("x9", "t", [[record(1)]], 0)
+    first = Section("Before all", "why", (content,), (("", drawing),), first=True)
+    later = Section("Later", "what", (content, content), (("a figure", drawing.replace("x9-", "x8-")),))
+    page = render_report(_runs(tmp_path), sections=[later, first])
+    reader = _read(page)
+    assert page.index("Before all") < page.index("Accuracy in %") < page.index("Later") < page.index("<h2>Runs</h2>")
+    assert page.count("A &lt;table&gt;") == 3
+    assert page.count("<h3>a figure</h3>") == 1
+    ids = [value for name, value in reader.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
 
 
 def test_a_run_that_says_little_still_has_a_page(tmp_path: Path) -> None:

@@ -127,7 +127,12 @@ def test_what_was_not_measured_is_a_dash() -> None:
     assert _cell(half, "hgp", "target faraway % (oracle)") is None
 
 
-@pytest.mark.parametrize("name", [*STATISTICS, "pooled_gradient_hessian_product"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *STATISTICS,
+    ],
+)
 def test_the_size_of_a_statistic_is_that_of_its_tensor(name: str) -> None:
     head, features = torch.randn(3, 5), torch.randn(7, 5)
     labels = torch.arange(7) % 3

@@ -15,7 +15,7 @@ _BLOCK = 2**15  # values that are scaled at once: they stay in the cache
 _SIGNED: dict[int, np.dtype[np.signedinteger]] = {32: np.dtype("<i4"), 64: np.dtype("<i8")}
 
 
-def encode(layout: Layout, tensors: Mapping[str, Tensor], weight: float = 1.0) -> Words:
+def encode(layout: Layout, tensors: Mapping[str, Tensor], weight: float | Mapping[str, float] = 1.0) -> Words:
     """One client's tensors times its weight, rounded to the fixed-point step, as integers modulo ``2^bits``.
 
     A word is off by at most half a step, plus the rounding of ``weight * value`` in float64. Nothing is clipped.
@@ -23,7 +23,7 @@ def encode(layout: Layout, tensors: Mapping[str, Tensor], weight: float = 1.0) -
     Args:
         layout: Of all clients of the sum.
         tensors: Exactly those of the layout; real numbers, on any device.
-        weight: The client's share of the mean.
+        weight: The client's share of the mean, one for all tensors or by name.
 
     Returns:
         [layout.words]; plain: whoever sees it knows the tensors.
@@ -33,7 +33,8 @@ def encode(layout: Layout, tensors: Mapping[str, Tensor], weight: float = 1.0) -
             ``layout.bound``. The sentence names tensor and value: it is for the client's own people.
     """
     _check_names(layout, tensors)
-    if not math.isfinite(weight):
+    weights = weight if isinstance(weight, Mapping) else dict.fromkeys(tensors, weight)
+    if not all(math.isfinite(one) for one in weights.values()):
         raise FedhaError(f"a client's weight is {weight}; give a finite number")
     words = np.empty(layout.words, layout.dtype)
     signed = words.view(_SIGNED[layout.bits])
@@ -43,7 +44,7 @@ def encode(layout: Layout, tensors: Mapping[str, Tensor], weight: float = 1.0) -
                 f"tensor {slot.name!r} has shape {tuple(tensors[slot.name].shape)} but {slot.shape} was agreed on; "
                 "see that this client has the model of the others"
             )
-        _write(signed[start : start + slot.size], tensors[slot.name], weight, layout, slot)
+        _write(signed[start : start + slot.size], tensors[slot.name], weights[slot.name], layout, slot)
     words[-1] = 1
     return words
 

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from fedha.errors import FedhaError
+from fedha.privacy.secure.packing import digest
 
 _Private: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 _Public: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -46,6 +47,16 @@ class Identity:
 def new_identity() -> Identity:
     """A fresh Ed25519 identity, for simulation."""
     return Identity(ed25519.Ed25519PrivateKey.generate())
+
+
+def simulated_identity(seed: int, place: int) -> Identity:
+    """The identity that a simulation gives to a client: anybody who knows the run's seed can make it.
+
+    Args:
+        seed: The run's.
+        place: The client's, in client order.
+    """
+    return Identity(ed25519.Ed25519PrivateKey.from_private_bytes(digest("simulated identity", seed, place)))
 
 
 def read_identity(text: bytes) -> Identity:

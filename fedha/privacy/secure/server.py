@@ -60,6 +60,11 @@ class Aggregation:
     def __post_init__(self) -> None:
         self._progress = Progress(self.session, self.session.cohort)
 
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """Who may answer in the step that is next, ascending."""
+        return self._progress.asked
+
     def add_advert(self, advert: Advert) -> None:
         """Take a client's keys.
 

@@ -20,3 +20,6 @@ def test_secure_sums_are_timed_beside_the_plain_mean_and_the_stream() -> None:
         assert row["server_seconds"] > 0
         words = (row["clients"] - row["lost"]) / row["clients"] * row["parameters"] * row["bits"] / 8
         assert words < row["bytes_up"] < words + 6000
+    assert [one["recipe"] for one in found["rounds"]] == ["erm", "hgp"]
+    for row in found["rounds"]:
+        assert 0 < row["plain_seconds"] < row["secure_seconds"]

@@ -1,0 +1,238 @@
+"""An audit of one run from its config: done again, listened to, attacked."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import Tensor
+
+from fedha.audit import capture
+from fedha.audit.attacker import Attacker, Predict
+from fedha.audit.audit import audit
+from fedha.audit.drowning import drowned
+from fedha.audit.findings import Findings
+from fedha.audit.inversion import Inversion
+from fedha.audit.network import logits_of
+from fedha.audit.record import Audited
+from fedha.audit.replay import Model, difference, replay
+from fedha.audit.sent import Sent
+from fedha.audit.settings import Settings, chosen_rounds
+from fedha.config import Config
+from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.data.shards import client_domains
+from fedha.errors import FedhaError
+from fedha.flower.serve import load_domains
+from fedha.models import build
+from fedha.runs.versions import versions
+
+Told = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
+
+PUBLIC = 500  # examples of the first target that the attacker has
+SMALL_CLIENTS = 2  # whose few examples are gone after
+INVERSIONS, ITERATIONS = 1, 500  # releases inverted for each number of examples, and steps of each inversion
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run under audit.
+
+    Attributes:
+        config: One recipe, one seed.
+        domains: Its domains.
+        clients: What each client holds, in client order.
+    """
+
+    config: Config
+    domains: DomainSet
+    clients: Sequence[Domain]
+
+
+def examine(
+    config: Config, settings: Settings, told: Told, *, trained: Model | None, keep: Path | None = None
+) -> Audited:
+    """Do a run again, attack what it sends, and its final model.
+
+    Args:
+        config: One recipe, one seed.
+        settings: Scope and budget.
+        told: Told of progress.
+        trained: The run's own final model, to compare the replay with; None where it was not kept.
+        keep: Where the releases are left as files; None: nowhere.
+
+    Raises:
+        FedhaError: The config cannot be run here, or asks for rounds that it does not have.
+    """
+    begun = time.perf_counter()
+    rounds = chosen_rounds(settings.rounds, config.training.rounds)
+    domains = load_domains(config)
+    subject = Subject(config, domains, client_domains(domains, config.data.clients_per_domain, config.seed[0]))
+    with TemporaryDirectory(prefix="fedha-audit-") as place:
+        folder = keep or Path(place)
+        final = _replayed(subject, rounds, folder, told)
+        found = _attacked(subject, settings, rounds, folder, final, told)
+    small = {count: _small(subject, settings, count, told) for count in settings.small}
+    gap = None if trained is None else difference(final, trained)
+    made = {
+        "name": config.name,
+        "recipe": config.recipe[0].name,
+        "seed": config.seed[0],
+        "settings": asdict(settings),
+        "rounds": list(rounds),
+        "same_bits": None if trained is None else gap == 0,
+        "difference": gap,
+        "replay": _said(trained, gap),
+        "not_small": {str(count): one for count, one in small.items() if isinstance(one, str)},
+        "seconds": time.perf_counter() - begun,
+        "versions": versions(),
+    }
+    return Audited(made, found, {count: one for count, one in small.items() if isinstance(one, Findings)})
+
+
+def _attacker_of(subject: Subject, settings: Settings, told: Told) -> Attacker:
+    """What an honest-but-curious server knows of a run: config, network, and the target that it evaluates on."""
+    config, domains = subject.config, subject.domains
+    public = domains.targets[0].held_out.select(slice(0, PUBLIC)) if domains.targets else None
+    low, high = _value_range(public)
+    return Attacker(
+        domains.classes,
+        build(config.model, domains.input_shape, domains.classes, config.seed[0]),
+        public,
+        weight_decay=config.training.weight_decay,
+        update_scale=update_scale(config, subject.clients),
+        averaged=frozenset(term.statistic for term in config.recipe[0].resolve().terms if term.client_average),
+        inversion=Inversion(iterations=ITERATIONS, restarts=1, low=low, high=high),
+        inversions=INVERSIONS,
+        train=_shadow_training(subject, settings.shadows, told) if settings.shadows else None,
+        shadows=settings.shadows or 8,
+        seed=config.seed[0],
+    )
+
+
+def update_scale(config: Config, clients: Sequence[Domain]) -> float | None:
+    """Learning rate times steps, where every client takes as many plain steps of a rate that never changes."""
+    training, local = config.training, config.training.local
+    if training.mode != "local" or local.optimizer != "sgd" or local.momentum or training.schedule != "constant":
+        return None
+    sizes = [min(local.batch_size or len(one.train), len(one.train)) for one in clients]
+    batches = {-(-len(one.train) // size) for one, size in zip(clients, sizes, strict=True)}
+    if local.steps is None and len(batches) > 1:
+        return None
+    return local.learning_rate * (local.steps or (local.epochs or 1) * batches.pop())
+
+
+def _replayed(subject: Subject, rounds: Sequence[int], folder: Path, told: Told) -> dict[str, Tensor]:
+    every = subject.config.training.rounds
+    told("training again", 0, every)
+    return replay(
+        subject.config,
+        subject.domains,
+        rounds=rounds,
+        keep=folder,
+        told=lambda number: told("training again", number, every),
+    )
+
+
+def _attacked(
+    subject: Subject, settings: Settings, rounds: Sequence[int], folder: Path, final: Model, told: Told
+) -> Findings:
+    attacker = _attacker_of(subject, settings, told)
+    heard = _noted(_heard(folder, rounds), len(rounds), told)
+    attacks = [one for one in settings.attacks if one != "membership_lira" or settings.shadows]
+    return audit(
+        drowned(heard, settings.noise, subject.config.seed[0]),
+        dict(enumerate(subject.clients)),
+        attacker,
+        final=final,
+        attacks=attacks,
+    )
+
+
+def _heard(folder: Path, rounds: Sequence[int]) -> Iterator[Sent]:
+    for number in rounds:
+        yield from capture.read_round(capture.path_of(folder, number))
+
+
+def _noted(sent: Iterable[Sent], rounds: int, told: Told) -> Iterator[Sent]:
+    """The same releases; tells of each round that is begun."""
+    seen: set[int] = set()
+    for one in sent:
+        if one.round not in seen:
+            told("attacking", len(seen), rounds)
+            seen.add(one.round)
+        yield one
+    told("attacking", rounds, rounds)
+
+
+def _small(subject: Subject, settings: Settings, count: int, told: Told) -> Findings | str:
+    """The first round with clients of so many examples, or why there is none."""
+    attacks = [one for one in settings.attacks if not one.startswith("membership_")]
+    if not attacks:
+        return "only attacks on the final model were asked for"
+    what = f"clients of {count} example{'s' if count > 1 else ''}"
+    told(what, 0, 1)
+    config = subject.config
+    training = config.training.model_copy(update={"rounds": 1})
+    clients = [replace(one, train=one.train.select(slice(0, count))) for one in subject.clients]
+    with TemporaryDirectory(prefix="fedha-audit-") as place:
+        try:
+            replay(
+                config.model_copy(update={"training": training}),
+                subject.domains,
+                rounds=[1],
+                keep=Path(place),
+                clients=clients,
+            )
+        except FedhaError as error:  # some statistics need more examples, and a site may refuse to answer for so few
+            return str(error)
+        sent = [one for one in _heard(Path(place), [1]) if one.client is None or one.client < SMALL_CLIENTS]
+        attacker = _attacker_of(Subject(config, subject.domains, clients), settings, told)
+        found = audit(
+            drowned(sent, settings.noise, config.seed[0]), dict(enumerate(clients)), attacker, attacks=attacks
+        )
+    told(what, 1, 1)
+    return found
+
+
+def _shadow_training(subject: Subject, shadows: int, told: Told) -> Callable[[Mapping[int, Examples], int], Predict]:
+    """Trains as the run was, from another seed: other initial weights, minibatches and noise."""
+    config, domains = subject.config, subject.domains
+
+    def train(parts: Mapping[int, Examples], number: int) -> Predict:
+        told("shadow models", number, shadows)
+        clients = [
+            replace(one, train=parts[place]) if place in parts else one for place, one in enumerate(subject.clients)
+        ]
+        other = config.model_copy(update={"seed": [config.seed[0] + 1 + number]})
+        trained = replay(other, domains, clients=clients)
+        told("shadow models", number + 1, shadows)
+        model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+        kind = next(iter(trained.values())).dtype
+        return lambda inputs: logits_of(model, trained, inputs.to(kind))
+
+    return train
+
+
+def _value_range(public: Examples | None) -> tuple[float | None, float | None]:
+    """The range of pixels, where inputs are images; what is no image has none."""
+    if public is None or public.inputs.dim() != 4 or not len(public):
+        return None, None
+    low, high = float(public.inputs.min()), float(public.inputs.max())
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+
+def _said(trained: Model | None, gap: float | None) -> str:
+    if trained is None:
+        return "Done again from its config; there was no model to compare the replay with."
+    if gap == 0:
+        return "Done again from its config: the replay ended with the run's own model, to the bit."
+    if gap is None or not math.isfinite(gap):
+        return (
+            "Done again from its config, but the replay ended with another model: what is said here is of the replay."
+        )
+    return (
+        f"Done again from its config: the replay's model differs from the run's by up to {gap:.1e}, for the run was "
+        "made by another engine, machine or version; what is said here is of the replay."
+    )

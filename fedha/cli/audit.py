@@ -1,0 +1,206 @@
+"""`fedha audit`: attacks on what runs really sent, their table, and their part of the report."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fedha import config as configs
+from fedha.cli import launch, publish
+from fedha.cli.exits import INTERRUPTED, StoppedError
+from fedha.cli.steps import Steps
+from fedha.config import Config
+from fedha.errors import FedhaError
+from fedha.runs import folders, runfolder
+from fedha.runs.wording import run_title
+
+if TYPE_CHECKING:  # torch and Flower: slow to import, and help should come at once
+    from fedha.audit.settings import Settings
+
+Places = Mapping[Path, Path]  # of each run, where its audit is written
+
+
+def audit(
+    target: Annotated[str, typer.Argument(metavar="RUN|CONFIG")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    rounds: Annotated[
+        str,
+        typer.Option("--rounds", metavar="LIST", help="Such as 1,10-20,last, or all; default: some, early ones first."),
+    ] = "",
+    attacks: Annotated[
+        str,
+        typer.Option(
+            "--attacks",
+            metavar="LIST",
+            help="labels, features, inputs, tracing, membership, or single attacks by name; default: all.",
+        ),
+    ] = "",
+    small: Annotated[
+        str,
+        typer.Option("--small", metavar="LIST", help="Also audit a first round of clients with so many examples each."),
+    ] = "1,4",
+    shadows: Annotated[
+        int, typer.Option("--shadows", metavar="N", help="Shadow models, each a training of its own; 0: none.")
+    ] = 8,
+    noise: Annotated[
+        float,
+        typer.Option(
+            "--noise", metavar="X", help="Drown what was sent in noise of X times its size: a check of the attacks."
+        ),
+    ] = 0.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Where to write; default: the run's folder, or runs/NAME of a CONFIG."
+        ),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also audit runs that have such an audit already.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave what was sent as safetensors files in sent/.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the table at the end.")] = False,
+) -> None:
+    """Attack what runs really sent: what could an honest-but-curious server read, beside a guess?
+
+    RUN is the folder of a finished run, or one that holds some. One seed gives one answer, so a run is not recorded but
+    done again from its config, in this process, through the real messages; the command says whether the replay ended
+    with the run's model to the bit. CONFIG (a YAML file, or the name of one that fedha ships) is trained first, as with
+    fedha run; so is a RUN with KEY=VALUE, which is then another run.
+
+    The attacks: [bold]labels[/bold], how many examples of each class, in closed form; [bold]features[/bold], the
+    backbone's outputs; [bold]inputs[/bold], images by gradient inversion, of small batches; [bold]tracing[/bold],
+    who is in the batch, from the statistics; [bold]membership[/bold], who was trained on, from the final model. Results
+    go to audit.json, to a table, and into report.html. docs/audit.md tells how to read them.
+
+    [bold]Examples[/bold]
+
+    [cyan]fedha audit runs/quickstart/hgp-seed0[/cyan]
+
+    [cyan]fedha audit quickstart seed=0 recipe=exact_diagonal training.rounds=60 --out runs/leaks[/cyan]
+
+    [cyan]fedha audit runs/quickstart --attacks labels,tracing --rounds 1-10,last[/cyan]
+
+    [cyan]fedha audit runs/leaks --noise 1000 --out runs/drowned[/cyan]   (every attack must fall to its guess)
+    """
+    from fedha.audit.settings import Settings, chosen_attacks
+
+    console = publish.terminal()
+    wanted = Settings(rounds, chosen_attacks(names(attacks)), shadows, _numbers(small), noise)
+    if noise and out is None:
+        raise FedhaError("--noise drowns what was sent, so its audit is not the run's; give it a place with --out")
+    if Path(target).is_dir() and not overrides:
+        runs = _finished(Path(target), console)
+        places = {one: out / one.relative_to(target) if out else one for one in runs}
+        common = out or Path(target)
+    else:
+        common, plan = launch.plan_new(_config(target, overrides or []), out)
+        launch.train(plan, console, quiet=quiet, common=common)
+        places = {folder: folder for _, folder in plan}
+    work(places, wanted, console, quiet=quiet, again=again, keep=keep)
+    conclude(places, common / runfolder.REPORT, console)
+
+
+def work(
+    places: Places, settings: "Settings", console: Console, *, quiet: bool, again: bool = False, keep: bool = False
+) -> None:
+    """Audit runs one after the other; those that have such an audit already are passed over.
+
+    Args:
+        places: Finished runs, and where each one's audit is written.
+        settings: Scope and budget.
+        console: Where progress is shown.
+        quiet: Whether none is.
+        again: Whether audits that are there are made anew.
+        keep: Whether the releases are left as files.
+
+    Raises:
+        FedhaError: A run cannot be done again here.
+        StoppedError: Ctrl-C; the audits that were made are kept.
+    """
+    pending = {run: place for run, place in places.items() if again or not done(place, settings)}
+    if not pending:
+        publish.say("Nothing to audit: every run has such an audit; --again makes it anew.", console)
+        return
+    from fedha.audit import record
+    from fedha.audit.examine import examine
+
+    with _stops_well(), Steps(console, quiet) as steps:
+        for number, (run, place) in enumerate(pending.items(), 1):
+            config = configs.load(run / runfolder.CONFIG)
+            steps.begin(f"Audit of {run_title(config, number, len(pending))}, in {run}")
+            kept = runfolder.make_folder(place) if keep else None
+            found = examine(config, settings, steps.told, trained=runfolder.read_model(run), keep=kept)
+            record.write(runfolder.make_folder(place), found)
+            steps.note(f"  {found.made['replay']}")
+            for count, reason in found.made["not_small"].items():
+                steps.note(f"  clients of {count}: {reason}")
+            publish.write([run], place / runfolder.REPORT, {run: place})
+
+
+def done(place: Path, settings: "Settings") -> bool:
+    """Whether a folder has an audit that was made with these settings."""
+    from dataclasses import asdict
+
+    from fedha.audit import record
+
+    if not record.exists(place):
+        return False
+    made: Any = record.read(place).made.get("settings")
+    return bool(made == json.loads(json.dumps(asdict(settings))))
+
+
+def conclude(places: Places, output: Path, console: Console) -> None:
+    """Write the page of some runs with their audits, print a table for each recipe, and say where the page is."""
+    runs = list(places)
+    publish.write(runs, output, places)
+    for part in publish.audit_sections(runs, places):
+        publish.say(f"\n{part.heading}", console)
+        for table in part.tables:
+            publish.show(table, console)
+    publish.say(f"Report: {output}", console)
+
+
+def _config(target: str, overrides: Sequence[str]) -> Config:
+    """The config of a name, a file, or a folder of runs."""
+    folder = Path(target)
+    if not folder.is_dir():
+        return launch.find_config(target, overrides)
+    held = [folder / name for name in (runfolder.EXPERIMENT, runfolder.CONFIG) if (folder / name).is_file()]
+    if not held:
+        raise FedhaError(
+            f"{folder} holds neither {runfolder.EXPERIMENT} nor {runfolder.CONFIG}; name a run or a config"
+        )
+    return configs.load(held[0], overrides)
+
+
+def _finished(path: Path, console: Console) -> list[Path]:
+    found = folders.find_runs([path])
+    finished = [one for one in found if runfolder.is_finished(one)]
+    if not finished:
+        raise FedhaError(f"no run has finished yet in {path}; continue with: fedha resume {path}")
+    for folder in found:
+        if folder not in finished:
+            publish.say(f"Not finished, left out: {folder}", console)
+    return finished
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between."""
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(one) for one in names(text)}))
+    except ValueError as error:
+        raise FedhaError(f"--small is {text!r}; give numbers of examples with commas between, such as 1,4") from error
+
+
+@contextmanager
+def _stops_well() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise StoppedError("stopped; audits that were made are kept, the same command goes on", INTERRUPTED) from error

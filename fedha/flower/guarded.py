@@ -1,0 +1,103 @@
+"""What a client says when it does not answer: its own user hears the sentence, the server only the kind.
+
+An error's text can hold whatever the code had in its hands, and so can a traceback. Where answers are covered, neither
+crosses the network.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import ERROR, WARNING
+
+from flwr.app import RecordDict
+from flwr.supercore import log
+
+from fedha.config import PrivacyConfig
+from fedha.errors import FedhaError
+from fedha.exchange import Request
+from fedha.flower.wire import HELD_OUT, SEEDED, unpack_task
+from fedha.privacy import gate
+from fedha.training import Client
+
+
+def introduced(client: Client, content: RecordDict) -> dict[str, float]:
+    """What a client says of its noise when it introduces itself to a run that asks for some; else nothing.
+
+    Raises:
+        FedhaError: A layer of its network mixes examples, which the run could not cover.
+    """
+    text = _task(content)
+    if text is None or unpack_task(text).privacy.protect != "examples":
+        return {}
+    gate.check_model(unpack_task(text), client.model)
+    return {SEEDED: float(client.site.chance == "seeded"), HELD_OUT: len(client.domain.held_out)}
+
+
+def admit(client: Client, kind: str, request: Request, run: str) -> None:
+    """Refuse what the run's guards or the site's limits do not allow, before any work.
+
+    Args:
+        client: Whose data it is.
+        kind: The message type.
+        request: What the server asks.
+        run: Which run asks.
+
+    Raises:
+        FedhaError: It is refused; names the kind. The sentence is in the site's log.
+    """
+    if not client.site.covers(request.task):
+        return
+    with as_kind(client.domain.client):
+        refusal = gate.refuse(client.site, kind, request, client.model, client.domain, run)
+    if refusal is not None:
+        log(WARNING, "fedha does not answer %s of round %d: %s", kind, request.round, refusal.sentence)
+        raise FedhaError(f"it refuses to answer ({refusal.kind})")
+
+
+@contextmanager
+def told_as_kind(client: Client, content: RecordDict) -> Iterator[None]:
+    """Raise what goes wrong inside by its kind alone, where the client's answers are covered."""
+    with as_kind(client.domain.client, covered=_covered(client, content)):
+        yield
+
+
+@contextmanager
+def as_kind(who: str, *, covered: bool = True) -> Iterator[None]:
+    """Raise what goes wrong inside by its kind alone; the site's log has all of it.
+
+    Args:
+        who: What the site's log calls the client.
+        covered: Whether anything is kept from the server; else errors pass as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not covered:
+            raise
+        log(ERROR, "fedha: %s could not answer", who, exc_info=error)
+        kind = type(error).__name__
+        raise FedhaError(f"it could not answer ({kind}); its own log says why") from None
+
+
+def _covered(client: Client, content: RecordDict) -> bool:
+    """Whether a message's task covers answers; one that cannot be read is taken for such."""
+    if client.site.limits is not None:
+        return True
+    text = _task(content)
+    if text is None:
+        return client.site.chance == "cryptographic"
+    try:
+        privacy = PrivacyConfig.model_validate(json.loads(text).get("privacy", {}))
+    except (ValueError, AttributeError):
+        return True
+    return sensitive(privacy)
+
+
+def sensitive(privacy: PrivacyConfig) -> bool:
+    """Whether a run keeps anything of its clients from the server, so that their errors must not tell it."""
+    return privacy.protect != "nothing" or privacy.secure_aggregation or privacy.min_examples > 1
+
+
+def _task(content: RecordDict) -> str | None:
+    request = content.config_records.get("request")
+    return str(request["task"]) if request is not None and "task" in request else None

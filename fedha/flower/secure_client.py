@@ -1,0 +1,290 @@
+"""A client's part in the rounds' secure sums: it keeps its secrets, answers the steps, and masks what it answers.
+
+Between messages the secrets lie in the state of the node's Flower context, by session, and nowhere else.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from logging import WARNING
+from typing import TypeVar
+
+import torch
+from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.supercore import log
+
+from fedha.config import Config
+from fedha.errors import FedhaError
+from fedha.exchange import Reply, Request
+from fedha.flower.secure_wire import (
+    ADVERTISE,
+    CONFIRM,
+    MASKED,
+    SHARE,
+    asked,
+    exchange_name,
+    listed,
+    number_names,
+    parts_of,
+    single,
+)
+from fedha.privacy.secure import client as protocol
+from fedha.privacy.secure.encoding import encode
+from fedha.privacy.secure.identity import Identity, Roster, simulated_identity
+from fedha.privacy.secure.messages import Confirmations, Inbox, KeyList, Survivors
+from fedha.privacy.secure.numbers import NUMBERS, to_vector
+from fedha.privacy.secure.packing import pack, unpack
+from fedha.privacy.secure.session import Session
+from fedha.privacy.secure.states import Advertised, Confirmed, Masked, Shared
+from fedha.training import Client
+
+_SECRETS, _DONE = "fedha-secrets", "done"
+
+_State = TypeVar("_State", Advertised, Shared, Masked, Confirmed)
+
+
+@dataclass(frozen=True)
+class Party:
+    """Who a client is in secure sums, and whom it believes.
+
+    Attributes:
+        identity: Its own identity, by its place.
+        roster: The identities of a cohort.
+        minimum: The fewest clients that it lets itself be summed with, itself included.
+        tells_examples: Whether the number of its examples is public, as accounts of example-level privacy need it.
+    """
+
+    identity: Callable[[int], Identity]
+    roster: Callable[[Sequence[int]], Roster]
+    minimum: int
+    tells_examples: bool = False
+
+    def introduction(self, reply: Reply) -> Reply:
+        """What it says of itself: a number of examples only where that is public."""
+        return reply if self.tells_examples else replace(reply, examples=0)
+
+    def hide(self, reply: Reply) -> Reply:
+        """A reply without the numbers that are told in sums alone."""
+        return replace(self.introduction(reply), metrics={})
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A question that a client may answer.
+
+    Attributes:
+        state: Its secrets for this sum.
+        inbox: The others' shares.
+        question: Digest of what it is asked.
+        names: Of the numbers that are summed along.
+    """
+
+    state: Shared
+    inbox: Inbox
+    question: bytes
+    names: tuple[str, ...]
+
+
+def simulated_party(config: Config) -> Party | None:
+    """A simulation's, which makes all identities itself; None where the config wants no secure sums."""
+    if not config.privacy.secure_aggregation:
+        return None
+    seed = config.seed[0]
+
+    def roster(cohort: Sequence[int]) -> Roster:
+        return Roster({place: simulated_identity(seed, place).public for place in cohort})
+
+    public = config.privacy.protect == "examples"
+    return Party(lambda place: simulated_identity(seed, place), roster, config.privacy.minimum, public)
+
+
+def answer_step(party: Party, kind: str, client: Client, content: RecordDict, context: Context) -> Reply:
+    """Answer a step of the round's secure sums.
+
+    Args:
+        party: Who the client is.
+        kind: The message type, one of `secure_wire.STEPS`.
+        client: The client.
+        content: The message's.
+        context: Holds its secrets, which move on.
+
+    Raises:
+        FedhaError: The step is refused; the sentence says why and holds no secret.
+    """
+    parts, place = parts_of(content), client.index
+    if kind == ADVERTISE:
+        sessions = [unpack(Session, one) for one in listed(parts, "sessions")]
+        return replace(party.hide(client.reply({})), secure=_advertise(party, place, sessions, context))
+    if kind == SHARE:
+        keys = [unpack(KeyList, one) for one in listed(parts, "keys")]
+        old = [_recall(context, Advertised, one.session) for one in keys]
+        both = [
+            protocol.share_keys(state, one, party.roster(state.session.cohort))
+            for state, one in zip(old, keys, strict=True)
+        ]
+        _store(context, [state for state, _ in both])
+        return _step_reply(party, client, "dealings", [pack(dealing) for _, dealing in both])
+    if kind == CONFIRM:
+        survivors = unpack(Survivors, single(parts, "survivors"))
+        masked = _recall(context, Masked, survivors.session)
+        confirmed, confirmation = protocol.confirm(masked, survivors, party.identity(place))
+        _store(context, [confirmed])
+        return _step_reply(party, client, "confirmation", pack(confirmation))
+    confirmations = unpack(Confirmations, single(parts, "confirmations"))
+    last = _recall(context, Confirmed, confirmations.session)
+    revealed = protocol.reveal(last, confirmations, party.roster(last.session.cohort))
+    _forget(context, last.session)
+    return _step_reply(party, client, "revealed", pack(revealed))
+
+
+def open_question(kind: str, client: Client, content: RecordDict, request: Request, context: Context) -> Opened:
+    """What a client needs to answer a question in a secure sum; nothing is computed or changed yet.
+
+    Raises:
+        FedhaError: It is asked in the clear, for another sum than was agreed on, or again.
+    """
+    parts = parts_of(content)
+    if not parts:
+        raise FedhaError(
+            f"client {client.index} answers in secure sums alone and was asked in the clear; "
+            "see that the server has privacy.secure_aggregation on"
+        )
+    inbox = unpack(Inbox, single(parts, "inbox"))
+    state = _recall(context, Shared, inbox.session)
+    session, wanted = state.session, exchange_name(kind, request.measure)
+    if (session.round, session.exchange) != (request.round, wanted):
+        raise FedhaError(
+            f"client {client.index} is asked for round {request.round}'s {wanted} with the keys of {session.name}; "
+            "the server mixes them, so the client answers nothing"
+        )
+    return Opened(state, inbox, asked(kind, content, request), number_names(kind, request))
+
+
+def mask(party: Party, opened: Opened, client: Client, request: Request, reply: Reply) -> tuple[Masked, Reply]:
+    """A client's answer, encoded and with all masks on; the state is still to be stored, before the answer leaves.
+
+    Raises:
+        FedhaError: A value is out of the agreed range, or a share does not verify. Only the client's log tells a value.
+    """
+    session = opened.state.session
+    weight = session.weight(client.index)
+    if request.task.training.averaging == "examples":
+        weight = float(reply.examples)  # secret: it travels in the sum
+    with _discreetly(client, f"its answer does not fit {session.name} (a value beyond privacy.bound, or not finite)"):
+        tensors = {**reply.tensors, NUMBERS: to_vector(reply, opened.names)}
+        words = encode(session.layout, tensors, {**dict.fromkeys(reply.tensors, weight), NUMBERS: 1.0})
+    masked, sent = protocol.mask_input(opened.state, opened.inbox, words, opened.question)
+    vector = torch.from_numpy(sent.words.view("<i8"))
+    return masked, replace(party.hide(reply), tensors={MASKED: vector}, secure={"session": sent.session})
+
+
+def compute(client: Client, kind: str, work: Callable[[], Reply]) -> Reply:
+    """The client's answer, unmasked; what goes wrong is told to the client's own log and only named to the server."""
+    with _discreetly(client, f"it could not {kind.rpartition('.')[2]}"):
+        return work()
+
+
+def store(context: Context, state: Masked) -> None:
+    """Put a client's new secrets in the place of the old ones."""
+    _store(context, [state])
+
+
+def _advertise(
+    party: Party, place: int, sessions: Sequence[Session], context: Context
+) -> dict[str, bytes | list[bytes]]:
+    identity = party.identity(place)
+    secrets = _secrets(context)
+    done = _done(secrets)
+    names = {*secrets, *(_name(session) for session in sessions)}
+    for session in sessions:
+        if sum(name.startswith(f"{session.round}/{session.exchange}/") for name in names) > 1:
+            raise FedhaError(
+                f"client {place} is asked to take part in {session.name} twice, with different others or weights; the "
+                "difference of two such sums would tell its part, so it refuses"
+            )
+        if session.round < done[0] or (session.round == done[0] and session.exchange in done[1]):
+            raise FedhaError(
+                f"client {place} has given its shares for round {done[0]} and is asked to take part in {session.name}; "
+                "two sums of one exchange would tell its part, so it refuses"
+            )
+    both = [
+        protocol.advertise(session, place, identity, party.roster(session.cohort), party.minimum)
+        for session in sessions
+    ]
+    kept = {name: value for name, value in secrets.items() if any(name.startswith(f"{s.round}/") for s in sessions)}
+    context.state[_SECRETS] = ConfigRecord({**kept, _DONE: secrets.get(_DONE, ["0"])})
+    _store(context, [state for state, _ in both])
+    return {"identity": identity.public, "adverts": [pack(advert) for _, advert in both]}
+
+
+def _step_reply(party: Party, client: Client, name: str, value: bytes | list[bytes]) -> Reply:
+    return replace(party.hide(client.reply({})), secure={name: value})
+
+
+def _secrets(context: Context) -> ConfigRecord:
+    record = context.state.get(_SECRETS)
+    return record if isinstance(record, ConfigRecord) else ConfigRecord()
+
+
+def _done(secrets: ConfigRecord) -> tuple[int, list[str]]:
+    """The last round for which shares were given, and its exchanges."""
+    known = secrets.get(_DONE)
+    round, *names = [str(one) for one in known] if isinstance(known, list) else ["0"]
+    return int(round), names
+
+
+def _name(session: Session) -> str:
+    return f"{session.round}/{session.exchange}/{session.digest.hex()}"
+
+
+def _recall(context: Context, kind: type[_State], session: bytes) -> _State:
+    """The client's secrets of a session, if it is at the step that they are of.
+
+    Raises:
+        FedhaError: It is not.
+    """
+    for name, value in _secrets(context).items():
+        if name.endswith(session.hex()) and isinstance(value, bytes):
+            if not value.startswith(f'["{kind.__name__}"'.encode()):
+                raise FedhaError(
+                    "a step of a secure sum comes again or out of turn; it was taken once and is not taken twice"
+                )
+            return unpack(kind, value)
+    raise FedhaError(
+        "this client has no keys of the secure sum that it is asked for: the message is old or of another run, "
+        "or the client was started anew since the round began"
+    )
+
+
+def _store(context: Context, states: Sequence[Advertised | Shared | Masked | Confirmed]) -> None:
+    secrets = dict(_secrets(context))
+    for state in states:
+        secrets[_name(state.session)] = pack(state)
+    context.state[_SECRETS] = ConfigRecord(secrets)
+
+
+def _forget(context: Context, session: Session) -> None:
+    secrets = dict(_secrets(context))
+    del secrets[_name(session)]
+    round, names = _done(_secrets(context))
+    names = [*names, session.exchange] if round == session.round else [session.exchange]
+    secrets[_DONE] = [str(session.round), *names]
+    context.state[_SECRETS] = ConfigRecord(secrets)
+
+
+@contextmanager
+def _discreetly(client: Client, what: str) -> Iterator[None]:
+    """Tell the client's log what happened, and the server only what kind of thing."""
+    try:
+        yield
+    except Exception as error:
+        log(
+            WARNING,
+            "client %d refuses to answer: %s: %s",
+            client.index,
+            what,
+            error,
+            exc_info=not isinstance(error, FedhaError),
+        )
+        kind = "" if isinstance(error, FedhaError) else f" ({type(error).__name__})"
+        raise FedhaError(f"client {client.index} does not answer: {what}{kind}; its own log says why") from None

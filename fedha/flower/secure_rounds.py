@@ -1,0 +1,151 @@
+"""A strategy's rounds with secure sums: which are wanted, how they are asked for, and how they enter the averages."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedha.cohort import Member, cohort_size
+from fedha.config import Config, PrivacyConfig
+from fedha.errors import FedhaError
+from fedha.exchange import Reply, Request, Task
+from fedha.federation import Server
+from fedha.flower.correspondence import Correspondence
+from fedha.flower.secure_sums import SecureSums, Wanted, refusal
+from fedha.flower.secure_wire import RECORD, asked, exchange_name, number_names
+from fedha.flower.wire import pack_request, unpack_request
+from fedha.piggyback import RIDING
+
+Shapes = Mapping[str, torch.Size]
+
+
+class SecureRounds:
+    """What `HessianAlignment` does in the place of reading clients' replies.
+
+    Args:
+        talk: Reaches the clients.
+        settings: The thresholds and the range.
+        task: The run's.
+    """
+
+    def __init__(self, talk: Correspondence, settings: PrivacyConfig, task: Task) -> None:
+        self._talk, self._task = talk, task
+        self._sums = SecureSums(talk, settings)
+        self._grid: Grid | None = None
+        self._under_way = ""  # the sum whose question was asked last
+
+    def begin(self, grid: Grid, round: int, server: Server, statistics: Shapes, parts: tuple[str, ...]) -> None:
+        """Prepare a round's sums: of each exchange's statistics, and of the updates with what rides along.
+
+        Args:
+            grid: Reaches the clients.
+            round: From 1.
+            server: Has drawn the cohort.
+            statistics: Shapes, by name.
+            parts: Of the domains, that are evaluated along with the updates.
+
+        Raises:
+            FedhaError: A shape is not known, or as `SecureSums.begin`.
+        """
+        self._grid = grid
+        riding = server.riders(round)
+        update = {name: value.shape for name, value in server.parameters.items()}
+        update |= {f"{RIDING}{name}": shape for name, shape in _known(riding, statistics).items()}
+        training = Request(self._task, round, {}, {}, riding, evaluate=parts)
+        wanted = [
+            _wanted("query.measure", Request(self._task, round, {}, {}, measure), server, _known(measure, statistics))
+            for measure in server.measurements()
+        ]
+        self._sums.begin(grid, round, [*wanted, _wanted("train", training, server, update)])
+
+    def begin_evaluation(self, grid: Grid, round: int, members: Sequence[Member], parts: tuple[str, ...]) -> None:
+        """Prepare the sum of the clients' evaluations of these parts of the domains."""
+        self._grid = grid
+        names = number_names("evaluate", Request(self._task, round, {}, {}, parts))
+        alike = {member.index: 1 / len(members) for member in members}
+        self._sums.begin(grid, round, [Wanted(exchange_name("evaluate", parts), members, names, {}, alike)])
+
+    def ask(
+        self,
+        kind: str,
+        request: Request,
+        arrays: ArrayRecord,
+        references: ArrayRecord,
+        members: Sequence[Member],
+        shares: Mapping[int, float],
+    ) -> list[Message]:
+        """The messages of an exchange, to those who can answer it masked.
+
+        Args:
+            kind: The message type.
+            request: But for the share and what is packed.
+            arrays: The global model, packed.
+            references: Packed.
+            members: Whom it is for.
+            shares: Their weights in the averages, by place.
+        """
+        packed = {
+            share: pack_request(_with_share(request, share), arrays, references, self._talk.task)
+            for share in {shares.get(member.index, 1.0) for member in members}
+        }
+        some = next(iter(packed.values()))
+        self._under_way = exchange_name(kind, request.measure)
+        inboxes = self._sums.inboxes(self._under_way, asked(kind, some, unpack_request(some)))
+        places = [member.index for member in members if member.index in inboxes]
+        contents = {
+            node: RecordDict({**packed[shares.get(place, 1.0)], RECORD: inboxes[place]})
+            for node, place in zip(self._talk.nodes_at(places), places, strict=True)
+        }
+        return self._talk.ask(kind, request.round, contents)
+
+    def answers(self, messages: Iterable[Message], kind: str, round: int, server: Server) -> list[Reply]:
+        """The clients' sum, in the form of replies of which the first one carries it.
+
+        Raises:
+            FedhaError: As `SecureSums.finish`.
+        """
+        if self._grid is None:
+            raise FedhaError("the strategy has begun no secure sum yet; call configure_train first")
+        total = self._sums.finish(self._grid, messages, self._under_way, kind, round)
+        weights = server.shares if kind != "evaluate" else dict.fromkeys(total.places, 1 / len(total.places))
+        return total.replies(weights, next(iter(server.parameters.values())).dtype)
+
+
+def check_clients(config: Config, clients: int) -> None:
+    """Refuse a config whose rounds have too few clients for secure sums, before anything begins.
+
+    Args:
+        config: Of one run.
+        clients: How many there are.
+
+    Raises:
+        FedhaError: They are too few.
+    """
+    settings = config.privacy
+    if not settings.secure_aggregation:
+        return
+    if (wrong := refusal(settings, cohort_size(config.training, clients))) is not None:
+        raise FedhaError(f"privacy.secure_aggregation: {wrong}")
+
+
+def _wanted(kind: str, request: Request, server: Server, shapes: Shapes) -> Wanted:
+    weights = None if request.task.training.averaging == "examples" else dict(server.shares)
+    name = exchange_name(kind, request.measure)
+    return Wanted(name, list(server.cohort), number_names(kind, request), shapes, weights)
+
+
+def _known(names: Iterable[str], statistics: Shapes) -> dict[str, torch.Size]:
+    wanted = list(names)
+    if missing := [name for name in wanted if name not in statistics]:
+        raise FedhaError(
+            f"the shape of {missing[0]} is not known before it is summed; set the strategy's `expected` to "
+            "fedha.measurement.shapes(model, input_shape, statistics, probes)"
+        )
+    return {name: statistics[name] for name in wanted}
+
+
+def _with_share(request: Request, share: float) -> Request:
+    return Request(
+        request.task, request.round, {}, {}, request.measure, share, request.additive, evaluate=request.evaluate
+    )

@@ -1,0 +1,318 @@
+"""The server's side of a round's secure sums: it carries the protocol's messages over the grid, and learns the sums.
+
+Keys and shares of all sums of a round travel together, in two messages. Then each sum takes three: the question, which
+is answered with the masked vector; the confirmation of whose vectors are in the sum; the shares that take masks off.
+"""
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedha.cohort import Member
+from fedha.config import POOLED, PrivacyConfig
+from fedha.errors import FedhaError
+from fedha.exchange import Reply
+from fedha.flower.correspondence import Correspondence
+from fedha.flower.secure_wire import ADVERTISE, CONFIRM, MASKED, RECORD, REVEAL, SHARE, Parts, listed, single
+from fedha.privacy.secure.encoding import decode
+from fedha.privacy.secure.identity import Roster
+from fedha.privacy.secure.layout import make_layout
+from fedha.privacy.secure.messages import Advert, Confirmation, Dealing, MaskedInput, Revealed
+from fedha.privacy.secure.numbers import BOUND, EXAMPLES, NUMBERS, from_vector
+from fedha.privacy.secure.packing import pack, unpack
+from fedha.privacy.secure.server import Aggregation
+from fedha.privacy.secure.session import Session, make_session, usual_threshold
+
+_T = TypeVar("_T")
+_M = TypeVar("_M", Advert, Dealing)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One sum of a round.
+
+    Attributes:
+        exchange: What it is called: `secure_wire.exchange_name`.
+        members: Whose sum, in client order.
+        numbers: What is summed along: `secure_wire.number_names`.
+        shapes: Of the tensors, by name.
+        weights: Of the clients, by place; None: each brings its own, which nobody else knows.
+    """
+
+    exchange: str
+    members: Sequence[Member]
+    numbers: tuple[str, ...]
+    shapes: Mapping[str, torch.Size] = field(default_factory=dict)
+    weights: Mapping[int, float] | None = None
+
+
+@dataclass
+class SecureSums:
+    """The secure sums of one run.
+
+    Attributes:
+        talk: Reaches the clients, and knows the rules for those who fail.
+        settings: The thresholds and the range.
+        run: What tells this run's messages from another's.
+    """
+
+    talk: Correspondence
+    settings: PrivacyConfig
+    run: str = field(default_factory=lambda: secrets.token_hex(8))
+    _keys: dict[int, bytes] = field(default_factory=dict)  # identities by place, as each was told first
+    _wanted: dict[str, Wanted] = field(default_factory=dict)
+    _sums: dict[str, Aggregation] = field(default_factory=dict)
+
+    def begin(self, grid: Grid, round: int, wanted: Sequence[Wanted]) -> None:
+        """Take in everybody's keys and shares for these sums, in two messages a client.
+
+        Args:
+            grid: Reaches the clients.
+            round: From 1.
+            wanted: The sums.
+
+        Raises:
+            FedhaError: Too few clients take part, the numbers do not fit them, or as `Correspondence.replies`.
+        """
+        self._wanted = {one.exchange: one for one in wanted}
+        self._sums = {one.exchange: Aggregation(self._session(round, one), Roster(self._keys)) for one in wanted}
+        sessions = {name: pack(one.session) for name, one in self._sums.items()}
+        cohorts = {name: one.session.cohort for name, one in self._sums.items()}
+        contents = {place: {"sessions": mine} for place, mine in _by_place(cohorts, sessions).items()}
+        self._ask(grid, ADVERTISE, round, contents, self._take_adverts)
+        lists = {name: self._enough(one.close_adverts) for name, one in self._sums.items()}
+        dealers = {name: [advert.place for advert in keys.adverts] for name, keys in lists.items()}
+        packed = {name: pack(keys) for name, keys in lists.items()}
+        contents = {place: {"keys": mine} for place, mine in _by_place(dealers, packed).items()}
+        self._ask(grid, SHARE, round, contents, self._take_dealings)
+
+    def inboxes(self, exchange: str, question: bytes) -> dict[int, ConfigRecord]:
+        """What a sum's question carries for each client that may be asked, by place.
+
+        Args:
+            exchange: The sum.
+            question: Digest of what all are asked.
+
+        Raises:
+            FedhaError: Too few have dealt shares.
+        """
+        inboxes = self._enough(lambda: self._sums[exchange].close_dealings(question))
+        return {place: ConfigRecord({"inbox": pack(inbox)}) for place, inbox in inboxes.items()}
+
+    def finish(self, grid: Grid, messages: Iterable[Message], exchange: str, kind: str, round: int) -> "Sum":
+        """The sum, from the answers to its question.
+
+        Args:
+            grid: Reaches the clients.
+            messages: The answers, as they come.
+            exchange: The sum.
+            kind: The message type of the question.
+            round: From 1.
+
+        Raises:
+            FedhaError: Too few clients are left, or their masks do not cancel.
+        """
+        wanted, sums = self._wanted.pop(exchange), self._sums.pop(exchange)
+        layout = sums.session.layout
+
+        def take(reply: Reply) -> None:
+            words = reply.tensors[MASKED].cpu().numpy().view(layout.dtype)
+            sums.add_masked(MaskedInput(single(reply.secure, "session"), reply.index, words))
+
+        for _ in self.talk.replies(messages, kind, round, {MASKED: torch.Size([layout.words])}, take):
+            pass  # nothing of a reply is kept but its part of the sum
+        survivors = self._enough(sums.close_masked)
+        content: Parts = {"survivors": pack(survivors)}
+        confirmed = self._ask(
+            grid,
+            CONFIRM,
+            round,
+            dict.fromkeys(survivors.places, content),
+            lambda reply: sums.add_confirmation(unpack(Confirmation, single(reply.secure, "confirmation"))),
+        )
+        content = {"confirmations": pack(self._enough(sums.close_confirmations))}
+        self._ask(
+            grid,
+            REVEAL,
+            round,
+            dict.fromkeys(confirmed, content),
+            lambda reply: sums.add_revealed(unpack(Revealed, single(reply.secure, "revealed"))),
+        )
+        words, places = self._enough(sums.close_revealed)
+        return _sum_of(wanted, sums.session, decode(layout, words, len(places)), places)
+
+    def _session(self, round: int, wanted: Wanted) -> Session:
+        places = [member.index for member in wanted.members]
+        if (wrong := refusal(self.settings, len(places))) is not None:
+            raise FedhaError(f"round {round}'s {wanted.exchange} cannot be summed: {wrong}")
+        shapes = {name: tuple(shape) for name, shape in wanted.shapes.items()} | {NUMBERS: (len(wanted.numbers), 2)}
+        bounds = {**dict.fromkeys(wanted.shapes, self.settings.bound), NUMBERS: BOUND}
+        return make_session(
+            self.run,
+            round,
+            wanted.exchange,
+            places,
+            make_layout(shapes, len(places), bounds),
+            weights=wanted.weights,
+            threshold=self.settings.threshold,
+            minimum=self.settings.minimum,
+        )
+
+    def _take_adverts(self, reply: Reply) -> None:
+        self._know(reply.index, single(reply.secure, "identity"))
+        sums = [one for one in self._sums.values() if reply.index in one.session.cohort]
+        for one, data in zip(sums, _all_of(reply, "adverts", len(sums)), strict=True):
+            one.add_advert(_own(unpack(Advert, data), reply))
+
+    def _take_dealings(self, reply: Reply) -> None:
+        sums = [one for one in self._sums.values() if reply.index in one.asked]
+        for one, data in zip(sums, _all_of(reply, "dealings", len(sums)), strict=True):
+            one.add_dealing(_own(unpack(Dealing, data), reply))
+
+    def _know(self, place: int, identity: bytes) -> None:
+        """Remember who a client is; clients believe their own rosters, this only finds early who will be refused."""
+        if self._keys.get(place) == identity:
+            return
+        if place in self._keys:
+            raise FedhaError(
+                f"client {place} comes with another identity key than it had before; if its site has a new one, start "
+                "the run again (`fedha resume`)"
+            )
+        roster = Roster(self._keys | {place: identity})
+        self._keys[place] = identity
+        for one in self._sums.values():
+            one.roster = roster
+
+    def _ask(
+        self,
+        grid: Grid,
+        kind: str,
+        round: int,
+        contents: Mapping[int, Parts],
+        take: Callable[[Reply], None],
+    ) -> list[int]:
+        """One step with every client; returns the places of those whose answers were taken."""
+        head = ConfigRecord({"task": self.talk.task, "round": round})
+        known = {id(one): RecordDict({"request": head, RECORD: ConfigRecord(dict(one))}) for one in contents.values()}
+        places = sorted(contents)
+        nodes = self.talk.nodes_at(places)
+        messages = self.talk.ask(
+            kind, round, {node: known[id(contents[place])] for node, place in zip(nodes, places, strict=True)}
+        )
+        replies = self.talk.replies(self.talk.deliver(grid, messages), kind, round, None, take)
+        return sorted(reply.index for reply in replies)
+
+    def _enough(self, close: Callable[[], _T]) -> _T:
+        """Close a step; where too few are left, say why they are not there."""
+        try:
+            return close()
+        except FedhaError as error:
+            reasons = "; ".join(f"{one['client']}: {one['reason']}" for one in self.talk.events)
+            raise FedhaError(f"{error}{f' ({reasons})' if reasons else ''}") from None
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What the server learns of one exchange.
+
+    Attributes:
+        places: Whose vectors are in it, ascending.
+        mean: Their weighted mean, by tensor, float64.
+        numbers: Their common numbers.
+        examples: How many training examples they have together.
+        members: The cohort, by place.
+    """
+
+    places: tuple[int, ...]
+    mean: Mapping[str, Tensor]
+    numbers: Mapping[str, float]
+    examples: int
+    members: Mapping[int, Member]
+
+    def replies(self, shares: Mapping[int, float], like: torch.dtype) -> list[Reply]:
+        """The sum as the server's averages take it: a reply for each client in it, of which the first carries all.
+
+        Args:
+            shares: The clients' weights in the server's averages.
+            like: Of what precision the tensors are there.
+        """
+        together = sum(shares[place] for place in self.places)
+        tensors = {name: (value * together).to(like) for name, value in self.mean.items()}
+        # each says what all have together, so that means over them are that; evaluations are added, so one says them
+        usual = {name: value for name, value in self.numbers.items() if "/" not in name or name.startswith("penalty/")}
+        replies = []
+        for place in self.places:
+            first = place == self.places[0]
+            numbers = self.numbers if first else usual
+            replies.append(Reply(POOLED, POOLED, place, 1, tensors if first else {}, numbers, weighed=True))
+        return replies
+
+
+def refusal(settings: PrivacyConfig, clients: int) -> str | None:
+    """Why so many clients cannot be summed securely, in a phrase; None if they can.
+
+    Args:
+        settings: With the thresholds.
+        clients: Of one round.
+    """
+    if clients < settings.minimum:
+        return (
+            f"a round has {clients} clients and privacy.minimum is {settings.minimum}; have more clients a round "
+            "(in a sum of two each client knows the other's part)"
+        )
+    if settings.threshold is not None and not clients // 2 < settings.threshold <= clients:
+        return (
+            f"privacy.threshold is {settings.threshold} and a round has {clients} clients; take {clients // 2 + 1} to "
+            f"{clients} (more than half, or a malicious server could have two sets of survivors confirmed)"
+        )
+    return None
+
+
+def least_clients(settings: PrivacyConfig, clients: int) -> int:
+    """How many clients a round must have at least: 1 where it has no secure sums.
+
+    Args:
+        settings: With the thresholds.
+        clients: How many there are.
+    """
+    if not settings.secure_aggregation:
+        return 1
+    return max(settings.minimum, settings.threshold or usual_threshold(clients))
+
+
+def _sum_of(wanted: Wanted, session: Session, total: Mapping[str, Tensor], places: tuple[int, ...]) -> Sum:
+    numbers = from_vector(total[NUMBERS], wanted.numbers)
+    examples = int(numbers.pop(EXAMPLES, 0))
+    divisor = session.total_weight(places) if wanted.weights is not None else examples
+    if not divisor:
+        raise FedhaError(f"the clients of {session.name} have no examples, so they have no mean; give them some")
+    mean = {name: value / divisor for name, value in total.items() if name != NUMBERS}
+    return Sum(places, mean, numbers, examples, {one.index: one for one in wanted.members})
+
+
+def _by_place(places: Mapping[str, Sequence[int]], values: Mapping[str, bytes]) -> dict[int, list[bytes]]:
+    """Each client's values, one for each sum that it takes part in, in the order of the sums."""
+    found: dict[int, list[bytes]] = {}
+    for name, among in places.items():
+        for place in among:
+            found.setdefault(place, []).append(values[name])
+    return found
+
+
+def _all_of(reply: Reply, name: str, count: int) -> list[bytes]:
+    found = listed(reply.secure, name)
+    if len(found) != count:
+        raise FedhaError(f"client {reply.index} sends {len(found)} {name} for {count} sums; they are left out")
+    return found
+
+
+def _own(message: _M, reply: Reply) -> _M:
+    if message.place != reply.index:
+        raise FedhaError(f"client {reply.index} sends what is client {message.place}'s; it is left out")
+    return message

@@ -1,0 +1,128 @@
+"""What a client answers at all: a request is held to the run's guards and to the site's own limits before any work."""
+
+from torch import nn
+
+from fedha.data.domain import Domain
+from fedha.exchange import Request, Task
+from fedha.models.split import SplitModel, head_matrix
+from fedha.privacy import guards
+from fedha.privacy.accounting import spent
+from fedha.privacy.dpsgd import refuse_beyond_examples
+from fedha.privacy.guards import HeadLimits, Rate, Refusal
+from fedha.privacy.limits import Limits
+from fedha.privacy.releasable import private_exchanges
+from fedha.privacy.requests import refuse_request
+from fedha.privacy.shape import DELTA_SHARE, Releases, evaluation_release, exchange_release, round_shape, update_release
+from fedha.privacy.site import Site
+
+EVALUATION = "evaluation"  # what the limits call held-out accuracy
+_HOUR = 3600
+
+
+def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: Domain, run: str) -> Refusal | None:
+    """The first thing that is wrong with a request, or None; then the site's book says what is about to be released.
+
+    Args:
+        site: The client's own rules.
+        kind: The message type.
+        request: What the server asks.
+        model: This client's network.
+        domain: Its data; only their number is looked at.
+        run: Which run asks.
+
+    Raises:
+        FedhaError: The site's book cannot be read, or is of other data.
+    """
+    privacy = request.task.privacy
+    limits = site.limits or Limits(min_examples=privacy.min_examples)
+    least = max(limits.min_examples, privacy.min_examples)
+    found = refuse_request(request, model) or guards.refuse_batch(len(domain.train), least)
+    if found is None and (site.limits is not None or (privacy.protect == "examples" and privacy.guard_heads)):
+        found = _refuse_head(request, model, limits)
+    found = found or _refuse_foreign(kind, request) or _refuse_unsent(kind, request, limits)
+    if found is None and site.limits is not None:
+        found = _refuse_more(site, limits, kind, request, domain, f"{run}:{request.round}")
+    return found
+
+
+def check_model(task: Task, model: SplitModel) -> None:
+    """Raise unless every layer treats an example alone, where examples are protected.
+
+    Raises:
+        FedhaError: Names the layer.
+    """
+    if task.privacy.protect == "examples":
+        refuse_beyond_examples(model)
+
+
+def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:
+    if not isinstance(model.head, nn.Linear) or model.head.bias is None:
+        return None
+    head = head_matrix(request.parameters["head.weight"], request.parameters["head.bias"])
+    return guards.refuse_head(head, HeadLimits(limits.head.least_distance, limits.head.largest_norm))
+
+
+def _refuse_foreign(kind: str, request: Request) -> Refusal | None:
+    """Refuse what the run's own recipe does not need, where every release is counted."""
+    privacy = request.task.privacy
+    if privacy.protect != "examples":
+        return None
+    asked = ", ".join(sorted({*request.measure, *request.evaluate})) or "nothing"
+    if kind == "query.measure" and request.measure not in private_exchanges(request.task.recipe):
+        return Refusal("statistic", f"the server asked for {asked}, which is no exchange of the run's recipe")
+    if kind == "train" and (request.measure or request.evaluate):
+        return Refusal("statistic", f"the server asked for {asked} to ride along with the update, uncovered by noise")
+    if kind == "evaluate" and (privacy.evaluation_noise is None or request.measure != ("held_out",)):
+        return Refusal("statistic", f"the server asked to evaluate {asked}, which the run's privacy does not cover")
+    return None
+
+
+def _refuse_unsent(kind: str, request: Request, limits: Limits) -> Refusal | None:
+    if limits.statistics is None:
+        return None
+    asked = {EVALUATION} if kind == "evaluate" or request.evaluate else set()
+    return guards.refuse_statistics(asked | (set() if kind == "evaluate" else set(request.measure)), limits.statistics)
+
+
+def _refuse_more(site: Site, limits: Limits, kind: str, request: Request, domain: Domain, name: str) -> Refusal | None:
+    """Rate and budget; what passes is entered in the book."""
+    now, book = site.clock(), site.book
+    book.read()
+    rate = None if limits.rounds_per_hour is None else Rate(limits.rounds_per_hour, _HOUR)
+    if rate and name not in book.rounds and (found := guards.refuse_rate(book.answered, now, rate)):
+        return found
+    part = "held_out" if kind == "evaluate" else "train"
+    examples, protect = len(getattr(domain, part)), request.task.privacy.protect
+    if limits.max_epsilon is not None and protect != "examples":
+        return Refusal(
+            "budget",
+            f"this site has a budget of epsilon {limits.max_epsilon:g} and the run protects {protect}: without noise "
+            "at the client there is no epsilon; set privacy.protect to examples",
+        )
+    if protect == "examples" and examples:
+        if limits.max_epsilon is not None:
+            after = book.ledger(part, examples).add(_ahead(kind, request, examples))
+            delta = limits.delta or DELTA_SHARE / examples
+            if found := guards.refuse_spending(spent(after, delta).epsilon, limits.max_epsilon):
+                return found
+        book.enter(part, examples, _made(kind, request, examples))
+    book.heard(name, now)
+    return None
+
+
+def _made(kind: str, request: Request, examples: int) -> Releases:
+    """What answering this one request releases."""
+    privacy, training = request.task.privacy, request.task.training
+    if kind == "query.measure":
+        return ((exchange_release(privacy, examples), 1),)
+    if kind == "train":
+        return (update_release(training, privacy, examples),)
+    return ((evaluation_release(privacy, examples), 1),)
+
+
+def _ahead(kind: str, request: Request, examples: int) -> Releases:
+    """What this request and the rest of its round would release: a round is not begun that cannot be ended."""
+    task = request.task
+    if kind == "query.measure" and not request.references:
+        return round_shape(task.recipe, task.training, task.privacy, examples)
+    return _made(kind, request, examples)

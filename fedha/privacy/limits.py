@@ -1,0 +1,63 @@
+"""What a site allows, whatever a server asks: read from a file of its own, never from the config that travels."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedha.errors import FedhaError
+from fedha.privacy.guards import HeadLimits
+
+
+class HeadSection(BaseModel):
+    """What an honest head looks like; see `fedha.privacy.guards.HeadLimits`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    least_distance: float = Field(HeadLimits.least_distance, gt=0)
+    largest_norm: float = Field(HeadLimits.largest_norm, gt=0)
+
+
+class Limits(BaseModel):
+    """A site's limits; what is left out limits nothing, but for the head, which is always looked at.
+
+    Attributes:
+        max_epsilon: Of this site's training examples, and of its held-out ones, over all runs ever; with it, runs
+            without noise are refused.
+        delta: At which; default: a tenth of one over the number of examples.
+        min_examples: Statistics and updates of fewer are not sent.
+        statistics: Those that may be asked for; null: all. Evaluation of held-out examples is called ``evaluation``.
+        rounds_per_hour: So many rounds are answered in any hour.
+        head: What an honest head looks like.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_epsilon: float | None = Field(None, gt=0)
+    delta: float | None = Field(None, gt=0, lt=1)
+    min_examples: int = Field(1, ge=1)
+    statistics: tuple[str, ...] | None = None
+    rounds_per_hour: int | None = Field(None, ge=1)
+    head: HeadSection = HeadSection()
+
+
+def read_limits(path: Path) -> Limits:
+    """Read a site's limits.
+
+    Raises:
+        FedhaError: The file is missing or says something else: the site then answers nothing, which is what a site
+            that wanted limits would want.
+    """
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise FedhaError(f"cannot read this site's limits {path}: {error.strerror}; correct FEDHA_LIMITS") from error
+    except yaml.YAMLError as error:
+        raise FedhaError(f"this site's limits {path} are not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return Limits.model_validate(content)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg'].lower()}" for one in error.errors())
+        known = ", ".join(Limits.model_fields)
+        raise FedhaError(f"this site's limits {path}: {'; '.join(problems)}; known keys are {known}") from error

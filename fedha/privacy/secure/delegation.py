@@ -1,0 +1,80 @@
+"""A site's signing key: one that the site's app holds, vouched for by the site's long-term identity, which it does not.
+
+A SuperNode's identity key speaks for the site to the server and stays with the node. The app that computes has a key of
+its own, with a statement that the identity key has signed: this key signs for me in secure sums.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fedha.errors import FedhaError
+from fedha.privacy.secure.identity import Identity, Roster
+from fedha.privacy.secure.packing import pack, statement, unpack
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """One site's entry in the roster; nothing in it is secret.
+
+    Attributes:
+        place: The client's, in client order.
+        name: The site's.
+        identity: The public identity key of its SuperNode, as DER.
+        key: The public key that signs for it, as DER.
+        signature: Of the above, by the identity key.
+    """
+
+    place: int
+    name: str
+    identity: bytes
+    key: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class Delegations:
+    """What a roster's file holds, by place ascending."""
+
+    entries: tuple[Delegation, ...]
+
+
+def delegate(identity: Identity, place: int, name: str, key: bytes) -> Delegation:
+    """Let a key sign for a site.
+
+    Args:
+        identity: The site's long-term one.
+        place: The client's.
+        name: The site's.
+        key: The public key as DER.
+    """
+    return Delegation(place, name, identity.public, key, identity.sign(_statement(place, name, identity.public, key)))
+
+
+def write_roster(entries: Iterable[Delegation]) -> bytes:
+    """A roster's file."""
+    return pack(Delegations(tuple(sorted(entries, key=lambda one: one.place)))) + b"\n"
+
+
+def read_roster(text: bytes) -> tuple[Delegation, ...]:
+    """Read what `write_roster` wrote, and hold every entry to its identity's signature.
+
+    Raises:
+        FedhaError: It is no roster, an entry is not signed by its identity, or two have one place or key.
+    """
+    entries = unpack(Delegations, text).entries
+    if len({one.place for one in entries}) < len(entries):
+        raise FedhaError("two sites of the roster have one place; take the file that `fedha deploy` wrote last")
+    identities = Roster({one.place: one.identity for one in entries})
+    for one in entries:
+        said = _statement(one.place, one.name, one.identity, one.key)
+        identities.verify(one.place, said, one.signature, f"the roster's words of {one.name}")
+    return entries
+
+
+def roster_of(entries: Sequence[Delegation]) -> Roster:
+    """Whom a client believes: the keys that sign for the sites."""
+    return Roster({one.place: one.key for one in entries})
+
+
+def _statement(place: int, name: str, identity: bytes, key: bytes) -> bytes:
+    return statement("signing key", place, name, identity, key)

@@ -1,0 +1,99 @@
+"""What one round releases of one client, as its config says: the same for server, site and plan."""
+
+import math
+
+from fedha.config import PrivacyConfig, TrainingConfig
+from fedha.errors import FedhaError
+from fedha.privacy.client_level import cohort_release
+from fedha.privacy.ledger import Release, Sampled, round_releases
+from fedha.privacy.releasable import private_exchanges
+from fedha.privacy.sampling import Sampling, releases
+from fedha.recipes import Recipe
+
+Releases = tuple[tuple[Release, int], ...]
+
+DELTA_SHARE = 0.1  # of one over the population: the usual delta
+
+
+def noise_of(privacy: PrivacyConfig) -> float:
+    """The noise multiplier.
+
+    Raises:
+        ValueError: There is none, so nothing is protected.
+    """
+    if privacy.noise_multiplier is None:
+        raise ValueError("privacy.noise_multiplier is not given, so there is no noise; give a positive number")
+    return privacy.noise_multiplier
+
+
+def delta_of(privacy: PrivacyConfig, population: int) -> float:
+    """The config's delta, or a tenth of one over the population."""
+    return DELTA_SHARE / population if privacy.delta is None else privacy.delta
+
+
+def local_draws(training: TrainingConfig, privacy: PrivacyConfig, examples: int) -> tuple[Sampling, int]:
+    """How a round's gradients draw a client's examples, and how many gradients there are."""
+    local = training.local
+    if training.mode == "synchronous":
+        return Sampling("whole", examples, examples), 1
+    size = examples if local.batch_size is None else min(local.batch_size, examples)
+    steps = local.steps if local.steps is not None else (local.epochs or 1) * math.ceil(examples / size)
+    return Sampling(privacy.sampling, size, examples), steps
+
+
+def exchange_release(privacy: PrivacyConfig, examples: int) -> Release:
+    """The entry of one exchange of statistics."""
+    return Release(noise_of(privacy) * privacy.statistics_noise, "whole", examples)
+
+
+def update_release(training: TrainingConfig, privacy: PrivacyConfig, examples: int) -> tuple[Release, int]:
+    """The entry of one round's update."""
+    update, steps = local_draws(training, privacy, examples)
+    return Release(noise_of(privacy), update.method, update.batch), releases(update, steps)
+
+
+def evaluation_release(privacy: PrivacyConfig, examples: int) -> Release:
+    """The entry of one evaluation, in the ledger of the held-out examples.
+
+    Raises:
+        FedhaError: They are not evaluated.
+    """
+    if privacy.evaluation_noise is None:
+        raise FedhaError("privacy.evaluation_noise is not given, so held-out examples are not evaluated; give it")
+    return Release(privacy.evaluation_noise, "whole", examples)
+
+
+def round_shape(recipe: Recipe, training: TrainingConfig, privacy: PrivacyConfig, examples: int) -> Releases:
+    """All that a round releases of a client's training examples, where examples are protected.
+
+    Args:
+        recipe: What is aligned.
+        training: How clients train.
+        privacy: Noise and sampling.
+        examples: n, the client's.
+
+    Raises:
+        FedhaError: A statistic cannot be covered.
+    """
+    noise = noise_of(privacy)
+    update, steps = local_draws(training, privacy, examples)
+    exchanges = len(private_exchanges(recipe))
+    return round_releases(exchanges, noise * privacy.statistics_noise, update, steps, noise)
+
+
+def cohort_round(
+    recipe: Recipe, training: TrainingConfig, privacy: PrivacyConfig, clients: int, cohort: int
+) -> Release:
+    """The one release of a round in which clients as a whole are protected: its exchanges share the cohort.
+
+    Args:
+        recipe: What is aligned.
+        training: How the cohort is drawn.
+        privacy: The noise.
+        clients: How many there are.
+        cohort: How many take part.
+    """
+    noise = noise_of(privacy)
+    exchanges = [noise * privacy.statistics_noise] * len(recipe.measurements())
+    drawn: Sampled = "without_replacement" if training.client_sampling == "uniform" else "unamplified"
+    return cohort_release([*exchanges, noise], "whole" if cohort == clients else drawn, cohort)

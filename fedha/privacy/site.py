@@ -1,0 +1,38 @@
+"""What a client decides for itself, whatever the server says: where its chance comes from, and what it allows."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fedha.exchange import Task
+from fedha.privacy.book import Book
+from fedha.privacy.limits import Limits
+from fedha.privacy.noise import Source, cryptographic, seeded
+
+Chance = Literal["seeded", "cryptographic"]
+
+
+@dataclass
+class Site:
+    """A client's own rules; `fedha.privacy.gate` holds requests to them.
+
+    Attributes:
+        chance: Where noise and Poisson samples come from. It is never the server that says so.
+        limits: What the site's operator allows; None in simulations, where the config's own guards hold.
+        book: What was released and when, over all runs, where there are limits.
+        clock: Seconds since 1970.
+    """
+
+    chance: Chance = "seeded"
+    limits: Limits | None = None
+    book: Book = field(default_factory=Book)
+    clock: Callable[[], float] = time.time
+
+    def source(self, seed: int, *key: int | str) -> Source:
+        """Chance for one release."""
+        return seeded(seed, *key) if self.chance == "seeded" else cryptographic()
+
+    def covers(self, task: Task) -> bool:
+        """Whether anything is kept from the server here, so that errors and requests must be looked at."""
+        return self.limits is not None or task.privacy.protect != "nothing" or task.privacy.min_examples > 1

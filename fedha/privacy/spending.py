@@ -1,0 +1,95 @@
+"""The server's account of what its run has had released: a ledger for each client, or one for all of them."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fedha.cohort import Member
+from fedha.exchange import Task
+from fedha.privacy.ledger import Ledger, Release, restore
+from fedha.privacy.shape import cohort_round, evaluation_release, round_shape
+
+FEDERATION = "federation"  # whose ledger it is, where clients are protected as a whole
+
+
+@dataclass(frozen=True)
+class Spending:
+    """All ledgers of a run. What was asked for counts as released, whether or not an answer came.
+
+    Attributes:
+        train: Of the training examples, by client; where clients as a whole are protected, one of the federation.
+        held_out: Of the held-out examples that were evaluated, by client.
+    """
+
+    train: Mapping[str, Ledger] = field(default_factory=dict)
+    held_out: Mapping[str, Ledger] = field(default_factory=dict)
+
+    def round(self, task: Task, cohort: Sequence[Member], members: Sequence[Member]) -> "Spending":
+        """After one more round.
+
+        Args:
+            task: The run's; nothing is counted where it protects nothing.
+            cohort: The round's clients.
+            members: All clients.
+
+        Raises:
+            FedhaError: What the round sends cannot be accounted for.
+        """
+        privacy = task.privacy
+        if privacy.protect == "nothing":
+            return self
+        if privacy.protect == "clients":
+            known = self.train.get(FEDERATION, Ledger("client", len(members)))
+            made = cohort_round(task.recipe, task.training, privacy, len(members), len(cohort))
+            if len(members) != known.population:  # some have come or gone since: no sampling is claimed
+                made = Release(made.noise_multiplier, "unamplified", min(len(cohort), known.population))
+            return replace(self, train={FEDERATION: known.add([(made, 1)])})
+        names, after = client_names(members), dict(self.train)
+        for one in cohort:
+            shape = round_shape(task.recipe, task.training, privacy, one.examples)
+            after[names[one.index]] = _ledger(after, names[one.index], one.examples).add(shape)
+        return replace(self, train=after)
+
+    def evaluation(self, task: Task, members: Sequence[Member]) -> "Spending":
+        """After one more evaluation of these clients' held-out examples, where that is a release."""
+        if task.privacy.protect != "examples" or task.privacy.evaluation_noise is None:
+            return self
+        names, after = client_names(members), dict(self.held_out)
+        for one in members:
+            if one.held_out:
+                name, release = names[one.index], evaluation_release(task.privacy, one.held_out)
+                after[name] = _ledger(after, name, one.held_out).add([(release, 1)])
+        return replace(self, held_out=after)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {
+            part: {name: ledger.state() for name, ledger in ledgers.items()}
+            for part, ledgers in (("train", self.train), ("held_out", self.held_out))
+        }
+
+
+def restore_spending(state: Mapping[str, Any] | None) -> Spending:
+    """What `Spending.state` gave; nothing was spent where there is none.
+
+    Raises:
+        FedhaError: A ledger is damaged.
+    """
+    parts = {part: {name: restore(one) for name, one in ledgers.items()} for part, ledgers in (state or {}).items()}
+    return Spending(parts.get("train", {}), parts.get("held_out", {}))
+
+
+def client_names(members: Iterable[Member]) -> dict[int, str]:
+    """What each client is called, by place: its domain's name, or ``domain/k`` for the k-th of several, from 0."""
+    ordered = sorted(members, key=lambda one: one.index)
+    several, seen = Counter(one.domain for one in ordered), Counter[str]()
+    names = {}
+    for one in ordered:
+        names[one.index] = one.domain if several[one.domain] == 1 else f"{one.domain}/{seen[one.domain]}"
+        seen[one.domain] += 1
+    return names
+
+
+def _ledger(known: Mapping[str, Ledger], name: str, examples: int) -> Ledger:
+    return known.get(name, Ledger("example", examples))

@@ -1,0 +1,64 @@
+"""The files of a study: what was asked, what was found, as JSON, Markdown, CSV and SVG."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedha.atomic import write_json, write_text
+from fedha.config import Config
+from fedha.errors import FedhaError
+from fedha.report.drawing import standalone
+from fedha.report.formats import Table, render
+from fedha.runs.runfolder import make_folder
+from fedha.study.points import Point
+
+ASKED, FOUND, MARKDOWN, CSV, FIGURE = "study.yaml", "study.json", "study.md", "study.csv", "study.svg"
+
+
+def take(folder: Path, config: Config) -> None:
+    """Make a study's folder, or go on in it; more noises and aggregations may be asked for than last time.
+
+    Args:
+        folder: The study's.
+        config: Its recipes and seeds included.
+
+    Raises:
+        FedhaError: The folder holds a study of another config, or something else.
+    """
+    path = folder / ASKED
+    content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    if path.is_file():
+        if path.read_text(encoding="utf-8") != content:
+            raise FedhaError(f"{folder} holds a study of another config; choose another folder with --out")
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FedhaError(f"{folder} is not empty and holds no study; choose another folder with --out")
+    write_text(make_folder(folder) / ASKED, content)
+
+
+def write(folder: Path, points: Sequence[Point], tables: Sequence[Table], figure: str) -> None:
+    """Write what was found; the page is not among it.
+
+    Args:
+        folder: The study's.
+        points: All of them.
+        tables: The study's; the first is the CSV file.
+        figure: The ``<svg>``; "" for none.
+
+    Raises:
+        FedhaError: A file cannot be written.
+    """
+    write_json(folder / FOUND, {"form": 1, "runs": [_content(one) for one in points]})
+    write_text(folder / MARKDOWN, "\n".join(render(one, "markdown") for one in tables))
+    write_text(folder / CSV, render(tables[0], "csv"))
+    if figure:
+        write_text(folder / FIGURE, standalone(figure))
+
+
+def _content(point: Point) -> dict[str, Any]:
+    """A point as JSON has it: no ε is null, which no number could say."""
+    return {**asdict(point), "epsilon": None if math.isinf(point.epsilon) else point.epsilon}

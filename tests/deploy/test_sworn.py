@@ -1,0 +1,152 @@
+"""Who signs for which site: a key of the app, vouched for by the site's identity, in a roster that every site has."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+from fedha.config import parse
+from fedha.deploy import change
+from fedha.deploy.party import site_party
+from fedha.deploy.sworn import FILE, known
+from fedha.errors import FedhaError
+from fedha.privacy.secure.delegation import Delegation, delegate, read_roster, roster_of, write_roster
+from fedha.privacy.secure.identity import new_identity, read_identity, read_public_key
+from tests.deploy.federations import CLIENTS, MADE, US, make
+
+LATER = MADE + timedelta(days=100)
+SECURE, PLAIN = (parse({"privacy": {"secure_aggregation": on}}) for on in (True, False))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make(tmp_path / "fed")
+    return tmp_path / "fed"
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FEDHA_SIGNING_KEY", "FEDHA_ROSTER", "FEDHA_MINIMUM", "FEDHA_SECURE_ONLY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def at_site(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = folder / "clients" / name
+    monkeypatch.setenv("FEDHA_SIGNING_KEY", str(site / "secrets" / "signing.key"))
+    monkeypatch.setenv("FEDHA_ROSTER", str(site / FILE))
+
+
+# --- the files ---
+
+
+def test_every_site_has_the_roster_and_a_key_that_its_identity_vouches_for(folder: Path) -> None:
+    texts = {(folder / "clients" / name / FILE).read_bytes() for name in CLIENTS} | {(folder / FILE).read_bytes()}
+    assert len(texts) == 1
+    entries = read_roster(texts.pop())
+    assert [(one.place, one.name) for one in entries] == list(enumerate(CLIENTS))
+    for one in entries:
+        signing = read_identity((folder / "clients" / one.name / "secrets/signing.key").read_bytes())
+        assert one.key == signing.public
+        registered = (folder / "server/clients" / f"{one.name}.pub").read_bytes()
+        assert one.identity == read_public_key(registered)
+        assert load_ssh_public_key(registered)
+
+
+def test_a_new_site_is_known_to_all_and_the_others_keep_their_keys(folder: Path) -> None:
+    before = known(folder / FILE)
+    change.add_client(folder, "east", LATER, US)
+    for name in (*CLIENTS, "east"):
+        after = known(folder / "clients" / name / FILE)
+        assert {place: after[place] for place in before} == before
+        assert after[3].name == "east"
+
+
+def test_a_site_with_new_keys_is_known_by_them(folder: Path) -> None:
+    before = known(folder / FILE)
+    change.rotate_client(folder, "south", LATER, US)
+    after = known(folder / "clients/north" / FILE)
+    assert {place for place in before if after[place] != before[place]} == {1}
+    assert after[1].key == read_identity((folder / "clients/south/secrets/signing.key").read_bytes()).public
+    assert (folder / "clients" / "north" / FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_federation_from_before_rosters_gets_one_site_after_site(folder: Path) -> None:
+    for path in folder.rglob(FILE):
+        path.unlink()
+    for name in CLIENTS:
+        change.rotate_client(folder, name, LATER, US)
+    assert [one.name for one in known(folder / "clients/west" / FILE).values()] == list(CLIENTS)
+
+
+# --- a roster that is not to be believed ---
+
+
+def entries() -> list[Delegation]:
+    return [delegate(new_identity(), place, name, new_identity().public) for place, name in enumerate(CLIENTS)]
+
+
+def test_a_roster_is_read_as_it_was_written() -> None:
+    made = entries()
+    assert read_roster(write_roster(reversed(made))) == tuple(made)
+    assert roster_of(made).keys == {one.place: one.key for one in made}
+
+
+@pytest.mark.parametrize("change", [{"key": new_identity().public}, {"place": 7}, {"name": "nord"}])
+def test_words_that_the_identity_did_not_sign_are_refused(change: dict[str, object]) -> None:
+    first, *rest = entries()
+    with pytest.raises(
+        FedhaError, match=r"the roster's words of no\w+ that should be client \d's do not carry its sign"
+    ):
+        read_roster(write_roster([replace(first, **change), *rest]))  # type: ignore[arg-type]
+
+
+def test_two_sites_in_one_place_are_refused() -> None:
+    first, second, third = entries()
+    with pytest.raises(FedhaError, match="two sites of the roster have one place"):
+        read_roster(write_roster([first, second, replace(third, place=0)]))
+
+
+def test_a_roster_that_is_none_is_a_sentence(folder: Path) -> None:
+    (folder / FILE).write_text("north: 1\n")
+    with pytest.raises(FedhaError, match=r"roster\.json is no roster: 9 bytes that should be a Delegations"):
+        change.add_client(folder, "east", LATER, US)
+
+
+# --- a site ---
+
+
+def test_a_site_signs_with_its_key_and_believes_its_roster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_site(folder, "south", monkeypatch)
+    party = site_party(SECURE)
+    assert party is not None
+    assert party.minimum == 3
+    roster = party.roster([0, 1, 2])
+    assert set(roster.keys) == {0, 1, 2}
+    roster.verify(1, b"said", party.identity(1).sign(b"said"), "the words")
+
+
+def test_a_site_without_keys_takes_no_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_site(folder, "south", monkeypatch)
+    (folder / "clients/south/secrets/signing.key").unlink()
+    with pytest.raises(
+        FedhaError, match=r"cannot read signing\.key: No such file.*fedha deploy rotate --client NAME"
+    ) as caught:
+        site_party(SECURE)
+    assert str(folder) not in str(caught.value)  # the sentence goes to the server
+    assert site_party(PLAIN) is None
+
+
+def test_a_site_may_insist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_site(folder, "south", monkeypatch)
+    monkeypatch.setenv("FEDHA_SECURE_ONLY", "1")
+    monkeypatch.setenv("FEDHA_MINIMUM", "5")
+    party = site_party(SECURE)
+    assert party is not None
+    assert party.minimum == 5
+    with pytest.raises(FedhaError, match="this site answers in secure sums alone"):
+        site_party(PLAIN)
+    monkeypatch.setenv("FEDHA_MINIMUM", "1")
+    with pytest.raises(FedhaError, match="FEDHA_MINIMUM is '1'; give a number of clients, 2 or more"):
+        site_party(SECURE)

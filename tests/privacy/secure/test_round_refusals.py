@@ -1,0 +1,283 @@
+"""Messages that are old, foreign, misshapen or false are refused on both sides and counted; errors tell no value."""
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, RecordDict
+
+from fedha import numerics
+from fedha.config import PrivacyConfig
+from fedha.data.domain import Examples
+from fedha.errors import FedhaError
+from fedha.exchange import Reply
+from fedha.flower.wire import pack_tensors, unpack_reply, unpack_tensors
+from fedha.privacy.secure.identity import new_identity
+from fedha.privacy.secure.messages import Revealed
+from fedha.privacy.secure.packing import pack, unpack
+from fedha.privacy.secure.session import Session
+from tests.privacy.secure.grids import (
+    SGD,
+    Said,
+    at,
+    grid_of,
+    make_five,
+    strategy_of,
+    train,
+    with_secure,
+)
+from tests.privacy.secure.test_secure_rounds import sessions_of
+from tests.test_recipes import Problem
+
+Ask = Callable[[list[Said], RecordDict], RecordDict]
+
+
+@pytest.fixture(autouse=True)
+def same_numerics() -> None:
+    numerics.configure(1)
+
+
+@pytest.fixture
+def site_log() -> Iterator[list[str]]:
+    """What clients write into their own logs."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(f"{record.getMessage()} {record.exc_info}")  # type: ignore[method-assign]
+    logging.getLogger("flwr").addHandler(handler)
+    yield lines
+    logging.getLogger("flwr").removeHandler(handler)
+
+
+def spoil(problem: Problem, *, asks: Any = None, faults: Any = None, skip: bool = True, **settings: Any) -> list[Any]:
+    """The events of round 2 of a run whose thresholds allow for one client to be lost."""
+    grid = grid_of(problem, asks=asks, faults=faults)
+    _, records = train(grid, strategy_of(problem, "erm", threshold=3, skip=skip, **settings), problem)
+    assert records[0]["events"] == records[2]["events"] == []
+    return list(records[1]["events"])
+
+
+# --- a client refuses ---
+
+
+def again(kind: str) -> Ask:
+    """In the place of what is sent: what the same client was sent at this step a round before."""
+    return lambda said, _: next(one.sent for one in said if one.key == (kind, 1, 1))
+
+
+def foreign(kind: str) -> Ask:
+    """In the place of what is sent: what client 0 was sent at this step."""
+    return lambda said, _: next(one.sent for one in said if one.key == (kind, 2, 0))
+
+
+def in_the_clear(_: list[Said], content: RecordDict) -> RecordDict:
+    return RecordDict({name: record for name, record in content.items() if name != "secure"})
+
+
+def twice(_: list[Said], content: RecordDict) -> RecordDict:
+    """The same sum also without client 4."""
+    (data,) = content.config_records["secure"]["sessions"]  # type: ignore[misc]
+    session = unpack(Session, data)  # type: ignore[arg-type]
+    less = replace(session, cohort=session.cohort[:4], weights=session.weights[:4], degree=3)
+    return RecordDict({**content, "secure": ConfigRecord({"sessions": [data, pack(less)]})})  # type: ignore[list-item]
+
+
+def other_model(_: list[Said], content: RecordDict) -> RecordDict:
+    """The attack of Pasquini et al.: one client is shown another model than the others."""
+    model = {name: value + 1 for name, value in unpack_tensors(content.array_records["parameters"]).items()}
+    return RecordDict({**content, "parameters": pack_tensors(model)})
+
+
+REFUSED = [
+    ("query.advertise", again("query.advertise"), "has given its shares for round 1"),
+    ("query.advertise", twice, "take part in round 2's update twice, with different others or weights"),
+    ("query.share", again("query.share"), "has no keys of the secure sum that it is asked for"),
+    ("train", again("train"), "has no keys of the secure sum that it is asked for"),
+    ("train", foreign("train"), "are not those for client 1; the server mixes them"),
+    ("train", in_the_clear, "answers in secure sums alone and was asked in the clear"),
+    ("query.confirm", again("query.confirm"), "has no keys of the secure sum that it is asked for"),
+    ("query.reveal", again("query.reveal"), "has no keys of the secure sum that it is asked for"),
+]
+
+
+@pytest.mark.parametrize(("kind", "ask", "why"), REFUSED, ids=[f"{kind}: {why[:20]}" for kind, _, why in REFUSED])
+def test_a_client_refuses_what_is_old_foreign_or_in_the_clear_and_the_run_goes_on(
+    kind: str, ask: Ask, why: str
+) -> None:
+    (event,) = spoil(make_five(), asks={at(kind, 2, 1): ask})
+    assert (event["event"], event["client"]) == ("skipped", "client 1 (domain 'd1')")
+    assert event["exchange"] == kind.rpartition(".")[2]
+    assert why in event["reason"]
+
+
+def test_the_run_stops_where_the_rules_say_so() -> None:
+    with pytest.raises(
+        FedhaError, match=r"client 1 \(domain 'd1'\) failed to train in round 2: client 1 answers in secure"
+    ):
+        spoil(make_five(), asks={at("train", 2, 1): in_the_clear}, skip=False)
+
+
+def test_a_question_that_comes_twice_is_answered_once() -> None:
+    """Two answers with one mask would tell their difference."""
+    problem = make_five()
+    grid = grid_of(problem)
+    strategy = strategy_of(problem, "erm", threshold=3)
+    train(grid, strategy, problem, 1)
+    messages = list(strategy.configure_train(2, strategy.arrays, ConfigRecord(), grid))
+    first, second = (grid.send_and_receive([messages[0]])[0] for _ in range(2))
+    assert not first.has_error()
+    assert "a step of a secure sum comes again or out of turn" in second.error.reason
+
+
+def test_a_client_that_is_shown_another_model_is_not_summed_with_the_others() -> None:
+    with pytest.raises(
+        FedhaError,
+        match=r"1 clients sent|do not carry its signature|masks of 5 clients do not cancel|sent confirmations",
+    ):
+        spoil(make_five(), asks={at("train", 2, 1): other_model})
+
+
+def test_a_client_without_an_identity_gives_no_keys() -> None:
+    problem = make_five()
+    grid = grid_of(problem, secure=False)
+    with pytest.raises(
+        FedhaError, match=r"has no identity for them; set privacy\.secure_aggregation where it is started"
+    ):
+        train(grid, strategy_of(problem, "erm"), problem, 1)
+
+
+def test_a_client_has_a_minimum_of_its_own() -> None:
+    problem = make_five()
+    with pytest.raises(FedhaError, match="may sum as few as 2 clients and this one wants 3"):
+        train(grid_of(problem), strategy_of(problem, "erm", minimum=2), problem, 1)
+
+
+# --- what a client does not tell ---
+
+
+def huge(problem: Problem) -> Problem:
+    """Client 1's inputs are so large that its update is out of the range."""
+    domain = problem.domains[1]
+    spoilt = replace(domain, train=Examples(domain.train.inputs * 1e7, domain.train.labels))
+    return replace(problem, domains=(problem.domains[0], spoilt, *problem.domains[2:]))
+
+
+def test_a_value_out_of_range_is_named_to_the_sites_own_people_alone(site_log: list[str]) -> None:
+    problem = huge(make_five())
+    grid = grid_of(problem)
+    _, records = train(grid, strategy_of(problem, "erm", threshold=3), problem, 1)
+    (event,) = records[0]["events"]
+    assert event["reason"].endswith(
+        "client 1 does not answer: its answer does not fit round 1's update (a value beyond privacy.bound, or not "
+        "finite); its own log says why"
+    )
+    assert not re.search(r"\d", re.sub(r"(client|round) \d", "", event["reason"].replace("'d1'", "")))
+    told = [line for line in site_log if "refuses to answer" in line]
+    assert len(told) == 1
+    assert re.search(r"tensor '.*' holds -?\d.*, weighted by 0\.2", told[0])
+
+
+def test_what_fails_while_training_is_only_named(site_log: list[str]) -> None:
+    problem = make_five()
+    domain = problem.domains[1]
+    broken = replace(domain, train=Examples(domain.train.inputs * torch.nan, domain.train.labels))
+    problem = replace(problem, domains=(problem.domains[0], broken, *problem.domains[2:]))
+    grid = grid_of(problem)
+    _, records = train(grid, strategy_of(problem, "erm", threshold=3), problem, 1)
+    (event,) = records[0]["events"]
+    assert re.search(r"it could not \w+.*; its own log says why$", event["reason"])
+    assert "risk" not in event["reason"]
+    assert any("risk nan" in line for line in site_log)
+
+
+# --- the server refuses ---
+
+
+def altered(name: str, data: bytes) -> bytes:
+    """One letter of a signature is another."""
+    if name == "identity":
+        return data
+    place = data.rindex(b'"}') - 6
+    return data[:place] + (b"B" if data[place : place + 1] == b"A" else b"A") + data[place + 1 :]
+
+
+def wrong_share(_: str, data: bytes) -> bytes:
+    revealed = unpack(Revealed, data)
+    first, *rest = revealed.seeds
+    other = bytes(32) + bytes([first.value[-1] ^ 1])
+    return pack(replace(revealed, seeds=(replace(first, value=other), *rest)))
+
+
+def truncated(reply: Reply) -> Reply:
+    return replace(reply, tensors={name: value[:-1] for name, value in reply.tensors.items()})
+
+
+def as_another(reply: Reply) -> Reply:
+    return replace(reply, index=0)
+
+
+def gibberish(name: str, data: bytes) -> bytes:
+    return data if name == "identity" else b"{" + data
+
+
+CHANGED = [
+    ("query.advertise", with_secure(altered), "do not carry its signature"),
+    ("query.advertise", with_secure(gibberish), "bytes that should be a Advert of secure aggregation are not one"),
+    ("query.share", with_secure(gibberish), "bytes that should be a Dealing of secure aggregation are not one"),
+    ("train", truncated, "its masked has shape"),
+    ("train", as_another, "client 1 (domain 'd1') answers as client 0; its answer is left out"),
+    ("train", with_secure(lambda _, data: bytes(32)), "belong to another run, round or exchange"),
+    ("query.confirm", with_secure(altered), "do not carry its signature"),
+    ("query.reveal", with_secure(wrong_share), "share of client 1's seed in round 2's update does not verify"),
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "why"), CHANGED, ids=[f"{kind}: {why[:20]}" for kind, _, why in CHANGED])
+def test_the_server_refuses_what_is_changed_and_the_run_goes_on(kind: str, change: Any, why: str) -> None:
+    (event,) = spoil(make_five(), faults={at(kind, 2, 1): change})
+    assert (event["event"], event["client"]) == ("refused", "client 1 (domain 'd1')")
+    assert why in event["reason"]
+
+
+@pytest.mark.parametrize("kind", ["query.advertise", "query.share", "train", "query.confirm", "query.reveal"])
+def test_an_answer_of_the_round_before_is_refused(kind: str) -> None:
+    problem = make_five()
+    grid = grid_of(problem)
+
+    def replayed(_: Reply) -> Reply:
+        (old,) = [one.answer for one in grid.said if one.key == (kind, 1, 1)]
+        assert old is not None
+        return unpack_reply(old)
+
+    grid.faults[at(kind, 2, 1)] = replayed
+    _, records = train(grid, strategy_of(problem, "erm", threshold=3), problem)
+    (event,) = records[1]["events"]
+    assert event["event"] == "refused"
+    assert "belong to another run, round or exchange" in event["reason"]
+
+
+def test_a_refusal_stops_the_run_where_the_rules_say_so() -> None:
+    with pytest.raises(FedhaError, match="share of client 1's seed in round 2's update does not verify"):
+        spoil(make_five(), faults={at("query.reveal", 2, 1): with_secure(wrong_share)}, skip=False)
+
+
+def test_an_identity_that_changes_during_a_run_is_refused() -> None:
+    def with_other_key(name: str, data: bytes) -> bytes:
+        return new_identity().public if name == "identity" else data
+
+    (event,) = spoil(make_five(), faults={at("query.advertise", 2, 1): with_secure(with_other_key)})
+    assert "client 1 comes with another identity key than it had before" in event["reason"]
+
+
+def test_settings_of_the_sum_are_those_of_the_config() -> None:
+    problem = make_five()
+    grid = grid_of(problem)
+    settings = PrivacyConfig(secure_aggregation=True, threshold=4, minimum=5, bound=2.0)
+    train(grid, strategy_of(problem, "erm", SGD, threshold=4, minimum=5, bound=2.0), problem, 1)
+    (session,) = sessions_of(grid.said)
+    assert (session.threshold, session.minimum) == (settings.threshold, settings.minimum)
+    assert 2.0 <= session.layout.bound(session.layout.slots[0]) < 4.0
+    assert session.weights == (0.2,) * 5
