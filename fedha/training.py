@@ -1,6 +1,6 @@
 """A client's work: measure statistics, take a step or many, evaluate."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -205,17 +205,26 @@ def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], d
 
 def minibatches(local: LocalConfig, examples: int, request: Request, index: int) -> Iterator[Tensor | slice]:
     """Row indices of each local step: whole epochs in a fresh order, or steps that run through such epochs."""
+    sizes = minibatch_sizes(local, examples)
+    if sizes[0] == examples:
+        yield from [slice(None)] * len(sizes)
+    else:
+        yield from shuffled_rows(sizes, examples, request, index).split(sizes)
+
+
+def minibatch_sizes(local: LocalConfig, examples: int) -> list[int]:
+    """Rows of each local step; an epoch's last one has what is left."""
     size = examples if local.batch_size is None else min(local.batch_size, examples)
-    steps = local.steps if local.steps is not None else (local.epochs or 1) * -(-examples // size)
-    if size == examples:
-        yield from [slice(None)] * steps
-        return
-    draws = generator(request.task.seed, "batches", request.round, index)
-    left: list[Tensor] = []
-    for _ in range(steps):
-        if not left:
-            left = list(torch.randperm(examples, generator=draws).split(size))
-        yield left.pop(0)
+    epoch = [size] * (examples // size) + [examples % size] * (examples % size > 0)
+    steps = local.steps if local.steps is not None else (local.epochs or 1) * len(epoch)
+    return (epoch * -(-steps // len(epoch)))[:steps]
+
+
+def shuffled_rows(sizes: Sequence[int], examples: int, request: Request, index: int) -> Tensor:
+    """The rows of a client's steps of these sizes, one step after the other."""
+    draws, total = generator(request.task.seed, "batches", request.round, index), sum(sizes)
+    epochs = range(-(-total // examples))
+    return torch.cat([torch.randperm(examples, generator=draws) for _ in epochs])[:total]
 
 
 def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedha.batching.chunk import Chunk, budget, group, stack
 from fedha.batching.memory import measuring_bytes, training_bytes
 from fedha.batching.network import forward, take_apart
-from fedha.batching.objective import measure_stacked, scores
+from fedha.batching.objective import hits, losses, measure_stacked
 from fedha.batching.rows import whole
 from fedha.batching.train import local_steps, one_gradient
 from fedha.batching.updates import Rows, Updates, WeightedSum
@@ -131,8 +131,8 @@ def _evaluate(client: Client, parameters: Mapping[str, Tensor], parts: Sequence[
         seen = []
         with torch.no_grad():
             for rows, truth in zip(inputs.split(_ROWS), labels.split(_ROWS), strict=True):
-                losses, right = scores(forward(layers, shared, rows[None])[0], truth)
-                seen.append(torch.stack([losses.double(), right.double()]))
+                logits = forward(layers, shared, rows[None])[0]
+                seen.append(torch.stack([losses(logits, truth).double(), hits(logits, truth).double()]))
         sizes = [len(parts[place]) for place in places]
         sums = [own.sum(1).tolist() for own in torch.cat(seen, 1).split(sizes, 1)]
         for place, size, (risk, correct) in zip(places, sizes, sums, strict=True):

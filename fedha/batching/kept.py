@@ -59,7 +59,7 @@ class Products:
         """
         if weight.dtype != self._weight.dtype or not torch.equal(weight, self._weight):
             self._kept.clear()
-            self._weight = weight.detach().clone()
+            self._weight = weight.detach().clone() if keep else torch.empty(0)
         known = self._kept.get(inputs)
         if known is not None:
             return _side_by_side(known, stacked.new_zeros(*stacked.shape[:2], len(weight)))

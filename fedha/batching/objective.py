@@ -53,8 +53,7 @@ class Objective:
             batch: Which clients and rows these are.
         """
         if not self.terms:
-            losses, _ = scores(forward(self.network.head, parameters, features), labels)
-            return {"risk": batch.mean(losses)}
+            return {"risk": batch.mean(losses(forward(self.network.head, parameters, features), labels))}
         head = {name: value for name, value in parameters.items() if name.startswith("head.")}
         apart = {name: value[batch.clients] for name, value in self.apart.items()}
         parts: Named = vmap(self._one)(head, features, labels, apart)
@@ -97,21 +96,24 @@ def divisor(request: Request) -> float:
     return weight if recipe.rescale and weight > 1 and active_terms(recipe) else 1.0
 
 
-def scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Each example's negative log-likelihood in nats, and whether it is classified right.
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each example's negative log-likelihood in nats, like the labels.
 
     Args:
-        logits: [..., C].
+        logits: [..., C]; one logit speaks for class 1, as in `fedha.statistics`.
         labels: Class indices, [...].
-
-    One logit speaks for class 1, and zero counts as class 0, as in `fedha.statistics`.
     """
     if logits.shape[-1] == 1:
         single = logits[..., 0]
-        losses = functional.binary_cross_entropy_with_logits(single, labels.to(single.dtype), reduction="none")
-        return losses, (single > 0).long() == labels
-    losses = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-    return losses.view(labels.shape), logits.argmax(-1) == labels
+        return functional.binary_cross_entropy_with_logits(single, labels.to(single.dtype), reduction="none")
+    each = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return each.view(labels.shape)
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether each example is classified right; a single logit of zero counts as class 0. Arguments as in `losses`."""
+    guesses = (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
+    return guesses == labels
 
 
 def measure_stacked(
@@ -127,6 +129,8 @@ def measure_stacked(
         labels: [k, n].
         request: Of the round.
     """
+    if not names:
+        return {}
     around = common_circumstances(request)
     view = view_head(model, head)
     signs = {name: _signs(name, view, around, features) for name in names if name in (OWN_SIGNS, COMMON_SIGNS)}

@@ -7,8 +7,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from fedha.config import LocalConfig
 from fedha.exchange import Request
-from fedha.training import minibatches
+from fedha.training import minibatch_sizes, minibatches, shuffled_rows
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,33 @@ def steps(
         device: Where the data are.
     """
     local = request.task.training.local
-    drawn = []
-    for size, index in zip(sizes, indices, strict=True):
-        everything = torch.arange(size)
-        taken = minibatches(local, size, request, index)
-        drawn.append([everything if isinstance(rows, slice) else rows for rows in taken])
+    if sizes[0] == sizes[-1]:
+        yield from _even_steps(local, sizes[0], indices, request, device)
+        return
+    everything = torch.arange(sizes[0])
+    drawn = [
+        [everything[:size] if isinstance(rows, slice) else rows for rows in minibatches(local, size, request, index)]
+        for size, index in zip(sizes, indices, strict=True)
+    ]
     lengths = [len(one) for one in drawn]
     for number in range(max(lengths)):
         rows = [one[number] if number < len(one) else everything[:0] for one in drawn]
         ending = [clients for clients, length in runs(lengths) if length == number + 1]
         yield _batches(rows, max(sizes), pad, device), ending
+
+
+def _even_steps(
+    local: LocalConfig, size: int, indices: Sequence[int], request: Request, device: torch.device
+) -> Iterator[tuple[list[Batch], list[slice]]]:
+    """The steps of clients with as many examples each: what all of them draw is cut at once."""
+    everybody, widths = slice(0, len(indices)), minibatch_sizes(local, size)
+    flats: list[Tensor | None] = [None] * len(widths)
+    if widths[0] < size:
+        orders = torch.stack([shuffled_rows(widths, size, request, index) for index in indices])
+        starts = torch.arange(len(indices))[:, None] * size
+        flats = [rows.flatten().to(device) for rows in (starts + orders).split(widths, 1)]
+    for number, (width, flat) in enumerate(zip(widths, flats, strict=True), 1):
+        yield [Batch(everybody, width, flat)], [everybody] if number == len(widths) else []
 
 
 def _batches(rows: Sequence[Tensor], examples: int, pad: bool, device: torch.device) -> list[Batch]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedha.batching.chunk import Chunk
 from fedha.batching.network import Network, forward
-from fedha.batching.objective import Named, Objective, active_terms, draw_signs, measure_stacked, scores
+from fedha.batching.objective import Named, Objective, active_terms, draw_signs, hits, losses, measure_stacked
 from fedha.batching.rows import Batch
 from fedha.exchange import Request
 from fedha.recipes import Recipe, Term
@@ -54,9 +54,9 @@ def begin(
     with torch.no_grad():
         for batch, seen, truth in zip(batches, features, labels, strict=True):
             logits = forward(network.head, shared, seen.flatten(0, 1)[None])
-            losses, right = scores(logits.view(*truth.shape, -1), truth)
-            risks.append(batch.mean(losses))
-            accuracies.append(batch.mean(right.to(losses.dtype)))
+            logits = logits.view(*truth.shape, -1)
+            risks.append(batch.mean(losses(logits, truth)))
+            accuracies.append(batch.mean(hits(logits, truth).to(logits.dtype)))
     names = [term.statistic for term in terms if term.target == "others" or term.client_average]
     model = chunk.clients[0].model
     measured = [measure_stacked(names, model, head, *data, request) for data in zip(features, labels, strict=True)]
