@@ -47,11 +47,11 @@ def answer_train_together(clients: Sequence[Client], requests: Sequence[Request]
     """As `answer_train`, for many clients; at once where all have the same references."""
     if requests[0].measure or any(_ROUND in client.state for client in clients):
         return [answer_train(client, request) for client, request in zip(clients, requests, strict=True)]
-    measured, evaluated, trained = zip(*(_apart(request) for request in requests), strict=True)
-    replies = [batching.answer_measure(clients, measured)] if measured[0].measure else []
-    replies += [batching.answer_evaluate(clients, evaluated)] if evaluated[0].measure else []
-    updates = batching.answer_train(clients, trained)
-    return [_joined(own, [one[place] for one in replies]) for place, own in enumerate(updates)]
+    if not requests[0].evaluate:
+        return batching.answer_train(clients, requests)
+    _, evaluated, trained = zip(*(_apart(request) for request in requests), strict=True)
+    evaluations, updates = batching.answer_evaluate(clients, evaluated), batching.answer_train(clients, trained)
+    return [_joined(own, [other]) for own, other in zip(updates, evaluations, strict=True)]
 
 
 def _apart(request: Request) -> tuple[Request, Request, Request]:

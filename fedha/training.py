@@ -52,10 +52,12 @@ class Client:
         """What the server knows of it."""
         return Member(self.index, self.domain.name, len(self.domain.train))
 
-    def reply(self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None) -> Reply:
+    def reply(
+        self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
+    ) -> Reply:
         """An answer in this client's name."""
         domain = self.domain
-        return Reply(domain.client, domain.name, self.index, len(domain.train), tensors, metrics or {})
+        return Reply(domain.client, domain.name, self.index, len(domain.train), tensors, metrics or {}, weighed)
 
 
 @dataclass(frozen=True)

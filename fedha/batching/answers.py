@@ -1,7 +1,6 @@
 """Answers of many clients at once: what `fedha.training` answers one by one, up to the order of sums."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -153,7 +152,7 @@ def _weighed(
 ) -> list[Reply]:
     """Replies of which the first has what all of them sent, weighed and added up."""
     return [
-        replace(client.reply(total if place == 0 else {}, own), weighed=True)
+        client.reply(total if place == 0 else {}, own, weighed=True)
         for place, (client, own) in enumerate(zip(clients, metrics, strict=True))
     ]
 
@@ -175,7 +174,7 @@ def _device(request: Request) -> torch.device:
 def _common(requests: Sequence[Request]) -> Request:
     """The first of requests that agree but for their share."""
     first = requests[0]
-    for other in requests[1:]:
+    for other in {id(one): one for one in requests[1:] if one is not first}.values():
         same = (other.task, other.round, other.measure) == (first.task, first.round, first.measure)
         for mine, theirs in ((first.parameters, other.parameters), (first.references, other.references)):
             same = same and mine.keys() == theirs.keys()

@@ -13,8 +13,6 @@ and of the Gram matrix ``G = X X^T``, which stays the same over rounds. The upda
 one product at the end. Nothing is approximated; only the order of sums differs.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -122,12 +120,12 @@ class FirstLayer:
     def bound(self) -> Tensor:
         """No entry of a client's update is larger than this, [k]; not finite where one might not be.
 
-        Entry (h, f) is at most ``max |Z| sum_i |x_i|`` and the share of W0: nothing the size of the weights is read.
+        By Cauchy and Schwarz an entry is at most ``|Z| |X|`` and the share of W0: nothing the size of the weights is
+        read.
         """
         if self._gram is None:
-            lengths = torch.linalg.vector_norm(self._inputs, dim=2)
+            length = torch.linalg.vector_norm(self._inputs.flatten(1), dim=1)
         else:
-            lengths = self._gram.diagonal(dim1=1, dim2=2).sqrt()
-        reach = torch.linalg.vector_norm(self._coefficients, math.inf, dim=(1, 2)) * lengths.sum(1)
-        largest: Tensor = reach + abs(1 - self._share) * self._weight.abs().amax()
-        return largest
+            length = self._gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()
+        largest: Tensor = torch.linalg.vector_norm(self._coefficients.flatten(1), dim=1) * length
+        return largest if self._share == 1 else largest + abs(1 - self._share) * self._weight.abs().amax()

@@ -150,7 +150,8 @@ class Clients:
             return None
         numerics.configure(self._threads)
         clients = [self._client(context) for context in contexts]
-        unpacked = {id(content): unpack_request(content, self._device) for content in contents}
+        distinct = {id(content): content for content in contents}
+        unpacked = {key: unpack_request(content, self._device) for key, content in distinct.items()}
         requests = [unpacked[id(content)] for content in contents]
         if batching.refusal(clients, requests[0]) is not None:
             return None
@@ -203,7 +204,8 @@ class Clients:
             place = int(context.node_config["partition-id"])
             self._clients[key] = Client(place, domain, self._model, site=self._make_site())
         client = self._clients[key]
-        client.state = unpack_tensors(context.state.array_records.get(_STATE, ArrayRecord()), self._device)
+        known = context.state.get(_STATE)
+        client.state = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
         return client
 
 
