@@ -1,4 +1,4 @@
-"""Clients a second in federated averaging: fedha's Ray engine, its peers, and the limit of the processor.
+"""Clients a second in federated averaging: fedha's engines, their peers, and the limit of the processor.
 
     python benchmarks/cohort.py [--quick] [--data FOLDER] [--workers W] [--pfl-python PYTHON] [--sides NAME ...]
 
@@ -29,7 +29,12 @@ from sides.driving import Side, Summary, alternate, running, say
 from sides.processes import cores, machine
 from torch.utils.flop_counter import FlopCounterMode
 
-OURS = {"batched": ("ray",), "one by one": ("ray", "--one-by-one"), "inline": ("inline",)}
+OURS = {
+    "together": ("ray", "--together"),
+    "one by one": ("ray",),
+    "inline together": ("inline", "--together"),
+    "inline": ("inline",),
+}
 FLOWER, PFL = "flower", "pfl"
 LOOPS = {
     "autograd": ("autograd",),

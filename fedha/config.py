@@ -244,7 +244,9 @@ class EngineConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where clients compute; auto: on a GPU if any")
     workers: int | None = Field(None, ge=1, description="ray: processes; default: cores over threads, or by the GPUs")
     clients_per_gpu: int = Field(1, ge=1, description="ray: workers that share a GPU, each with its part of the memory")
-    batching: bool = Field(True, description="ray: a worker trains small clients together where it can")
+    batching: bool | None = Field(
+        None, description="train small clients of a process together; default: with ray, whose bits then differ"
+    )
     address: str | None = Field(None, description="ray: a running cluster, such as auto or ray://head:10001")
     on_client_error: Literal["stop", "skip"] = Field(
         "stop", description="a client that fails ends the run, or is left out of the round and counted"

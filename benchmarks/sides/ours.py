@@ -1,7 +1,7 @@
 """fedha's side: the Grid of an engine with the trivial client, or a whole run of federated averaging.
 
     python -m sides.ours exchange --engine inline|ray --clients N --workers W
-    python -m sides.ours cohort --engine inline|ray [--one-by-one] --data FOLDER --cohort N --workers W
+    python -m sides.ours cohort --engine inline|ray [--together] --data FOLDER --cohort N --workers W
 
 A cohort is a run as `fedha run` does it: sampling, the clients' risk and accuracy on their whole data at the round's
 start, the mean risk of their steps, aggregation, the line of metrics.jsonl. Only the evaluation rounds are left out.
@@ -115,15 +115,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--cohort", type=int)
-    parser.add_argument("--one-by-one", action="store_true", help="without batching")
+    parser.add_argument("--together", action="store_true", help="with batching")
     given = parser.parse_args()
     gate = Gate()
     if given.kind == "exchange":
         trivial.exchange(GRIDS[given.engine](given.clients, given.workers), gate)
         return
-    engine: dict[str, Any] = {"name": given.engine}
+    engine: dict[str, Any] = {"name": given.engine, "batching": given.together}
     if given.engine == "ray":
-        engine |= {"workers": given.workers, "batching": not given.one_by_one}
+        engine["workers"] = given.workers
     with tempfile.TemporaryDirectory() as folder:
         run.execute(averaging(given.data, given.cohort, engine), Path(folder, "run"), Rounds(gate))
 

@@ -107,7 +107,7 @@ def _called(module: nn.Module, own: dict[str, Tensor], inputs: Tensor) -> Tensor
 
 
 def _linear(module: nn.Linear, own: Own, inputs: Tensor) -> Tensor:
-    outputs: Tensor = _Rows.apply(own["weight"], own.get("bias"), inputs.flatten(1, -2))
+    outputs: Tensor = _Rows.apply(own["weight"], own.get("bias"), inputs.flatten(1, -2))  # type: ignore[no-untyped-call]
     return outputs.view(*inputs.shape[:-1], -1)
 
 

@@ -131,7 +131,7 @@ def run_rows(config: Config, plan: "Plan", domains: "DomainSet") -> Rows:
         ("model", f"{byte_count(model)}, once a round to each worker and back from each client"),
         ("memory", f"about {byte_count(memory_bytes(plan, max(sizes), model))} a worker"),
     ]
-    if plan.engine == "ray":
+    if plan.batching or plan.engine == "ray":
         rows.append(("batching", batching_note(config, parts[:each], domains, plan.device)))
     return rows
 

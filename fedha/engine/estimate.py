@@ -61,15 +61,15 @@ def memory_bytes(plan: Plan, client_bytes: int, model_bytes: int) -> int:
 
 
 def batching_note(config: Config, parts: Sequence[Domain], domains: DomainSet, device: str = "cpu") -> str:
-    """Whether a worker will train its clients together, and if not, why.
+    """Whether a process will train its clients together, and if not, why.
 
     Args:
         config: Of one run.
-        parts: What the clients of one worker hold.
+        parts: What the clients of one process hold.
         domains: Whose parts they are.
         device: Where they compute.
     """
-    if not config.engine.batching:
+    if config.engine.batching is False:
         return "one by one: engine.batching is off"
     model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(device)
     parameters = {name: value.detach() for name, value in model.named_parameters()}

@@ -9,14 +9,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from ray.exceptions import GetTimeoutError, RayError
 
 from fedha.engine.broadcast import Broadcast
-from fedha.engine.parcels import Call, Content, Records, of_kind
+from fedha.engine.parcels import TOGETHER, Call, Content, Records, even, of_kind
 from fedha.engine.worker import MakeClients, Worker
 from fedha.errors import FedhaError
 from fedha.flower.reasons import failure
 from fedha.flower.tensor_array import TensorArray
 
 _PIECE_BYTES = 32 * 2**20  # a worker hands over its replies in parcels of about so much
-_TOGETHER = 256  # clients are trained together up to here: more gain nothing, and a hung one is found later
 _START_SECONDS = 120.0  # an overloaded machine needs a while to import torch
 _AHEAD = 4  # pieces that may wait for the server before a worker pauses
 
@@ -132,7 +131,7 @@ class Host:
         self.known = used
         sent = messages[0].metadata
         parcel = piece or max(1, _PIECE_BYTES // max(1, _array_bytes(messages[0])))
-        piece = piece or _even(len(messages), max(parcel, _TOGETHER) if together else parcel)
+        piece = piece or even(len(messages), max(parcel, TOGETHER) if together else parcel)
         call = Call(
             kind=sent.message_type,
             group_id=sent.group_id,
@@ -156,11 +155,6 @@ class Host:
         except RayError:
             return None
         return answer
-
-
-def _even(count: int, most: int) -> int:
-    """The size of equal pieces of at most so many; a small last one would cost nearly as much as a large one."""
-    return -(-count // -(-count // most))
 
 
 def _content(message: Message, broadcast: Broadcast) -> Content:

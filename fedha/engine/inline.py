@@ -21,8 +21,9 @@ from fedha.engine.nodes import (
     received_message,
     traceback_of,
 )
+from fedha.engine.parcels import TOGETHER, Records, even, to_record_dict
 from fedha.flower.apps import device
-from fedha.flower.client import client_app, restore_state, simulated, state_record
+from fedha.flower.client import Clients, app_for, restore_state, simulated, state_record
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.models import build
@@ -37,13 +38,20 @@ class InlineGrid(Grid):
         clients: How many nodes; node k has partition-id k.
         run_config: What the clients' contexts carry.
         skip: Whether a client's exception becomes an error reply; else it is the caller's, as it was raised.
+        together: The clients behind the app, where they may be trained together.
     """
 
     def __init__(
-        self, app: ClientApp, clients: int, run_config: dict[str, Any] | None = None, *, skip: bool = False
+        self,
+        app: ClientApp,
+        clients: int,
+        run_config: dict[str, Any] | None = None,
+        *,
+        skip: bool = False,
+        together: Clients | None = None,
     ) -> None:
         identify_server()
-        self._app, self._skip = app, skip
+        self._app, self._skip, self._together = app, skip, together
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}
         self._contexts = {
@@ -71,7 +79,13 @@ class InlineGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run each message's client at once and keep its reply."""
-        return [self._deliver(message) for message in messages]
+        listed = list(messages)
+        kinds = {message.metadata.message_type for message in listed}
+        if self._together is None or len(kinds) != 1:
+            return [self._deliver(message) for message in listed]
+        size, kind = even(len(listed), TOGETHER), kinds.pop()
+        pieces = (listed[start : start + size] for start in range(0, len(listed), size))
+        return [name for piece in pieces for name in self._deliver_together(self._together, kind, piece)]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Hand out the replies, each once."""
@@ -90,12 +104,21 @@ class InlineGrid(Grid):
         for context, state in zip(self._contexts.values(), states, strict=True):
             context.state = restore_state(state)
 
+    def _deliver_together(self, clients: Clients, kind: str, messages: Sequence[Message]) -> list[str]:
+        contexts = [self._contexts[message.metadata.dst_node_id] for message in messages]
+        replies = clients.answer_together(kind, [message.content for message in messages], contexts)
+        if replies is None:
+            return [self._deliver(message) for message in messages]
+        received = [_received(message, message.content) for message in messages]
+        for one, reply in zip(received, replies, strict=True):
+            content = to_record_dict(Records(reply.arrays, reply.metrics, reply.configs))
+            self._replies[one.metadata.message_id] = Message(content, reply_to=one)
+        return [one.metadata.message_id for one in received]
+
     def _deliver(self, message: Message) -> str:
-        sent, name = message.metadata, uuid.uuid4().hex
-        node, kind, content = sent.dst_node_id, sent.message_type, copy_records(message.content)
-        received = received_message(
-            kind, name, node, content, group_id=sent.group_id, created_at=sent.created_at, ttl=sent.ttl
-        )
+        received = _received(message, copy_records(message.content))
+        sent = received.metadata
+        name, node, kind = sent.message_id, sent.dst_node_id, sent.message_type
         try:
             self._replies[name] = self._app(received, self._contexts[node])
         except Exception as error:
@@ -106,16 +129,33 @@ class InlineGrid(Grid):
         return name
 
 
-def inline_grid(config: Config, domains: DomainSet, clients: Sequence[Domain] | None = None) -> InlineGrid:
+def _received(message: Message, content: RecordDict) -> Message:
+    """A message as its node gets it, under an id of its own."""
+    sent = message.metadata
+    return received_message(
+        sent.message_type,
+        uuid.uuid4().hex,
+        sent.dst_node_id,
+        content,
+        group_id=sent.group_id,
+        created_at=sent.created_at,
+        ttl=sent.ttl,
+    )
+
+
+def inline_grid(
+    config: Config, domains: DomainSet, clients: Sequence[Domain] | None = None, *, together: bool = False
+) -> InlineGrid:
     """The grid of a run in this process, with its clients behind it.
 
     Args:
         config: Of one run.
         domains: The run's domains.
         clients: What each client holds, in client order; default: its part of the domains.
+        together: Whether they may be trained together; the default has the bits that others are held against.
     """
     held = client_domains(domains, config.data.clients_per_domain, config.seed[0]) if clients is None else clients
-    app = client_app(
+    made = Clients(
         lambda context: build(config.model, domains.input_shape, domains.classes, config.seed[0]),
         lambda context: held[int(context.node_config["partition-id"])],
         threads=config.engine.threads,
@@ -123,9 +163,11 @@ def inline_grid(config: Config, domains: DomainSet, clients: Sequence[Domain] | 
         party=simulated_party(config),
         site=simulated,
     )
-    return InlineGrid(app, len(held), skip=config.engine.on_client_error == "skip")
+    skip = config.engine.on_client_error == "skip"
+    return InlineGrid(app_for(made), len(held), skip=skip, together=made if together else None)
 
 
 def run_inline(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
     """Train one job in this process; see `fedha.engine.run`."""
-    return serve(job, inline_grid(job.config, domains), listener, domains=domains, resume=resume)
+    grid = inline_grid(job.config, domains, together=job.config.engine.batching is True)
+    return serve(job, grid, listener, domains=domains, resume=resume)

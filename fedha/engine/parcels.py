@@ -9,6 +9,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 _T = TypeVar("_T")
 Numbers = Mapping[str, dict[str, Any]]
 
+TOGETHER = 256  # clients are trained together up to here: more gain nothing, and a hung one is found later
+
 
 @dataclass(frozen=True)
 class Records:
@@ -82,6 +84,11 @@ class Answer:
     records: Records | None
     error: str = ""
     state: Records | None = None
+
+
+def even(count: int, most: int) -> int:
+    """The size of equal pieces of at most so many; a small last one would cost nearly as much as a large one."""
+    return -(-count // -(-count // most))
 
 
 def to_records(content: RecordDict) -> Records:

@@ -30,7 +30,7 @@ class Plan:
             cluster has cores.
         gpu_share: A worker's part of a GPU, in Ray's count; 0 on the CPU.
         memory_share: The part of the GPU's memory that torch may give to a worker; 0 on the CPU.
-        batching: Whether a worker may train its clients together.
+        batching: Whether a process may train its clients together.
         address: The cluster's, or None for a Ray of our own.
         warnings: What will work, but not well.
     """
@@ -88,7 +88,7 @@ def choose(config: Config, clients: int, machine: Machine, operations: float = 0
         return "ray", f"{numbers}, about {operations:.0e} operations"
     if clients <= A_HANDFUL:
         return "inline", f"{numbers}: worker processes would not pay"
-    if several or engine.batching:
+    if several or engine.batching is not False:
         return "ray", numbers
     return "inline", f"{numbers} for {count(engine.threads, 'thread')}, and engine.batching is off"
 
@@ -134,7 +134,7 @@ def make_plan(
         cpu_share=1 if cluster is None else threads,
         gpu_share=int(1e4 / each) / 1e4 if on_gpus else 0.0,  # Ray counts in ten-thousandths
         memory_share=_memory_share(each, machine) if on_gpus else 0.0,
-        batching=config.engine.batching and engine == "ray",
+        batching=engine == "ray" if config.engine.batching is None else config.engine.batching and engine != "flower",
         address=config.engine.address,
         warnings=_warnings(config, workers, cores, on_gpus=on_gpus),
     )

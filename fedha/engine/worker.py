@@ -99,10 +99,7 @@ class Worker:
             return None
         self._begin([node for node, _, _ in nodes])
         contexts = [self._contexts[node] for node, _, _ in nodes]
-        try:
-            replies = self._clients.answer_together(call.kind, [contents[which] for _, _, which in nodes], contexts)
-        except Exception:
-            return None  # one by one, the client that fails is found and named
+        replies = self._clients.answer_together(call.kind, [contents[which] for _, _, which in nodes], contexts)
         if replies is None:
             return None
         records = (Records(reply.arrays, reply.metrics, reply.configs) for reply in replies)

@@ -65,7 +65,12 @@ def client_app(
         An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``, and the queries of secure sums.
         The node config must give ``partition-id``, the client's place in client order, from 0.
     """
-    app, clients = ClientApp(), Clients(model, domain, threads=threads, device=device, party=party, site=site)
+    return app_for(Clients(model, domain, threads=threads, device=device, party=party, site=site))
+
+
+def app_for(clients: "Clients") -> ClientApp:
+    """The ClientApp in front of a process' clients."""
+    app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
         return Message(clients.answer(message.metadata.message_type, message.content, context), reply_to=message)
@@ -139,7 +144,9 @@ class Clients:
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]
     ) -> list[PlainReply] | None:
-        """The answers of several clients at once, to the bits of `answer` up to rounding; None where that is no gain.
+        """The answers of several clients at once, to the bits of `answer` up to rounding.
+
+        None where that is no gain, or where it fails: one by one, the client to blame is found and named.
 
         Args:
             kind: The message type.
@@ -148,6 +155,14 @@ class Clients:
         """
         if kind not in _TOGETHER or len(contexts) < 2:
             return None
+        try:
+            return self._answered_together(kind, contents, contexts)
+        except Exception:
+            return None
+
+    def _answered_together(
+        self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]
+    ) -> list[PlainReply] | None:
         numerics.configure(self._threads)
         clients = [self._client(context) for context in contexts]
         distinct = {id(content): content for content in contents}
