@@ -70,7 +70,7 @@ def plain(problem: Problem, features: Tensor) -> list[Tensor]:
 
 def private(problem: Problem, features: Tensor, mechanism: Mechanism, source: Source) -> list[Tensor]:
     with torch.no_grad():
-        moments = measure(NAMES, Batch(problem.head, features, problem.labels))
+        moments = measure(NAMES, Batch.at(problem.head, features, problem.labels))
         return list(private_means(moments, mechanism, source).values())
 
 

@@ -67,6 +67,12 @@ def test_scaling_tells_the_pieces_and_the_rounds() -> None:
     assert scaling["pieces"]["take"]["megabyte"] > 0
 
 
+def test_private_gradients_are_timed_both_ways_once_they_agree() -> None:
+    (sides,) = found("private_gradient").values()
+    assert set(sides) == {f"{side}_seconds" for side in ("plain", "activations", "site", "torch.func")}
+    assert all(seconds > 0 for seconds in sides.values())
+
+
 def test_the_loop_written_by_hand_is_the_autograd_loop(side_modules: Any) -> None:
     loops, federation = side_modules("sides.loops"), side_modules("sides.federation")
     start = federation.network().double()

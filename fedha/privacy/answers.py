@@ -21,7 +21,8 @@ from fedha.exchange import Request
 from fedha.models.split import SplitModel, head_matrix, with_bias
 from fedha.penalty import term_value, term_weight
 from fedha.privacy.clipping import private_means
-from fedha.privacy.dpsgd import Loss, descend, private_gradient
+from fedha.privacy.dpsgd import descend, private_gradient
+from fedha.privacy.loss import Loss
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
 from fedha.privacy.releasable import derive, private_exchanges, required
@@ -61,7 +62,7 @@ def release_statistics(client: Holder, request: Request) -> dict[str, Tensor]:
         own = {k.removeprefix("featurizer."): v for k, v in parameters.items() if k.startswith("featurizer.")}
         features = with_bias(functional_call(client.model.featurizer, own, (examples.inputs,)))
         head = head_matrix(parameters["head.weight"], parameters["head.bias"])
-        batch = Batch(head, features, examples.labels, request.references.get("gradient"))
+        batch = Batch.at(head, features, examples.labels, request.references.get("gradient"))
         moments = measure(required(request.measure), batch)
     noise = noise_of(privacy) * privacy.statistics_noise
     source = client.site.source(request.task.seed, *place, f"statistics {' '.join(request.measure)}")
@@ -188,9 +189,8 @@ def _objective(
     used = required(term.statistic for term in terms)
     directions = pulls(penalty, {name: released[name] for name in used})
     loss = aligned_loss(client.model, directions, request.references.get("gradient"))
-    if not (recipe.rescale and weight > 1):
-        return loss, 1.0, metrics
-    return (lambda parameters, inputs, labels: loss(parameters, inputs, labels) / weight), weight, metrics
+    factor = weight if recipe.rescale and weight > 1 else 1.0
+    return loss.over(factor), factor, metrics
 
 
 def _active(request: Request) -> list[Term]:

@@ -41,6 +41,24 @@ def joint_norms(moments: Mapping[str, Moment], scales: Mapping[str, float] = NO_
     return total
 
 
+def factors(norms: Tensor, clip: float) -> tuple[Tensor | None, Tensor]:
+    """What cuts each example to a norm: ``min(1, clip / norm)``.
+
+    Args:
+        norms: Of what each example would add, [n]; n may be 0.
+        clip: May be infinite.
+
+    Returns:
+        Which examples count, [n], or None where all do; and their factors, one for each that counts. One whose norm is
+        not finite, or too large for the precision, does not: it adds nothing, for an error would tell of it.
+    """
+    finite = None
+    if len(norms) and not float(norms.amax()) < math.inf:
+        finite = norms.isfinite()
+        norms = norms[finite]
+    return finite, torch.ones_like(norms) if math.isinf(clip) else clip / norms.clamp(min=clip)
+
+
 @torch.no_grad()
 def private_means(
     moments: Mapping[str, Moment], mechanism: Mechanism, source: Source, scales: Mapping[str, float] = NO_SCALES
@@ -64,16 +82,10 @@ def private_means(
         The Gaussian mechanism (Dwork and Roth, 2014) on sums clipped an example at a time (Abadi et al., CCS 2016).
     """
     moments = {name: one.to(source.precision(one.left.dtype)) for name, one in moments.items()}
-    norms = joint_norms(moments, scales)
-    if len(norms) and not float(norms.amax()) < math.inf:
-        # not finite, or too large for the precision: adds nothing. An error would tell of one example's data.
-        finite = norms.isfinite()
+    finite, weights = factors(joint_norms(moments, scales), mechanism.norm)
+    if finite is not None:
         moments = {name: Moment(one.left[finite], one.right[finite]) for name, one in moments.items()}
-        norms = norms[finite]
-    if math.isinf(mechanism.norm):
-        weights = torch.full_like(norms, 1 / mechanism.divisor)
-    else:  # min(1, norm / length) is norm / max(length, norm)
-        weights = (mechanism.norm / mechanism.divisor) / norms.clamp_(min=mechanism.norm)
+    weights /= mechanism.divisor
     sums = {name: (one.left * weights[:, None]).T @ one.right for name, one in moments.items()}
     return _disturbed(sums, mechanism, source, scales) if mechanism.noise_multiplier else sums
 

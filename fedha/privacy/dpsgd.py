@@ -1,27 +1,31 @@
 """DP-SGD: gradients clipped an example at a time, summed, disturbed.
 
-The loss is any function of one example, so that its gradient is too, whatever the network: `torch.func` maps
-``grad(loss)`` over the examples of a chunk, each is cut to the norm `clip`, and the chunk's sum is all that stays. One
-example more or less moves the sum by at most `clip`, and noise of that scale times the noise multiplier covers it. What
-the optimiser does with it afterwards (momentum, Adam, L2, many steps, the difference to the global model) is
-post-processing. `fedha.privacy.surrogate` makes such losses.
+An example's loss depends on that example alone, so its gradient does too; each is cut to the norm `clip`, and the sum
+is all that stays. One example more or less moves the sum by at most `clip`, and noise of that scale times the noise
+multiplier covers it. What the optimiser does with it afterwards (momentum, Adam, L2, many steps, the difference to the
+global model) is post-processing. `fedha.privacy.surrogate` makes such losses.
+
+Two ways lead to the same sum. Where every parameter is a linear layer's, norms and sums come from activations
+(`fedha.privacy.ghost`) at about the cost of a plain gradient. For any other network `torch.func` maps ``grad(loss)``
+over the examples of a chunk and holds their gradients.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from fedha.errors import FedhaError
+from fedha.privacy import ghost
+from fedha.privacy.clipping import factors
+from fedha.privacy.loss import Loss
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.noise import Source
 
-Loss = Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
 Named = Mapping[str, Tensor]
 
-MEMORY_BYTES = 64 * 2**20  # of example gradients at once, from where on more is no faster
+MEMORY_BYTES = 64 * 2**20  # of example gradients, or activations, at once; from where on more is no faster
 
 
 def private_gradient(
@@ -36,13 +40,13 @@ def private_gradient(
     """The noisy mean gradient of one batch.
 
     Args:
-        loss: Maps (parameters, inputs [1, ...], labels [1]) to the loss of that one example, in nats.
+        loss: Of each example.
         parameters: By name, P numbers in all; not changed.
         inputs: [b, ...]; b may be 0, and noise is returned all the same.
         labels: [b].
         mechanism: Norm, noise and divisor.
         source: Of this run of steps.
-        memory_bytes: What the examples' gradients may take at once; one example's at least.
+        memory_bytes: What the examples' gradients, or activations, may take at once; one example's at least.
 
     Returns:
         Like the parameters. Without noise and with an infinite norm, the sum of the examples' gradients over
@@ -53,13 +57,15 @@ def private_gradient(
         calls for.
     """
     own = {name: value.detach() for name, value in parameters.items()}
-    each = vmap(grad(_alone(loss)), in_dims=(None, 0, 0))
     total = {name: torch.zeros_like(value, dtype=source.precision(value.dtype)) for name, value in own.items()}
-    size = sum(value.numel() * value.element_size() for value in total.values())
+    if ghost.unsuited(loss.model, own, inputs):
+        add, size = _add_clipped, sum(value.numel() * value.element_size() for value in total.values())
+    else:
+        add, size = ghost.add_clipped, ghost.row_bytes(total)
     rows = max(1, memory_bytes // size)
     for some, theirs in zip(inputs.split(rows), labels.split(rows), strict=True):
         if len(some):
-            _add_clipped(total, each(own, some, theirs), mechanism.norm)
+            add(total, loss, own, some, theirs, mechanism.norm)
     return _disturbed(total, mechanism, source, own)
 
 
@@ -116,23 +122,19 @@ def _keeps_or_mixes(module: nn.modules.batchnorm._NormBase) -> bool:
     return module.training
 
 
-def _alone(loss: Loss) -> Loss:
-    return lambda parameters, example, label: loss(parameters, example[None], label[None])
+def _add_clipped(total: Named, loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor, clip: float) -> None:
+    """Add a chunk's clipped example gradients to the sums, for any network."""
 
+    def alone(own: dict[str, Tensor], example: Tensor, label: Tensor) -> Tensor:
+        return loss.each(own, example[None], label[None]).sum()
 
-def _add_clipped(total: Named, gradients: Named, clip: float) -> None:
-    """Add a chunk's clipped gradients, each [b, ...], to the sums."""
+    gradients = vmap(grad(alone), in_dims=(None, 0, 0))(dict(parameters), inputs, labels)
     flat = {name: value.reshape(len(value), -1).to(total[name].dtype) for name, value in gradients.items()}
-    norms = torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(value, dim=1) for value in flat.values()]), dim=0
-    )
-    if not float(norms.amax()) < math.inf:
-        finite = norms.isfinite()
-        flat, norms = {name: value[finite] for name, value in flat.items()}, norms[finite]
-    weights = torch.ones_like(norms) if math.isinf(clip) else clip / norms.clamp(min=clip)
+    norms = torch.stack([torch.linalg.vector_norm(value, dim=1) for value in flat.values()])
+    finite, weights = factors(torch.linalg.vector_norm(norms, dim=0), clip)
     for name, value in flat.items():
         into = total[name]
-        into += (weights @ value).view(into.shape)
+        into += (weights @ (value if finite is None else value[finite])).view(into.shape)
 
 
 def _disturbed(total: dict[str, Tensor], mechanism: Mechanism, source: Source, like: Named) -> dict[str, Tensor]:

@@ -55,32 +55,41 @@ class Batch:
     """Examples at one head, with what several moments need computed once.
 
     Attributes:
-        head: Weights, [C, D]; one row is the binary logistic head.
         features: With a last column of ones, [n, D]; n may be 0, since a Poisson sample may be empty.
+        logits: [n, C]; one column is the binary logistic head. All that a moment knows of the head.
         labels: Class indices, [n].
         vector: A public direction in head space, [C, D], for the Hessian-vector product only.
     """
 
-    head: Tensor
     features: Tensor
+    logits: Tensor
     labels: Tensor
     vector: Tensor | None = None
 
-    @cached_property
-    def logits(self) -> Tensor:
-        """[n, C]."""
-        return (self.head @ self.features.T).T
+    @classmethod
+    def at(cls, head: Tensor, features: Tensor, labels: Tensor, vector: Tensor | None = None) -> "Batch":
+        """Examples at a head's weights, [C, D].
+
+        Raises:
+            ValueError: Features and head disagree on D.
+        """
+        if features.shape[1] != head.shape[1]:
+            raise ValueError(
+                f"features have {features.shape[1]} columns but the head expects {head.shape[1]}; "
+                "append the bias column with fedha.models.with_bias(features)"
+            )
+        return cls(features, (head @ features.T).T, labels, vector)
 
     @cached_property
     def probabilities(self) -> Tensor:
         """[n, C]."""
-        return torch.sigmoid(self.logits) if len(self.head) == 1 else torch.softmax(self.logits, 1)
+        return torch.sigmoid(self.logits) if self.logits.shape[1] == 1 else torch.softmax(self.logits, 1)
 
     @cached_property
     def residuals(self) -> Tensor:
         """``p - y``, [n, C]."""
         p = self.probabilities
-        if len(self.head) == 1:
+        if self.logits.shape[1] == 1:
             return p - self.labels[:, None].to(p.dtype)
         return p.scatter_add(1, self.labels[:, None], p.new_full((len(p), 1), -1.0))
 
@@ -96,24 +105,18 @@ class Batch:
 
 
 def measure(names: Iterable[str], batch: Batch) -> dict[str, Moment]:
-    """The moments of a batch by name, differentiable through head and features.
+    """The moments of a batch by name, differentiable through logits and features.
 
     Args:
         names: Keys of `MOMENTS`.
         batch: The examples.
 
     Raises:
-        ValueError: Features and head disagree on D, labels have another length, or the Hessian-vector product has no
-            direction of the head's shape.
+        ValueError: Labels have another length, or the Hessian-vector product has no direction of the head's shape.
 
     Source:
         The derivatives of softmax cross-entropy, one example at a time; `fedha.statistics` has their means.
     """
-    if batch.features.shape[1] != batch.head.shape[1]:
-        raise ValueError(
-            f"features have {batch.features.shape[1]} columns but the head expects {batch.head.shape[1]}; "
-            "append the bias column with fedha.models.with_bias(features)"
-        )
     if len(batch.labels) != len(batch.features):
         raise ValueError(
             f"there are {len(batch.features)} feature rows but {len(batch.labels)} labels; pass one label a row"
@@ -121,18 +124,17 @@ def measure(names: Iterable[str], batch: Batch) -> dict[str, Moment]:
     return {name: MOMENTS[name](batch) for name in names}
 
 
-def _losses(batch: Batch) -> Moment:
-    if len(batch.head) == 1:
-        targets = batch.labels.to(batch.logits.dtype)
-        each = functional.binary_cross_entropy_with_logits(batch.logits[:, 0], targets, reduction="none")
-    else:
-        each = functional.cross_entropy(batch.logits, batch.labels, reduction="none")
-    return Moment(each[:, None], batch.ones)
+def risks(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of each example, [n], in nats, from logits [n, C]."""
+    if logits.shape[1] == 1:
+        targets = labels.to(logits.dtype)
+        return functional.binary_cross_entropy_with_logits(logits[:, 0], targets, reduction="none")
+    return functional.cross_entropy(logits, labels, reduction="none")
 
 
 def _hits(batch: Batch) -> Moment:
     logits = batch.logits
-    guesses = (logits[:, 0] > 0).long() if len(batch.head) == 1 else logits.argmax(1)
+    guesses = (logits[:, 0] > 0).long() if batch.logits.shape[1] == 1 else logits.argmax(1)
     return Moment((guesses == batch.labels).to(logits.dtype)[:, None], batch.ones)
 
 
@@ -143,10 +145,10 @@ def _curvatures(batch: Batch) -> Moment:
 
 def _changes(batch: Batch) -> Moment:
     """``(p * (a - sum_c p_c a_c)) ⊗ z`` with ``a = z V^T``."""
-    vector = batch.vector
-    if vector is None or vector.shape != batch.head.shape:
+    vector, shape = batch.vector, (batch.logits.shape[1], batch.features.shape[1])
+    if vector is None or vector.shape != shape:
         raise ValueError(
-            f"the Hessian-vector product needs a direction of the head's shape {tuple(batch.head.shape)}, got "
+            f"the Hessian-vector product needs a direction of the head's shape {shape}, got "
             f"{None if vector is None else tuple(vector.shape)}; pass the pooled gradient that the server sent"
         )
     p, along = batch.probabilities, (vector @ batch.features.T).T
@@ -154,7 +156,7 @@ def _changes(batch: Batch) -> Moment:
 
 
 MOMENTS: Mapping[str, Callable[[Batch], Moment]] = {
-    "risk": _losses,
+    "risk": lambda batch: Moment(risks(batch.logits, batch.labels)[:, None], batch.ones),
     "accuracy": _hits,
     "gradient": lambda batch: Moment(batch.residuals, batch.features),
     "hessian_diagonal": _curvatures,

@@ -26,24 +26,19 @@ example can do, and no epsilon could be given.
 from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
-from torch.func import functional_call, grad
-from torch.nn import functional
+from torch.func import grad
 
 from fedha.errors import FedhaError
-from fedha.models.split import SplitModel, head_matrix, with_bias
-from fedha.privacy.dpsgd import Loss
-from fedha.privacy.moments import Batch, measure
+from fedha.models.split import SplitModel, with_bias
+from fedha.privacy.loss import Loss
+from fedha.privacy.moments import Batch, measure, risks
 
 Penalty = Callable[[dict[str, Tensor]], Tensor]
 
 
 def risk_loss(model: SplitModel) -> Loss:
-    """Negative log-likelihood of one example, for any head."""
-
-    def loss(parameters: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        return _risk(functional_call(model, parameters, (inputs,)), labels)
-
-    return loss
+    """Negative log-likelihood of each example, for any head."""
+    return Loss(model, lambda features, logits, labels: risks(logits, labels))
 
 
 def pulls(penalty: Penalty, released: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,7 +56,7 @@ def pulls(penalty: Penalty, released: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def aligned_loss(model: SplitModel, directions: Mapping[str, Tensor], vector: Tensor | None = None) -> Loss:
-    """``risk_i + sum_k <u_k, t_ki>`` of one example.
+    """``risk_i + sum_k <u_k, t_ki>`` of each example.
 
     Args:
         model: With a linear head with a bias.
@@ -78,19 +73,11 @@ def aligned_loss(model: SplitModel, directions: Mapping[str, Tensor], vector: Te
         )
     constants = {name: value.detach() for name, value in directions.items()}
 
-    def loss(parameters: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        own = {name.removeprefix("featurizer."): v for name, v in parameters.items() if name.startswith("featurizer.")}
-        features = with_bias(functional_call(model.featurizer, own, (inputs,)))
-        batch = Batch(head_matrix(parameters["head.weight"], parameters["head.bias"]), features, labels, vector)
-        value = _risk(batch.logits, labels)
+    def of(features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        batch = Batch(with_bias(features), logits, labels, vector)
+        value = risks(logits, labels)
         for name, moment in measure(constants, batch).items():
-            value = value + moment.along(constants[name].to(features.dtype)).sum()
+            value = value + moment.along(constants[name].to(features.dtype))
         return value
 
-    return loss
-
-
-def _risk(logits: Tensor, labels: Tensor) -> Tensor:
-    if logits.shape[1] == 1:
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype), reduction="sum")
-    return functional.cross_entropy(logits, labels, reduction="sum")
+    return Loss(model, of)

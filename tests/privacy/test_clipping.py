@@ -96,8 +96,8 @@ def test_an_example_that_is_not_finite_adds_nothing_and_raises_nothing(broken: f
     features[2, 1] = broken  # 1e200 squared is not finite
     rest = torch.arange(5) != 2
     spoilt, without = (
-        Batch(client.head, features, client.labels),
-        Batch(client.head, client.features[rest], client.labels[rest]),
+        Batch.at(client.head, features, client.labels),
+        Batch.at(client.head, client.features[rest], client.labels[rest]),
     )
     names = ("gradient", "hessian_diagonal")
     mechanism = Mechanism(norm, 0.0, 5)
@@ -112,7 +112,7 @@ def test_an_example_that_is_not_finite_adds_nothing_and_raises_nothing(broken: f
 
 def wide(examples: int = 3) -> Batch:
     client = make_client(1, 20, examples, 1000)
-    return Batch(client.head, client.features, client.labels)
+    return Batch.at(client.head, client.features, client.labels)
 
 
 @pytest.mark.parametrize("kind", ["seeded", "cryptographic"])
@@ -132,7 +132,7 @@ def test_each_moments_noise_has_its_stated_deviation(kind: str) -> None:
 
 def test_noise_differs_between_moments_rounds_clients_exchanges_and_seeds() -> None:
     client = make_client(1, 3, 3, 4)
-    moments = measure(("gradient", "hessian_diagonal"), Batch(client.head, client.features, client.labels))
+    moments = measure(("gradient", "hessian_diagonal"), Batch.at(client.head, client.features, client.labels))
     exact = private_means(moments, Mechanism(1.0, 0.0, 3), seeded(0))
 
     def noise(seed: int, *key: int | str) -> list[Tensor]:
@@ -149,9 +149,9 @@ def test_noise_differs_between_moments_rounds_clients_exchanges_and_seeds() -> N
 
 def test_an_empty_batch_sends_noise_all_the_same() -> None:
     batch = wide(3)
-    empty = Batch(batch.head, batch.features[:0], batch.labels[:0])
+    empty = Batch(batch.features[:0], batch.logits[:0], batch.labels[:0])
     (sent,) = private_means(measure(["gradient"], empty), Mechanism(1.0, 1.0, 50), seeded(0)).values()
-    assert sent.shape == batch.head.shape
+    assert sent.shape == (batch.logits.shape[1], batch.features.shape[1])
     low, high = variance_bounds(sent.numel(), 1e-9)
     assert low < float((sent * 50).square().sum()) < high
 
@@ -159,7 +159,7 @@ def test_an_empty_batch_sends_noise_all_the_same() -> None:
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
 def test_a_site_sends_numbers_on_the_grid_in_float64(precision: torch.dtype) -> None:
     client = make_client(1, 3, 5, 4)
-    batch = Batch(client.head.to(precision), client.features.to(precision), client.labels)
+    batch = Batch.at(client.head.to(precision), client.features.to(precision), client.labels)
     mechanism = Mechanism(1.0, 0.7, 5)
     for value in private_means(measure(["gradient", "risk"], batch), mechanism, cryptographic()).values():
         steps = value / grid(mechanism.deviation())
@@ -169,7 +169,7 @@ def test_a_site_sends_numbers_on_the_grid_in_float64(precision: torch.dtype) -> 
 
 def test_a_simulation_keeps_its_precision() -> None:
     client = make_client(1, 3, 5, 4)
-    batch = Batch(client.head.float(), client.features.float(), client.labels)
+    batch = Batch.at(client.head.float(), client.features.float(), client.labels)
     (value,) = private_means(measure(["gradient"], batch), Mechanism(1.0, 0.7, 5), seeded(0)).values()
     assert value.dtype == torch.float32
 

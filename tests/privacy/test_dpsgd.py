@@ -15,6 +15,7 @@ from fedha.config import ModelConfig
 from fedha.errors import FedhaError
 from fedha.models import SplitModel, build
 from fedha.privacy.dpsgd import descend, private_gradient, refuse_beyond_examples
+from fedha.privacy.loss import Loss
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.noise import cryptographic, grid, seeded
 from fedha.privacy.surrogate import risk_loss
@@ -129,17 +130,23 @@ def test_noise_has_its_deviation_even_where_the_batch_is_empty(examples: int) ->
     assert not torch.equal(noise[:200], noise[200:400])
 
 
+class Scale(nn.Module):
+    """One number, times the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.number * inputs
+
+
 def test_a_parameter_may_be_a_single_number() -> None:
-    parameters = {"scale": torch.tensor(2.0, dtype=torch.float64)}
-    gradient = private_gradient(
-        lambda own, inputs, labels: (own["scale"] * inputs).sum(),
-        parameters,
-        torch.tensor([3.0, -0.5], dtype=torch.float64),
-        torch.zeros(2),
-        Mechanism(1.0, 0.0, 2),
-        seeded(0),
-    )
-    assert float(gradient["scale"]) == pytest.approx((1.0 - 0.5) / 2)
+    loss = Loss(SplitModel(Scale(), nn.Identity()), lambda features, logits, labels: logits[:, 0])
+    inputs = torch.tensor([[3.0], [-0.5]], dtype=torch.float64)
+    parameters = dict(loss.model.named_parameters())
+    gradient = private_gradient(loss, parameters, inputs, torch.zeros(2), Mechanism(1.0, 0.0, 2), seeded(0))
+    assert float(gradient["featurizer.number"]) == pytest.approx((1.0 - 0.5) / 2)
 
 
 def test_a_sites_gradient_is_on_the_grid_and_in_the_models_precision() -> None:

@@ -19,7 +19,7 @@ from tests.test_statistics import Client, make_client
 
 
 def batch_of(client: Client) -> Batch:
-    return Batch(*client, make_vector(client))
+    return Batch.at(*client, make_vector(client))
 
 
 def test_every_moment_has_a_twin() -> None:
@@ -116,7 +116,7 @@ def test_a_released_covariance_is_symmetric_whatever_the_noise() -> None:
 
 def test_a_batch_may_be_empty() -> None:
     client = make_client(0, 3, 2, 4)
-    empty = Batch(client.head, client.features[:0], client.labels[:0], make_vector(client))
+    empty = Batch.at(client.head, client.features[:0], client.labels[:0], make_vector(client))
     for moment in measure(MOMENTS, empty).values():
         assert len(moment.norms()) == 0
 
@@ -130,11 +130,11 @@ def test_a_batch_may_be_empty() -> None:
 )
 def test_a_batch_of_wrong_shape_is_refused(features: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        measure(["gradient"], Batch(torch.zeros(3, 4), features, labels))
+        measure(["gradient"], Batch.at(torch.zeros(3, 4), features, labels))
 
 
 @pytest.mark.parametrize("vector", [None, torch.zeros(4, 3)])
 def test_a_hessian_vector_product_needs_its_direction(vector: Tensor | None) -> None:
-    batch = Batch(torch.zeros(3, 4), torch.ones(2, 4), torch.zeros(2).long(), vector)
+    batch = Batch.at(torch.zeros(3, 4), torch.ones(2, 4), torch.zeros(2).long(), vector)
     with pytest.raises(ValueError, match="needs a direction of the head's shape"):
         measure(["pooled_gradient_hessian_product"], batch)

@@ -61,7 +61,7 @@ def start(name: str, model_name: str) -> tuple[SplitModel, dict[str, Tensor], Te
 def batch_at(model: SplitModel, parameters: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, vector: Tensor):
     own = {key.removeprefix("featurizer."): value for key, value in parameters.items() if key.startswith("featurizer.")}
     features = with_bias(functional_call(model.featurizer, own, (inputs,)))
-    return Batch(head_matrix(parameters["head.weight"], parameters["head.bias"]), features, labels, vector)
+    return Batch.at(head_matrix(parameters["head.weight"], parameters["head.bias"]), features, labels, vector)
 
 
 def penalty_of(name: str, examples: int) -> Callable[[dict[str, Tensor]], Tensor]:
@@ -81,7 +81,7 @@ def exact_gradient(name: str, model: SplitModel, parameters: Mapping[str, Tensor
     """Of risk plus penalty, the penalty made by fedha.statistics, through autograd: nothing of fedha.privacy."""
     live = {key: value.clone().requires_grad_() for key, value in parameters.items()}
     batch = batch_at(model, live, *data)
-    client = (batch.head, batch.features, batch.labels)
+    client = (head_matrix(live["head.weight"], live["head.bias"]), batch.features, batch.labels)
     loss = statistics.risk(*client)
     for statistic, distance in PENALTIES[name].items():
         if statistic == "pooled_gradient_hessian_product":
