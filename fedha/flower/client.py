@@ -14,7 +14,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower import secure_client
 from fedha.flower.guarded import admit, introduced, told_as_kind
-from fedha.flower.secure_client import Party
+from fedha.flower.secure_client import Opened, Party
 from fedha.flower.secure_wire import STEPS
 from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import PlainReply, pack_reply, pack_tensors, plain_reply, unpack_request, unpack_tensors
@@ -130,8 +130,8 @@ class Clients:
                 reply = _ANSWERS[kind](client, request)
         else:
             opened = secure_client.open_question(kind, client, content, request, context)
-            plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, request))
-            secrets, reply = secure_client.mask(self._party, opened, client, request, plain)
+            plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, opened.request))
+            secrets, reply = secure_client.mask(self._party, opened, client, plain)
             secure_client.store(context, secrets)
         _remember(client, context)
         return pack_reply(reply)
@@ -152,10 +152,12 @@ class Clients:
         clients = [self._client(context) for context in contexts]
         unpacked = {id(content): unpack_request(content, self._device) for content in contents}
         requests = [unpacked[id(content)] for content in contents]
+        if self._party is not None:
+            asked = zip(clients, contents, requests, contexts, strict=True)
+            opened = [secure_client.open_question(kind, *one) for one in asked]
+            return self._masked_together(self._party, kind, clients, opened, contexts)
         if batching.refusal(clients, requests[0]) is not None:
             return None
-        if self._party is not None:
-            return self._masked_together(self._party, kind, clients, requests, contents, contexts)
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
@@ -166,17 +168,16 @@ class Clients:
         party: Party,
         kind: str,
         clients: Sequence[Client],
-        requests: Sequence[Request],
-        contents: Sequence[RecordDict],
+        opened: Sequence[Opened],
         contexts: Sequence[Context],
-    ) -> list[PlainReply]:
+    ) -> list[PlainReply] | None:
         """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
-        asked = list(zip(clients, contents, requests, contexts, strict=True))
-        opened = [secure_client.open_question(kind, *one) for one in asked]
-        plain = _TOGETHER[kind](clients, [replace(one, additive=False) for one in requests])
+        if batching.refusal(clients, opened[0].request) is not None:
+            return None
+        plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [
-            secure_client.mask(party, question, client, request, reply)
-            for question, client, request, reply in zip(opened, clients, requests, plain, strict=True)
+            secure_client.mask(party, question, client, reply)
+            for question, client, reply in zip(opened, clients, plain, strict=True)
         ]
         for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
             secure_client.store(context, secrets)

@@ -39,6 +39,7 @@ from fedha.privacy.secure.states import Advertised, Confirmed, Masked, Shared
 from fedha.training import Client
 
 _SECRETS, _DONE = "fedha-secrets", "done"
+_ROUNDING = 1e-9  # of sums of weights
 
 _State = TypeVar("_State", Advertised, Shared, Masked, Confirmed)
 
@@ -75,12 +76,14 @@ class Opened:
     Attributes:
         state: Its secrets for this sum.
         inbox: The others' shares.
-        question: Digest of what it is asked.
+        request: What it is asked, with a share that is its own weight in the sum over that of those who are left.
+        question: Digest of what all are asked.
         names: Of the numbers that are summed along.
     """
 
     state: Shared
     inbox: Inbox
+    request: Request
     question: bytes
     names: tuple[str, ...]
 
@@ -157,10 +160,11 @@ def open_question(kind: str, client: Client, content: RecordDict, request: Reque
             f"client {client.index} is asked for round {request.round}'s {wanted} with the keys of {session.name}; "
             "the server mixes them, so the client answers nothing"
         )
-    return Opened(state, inbox, asked(kind, content, request), number_names(kind, request))
+    mine = replace(request, share=_own_share(session, client.index, request.share), additive=False)
+    return Opened(state, inbox, mine, asked(kind, content, request), number_names(kind, request))
 
 
-def mask(party: Party, opened: Opened, client: Client, request: Request, reply: Reply) -> tuple[Masked, Reply]:
+def mask(party: Party, opened: Opened, client: Client, reply: Reply) -> tuple[Masked, Reply]:
     """A client's answer, encoded and with all masks on; the state is still to be stored, before the answer leaves.
 
     Raises:
@@ -168,7 +172,7 @@ def mask(party: Party, opened: Opened, client: Client, request: Request, reply: 
     """
     session = opened.state.session
     weight = session.weight(client.index)
-    if request.task.training.averaging == "examples":
+    if opened.request.task.training.averaging == "examples":
         weight = float(reply.examples)  # secret: it travels in the sum
     with _discreetly(client, f"its answer does not fit {session.name} (a value beyond privacy.bound, or not finite)"):
         tensors = {**reply.tensors, NUMBERS: to_vector(reply, opened.names)}
@@ -215,6 +219,27 @@ def _advertise(
     context.state[_SECRETS] = ConfigRecord({**kept, _DONE: secrets.get(_DONE, ["0"])})
     _store(context, [state for state, _ in both])
     return {"identity": identity.public, "adverts": [pack(advert) for _, advert in both]}
+
+
+def _own_share(session: Session, place: int, left: float) -> float:
+    """A client's share of the round, from what all are told alike: with shares of its own making the server could give
+    one client's answer a weight in the sum that the others' do not have.
+
+    Args:
+        session: Has the weights.
+        place: The client's.
+        left: The weight of the clients who are left of the round.
+
+    Raises:
+        FedhaError: It is not the weight of so many that they may be summed.
+    """
+    least = session.least_weight(place)
+    if not least * (1 - _ROUNDING) <= left <= 1:
+        raise FedhaError(
+            f"client {place} is asked in {session.name} as if the clients left weighed {left:g}, and they weigh "
+            f"{least:g} to 1; the server is broken or cheats"
+        )
+    return session.weight(place) / left
 
 
 def _step_reply(party: Party, client: Client, name: str, value: bytes | list[bytes]) -> Reply:

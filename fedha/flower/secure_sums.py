@@ -4,6 +4,7 @@ Keys and shares of all sums of a round travel together, in two messages. Then ea
 is answered with the masked vector; the confirmation of whose vectors are in the sum; the shares that take masks off.
 """
 
+import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,6 +105,16 @@ class SecureSums:
         """
         inboxes = self._enough(lambda: self._sums[exchange].close_dealings(question))
         return {place: ConfigRecord({"inbox": pack(inbox)}) for place, inbox in inboxes.items()}
+
+    def weight_of(self, exchange: str, places: Sequence[int]) -> float:
+        """The weight that these clients have together in a sum, at most 1.
+
+        Args:
+            exchange: The sum.
+            places: Of its clients.
+        """
+        session = self._sums[exchange].session
+        return min(1.0, math.fsum(session.weight(place) for place in places))
 
     def finish(self, grid: Grid, messages: Iterable[Message], exchange: str, kind: str, round: int) -> "Sum":
         """The sum, from the answers to its question.

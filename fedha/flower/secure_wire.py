@@ -38,7 +38,7 @@ def number_names(kind: str, request: Request) -> tuple[str, ...]:
 
 
 def asked(kind: str, content: RecordDict, request: Request) -> bytes:
-    """Digest of all that decides a client's answer, but for its share, which the session fixes.
+    """Digest of all that decides a client's answer; its own share is made of the session's weights and what is here.
 
     Args:
         kind: The message type.
@@ -49,7 +49,7 @@ def asked(kind: str, content: RecordDict, request: Request) -> bytes:
     tensors |= {f"references/{name}": value for name, value in request.references.items()}
     scalars = content["request"]
     task = str(scalars["task"]) if isinstance(scalars, ConfigRecord) else ""
-    about = json.dumps([kind, request.round, request.measure, request.evaluate])
+    about = json.dumps([kind, request.round, request.measure, request.share, request.evaluate])
     return question(tensors, task, about)
 
 

@@ -91,6 +91,15 @@ def other_model(_: list[Said], content: RecordDict) -> RecordDict:
     return RecordDict({**content, "parameters": pack_tensors(model)})
 
 
+def other_share(_: list[Said], content: RecordDict) -> RecordDict:
+    """The same with the share, by which Fish's pull is multiplied: 1 / (1 - share)."""
+    return RecordDict({**content, "request": ConfigRecord({**content.config_records["request"], "share": 0.7})})
+
+
+def absurd_share(_: list[Said], content: RecordDict) -> RecordDict:
+    return RecordDict({**content, "request": ConfigRecord({**content.config_records["request"], "share": 0.2001})})
+
+
 REFUSED = [
     ("query.advertise", again("query.advertise"), "has given its shares for round 1"),
     ("query.advertise", twice, "take part in round 2's update twice, with different others or weights"),
@@ -98,6 +107,7 @@ REFUSED = [
     ("train", again("train"), "has no keys of the secure sum that it is asked for"),
     ("train", foreign("train"), "are not those for client 1; the server mixes them"),
     ("train", in_the_clear, "answers in secure sums alone and was asked in the clear"),
+    ("train", absurd_share, "as if the clients left weighed 0.2001, and they weigh 0.6 to 1; the server is broken"),
     ("query.confirm", again("query.confirm"), "has no keys of the secure sum that it is asked for"),
     ("query.reveal", again("query.reveal"), "has no keys of the secure sum that it is asked for"),
 ]
@@ -132,12 +142,15 @@ def test_a_question_that_comes_twice_is_answered_once() -> None:
     assert "a step of a secure sum comes again or out of turn" in second.error.reason
 
 
-def test_a_client_that_is_shown_another_model_is_not_summed_with_the_others() -> None:
+@pytest.mark.parametrize("other", [other_model, other_share])
+def test_a_client_that_is_asked_something_else_is_not_summed_with_the_others(other: Ask) -> None:
+    problem = make_five()
+    grid = grid_of(problem, asks={at("train", 2, 1): other})
     with pytest.raises(
         FedhaError,
         match=r"1 clients sent|do not carry its signature|masks of 5 clients do not cancel|sent confirmations",
     ):
-        spoil(make_five(), asks={at("train", 2, 1): other_model})
+        train(grid, strategy_of(problem, "fish", threshold=3), problem)
 
 
 def test_a_client_without_an_identity_gives_no_keys() -> None:
