@@ -124,7 +124,7 @@ class Clients:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
         with told_as_kind(client, content):
             request = unpack_request(content, self._device)
-        admit(client, kind, request, str(context.run_id))
+        admit(client, kind, request)
         if self._party is None:
             with told_as_kind(client, content):
                 reply = _ANSWERS[kind](client, request)

@@ -143,6 +143,7 @@ def serve(
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
     strategy.talk.tell, strategy.talk.stop = listener.note, stop
+    strategy.talk.again = lambda kind, place: _spend_again(job, strategy.begun(), kind, place)
     strategy.clients_keep_models = domains is None
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
@@ -360,6 +361,14 @@ def _commit(job: Job, server: Server, round: int, members: Sequence[Member]) -> 
         return
     after = budget.after_round(server, round, members)
     runfolder.write_json(job.folder / runfolder.SPENDING, after.state())
+
+
+def _spend_again(job: Job, server: Server, kind: str, place: int) -> None:
+    """Count what a client that is asked once more releases once more, before it is asked."""
+    before = server.spending
+    server.spending = before.again(server.task, kind, place, server.members)
+    if server.spending is not before:
+        runfolder.write_json(job.folder / runfolder.SPENDING, server.spending.state())
 
 
 def _as(examples: Examples, model: SplitModel) -> Examples:

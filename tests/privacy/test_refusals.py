@@ -209,6 +209,20 @@ def test_a_sites_limit_is_its_own_whatever_the_server_says(limits: dict[str, Any
     assert done == {"rate": 2}.get(kind, 1 if limits == {"max_epsilon": 2.0} else 0)
 
 
+def test_the_rate_does_not_believe_the_servers_round(tmp_path: Path) -> None:
+    """A server that calls every round the first one, or asks for a statistic twice at once, gains nothing."""
+    config = settings("iga", privacy={"protect": "nothing"})
+    grid = grid_of(config, limited(rounds_per_hour=2), skip=True)
+    answers = [ask(grid, config, "query.measure", parameters_of(config), round=1) for _ in range(2)]
+    assert all("tensors" in one for one in answers)
+    for measure in (("gradient",), ("gradient", "gradient"), ("hessian_diagonal", "gradient")):
+        told = ask(grid, config, "query.measure", parameters_of(config), measure=measure)
+        assert told.endswith("it refuses to answer (rate)")
+    told = ask(grid, config, "train", parameters_of(config), measure=("gradient",))
+    assert told.endswith("it refuses to answer (rate)")
+    assert "tensors" in ask(grid, config, "query.measure", parameters_of(config), measure=("hessian_diagonal",))
+
+
 def test_a_site_with_a_budget_answers_no_run_without_noise(tmp_path: Path) -> None:
     config = settings("iga", privacy={"protect": "nothing"})
     with pytest.raises(FedhaError, match=r"refuses to answer \(budget\)"):
