@@ -36,6 +36,14 @@ class SecureRounds:
         self._grid: Grid | None = None
         self._under_way = ""  # the sum whose question was asked last
 
+    def name_run(self, mark: str) -> None:
+        """Name the run after its settings, before the first sum, for clients that hold it to theirs.
+
+        Args:
+            mark: `secure_wire.settings_mark` of the config.
+        """
+        self._sums.run = f"{self._sums.run} {mark}"
+
     def begin(self, grid: Grid, round: int, server: Server, statistics: Shapes, parts: tuple[str, ...]) -> None:
         """Prepare a round's sums: of each exchange's statistics, and of the updates with what rides along.
 

@@ -60,7 +60,7 @@ class SecureSums:
     Attributes:
         talk: Reaches the clients, and knows the rules for those who fail.
         settings: The thresholds and the range.
-        run: What tells this run's messages from another's.
+        run: What tells this run's messages from another's, and what the run is.
     """
 
     talk: Correspondence
@@ -82,7 +82,7 @@ class SecureSums:
             FedhaError: Too few clients take part, the numbers do not fit them, or as `Correspondence.replies`.
         """
         self._wanted = {one.exchange: one for one in wanted}
-        self._sums = {one.exchange: Aggregation(self._session(round, one), Roster(self._keys)) for one in wanted}
+        self._sums = {one.exchange: Aggregation(self._session(round, one), Roster(dict(self._keys))) for one in wanted}
         sessions = {name: pack(one.session) for name, one in self._sums.items()}
         cohorts = {name: one.session.cohort for name, one in self._sums.items()}
         contents = {place: {"sessions": mine} for place, mine in _by_place(cohorts, sessions).items()}
@@ -133,7 +133,12 @@ class SecureSums:
         layout = sums.session.layout
 
         def take(reply: Reply) -> None:
-            words = reply.tensors[MASKED].cpu().numpy().view(layout.dtype)
+            vector = reply.tensors[MASKED]
+            if vector.dtype != torch.int64:
+                raise FedhaError(
+                    f"client {reply.index} sends a vector of {vector.dtype}, not of 64-bit integers; it is left out"
+                )
+            words = vector.cpu().numpy().view(layout.dtype)
             sums.add_masked(MaskedInput(single(reply.secure, "session"), reply.index, words))
 
         for _ in self.talk.replies(messages, kind, round, {MASKED: torch.Size([layout.words])}, take):

@@ -19,6 +19,7 @@ from fedha.errors import FedhaError
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
 from fedha.flower.delivery import never
+from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.measurement import shapes
@@ -209,7 +210,7 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
         clients = len(domains.sources) * config.data.clients_per_domain
         secure_rounds.check_clients(config, clients)
         federation = federation.model_copy(update={"on_missing": "stop"})  # nobody comes and goes in a simulation
-    return HessianAlignment(
+    strategy = HessianAlignment(
         config.recipe[0],
         config.training,
         seed=config.seed[0],
@@ -218,6 +219,9 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
         on_client_error=config.engine.on_client_error,
         privacy=config.privacy,
     )
+    if strategy.secure is not None:
+        strategy.secure.name_run(settings_mark(config))
+    return strategy
 
 
 def _given(domains: DomainSet) -> Setting:
