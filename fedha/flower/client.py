@@ -114,7 +114,7 @@ class Clients:
             context: Whose it is; its state is changed where the client must remember something.
         """
         numerics.configure(self._threads)
-        client = self._client(context)
+        client = self._client(context, content)
         if kind == _INTRODUCE:
             shape = tuple(client.domain.train.inputs.shape[1:])
             told = client.reply({}, introduced(client, content))
@@ -122,11 +122,11 @@ class Clients:
             return pack_reply(replace(told, input_shape=shape))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
-        with told_as_kind(client, content):
+        with told_as_kind(client.domain.client, client.site, content):
             request = unpack_request(content, self._device)
         admit(client, kind, request)
         if self._party is None:
-            with told_as_kind(client, content):
+            with told_as_kind(client.domain.client, client.site, content):
                 reply = _ANSWERS[kind](client, request)
         else:
             opened = secure_client.open_question(kind, client, content, request, context)
@@ -149,7 +149,7 @@ class Clients:
         if kind not in _TOGETHER or len(contexts) < 2:
             return None
         numerics.configure(self._threads)
-        clients = [self._client(context) for context in contexts]
+        clients = [self._client(*one) for one in zip(contexts, contents, strict=True)]
         unpacked = {id(content): unpack_request(content, self._device) for content in contents}
         requests = [unpacked[id(content)] for content in contents]
         if self._party is not None:
@@ -192,17 +192,18 @@ class Clients:
             )
         return self._party
 
-    def _client(self, context: Context) -> Client:
-        """The client of a node, with what it remembers."""
+    def _client(self, context: Context, content: RecordDict) -> Client:
+        """The client of a node, with what it remembers; what its data say when they are broken goes by the message."""
         key = (context.run_id, context.node_id)
         if key not in self._clients:
             _check_place(context)
             if self._model is None:
                 self._model = self._make_model(context).to(torch.device(self._device))
                 _check_model(self._model)
-            domain = _moved(self._make_domain(context), next(self._model.parameters()))
-            place = int(context.node_config["partition-id"])
-            self._clients[key] = Client(place, domain, self._model, site=self._make_site())
+            place, site = int(context.node_config["partition-id"]), self._make_site()
+            with told_as_kind(f"client {place}", site, content):
+                domain = _moved(self._make_domain(context), next(self._model.parameters()))
+            self._clients[key] = Client(place, domain, self._model, site=site)
         client = self._clients[key]
         client.state = unpack_tensors(context.state.array_records.get(_STATE, ArrayRecord()), self._device)
         return client

@@ -17,6 +17,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Request
 from fedha.flower.wire import HELD_OUT, SEEDED, unpack_task
 from fedha.privacy import gate
+from fedha.privacy.site import Site
 from fedha.training import Client
 
 
@@ -54,9 +55,15 @@ def admit(client: Client, kind: str, request: Request) -> None:
 
 
 @contextmanager
-def told_as_kind(client: Client, content: RecordDict) -> Iterator[None]:
-    """Raise what goes wrong inside by its kind alone, where the client's answers are covered."""
-    with as_kind(client.domain.client, covered=_covered(client, content)):
+def told_as_kind(who: str, site: Site, content: RecordDict) -> Iterator[None]:
+    """Raise what goes wrong inside by its kind alone, where the client's answers are covered.
+
+    Args:
+        who: What the site's log calls the client.
+        site: The client's own rules.
+        content: The message's, which says what the run covers.
+    """
+    with as_kind(who, covered=_covered(site, content)):
         yield
 
 
@@ -78,16 +85,16 @@ def as_kind(who: str, *, covered: bool = True) -> Iterator[None]:
         raise FedhaError(f"it could not answer ({kind}); its own log says why") from None
 
 
-def _covered(client: Client, content: RecordDict) -> bool:
+def _covered(site: Site, content: RecordDict) -> bool:
     """Whether a message's task covers answers; one that cannot be read is taken for such."""
     text = _task(content)
     if text is None:
-        return client.site.limits is not None or client.site.chance == "cryptographic"
+        return site.limits is not None or site.chance == "cryptographic"
     try:
         privacy = PrivacyConfig.model_validate(json.loads(text).get("privacy", {}))
     except (ValueError, AttributeError):
         return True
-    return client.site.covers(privacy)
+    return site.covers(privacy)
 
 
 def _task(content: RecordDict) -> str | None:

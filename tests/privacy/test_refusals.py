@@ -13,6 +13,7 @@ from torch import Tensor
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
+from fedha.flower.client import client_app, simulated
 from fedha.flower.serve import load_domains
 from fedha.flower.wire import pack_request, pack_task, pack_tensors
 from fedha.models import build
@@ -150,8 +151,6 @@ def test_examples_that_are_not_finite_stop_nobody_and_show_nowhere(tmp_path: Pat
     config = settings("exact_diagonal")
     domains = load_domains(config)
     domains.sources[0].train.inputs[0] = float("nan")
-    from fedha.flower.client import client_app, simulated
-
     app = client_app(
         lambda _: build(config.model, domains.input_shape, domains.classes, 0),
         lambda context: domains.sources[int(context.node_config["partition-id"])],
@@ -159,6 +158,19 @@ def test_examples_that_are_not_finite_stop_nobody_and_show_nowhere(tmp_path: Pat
     )
     results = run_on(InlineGrid(app, 2), config, tmp_path)
     assert results["rounds"] == 3
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_data_that_cannot_be_loaded_tell_the_server_nothing_of_them(covered: bool) -> None:
+    config = settings("iga") if covered else settings("iga", privacy={"protect": "nothing"})
+
+    def broken(_: Any) -> Any:
+        raise ValueError(f"the patient of row 7 is {SECRET}")
+
+    app = client_app(lambda _: build(config.model, (3,), 2, 0), broken, site=simulated)
+    told = ask(InlineGrid(app, 2, skip=True), config, "query.measure", parameters_of(config))
+    assert (SECRET in told) is not covered
+    assert told.endswith("it could not answer (ValueError); its own log says why") is covered
 
 
 # --- refusals are counted ---
