@@ -36,7 +36,8 @@ class Request:
         parameters: The global model, by name.
         references: Averaged statistics known so far this round, by name.
         measure: The statistics wanted; in a training exchange those that ride along, for the next round.
-        share: The client's weight in the averages, in (0, 1].
+        share: The client's weight in the averages, in (0, 1]; on its way to a secure sum, which clients are all asked
+            for alike, the weight of those who are left of the round.
         additive: Whether clients that answer together may send one weighted sum of their tensors: nobody needs theirs
             one by one.
         evaluate: Parts of the domain to evaluate in a training exchange, at the global model: held_out, train.

@@ -33,7 +33,7 @@ from fedha.engine.event_file import EventFile
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
 from fedha.flower.client import QUERIES, Clients, recall_averages, state_record
-from fedha.flower.guarded import as_kind, sensitive
+from fedha.flower.guarded import as_kind
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import pack_tensors, unpack_tensors
@@ -41,7 +41,7 @@ from fedha.models import SplitModel, build
 from fedha.piggyback import riders
 from fedha.privacy.book import Book
 from fedha.privacy.limits import Limits, read_limits
-from fedha.privacy.site import Site
+from fedha.privacy.site import Site, sensitive
 
 EVENTS = ".events"  # the folder beside the runs
 

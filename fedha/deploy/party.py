@@ -14,6 +14,7 @@ from pathlib import Path
 from fedha.config import Config
 from fedha.errors import FedhaError
 from fedha.flower.secure_client import Party
+from fedha.flower.secure_wire import settings_mark
 from fedha.privacy.secure.delegation import read_roster, roster_of
 from fedha.privacy.secure.identity import read_identity
 from fedha.privacy.secure.session import MINIMUM
@@ -36,7 +37,8 @@ def site_party(config: Config) -> Party | None:
         return None
     identity = read_identity(_read("FEDHA_SIGNING_KEY", "signing.key"))
     roster = roster_of(read_roster(_read("FEDHA_ROSTER", "roster.json")))
-    return Party(lambda place: identity, lambda cohort: roster, _minimum(), config.privacy.protect == "examples")
+    public = config.privacy.protect == "examples"
+    return Party(lambda place: identity, lambda cohort: roster, _minimum(), public, settings_mark(config))
 
 
 def _read(variable: str, usual: str) -> bytes:

@@ -14,7 +14,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower import secure_client
 from fedha.flower.guarded import admit, introduced, told_as_kind
-from fedha.flower.secure_client import Party
+from fedha.flower.secure_client import Opened, Party
 from fedha.flower.secure_wire import STEPS
 from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import PlainReply, pack_reply, pack_tensors, plain_reply, unpack_request, unpack_tensors
@@ -119,7 +119,7 @@ class Clients:
             context: Whose it is; its state is changed where the client must remember something.
         """
         numerics.configure(self._threads)
-        client = self._client(context)
+        client = self._client(context, content)
         if kind == _INTRODUCE:
             shape = tuple(client.domain.train.inputs.shape[1:])
             told = client.reply({}, introduced(client, content))
@@ -127,16 +127,16 @@ class Clients:
             return pack_reply(replace(told, input_shape=shape))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
-        with told_as_kind(client, content):
+        with told_as_kind(client.domain.client, client.site, content):
             request = unpack_request(content, self._device)
-        admit(client, kind, request, str(context.run_id))
+        admit(client, kind, request)
         if self._party is None:
-            with told_as_kind(client, content):
+            with told_as_kind(client.domain.client, client.site, content):
                 reply = _ANSWERS[kind](client, request)
         else:
             opened = secure_client.open_question(kind, client, content, request, context)
-            plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, request))
-            secrets, reply = secure_client.mask(self._party, opened, client, request, plain)
+            plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, opened.request))
+            secrets, reply = secure_client.mask(self._party, opened, client, plain)
             secure_client.store(context, secrets)
         _remember(client, context)
         return pack_reply(reply)
@@ -164,14 +164,16 @@ class Clients:
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]
     ) -> list[PlainReply] | None:
         numerics.configure(self._threads)
-        clients = [self._client(context) for context in contexts]
+        clients = [self._client(*one) for one in zip(contexts, contents, strict=True)]
         distinct = {id(content): content for content in contents}
         unpacked = {key: unpack_request(content, self._device) for key, content in distinct.items()}
         requests = [unpacked[id(content)] for content in contents]
+        if self._party is not None:
+            asked = zip(clients, contents, requests, contexts, strict=True)
+            opened = [secure_client.open_question(kind, *one) for one in asked]
+            return self._masked_together(self._party, kind, clients, opened, contexts)
         if batching.refusal(clients, requests[0]) is not None:
             return None
-        if self._party is not None:
-            return self._masked_together(self._party, kind, clients, requests, contents, contexts)
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
@@ -182,17 +184,16 @@ class Clients:
         party: Party,
         kind: str,
         clients: Sequence[Client],
-        requests: Sequence[Request],
-        contents: Sequence[RecordDict],
+        opened: Sequence[Opened],
         contexts: Sequence[Context],
-    ) -> list[PlainReply]:
+    ) -> list[PlainReply] | None:
         """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
-        asked = list(zip(clients, contents, requests, contexts, strict=True))
-        opened = [secure_client.open_question(kind, *one) for one in asked]
-        plain = _TOGETHER[kind](clients, [replace(one, additive=False) for one in requests])
+        if batching.refusal(clients, opened[0].request) is not None:
+            return None
+        plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [
-            secure_client.mask(party, question, client, request, reply)
-            for question, client, request, reply in zip(opened, clients, requests, plain, strict=True)
+            secure_client.mask(party, question, client, reply)
+            for question, client, reply in zip(opened, clients, plain, strict=True)
         ]
         for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
             secure_client.store(context, secrets)
@@ -207,17 +208,18 @@ class Clients:
             )
         return self._party
 
-    def _client(self, context: Context) -> Client:
-        """The client of a node, with what it remembers."""
+    def _client(self, context: Context, content: RecordDict) -> Client:
+        """The client of a node, with what it remembers; what its data say when they are broken goes by the message."""
         key = (context.run_id, context.node_id)
         if key not in self._clients:
             _check_place(context)
             if self._model is None:
                 self._model = self._make_model(context).to(torch.device(self._device))
                 _check_model(self._model)
-            domain = _moved(self._make_domain(context), next(self._model.parameters()))
-            place = int(context.node_config["partition-id"])
-            self._clients[key] = Client(place, domain, self._model, site=self._make_site())
+            place, site = int(context.node_config["partition-id"]), self._make_site()
+            with told_as_kind(f"client {place}", site, content):
+                domain = _moved(self._make_domain(context), next(self._model.parameters()))
+            self._clients[key] = Client(place, domain, self._model, site=site)
         client = self._clients[key]
         known = context.state.get(_STATE)
         client.state = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}

@@ -67,6 +67,7 @@ class Correspondence:
         task: The packed task, which every message carries.
         tell: Told, in a sentence, what takes long or goes wrong, as soon as it is known.
         stop: Asked now and then, whether the run should stop.
+        again: Told the message type and the place of a client that is about to be asked once more.
         held: Which clients hold which global model; in a deployment it is sent to each once.
         events: What went wrong in this round and how it went on, ready for metrics.jsonl.
         bytes_down: Sent so far.
@@ -77,6 +78,7 @@ class Correspondence:
     task: str
     tell: Callable[[str], None] = lambda text: None
     stop: Callable[[], bool] = never
+    again: Callable[[str, int], None] = lambda kind, place: None
     held: HeldModels = field(default_factory=HeldModels)
     events: list[dict[str, Any]] = field(default_factory=list)
     bytes_down: int = 0
@@ -265,6 +267,9 @@ class Correspondence:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         time.sleep(pause)  # one that fails at once must not be asked at once again and again
+        for node in back:
+            if node in self._members:
+                self.again(missing[node].metadata.message_type, self._members[node].index)
         fresh = {node: _once_more(missing[node]) for node in back}
         self._asked |= fresh
         self.bytes_down += sum(count_bytes(one.content) for one in fresh.values())

@@ -17,6 +17,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Request
 from fedha.flower.wire import HELD_OUT, SEEDED, unpack_task
 from fedha.privacy import gate
+from fedha.privacy.site import Site
 from fedha.training import Client
 
 
@@ -33,31 +34,36 @@ def introduced(client: Client, content: RecordDict) -> dict[str, float]:
     return {SEEDED: float(client.site.chance == "seeded"), HELD_OUT: len(client.domain.held_out)}
 
 
-def admit(client: Client, kind: str, request: Request, run: str) -> None:
+def admit(client: Client, kind: str, request: Request) -> None:
     """Refuse what the run's guards or the site's limits do not allow, before any work.
 
     Args:
         client: Whose data it is.
         kind: The message type.
         request: What the server asks.
-        run: Which run asks.
 
     Raises:
         FedhaError: It is refused; names the kind. The sentence is in the site's log.
     """
-    if not client.site.covers(request.task):
+    if not client.site.covers(request.task.privacy):
         return
     with as_kind(client.domain.client):
-        refusal = gate.refuse(client.site, kind, request, client.model, client.domain, run)
+        refusal = gate.refuse(client.site, kind, request, client.model, client.domain)
     if refusal is not None:
         log(WARNING, "fedha does not answer %s of round %d: %s", kind, request.round, refusal.sentence)
         raise FedhaError(f"it refuses to answer ({refusal.kind})")
 
 
 @contextmanager
-def told_as_kind(client: Client, content: RecordDict) -> Iterator[None]:
-    """Raise what goes wrong inside by its kind alone, where the client's answers are covered."""
-    with as_kind(client.domain.client, covered=_covered(client, content)):
+def told_as_kind(who: str, site: Site, content: RecordDict) -> Iterator[None]:
+    """Raise what goes wrong inside by its kind alone, where the client's answers are covered.
+
+    Args:
+        who: What the site's log calls the client.
+        site: The client's own rules.
+        content: The message's, which says what the run covers.
+    """
+    with as_kind(who, covered=_covered(site, content)):
         yield
 
 
@@ -79,23 +85,16 @@ def as_kind(who: str, *, covered: bool = True) -> Iterator[None]:
         raise FedhaError(f"it could not answer ({kind}); its own log says why") from None
 
 
-def _covered(client: Client, content: RecordDict) -> bool:
+def _covered(site: Site, content: RecordDict) -> bool:
     """Whether a message's task covers answers; one that cannot be read is taken for such."""
-    if client.site.limits is not None:
-        return True
     text = _task(content)
     if text is None:
-        return client.site.chance == "cryptographic"
+        return site.limits is not None or site.chance == "cryptographic"
     try:
         privacy = PrivacyConfig.model_validate(json.loads(text).get("privacy", {}))
     except (ValueError, AttributeError):
         return True
-    return sensitive(privacy)
-
-
-def sensitive(privacy: PrivacyConfig) -> bool:
-    """Whether a run keeps anything of its clients from the server, so that their errors must not tell it."""
-    return privacy.protect != "nothing" or privacy.secure_aggregation or privacy.min_examples > 1
+    return site.covers(privacy)
 
 
 def _task(content: RecordDict) -> str | None:

@@ -39,6 +39,7 @@ from fedha.privacy.secure.states import Advertised, Confirmed, Masked, Shared
 from fedha.training import Client
 
 _SECRETS, _DONE = "fedha-secrets", "done"
+_ROUNDING = 1e-9  # of sums of weights
 
 _State = TypeVar("_State", Advertised, Shared, Masked, Confirmed)
 
@@ -52,12 +53,15 @@ class Party:
         roster: The identities of a cohort.
         minimum: The fewest clients that it lets itself be summed with, itself included.
         tells_examples: Whether the number of its examples is public, as accounts of example-level privacy need it.
+        settings: `secure_wire.settings_mark` of the config that it was started with, which a sum's run must be named
+            after: data and model decide an answer too, and no question speaks of them. Empty: any run will do.
     """
 
     identity: Callable[[int], Identity]
     roster: Callable[[Sequence[int]], Roster]
     minimum: int
     tells_examples: bool = False
+    settings: str = ""
 
     def introduction(self, reply: Reply) -> Reply:
         """What it says of itself: a number of examples only where that is public."""
@@ -75,12 +79,14 @@ class Opened:
     Attributes:
         state: Its secrets for this sum.
         inbox: The others' shares.
-        question: Digest of what it is asked.
+        request: What it is asked, with a share that is its own weight in the sum over that of those who are left.
+        question: Digest of what all are asked.
         names: Of the numbers that are summed along.
     """
 
     state: Shared
     inbox: Inbox
+    request: Request
     question: bytes
     names: tuple[str, ...]
 
@@ -157,10 +163,11 @@ def open_question(kind: str, client: Client, content: RecordDict, request: Reque
             f"client {client.index} is asked for round {request.round}'s {wanted} with the keys of {session.name}; "
             "the server mixes them, so the client answers nothing"
         )
-    return Opened(state, inbox, asked(kind, content, request), number_names(kind, request))
+    mine = replace(request, share=_own_share(session, client.index, request.share), additive=False)
+    return Opened(state, inbox, mine, asked(kind, content, request), number_names(kind, request))
 
 
-def mask(party: Party, opened: Opened, client: Client, request: Request, reply: Reply) -> tuple[Masked, Reply]:
+def mask(party: Party, opened: Opened, client: Client, reply: Reply) -> tuple[Masked, Reply]:
     """A client's answer, encoded and with all masks on; the state is still to be stored, before the answer leaves.
 
     Raises:
@@ -168,7 +175,7 @@ def mask(party: Party, opened: Opened, client: Client, request: Request, reply: 
     """
     session = opened.state.session
     weight = session.weight(client.index)
-    if request.task.training.averaging == "examples":
+    if opened.request.task.training.averaging == "examples":
         weight = float(reply.examples)  # secret: it travels in the sum
     with _discreetly(client, f"its answer does not fit {session.name} (a value beyond privacy.bound, or not finite)"):
         tensors = {**reply.tensors, NUMBERS: to_vector(reply, opened.names)}
@@ -192,29 +199,59 @@ def store(context: Context, state: Masked) -> None:
 def _advertise(
     party: Party, place: int, sessions: Sequence[Session], context: Context
 ) -> dict[str, bytes | list[bytes]]:
-    identity = party.identity(place)
     secrets = _secrets(context)
-    done = _done(secrets)
-    names = {*secrets, *(_name(session) for session in sessions)}
+    (latest, *done), names = _done(secrets), {*secrets, *(_name(session) for session in sessions)}
+    if len(rounds := {session.round for session in sessions}) != 1:
+        raise FedhaError(
+            f"client {place} is asked for keys of the rounds {sorted(rounds)} at once; the server is broken or cheats"
+        )
     for session in sessions:
+        if not session.run.endswith(party.settings):
+            raise FedhaError(
+                f"client {place} was started with other settings than the run that {session.name} is of; the server "
+                "must give one config to all, for who has other data or another model is not hidden by the others"
+            )
         if sum(name.startswith(f"{session.round}/{session.exchange}/") for name in names) > 1:
             raise FedhaError(
                 f"client {place} is asked to take part in {session.name} twice, with different others or weights; the "
                 "difference of two such sums would tell its part, so it refuses"
             )
-        if session.round < done[0] or (session.round == done[0] and session.exchange in done[1]):
+        if session.round < int(latest) or (session.round == int(latest) and session.exchange in done):
             raise FedhaError(
-                f"client {place} has given its shares for round {done[0]} and is asked to take part in {session.name}; "
-                "two sums of one exchange would tell its part, so it refuses"
+                f"client {place} has gone on to round {latest}, or given its shares there, and is asked to take part "
+                f"in {session.name}; two sums of one exchange would tell its part, so it refuses"
             )
+    identity, (round,) = party.identity(place), rounds
     both = [
         protocol.advertise(session, place, identity, party.roster(session.cohort), party.minimum)
         for session in sessions
     ]
-    kept = {name: value for name, value in secrets.items() if any(name.startswith(f"{s.round}/") for s in sessions)}
-    context.state[_SECRETS] = ConfigRecord({**kept, _DONE: secrets.get(_DONE, ["0"])})
+    kept = {name: value for name, value in secrets.items() if name.startswith(f"{round}/")}
+    given = done if round == int(latest) else []
+    context.state[_SECRETS] = ConfigRecord({**kept, _DONE: [str(round), *given]})
     _store(context, [state for state, _ in both])
     return {"identity": identity.public, "adverts": [pack(advert) for _, advert in both]}
+
+
+def _own_share(session: Session, place: int, left: float) -> float:
+    """A client's share of the round, from what all are told alike: with shares of its own making the server could give
+    one client's answer a weight in the sum that the others' do not have.
+
+    Args:
+        session: Has the weights.
+        place: The client's.
+        left: The weight of the clients who are left of the round.
+
+    Raises:
+        FedhaError: It is not the weight of so many that they may be summed.
+    """
+    least = session.least_weight(place)
+    if not least * (1 - _ROUNDING) <= left <= 1:
+        raise FedhaError(
+            f"client {place} is asked in {session.name} as if the clients left weighed {left:g}, and they weigh "
+            f"{least:g} to 1; the server is broken or cheats"
+        )
+    return session.weight(place) / left
 
 
 def _step_reply(party: Party, client: Client, name: str, value: bytes | list[bytes]) -> Reply:
@@ -226,11 +263,10 @@ def _secrets(context: Context) -> ConfigRecord:
     return record if isinstance(record, ConfigRecord) else ConfigRecord()
 
 
-def _done(secrets: ConfigRecord) -> tuple[int, list[str]]:
-    """The last round for which shares were given, and its exchanges."""
+def _done(secrets: ConfigRecord) -> list[str]:
+    """The latest round that keys were given for, and those of its exchanges that shares were given for."""
     known = secrets.get(_DONE)
-    round, *names = [str(one) for one in known] if isinstance(known, list) else ["0"]
-    return int(round), names
+    return [str(one) for one in known] if isinstance(known, list) else ["0"]
 
 
 def _name(session: Session) -> str:
@@ -244,7 +280,7 @@ def _recall(context: Context, kind: type[_State], session: bytes) -> _State:
         FedhaError: It is not.
     """
     for name, value in _secrets(context).items():
-        if name.endswith(session.hex()) and isinstance(value, bytes):
+        if name.endswith(f"/{session.hex()}") and isinstance(value, bytes):
             if not value.startswith(f'["{kind.__name__}"'.encode()):
                 raise FedhaError(
                     "a step of a secure sum comes again or out of turn; it was taken once and is not taken twice"
@@ -266,9 +302,7 @@ def _store(context: Context, states: Sequence[Advertised | Shared | Masked | Con
 def _forget(context: Context, session: Session) -> None:
     secrets = dict(_secrets(context))
     del secrets[_name(session)]
-    round, names = _done(_secrets(context))
-    names = [*names, session.exchange] if round == session.round else [session.exchange]
-    secrets[_DONE] = [str(session.round), *names]
+    secrets[_DONE] = [*_done(_secrets(context)), session.exchange]
     context.state[_SECRETS] = ConfigRecord(secrets)
 
 

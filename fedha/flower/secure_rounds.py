@@ -1,6 +1,7 @@
 """A strategy's rounds with secure sums: which are wanted, how they are asked for, and how they enter the averages."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -35,6 +36,14 @@ class SecureRounds:
         self._grid: Grid | None = None
         self._under_way = ""  # the sum whose question was asked last
 
+    def name_run(self, mark: str) -> None:
+        """Name the run after its settings, before the first sum, for clients that hold it to theirs.
+
+        Args:
+            mark: `secure_wire.settings_mark` of the config.
+        """
+        self._sums.run = f"{self._sums.run} {mark}"
+
     def begin(self, grid: Grid, round: int, server: Server, statistics: Shapes, parts: tuple[str, ...]) -> None:
         """Prepare a round's sums: of each exchange's statistics, and of the updates with what rides along.
 
@@ -67,34 +76,24 @@ class SecureRounds:
         self._sums.begin(grid, round, [Wanted(exchange_name("evaluate", parts), members, names, {}, alike)])
 
     def ask(
-        self,
-        kind: str,
-        request: Request,
-        arrays: ArrayRecord,
-        references: ArrayRecord,
-        members: Sequence[Member],
-        shares: Mapping[int, float],
+        self, kind: str, request: Request, arrays: ArrayRecord, references: ArrayRecord, members: Sequence[Member]
     ) -> list[Message]:
-        """The messages of an exchange, to those who can answer it masked.
+        """The messages of an exchange, to those who can answer it masked: all of them are asked the same.
 
         Args:
             kind: The message type.
             request: But for the share and what is packed.
             arrays: The global model, packed.
             references: Packed.
-            members: Whom it is for.
-            shares: Their weights in the averages, by place.
+            members: Whom it is for: those who are left of the round's clients.
         """
-        packed = {
-            share: pack_request(_with_share(request, share), arrays, references, self._talk.task)
-            for share in {shares.get(member.index, 1.0) for member in members}
-        }
-        some = next(iter(packed.values()))
         self._under_way = exchange_name(kind, request.measure)
-        inboxes = self._sums.inboxes(self._under_way, asked(kind, some, unpack_request(some)))
+        left = self._sums.weight_of(self._under_way, [member.index for member in members])
+        packed = pack_request(replace(request, share=left), arrays, references, self._talk.task)
+        inboxes = self._sums.inboxes(self._under_way, asked(kind, packed, unpack_request(packed)))
         places = [member.index for member in members if member.index in inboxes]
         contents = {
-            node: RecordDict({**packed[shares.get(place, 1.0)], RECORD: inboxes[place]})
+            node: RecordDict({**packed, RECORD: inboxes[place]})
             for node, place in zip(self._talk.nodes_at(places), places, strict=True)
         }
         return self._talk.ask(kind, request.round, contents)
@@ -143,9 +142,3 @@ def _known(names: Iterable[str], statistics: Shapes) -> dict[str, torch.Size]:
             "fedha.measurement.shapes(model, input_shape, statistics, probes)"
         )
     return {name: statistics[name] for name in wanted}
-
-
-def _with_share(request: Request, share: float) -> Request:
-    return Request(
-        request.task, request.round, {}, {}, request.measure, share, request.additive, evaluate=request.evaluate
-    )

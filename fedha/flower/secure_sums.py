@@ -4,6 +4,7 @@ Keys and shares of all sums of a round travel together, in two messages. Then ea
 is answered with the masked vector; the confirmation of whose vectors are in the sum; the shares that take masks off.
 """
 
+import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class SecureSums:
     Attributes:
         talk: Reaches the clients, and knows the rules for those who fail.
         settings: The thresholds and the range.
-        run: What tells this run's messages from another's.
+        run: What tells this run's messages from another's, and what the run is.
     """
 
     talk: Correspondence
@@ -81,7 +82,7 @@ class SecureSums:
             FedhaError: Too few clients take part, the numbers do not fit them, or as `Correspondence.replies`.
         """
         self._wanted = {one.exchange: one for one in wanted}
-        self._sums = {one.exchange: Aggregation(self._session(round, one), Roster(self._keys)) for one in wanted}
+        self._sums = {one.exchange: Aggregation(self._session(round, one), Roster(dict(self._keys))) for one in wanted}
         sessions = {name: pack(one.session) for name, one in self._sums.items()}
         cohorts = {name: one.session.cohort for name, one in self._sums.items()}
         contents = {place: {"sessions": mine} for place, mine in _by_place(cohorts, sessions).items()}
@@ -105,6 +106,16 @@ class SecureSums:
         inboxes = self._enough(lambda: self._sums[exchange].close_dealings(question))
         return {place: ConfigRecord({"inbox": pack(inbox)}) for place, inbox in inboxes.items()}
 
+    def weight_of(self, exchange: str, places: Sequence[int]) -> float:
+        """The weight that these clients have together in a sum, at most 1.
+
+        Args:
+            exchange: The sum.
+            places: Of its clients.
+        """
+        session = self._sums[exchange].session
+        return min(1.0, math.fsum(session.weight(place) for place in places))
+
     def finish(self, grid: Grid, messages: Iterable[Message], exchange: str, kind: str, round: int) -> "Sum":
         """The sum, from the answers to its question.
 
@@ -122,7 +133,12 @@ class SecureSums:
         layout = sums.session.layout
 
         def take(reply: Reply) -> None:
-            words = reply.tensors[MASKED].cpu().numpy().view(layout.dtype)
+            vector = reply.tensors[MASKED]
+            if vector.dtype != torch.int64:
+                raise FedhaError(
+                    f"client {reply.index} sends a vector of {vector.dtype}, not of 64-bit integers; it is left out"
+                )
+            words = vector.cpu().numpy().view(layout.dtype)
             sums.add_masked(MaskedInput(single(reply.secure, "session"), reply.index, words))
 
         for _ in self.talk.replies(messages, kind, round, {MASKED: torch.Size([layout.words])}, take):

@@ -1,10 +1,12 @@
 """The words that clients and server share for secure sums: kinds of messages, names of sums, digests of questions."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 
 from flwr.app import ConfigRecord, RecordDict
 
+from fedha.config import Config, to_json
 from fedha.errors import FedhaError
 from fedha.exchange import Request
 from fedha.privacy.secure.numbers import evaluated_numbers, measured_numbers, trained_numbers
@@ -16,6 +18,11 @@ RECORD = "secure"  # of a message: what belongs to the protocol
 MASKED = "masked"  # the one tensor of a masked answer
 
 Parts = Mapping[str, bytes | list[bytes]]
+
+
+def settings_mark(config: Config) -> str:
+    """Digest of a run's whole config, which ends the name of the run in its sums."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()
 
 
 def exchange_name(kind: str, measure: tuple[str, ...]) -> str:
@@ -38,7 +45,7 @@ def number_names(kind: str, request: Request) -> tuple[str, ...]:
 
 
 def asked(kind: str, content: RecordDict, request: Request) -> bytes:
-    """Digest of all that decides a client's answer, but for its share, which the session fixes.
+    """Digest of all that decides a client's answer; its own share is made of the session's weights and what is here.
 
     Args:
         kind: The message type.
@@ -49,7 +56,7 @@ def asked(kind: str, content: RecordDict, request: Request) -> bytes:
     tensors |= {f"references/{name}": value for name, value in request.references.items()}
     scalars = content["request"]
     task = str(scalars["task"]) if isinstance(scalars, ConfigRecord) else ""
-    about = json.dumps([kind, request.round, request.measure, request.evaluate])
+    about = json.dumps([kind, request.round, request.measure, request.share, request.evaluate])
     return question(tensors, task, about)
 
 

@@ -19,6 +19,7 @@ from fedha.errors import FedhaError
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
 from fedha.flower.delivery import never
+from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.measurement import shapes
@@ -143,6 +144,7 @@ def serve(
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
     strategy.talk.tell, strategy.talk.stop = listener.note, stop
+    strategy.talk.again = lambda kind, place: _spend_again(job, strategy.begun(), kind, place)
     strategy.clients_keep_models = domains is None
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
@@ -208,7 +210,7 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
         clients = len(domains.sources) * config.data.clients_per_domain
         secure_rounds.check_clients(config, clients)
         federation = federation.model_copy(update={"on_missing": "stop"})  # nobody comes and goes in a simulation
-    return HessianAlignment(
+    strategy = HessianAlignment(
         config.recipe[0],
         config.training,
         seed=config.seed[0],
@@ -217,6 +219,9 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
         on_client_error=config.engine.on_client_error,
         privacy=config.privacy,
     )
+    if strategy.secure is not None:
+        strategy.secure.name_run(settings_mark(config))
+    return strategy
 
 
 def _given(domains: DomainSet) -> Setting:
@@ -360,6 +365,14 @@ def _commit(job: Job, server: Server, round: int, members: Sequence[Member]) -> 
         return
     after = budget.after_round(server, round, members)
     runfolder.write_json(job.folder / runfolder.SPENDING, after.state())
+
+
+def _spend_again(job: Job, server: Server, kind: str, place: int) -> None:
+    """Count what a client that is asked once more releases once more, before it is asked."""
+    before = server.spending
+    server.spending = before.again(server.task, kind, place, server.members)
+    if server.spending is not before:
+        runfolder.write_json(job.folder / runfolder.SPENDING, server.spending.state())
 
 
 def _as(examples: Examples, model: SplitModel) -> Examples:

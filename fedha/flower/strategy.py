@@ -1,7 +1,6 @@
 """Hessian alignment as a Flower strategy."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from logging import INFO
 from typing import Any, Literal
 
@@ -189,7 +188,7 @@ class HessianAlignment(Strategy):
         additive = kind != "evaluate" and self.task.recipe.weighting != "risk"  # else shares come after the updates
         additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
         if self.secure is not None:
-            return self.secure.ask(kind, replace(request, additive=False), arrays, packed, members, shares)
+            return self.secure.ask(kind, request, arrays, packed, members)
         contents: dict[float, RecordDict] = {}
         by_node: dict[int, RecordDict] = {}
         for node, member in zip(self.talk.nodes(members), members, strict=True):

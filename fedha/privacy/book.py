@@ -1,7 +1,7 @@
 """A site's own account, over all runs: what it has released and when it answered. No server has a say in it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from fedha.atomic import write_text
 from fedha.errors import FedhaError
 from fedha.privacy.ledger import Ledger, Release, restore
 
-_HOUR = 3600.0
+HOUR = 3600.0
 
 
 @dataclass
@@ -20,14 +20,13 @@ class Book:
     Attributes:
         path: The file; read before each entry and replaced whole after it, so that it outlives the process.
         ledgers: By part of the domain: train, held_out.
-        answered: When a round was first answered, in seconds since 1970, of the last hour.
-        rounds: The rounds that `answered` speaks of.
+        answered: When what was answered in the last hour: seconds since 1970, and a statistic's name, the update or the
+            evaluation.
     """
 
     path: Path | None = None
     ledgers: dict[str, Ledger] = field(default_factory=dict)
-    answered: list[float] = field(default_factory=list)
-    rounds: list[str] = field(default_factory=list)
+    answered: list[tuple[float, str]] = field(default_factory=list)
 
     def ledger(self, part: str, examples: int) -> Ledger:
         """The ledger of one part of the domain.
@@ -49,12 +48,10 @@ class Book:
         self.ledgers[part] = self.ledger(part, examples).add(made)
         self.write()
 
-    def heard(self, round: str, now: float) -> None:
-        """Note that a round was answered."""
-        kept = [(moment, name) for moment, name in zip(self.answered, self.rounds, strict=True) if now - moment < _HOUR]
-        if all(name != round for _, name in kept):
-            kept.append((now, round))
-        self.answered, self.rounds = [moment for moment, _ in kept], [name for _, name in kept]
+    def heard(self, asked: Collection[str], now: float) -> None:
+        """Note what is answered."""
+        kept = [(moment, name) for moment, name in self.answered if now - moment < HOUR]
+        self.answered = [*kept, *((now, name) for name in sorted(asked))]
         self.write()
 
     def read(self) -> None:
@@ -68,8 +65,7 @@ class Book:
         try:
             content: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
             self.ledgers = {part: restore(state) for part, state in content["ledgers"].items()}
-            self.answered = [float(moment) for moment, _ in content["answered"]]
-            self.rounds = [str(name) for _, name in content["answered"]]
+            self.answered = [(float(moment), str(name)) for moment, name in content["answered"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FedhaError(
                 f"this site's account {self.path} cannot be read ({error}); restore it: without it nothing is known of "
@@ -83,6 +79,6 @@ class Book:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "ledgers": {part: ledger.state() for part, ledger in self.ledgers.items()},
-            "answered": [[moment, name] for moment, name in zip(self.answered, self.rounds, strict=True)],
+            "answered": self.answered,
         }
         write_text(self.path, json.dumps(content, indent=1) + "\n")

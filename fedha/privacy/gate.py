@@ -7,19 +7,19 @@ from fedha.exchange import Request, Task
 from fedha.models.split import SplitModel, head_matrix
 from fedha.privacy import guards
 from fedha.privacy.accounting import spent
+from fedha.privacy.book import HOUR
 from fedha.privacy.dpsgd import refuse_beyond_examples
 from fedha.privacy.guards import HeadLimits, Rate, Refusal
 from fedha.privacy.limits import Limits
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.requests import refuse_request
-from fedha.privacy.shape import DELTA_SHARE, Releases, evaluation_release, exchange_release, round_shape, update_release
+from fedha.privacy.shape import DELTA_SHARE, Releases, answer_releases, round_shape
 from fedha.privacy.site import Site
 
-EVALUATION = "evaluation"  # what the limits call held-out accuracy
-_HOUR = 3600
+EVALUATION, _UPDATE = "evaluation", "update"  # what the limits call held-out accuracy, and the book training
 
 
-def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: Domain, run: str) -> Refusal | None:
+def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: Domain) -> Refusal | None:
     """The first thing that is wrong with a request, or None; then the site's book says what is about to be released.
 
     Args:
@@ -28,7 +28,6 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
         request: What the server asks.
         model: This client's network.
         domain: Its data; only their number is looked at.
-        run: Which run asks.
 
     Raises:
         FedhaError: The site's book cannot be read, or is of other data.
@@ -41,7 +40,7 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
         found = _refuse_head(request, model, limits)
     found = found or _refuse_foreign(kind, request) or _refuse_unsent(kind, request, limits)
     if found is None and site.limits is not None:
-        found = _refuse_more(site, limits, kind, request, domain, f"{run}:{request.round}")
+        found = _refuse_more(site, limits, kind, request, domain)
     return found
 
 
@@ -80,17 +79,29 @@ def _refuse_foreign(kind: str, request: Request) -> Refusal | None:
 def _refuse_unsent(kind: str, request: Request, limits: Limits) -> Refusal | None:
     if limits.statistics is None:
         return None
-    asked = {EVALUATION} if kind == "evaluate" or request.evaluate else set()
-    return guards.refuse_statistics(asked | (set() if kind == "evaluate" else set(request.measure)), limits.statistics)
+    return guards.refuse_statistics(_asked(kind, request), limits.statistics)
 
 
-def _refuse_more(site: Site, limits: Limits, kind: str, request: Request, domain: Domain, name: str) -> Refusal | None:
-    """Rate and budget; what passes is entered in the book."""
-    now, book = site.clock(), site.book
+def _asked(kind: str, request: Request) -> set[str]:
+    """The statistics that are asked for, and whether an evaluation is: what an honest round asks for once."""
+    if kind == "evaluate":
+        return {EVALUATION}
+    return {*request.measure, *([EVALUATION] if request.evaluate else [])}
+
+
+def _refuse_more(site: Site, limits: Limits, kind: str, request: Request, domain: Domain) -> Refusal | None:
+    """Rate and budget; what passes is entered in the book.
+
+    The round's number is the server's word, so nothing is made of it: how often each thing was answered is counted.
+    """
+    now, book, asked = site.clock(), site.book, _asked(kind, request) | ({_UPDATE} if kind == "train" else set())
     book.read()
-    rate = None if limits.rounds_per_hour is None else Rate(limits.rounds_per_hour, _HOUR)
-    if rate and name not in book.rounds and (found := guards.refuse_rate(book.answered, now, rate)):
-        return found
+    if limits.rounds_per_hour is not None:
+        rate = Rate(limits.rounds_per_hour, HOUR)
+        for name in sorted(asked):
+            answered = [moment for moment, what in book.answered if what == name]
+            if found := guards.refuse_rate(answered, now, rate):
+                return found
     part = "held_out" if kind == "evaluate" else "train"
     examples, protect = len(getattr(domain, part)), request.task.privacy.protect
     if limits.max_epsilon is not None and protect != "examples":
@@ -105,19 +116,9 @@ def _refuse_more(site: Site, limits: Limits, kind: str, request: Request, domain
             delta = limits.delta or DELTA_SHARE / examples
             if found := guards.refuse_spending(spent(after, delta).epsilon, limits.max_epsilon):
                 return found
-        book.enter(part, examples, _made(kind, request, examples))
-    book.heard(name, now)
+        book.enter(part, examples, answer_releases(kind, request.task.training, request.task.privacy, examples))
+    book.heard(asked, now)
     return None
-
-
-def _made(kind: str, request: Request, examples: int) -> Releases:
-    """What answering this one request releases."""
-    privacy, training = request.task.privacy, request.task.training
-    if kind == "query.measure":
-        return ((exchange_release(privacy, examples), 1),)
-    if kind == "train":
-        return (update_release(training, privacy, examples),)
-    return ((evaluation_release(privacy, examples), 1),)
 
 
 def _ahead(kind: str, request: Request, examples: int) -> Releases:
@@ -125,4 +126,4 @@ def _ahead(kind: str, request: Request, examples: int) -> Releases:
     task = request.task
     if kind == "query.measure" and not request.references:
         return round_shape(task.recipe, task.training, task.privacy, examples)
-    return _made(kind, request, examples)
+    return answer_releases(kind, task.training, task.privacy, examples)

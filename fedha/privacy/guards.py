@@ -113,10 +113,10 @@ class Rate:
 
 
 def refuse_rate(answered: Sequence[float], now: float, rate: Rate) -> Refusal | None:
-    """Refuse a round that comes too soon.
+    """Refuse what comes too soon.
 
     Args:
-        answered: When earlier rounds were answered, in seconds on any clock that does not go back.
+        answered: When the same was answered before, in seconds on any clock that does not go back.
         now: On the same clock.
         rate: The site's limit.
     """

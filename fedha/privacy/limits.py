@@ -28,7 +28,7 @@ class Limits(BaseModel):
         delta: At which; default: a tenth of one over the number of examples.
         min_examples: Statistics and updates of fewer are not sent.
         statistics: Those that may be asked for; null: all. Evaluation of held-out examples is called ``evaluation``.
-        rounds_per_hour: So many rounds are answered in any hour.
+        rounds_per_hour: Each statistic, the update and the evaluation are answered so many times in any hour.
         head: What an honest head looks like.
     """
 

@@ -63,6 +63,22 @@ def evaluation_release(privacy: PrivacyConfig, examples: int) -> Release:
     return Release(privacy.evaluation_noise, "whole", examples)
 
 
+def answer_releases(kind: str, training: TrainingConfig, privacy: PrivacyConfig, examples: int) -> Releases:
+    """What one answer of a client releases, where examples are protected.
+
+    Args:
+        kind: The message type; an evaluation is of the held-out examples, all else of the training examples.
+        training: How clients train.
+        privacy: Noise and sampling.
+        examples: n, of those.
+    """
+    if kind == "query.measure":
+        return ((exchange_release(privacy, examples), 1),)
+    if kind == "train":
+        return (update_release(training, privacy, examples),)
+    return ((evaluation_release(privacy, examples), 1),)
+
+
 def round_shape(recipe: Recipe, training: TrainingConfig, privacy: PrivacyConfig, examples: int) -> Releases:
     """All that a round releases of a client's training examples, where examples are protected.
 

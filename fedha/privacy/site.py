@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fedha.exchange import Task
+from fedha.config import PrivacyConfig
 from fedha.privacy.book import Book
 from fedha.privacy.limits import Limits
 from fedha.privacy.noise import Source, cryptographic, seeded
@@ -33,6 +33,11 @@ class Site:
         """Chance for one release."""
         return seeded(seed, *key) if self.chance == "seeded" else cryptographic()
 
-    def covers(self, task: Task) -> bool:
+    def covers(self, privacy: PrivacyConfig) -> bool:
         """Whether anything is kept from the server here, so that errors and requests must be looked at."""
-        return self.limits is not None or task.privacy.protect != "nothing" or task.privacy.min_examples > 1
+        return self.limits is not None or sensitive(privacy)
+
+
+def sensitive(privacy: PrivacyConfig) -> bool:
+    """Whether a run keeps anything of its clients from the server, so that their errors must not tell it."""
+    return privacy.protect != "nothing" or privacy.secure_aggregation or privacy.min_examples > 1

@@ -8,7 +8,7 @@ from typing import Any
 from fedha.cohort import Member
 from fedha.exchange import Task
 from fedha.privacy.ledger import Ledger, Release, restore
-from fedha.privacy.shape import cohort_round, evaluation_release, round_shape
+from fedha.privacy.shape import answer_releases, cohort_round, evaluation_release, round_shape
 
 FEDERATION = "federation"  # whose ledger it is, where clients are protected as a whole
 
@@ -61,6 +61,23 @@ class Spending:
                 name, release = names[one.index], evaluation_release(task.privacy, one.held_out)
                 after[name] = _ledger(after, name, one.held_out).add([(release, 1)])
         return replace(self, held_out=after)
+
+    def again(self, task: Task, kind: str, place: int, members: Sequence[Member]) -> "Spending":
+        """After a client was asked once more: it may have answered before it was lost, and with other noise.
+
+        Args:
+            task: The run's.
+            kind: The message type.
+            place: The client's.
+            members: All clients.
+        """
+        if task.privacy.protect != "examples" or kind not in ("query.measure", "train", "evaluate"):
+            return self
+        (one,) = (member for member in members if member.index == place)
+        part, name = ("held_out" if kind == "evaluate" else "train"), client_names(members)[place]
+        examples, ledgers = (one.held_out if part == "held_out" else one.examples), getattr(self, part)
+        made = answer_releases(kind, task.training, task.privacy, examples)
+        return replace(self, **{part: {**ledgers, name: _ledger(ledgers, name, examples).add(made)}})
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

@@ -102,12 +102,13 @@ class Running:
             time.sleep(1)
         raise AssertionError(f"{name} was not taken back within {seconds:g} s: {self.said(f'{name}-node')[-2000:]}")
 
-    def app(self, name: str) -> None:
-        """The SuperExec that starts a site's ClientApps."""
+    def app(self, name: str, **environment: str) -> None:
+        """The SuperExec that starts a site's ClientApps, with what the site says for itself in its environment."""
         site = self.office.site(name)
         data = {"FEDHA_DATA": str(site / "data"), "FEDHA_CACHE": str(site / "cache")}
         data |= {"FEDHA_SIGNING_KEY": str(site / "secrets" / "signing.key"), "FEDHA_ROSTER": str(site / "roster.json")}
-        self._run(f"{name}-app", "flower-superexec", *self._executor(self.node_ports[name], site / "secrets"), **data)
+        executor = self._executor(self.node_ports[name], site / "secrets")
+        self._run(f"{name}-app", "flower-superexec", *executor, **data, **environment)
 
     @property
     def runs(self) -> Path:

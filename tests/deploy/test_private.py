@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Message
+from flwr.app import Error, Message
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 
 from fedha.config import Config, to_json
 from fedha.deploy import apps
@@ -40,8 +41,31 @@ class Forgetful(InlineGrid):
         return names
 
 
-def deployed(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
-    grid = Forgetful(apps.deployed_client_app(), {"settings": to_json(config), "out": folder.name})
+class Losing(Forgetful):
+    """The first answers of these kinds get lost on their way."""
+
+    kinds = ("query.measure", "train", "evaluate")
+
+    def __init__(self, app: ClientApp, run_config: dict[str, Any]) -> None:
+        super().__init__(app, run_config)
+        self.lost = set(self.kinds)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        replies = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"{message.metadata.dst_node_id}"
+            (reply,) = super().send_and_receive([message])
+            if (kind := message.metadata.message_type) in self.lost:
+                self.lost.remove(kind)
+                reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, "it fell"), reply_to=message)
+            replies.append(reply)
+        return replies
+
+
+def deployed(
+    config: Config, folder: Path, *, resume: bool = False, kind: type[Forgetful] = Forgetful
+) -> dict[str, Any]:
+    grid = kind(apps.deployed_client_app(), {"settings": to_json(config), "out": folder.name})
     return serve(Job(config, folder), grid, Silent(), domains=None, resume=resume)
 
 
@@ -87,6 +111,24 @@ def test_a_sites_account_covers_all_runs_and_agrees_with_the_servers(
     limits.write_text(f"max_epsilon: {told['epsilon']['flip-0.2'] + 0.1}\n")
     with pytest.raises(FedhaError, match=r"it refuses to answer \(budget\)"):
         deployed(config, site / "b")  # another run, the same examples
+
+
+def test_a_client_that_is_asked_twice_has_released_twice(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers got lost, or so they say: with noise that is new each time there are two of them."""
+    limits = site / "limits.yaml"
+    limits.write_text("max_epsilon: 50.0\n")
+    monkeypatch.setenv("FEDHA_LIMITS", str(limits))
+    config = settings("exact_diagonal", federation={"clients": 2}, privacy={"evaluation_noise": 5.0})
+    told = deployed(config, site / "a", kind=Losing)["privacy"]
+    account = json.loads((site / "cache" / "account" / "colored_digits-0.json").read_text())
+    names, parts = {"epsilon": "train", "epsilon_held_out": "held_out"}, dict[str, float]()
+    for name, part in names.items():
+        ledger = restore(account["ledgers"][part])
+        parts[part] = spent(ledger, 0.1 / ledger.population).epsilon
+        assert parts[part] == pytest.approx(told[name]["flip-0.2"])
+    assert told["epsilon"]["flip-0.2"] > told["epsilon"]["flip-0.1"]
+    kept = json.loads((site / "a" / runfolder.SPENDING).read_text())
+    assert restore(kept["train"]["flip-0.2"]) == restore(account["ledgers"]["train"])
 
 
 def test_limits_that_cannot_be_read_answer_nothing(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

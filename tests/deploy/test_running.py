@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from fedha import config as configs
 from fedha.deploy import demo, inventory
 from fedha.deploy.create import Wanted, create
 from fedha.deploy.places import Office
 from fedha.engine import sessions
+from fedha.privacy import accounting
+from fedha.privacy.ledger import restore
 from fedha.runs import runfolder
 from tests.deploy.federations import CLIENTS, US
 from tests.deploy.running import Running
@@ -24,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "deployment.yaml"
 ERM = ("recipe=erm", "evaluation.every=100")
 SECURE = ("recipe=fishr", "federation.schedule=piggyback", "privacy.secure_aggregation=true", "training.rounds=1")
+NOISY = ("privacy.protect=examples", "privacy.noise_multiplier=4.0")
+PRIVATE = ("recipe=exact_diagonal", "training.rounds=2", "evaluation.every=100", *NOISY, "privacy.evaluation_noise=5.0")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -84,10 +90,24 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> "dict[str, Path]":
     runs = {"exact": ("recipe=exact_diagonal", "training.rounds=2"), "erm": (*ERM, "training.rounds=4")}
     runs["piggyback"] = ("recipe=fishr", "federation.schedule=piggyback")
     runs["secure"] = SECURE
+    runs["private"] = PRIVATE
     for name, overrides in runs.items():
         command = [sys.executable, "-m", "fedha", "run", str(CONFIG), *overrides, "--engine", "inline", "--quiet"]
         subprocess.run([*command, "--out", str(place / name)], check=True, capture_output=True)
     return {name: place / name for name in runs}
+
+
+@pytest.fixture
+def limits(federation: Running, tmp_path: Path) -> Iterator[Path]:
+    """West's own limits: a file that its app reads anew for each message."""
+    file = tmp_path / "limits.yaml"
+    federation.end("west-app")
+    federation.app("west", FEDHA_LIMITS=str(file))
+    try:
+        yield file
+    finally:
+        federation.end("west-app")
+        federation.app("west")
 
 
 def assert_same_run(run: Path, simulated: Path, *, events: bool = False) -> None:
@@ -207,3 +227,52 @@ def test_what_the_user_can_mend_is_one_sentence_and_code_2(federation: Running) 
     code, said = run.end()
     assert code == 2
     assert said.splitlines()[-1].startswith("fedha: evaluation.leave_one_domain_out trains without one site at a time")
+
+
+def test_noise_is_the_sites_own_and_epsilon_is_what_was_planned(
+    federation: Running, simulated: dict[str, Path], limits: Path
+) -> None:
+    pytest.importorskip("dp_accounting", reason='install "fedha[privacy]"')
+    limits.write_text("max_epsilon: 20.0\nmin_examples: 100\nstatistics: [gradient, hessian_diagonal, evaluation]\n")
+    run = Deployed(federation, "private", *PRIVATE)
+    code, said = run.end()
+    assert code == 0, said
+    one, other = (runfolder.read_metrics(folder) for folder in (run.folder, simulated["private"]))
+    assert [record["epsilon"] for record in one] == [record["epsilon"] for record in other]
+    assert [record.get("events", []) for record in one] == [[], []]
+    spent = one[-1]["epsilon"]
+    plan = [sys.executable, "-m", "fedha", "privacy", "plan", str(CONFIG), *PRIVATE]
+    rows = subprocess.run(plan, check=True, capture_output=True, text=True).stdout.splitlines()
+    for client in ("flip-0.3", "flip-0.2", "flip-0.1"):
+        (row,) = (row for row in rows if row.startswith("exact_diagonal") and client in row)
+        assert f" {spent[client]:.3g} " in row
+
+    results = json.loads((run.folder / runfolder.RESULTS).read_text())
+    assert results["privacy"]["noise"].startswith("cryptographic")
+    assert "cryptographic" in (run.folder / runfolder.REPORT).read_text()
+    model, seeded = (load_file(one / runfolder.MODEL) for one in (run.folder, simulated["private"]))
+    assert all(bool(value.isfinite().all()) for value in model.values())
+    assert any(not torch.equal(value, seeded[name]) for name, value in model.items())
+
+    account = json.loads((federation.office.site("west") / "cache" / "account" / "colored_digits-2.json").read_text())
+    own = restore(account["ledgers"]["train"])
+    assert accounting.spent(own, results["privacy"]["delta"]["flip-0.1"]).epsilon == pytest.approx(spent["flip-0.1"])
+    assert_refused_by_its_own_limit(federation, limits, spent["flip-0.1"] + 0.01)
+
+
+def assert_refused_by_its_own_limit(federation: Running, limits: Path, budget: float) -> None:
+    """The account goes on from run to run: what is left of the budget is too little for one more round."""
+    limits.write_text(f"max_epsilon: {budget}\n")
+    run = Deployed(federation, "over-budget", *ERM, *NOISY, "training.rounds=1")
+    code, said = run.end()
+    assert code == 2, said
+    refusal = "client 2 (domain 'flip-0.1') failed to train in round 1: it refuses to answer (budget)"
+    assert said.splitlines()[-1] == f"fedha: {refusal}"
+    run = Deployed(federation, "without-west", *ERM, *NOISY, "training.rounds=1", "engine.on_client_error=skip")
+    code, said = run.end()
+    assert code == 0, said
+    assert f"skipped: client 2 (domain 'flip-0.1'): {refusal}" in said
+    assert [(one["event"], one["client"], one["reason"]) for one in run.events()] == [
+        ("skipped", "client 2 (domain 'flip-0.1')", refusal)
+    ]
+    assert "one more round would spend epsilon" in federation.said("west-app")

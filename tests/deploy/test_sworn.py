@@ -12,6 +12,7 @@ from fedha.deploy import change
 from fedha.deploy.party import site_party
 from fedha.deploy.sworn import FILE, known
 from fedha.errors import FedhaError
+from fedha.flower.secure_wire import settings_mark
 from fedha.privacy.secure.delegation import Delegation, delegate, read_roster, roster_of, write_roster
 from fedha.privacy.secure.identity import new_identity, read_identity, read_public_key
 from tests.deploy.federations import CLIENTS, MADE, US, make
@@ -122,6 +123,7 @@ def test_a_site_signs_with_its_key_and_believes_its_roster(folder: Path, monkeyp
     party = site_party(SECURE)
     assert party is not None
     assert party.minimum == 3
+    assert party.settings == settings_mark(SECURE)
     roster = party.roster([0, 1, 2])
     assert set(roster.keys) == {0, 1, 2}
     roster.verify(1, b"said", party.identity(1).sign(b"said"), "the words")

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
+from fedha.flower.client import client_app, simulated
 from fedha.flower.serve import load_domains
 from fedha.flower.wire import pack_request, pack_task, pack_tensors
 from fedha.models import build
@@ -150,8 +151,6 @@ def test_examples_that_are_not_finite_stop_nobody_and_show_nowhere(tmp_path: Pat
     config = settings("exact_diagonal")
     domains = load_domains(config)
     domains.sources[0].train.inputs[0] = float("nan")
-    from fedha.flower.client import client_app, simulated
-
     app = client_app(
         lambda _: build(config.model, domains.input_shape, domains.classes, 0),
         lambda context: domains.sources[int(context.node_config["partition-id"])],
@@ -159,6 +158,19 @@ def test_examples_that_are_not_finite_stop_nobody_and_show_nowhere(tmp_path: Pat
     )
     results = run_on(InlineGrid(app, 2), config, tmp_path)
     assert results["rounds"] == 3
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_data_that_cannot_be_loaded_tell_the_server_nothing_of_them(covered: bool) -> None:
+    config = settings("iga") if covered else settings("iga", privacy={"protect": "nothing"})
+
+    def broken(_: Any) -> Any:
+        raise ValueError(f"the patient of row 7 is {SECRET}")
+
+    app = client_app(lambda _: build(config.model, (3,), 2, 0), broken, site=simulated)
+    told = ask(InlineGrid(app, 2, skip=True), config, "query.measure", parameters_of(config))
+    assert (SECRET in told) is not covered
+    assert told.endswith("it could not answer (ValueError); its own log says why") is covered
 
 
 # --- refusals are counted ---
@@ -207,6 +219,20 @@ def test_a_sites_limit_is_its_own_whatever_the_server_says(limits: dict[str, Any
         run_on(grid_of(config, limited(**limits)), config, tmp_path)
     done = len(records_of(tmp_path)) if (tmp_path / "metrics.jsonl").exists() else 0
     assert done == {"rate": 2}.get(kind, 1 if limits == {"max_epsilon": 2.0} else 0)
+
+
+def test_the_rate_does_not_believe_the_servers_round(tmp_path: Path) -> None:
+    """A server that calls every round the first one, or asks for a statistic twice at once, gains nothing."""
+    config = settings("iga", privacy={"protect": "nothing"})
+    grid = grid_of(config, limited(rounds_per_hour=2), skip=True)
+    answers = [ask(grid, config, "query.measure", parameters_of(config), round=1) for _ in range(2)]
+    assert all("tensors" in one for one in answers)
+    for measure in (("gradient",), ("gradient", "gradient"), ("hessian_diagonal", "gradient")):
+        told = ask(grid, config, "query.measure", parameters_of(config), measure=measure)
+        assert told.endswith("it refuses to answer (rate)")
+    told = ask(grid, config, "train", parameters_of(config), measure=("gradient",))
+    assert told.endswith("it refuses to answer (rate)")
+    assert "tensors" in ask(grid, config, "query.measure", parameters_of(config), measure=("hessian_diagonal",))
 
 
 def test_a_site_with_a_budget_answers_no_run_without_noise(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """A client's five steps, as pure functions from a state and a message to the next state and an answer.
 
 The steps are those of Bonawitz et al. (CCS 2017), figure 4, with the parts against an active adversary: advertise,
-share keys, mask the input, confirm the survivors, reveal shares. What a step refuses ends the session for this client:
-forget its state. A new state must be stored before the answer is sent, in the place of the old one.
+share keys, mask the input, confirm the survivors, reveal shares. A step that refuses its message leaves the state as it
+was. A new state must be stored before the answer is sent, in the place of the old one.
 """
 
 import secrets

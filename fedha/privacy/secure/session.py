@@ -91,6 +91,11 @@ class Session:
         """What `encoding.decode` divides the sum over these clients by, for their mean."""
         return sum(self.weight(place) for place in places)
 
+    def least_weight(self, place: int) -> float:
+        """What a sum with this client in it weighs at least: its own, and that of as few and light others as may be."""
+        others = sorted(self.weight(other) for other in self.cohort if other != place)
+        return self.weight(place) + sum(others[: self.quorum - 1])
+
     def check_weights(self, places: Sequence[int]) -> None:
         """Refuse a sum in which one client is not hidden by the others, for they weigh next to nothing.
 

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedha import numerics
-from fedha.config import PrivacyConfig
+from fedha.config import FederationConfig, PrivacyConfig, parse
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply
+from fedha.flower import client_app
+from fedha.flower.secure_client import simulated_party
+from fedha.flower.secure_wire import settings_mark
 from fedha.flower.wire import pack_tensors, unpack_reply, unpack_tensors
 from fedha.privacy.secure.identity import new_identity
 from fedha.privacy.secure.messages import Revealed
@@ -22,7 +25,9 @@ from fedha.privacy.secure.packing import pack, unpack
 from fedha.privacy.secure.session import Session
 from tests.privacy.secure.grids import (
     SGD,
+    SILENT,
     Said,
+    WatchedGrid,
     at,
     grid_of,
     make_five,
@@ -31,7 +36,7 @@ from tests.privacy.secure.grids import (
     with_secure,
 )
 from tests.privacy.secure.test_secure_rounds import sessions_of
-from tests.test_recipes import Problem
+from tests.test_recipes import SEED, Problem
 
 Ask = Callable[[list[Said], RecordDict], RecordDict]
 
@@ -85,19 +90,37 @@ def twice(_: list[Said], content: RecordDict) -> RecordDict:
     return RecordDict({**content, "secure": ConfigRecord({"sessions": [data, pack(less)]})})  # type: ignore[list-item]
 
 
+def of_two_rounds(_: list[Said], content: RecordDict) -> RecordDict:
+    """Keys for the next round too."""
+    (data,) = content.config_records["secure"]["sessions"]  # type: ignore[misc]
+    later = replace(unpack(Session, data), round=3)  # type: ignore[arg-type]
+    return RecordDict({**content, "secure": ConfigRecord({"sessions": [data, pack(later)]})})  # type: ignore[list-item]
+
+
 def other_model(_: list[Said], content: RecordDict) -> RecordDict:
     """The attack of Pasquini et al.: one client is shown another model than the others."""
     model = {name: value + 1 for name, value in unpack_tensors(content.array_records["parameters"]).items()}
     return RecordDict({**content, "parameters": pack_tensors(model)})
 
 
+def other_share(_: list[Said], content: RecordDict) -> RecordDict:
+    """The same with the share, by which Fish's pull is multiplied: 1 / (1 - share)."""
+    return RecordDict({**content, "request": ConfigRecord({**content.config_records["request"], "share": 0.7})})
+
+
+def absurd_share(_: list[Said], content: RecordDict) -> RecordDict:
+    return RecordDict({**content, "request": ConfigRecord({**content.config_records["request"], "share": 0.2001})})
+
+
 REFUSED = [
-    ("query.advertise", again("query.advertise"), "has given its shares for round 1"),
+    ("query.advertise", again("query.advertise"), "gone on to round 1, or given its shares there, and is asked to"),
+    ("query.advertise", of_two_rounds, "is asked for keys of the rounds [2, 3] at once"),
     ("query.advertise", twice, "take part in round 2's update twice, with different others or weights"),
     ("query.share", again("query.share"), "has no keys of the secure sum that it is asked for"),
     ("train", again("train"), "has no keys of the secure sum that it is asked for"),
     ("train", foreign("train"), "are not those for client 1; the server mixes them"),
     ("train", in_the_clear, "answers in secure sums alone and was asked in the clear"),
+    ("train", absurd_share, "as if the clients left weighed 0.2001, and they weigh 0.6 to 1; the server is broken"),
     ("query.confirm", again("query.confirm"), "has no keys of the secure sum that it is asked for"),
     ("query.reveal", again("query.reveal"), "has no keys of the secure sum that it is asked for"),
 ]
@@ -132,12 +155,50 @@ def test_a_question_that_comes_twice_is_answered_once() -> None:
     assert "a step of a secure sum comes again or out of turn" in second.error.reason
 
 
-def test_a_client_that_is_shown_another_model_is_not_summed_with_the_others() -> None:
+@pytest.mark.parametrize("other", [other_model, other_share])
+def test_a_client_that_is_asked_something_else_is_not_summed_with_the_others(other: Ask) -> None:
+    problem = make_five()
+    grid = grid_of(problem, asks={at("train", 2, 1): other})
     with pytest.raises(
         FedhaError,
         match=r"1 clients sent|do not carry its signature|masks of 5 clients do not cancel|sent confirmations",
     ):
-        spoil(make_five(), asks={at("train", 2, 1): other_model})
+        train(grid, strategy_of(problem, "fish", threshold=3), problem)
+
+
+def test_a_round_that_a_client_has_left_is_over_also_where_it_gave_no_shares() -> None:
+    """Those who were not asked to reveal could else be summed once more, without the others."""
+    problem = make_five()
+    grid = grid_of(problem, faults={at("query.reveal", 1, 4): SILENT})
+    strategy = strategy_of(problem, "erm", threshold=3, federation=FederationConfig(on_missing="skip"))
+    train(grid, strategy, problem, 1)
+    list(strategy.configure_train(2, strategy.arrays, ConfigRecord(), grid))
+    first = next(one.sent for one in grid.said if one.key == ("query.advertise", 1, 4))
+    node = list(grid.get_node_ids())[4]
+    (reply,) = grid.send_and_receive([Message(first, node, "query.advertise", group_id="1")])
+    assert "client 4 has gone on to round 2" in reply.error.reason
+
+
+def test_clients_of_other_settings_are_not_summed_together() -> None:
+    """A server could start one client with all its data, and the others with next to none."""
+    config = parse({"privacy": {"secure_aggregation": True}, "seed": SEED})
+    party, problem = simulated_party(config), make_five()
+    assert party is not None
+    mark = settings_mark(config)
+    app = client_app(
+        lambda _: problem.model,
+        lambda context: problem.domains[int(context.node_config["partition-id"])],
+        party=replace(party, settings=mark),
+    )
+    for named, refused in ((mark, False), (settings_mark(config.model_copy(update={"name": "other"})), True)):
+        strategy = strategy_of(problem, "erm", skip=False)
+        assert strategy.secure is not None
+        strategy.secure.name_run(named)
+        if refused:
+            with pytest.raises(FedhaError, match="client 0 was started with other settings than the run"):
+                train(WatchedGrid(app, 5), strategy, problem, 1)
+        else:
+            train(WatchedGrid(app, 5), strategy, problem, 1)
 
 
 def test_a_client_without_an_identity_gives_no_keys() -> None:
@@ -215,6 +276,10 @@ def truncated(reply: Reply) -> Reply:
     return replace(reply, tensors={name: value[:-1] for name, value in reply.tensors.items()})
 
 
+def of_bytes(reply: Reply) -> Reply:
+    return replace(reply, tensors={name: value.to(torch.uint8) for name, value in reply.tensors.items()})
+
+
 def as_another(reply: Reply) -> Reply:
     return replace(reply, index=0)
 
@@ -228,6 +293,7 @@ CHANGED = [
     ("query.advertise", with_secure(gibberish), "bytes that should be a Advert of secure aggregation are not one"),
     ("query.share", with_secure(gibberish), "bytes that should be a Dealing of secure aggregation are not one"),
     ("train", truncated, "its masked has shape"),
+    ("train", of_bytes, "client 1 sends a vector of torch.uint8, not of 64-bit integers"),
     ("train", as_another, "client 1 (domain 'd1') answers as client 0; its answer is left out"),
     ("train", with_secure(lambda _, data: bytes(32)), "belong to another run, round or exchange"),
     ("query.confirm", with_secure(altered), "do not carry its signature"),

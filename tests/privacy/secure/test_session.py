@@ -1,6 +1,7 @@
 """What is agreed on: thresholds that keep two sets of survivors apart, graphs that everybody sees alike."""
 
 from dataclasses import fields, replace
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,16 @@ def test_a_graph_is_regular_and_the_same_from_both_ends(session: Session) -> Non
     assert all(list(others) == sorted(others) for others in graph.values())
     assert all(place in graph[other] for place, others in graph.items() for other in others)
     assert all(holders(session, place) == tuple(sorted((*others, place))) for place, others in graph.items())
+
+
+@given(st.lists(st.floats(0.1, 1.0), min_size=3, max_size=6), st.data())
+def test_the_least_weight_is_that_of_the_lightest_sum_with_a_client(weights: list[float], data: st.DataObject) -> None:
+    clients = len(weights)
+    threshold = data.draw(st.integers(clients // 2 + 1, clients))
+    session = session_of(clients, weights=dict(enumerate(weights)), threshold=threshold)
+    for place in session.cohort:
+        sums = [one for one in combinations(session.cohort, session.quorum) if place in one]
+        assert session.least_weight(place) == pytest.approx(min(map(session.total_weight, sums)))
 
 
 @given(sessions())
