@@ -14,7 +14,7 @@ length of right and blocks of ``b = min(n, 512)`` examples, whose sums are added
 
 - r_i is short by at most ``(V / 2 + 2) u r_i``: a sum of V squares and its root; left's is taken in float64. Squares of
   right below 2^-149 vanish, but right holds a one, or left is at most 2 or right itself: less than 2^-60 is missed;
-- lengths and weighted factors are off by u each;
+- weights, weighted and scaled factors are off by u each;
 - an entry of a block's sum is off by at most ``u sum_i d_i |x_i|``, x_i example i's share and d_i the roundings on its
   way: one product and, in the worst order, 1, 2, .., b - 1 and b - 1 additions. By Cauchy-Schwarz that is at most
   ``u (b + 2)^2 / sqrt(3) clip`` over all entries, each in its own order. Neighbours keep their rows, who is absent
@@ -79,7 +79,7 @@ def private_means(
         scales: s by moment, public; 1 where it says nothing.
 
     Returns:
-        By moment, [U, V], in the moment's precision, or float64 from a cryptographic source; parts of one tensor.
+        By moment, [U, V], in the moment's precision, or float64 from a cryptographic source.
         Without noise and with an infinite norm, the plain means times ``n / mechanism.divisor``.
 
     Raises:
@@ -90,7 +90,7 @@ def private_means(
     """
     clip, precision = mechanism.norm, None
     if source.name == "cryptographic":
-        moments = {name: _summable(one) for name, one in moments.items()}
+        moments = _summable(moments)
         clip, precision = clip * (1 - _slack(moments.values())), torch.float64
     lengths = joint_norms(moments, scales, precision)
     own = next(iter(moments.values())).left.dtype
@@ -100,39 +100,50 @@ def private_means(
         moments = {name: one.without(out) for name, one in moments.items()}
         lengths.masked_fill_(out, 0)
     if math.isinf(clip):
-        lengths.fill_(mechanism.divisor)
-    else:  # min(1, clip / r) / divisor is one over this
-        lengths.clamp_(min=clip).mul_(mechanism.divisor / clip)
-    found = _released(moments, lengths.unsqueeze(1), mechanism, source, scales)
-    return dict(zip(moments, found, strict=True))
+        weights = torch.full_like(lengths, 1 / mechanism.divisor)
+    else:  # min(1, clip / length) is clip / max(length, clip)
+        weights = (clip / mechanism.divisor) / lengths.clamp_(min=clip)
+    sides = {name: (one.left * weights[:, None].to(own), one.right) for name, one in moments.items()}
+    if own != source.precision(own):
+        return _sums_in_blocks(sides, mechanism, source, scales)
+    sums = {name: left.T @ right for name, (left, right) in sides.items()}
+    return _disturbed(sums, mechanism, source, scales) if mechanism.noise_multiplier else sums
 
 
-def _released(
-    moments: Mapping[str, Moment], lengths: Tensor, mechanism: Mechanism, source: Source, scales: Mapping[str, float]
-) -> list[Tensor]:
-    """Sums of the terms over their lengths, [n, 1], with noise drawn for all of them at once."""
-    factors, shapes, given = [], [], [scales.get(name, 1.0) for name in moments]
-    for one, scale in zip(moments.values(), given, strict=True):
-        by = lengths if scale == 1 else lengths / scale
-        factors.append((one.left / by.to(one.left.dtype), one.right))
-        shapes.append(one.shape)
-    size, deviation = sum(rows * columns for rows, columns in shapes), mechanism.deviation()
-    own = factors[0][0].dtype
-    precision = source.precision(own)
-    total = source.normal(size, precision) if deviation else torch.zeros(size, dtype=precision)
-    total = total.to(lengths.device)
-    if own == precision:
-        for value, (left, right) in zip(_cut(total, shapes), factors, strict=True):
-            value.addmm_(left.T, right, beta=deviation)
-    else:
-        total.mul_(deviation)
-        part = torch.empty(size, dtype=own, device=total.device)
-        for start in range(0, len(lengths), _BLOCK):
-            for value, (left, right) in zip(_cut(part, shapes), factors, strict=True):
-                torch.mm(left[start : start + _BLOCK].T, right[start : start + _BLOCK], out=value)
-            total += part.double()
-    values = _cut(source.settle(total, deviation), shapes)
-    return [value if scale == 1 else value.div_(scale) for value, scale in zip(values, given, strict=True)]
+def _disturbed(
+    sums: dict[str, Tensor], mechanism: Mechanism, source: Source, scales: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """Sums with their noise, drawn for all at once in the order of the moments."""
+    sizes = [value.numel() for value in sums.values()]
+    first = next(iter(sums.values()))
+    draws = source.normal(sum(sizes), first.dtype).to(first.device)
+    for (name, value), noise in zip(sums.items(), draws.split(sizes), strict=True):
+        deviation = mechanism.deviation(scales.get(name, 1.0))
+        value.add_(noise.view(value.shape), alpha=deviation)
+        sums[name] = source.settle(value, deviation)
+    return sums
+
+
+def _sums_in_blocks(
+    sides: Mapping[str, tuple[Tensor, Tensor]], mechanism: Mechanism, source: Source, scales: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """Noise in float64 with the products of float32 sides added to it, block by block, all moments as one vector."""
+    given = {name: scale for name in sides if (scale := scales.get(name, 1.0)) != 1}
+    pairs = [(left * given[name] if name in given else left, right) for name, (left, right) in sides.items()]
+    shapes = [(left.shape[1], right.shape[1]) for left, right in pairs]
+    size, deviation, (first, _) = sum(rows * columns for rows, columns in shapes), mechanism.deviation(), pairs[0]
+    total = source.normal(size, torch.float64) if deviation else torch.zeros(size, dtype=torch.float64)
+    total = total.to(first.device).mul_(deviation)
+    part = first.new_empty(size)
+    for start in range(0, len(first), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        for value, (left, right) in zip(_cut(part, shapes), pairs, strict=True):
+            torch.mm(left[rows].T, right[rows], out=value)
+        total += part.double()
+    sums = dict(zip(sides, _cut(source.settle(total, deviation), shapes), strict=True))
+    for name, scale in given.items():
+        sums[name].div_(scale)
+    return sums
 
 
 def _cut(flat: Tensor, shapes: Iterable[tuple[int, int]]) -> list[Tensor]:
@@ -144,17 +155,20 @@ def _cut(flat: Tensor, shapes: Iterable[tuple[int, int]]) -> list[Tensor]:
     return views
 
 
-def _summable(one: Moment) -> Moment:
-    """The moment in float32 where it has that and float32's slack is small, else in float64."""
-    return one if one.left.dtype == torch.float32 and one.shape[1] <= _WIDEST else one.to(torch.float64)
+def _summable(moments: Mapping[str, Moment]) -> Mapping[str, Moment]:
+    """The moments in float32 where all have that and float32's slack is small, else all in float64."""
+    if all(one.left.dtype == torch.float32 and one.shape[1] <= _WIDEST for one in moments.values()):
+        return moments
+    return {name: one.to(torch.float64) for name, one in moments.items()}
 
 
 def _slack(moments: Iterable[Moment]) -> float:
     """What rounding can cost at worst, as a part of the clip."""
-    return max(
+    parts = [
         (1.2 * (min(len(one.left), _BLOCK) + 2) ** 2 + one.shape[1] + 16) * torch.finfo(one.left.dtype).eps / 2
         for one in moments
-    )
+    ]
+    return max(parts, default=0.0)
 
 
 @cache

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from fedha.privacy.clipping import joint_norms, private_means
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
-from fedha.privacy.noise import cryptographic, grid, seeded
+from fedha.privacy.noise import Source, cryptographic, grid, seeded
 from fedha.privacy.releasable import RELEASABLE, derive, required
 from tests.privacy.chance import variance_bounds
 from tests.privacy.test_moments import batch_of, plain
@@ -264,6 +264,7 @@ def test_a_scale_that_is_no_positive_number_is_refused(scale: float) -> None:
         private_means(moments, Mechanism(1.0, 1.0, 2), seeded(0), {"risk": scale})
 
 
-def test_nothing_to_clip_is_refused() -> None:
+@pytest.mark.parametrize("source", [seeded(0), cryptographic()], ids=["seeded", "cryptographic"])
+def test_nothing_to_clip_is_refused(source: Source) -> None:
     with pytest.raises(ValueError, match="there is no moment to clip"):
-        private_means({}, Mechanism(1.0, 1.0, 2), seeded(0))
+        private_means({}, Mechanism(1.0, 1.0, 2), source)
