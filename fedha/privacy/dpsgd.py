@@ -131,10 +131,10 @@ def _add_clipped(total: Named, loss: Loss, parameters: Named, inputs: Tensor, la
     gradients = vmap(grad(alone), in_dims=(None, 0, 0))(dict(parameters), inputs, labels)
     flat = {name: value.reshape(len(value), -1).to(total[name].dtype) for name, value in gradients.items()}
     norms = torch.stack([torch.linalg.vector_norm(value, dim=1) for value in flat.values()])
-    finite, weights = factors(torch.linalg.vector_norm(norms, dim=0), clip)
+    out, weights = factors(torch.linalg.vector_norm(norms, dim=0), clip)
     for name, value in flat.items():
         into = total[name]
-        into += (weights @ (value if finite is None else value[finite])).view(into.shape)
+        into += (weights @ (value if out is None else value.masked_fill(out[:, None], 0))).view(into.shape)
 
 
 def _disturbed(total: dict[str, Tensor], mechanism: Mechanism, source: Source, like: Named) -> dict[str, Tensor]:

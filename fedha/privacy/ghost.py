@@ -76,10 +76,10 @@ def add_clipped(total: Named, loss: Loss, parameters: Named, inputs: Tensor, lab
         for name, (taken, slope) in _passes(loss, parameters, inputs, labels).items()
     }
     norms = [_norms(taken, slope, f"{name}.bias" in total) for name, (taken, slope) in layers.items()]
-    finite, weights = factors(torch.linalg.vector_norm(torch.stack(norms), dim=0), clip)
+    out, weights = factors(torch.linalg.vector_norm(torch.stack(norms), dim=0), clip)
     for name, (taken, slope) in layers.items():
-        if finite is not None:
-            taken, slope = taken[finite], slope[finite]
+        if out is not None:
+            taken, slope = taken.masked_fill(out[:, None], 0), slope.masked_fill(out[:, None], 0)
         weighted = slope * weights[:, None]
         total[f"{name}.weight"].addmm_(weighted.T, taken)
         if f"{name}.bias" in total:

@@ -36,9 +36,19 @@ class Moment:
         """The same in another precision; itself where it has that precision."""
         return self if self.left.dtype == precision else Moment(self.left.to(precision), self.right.to(precision))
 
-    def norms(self) -> Tensor:
-        """Euclidean norm of each example's term, [n]: of an outer product it is the product of the two norms."""
-        norms: Tensor = torch.linalg.vector_norm(self.left, dim=1) * torch.linalg.vector_norm(self.right, dim=1)
+    def without(self, rows: Tensor) -> "Moment":
+        """The same with zeros for some examples, [n] of bool: they stay where they are and add nothing."""
+        return Moment(*(factor.masked_fill(rows[:, None], 0) for factor in (self.left, self.right)))
+
+    def norms(self, precision: torch.dtype | None = None) -> Tensor:
+        """Euclidean norm of each example's term, [n]: of an outer product it is the product of the two norms.
+
+        Args:
+            precision: Of left's norm and of the result; right's squares, of which there may be many, are summed in
+                their own. Default: all in their own.
+        """
+        left = torch.linalg.vector_norm(self.left, dim=1, dtype=precision)
+        norms: Tensor = left * torch.linalg.vector_norm(self.right, dim=1)
         return norms
 
     def mean(self) -> Tensor:

@@ -6,9 +6,10 @@ server knows. A simulation must, to be repeated. Both are a `Source`, whose name
 A computer's numbers are not real numbers: noise made in floating point leaves traces in a sum's last bits, and the sum
 can be told from them (Mironov, "On significance of the least significant bits for differential privacy", CCS 2012; for
 Gaussian noise, Jin et al., "Are we there yet? Timing and floating-point attacks on differential privacy systems", IEEE
-S&P 2022). A site therefore clips and sums in float64, and rounds the noisy sum to a grid of a 16th to a 32nd of the
-noise's deviation, some 2^45 times coarser than those bits. For exact numbers that is post-processing, so it costs no
-privacy; it adds less than 0.1 % to the variance. docs/privacy.md says what remains unproven.
+S&P 2022). A site therefore adds its noise in float64, to a sum that no example moves further than the clip, rounding
+included (`fedha.privacy.clipping`), and rounds the result to a grid of a 16th to a 32nd of the noise's deviation, some
+2^45 times coarser than float64's last bits. For exact noise that is post-processing, so it costs no privacy; it adds
+less than 0.1 % to the variance. docs/privacy.md says what remains unproven.
 """
 
 import math
@@ -43,15 +44,15 @@ class Source:
     uniform: Callable[[int], Tensor]
 
     def precision(self, wanted: torch.dtype) -> torch.dtype:
-        """What a sum must be computed in before this source's noise is added to it."""
+        """What a sum must be held in before this source's noise is added to it."""
         return torch.float64 if self.name == "cryptographic" else wanted
 
     def settle(self, noisy: Tensor, deviation: float) -> Tensor:
-        """What may leave of a sum with noise of that deviation: on the grid where the source is cryptographic."""
+        """What may leave of a sum with noise of that deviation, in place: on the grid for a cryptographic source."""
         if self.name == "seeded" or deviation == 0:
             return noisy
         step = grid(deviation)
-        return (noisy / step).round_().mul_(step)
+        return noisy.mul_(1 / step).round_().mul_(step)
 
 
 def seeded(seed: int, *key: int | str) -> Source:
@@ -73,10 +74,10 @@ def cryptographic() -> Source:
     """Chance of a site: keys from the operating system (`os.urandom`), stretched by AES-256 in counter mode.
 
     Source:
-        Box and Muller (1958), in float64 from 2 x 53 bits for two numbers; none is beyond 8.6 deviations, where the
-        exact law has 1e-17 of its mass.
+        The normal quantile of 53 bits a number, in float64: every probability of the exact law within 2^-52 or so, and
+        none beyond 8.3 deviations, where that has 2^-53 of its mass.
     """
-    return Source("cryptographic", lambda size, _: _normal(size), lambda size: _integers(size).double() * 2.0**-_DIGITS)
+    return Source("cryptographic", lambda size, _: quantiles(_words(size)), _uniform)
 
 
 def grid(deviation: float) -> float:
@@ -84,18 +85,25 @@ def grid(deviation: float) -> float:
     return 2.0 ** math.floor(math.log2(deviation / _GRID))
 
 
-def _normal(size: int) -> Tensor:
-    pairs = (size + 1) // 2
-    words = _integers(2 * pairs)
-    radius = (words[:pairs] + 1).double().mul_(2.0**-_DIGITS).log_().mul_(-2).sqrt_()  # of (0, 1]: no log of zero
-    angle = words[pairs:].double().mul_(2 * math.pi * 2.0**-_DIGITS)
-    return torch.cat([radius * angle.cos(), radius * angle.sin()])[:size]
+def _uniform(size: int) -> Tensor:
+    return _words(size).bitwise_and_(2**_DIGITS - 1).double().mul_(2.0**-_DIGITS)
 
 
-def _integers(size: int) -> Tensor:
-    """Independent integers, uniform on [0, 2^53)."""
+def quantiles(words: Tensor) -> Tensor:
+    """Standard normal numbers from independent integers, uniform on 64 bits, which are overwritten.
+
+    The upper 53 bits k, signed, give ``sqrt(2) erfinv((2 k + 1) / 2^53)``: the quantile in the middle of one of 2^53
+    equal parts of probability. Odd numbers below 2^53 are exact in float64, and neither zero nor one is among them.
+    """
+    odd = words.bitwise_right_shift_(64 - _DIGITS - 1).bitwise_or_(1)
+    return odd.double().mul_(2.0**-_DIGITS).erfinv_().mul_(math.sqrt(2))
+
+
+def _words(size: int) -> Tensor:
+    """Independent integers, uniform on all 64 bits."""
     if size == 0:  # torch cannot read an empty buffer
         return torch.empty(0, dtype=torch.int64)
     stream = Cipher(algorithms.AES256(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
-    words = torch.frombuffer(bytearray(stream.update(bytes(8 * size))), dtype=torch.int64)
-    return words.bitwise_and_(2**_DIGITS - 1)
+    buffer = bytearray(8 * size + 15)  # of zeros, which become the stream; the cipher asks for room of a block more
+    stream.update_into(memoryview(buffer)[: 8 * size], buffer)
+    return torch.frombuffer(buffer, dtype=torch.int64, count=size)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from fedha.privacy.clipping import joint_norms, private_means
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
-from fedha.privacy.noise import cryptographic, grid, seeded
+from fedha.privacy.noise import Source, cryptographic, grid, seeded
 from fedha.privacy.releasable import RELEASABLE, derive, required
 from tests.privacy.chance import variance_bounds
 from tests.privacy.test_moments import batch_of, plain
@@ -104,6 +104,69 @@ def test_an_example_that_is_not_finite_adds_nothing_and_raises_nothing(broken: f
     assert_close(
         private_means(measure(names, spoilt), mechanism, seeded(0)),
         private_means(measure(names, without), mechanism, seeded(0)),
+    )
+
+
+# --- float32 at a site ---
+
+
+def at_a_site(client: Client, rows: Tensor, norm: float, scales: Mapping[str, float]) -> Tensor:
+    """The scaled sums of some rows without noise, the others being zero, from float32 terms."""
+    moments = {
+        name: Moment(moment.left.float() * rows[:, None], moment.right.float() * rows[:, None])
+        for name, moment in measure(TRAVELLING, batch_of(client)).items()
+    }
+    sums = private_means(moments, Mechanism(norm, 0.0, 1.0), cryptographic(), scales)
+    return torch.cat([scales[name] * sums[name].flatten() for name in TRAVELLING])
+
+
+@settings(max_examples=25)
+@given(client=clients(), norm=NORMS, scales=SCALES, data=st.data())
+def test_no_example_moves_a_sites_sum_by_more_than_the_norm(
+    client: Client, norm: float, scales: dict[str, float], data: st.DataObject
+) -> None:
+    rows = torch.ones(len(client.features))
+    fewer = rows.clone()
+    fewer[data.draw(st.integers(0, len(rows) - 1))] = 0
+    moved = float((at_a_site(client, rows, norm, scales) - at_a_site(client, fewer, norm, scales)).norm())
+    assert moved <= norm  # to the last bit
+
+
+@pytest.mark.parametrize("n", [1, 511, 512, 513, 1500])
+def test_terms_that_all_point_one_way_stay_within_the_norm_though_float32_rounds_their_sum(n: int) -> None:
+    """The largest sums, so the largest rounding; 0.3 and 0.7 have no end in binary."""
+    left, right = torch.full((n, 3), 0.3), torch.full((n, 50), 0.7)
+    whole = private_means({"gradient": Moment(left, right)}, Mechanism(1.0, 0.0, 1), cryptographic())["gradient"]
+    for gone in {0, n // 2, n - 1}:
+        fewer = left.clone()
+        fewer[gone] = 0
+        rest = private_means({"gradient": Moment(fewer, right)}, Mechanism(1.0, 0.0, 1), cryptographic())["gradient"]
+        assert 0.98 < float((whole - rest).norm()) <= 1
+    exact = n * 0.21 / math.sqrt(150 * 0.21**2)
+    assert_close(whole, torch.full_like(whole, exact), rtol=0.02, atol=0)
+    assert whole.dtype == torch.float64
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.float64])
+def test_a_site_adds_up_other_precisions_in_float64(precision: torch.dtype) -> None:
+    draws = torch.Generator().manual_seed(0)
+    left, right = torch.randn(40, 3, generator=draws).to(precision), torch.randn(40, 5, generator=draws).to(precision)
+    (found,) = private_means({"g": Moment(left, right)}, Mechanism(math.inf, 0.0, 1), cryptographic()).values()
+    assert_close(found, left.double().T @ right.double(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, 1e30])
+def test_an_example_that_is_not_finite_is_a_row_of_zeros_at_a_site(broken: float) -> None:
+    draws = torch.Generator().manual_seed(0)
+    left, right = torch.randn(6, 3, generator=draws), torch.randn(6, 5, generator=draws)
+    spoilt, zeroed = right.clone(), right.clone()
+    spoilt[2], zeroed[2] = broken, 0
+    mechanism = Mechanism(1.0, 0.0, 6)
+    assert_close(
+        private_means({"g": Moment(left, spoilt)}, mechanism, cryptographic()),
+        private_means({"g": Moment(left, zeroed)}, mechanism, cryptographic()),
+        rtol=0,
+        atol=0,
     )
 
 
@@ -201,6 +264,7 @@ def test_a_scale_that_is_no_positive_number_is_refused(scale: float) -> None:
         private_means(moments, Mechanism(1.0, 1.0, 2), seeded(0), {"risk": scale})
 
 
-def test_nothing_to_clip_is_refused() -> None:
+@pytest.mark.parametrize("source", [seeded(0), cryptographic()], ids=["seeded", "cryptographic"])
+def test_nothing_to_clip_is_refused(source: Source) -> None:
     with pytest.raises(ValueError, match="there is no moment to clip"):
-        private_means({}, Mechanism(1.0, 1.0, 2), seeded(0))
+        private_means({}, Mechanism(1.0, 1.0, 2), source)
