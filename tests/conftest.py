@@ -1,6 +1,7 @@
-"""What every test shares: no telemetry, one thread, the folder of data files, Hypothesis without a deadline."""
+"""What every test shares: no telemetry, Ctrl-C, one thread, the folder of data files, Hypothesis without a deadline."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before anything imports torch, Ray or Flower: they read these once. Processes that tests start inherit them.
@@ -12,6 +13,8 @@ os.environ.update(
     OMP_NUM_THREADS="1",
     RAY_USAGE_STATS_ENABLED="0",
 )
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would theirs
 
 import pytest
 import torch

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 
 from torch import Tensor
@@ -27,6 +28,7 @@ from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
 from fedha.models import build
 from fedha.runs.versions import versions
+from fedha.training import evaluate
 
 Told = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
 
@@ -84,6 +86,7 @@ def examine(
         "same_bits": None if trained is None else gap == 0,
         "difference": gap,
         "replay": _said(trained, gap),
+        "sources_accuracy": _on_sources(subject, final),
         "not_small": {str(count): one for count, one in small.items() if isinstance(one, str)},
         "seconds": time.perf_counter() - begun,
         "versions": versions(),
@@ -148,6 +151,19 @@ def _attacked(
         final=final,
         attacks=attacks,
     )
+
+
+def _on_sources(subject: Subject, final: Model) -> float | None:
+    """The final model's accuracy on what the clients hold out, mean over clients, 0 to 1; None if that is nothing.
+
+    No client needs to have sent it: who simulates has everybody's data.
+    """
+    config, domains = subject.config, subject.domains
+    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    kind = next(iter(final.values())).dtype
+    parts = (one.held_out for one in subject.clients)
+    held_out = [Examples(part.inputs.to(kind), part.labels) for part in parts if len(part)]
+    return fmean(evaluate(model, final, part)["accuracy"] for part in held_out) if held_out else None
 
 
 def _heard(folder: Path, rounds: Sequence[int]) -> Iterator[Sent]:

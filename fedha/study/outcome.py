@@ -58,6 +58,11 @@ class Group:
         """On the target, percent."""
         return _summary([100 * one.accuracy for one in self.points if one.accuracy is not None])
 
+    @property
+    def sources(self) -> Summary | None:
+        """On what the sources hold out, percent."""
+        return _summary([100 * one.sources for one in self.points if one.sources is not None])
+
     def success(self, family: str, whose: str) -> Summary | None:
         """How far beyond the guess the best attack of a family comes, in points.
 
@@ -96,7 +101,8 @@ def grouped(points: Sequence[Point]) -> list[Group]:
 def study_table(groups: Sequence[Group], refused: Sequence[StudyCell] = ()) -> Table:
     """Every recipe, noise and aggregation in a row: accuracy, epsilon, and how far each family of attacks came."""
     columns = [Column("recipe"), Column("noise"), Column("sums"), Column("seeds", number=True)]
-    columns += [Column("ε", number=True), Column("target %", number=True)]
+    columns += [Column("ε", number=True), Column("sources %", "held out", number=True)]
+    columns.append(Column("target %", number=True))
     wanted: list[tuple[str, str]] = []
     for family, title in SHOWN.items():
         for whose in WHOSE:
@@ -106,11 +112,13 @@ def study_table(groups: Sequence[Group], refused: Sequence[StudyCell] = ()) -> T
     rows: list[tuple[Cell, ...]] = []
     for one in groups:
         what = (one.recipe, noise_text(one.noise), one.aggregation, str(len(one.points)))
-        rows.append((*what, _epsilon(one.epsilon), one.accuracy, *(one.success(*key) for key in wanted)))
+        rows.append((*what, _epsilon(one.epsilon), one.sources, one.accuracy, *(one.success(*key) for key in wanted)))
     notes = [
         "Points beyond the guess: 0 is what who reads nothing gets; of each family the attack that comes furthest. For "
         "shares and similarities the difference, for areas under a ROC curve twice it, for errors the part of the "
         "guess's error that is gone. ε: the largest that a client spent; ∞ without noise.",
+        "Sources: the audit computes it from the final model, no client needs to have sent it. Read the target beside "
+        "it: where noise has left a model that guesses, both are what a guess gets.",
         *_left_out(refused),
     ]
     return Table(

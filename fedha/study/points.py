@@ -43,6 +43,7 @@ class Point:
         epsilon: The largest that any client spent; infinite without noise.
         accuracy: On the target, final round, 0 to 1; None where the run has no target.
         attacks: By attack, on single clients and on the aggregate, where they ran.
+        sources: Accuracy on what the sources hold out, 0 to 1; None where that is nothing or was not computed.
     """
 
     recipe: str
@@ -52,6 +53,7 @@ class Point:
     epsilon: float
     accuracy: float | None
     attacks: Mapping[str, Mapping[str, Success]]
+    sources: float | None = None
 
 
 def read_point(cell: Cell, folder: Path) -> Point:
@@ -67,10 +69,12 @@ def read_point(cell: Cell, folder: Path) -> Point:
             f"noise {cell.noise:g} was asked for, but neither the run's results nor its rounds say what epsilon was "
             "spent, so nothing is known of its protection"
         )
-    found = record.read(folder).run.found
+    audited = record.read(folder)
+    found = audited.run.found
     attacks = {key: success for key in ATTACKS if (success := _by_whose(one for one in found if one.attack == key))}
     what = (cell.recipe, cell.noise, cell.aggregation, cell.seed)
-    return Point(*what, math.inf if epsilon is None else epsilon, target_accuracy()(results), attacks)
+    spent = math.inf if epsilon is None else epsilon
+    return Point(*what, spent, target_accuracy()(results), attacks, audited.made.get("sources_accuracy"))
 
 
 def epsilon_of(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> float | None:

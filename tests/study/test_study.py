@@ -3,7 +3,9 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from xml.etree import ElementTree
 
 import pytest
@@ -161,10 +163,14 @@ def test_the_table_has_a_row_for_each_cell_over_its_seeds() -> None:
         ("hgp", "5", "plain", "1", "2"),
         ("hgp", "none", "secure", "1", "∞"),
     ]
-    assert str(table.rows[1][5]) == "51.0 ± 1.4"
-    assert [column.title for column in table.columns][6:] == ["label counts: clients", "label counts: aggregate"]
-    assert str(table.rows[1][6]) == "25.0 ± 7.1"
-    assert table.notes[1] == "Left out, because no noise covers it: hutchinson (noise 5, plain)."
+    assert (table.rows[1][5], str(table.rows[1][6])) == (None, "51.0 ± 1.4")
+    assert [column.title for column in table.columns][7:] == ["label counts: clients", "label counts: aggregate"]
+    assert str(table.rows[1][7]) == "25.0 ± 7.1"
+    told = study_table(
+        grouped([replace(point("erm", 0.1, 0.5, seed=seed), sources=0.8 + seed / 10) for seed in (0, 1)])
+    )
+    assert str(told.rows[0][5]) == "85.0 ± 7.1"
+    assert table.notes[2] == "Left out, because no noise covers it: hutchinson (noise 5, plain)."
     assert "51.0" in render(table, "csv")
 
 
@@ -209,6 +215,8 @@ def test_a_study_trains_audits_and_goes_on_where_it_was_stopped(fedha: Command, 
     runs = json.loads((tmp_path / "study" / "study.json").read_text())["runs"]
     assert [one["recipe"] for one in runs] == ["erm", "erm", "exact_diagonal", "exact_diagonal"]
     assert all(one["epsilon"] is None and one["attacks"]["labels_uniform"]["clients"] for one in runs)
+    told = runfolder.read_results(tmp_path / "study" / "erm-noise-none-plain-seed1")["sources"]
+    assert runs[1]["sources"] == pytest.approx(fmean(one["accuracy"] for one in told.values()))
     ElementTree.parse(tmp_path / "study" / "study.svg")
     page = (tmp_path / "study" / "report.html").read_text()
     assert page.index("Accuracy, epsilon, attacks") < page.index("target minus erm")
