@@ -14,12 +14,11 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
 )
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would theirs
-
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would theirs
 torch.set_num_threads(1)
 
 # A machine under load is slow, not wrong. Where CI is set the examples are the same each time; elsewhere they explore.
