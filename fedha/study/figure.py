@@ -10,6 +10,7 @@ from fedha.report.drawing import INK, SOURCES, TARGETS, Label, draw, label_ends
 from fedha.study.outcome import Group
 
 _SECURE = "secure"
+_LEAST_REACH = 10.0  # points that the axis of attacks has at least, so that chance does not look large
 
 
 def study_figure(name: str, groups: Sequence[Group]) -> str:
@@ -45,7 +46,9 @@ def study_figure(name: str, groups: Sequence[Group]) -> str:
                     axes.annotate(said, (100 * p[1], p[2]), fontsize=7.5, va="top" if secure else "bottom", color=INK)
                 if line:
                     labels.append((y[0], f"{'○' if secure else '●'} {recipe}", color))
-        axes.set(xlabel="the strongest attack, points beyond its guess", ylabel="target, accuracy %", xlim=(-4, 104))
+        reach = max(_LEAST_REACH, 1.15 * max(100 * far for _, far, _ in placed))
+        axes.set(xlabel="the strongest attack, points beyond its guess", ylabel="target, accuracy %")
+        axes.set_xlim(-0.04 * reach, reach)
         axes.margins(y=0.12)
         label_ends(axes, labels)
 

@@ -219,11 +219,14 @@ def test_an_interrupt_ends_the_program_with_130_and_says_how_to_go_on(tmp_path: 
     command = [sys.executable, "-m", "fedha", "run", "quickstart", *changes, "--out", str(folder)]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     patience = time.monotonic() + 120
-    while not runfolder.read_metrics(folder) and running.poll() is None and time.monotonic() < patience:
-        time.sleep(0.1)
-    begun = bool(runfolder.read_metrics(folder))
-    running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=60)
+    try:
+        while not runfolder.read_metrics(folder) and running.poll() is None and time.monotonic() < patience:
+            time.sleep(0.1)
+        begun = bool(runfolder.read_metrics(folder))
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()  # one that takes no notice would train a million rounds
     assert begun, err
     assert running.returncode == 130
     assert err.splitlines()[-1] == f"fedha: stopped; continue with: fedha resume {folder}"
