@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
@@ -126,6 +127,7 @@ class _Rows(torch.autograd.Function):
         return torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias[:, None], rows, columns)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         """Derivatives in what `forward` was given."""
         weight, rows = ctx.saved_tensors
