@@ -339,9 +339,9 @@ def test_pushed_messages_can_be_pulled_once(shared_grid: Any) -> None:
 
 @given(st.integers(1, 3000), st.integers(1, 300))
 def test_pieces_are_as_few_as_can_be_and_alike(count: int, most: int) -> None:
-    from fedha.engine.host import _even
+    from fedha.engine.parcels import even
 
-    size = _even(count, most)
+    size = even(count, most)
     assert 1 <= size <= most
     pieces = [min(size, count - start) for start in range(0, count, size)]
     assert len(pieces) == -(-count // most)
