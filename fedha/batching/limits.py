@@ -53,7 +53,8 @@ def _unsuited(clients: Sequence[Client], request: Request) -> str | None:
         return f"the request has no parameter {missing[0]!r}"
     if noted := beyond_examples(take_apart(clients[0].model)):
         return f"{' and '.join(noted)} keeps statistics or draws at random, and clients must not share that"
-    if request.task.privacy.protect == "examples" or request.task.privacy.min_examples > 1:
+    privacy, limited = request.task.privacy, any(client.site.limits is not None for client in clients)
+    if limited or privacy.protect == "examples" or privacy.min_examples > 1:
         return "every example is clipped by itself, and each client looks at what it is asked"
     if request.share >= 1:
         return "one client is the whole federation"

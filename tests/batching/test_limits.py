@@ -11,6 +11,8 @@ from fedha import batching
 from fedha.config import ModelConfig, TrainingConfig
 from fedha.exchange import Request, Task
 from fedha.models import SplitModel
+from fedha.privacy.limits import Limits
+from fedha.privacy.site import Site
 from fedha.recipes import RECIPES
 from fedha.training import Client
 from tests.batching.twins import local, make_clients, make_cohort
@@ -53,6 +55,10 @@ def other_device(clients: list[Client]) -> list[Client]:
     return [clients[0], replace(clients[1], domain=replace(clients[1].domain, train=train))]
 
 
+def limited(clients: list[Client]) -> list[Client]:
+    return [clients[0], replace(clients[1], site=Site(limits=Limits()))]
+
+
 def no_examples(clients: list[Client]) -> list[Client]:
     train = clients[1].domain.train.select(slice(0))
     return [clients[0], replace(clients[1], domain=replace(clients[1].domain, train=train))]
@@ -66,11 +72,12 @@ def no_examples(clients: list[Client]) -> list[Client]:
         (other_precision, "differ in shape or precision"),
         (other_device, "on several devices: cpu, meta"),
         (no_examples, "a client has no training examples"),
+        (limited, "each client looks at what it is asked"),
         (lambda clients: of(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))), "BatchNorm1d keeps statistics"),
         (lambda clients: of(nn.Sequential(nn.Linear(4, 5), nn.Dropout())), "Dropout keeps statistics or draws"),
         (lambda clients: of(Undecided()), "torch.func.vmap cannot take the model: "),
     ],
-    ids=["alone", "models", "precision", "device", "empty", "batch norm", "dropout", "branching"],
+    ids=["alone", "models", "precision", "device", "empty", "limits", "batch norm", "dropout", "branching"],
 )
 def test_a_refusal_says_why(change: Callable[[list[Client]], list[Client]], reason: str) -> None:
     clients = make_cohort(ModelConfig(hidden=[8]), (4,))
