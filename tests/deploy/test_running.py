@@ -1,4 +1,4 @@
-"""A deployment of real processes, with TLS and identities, trains what a simulation trains, within its sites' limits."""
+"""A deployment in real processes, with TLS and identities, trains what a simulation trains, within each site's limits."""
 
 import json
 import subprocess
