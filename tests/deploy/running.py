@@ -98,13 +98,15 @@ class Running:
     def node_until_it_is_taken(self, name: str, seconds: float = 180) -> None:
         """What `restart: unless-stopped` does: a SuperNode that was killed is refused for as long as its lease runs."""
         deadline, joined = time.monotonic() + seconds, self.said(f"{name}-node").count("SuperNode ID")
+        pause = 1.0
         while time.monotonic() < deadline:
             self.node(name)
             while self.processes[f"{name}-node"].poll() is None:
                 if self.said(f"{name}-node").count("SuperNode ID") > joined:
                     return
                 time.sleep(0.1)
-            time.sleep(1)
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)  # as container engines do; each start costs seconds of computing
         raise AssertionError(f"{name} was not taken back within {seconds:g} s: {self.said(f'{name}-node')[-2000:]}")
 
     def app(self, name: str, **environment: str) -> None:

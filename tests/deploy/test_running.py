@@ -1,4 +1,4 @@
-"""A deployment in real processes, with TLS and identities, trains what a simulation trains, within each site's limits."""
+"""A deployment in real processes, with TLS and identities, trains what a simulation trains, inside sites' limits."""
 
 import json
 import subprocess
