@@ -5,11 +5,11 @@ from collections.abc import Iterable
 _FEW = 8  # names that a sentence can hold
 
 
-def listed(names: Iterable[object], most: int = _FEW) -> str:
+def listed(names: Iterable[object], most: int = _FEW, between: str = ", ") -> str:
     """Names in a sentence: ``a, b, c``, or the first of many ``and 292 more``."""
     given = [str(one) for one in names]
     rest = len(given) - most
-    return ", ".join(given) if rest <= 0 else f"{', '.join(given[:most])} and {rest:,} more"
+    return between.join(given) if rest <= 0 else f"{between.join(given[:most])} and {rest:,} more"
 
 
 class FedhaError(Exception):

@@ -1,5 +1,6 @@
 """The round as a plain loop: what every engine must reproduce, and the server's side that they share."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from fedha.aggregation import apply_update, risk_shares, server_optimizer
 from fedha.cohort import Member, average_shares, draw_cohort
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
 from fedha.models.reach import unreached
 from fedha.piggyback import RIDING, answer_train, riders
@@ -79,7 +80,8 @@ class Server:
         ordered = sorted(members, key=lambda one: one.index)
         places = [one.index for one in ordered]
         if len(set(places)) < len(places):
-            raise FedhaError(f"clients have the places {places}; give each its own partition-id in the node config")
+            twice = listed(place for place, count in Counter(places).items() if count > 1)
+            raise FedhaError(f"several clients have place {twice}; give each its own partition-id in the node config")
         self.cohort = draw_cohort(self.task.training, self.task.seed, round, ordered)
         self.members = ordered
         shares = average_shares(self.task.training, self.cohort)

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
+from fedha import temporary
 from fedha.audit import capture
 from fedha.audit.attacker import Attacker, Predict
 from fedha.audit.audit import audit
@@ -73,7 +74,7 @@ def examine(
     rounds = chosen_rounds(settings.rounds, config.training.rounds)
     domains = load_domains(config)
     subject = Subject(config, domains, client_domains(domains, config.data.clients_per_domain, config.seed[0]))
-    with TemporaryDirectory(prefix="fedha-audit-") as place:
+    with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
         folder = keep or Path(place)
         final = _replayed(subject, rounds, folder, told)
         found = _attacked(subject, settings, rounds, folder, final, told)
@@ -192,7 +193,7 @@ def _small(subject: Subject, settings: Settings, count: int, told: Told) -> Find
     config = subject.config
     training = config.training.model_copy(update={"rounds": 1})
     clients = [replace(one, train=one.train.select(slice(0, count))) for one in subject.clients]
-    with TemporaryDirectory(prefix="fedha-audit-") as place:
+    with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
         try:
             replay(
                 config.model_copy(update={"training": training}),

@@ -262,7 +262,7 @@ class Correspondence:
             raise FedhaError("the strategy has met no client yet; call configure_train first")
         while not (back := [node for node in nodes_of(grid) if node in missing]):
             if time.monotonic() > since + self.rules.patience:
-                names = ", ".join(self._who(node) for node in missing)
+                names = listed(self._who(node) for node in missing)
                 raise FedhaError(
                     f"{names} did not come back within {self.rules.patience:g} s; look at the site, then resume the run"
                 )
@@ -305,10 +305,14 @@ class Correspondence:
     def _check_enough(self, answered: int, kind: str, round: int) -> None:
         needed = 1 if self.rules.on_missing == "stop" else self.rules.enough(len(self._asked))
         if kind in ("query.measure", "train") and answered < needed:
-            reasons = "; ".join(f"{one['client']}: {one['reason']}" for one in self.events)
+            reasons = self.reasons()
             diverged = any(one["event"] == "refused" for one in self.events)
             hint = "; if training diverged, lower training.learning_rate or the recipe's weight" if diverged else ""
             raise FedhaError(f"{answered} of {len(self._asked)} clients are left in round {round}: {reasons}{hint}")
+
+    def reasons(self) -> str:
+        """Who is not there in this round, and why: the first ones' words."""
+        return listed((f"{one['client']}: {one['reason']}" for one in self.events), most=4, between="; ")
 
     def _know(self, node: int, reply: Reply) -> None:
         known = self._members.get(node)
