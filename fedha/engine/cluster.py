@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
@@ -24,8 +25,8 @@ class Node:
 
     Attributes:
         id: Ray's.
-        name: Its machine's name and address.
-        alive: Whether Ray still counts on it.
+        name: Its machine's name and address, and the beginning of the id: a machine may have several.
+        alive: Whether Ray still counts on it, and it answers.
         cpus: All that it has, busy or not.
     """
 
@@ -38,16 +39,29 @@ class Node:
 def nodes() -> dict[str, Node]:
     """The nodes that the cluster has, or had, by their ids."""
     found = ray.nodes()  # type: ignore[no-untyped-call]
-    listed = (
-        Node(
-            str(one["NodeID"]),
-            f"{one.get('NodeManagerHostname', '?')} ({one.get('NodeManagerAddress', '?')})",
-            bool(one["Alive"]),
-            float(one.get("Resources", {}).get("CPU", 0)),
-        )
-        for one in found
-    )
-    return {one.id: one for one in listed}
+    return {one.id: one for one in map(_node, found)}
+
+
+def _node(told: Mapping[str, Any]) -> Node:
+    """Ray needs a while, by default 15 seconds, to see that a node is gone; a knock tells it at once."""
+    address = str(told.get("NodeManagerAddress", "?"))
+    alive = bool(told["Alive"]) and (_through_client() or _answers(address, int(told["NodeManagerPort"])))
+    cpus = float(told.get("Resources", {}).get("CPU", 0))
+    name, number = told.get("NodeManagerHostname", "?"), str(told["NodeID"])
+    return Node(number, f"{name} ({address}, {number[:8]})", alive, cpus)
+
+
+def _through_client() -> bool:
+    """Whether we talk through Ray's client: then the cluster's own ports may be out of reach."""
+    return bool(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host.strip("[]"), port), timeout=_KNOCK_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def refuge(known: Mapping[str, Node], held: Iterable[str], cpus: float) -> Node | None:
@@ -72,9 +86,7 @@ class Head:
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        # through Ray's client the head itself may be out of reach
-        through_client = bool(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
-        self._address = "" if through_client else str(ray.get_runtime_context().gcs_address)
+        self._address = "" if _through_client() else str(ray.get_runtime_context().gcs_address)
         self._looked = time.monotonic()
         self._silent: float | None = None  # since when
 
@@ -87,9 +99,10 @@ class Head:
         Raises:
             ClusterError: It has not for long.
         """
+        host, _, port = self._address.rpartition(":")
         while now or self._silent is not None or time.monotonic() >= self._looked + LOOK_SECONDS:
             self._looked = time.monotonic()
-            if self._answers():
+            if not self._address or _answers(host, int(port)):
                 if self._silent is not None:
                     self._note(f"the head of the Ray cluster at {self._address} answers again")
                 self._silent = None
@@ -100,13 +113,3 @@ class Head:
             if time.monotonic() >= self._silent + _GIVE_UP_SECONDS:
                 raise ClusterError(f"the head of the Ray cluster at {self._address} is gone")
             time.sleep(1.0)
-
-    def _answers(self) -> bool:
-        if not self._address:
-            return True
-        host, _, port = self._address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
-        except OSError:
-            return False
-        return True

@@ -229,9 +229,8 @@ class RayGrid(Grid):
     def _again(self, one: _Pending, why: str) -> None:
         """Start a worker anew and ask it for the answers that are missing."""
         self._head.look(now=True)
-        if self._move_if_lost(one.host):
-            one.deaths -= 1  # its node died
-        one.deaths += 1
+        lost = self._move_if_lost(one.host)
+        one.deaths += not lost
         if not one.messages:
             return one.host.stop()
         if one.deaths >= _DEATHS:
@@ -239,7 +238,8 @@ class RayGrid(Grid):
                 f"the worker of clients {one.host.name} {why}, {one.deaths} times in one exchange; "
                 "if it ran out of memory, take fewer engine.workers or engine.clients_per_gpu"
             )
-        self._note(f"a worker process {why}; it starts again for {len(one.messages)} clients")
+        if not lost:
+            self._note(f"a worker process {why}; it starts again for {len(one.messages)} clients")
         if one.host.actor is one.actor:
             self._restart(one.host)
         one.host.wait()
@@ -270,7 +270,7 @@ class RayGrid(Grid):
             )
         if not gpus:
             host.move(place.id)
-        self._note(f"clients {host.name} go on {'on a node with a free GPU' if gpus else f'on {place.name}'}")
+        self._note(f"clients {host.name} go on at {'a node with a free GPU' if gpus else place.name}")
         return True
 
     def _restart(self, host: Host) -> None:

@@ -21,7 +21,7 @@ from fedha.report.accuracies import (
 )
 from fedha.report.comparison import Variant
 from fedha.report.formats import Cell, Column, Table
-from fedha.runs.wording import MANY, target_title
+from fedha.runs.wording import MANY, shortened, target_title
 
 BASELINE = "erm"
 
@@ -184,5 +184,5 @@ def _notes(results: Sequence[Results], rows: Mapping[Key, Sequence[Results]]) ->
         notes.append("The oracle selects the round by the unseen target itself: an upper bound, not a method.")
     if any(POOLED in one.get("sources", {}) for one in results):
         notes.append("Where the server learnt sums alone, the sources' accuracy is over all their examples together.")
-    data = dict.fromkeys(str(one["data"]) for one in results if one.get("data"))
+    data = dict.fromkeys(shortened(str(one["data"])) for one in results if one.get("data"))
     return notes + [f"Data: {text}" + ("" if text.endswith(".") else ".") for text in data]

@@ -77,6 +77,14 @@ def percents(fractions: Iterable[float | None]) -> str:
     return " ".join(f"{100 * fraction:.1f} %" for fraction in fractions if fraction is not None)
 
 
+def shortened(text: str, most: int = 300) -> str:
+    """A text of a run's results, or its beginning where it is long."""
+    if len(text) <= most:
+        return text
+    beginning = text[:most].rpartition(" ")[0].rstrip(",;")
+    return f"{beginning}, … ({len(text):,} characters in all, in results.json)"
+
+
 def duration(seconds: float) -> str:
     """``2.1 s`` below a minute, then ``3 min 20 s``, then ``2 h 05 min``."""
     if seconds < 59.95:
