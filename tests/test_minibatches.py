@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flwr.app import ArrayRecord, Context, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedha.batching import memory
 from fedha.config import LocalConfig, ModelConfig, PrivacyConfig, TrainingConfig, parse
+from fedha.data.domain import Domain, Examples
+from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
+from fedha.flower.client import Clients, app_for, simulated
+from fedha.flower.strategy import HessianAlignment
 from fedha.measurement import Circumstances, measure, view_head
 from fedha.minibatches import epoch_sizes, minibatch_sizes, step_sizes, too_small
 from fedha.models import build
@@ -115,3 +120,26 @@ def test_terms_without_weight_need_nothing() -> None:
     row = RECIPES["coral"]
     assert row.least_examples == 2
     assert replace(row, terms=tuple(replace(term, weight=0.0) for term in row.terms)).least_examples == 1
+
+
+@pytest.mark.parametrize("protect", ["nothing", "examples"])
+def test_a_domain_that_is_too_small_is_named_before_anything_is_trained(protect: str) -> None:
+    def domain(context: Context) -> Domain:
+        place = int(context.node_config["partition-id"])
+        part = Examples(torch.randn(1 if place == 1 else 9, 4), torch.arange(1 if place == 1 else 9) % 2)
+        return Domain(f"d{place}", part, part)
+
+    asked: list[str] = []
+
+    class Heard(Clients):
+        def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
+            asked.append(kind)
+            return super().answer(kind, content, context)
+
+    model = build(ModelConfig(name="mlp", hidden=[3]), (4,), 2, SEED)
+    privacy = PrivacyConfig.model_validate({"protect": protect, "noise_multiplier": 1.0})
+    strategy = HessianAlignment("coral", clients=3, privacy=privacy)
+    grid = InlineGrid(app_for(Heard(lambda _: model, domain, site=simulated)), 3)
+    with pytest.raises(FedhaError, match=r"'d1' cannot be trained on: it has fewer than 2 training examples"):
+        strategy.start(grid, ArrayRecord(dict(model.named_parameters())), num_rounds=1)
+    assert set(asked) == {"query.introduce"}

@@ -7,6 +7,7 @@ import torch
 from flwr.app import ArrayRecord, Context
 from torch import Tensor, nn
 
+from fedha.batching import memory
 from fedha.config import LocalConfig, PrivacyConfig, TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.engine.inline import InlineGrid
@@ -133,6 +134,15 @@ def test_it_is_found_from_the_structure_and_not_from_where_a_gradient_is_zero() 
         model.head.weight.zero_()  # then the layer before it has a gradient of zeros
     assert unreached(model, (4,)) == IDLE
     assert unreached(pooled(pooler=False), (4,)) == ()
+
+
+def test_it_costs_a_step_no_multiplications() -> None:
+    counts = []
+    for pooler in (True, False):
+        model = pooled(pooler=pooler)
+        request = Request(Task(RECIPES["erm"], TrainingConfig(), 0), 1, dict(model.named_parameters()))
+        counts.append(memory.multiplications(Client(0, domain(0), model), request))
+    assert counts[0] == counts[1]
 
 
 def test_weight_decay_moves_it_alike_in_every_mode() -> None:

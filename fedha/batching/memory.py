@@ -11,6 +11,7 @@ from fedha.batching.objective import active_terms
 from fedha.exchange import Request
 from fedha.measurement import view_head
 from fedha.minibatches import step_sizes
+from fedha.models.reach import unreached
 from fedha.models.split import SplitModel
 from fedha.training import Client
 
@@ -62,11 +63,12 @@ def multiplications(client: Client, request: Request) -> int:
     Raises:
         Exception: What torch.func.vmap raises for a layer that it cannot take.
     """
+    idle = unreached(client.model, client.domain.train.inputs.shape[1:])
     return max(step_sizes(request.task, len(client.domain.train))) * sum(
         weight.numel() * shape[3:].numel()
         for layer, shape in _of(client)
-        for weight in layer.module.parameters()
-        if weight.dim() > 1
+        for name, weight in layer.module.named_parameters()
+        if weight.dim() > 1 and f"{layer.name}.{name}" not in idle
     )
 
 
