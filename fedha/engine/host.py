@@ -79,7 +79,11 @@ class Host:
 
     def move(self, node: str) -> None:
         """Live on another node from the next start on, beside whom it finds there: no CPU may be left for it alone."""
-        self._options |= {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+        self._options |= {
+            "num_cpus": 0,
+            "memory": 1,  # byte: an actor that asks for nothing is placed through any node, which may be the lost one
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True),
+        }
 
     def start(self, states: Mapping[int, Records]) -> None:
         """Start a process whose clients remember `states`; does not wait for it."""

@@ -1,5 +1,6 @@
 """The ray engine: a run's clients in Ray's worker processes, on cores, on GPUs or on a cluster."""
 
+import contextlib
 import functools
 import shlex
 from collections.abc import Mapping
@@ -45,12 +46,11 @@ def run_ray(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = 
         ray_session.start(plan.workers, plan.gpus)
     grid = ray_grid(config, plan, domains, parts, listener)
     try:
-        return serve(job, grid, listener, domains=domains, resume=resume)
+        with contextlib.closing(grid):
+            return serve(job, grid, listener, domains=domains, resume=resume)
     except ClusterError as error:
-        ray_session.stop()
+        ray_session.stop()  # there is nothing left in it for the next run
         raise ClusterError(f"{error}; {_how_to_go_on(job)}") from error
-    finally:
-        grid.close()
 
 
 def _how_to_go_on(job: Job) -> str:
