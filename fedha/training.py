@@ -15,6 +15,7 @@ from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.measurement import Circumstances, HeadView, measure, view_head
+from fedha.minibatches import minibatch_sizes
 from fedha.models.split import SplitModel
 from fedha.penalty import penalty_terms, term_weight
 from fedha.privacy import answers
@@ -181,8 +182,10 @@ def _one_gradient(client: Client, request: Request) -> tuple[dict[str, Tensor], 
     offsets, own = _at_start(client, request, forward)
     loss, metrics = objective(client, request, forward, offsets, own)
     names = list(forward.parameters)
-    gradients = torch.autograd.grad(loss, [forward.parameters[name] for name in names])
-    return dict(zip(names, gradients, strict=True)), {**metrics, "accuracy": _accuracy(client, forward)}
+    # zeros for what the loss does not reach: local steps leave it where it is, too
+    gradients = torch.autograd.grad(loss, [forward.parameters[name] for name in names], materialize_grads=True)
+    dense = {name: value.to_dense() for name, value in zip(names, gradients, strict=True)}
+    return dense, {**metrics, "accuracy": _accuracy(client, forward)}
 
 
 def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -198,6 +201,8 @@ def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], d
         loss, metrics = objective(client, request, forward, offsets, own)
         optimizer.zero_grad()
         loss.backward()
+        for value in parameters.values():  # of an embedding a gradient may be sparse, which not every optimiser takes
+            value.grad = None if value.grad is None else value.grad.to_dense()
         optimizer.step()
         seen.append(metrics)
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
@@ -207,19 +212,11 @@ def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], d
 
 def minibatches(local: LocalConfig, examples: int, request: Request, index: int) -> Iterator[Tensor | slice]:
     """Row indices of each local step: whole epochs in a fresh order, or steps that run through such epochs."""
-    sizes = minibatch_sizes(local, examples)
+    sizes = minibatch_sizes(local, examples, request.task.recipe.least_examples)
     if sizes[0] == examples:
         yield from [slice(None)] * len(sizes)
     else:
         yield from shuffled_rows(sizes, examples, request, index).split(sizes)
-
-
-def minibatch_sizes(local: LocalConfig, examples: int) -> list[int]:
-    """Rows of each local step; an epoch's last one has what is left."""
-    size = examples if local.batch_size is None else min(local.batch_size, examples)
-    epoch = [size] * (examples // size) + [examples % size] * (examples % size > 0)
-    steps = local.steps if local.steps is not None else (local.epochs or 1) * len(epoch)
-    return (epoch * -(-steps // len(epoch)))[:steps]
 
 
 def shuffled_rows(sizes: Sequence[int], examples: int, request: Request, index: int) -> Tensor:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
+from fedha import temporary
 from fedha.audit import capture
 from fedha.audit.attacker import Attacker, Predict
 from fedha.audit.audit import audit
@@ -25,7 +26,9 @@ from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
+from fedha.exchange import Task
 from fedha.flower.serve import load_domains
+from fedha.minibatches import step_sizes
 from fedha.models import build
 from fedha.runs.versions import versions
 from fedha.training import evaluate
@@ -71,7 +74,7 @@ def examine(
     rounds = chosen_rounds(settings.rounds, config.training.rounds)
     domains = load_domains(config)
     subject = Subject(config, domains, client_domains(domains, config.data.clients_per_domain, config.seed[0]))
-    with TemporaryDirectory(prefix="fedha-audit-") as place:
+    with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
         folder = keep or Path(place)
         final = _replayed(subject, rounds, folder, told)
         found = _attacked(subject, settings, rounds, folder, final, told)
@@ -119,11 +122,9 @@ def update_scale(config: Config, clients: Sequence[Domain]) -> float | None:
     training, local = config.training, config.training.local
     if training.mode != "local" or local.optimizer != "sgd" or local.momentum or training.schedule != "constant":
         return None
-    sizes = [min(local.batch_size or len(one.train), len(one.train)) for one in clients]
-    batches = {-(-len(one.train) // size) for one, size in zip(clients, sizes, strict=True)}
-    if local.steps is None and len(batches) > 1:
-        return None
-    return local.learning_rate * (local.steps or (local.epochs or 1) * batches.pop())
+    task = Task(config.recipe[0].resolve(), training, config.seed[0], config.privacy)
+    steps = {len(step_sizes(task, len(one.train))) for one in clients}
+    return local.learning_rate * steps.pop() if len(steps) == 1 else None
 
 
 def _replayed(subject: Subject, rounds: Sequence[int], folder: Path, told: Told) -> dict[str, Tensor]:
@@ -192,7 +193,7 @@ def _small(subject: Subject, settings: Settings, count: int, told: Told) -> Find
     config = subject.config
     training = config.training.model_copy(update={"rounds": 1})
     clients = [replace(one, train=one.train.select(slice(0, count))) for one in subject.clients]
-    with TemporaryDirectory(prefix="fedha-audit-") as place:
+    with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
         try:
             replay(
                 config.model_copy(update={"training": training}),

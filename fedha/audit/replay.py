@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedha import temporary
 from fedha.audit import capture
 from fedha.audit.overheard import ListeningGrid
 from fedha.audit.releases import releases_of, shows_single_clients
@@ -89,7 +90,7 @@ def replay(
             capture.append(keep, releases_of(exchanges, shown[0].begun(), examples))
         told(number)
 
-    with TemporaryDirectory(prefix="fedha-audit-") as place:
+    with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
         folder = Path(place) / "run"
         serve(Job(_hastened(config), folder), grid, RoundsHeard(over), domains=domains, shown=shown.append)
         return runfolder.read_model(folder)

@@ -83,7 +83,8 @@ def _descend(
     """Take the loss's derivatives on one batch, and its numbers. L2 has its derivative added where weights move."""
     parts = objective.parts(leaves, features, batch.take(chunk.labels), batch)
     loss = objective.combine(parts)
-    gradients = torch.autograd.grad(loss.sum() / divisor(objective.request), list(leaves.values()))
+    total = loss.sum() / divisor(objective.request)
+    gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)  # zeros where unreached
     value = loss.detach()
     if decay := objective.request.task.training.weight_decay:
         value = value + decay * weights.squared_norms(batch.clients)

@@ -100,7 +100,7 @@ def table_of(runs: Sequence[Run]) -> Table:
 def show(table: Table, console: Console) -> None:
     """Print a table: with lines on a terminal, as plain text elsewhere."""
     if console.is_terminal:
-        console.print(rich_table(table))
+        console.print(rich_table(table, console.width))
     else:
         console.file.write(render(table, "text"))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedha import temporary
 from fedha.config import Config, to_json
 from fedha.deploy.apps import EVENTS, stop_file
 from fedha.engine.event_file import new_events
@@ -106,7 +107,7 @@ def run_deployed(
     """
     if runfolder.holds_run(folder) and not resume:
         raise runfolder.occupied(folder)
-    with tempfile.TemporaryDirectory(prefix="fedha-", ignore_cleanup_errors=True) as place:
+    with tempfile.TemporaryDirectory(prefix="fedha-", dir=temporary.wanted(), ignore_cleanup_errors=True) as place:
         flower = _commands(Path(place), to)
         for attempt in range(1, attempts + 1):
             events = to.runs / EVENTS / f"{secrets.token_hex(8)}.jsonl"

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from fedha.flower.apps import device, server_app
 from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener
+from fedha.temporary import short_folder
 
 _PROJECT = """\
 [project]
@@ -71,15 +71,15 @@ def run_flower(job: Job, domains: DomainSet, listener: Listener, *, resume: bool
     clients = len(domains.sources) * job.config.data.clients_per_domain
     workers = min(clients, max(1, (os.cpu_count() or 1) // job.config.engine.threads))
     listener.note(f"starting Flower's simulation: {clients} clients on {workers} Ray workers")
-    with tempfile.TemporaryDirectory(prefix="fedha-", dir=_short(), ignore_cleanup_errors=True) as place:
-        app, events = Path(place, "app"), Path(place, "events")
+    with short_folder() as place:
+        app, events = place / "app", place / "events"
         events.touch()
         app.mkdir()
         (app / "pyproject.toml").write_text(_PROJECT, encoding="utf-8")
         module = _MODULE.format(place=str(Path(fedha.__file__).parents[1]), events=str(events))
         (app / "fedha_simulation.py").write_text(module, encoding="utf-8")
         (app / "run.toml").write_text(_run_config(job, resume), encoding="utf-8")
-        with local_flower(Path(place)) as flower:
+        with local_flower(place) as flower:
             federation = _federation(job.config, clients, workers)
             settings = ("--run-config", app / "run.toml", "--federation-config", federation)
             number = str(flower.ask("run", app, *settings)["run-id"])
@@ -102,11 +102,6 @@ def told_server_app(events: Path) -> ServerApp:
             raise
 
     return app
-
-
-def _short() -> str | None:
-    """Where temporary files go, unless that is too long a path for Ray's sockets."""
-    return None if len(tempfile.gettempdir()) <= 20 else "/tmp"
 
 
 def _run_config(job: Job, resume: bool) -> str:

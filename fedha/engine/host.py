@@ -7,11 +7,12 @@ from typing import Any
 import ray
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedha.engine.broadcast import Broadcast
 from fedha.engine.parcels import TOGETHER, Call, Content, Records, even, of_kind
 from fedha.engine.worker import MakeClients, Worker
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, listed
 from fedha.flower.reasons import failure
 from fedha.flower.tensor_array import TensorArray
 
@@ -59,7 +60,8 @@ class Host:
         self.places = list(places)
         self._setup = (make, self.places, clients, dict(run_config), resources.gpu_memory)
         self._data = ray.put(list(data))
-        self._options = {
+        self.resources = resources
+        self._options: dict[str, Any] = {
             "num_cpus": resources.cpus,
             "num_gpus": resources.gpus,
             "max_restarts": 0,  # the driver starts it again, with what its clients remember
@@ -68,16 +70,24 @@ class Host:
         self.actor: Any = None
         self._booting: Any = None
         self.known: set[int] = set()
+        self.node = ""  # Ray's id of the one where the process is, once it is known
 
     @property
     def name(self) -> str:
         """Its first places, for messages."""
-        more = len(self.places) - 5
-        return ", ".join(map(str, self.places[:5])) + (f" and {more} more" if more > 0 else "")
+        return listed(self.places, most=5)
+
+    def move(self, node: str) -> None:
+        """Live on another node from the next start on, beside whom it finds there: no CPU may be left for it alone."""
+        self._options |= {
+            "num_cpus": 0,
+            "memory": 1,  # byte: an actor that asks for nothing is placed through any node, which may be the lost one
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True),
+        }
 
     def start(self, states: Mapping[int, Records]) -> None:
         """Start a process whose clients remember `states`; does not wait for it."""
-        self.known = set()
+        self.known, self.node = set(), ""
         remote: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # missing in Ray's types
         self.actor = remote(Worker).options(**self._options).remote(*self._setup, dict(states), self._data)
         self._booting = self.actor.ready.remote()
@@ -99,6 +109,7 @@ class Host:
             ) from None
         except RayError as error:
             raise failure(f"the worker of clients {self.name} did not start", str(error)) from None
+        self.node = str(described["node"])
         return described
 
     def stop(self) -> None:

@@ -71,4 +71,6 @@ if __name__ == "__main__":
     sys.stdin.buffer.read()
     place = Path(sys.argv[1])
     end(place)
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(place.resolve(), ignore_errors=True)
+    if place.is_symlink():  # a short path to a folder with a long one
+        place.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """The ray engine: a run's clients in Ray's worker processes, on cores, on GPUs or on a cluster."""
 
+import contextlib
 import functools
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ from fedha.config import Config, from_json, to_json
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.shards import client_domains
 from fedha.engine import ray_session
+from fedha.engine.cluster import ClusterError
 from fedha.engine.estimate import run_operations
 from fedha.engine.host import Resources
 from fedha.engine.machine import look
@@ -43,9 +46,19 @@ def run_ray(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = 
         ray_session.start(plan.workers, plan.gpus)
     grid = ray_grid(config, plan, domains, parts, listener)
     try:
-        return serve(job, grid, listener, domains=domains, resume=resume)
-    finally:
-        grid.close()
+        with contextlib.closing(grid):
+            return serve(job, grid, listener, domains=domains, resume=resume)
+    except ClusterError as error:
+        ray_session.stop()  # there is nothing left in it for the next run
+        raise ClusterError(f"{error}; {_how_to_go_on(job)}") from error
+
+
+def _how_to_go_on(job: Job) -> str:
+    address, folder = job.config.engine.address, job.folder if job.left_out is None else job.folder.parents[1]
+    command = f"continue from the last checkpoint with: fedha resume {shlex.quote(str(folder))}"
+    if address is None:
+        return command
+    return f"{command}, once a cluster answers at {address}, or with engine.address= behind it on this machine alone"
 
 
 def ray_grid(config: Config, plan: Plan, domains: DomainSet, parts: list[Domain], listener: Listener) -> RayGrid:

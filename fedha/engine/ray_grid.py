@@ -13,6 +13,7 @@ from flwr.supercore.run import Run
 from ray.exceptions import RayError, RayTaskError
 
 from fedha.engine.broadcast import Broadcast
+from fedha.engine.cluster import LOOK_SECONDS, ClusterError, Head, nodes, refuge
 from fedha.engine.host import Host, Resources
 from fedha.engine.nodes import FIRST_NODE, error_reply, identify_server
 from fedha.engine.parcels import Answer, Records, to_record_dict, to_records
@@ -86,7 +87,8 @@ class RayGrid(Grid):
         identify_server()
         self._run = Run.create_empty(1)
         self._together, self._client_timeout, self._note = together, client_timeout, note
-        self.broadcast = Broadcast()
+        self.broadcast, self._head = Broadcast(), Head(note)
+        self._lost: set[str] = set()  # nodes that were told of
         self._states: dict[int, Records] = {}
         self._replies: dict[str, Message] = {}
         self._sent = 0
@@ -145,6 +147,7 @@ class RayGrid(Grid):
 
         Raises:
             FedhaError: A worker's process died again and again.
+            ClusterError: The cluster's head is gone, or a node for whose clients there is no other.
         """
         pending = [self._call(host, batch) for host, batch in self._batches(messages)]
         self.broadcast.keep(number for host in self.hosts for number in host.known)
@@ -191,6 +194,7 @@ class RayGrid(Grid):
         try:
             while pending:
                 waiting = {one.answers: one for one in pending}
+                self._head.look()
                 ready, _ = ray.wait(list(waiting), num_returns=1, timeout=self._patience(pending, deadline))
                 if ready:
                     yield from self._receive(waiting[ready[0]])
@@ -224,7 +228,9 @@ class RayGrid(Grid):
 
     def _again(self, one: _Pending, why: str) -> None:
         """Start a worker anew and ask it for the answers that are missing."""
-        one.deaths += 1
+        self._head.look(now=True)
+        lost = self._move_if_lost(one.host)
+        one.deaths += not lost
         if not one.messages:
             return one.host.stop()
         if one.deaths >= _DEATHS:
@@ -232,7 +238,8 @@ class RayGrid(Grid):
                 f"the worker of clients {one.host.name} {why}, {one.deaths} times in one exchange; "
                 "if it ran out of memory, take fewer engine.workers or engine.clients_per_gpu"
             )
-        self._note(f"a worker process {why}; it starts again for {len(one.messages)} clients")
+        if not lost:
+            self._note(f"a worker process {why}; it starts again for {len(one.messages)} clients")
         if one.host.actor is one.actor:
             self._restart(one.host)
         one.host.wait()
@@ -240,18 +247,43 @@ class RayGrid(Grid):
         messages = list(one.messages.values())
         one.answers, _ = one.host.call(messages, self.broadcast, together=one.together, piece=one.piece)
 
+    def _move_if_lost(self, host: Host) -> bool:
+        """Whether a worker's node is lost, which then is said; the worker's next process starts on one that is left.
+
+        Raises:
+            ClusterError: None is.
+        """
+        known = nodes()
+        if host.node not in known or known[host.node].alive:
+            return False
+        there = known[host.node].name
+        if host.node not in self._lost:
+            self._lost.add(host.node)
+            self._note(f"the Ray cluster has lost its node {there}")
+        cpus, gpus = host.resources.cpus, host.resources.gpus
+        place = refuge(known, (one.node for one in self.hosts if one is not host), cpus)
+        free = float(ray.available_resources().get("GPU", 0)) if gpus else 0.0  # type: ignore[no-untyped-call]
+        if place is None or free < gpus:
+            raise ClusterError(
+                f"the Ray cluster has lost its node {there}, and no other has "
+                f"{f'{gpus:g} of a GPU free' if place is not None else f'{cpus:g} CPUs'} for its clients"
+            )
+        if not gpus:
+            host.move(place.id)
+        self._note(f"clients {host.name} go on at {'a node with a free GPU' if gpus else place.name}")
+        return True
+
     def _restart(self, host: Host) -> None:
         host.stop()
         nodes = (place + FIRST_NODE for place in host.places)
         host.start({node: self._states[node] for node in nodes if node in self._states})
 
-    def _patience(self, pending: Sequence[_Pending], deadline: float) -> float | None:
-        """Seconds until somebody must be looked after."""
-        limits = [deadline]
+    def _patience(self, pending: Sequence[_Pending], deadline: float) -> float:
+        """Seconds until somebody must be looked after, or the head looked at."""
+        limits = [deadline, time.monotonic() + LOOK_SECONDS]
         if self._client_timeout is not None:
             limits += [one.since + self._client_timeout for one in pending]
-        soonest = min(limits)
-        return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
+        return max(0.0, min(limits) - time.monotonic())
 
     def _look_after(self, one: _Pending) -> Iterator[Message]:
         """Ask a worker that has been silent for long what it does; end it if a client has hung."""

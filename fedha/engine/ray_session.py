@@ -11,16 +11,15 @@ import secrets
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from fedha import temporary
 from fedha.engine import leftovers, machine
 from fedha.engine.ray_store import store_bytes
 from fedha.errors import FedhaError
@@ -114,10 +113,9 @@ def _protect() -> None:
 
 def _launch(stack: ExitStack, cpus: int, gpus: int) -> None:
     """Start a Ray of our own, in a new folder that a guard removes however this process ends."""
-    usual = tempfile.gettempdir()
+    usual = temporary.wanted()
     try:
-        # a short path: Ray puts sockets there, whose paths have at most 103 characters
-        folder = Path(tempfile.mkdtemp(prefix="fedha-", dir=usual if len(usual) <= 20 else "/tmp"))
+        folder = temporary.make_short()
         stack.callback(leftovers.guard(folder).communicate)  # closes its input and waits
         size, in_shared = store_bytes(machine.memory_bytes(), machine.shared_memory_bytes())
         _init(
@@ -132,6 +130,8 @@ def _launch(stack: ExitStack, cpus: int, gpus: int) -> None:
             _temp_dir=str(folder),
             _system_config={"preload_python_modules": _WORKERS_IMPORT},
         )
+    except FedhaError:
+        raise
     except Exception as error:
         raise FedhaError(
             f"Ray did not start with {cpus} cpus and {gpus} gpus: {_cause(error)}; see whether {usual} has room and "

@@ -85,4 +85,7 @@ def _session(pid: int) -> int:
 if __name__ == "__main__":
     sys.stdin.buffer.read()
     end([int(number) for number in sys.argv[2:]])
-    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    place = Path(sys.argv[1])
+    shutil.rmtree(place.resolve(), ignore_errors=True)
+    if place.is_symlink():  # a short path to a folder with a long one
+        place.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import ray
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -54,7 +55,12 @@ class Worker:
 
     def ready(self) -> dict[str, Any]:
         """What this process is, for whoever asks whether it has started."""
-        return {"pid": os.getpid(), "threads": torch.get_num_threads(), "gpus": torch.cuda.device_count()}
+        return {
+            "pid": os.getpid(),
+            "threads": torch.get_num_threads(),
+            "gpus": torch.cuda.device_count(),
+            "node": ray.get_runtime_context().get_node_id(),
+        }
 
     def handle(self, call: Call, *fresh: Mapping[str, Any]) -> Iterator[list[Answer]]:
         """Answer an exchange, a few clients at a time.

@@ -229,7 +229,7 @@ class SecureSums:
         try:
             return close()
         except FedhaError as error:
-            reasons = "; ".join(f"{one['client']}: {one['reason']}" for one in self.talk.events)
+            reasons = self.talk.reasons()
             raise FedhaError(f"{error}{f' ({reasons})' if reasons else ''}") from None
 
 

@@ -15,7 +15,7 @@ from fedha import data, numerics
 from fedha.cohort import Member
 from fedha.config import POOLED, Config
 from fedha.data.domain import Domain, DomainSet, Examples
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, listed
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
 from fedha.flower.delivery import never
@@ -33,6 +33,7 @@ from fedha.runs.checkpoint import load_checkpoint, save_checkpoint
 from fedha.runs.listener import Listener
 from fedha.runs.selection import select
 from fedha.runs.versions import versions
+from fedha.runs.wording import MANY
 from fedha.training import evaluate
 
 
@@ -82,7 +83,7 @@ def leave_out(domains: DomainSet, name: str) -> DomainSet:
     """
     names = [one.name for one in domains.sources]
     if name not in names:
-        raise FedhaError(f"there is no source domain {name!r} to leave out; the sources are {', '.join(names)}")
+        raise FedhaError(f"there is no source domain {name!r} to leave out; the sources are {listed(names)}")
     kept = tuple(one for one in domains.sources if one.name != name)
     if not kept:
         raise FedhaError(f"leaving out {name!r} leaves no source; set evaluation.leave_one_domain_out to false")
@@ -235,11 +236,11 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     members = strategy.talk.meet(grid, 1)
     found = {one.input_shape: one for one in members}
     if len(found) > 1:
-        told = "; ".join(f"client {one.index} ({one.domain}): {shape}" for shape, one in found.items())
+        told = listed((f"client {one.index} ({one.domain}): {shape}" for shape, one in found.items()), between="; ")
         raise FedhaError(f"the clients' inputs have different shapes: {told}; every domain must have the same one")
     names = tuple(dict.fromkeys(one.domain for one in members))
     (shape,) = found
-    examples = ", ".join(f"{one.domain} {one.examples}" for one in members)
+    examples = listed((f"{one.domain} {one.examples}" for one in members), most=MANY)
     told = f"training examples: {examples}" if strategy.secure is None else "how many examples each has is secret"
     description = f"{config.data.name}, each domain at its own site; {told}"
     own = config.data if job.target_root is None else config.data.model_copy(update={"root": job.target_root})

@@ -112,8 +112,7 @@ class HessianAlignment(Strategy):
             server = self.begin(unpack_tensors(arrays))
         self.talk.events = []
         if not server.gather(server_round, self.talk.meet(grid, server_round)):
-            reasons = "; ".join(one["reason"] for one in self.talk.events)
-            raise FedhaError(f"no client is left for round {server_round}: {reasons}")
+            raise FedhaError(f"no client is left for round {server_round}: {self.talk.reasons()}")
         if self.secure is not None:
             self.secure.begin(grid, server_round, server, self.expected, self.parts)
         references = dict(server.references)

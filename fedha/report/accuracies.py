@@ -22,6 +22,21 @@ def mean_over_domains(part: str) -> Value:
     return lambda results: _mean(domain.get("accuracy") for domain in results.get(part, {}).values())
 
 
+def worst_domain(part: str) -> Value:
+    """The least accuracy of a part's domains."""
+    return lambda results: min(_known(results, part), default=None)
+
+
+def domain_count(part: str, results: Iterable[Results]) -> int:
+    """How many domains of a part the runs have at most."""
+    return max((len(_known(one, part)) for one in results), default=0)
+
+
+def _known(results: Results, part: str) -> list[float]:
+    found = (domain.get("accuracy") for domain in results.get(part, {}).values())
+    return [value for value in found if value is not None]
+
+
 def target_accuracy(name: str | None = None) -> Value:
     """A target's accuracy at the final round; without a name, that of the run's first target."""
     return lambda results: results["target"].get(name or first_target(results), {}).get("accuracy")

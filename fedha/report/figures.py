@@ -10,16 +10,17 @@ from matplotlib.axes import Axes
 
 from fedha.report.accuracies import Results, mean_over_domains, target_accuracy
 from fedha.report.drawing import INK, SOURCES, TARGETS, Label, draw, label_ends
-from fedha.runs.wording import target_title
+from fedha.runs.wording import MANY, target_title
 
 Records = Sequence[Mapping[str, Any]]  # the rounds of one run
 Points = tuple[list[int], list[float], list[float]]  # rounds, means, deviations over seeds
 
+_JOINED: Mapping[str, Callable[[list[float]], float]] = {"mean": statistics.fmean, "worst": min}  # of many domains
 MOST_POINTS = 300  # of a curve; more cannot be seen
 
 
 def accuracy_figure(name: str, title: str, runs: Sequence[Records], warmup: int, low: float) -> str:
-    """Accuracy over the rounds: held-out parts of the sources, and the unseen targets.
+    """Accuracy over the rounds: held-out parts of the sources, and the unseen targets; of many, mean and worst.
 
     Args:
         name: Unique in the page.
@@ -30,9 +31,11 @@ def accuracy_figure(name: str, title: str, runs: Sequence[Records], warmup: int,
     """
     curves: list[tuple[str, str, Points]] = []
     for part, colors in (("held_out", SOURCES), ("target", TARGETS)):
-        for domain, color in zip(_names(runs, part), cycle(colors)):
-            called = target_title(domain) if part == "target" else domain
-            curves.append((called, color, over_rounds(runs, _accuracy(part, domain))))
+        names = _names(runs, part)
+        of_all = {f"{word} of {len(names):,}": _over_domains(part, join) for word, join in _JOINED.items()}
+        each = {target_title(one) if part == "target" else one: _accuracy(part, one) for one in names}
+        for (called, value), color in zip((each if len(names) <= MANY else of_all).items(), cycle(colors)):
+            curves.append((called, color, over_rounds(runs, value)))
 
     def plot(axes: Axes) -> None:
         axes.set_ylim(low, 100)
@@ -179,6 +182,15 @@ def _accuracy(part: str, domain: str) -> Callable[[Mapping[str, Any]], float | N
     def value(record: Mapping[str, Any]) -> float | None:
         accuracy = ((record.get(part) or {}).get(domain) or {}).get("accuracy")
         return None if accuracy is None else 100 * accuracy
+
+    return value
+
+
+def _over_domains(part: str, join: Callable[[list[float]], float]) -> Callable[[Mapping[str, Any]], float | None]:
+    def value(record: Mapping[str, Any]) -> float | None:
+        found = [one.get("accuracy") for one in (record.get(part) or {}).values()]
+        known = [100 * one for one in found if one is not None]
+        return join(known) if known else None
 
     return value
 

@@ -84,15 +84,19 @@ def cell_text(cell: Cell) -> str:
     return MISSING if cell is None else str(cell)
 
 
-def rich_table(table: Table) -> RichTable:
-    """The table for a terminal."""
+def rich_table(table: Table, width: int) -> RichTable:
+    """The table for a terminal of so many columns; where it does not fit, each row's cells one under the other."""
+    framed = _least_width(table) <= width
     shown = RichTable(
         title=Text(table.caption),
         caption=Text("\n".join(table.notes)) if table.notes else None,
         title_justify="left",
         caption_justify="left",
         title_style="bold",
+        show_header=framed,
     )
+    if not framed:
+        return _stacked(table, shown)
     for column in table.columns:
         heading = Text(column.title, style="bold")
         if column.rule:
@@ -100,6 +104,35 @@ def rich_table(table: Table) -> RichTable:
         shown.add_column(heading, justify="right" if column.number else "left", overflow="fold")
     for row in table.rows:
         shown.add_row(*(Text(cell_text(cell)) for cell in row))
+    return shown
+
+
+_PROSE = 24  # columns that words need, which may go on in the next line
+_BORDER = 3  # columns a cell takes beside its text
+
+
+def _least_width(table: Table) -> int:
+    """The columns of a terminal without which numbers or words would be cut."""
+    total = 1
+    for place, column in enumerate(table.columns):
+        texts = [column.title, column.rule, *(cell_text(row[place]) for row in table.rows)]
+        longest = max(len(word) for text in texts for word in [*text.split(), ""])
+        cells = max((len(cell_text(row[place])) for row in table.rows), default=0)
+        total += max(longest, cells if column.number else min(cells, _PROSE)) + _BORDER
+    return total
+
+
+def _stacked(table: Table, shown: RichTable) -> RichTable:
+    """A row of the table in a section of two columns: its first cell, then what the others are and what they hold."""
+    shown.add_column("", overflow="fold")
+    shown.add_column("", overflow="fold")
+    first, *others = table.columns
+    for row in table.rows:
+        shown.add_row(Text(first.title, style="bold"), Text(cell_text(row[0]), style="bold"))
+        for column, cell in zip(others, row[1:], strict=True):
+            if cell is not None:
+                shown.add_row(Text(column.heading), Text(cell_text(cell)))
+        shown.add_section()
     return shown
 
 

@@ -17,7 +17,7 @@ from fedha.report.privacy import privacy_section
 from fedha.report.section import Section
 from fedha.report.tables import Key, accuracy_table, label
 from fedha.report.tables import group as group_results
-from fedha.runs.wording import byte_count, duration
+from fedha.runs.wording import byte_count, duration, shortened
 
 Rows = Mapping[str, Sequence[Run]]  # runs by the label of their row
 
@@ -54,7 +54,7 @@ def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = (), secti
     names = dict.fromkeys(str(run.results.get("name", "experiment")) for run in runs)
     return environment.get_template("report.html.j2").render(
         title=", ".join(names),
-        data=list(dict.fromkeys(str(run.results["data"]) for run in runs if run.results.get("data"))),
+        data=list(dict.fromkeys(shortened(str(run.results["data"])) for run in runs if run.results.get("data"))),
         summary=_summary(runs),
         accuracies=accuracy_table([run.results for run in runs], told_apart),
         runs=run_table(rows),

@@ -6,8 +6,7 @@ from typing import Any
 
 from fedha.report.comparison import Run
 from fedha.report.formats import Cell, Column, Table
-
-MANY = 12  # clients, from where on a run's are told by their worst
+from fedha.runs.wording import MANY
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def _protects(run: Run) -> bool:
 def _spent(privacy: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """Whose examples, epsilon, delta: a line a client, or of very many the one that spent most."""
     known = [(name, epsilon, privacy["delta"][name]) for name, epsilon in privacy["epsilon"].items()]
-    if len(known) < MANY:
+    if len(known) <= MANY:
         return known
     name, epsilon, delta = max(known, key=lambda one: one[1])
     return [(f"{name}, most of {len(known)}", epsilon, delta)]

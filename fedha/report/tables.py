@@ -9,6 +9,7 @@ from fedha.report.accuracies import (
     RULES,
     Results,
     Value,
+    domain_count,
     first_target,
     gain,
     mean_over_domains,
@@ -16,10 +17,11 @@ from fedha.report.accuracies import (
     selected_accuracy,
     target_accuracy,
     unbalanced,
+    worst_domain,
 )
 from fedha.report.comparison import Variant
 from fedha.report.formats import Cell, Column, Table
-from fedha.runs.wording import target_title
+from fedha.runs.wording import MANY, shortened, target_title
 
 BASELINE = "erm"
 
@@ -149,12 +151,19 @@ def _columns(results: Sequence[Results], firsts: Sequence[str], judged: str) -> 
     def column(title: str, rule: str = "final") -> Column:
         return Column(f"{title} %", RULES[rule], number=True)
 
-    targets = dict.fromkeys(name for one in results for name in one["target"])
-    found = [
-        (column("train"), mean_over_domains("train")),
-        (column("sources held out"), mean_over_domains("sources")),
-        *((column(target_title(name)), target_accuracy(name)) for name in targets),
-    ]
+    def several(part: str, title: str) -> list[tuple[Column, Value]]:
+        """The mean over a part's domains, and of very many also the worst."""
+        if (count := domain_count(part, results)) <= MANY:
+            return [(column(title), mean_over_domains(part))]
+        mean, worst = column(f"{title}, mean of {count:,}"), column("worst of them")
+        return [(mean, mean_over_domains(part)), (worst, worst_domain(part))]
+
+    targets = list(dict.fromkeys(name for one in results for name in one["target"]))
+    found = [(column("train"), mean_over_domains("train")), *several("sources", "sources held out")]
+    if domain_count("target", results) > MANY:
+        found += [(column(target_title(firsts[0])), target_accuracy()), *several("target", "targets")]
+    elif len(targets) <= MANY:  # else each run has another one, and their mean is below
+        found += [(column(target_title(name)), target_accuracy(name)) for name in targets]
     if len(firsts) > 1:
         found.append((column(judged), target_accuracy()))
     for rule in RULES:
@@ -175,5 +184,5 @@ def _notes(results: Sequence[Results], rows: Mapping[Key, Sequence[Results]]) ->
         notes.append("The oracle selects the round by the unseen target itself: an upper bound, not a method.")
     if any(POOLED in one.get("sources", {}) for one in results):
         notes.append("Where the server learnt sums alone, the sources' accuracy is over all their examples together.")
-    data = dict.fromkeys(str(one["data"]) for one in results if one.get("data"))
+    data = dict.fromkeys(shortened(str(one["data"])) for one in results if one.get("data"))
     return notes + [f"Data: {text}" + ("" if text.endswith(".") else ".") for text in data]

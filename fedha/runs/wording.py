@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from fedha.config import Config
+
+MANY = 12  # domains that can be told one by one
 
 
 def run_title(config: Config, place: int = 1, runs: int = 1) -> str:
@@ -28,10 +31,10 @@ class RoundText:
     def update(self, record: Mapping[str, Any]) -> str:
         """Take in a round's record and describe it: loss, penalty, accuracies."""
         if record.get("held_out"):
-            self.sources = percents(part.get("accuracy") for part in record["held_out"].values())
+            self.sources = accuracies(part.get("accuracy") for part in record["held_out"].values())
         if record.get("target"):
             self.target = percents(part.get("accuracy") for part in list(record["target"].values())[:1])
-        sources = self.sources or percents(record.get("accuracy", {}).values())
+        sources = self.sources or accuracies(record.get("accuracy", {}).values())
         parts = [f"loss {_number(record['loss'])}"] if "loss" in record else []  # where it is protected it is not sent
         if record.get("penalty"):
             parts.append(f"penalty {_number(sum(value or 0 for value in record['penalty'].values()))}")
@@ -43,8 +46,10 @@ class RoundText:
 
 def result_text(results: Mapping[str, Any]) -> str:
     """A finished run in a line; accuracies of the final round."""
-    sources = percents(part.get("accuracy") for part in results["sources"].values())
-    targets = [f"{target_title(name)} {percents([part.get('accuracy')])}" for name, part in results["target"].items()]
+    sources = accuracies(part.get("accuracy") for part in results["sources"].values())
+    judged = {name: part.get("accuracy") for name, part in results["target"].items()}
+    targets = [f"{target_title(name)} {percents([value])}" for name, value in judged.items()]
+    targets = targets if len(targets) <= MANY else [f"targets {accuracies(judged.values())}"]
     parts = [f"sources {sources} held out"] if sources else []
     text = f"final round: {', '.join([*parts, *targets])}; {duration(results['seconds'])}"
     if privacy := results.get("privacy"):
@@ -59,9 +64,25 @@ def target_title(name: str) -> str:
     return name if name.startswith("target") else f"target {name}"
 
 
+def accuracies(fractions: Iterable[float | None]) -> str:
+    """Domains' accuracies: each, as `percents`; of more than a dozen the mean, the worst, and how many they are."""
+    known = [fraction for fraction in fractions if fraction is not None]
+    if len(known) <= MANY:
+        return percents(known)
+    return f"mean {percents([fmean(known)])} worst {percents([min(known)])} of {len(known):,}"
+
+
 def percents(fractions: Iterable[float | None]) -> str:
     """Fractions in percent: ``71.2 % 68.0 %``; those that are missing are left out."""
     return " ".join(f"{100 * fraction:.1f} %" for fraction in fractions if fraction is not None)
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """A text of a run's results, or its beginning where it is long."""
+    if len(text) <= most:
+        return text
+    beginning = text[:most].rpartition(" ")[0].rstrip(",;")
+    return f"{beginning}, … ({len(text):,} characters in all, in results.json)"
 
 
 def duration(seconds: float) -> str:

@@ -69,9 +69,29 @@ def test_csv_keeps_every_digit_and_splits_means_from_deviations() -> None:
 def test_the_terminals_table_reads_no_markup() -> None:
     out = io.StringIO()
     table = Table("[bold]", (Column("[red]", "[i]"),), (("[/x]",),), ("[note]",))
-    Console(file=out, width=60).print(rich_table(table))
+    Console(file=out, width=60).print(rich_table(table, 60))
     for text in ("[bold]", "[red]", "[i]", "[/x]", "[note]"):
         assert text in out.getvalue()
+
+
+WIDE = Table(
+    "Accuracies",
+    (Column("recipe"), *(Column(f"target {name} %", "training-domain validation", number=True) for name in "abcdef")),
+    tuple((name, *(Summary(70.0 + place, 1.5) for place in range(5)), None) for name in ("erm", "hgp")),
+)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_table_fits_the_terminal_or_stands_one_under_the_other(width: int) -> None:
+    out = io.StringIO()
+    Console(file=out, width=width).print(rich_table(WIDE, width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for name in ("erm", "hgp", "74.0 ± 1.5", "validation"):  # nothing is cut
+        assert any(name in line for line in lines), name
+    beside = [line for line in lines if "70.0 ± 1.5" in line and "74.0 ± 1.5" in line]
+    assert len(beside) == (2 if width == 200 else 0)
+    assert len([line for line in lines if "target a %" in line]) == (1 if width == 200 else 2)
 
 
 @given(
