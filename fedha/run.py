@@ -10,7 +10,7 @@ from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
 from fedha.flower.delivery import never
 from fedha.flower.serve import Job, fold_folder, leave_out, load_domains
-from fedha.runs import runfolder
+from fedha.runs import belongings, owner, resuming, runfolder
 from fedha.runs.listener import Listener, Silent
 
 __all__ = ["Listener", "execute"]
@@ -42,8 +42,13 @@ def execute(
     """
     if len(config.runs()) != 1:
         raise FedhaError(f"the config asks for {len(config.runs())} runs; execute one of config.runs() at a time")
-    if resume and runfolder.is_finished(folder):
+    if resume and resuming.is_done(folder, config):
         return runfolder.read_results(folder)
+    if resume:
+        resuming.changes(folder, config)  # refused before anything is loaded
+    else:
+        runfolder.check_new(folder)
+    owner.check_free(folder)
     domains = load_domains(config)
     name, reason = engine.choose(config, domains)
     listener.note(f"engine {name}: {reason}")
@@ -56,12 +61,15 @@ def execute(
 def _train_folds(
     config: Config, domains: DomainSet, folder: Path, listener: Listener, resume: bool, stop: Callable[[], bool]
 ) -> None:
-    if not resume and runfolder.holds_run(folder):
-        raise runfolder.occupied(folder)
+    places = {one.name: fold_folder(folder, one.name) for one in domains.sources}
+    for place in places.values():
+        if not runfolder.holds_run(place):
+            runfolder.check_new(place)
     runfolder.create(folder, config, resume=resume)
+    belongings.claim(folder, *(f"{place.relative_to(folder).as_posix()}/" for place in places.values()))
     for source in domains.sources:
-        place = fold_folder(folder, source.name)
-        if runfolder.is_finished(place):
+        place = places[source.name]
+        if resuming.is_done(place, config):
             continue
         listener.note(f"leave-one-domain-out: training without {source.name}")
         rest = leave_out(domains, source.name)

@@ -15,7 +15,7 @@ from fedha.cli.exits import EndedError
 from fedha.cli.steps import Steps
 from fedha.config import Config
 from fedha.errors import FedhaError, StoppedError
-from fedha.runs import folders, runfolder
+from fedha.runs import belongings, folders, owner, runfolder
 from fedha.runs.wording import run_title
 
 if TYPE_CHECKING:  # torch and Flower: slow to import, and help should come at once
@@ -123,20 +123,26 @@ def work(
     if not pending:
         publish.say("Nothing to audit: every run has such an audit; --again makes it anew.", console)
         return
+    for place in pending.values():
+        belongings.check_free(place, (runfolder.AUDIT, runfolder.REPORT))
+    with _stops_well(), Steps(console, quiet) as steps:
+        for number, (run, place) in enumerate(pending.items(), 1):
+            steps.begin(f"Audit of {run_title(configs.load(run / runfolder.CONFIG), number, len(pending))}, in {run}")
+            with owner.owning(runfolder.make_folder(place)):
+                _audit(run, place, settings, steps, keep)
+
+
+def _audit(run: Path, place: Path, settings: "Settings", steps: Steps, keep: bool) -> None:
     from fedha.audit import record
     from fedha.audit.examine import examine
 
-    with _stops_well(), Steps(console, quiet) as steps:
-        for number, (run, place) in enumerate(pending.items(), 1):
-            config = configs.load(run / runfolder.CONFIG)
-            steps.begin(f"Audit of {run_title(config, number, len(pending))}, in {run}")
-            kept = runfolder.make_folder(place) if keep else None
-            found = examine(config, settings, _watched(steps), trained=runfolder.read_model(run), keep=kept)
-            record.write(runfolder.make_folder(place), found)
-            steps.note(f"  {found.made['replay']}")
-            for count, reason in found.made["not_small"].items():
-                steps.note(f"  clients of {count}: {reason}")
-            publish.write([run], place / runfolder.REPORT, {run: place})
+    config, kept = configs.load(run / runfolder.CONFIG), place if keep else None
+    found = examine(config, settings, _watched(steps), trained=runfolder.read_model(run), keep=kept)
+    record.write(place, found)
+    steps.note(f"  {found.made['replay']}")
+    for count, reason in found.made["not_small"].items():
+        steps.note(f"  clients of {count}: {reason}")
+    publish.write([run], place / runfolder.REPORT, {run: place})
 
 
 def done(place: Path, settings: "Settings") -> bool:

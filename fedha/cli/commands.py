@@ -77,35 +77,39 @@ def run(
 
     console = publish.terminal()
     wanted = launch.find_config(config, overrides or [], engine)
-    folder, plan = launch.plan_new(wanted, out, overwrite=overwrite)
-    launch.train(plan, console, quiet=quiet, common=folder)
+    with launch.leaving_nothing(out) as made:
+        folder, plan = launch.plan_new(wanted, out, overwrite=overwrite)
+        made += [folder, *(place for _, place in plan if place != folder)]
+        launch.train(plan, console, quiet=quiet, common=folder)
     publish.conclude([place for _, place in plan], folder / REPORT, console)
 
 
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    overrides: Overrides = None,
     engine: Engine = None,
     quiet: Quiet = False,
 ) -> None:
     """Continue runs that were stopped, from their last checkpoint, and start those that never began.
 
-    RUN is the folder of a run, or one that holds runs.
+    RUN is the folder of a run, or one that holds runs. KEY=VALUE changes what does not touch the rounds that are done:
+    training.rounds, engine, checkpoint, evaluation.every, data.root, and how long missing clients are waited for. With
+    more rounds a finished run goes on too.
 
     [bold]Examples[/bold]
 
     [cyan]fedha resume runs/quickstart[/cyan]
 
-    [cyan]fedha resume runs/quickstart/hgp-seed0[/cyan]
+    [cyan]fedha resume runs/quickstart/hgp-seed0 training.rounds=400[/cyan]
+
+    [cyan]fedha resume runs/large engine.address= --engine inline[/cyan]
     """
     from fedha.cli import launch, publish
-    from fedha.runs.folders import planned_runs
-    from fedha.runs.runfolder import REPORT, is_finished
+    from fedha.runs.runfolder import REPORT
 
     console = publish.terminal()
-    plan = planned_runs(folder, [f"engine.name={engine}"] if engine else [])
-    if all(is_finished(place) for _, place in plan):
-        publish.say("Nothing to continue: every run has finished.", console)
+    plan = launch.plan_again(folder, [*(overrides or []), *([f"engine.name={engine}"] if engine else [])], console)
     launch.train(plan, console, quiet=quiet, common=folder)
     publish.conclude([place for _, place in plan], folder / REPORT, console)
 

@@ -108,8 +108,8 @@ def run_deployed(
         ClientError: The server's process failed in a way that nobody expected.
         StoppedError: It was asked to stop; what was done is saved.
     """
-    if runfolder.holds_run(folder) and not resume:
-        raise runfolder.occupied(folder)
+    if not resume:
+        runfolder.check_new(folder)
     with tempfile.TemporaryDirectory(prefix="fedha-", ignore_cleanup_errors=True) as place:
         flower = _commands(Path(place), to)
         for attempt in range(1, attempts + 1):

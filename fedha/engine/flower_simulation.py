@@ -22,7 +22,7 @@ from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, server_app
 from fedha.flower.delivery import never
 from fedha.flower.serve import Job
-from fedha.runs import runfolder
+from fedha.runs import belongings, runfolder
 from fedha.runs.listener import Listener
 
 _PROJECT = """\
@@ -71,8 +71,8 @@ def run_flower(
         StoppedError: It was asked to stop; what was done is saved.
         FedhaError: Bad data, a failed client, a folder that holds another run, or a Flower that does not start.
     """
-    if runfolder.holds_run(job.folder) and not resume:
-        raise runfolder.occupied(job.folder)
+    if not resume:
+        runfolder.check_new(job.folder)
     clients = len(domains.sources) * job.config.data.clients_per_domain
     workers = min(clients, max(1, (os.cpu_count() or 1) // job.config.engine.threads))
     listener.note(f"starting Flower's simulation: {clients} clients on {workers} Ray workers")
@@ -205,5 +205,5 @@ def _failed(flower: LocalFlower, job: Job, reason: str) -> FedhaError:
     """An error that nobody expected: Flower's log, with the traces, goes to the run's folder."""
     log = "\n".join(flower.log(name) for name in ("run", "superlink", "superexec"))
     place = runfolder.make_folder(job.folder) / runfolder.ERROR
-    runfolder.write_text(place, re.sub(r"\x1b\[[\d;]*m", "", log))
+    belongings.write_text(job.folder, runfolder.ERROR, re.sub(r"\x1b\[[\d;]*m", "", log))
     return FedhaError(f"Flower's simulation failed: {' '.join(reason.split()).rstrip('.')}; its log is in {place}")

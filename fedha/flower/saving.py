@@ -114,7 +114,8 @@ class Saving:
     def _save(self, round: int, pending: dict[str, Any] | None, server: Server, states: States) -> None:
         if round:
             clients = [unpack_tensors(state) if state else {} for state in states]
-            save_checkpoint(self.folder, round, server, clients, pending)
+            content = self.config.model_dump(mode="json")
+            save_checkpoint(self.folder, round, server, clients, pending, content)
         self._since = time.monotonic()
 
     def _states(self) -> States:

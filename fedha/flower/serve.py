@@ -27,7 +27,7 @@ from fedha.piggyback import riders
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import restore_spending
-from fedha.runs import runfolder
+from fedha.runs import belongings, owner, resuming, runfolder
 from fedha.runs.listener import Listener
 from fedha.runs.selection import select
 from fedha.runs.versions import versions
@@ -127,6 +127,22 @@ def serve(
         FedhaError: Bad data, a failed client, or a folder that holds another run.
         StoppedError: It was asked to; what was done is saved.
     """
+    if not resume:
+        runfolder.check_new(job.folder)
+    with owner.owning(runfolder.make_folder(job.folder)):
+        runfolder.clear_leftovers(job.folder)
+        return _serve(job, grid, listener, domains, resume, stop, shown)
+
+
+def _serve(
+    job: Job,
+    grid: Grid,
+    listener: Listener,
+    domains: DomainSet | None,
+    resume: bool,
+    stop: Callable[[], bool],
+    shown: Callable[[HessianAlignment], None],
+) -> dict[str, Any]:
     config, seed = job.config, job.config.seed[0]
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
@@ -142,10 +158,14 @@ def serve(
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, setting.input_shape, sent, recipe.probes)
     runfolder.create(job.folder, config, resume=resume)
+    changed = resuming.changes(job.folder, config) if resume else []
     saving = Saving(job.folder, config, strategy, grid, stop, job.left_out)
     done, pending = saving.restore() if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
+    resuming.take_up(job.folder, config, changed)
     log.truncate_after(done if pending is None else done - 1)
+    if changed:
+        log.append_changes(done + 1, {one.key: {"was": one.was, "now": one.now} for one in changed})
     records = runfolder.read_metrics(job.folder)
 
     listener.started(config, job.folder, done + 1)
@@ -194,7 +214,7 @@ def serve(
             break
     runfolder.write_model(job.folder, strategy.begun().parameters)
     results = _results(job, strategy, setting, records, stopped)
-    runfolder.write_json(job.folder / (runfolder.FOLD if job.left_out else runfolder.RESULTS), results)
+    belongings.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(results)
     return results
 
@@ -306,6 +326,7 @@ def _results(
         "train": strategy.last_evaluation.get("train", {}),
         "selection": select(records, folds),
         "data": setting.description,
+        **({"changes": changes} if (changes := runfolder.read_changes(job.folder)) else {}),
         **({"privacy": privacy} if privacy else {}),
         "versions": versions(),
     }
@@ -338,7 +359,7 @@ def _commit(job: Job, server: Server, round: int, members: Sequence[Member]) -> 
     if server.task.privacy.protect == "nothing" or "cryptographic" not in noise:
         return
     after = budget.after_round(server, round, members)
-    runfolder.write_json(job.folder / runfolder.SPENDING, after.state())
+    belongings.write_json(job.folder, runfolder.SPENDING, after.state())
 
 
 def _spend_again(job: Job, server: Server, kind: str, place: int) -> None:
@@ -346,7 +367,7 @@ def _spend_again(job: Job, server: Server, kind: str, place: int) -> None:
     before = server.spending
     server.spending = before.again(server.task, kind, place, server.members)
     if server.spending is not before:
-        runfolder.write_json(job.folder / runfolder.SPENDING, server.spending.state())
+        belongings.write_json(job.folder, runfolder.SPENDING, server.spending.state())
 
 
 def _as(examples: Examples, model: SplitModel) -> Examples:
