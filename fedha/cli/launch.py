@@ -52,6 +52,22 @@ def shipped_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def look_at_data(config: Config) -> str:
+    """Load a config's data, and say in a few words what they are; or why they were not looked at.
+
+    Raises:
+        FedhaError: A run would be refused for them.
+    """
+    data = config.data
+    if data.download:
+        return "the data were not looked at: a run may download them"
+    if data.root is None and data.name != "colored_digits":
+        return f"the data were not looked at: data.root does not say where {data.name} is"
+    from fedha.flower.serve import load_domains
+
+    return f"data: {load_domains(config).description}"
+
+
 def plan_new(config: Config, out: Path | None, *, overwrite: bool = False) -> tuple[Path, Plan]:
     """Choose the folder of an experiment; say which runs go where.
 
