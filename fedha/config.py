@@ -584,6 +584,18 @@ def may_change(key: str) -> bool:
     return False
 
 
+def lasting(config: Config) -> str:
+    """What stays of a run's config however it is resumed, as one line of JSON."""
+
+    def rest(content: dict[str, Any], prefix: str) -> dict[str, Any]:
+        kept = {key: value for key, value in content.items() if not may_change(f"{prefix}{key}")}
+        return {
+            key: rest(value, f"{prefix}{key}.") if isinstance(value, dict) else value for key, value in kept.items()
+        }
+
+    return json.dumps(rest(config.model_dump(mode="json"), ""))
+
+
 def _explain(problem: dict[str, Any]) -> str:
     path = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "the config"
     if problem["type"] == "extra_forbidden":

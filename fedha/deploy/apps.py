@@ -25,7 +25,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedha import data
-from fedha.config import Config, from_json
+from fedha.config import Config, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
 from fedha.deploy.party import site_party
@@ -94,7 +94,7 @@ def deployed_client_app() -> ClientApp:
             return Message(lacking(), reply_to=message)
         with as_kind(f"client {place}", covered=bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)):
             clients = _clients(settings, place, _limits())
-        averages = run_folder(_cache(), f"{settings} {job.folder} {place}")
+        averages = run_folder(_cache(), f"{lasting(job.config)} {job.folder} {place}")
         averaging = remembers(job.config)
         number = _round(content)
         if averaging and number is not None and kind in ("query.measure", "train"):

@@ -173,9 +173,8 @@ class MetricsLog:
     def truncate_after(self, round: int) -> None:
         """Keep the rounds up to and including this one: those after the checkpoint will be run again."""
         if self.path.exists():
-            self._rewrite(
-                [one for one in _read_lines(self.path.parent) if one.get("round", one.get("from_round")) <= round]
-            )
+            lines = _read_lines(self.path.parent)
+            self._rewrite([one for one in lines if one["from_round" if "changes" in one else "round"] <= round])
 
     def _rewrite(self, records: list[dict[str, Any]]) -> None:
         atomic.write_text(self.path, "".join(_line(record) for record in records))
