@@ -30,6 +30,7 @@ MomentName = Literal[
 
 # What may be changed in a run that has begun says so; everything else was what its past rounds were made with.
 _MAY_CHANGE: dict[str, JsonValue] = {"may_change": True}
+_ELSEWHERE: dict[str, JsonValue] = {"may_change": True, "elsewhere": True}  # where it runs, not what is computed
 
 POOLED = "all sources"  # stands in the place of domains' names where secure sums are all that the server learns
 
@@ -47,10 +48,10 @@ class DataConfig(_Section):
         "colored_digits", description="the data set; colored_digits needs no file"
     )
     root: Path | None = Field(
-        None, json_schema_extra=_MAY_CHANGE, description="folder of the files (colored_mnist, heart, arrays)"
+        None, json_schema_extra=_ELSEWHERE, description="folder of the files (colored_mnist, heart, arrays)"
     )
     download: bool = Field(
-        False, json_schema_extra=_MAY_CHANGE, description="fetch missing files into root, checked by checksum"
+        False, json_schema_extra=_ELSEWHERE, description="fetch missing files into root, checked by checksum"
     )
     sources: list[str] | None = Field(
         None, description="heart, arrays: the source domains; default: all but the target"
@@ -248,20 +249,36 @@ class EngineConfig(_Section):
     """Where clients run."""
 
     name: Literal["auto", "inline", "ray", "flower"] = Field(
-        "auto", description="auto picks; inline: this process; ray: worker processes; flower: flwr run"
+        "auto",
+        json_schema_extra=_ELSEWHERE,
+        description="auto picks; inline: this process; ray: worker processes; flower: flwr run",
     )
     threads: int = Field(1, ge=1, description="torch threads a client; a sum's bits depend on it")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where clients compute; auto: on a GPU if any")
-    workers: int | None = Field(None, ge=1, description="ray: processes; default: cores over threads, or by the GPUs")
-    clients_per_gpu: int = Field(1, ge=1, description="ray: workers that share a GPU, each with its part of the memory")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        json_schema_extra=_ELSEWHERE,
+        description="ray: processes; default: cores over threads, or by the GPUs",
+    )
+    clients_per_gpu: int = Field(
+        1,
+        ge=1,
+        json_schema_extra=_ELSEWHERE,
+        description="ray: workers that share a GPU, each with its part of the memory",
+    )
     batching: bool | None = Field(
         None, description="train small clients of a process together; default: with ray, whose bits then differ"
     )
-    address: str | None = Field(None, description="ray: a running cluster, such as auto or ray://head:10001")
+    address: str | None = Field(
+        None, json_schema_extra=_ELSEWHERE, description="ray: a running cluster, such as auto or ray://head:10001"
+    )
     on_client_error: Literal["stop", "skip"] = Field(
         "stop", description="a client that fails ends the run, or is left out of the round and counted"
     )
-    client_timeout: float | None = Field(None, gt=0, description="ray: seconds a client may take for one answer")
+    client_timeout: float | None = Field(
+        None, gt=0, json_schema_extra=_ELSEWHERE, description="ray: seconds a client may take for one answer"
+    )
 
 
 class FederationConfig(_Section):
@@ -354,7 +371,7 @@ class Config(_Section):
     seed: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="one or several")
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint: CheckpointConfig = Field(CheckpointConfig(), json_schema_extra=_MAY_CHANGE)
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), json_schema_extra=_ELSEWHERE)
     federation: FederationConfig = FederationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     engine: EngineConfig = Field(EngineConfig(), json_schema_extra=_MAY_CHANGE)
@@ -573,12 +590,21 @@ def apply_override(content: dict[str, Any], override: str) -> None:
 
 def may_change(key: str) -> bool:
     """Whether a key, with dots, may be changed in a run that has begun: it or its section says so in the schema."""
+    return _says(key, "may_change")
+
+
+def is_elsewhere(key: str) -> bool:
+    """Whether a key, with dots, says where and how a run goes on, and nothing of what is computed."""
+    return _says(key, "elsewhere")
+
+
+def _says(key: str, what: str) -> bool:
     section: type[BaseModel] | None = Config
     for part in key.split("."):
         if section is None or part not in section.model_fields:
             return False
         field = section.model_fields[part]
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("may_change"):
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(what):
             return True
         section = next((kind for kind in _types_in(field.annotation) if issubclass(kind, BaseModel)), None)
     return False

@@ -51,7 +51,8 @@ def run(
     """Train what a config describes on a deployment: the clients are its sites, each with its own data.
 
     CONFIG is a YAML file, or the name of one that fedha ships; it is the one that was simulated. The exit code tells
-    whether every run ended well: 0, 1 for what nobody expected, 2 for what you can mend, 130 after Ctrl-C.
+    whether every run ended well: 0, 1 for what nobody expected, 2 for what you can mend, 130 after Ctrl-C,
+    143 after SIGTERM.
 
     [bold]Examples[/bold]
 

@@ -122,8 +122,11 @@ def plan_again(path: Path, overrides: Sequence[str], console: Console) -> Plan:
     from fedha.runs import resuming  # torch: slow to import, and only needed here
 
     plan = folders.planned_runs(path, overrides)
-    before = folders.planned_runs(path)
-    for (config, place), (own, _) in zip(plan, before, strict=True):
+    before = {place: own for own, place in folders.planned_runs(path)}
+    if before.keys() != {place for _, place in plan}:
+        raise FedhaError(f"{path} would hold other runs than {', '.join(map(str, before))}; leave recipes and seeds")
+    for config, place in plan:
+        own = before[place]
         resuming.refuse(str(place), resuming.differences(own.model_dump(mode="json"), config))
         if runfolder.holds_run(place):
             resuming.changes(place, config)

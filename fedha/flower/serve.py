@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fedha import data, numerics
 from fedha.cohort import Member
-from fedha.config import POOLED, Config
+from fedha.config import POOLED, Config, is_elsewhere
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError
 from fedha.federation import Server
@@ -164,8 +164,8 @@ def _serve(
     log = runfolder.MetricsLog(job.folder)
     resuming.take_up(job.folder, config, changed)
     log.truncate_after(done if pending is None else done - 1)
-    if changed:
-        log.append_changes(done + 1, {one.key: {"was": one.was, "now": one.now} for one in changed})
+    if told := {one.key: {"was": one.was, "now": one.now} for one in changed if not is_elsewhere(one.key)}:
+        log.append_changes(done + 1, told)
     records = runfolder.read_metrics(job.folder)
 
     listener.started(config, job.folder, done + 1)
