@@ -1,14 +1,19 @@
 """Files written at once: a reader sees the old content or the new one, never a part."""
 
+import fcntl
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fedha.errors import FedhaError
+
+_BEGUN = re.compile(r"\..+\.[0-9a-f]{8}\.fedha")  # a file that is being written, or was when its writer died
 
 
 def write_text(path: Path, text: str) -> None:
@@ -24,23 +29,64 @@ def write_json(path: Path, content: Any) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file at once: to a temporary file beside it, to the disk, then renamed over it.
 
+    What other writers left in the folder when they died is removed.
+
     Raises:
         FedhaError: The folder is missing or cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    clear_leftovers(path.parent)
+    beside = path
     try:
-        with beside.open("xb") as file:
+        beside, file = _begin(path)
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+            beside.replace(path)
     except BaseException as error:
-        beside.unlink(missing_ok=True)
+        if beside != path:
+            beside.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise FedhaError(
                 f"cannot write {path}: {error.strerror}; choose a folder with space that you may write"
             ) from error
         raise
+
+
+def clear_leftovers(folder: Path, *names: str) -> None:
+    """Remove from a folder what writers left that died in the middle; one that lives holds a lock on its file.
+
+    Args:
+        folder: Where files were written; it need not be there.
+        names: Of files whose temporary ones version 0.1.0 may have left.
+    """
+    earlier = [re.compile(rf"\.{re.escape(name)}\.(?=\d*[a-f])[0-9a-f]+") for name in names]  # digits alone: a date?
+    with suppress(OSError):  # no such folder, or one that may not be read: then nothing was left by us
+        for entry in os.scandir(folder):
+            if entry.name.startswith(".") and any(one.fullmatch(entry.name) for one in (_BEGUN, *earlier)):
+                _remove_if_dead(entry.path)
+
+
+def _begin(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside another, open, and locked for as long as it is."""
+    while True:
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.fedha")
+        file = beside.open("xb")
+        with suppress(OSError):  # a file system without locks; there nothing is taken for a leftover either
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return beside, file
+        file.close()  # somebody took it for a leftover before it was locked
+
+
+def _remove_if_dead(path: str) -> None:
+    with suppress(OSError):  # it has just gone, or its writer lives
+        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+        finally:
+            os.close(file)
 
 
 def finite(content: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES, STATISTICS, UNRELEASABLE, Recipe, Term
@@ -28,6 +28,10 @@ MomentName = Literal[
     "feature_square",
 ]
 
+# What may be changed in a run that has begun says so; everything else was what its past rounds were made with.
+_MAY_CHANGE: dict[str, JsonValue] = {"may_change": True}
+_ELSEWHERE: dict[str, JsonValue] = {"may_change": True, "elsewhere": True}  # where it runs, not what is computed
+
 POOLED = "all sources"  # stands in the place of domains' names where secure sums are all that the server learns
 
 
@@ -43,8 +47,12 @@ class DataConfig(_Section):
     name: Literal["colored_digits", "colored_mnist", "heart", "arrays"] = Field(
         "colored_digits", description="the data set; colored_digits needs no file"
     )
-    root: Path | None = Field(None, description="folder of the files (colored_mnist, heart, arrays)")
-    download: bool = Field(False, description="fetch missing files into root, checked by checksum")
+    root: Path | None = Field(
+        None, json_schema_extra=_ELSEWHERE, description="folder of the files (colored_mnist, heart, arrays)"
+    )
+    download: bool = Field(
+        False, json_schema_extra=_ELSEWHERE, description="fetch missing files into root, checked by checksum"
+    )
     sources: list[str] | None = Field(
         None, description="heart, arrays: the source domains; default: all but the target"
     )
@@ -180,7 +188,7 @@ class TrainingConfig(_Section):
     mode: Literal["synchronous", "local"] = Field(
         "synchronous", description="one step a round on the server, or several local steps a client"
     )
-    rounds: int = Field(100, ge=1, description="number of rounds")
+    rounds: int = Field(100, ge=1, json_schema_extra=_MAY_CHANGE, description="number of rounds")
     optimizer: Literal["sgd", "adam", "fedavg", "fedavgm", "fedadam"] | None = Field(
         None, description="the server's: sgd or adam (synchronous), fedavg, fedavgm or fedadam (local)"
     )
@@ -222,7 +230,7 @@ class TrainingConfig(_Section):
 class EvaluationConfig(_Section):
     """What is evaluated, and when."""
 
-    every: int = Field(1, ge=1, description="evaluate each k-th round, and the last")
+    every: int = Field(1, ge=1, json_schema_extra=_MAY_CHANGE, description="evaluate each k-th round, and the last")
     leave_one_domain_out: bool = Field(
         False, description="also train without each source in turn, for the leave-one-domain-out selection rule"
     )
@@ -232,26 +240,45 @@ class CheckpointConfig(_Section):
     """What `fedha resume` continues from."""
 
     every: int = Field(50, ge=1, description="save each k-th round, and the last")
+    minutes: float | None = Field(
+        5.0, gt=0, description="save also where so many minutes have passed since the last time; null: never"
+    )
 
 
 class EngineConfig(_Section):
     """Where clients run."""
 
     name: Literal["auto", "inline", "ray", "flower"] = Field(
-        "auto", description="auto picks; inline: this process; ray: worker processes; flower: flwr run"
+        "auto",
+        json_schema_extra=_ELSEWHERE,
+        description="auto picks; inline: this process; ray: worker processes; flower: flwr run",
     )
     threads: int = Field(1, ge=1, description="torch threads a client; a sum's bits depend on it")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where clients compute; auto: on a GPU if any")
-    workers: int | None = Field(None, ge=1, description="ray: processes; default: cores over threads, or by the GPUs")
-    clients_per_gpu: int = Field(1, ge=1, description="ray: workers that share a GPU, each with its part of the memory")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        json_schema_extra=_ELSEWHERE,
+        description="ray: processes; default: cores over threads, or by the GPUs",
+    )
+    clients_per_gpu: int = Field(
+        1,
+        ge=1,
+        json_schema_extra=_ELSEWHERE,
+        description="ray: workers that share a GPU, each with its part of the memory",
+    )
     batching: bool | None = Field(
         None, description="train small clients of a process together; default: with ray, whose bits then differ"
     )
-    address: str | None = Field(None, description="ray: a running cluster, such as auto or ray://head:10001")
+    address: str | None = Field(
+        None, json_schema_extra=_ELSEWHERE, description="ray: a running cluster, such as auto or ray://head:10001"
+    )
     on_client_error: Literal["stop", "skip"] = Field(
         "stop", description="a client that fails ends the run, or is left out of the round and counted"
     )
-    client_timeout: float | None = Field(None, gt=0, description="ray: seconds a client may take for one answer")
+    client_timeout: float | None = Field(
+        None, gt=0, json_schema_extra=_ELSEWHERE, description="ray: seconds a client may take for one answer"
+    )
 
 
 class FederationConfig(_Section):
@@ -262,14 +289,27 @@ class FederationConfig(_Section):
         description="exact: an exchange for each step; piggyback: one a round, statistics and evaluation ride along",
     )
     clients: int | None = Field(None, ge=1, description="deployment: how many there are; default: by the data")
-    min_clients: int | None = Field(None, ge=1, description="a round goes on with so many; default: all of the round's")
-    on_missing: Literal["stop", "wait", "skip"] = Field(
-        "wait", description="a client that is gone or silent ends the run, is waited for, or is left out of the round"
+    min_clients: int | None = Field(
+        None,
+        ge=1,
+        json_schema_extra=_MAY_CHANGE,
+        description="a round goes on with so many; default: all of the round's",
     )
-    timeout: float = Field(3600.0, gt=0, description="seconds for one exchange; who is silent for longer is missing")
+    on_missing: Literal["stop", "wait", "skip"] = Field(
+        "wait",
+        json_schema_extra=_MAY_CHANGE,
+        description="a client that is gone or silent ends the run, is waited for, or is left out of the round",
+    )
+    timeout: float = Field(
+        3600.0,
+        gt=0,
+        json_schema_extra=_MAY_CHANGE,
+        description="seconds for one exchange; who is silent for longer is missing",
+    )
     patience: float = Field(
         86400.0,
         gt=0,
+        json_schema_extra=_MAY_CHANGE,
         description="seconds to wait for clients that are missing, before the run ends and can be resumed",
     )
 
@@ -299,7 +339,9 @@ class PrivacyConfig(_Section):
         "whole", description="how local steps draw examples, and what the accountant assumes"
     )
     delta: float | None = Field(None, gt=0, lt=1, description="default: a tenth of one over the client's examples")
-    max_epsilon: float | None = Field(None, gt=0, description="training ends before a client spends more")
+    max_epsilon: float | None = Field(
+        None, gt=0, json_schema_extra=_MAY_CHANGE, description="training ends before a client spends more"
+    )
     min_examples: int = Field(1, ge=1, description="a client with fewer does not answer")
     guard_heads: bool = Field(
         True, description="examples: a client does not answer where the head looks crafted: rows alike, or huge"
@@ -329,10 +371,10 @@ class Config(_Section):
     seed: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="one or several")
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), json_schema_extra=_ELSEWHERE)
     federation: FederationConfig = FederationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = Field(EngineConfig(), json_schema_extra=_MAY_CHANGE)
 
     @field_validator("name")
     @classmethod
@@ -556,6 +598,40 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             raise FedhaError(f"{override!r} goes through {parent!r}, which is not a mapping but {place!r}")
     place[last] = parsed
+
+
+def may_change(key: str) -> bool:
+    """Whether a key, with dots, may be changed in a run that has begun: it or its section says so in the schema."""
+    return _says(key, "may_change")
+
+
+def is_elsewhere(key: str) -> bool:
+    """Whether a key, with dots, says where and how a run goes on, and nothing of what is computed."""
+    return _says(key, "elsewhere")
+
+
+def _says(key: str, what: str) -> bool:
+    section: type[BaseModel] | None = Config
+    for part in key.split("."):
+        if section is None or part not in section.model_fields:
+            return False
+        field = section.model_fields[part]
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(what):
+            return True
+        section = next((kind for kind in _types_in(field.annotation) if issubclass(kind, BaseModel)), None)
+    return False
+
+
+def lasting(config: Config) -> str:
+    """What stays of a run's config however it is resumed, as one line of JSON."""
+
+    def rest(content: dict[str, Any], prefix: str) -> dict[str, Any]:
+        kept = {key: value for key, value in content.items() if not may_change(f"{prefix}{key}")}
+        return {
+            key: rest(value, f"{prefix}{key}.") if isinstance(value, dict) else value for key, value in kept.items()
+        }
+
+    return json.dumps(rest(config.model_dump(mode="json"), ""))
 
 
 def _explain(problem: dict[str, Any]) -> str:

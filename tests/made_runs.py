@@ -5,9 +5,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
+
 from fedha import config as configs
 from fedha.config import Config
-from fedha.runs import runfolder
+from fedha.runs import belongings, runfolder
+from fedha.runs.files import STATE
 
 # for real runs
 FAST = (
@@ -84,4 +89,19 @@ def write_run(folder: Path, recipe: str = "hgp", seed: int = 0, *, rounds: int =
     (folder / runfolder.METRICS).write_text("".join(f"{line}\n" for line in lines))
     if rounds == 20:
         (folder / runfolder.RESULTS).write_text(json.dumps(results(recipe, seed, **changes)))
+    return folder
+
+
+def as_in_0_1_0(folder: Path) -> Path:
+    """Make a run's folder what version 0.1.0 would have left: no list of files, nothing of the config in the state."""
+    content = yaml.safe_load((folder / runfolder.CONFIG).read_text())
+    content["checkpoint"].pop("minutes", None)
+    (folder / runfolder.CONFIG).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    (folder / belongings.MARKER).unlink()
+    if (state := folder / STATE).exists():
+        with safe_open(state, framework="pt") as file:
+            numbers = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        del numbers["config"]
+        save_file(tensors, state, {"state": json.dumps(numbers)})
     return folder

@@ -11,6 +11,7 @@ import tomllib
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedha import engine
-from fedha.config import Config, from_json, parse, to_json
+from fedha.config import CheckpointConfig, Config, from_json, parse, to_json
 from fedha.engine import sessions
 from fedha.engine.event_file import EventFile, new_events
 from fedha.engine.flower_processes import LocalFlower
 from fedha.engine.flower_simulation import _failed, _federation, _run_config, told_server_app
 from fedha.engine.inline import InlineGrid
-from fedha.errors import ClientError, FedhaError
+from fedha.errors import ClientError, FedhaError, StoppedError
 from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
@@ -145,6 +146,17 @@ class TestSimulation:
             ("finished", results),
         ]
         assert results == runfolder.read_results(flower)
+
+    def test_a_run_that_is_asked_to_stop_saves_its_rounds_and_goes_on(self, tmp_path: Path, nothing_left: None) -> None:
+        job = Job(settings("flower", rounds=30), tmp_path / "flower")
+        job = replace(job, config=job.config.model_copy(update={"checkpoint": CheckpointConfig(every=1000)}))
+        told = Told()
+        with pytest.raises(StoppedError, match=r"stopped after round \d+ of 30, which is saved"):
+            run_job(job, told, stop=lambda: any(event == "round_done" for event, _ in told.events))
+        run_job(replace(job, config=settings("inline", rounds=30)), Silent(), resume=True)
+        run_job(Job(settings("inline", rounds=30), tmp_path / "whole"), Silent())
+        whole, flower = tmp_path / "whole", tmp_path / "flower"
+        assert (flower / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
     def test_a_client_that_fails_ends_the_run_with_its_own_sentence(self, tmp_path: Path, nothing_left: None) -> None:
         told, job = Told(), Job(settings("flower", learning_rate=1e30), tmp_path / "flower")

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load, save
 
-from fedha.config import Config, parse
+from fedha.config import Config, parse, to_yaml
+from fedha.config import load as load_config
 from fedha.errors import FedhaError
 from fedha.flower.serve import Job, fold_folder
 from fedha.run import execute
 from fedha.runs.listener import Silent
+from fedha.runs.runfolder import read_metrics
 from tests.jobs import run_job
+from tests.made_runs import as_in_0_1_0
 
 ROUNDS = 7
 BASE = {
@@ -183,5 +186,38 @@ def test_a_checkpoint_without_its_numbers_is_named(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     kill(settings(recipe="erm"), tmp_path, Killed(4))
     wider = settings(recipe="erm", model={"hidden": [8], "one_logit": True})
+    with pytest.raises(FedhaError, match=r"model\.hidden was \[6\] and is now \[8\]"):
+        execute(wider, tmp_path, Silent(), resume=True)
+    as_in_0_1_0(tmp_path)  # which did not say what it was made with
+    (tmp_path / "config.yaml").write_text(to_yaml(wider))
     with pytest.raises(FedhaError, match="is of another model; was config"):
         execute(wider, tmp_path, Silent(), resume=True)
+
+
+def test_a_run_of_0_1_0_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    config = settings(recipe={"name": "fishr", "weight": 30.0})
+    execute(config, tmp_path / "whole", Silent())
+    kill(config, tmp_path / "killed", Killed(5))
+    as_in_0_1_0(tmp_path / "killed")
+    execute(config, tmp_path / "killed", Silent(), resume=True)
+    as_in_0_1_0(tmp_path / "killed")
+    as_in_0_1_0(tmp_path / "whole")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_more_rounds_are_the_rounds_of_a_longer_run_and_a_line_says_from_which_on(tmp_path: Path) -> None:
+    config = settings(recipe={"name": "fishr", "weight": 30.0}, training={"rounds": 4})
+    longer = settings(recipe={"name": "fishr", "weight": 30.0})
+    execute(
+        settings(recipe={"name": "fishr", "weight": 30.0}, training={"rounds": ROUNDS}), tmp_path / "whole", Silent()
+    )
+    execute(config, tmp_path / "run", Silent())
+    execute(parse({**longer.model_dump(), "training": {"rounds": ROUNDS}}), tmp_path / "run", Silent(), resume=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+    lines = without_time(tmp_path / "run" / "metrics.jsonl")
+    assert lines[4] == {"from_round": 5, "changes": {"training.rounds": {"was": 4, "now": 7}}}
+    assert [one["round"] for one in read_metrics(tmp_path / "run")] == [*range(1, ROUNDS + 1)]
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["changes"] == [lines[4]]
+    assert load_config(tmp_path / "run" / "config.yaml").training.rounds == ROUNDS

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedha.atomic import write_bytes
 from fedha.audit.sent import Sent
 from fedha.errors import FedhaError
-from fedha.runs.runfolder import SENT as FOLDER
+from fedha.runs import belongings
+from fedha.runs.files import SENT as FOLDER
 
 _FORM = 1  # of the files; a reader of another form refuses them
 
@@ -48,9 +48,9 @@ def append(run: Path, releases: Sequence[Sent]) -> None:
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"sent": json.dumps({"form": _FORM, "round": rounds[0], "releases": entries})},
     )
-    folder = run / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(path_of(run, rounds[0]), content)
+    path = path_of(run, rounds[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    belongings.write_bytes(run, path.relative_to(run).as_posix(), content)
 
 
 def path_of(run: Path, round: int) -> Path:

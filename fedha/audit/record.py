@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedha.atomic import write_json
 from fedha.audit.findings import Findings, from_content, to_content
 from fedha.errors import FedhaError
-from fedha.runs.runfolder import AUDIT as FILE
+from fedha.runs import belongings
+from fedha.runs.files import AUDIT as FILE
 
 _FORM = 1
 
@@ -36,7 +36,9 @@ def write(folder: Path, audited: Audited) -> None:
         FedhaError: It cannot be written.
     """
     small = [{"examples": count, **to_content(one)} for count, one in audited.small.items()]
-    write_json(folder / FILE, {"form": _FORM, "made": audited.made, "run": to_content(audited.run), "small": small})
+    belongings.write_json(
+        folder, FILE, {"form": _FORM, "made": audited.made, "run": to_content(audited.run), "small": small}
+    )
 
 
 def exists(folder: Path) -> bool:

@@ -21,7 +21,6 @@ from fedha.report.formats import Format
 app = typer.Typer(
     name="fedha",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,8 +42,21 @@ Engine = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the table at the end.")]
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from fedha import __version__
+
+        sys.stdout.write(f"fedha {__version__}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def describe() -> None:
+def describe(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_say_version, help="Print fedha's version, and no more."),
+    ] = False,
+) -> None:
     """Train one model on several domains that may not share their data, so that it works on a domain nobody had."""
 
 
@@ -77,35 +89,41 @@ def run(
 
     console = publish.terminal()
     wanted = launch.find_config(config, overrides or [], engine)
-    folder, plan = launch.plan_new(wanted, out, overwrite=overwrite)
-    launch.train(plan, console, quiet=quiet, common=folder)
+    if overwrite:
+        launch.look_at_data(wanted)  # before anything is removed
+    with launch.leaving_nothing(out) as made:
+        folder, plan = launch.plan_new(wanted, out, overwrite=overwrite)
+        made += [folder, *(place for _, place in plan if place != folder)]
+        launch.train(plan, console, quiet=quiet, common=folder)
     publish.conclude([place for _, place in plan], folder / REPORT, console)
 
 
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    overrides: Overrides = None,
     engine: Engine = None,
     quiet: Quiet = False,
 ) -> None:
     """Continue runs that were stopped, from their last checkpoint, and start those that never began.
 
-    RUN is the folder of a run, or one that holds runs.
+    RUN is the folder of a run, or one that holds runs. KEY=VALUE changes what does not touch the rounds that are done:
+    training.rounds, engine, checkpoint, evaluation.every, data.root, and how long missing clients are waited for. With
+    more rounds a finished run goes on too.
 
     [bold]Examples[/bold]
 
     [cyan]fedha resume runs/quickstart[/cyan]
 
-    [cyan]fedha resume runs/quickstart/hgp-seed0[/cyan]
+    [cyan]fedha resume runs/quickstart/hgp-seed0 training.rounds=400[/cyan]
+
+    [cyan]fedha resume runs/large engine.address= --engine inline[/cyan]
     """
     from fedha.cli import launch, publish
-    from fedha.runs.folders import planned_runs
-    from fedha.runs.runfolder import REPORT, is_finished
+    from fedha.runs.runfolder import REPORT
 
     console = publish.terminal()
-    plan = planned_runs(folder, [f"engine.name={engine}"] if engine else [])
-    if all(is_finished(place) for _, place in plan):
-        publish.say("Nothing to continue: every run has finished.", console)
+    plan = launch.plan_again(folder, [*(overrides or []), *([f"engine.name={engine}"] if engine else [])], console)
     launch.train(plan, console, quiet=quiet, common=folder)
     publish.conclude([place for _, place in plan], folder / REPORT, console)
 
@@ -165,22 +183,30 @@ def recipes(
 
 
 @app.command()
-def check(config: ConfigName, overrides: Overrides = None) -> None:
-    """Check a config and print it with all its defaults, as YAML.
+def check(
+    config: ConfigName,
+    overrides: Overrides = None,
+    data: Annotated[bool, typer.Option("--data/--no-data", help="Also load the data, as a run would.")] = True,
+) -> None:
+    """Check a config and its data, and print it with all its defaults, as YAML.
 
-    CONFIG is a YAML file, or the name of one that fedha ships. KEY=VALUE changes what it says; the value is YAML.
+    CONFIG is a YAML file, or the name of one that fedha ships. KEY=VALUE changes what it says; the value is YAML. Where
+    the data are not looked at, because the config does not say where they are or because they would be downloaded, the
+    last line says so.
 
     [bold]Example[/bold]
 
     [cyan]fedha check quickstart training.rounds=20[/cyan]
     """
-    from fedha.cli.launch import find_config
+    from fedha.cli.launch import find_config, look_at_data
     from fedha.config import to_yaml
 
     found = find_config(config, overrides or [])
+    seen = look_at_data(found) if data else "the data were not looked at"
     sys.stdout.write(to_yaml(found))
     runs = len(found.runs())
-    sys.stderr.write(f"{config} is valid: {runs} {'run' if runs == 1 else 'runs'} of {found.training.rounds} rounds\n")
+    told = f"{runs} {'run' if runs == 1 else 'runs'} of {found.training.rounds} rounds"
+    sys.stderr.write(f"{config} is valid: {told}; {seen}\n")
 
 
 @app.command()

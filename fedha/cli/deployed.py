@@ -1,6 +1,7 @@
 """`fedha deploy run` and `resume`: an experiment on a deployment, with the display and the files of `fedha run`."""
 
 import functools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ from fedha.cli import launch, publish
 from fedha.cli.launch import Execute, Plan
 from fedha.errors import FedhaError
 from fedha.runs import folders
-from fedha.runs.runfolder import REPORT, is_finished
+from fedha.runs.runfolder import REPORT
 
 if TYPE_CHECKING:  # Flower: slow to import, and help should come at once
     from fedha.deploy.submit import Destination
@@ -50,7 +51,8 @@ def run(
     """Train what a config describes on a deployment: the clients are its sites, each with its own data.
 
     CONFIG is a YAML file, or the name of one that fedha ships; it is the one that was simulated. The exit code tells
-    whether every run ended well: 0, 1 for what nobody expected, 2 for what you can mend, 130 after Ctrl-C.
+    whether every run ended well: 0, 1 for what nobody expected, 2 for what you can mend, 130 after Ctrl-C,
+    143 after SIGTERM.
 
     [bold]Examples[/bold]
 
@@ -61,33 +63,35 @@ def run(
     there = destination(to, address, runs)
     wanted = launch.find_config(config, overrides or [])
     outside = out is not None and not out.resolve().is_relative_to(there.runs.resolve())
-    if outside and out is not None and out.exists() and any(out.iterdir()):
-        raise FedhaError(f"{out} is not empty; choose another folder for the run")
+    if outside and out is not None and os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise FedhaError(f"{out} is there already and is no empty folder; choose another one for the run")
     place = there.runs / folders.folder_name(wanted.name)
-    folder, plan = launch.plan_new(wanted, folders.claim(place) if out is None or outside else out)
-    _train(plan, folder, there, quiet=quiet)
+    with launch.leaving_nothing(place) as made:
+        folder, plan = launch.plan_new(wanted, folders.claim(place) if out is None or outside else out)
+        made += [folder, *(one for _, one in plan if one != folder)]
+        _train(plan, folder, there, quiet=quiet)
     _end(plan, folder, out if outside else None)
 
 
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN")],
     to: To,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     address: Address = None,
     runs: Runs = None,
     quiet: Quiet = False,
 ) -> None:
     """Continue runs of a deployment that were stopped, from their last checkpoint, and start those that never began.
 
-    RUN is the folder of a run, or one that holds runs, among the server's runs.
+    RUN is the folder of a run, or one that holds runs, among the server's runs. KEY=VALUE changes what does not touch
+    the rounds that are done, such as training.rounds, with which a finished run goes on too.
 
     [bold]Example[/bold]
 
     [cyan]fedha deploy resume deployment/server/runs/deployment --to deployment[/cyan]
     """
     there = destination(to, address, runs)
-    plan = folders.planned_runs(folder, [])
-    if all(is_finished(place) for _, place in plan):
-        publish.say("Nothing to continue: every run has finished.", publish.terminal())
+    plan = launch.plan_again(folder, overrides or [], publish.terminal())
     _train(plan, folder, there, quiet=quiet)
     _end(plan, folder, None)
 

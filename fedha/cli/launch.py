@@ -2,7 +2,7 @@
 
 import shlex
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -11,12 +11,13 @@ from typing import Protocol
 from rich.console import Console
 
 from fedha import config as configs
-from fedha.cli import display, publish
-from fedha.cli.exits import FAILED, INTERRUPTED, StoppedError, one_line
+from fedha.cli import display, publish, stopping
+from fedha.cli.exits import FAILED, EndedError, one_line
 from fedha.config import Config
-from fedha.errors import FedhaError
-from fedha.runs import folders, runfolder
+from fedha.errors import FedhaError, StoppedError
+from fedha.runs import belongings, folders, runfolder
 from fedha.runs.listener import Listener
+from fedha.runs.wording import run_title
 
 RUNS = Path("runs")
 
@@ -51,8 +52,24 @@ def shipped_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def look_at_data(config: Config) -> str:
+    """Load a config's data, and say in a few words what they are; or why they were not looked at.
+
+    Raises:
+        FedhaError: A run would be refused for them.
+    """
+    data = config.data
+    if data.download:
+        return "the data were not looked at: a run may download them"
+    if data.root is None and data.name != "colored_digits":
+        return f"the data were not looked at: data.root does not say where {data.name} is"
+    from fedha.flower.serve import load_domains
+
+    return f"data: {load_domains(config).description}"
+
+
 def plan_new(config: Config, out: Path | None, *, overwrite: bool = False) -> tuple[Path, Plan]:
-    """Choose and make the folder of an experiment; say which runs go where.
+    """Choose the folder of an experiment; say which runs go where.
 
     A single run is the folder; several make a folder each in it, ``<recipe>-seed<seed>``, and the folder then holds the
     experiment's whole config, so that `fedha resume` also knows the runs that never started.
@@ -66,7 +83,8 @@ def plan_new(config: Config, out: Path | None, *, overwrite: bool = False) -> tu
         The folder, and the runs.
 
     Raises:
-        FedhaError: The folder holds a run, or two runs would share a folder.
+        FedhaError: The folder holds a run, or something of another's that would be written over, or two runs would
+            share a folder.
     """
     runs = config.runs()
     names = [folders.run_name(run) for run in runs]
@@ -79,16 +97,77 @@ def plan_new(config: Config, out: Path | None, *, overwrite: bool = False) -> tu
     base = RUNS / folders.folder_name(config.name)
     folder = folders.claim(base) if out is None else folders.take(out, overwrite=overwrite)
     if len(runs) == 1:
+        runfolder.check_new(folder)
         return folder, [(runs[0], folder)]
-    runfolder.write_text(folder / runfolder.EXPERIMENT, configs.to_yaml(config))
-    return folder, [(run, folder / name) for run, name in zip(runs, names, strict=True)]
+    belongings.check_free(folder, (runfolder.EXPERIMENT, runfolder.REPORT))
+    plan = [(run, folder / name) for run, name in zip(runs, names, strict=True)]
+    for _, place in plan:
+        runfolder.check_new(place)
+    belongings.claim(runfolder.make_folder(folder), *(f"{name}/" for name in names))
+    belongings.write_text(folder, runfolder.EXPERIMENT, configs.to_yaml(config))
+    return folder, plan
+
+
+def plan_again(path: Path, overrides: Sequence[str], console: Console) -> Plan:
+    """The runs at or below a path, as they go on; says so where there is nothing to do.
+
+    Args:
+        path: A run's folder, or one that holds runs or an experiment.
+        overrides: Changes as ``key.key=value``, kept for the runs of an experiment that never began.
+        console: Where that is said.
+
+    Raises:
+        FedhaError: There is no run, or a change would touch what a run has done.
+    """
+    from fedha.runs import resuming  # torch: slow to import, and only needed here
+
+    plan = folders.planned_runs(path, overrides)
+    before = {place: own for own, place in folders.planned_runs(path)}
+    if before.keys() != {place for _, place in plan}:
+        raise FedhaError(f"{path} would hold other runs than {', '.join(map(str, before))}; leave recipes and seeds")
+    for config, place in plan:
+        own = before[place]
+        resuming.refuse(str(place), resuming.differences(own.model_dump(mode="json"), config))
+        if runfolder.holds_run(place):
+            resuming.changes(place, config)
+    folders.change_experiments(path, overrides)
+    if all(resuming.is_done(place, config) for config, place in plan):
+        publish.say("Nothing to continue: every run has finished.", console)
+    return plan
+
+
+@contextmanager
+def leaving_nothing(out: Path | None) -> Iterator[list[Path]]:
+    """Where new runs are refused before any of them has begun, what was made for them goes again.
+
+    Args:
+        out: Where the user wants them; None: in `RUNS`.
+
+    Yields:
+        A list for the folders that are made: that of all, then those of the runs.
+    """
+    base = RUNS if out is None else out
+    there = {one for one in (base, *base.parents) if one.exists()}
+    made: list[Path] = []
+    try:
+        yield made
+    except FedhaError:
+        if not any(runfolder.has_begun(place) for place in made):
+            for place in made:
+                belongings.remove(place)
+            for place in (*reversed(made), base, *base.parents):
+                if place not in there and place.is_dir() and not any(place.iterdir()):
+                    place.rmdir()
+        raise
 
 
 class Execute(Protocol):
     """What trains a run: `fedha.run.execute`, or another place's."""
 
-    def __call__(self, config: Config, folder: Path, listener: Listener, *, resume: bool) -> object:
-        """Train it to its end and write its folder."""
+    def __call__(
+        self, config: Config, folder: Path, listener: Listener, *, resume: bool, stop: Callable[[], bool]
+    ) -> object:
+        """Train it to its end, or until it is asked to stop, and write its folder."""
 
 
 def train(
@@ -111,39 +190,43 @@ def train(
         again: The command that continues.
 
     Raises:
-        StoppedError: Ctrl-C, or an error that nobody expected; the runs can be resumed.
+        EndedError: A signal, or an error that nobody expected; the runs can be resumed.
         FedhaError: Something the user gave is wrong.
     """
-    pending = [(config, folder) for config, folder in plan if not runfolder.is_finished(folder)]
-    with display.choose(console, len(pending), quiet=quiet) as listener:
-        for config, folder in pending:
+    from fedha.runs.resuming import is_done  # torch: slow to import, and only needed here
+
+    pending = [(config, folder) for config, folder in plan if not is_done(folder, config)]
+    with stopping.patiently(), display.choose(console, len(pending), quiet=quiet) as listener:
+        for number, (config, folder) in enumerate(pending, 1):
             with _stops_well(folder, common, again):
-                (execute or _here)(config, folder, listener, resume=runfolder.holds_run(folder))
+                stopping.check(f"stopped before {run_title(config, number, len(pending))} began")
+                resume = runfolder.holds_run(folder)
+                (execute or _here)(config, folder, listener, resume=resume, stop=stopping.asked)
                 if folder != common:
                     publish.write([folder], folder / runfolder.REPORT)
 
 
-def _here(config: Config, folder: Path, listener: Listener, *, resume: bool) -> object:
+def _here(config: Config, folder: Path, listener: Listener, *, resume: bool, stop: Callable[[], bool]) -> object:
     from fedha.run import execute  # torch and Flower: slow to import, and only needed here
 
-    return execute(config, folder, listener, resume=resume)
+    return execute(config, folder, listener, resume=resume, stop=stop)
 
 
 @contextmanager
 def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
     """Turn what ends a run early into a sentence and an exit code; keep the traceback of what nobody expected."""
     again = f"{command} {shlex.quote(str(common))}"
-    (folder / runfolder.ERROR).unlink(missing_ok=True)
+    if runfolder.ERROR in belongings.owned(folder):
+        (folder / runfolder.ERROR).unlink(missing_ok=True)
     try:
         yield
+    except StoppedError as error:
+        raise EndedError(f"{error}; continue with: {again}", stopping.exit_code()) from error
     except KeyboardInterrupt as error:
-        raise StoppedError(f"stopped; continue with: {again}", INTERRUPTED) from error
+        raise EndedError(f"stopped; continue with: {again}", stopping.exit_code()) from error
     except FedhaError:
-        if folder.parent == RUNS and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # nothing was written to the folder that was claimed: leave none behind
-        raise
+        raise  # a sentence already
     except Exception as error:
-        place = runfolder.make_folder(folder) / runfolder.ERROR
-        runfolder.write_text(place, traceback.format_exc())
-        message = f"failed with {one_line(error)} (traceback: {place}); continue with: {again}"
-        raise StoppedError(message, FAILED) from error
+        belongings.write_text(runfolder.make_folder(folder), runfolder.ERROR, traceback.format_exc())
+        message = f"failed with {one_line(error)} (traceback: {folder / runfolder.ERROR}); continue with: {again}"
+        raise EndedError(message, FAILED) from error

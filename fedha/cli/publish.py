@@ -1,5 +1,6 @@
 """What people get to see of finished runs: the table in the terminal, the page, the table as a file."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from fedha.atomic import write_text
+from fedha.errors import FedhaError
 from fedha.report.comparison import Run, read_runs, variants
 from fedha.report.formats import Format, Table, render, rich_table
 from fedha.report.section import Section
 from fedha.report.tables import accuracy_table
 from fedha.runs import runfolder
+from fedha.runs.earlier import is_page
 from fedha.runs.folders import find_runs
 
 _ENDINGS: dict[str, Format] = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -32,8 +35,19 @@ def write(folders: Sequence[Path], output: Path, audits: Mapping[Path, Path] | N
     """
     from fedha.report.page import write_report  # matplotlib: slow to import, and only needed here
 
+    check_page(output)
     runs, unfinished = read_runs(folders)
     write_report(runs, output, unfinished=unfinished, sections=audit_sections(folders, audits))
+
+
+def check_page(output: Path) -> None:
+    """Whether a page may be written.
+
+    Raises:
+        FedhaError: Something else is there.
+    """
+    if os.path.lexists(output) and not is_page(output):
+        raise FedhaError(f"{output} is there already and is no page of fedha's; move it, or choose another --output")
 
 
 def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None = None) -> list[Section]:
@@ -88,6 +102,8 @@ def report(paths: Sequence[Path], form: Format | None, output: Path | None, cons
     if output is None:
         sys.stdout.write(text)
     else:
+        if os.path.lexists(output) and not _is_table(output, text):
+            raise FedhaError(f"{output} is there already and is no such table; move it, or choose another --output")
         write_text(output, text)
         say(f"Table: {output}", console)
 
@@ -108,6 +124,14 @@ def show(table: Table, console: Console) -> None:
 def say(text: str, console: Console) -> None:
     """Print a sentence as it is: not wrapped, so that paths can be copied."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _is_table(path: Path, text: str) -> bool:
+    """Whether a file begins as a table does that would be written over it."""
+    try:
+        return path.read_bytes().split(b"\n", 1)[0] == text.encode().split(b"\n", 1)[0]
+    except OSError:
+        return False
 
 
 def _common(paths: Sequence[Path], runs: Sequence[Path]) -> Path:

@@ -11,7 +11,7 @@ from rich.console import Console
 from fedha.cli import audit, launch, publish
 from fedha.errors import FedhaError
 from fedha.report.formats import Column, Table
-from fedha.runs import folders, runfolder
+from fedha.runs import belongings, folders, owner, runfolder
 from fedha.study.cells import Cell, cells_of, noise_text, read_aggregations, read_noises
 
 if TYPE_CHECKING:  # torch and Flower: slow to import, and help should come at once
@@ -78,9 +78,11 @@ def privacy(
     if dry_run:
         publish.show(_plan_table(cells, folder, settings), console)
         return
-    files.take(folder, wanted)
-    refused = _work(cells, folder, settings, console, quiet=quiet, again=_command(config, overrides or []))
-    _conclude(cells, refused, folder, console)
+    with owner.owning(runfolder.make_folder(folder)):
+        files.take(folder, wanted)
+        belongings.claim(folder, *(f"{one.name}/" for one in cells))
+        refused = _work(cells, folder, settings, console, quiet=quiet, again=_command(config, overrides or []))
+        _conclude(cells, refused, folder, console)
 
 
 def _work(
@@ -136,6 +138,7 @@ def _conclude(cells: Sequence[Cell], refused: dict[str, str], folder: Path, cons
     files.write(folder, points, tables, figure)
     part = Section("Accuracy, epsilon, attacks", _EXPLANATION, tables, (("", figure),) if figure else (), first=True)
     runs, _ = read_runs([folder / one.name for one in done])
+    publish.check_page(folder / runfolder.REPORT)
     write_report(runs, folder / runfolder.REPORT, sections=[part])
     for table in tables:
         publish.show(table, console)

@@ -1,6 +1,7 @@
 """One domain as one file, for the site that holds it: both parts as they are used, nothing of any other domain."""
 
 import io
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -51,7 +52,7 @@ def export_sources(domains: DomainSet, folder: Path) -> list[Path]:
     """
     files = [folder / one.name / FILE for one in domains.sources]
     for path in files:
-        if path.exists():
+        if os.path.lexists(path):
             raise FedhaError(f"{path} is there already and nothing is overwritten; choose another folder")
     for path, domain in zip(files, domains.sources, strict=True):
         try:

@@ -25,11 +25,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedha import data
-from fedha.config import Config, from_json
+from fedha.config import Config, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
 from fedha.deploy.party import site_party
-from fedha.engine.event_file import EventFile
+from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
 from fedha.flower.client import QUERIES, Clients, recall_averages, state_record
@@ -44,11 +44,6 @@ from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
 
 EVENTS = ".events"  # the folder beside the runs
-
-
-def stop_file(events: Path) -> Path:
-    """The file that asks a run to stop by being there."""
-    return events.with_suffix(".stop")
 
 
 def deployed_server_app() -> ServerApp:
@@ -72,8 +67,8 @@ def deployed_server_app() -> ServerApp:
             job = Job(asked.config, inside(runs, str(asked.folder)), target_root=None if own is None else Path(own))
             resume = bool(context.run_config.get("resume", False))
             serve(job, grid, events, domains=None, resume=resume, stop=stop_file(file).exists)
-        except StoppedError:
-            events.stopped()
+        except StoppedError as error:
+            events.stopped(str(error))
         except FedhaError as error:
             events.failed(str(error))
             raise
@@ -99,7 +94,7 @@ def deployed_client_app() -> ClientApp:
             return Message(lacking(), reply_to=message)
         with as_kind(f"client {place}", covered=bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)):
             clients = _clients(settings, place, _limits())
-        averages = run_folder(_cache(), f"{settings} {job.folder} {place}")
+        averages = run_folder(_cache(), f"{lasting(job.config)} {job.folder} {place}")
         averaging = remembers(job.config)
         number = _round(content)
         if averaging and number is not None and kind in ("query.measure", "train"):

@@ -20,8 +20,10 @@ from fedha.engine.parcels import Answer, Records, to_record_dict, to_records
 from fedha.engine.worker import MakeClients
 from fedha.errors import FedhaError
 from fedha.flower.client import restore_state, state_record
+from fedha.flower.delivery import never, stop_if_asked
 
 _DEATHS = 3  # of one worker's processes in one exchange, before the run is given up
+_LOOK_SECONDS = 0.2  # between looks whether the run should stop
 _ANSWER_SECONDS = 5.0  # a process that does not say within so long what it is doing is stuck outside Python
 
 
@@ -68,6 +70,7 @@ class RayGrid(Grid):
         client_timeout: Seconds that a client may take for one answer; None: for ever.
         run_config: What the clients' contexts carry.
         note: Told, in a sentence, when a process had to be started again.
+        stop: Asked while answers are waited for, whether to stop.
     """
 
     def __init__(
@@ -83,9 +86,10 @@ class RayGrid(Grid):
         client_timeout: float | None = None,
         run_config: Mapping[str, Any] | None = None,
         note: Callable[[str], None] = lambda text: None,
+        stop: Callable[[], bool] = never,
     ) -> None:
         identify_server()
-        self._run = Run.create_empty(1)
+        self._run, self._stop = Run.create_empty(1), stop
         self._together, self._client_timeout, self._note = together, client_timeout, note
         self.broadcast, self._head = Broadcast(), Head(note)
         self._lost: set[str] = set()  # nodes that were told of
@@ -148,6 +152,7 @@ class RayGrid(Grid):
         Raises:
             FedhaError: A worker's process died again and again.
             ClusterError: The cluster's head is gone, or a node for whose clients there is no other.
+            StoppedError: The run is asked to stop.
         """
         pending = [self._call(host, batch) for host, batch in self._batches(messages)]
         self.broadcast.keep(number for host in self.hosts for number in host.known)
@@ -192,17 +197,22 @@ class RayGrid(Grid):
 
     def _collect(self, pending: list[_Pending], deadline: float) -> Iterator[Message]:
         try:
+            due = time.monotonic() + self._patience(pending, deadline)
             while pending:
                 waiting = {one.answers: one for one in pending}
                 self._head.look()
-                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=self._patience(pending, deadline))
+                patience = min(max(0.0, due - time.monotonic()), _LOOK_SECONDS)
+                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=patience)
+                stop_if_asked(self._stop)
                 if ready:
                     yield from self._receive(waiting[ready[0]])
                 elif time.monotonic() >= deadline:
                     return
-                else:
+                elif time.monotonic() >= due:
                     for one in pending:
                         yield from self._look_after(one)
+                if ready or time.monotonic() >= due:
+                    due = time.monotonic() + self._patience(pending, deadline)
                 pending = [one for one in pending if one.messages]
         finally:
             for one in pending:  # given up: what still computes must not be in the way of the next exchange

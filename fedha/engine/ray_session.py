@@ -22,7 +22,7 @@ from typing import Any
 from fedha import temporary
 from fedha.engine import leftovers, machine
 from fedha.engine.ray_store import store_bytes
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, StoppedError
 
 _WORKERS_IMPORT = ["torch", "flwr.clientapp", "flwr.serverapp", "fedha.flower.client"]
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -143,6 +143,8 @@ def _join(stack: ExitStack, address: str) -> None:
     try:
         _knock(address)
         _init(stack, {}, address=address)
+    except StoppedError:
+        raise
     except Exception as error:
         raise FedhaError(
             f"no Ray cluster answers at engine.address {address!r}: {_cause(error)}; start one with "
@@ -176,6 +178,10 @@ def _as_it_was(mark: dict[str, str]) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
+    except SystemExit:  # Ray's own handler of SIGTERM, until ours is back
+        if callable(ending):
+            ending(signal.SIGTERM, None)
+        raise StoppedError("stopped while Ray started") from None
     finally:
         for name in {*_QUIET, *mark} - set(before):
             del os.environ[name]

@@ -11,7 +11,8 @@ import yaml
 from fedha.errors import FedhaError
 from fedha.runs import runfolder
 
-# What may differ between runs of one row: who and where, not what is computed. The target and the sources may, because
+# What may differ between runs of one row: who and where, not what is computed (a run may be resumed elsewhere than its
+# siblings were). The target and the sources may, because
 # an experiment over several unseen domains is one row with a column for each.
 _SAME_ROW = (
     "name",
@@ -21,7 +22,12 @@ _SAME_ROW = (
     "data.root",
     "data.download",
     "checkpoint",
+    "engine.address",
+    "engine.client_timeout",
+    "engine.clients_per_gpu",
+    "engine.name",
     "engine.threads",
+    "engine.workers",
 )
 
 _NEEDED = {"recipe", "seed", "rounds", "seconds", "target", "sources"}  # of a results.json

@@ -5,6 +5,7 @@ No random state is kept: every draw comes from (seed, round, client).
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedha.atomic import finite, write_bytes
+from fedha.atomic import finite
 from fedha.errors import FedhaError
 from fedha.federation import Server
 from fedha.privacy.spending import restore_spending
+from fedha.runs import belongings
+from fedha.runs.files import STATE
 
-_NAME = "state.safetensors"
+_DAMAGED = (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError)
 
 
 def save_checkpoint(
@@ -27,6 +30,7 @@ def save_checkpoint(
     server: Server,
     clients: Sequence[Mapping[str, Tensor]],
     pending: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the state after a round: model, optimiser, references, domain weights, and all moving averages.
 
@@ -36,6 +40,7 @@ def save_checkpoint(
         server: The server after it.
         clients: Each client's moving averages, in client order; empty mappings where there are none.
         pending: The round's record, if it waits for numbers that come with the next round.
+        config: What the run was made with, so that it does not go on with anything else.
     """
     tensors = {f"parameters/{name}": value for name, value in server.parameters.items()}
     for index, slots in server.optimizer.state_dict()["state"].items():
@@ -45,14 +50,43 @@ def save_checkpoint(
     for index, state in enumerate(clients):
         tensors |= {f"clients/{index}/{name}": value for name, value in state.items()}
     numbers = {"round": round, "weights": server.weights, "clients": len(clients), "pending": finite(pending)}
-    numbers["spending"] = server.spending.state()
+    numbers |= {"spending": server.spending.state(), "config": config}
     content = save(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"state": json.dumps(numbers)},
     )
-    place = folder / "checkpoint"
-    place.mkdir(parents=True, exist_ok=True)
-    write_bytes(place / _NAME, content)
+    (folder / STATE).parent.mkdir(parents=True, exist_ok=True)
+    belongings.write_bytes(folder, STATE, content)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        round: The one that it was made after.
+        config: What the run was made with; None in those of version 0.1.0.
+    """
+
+    round: int
+    config: dict[str, Any] | None
+
+
+def read_saved(folder: Path) -> Saved | None:
+    """What a run's checkpoint says of itself, if there is one.
+
+    Raises:
+        FedhaError: The file is damaged.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            numbers = json.loads(file.metadata()["state"])
+        return Saved(int(numbers["round"]), numbers.get("config"))
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
 
 
 def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, Tensor]], dict[str, Any] | None]:
@@ -68,7 +102,7 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
     Raises:
         FedhaError: The file is damaged, or is of another model.
     """
-    path = folder / "checkpoint" / _NAME
+    path = folder / STATE
     if not path.exists():
         return 0, [], None
     try:
@@ -77,14 +111,18 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
             done, count, weights, pending = (numbers[key] for key in ("round", "clients", "weights", "pending"))
             server.spending = restore_spending(numbers.get("spending"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again") from error
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
     _restore_parameters(path, server, _below(tensors, "parameters/"))
     _restore_optimizer(server, _below(tensors, "optimizer/"))
     server.averages = _below(tensors, "averages/")
     server.references = _below(tensors, "references/")
     server.weights = weights
     return done, [_below(tensors, f"clients/{index}/") for index in range(count)], pending
+
+
+def _damaged(path: Path, error: Exception) -> FedhaError:
+    return FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again")
 
 
 def _restore_parameters(path: Path, server: Server, saved: Mapping[str, Tensor]) -> None:

@@ -1,14 +1,15 @@
 """Where runs lie: claiming a folder for new ones, and finding those that are there."""
 
+import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fedha import config as configs
 from fedha.config import Config
 from fedha.errors import FedhaError
-from fedha.runs import runfolder
+from fedha.runs import belongings, owner, runfolder
+from fedha.runs.files import EXPERIMENT
 from fedha.runs.runfolder import holds_run, make_folder
 
 
@@ -29,29 +30,36 @@ def claim(base: Path) -> Path:
 
 
 def take(folder: Path, *, overwrite: bool = False) -> Path:
-    """Make a folder that the user named, or empty it of its own runs where that was asked for.
+    """A folder that the user named, free of runs; its own are removed where that was asked for.
 
-    Overwriting removes only files that fedha writes, and only the folder's own run or the runs of its own experiment:
-    a folder in which somebody collects runs is never emptied.
+    Overwriting removes only what fedha listed as its own, and only the folder's own run or the runs of its own
+    experiment: a folder in which somebody collects runs is never emptied. The folder need not be there.
 
     Raises:
-        FedhaError: The folder holds runs that may not be overwritten, or it cannot be made.
+        FedhaError: The folder holds runs that may not be overwritten, or is being written, or is no folder.
     """
-    make_folder(folder)
-    own = [folder]
-    if (folder / runfolder.EXPERIMENT).is_file():
-        own += [place for place in folder.iterdir() if holds_run(place)]
-    held = [place for place in _walk(folder) if holds_run(place) or (place / runfolder.EXPERIMENT).is_file()]
+    if not folder.is_dir():
+        if os.path.lexists(folder):
+            raise FedhaError(f"{folder} is there and is no folder; choose another with --out")
+        return folder
+    listed = belongings.owned(folder)
+    own = [folder, *(folder / name for name in listed if name.endswith("/"))]
+    held = [place for place in _walk(folder) if holds_run(place) or holds_experiment(place)]
     foreign = [place for place in held if place not in own]
     if foreign:
         raise FedhaError(f"{folder} already holds other runs, such as {foreign[0]}; choose another folder with --out")
     if held and not overwrite:
         raise runfolder.occupied(folder)
     for place in own:
-        _remove_run(place)
-        if place != folder and not any(place.iterdir()):
-            place.rmdir()
+        owner.check_free(place)
+    if held:
+        belongings.remove(folder)
     return folder
+
+
+def holds_experiment(folder: Path) -> bool:
+    """Whether fedha keeps the config of several runs in this folder."""
+    return (folder / EXPERIMENT).is_file() and EXPERIMENT in belongings.owned(folder)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -83,12 +91,25 @@ def planned_runs(path: Path, overrides: Sequence[str] = ()) -> list[tuple[Config
     for folder in _walk(_existing(path)):
         if holds_run(folder):
             plan.setdefault(folder, configs.load(folder / runfolder.CONFIG, overrides))
-        elif (folder / runfolder.EXPERIMENT).is_file():
-            runs = configs.load(folder / runfolder.EXPERIMENT, overrides).runs()
+        elif holds_experiment(folder):
+            runs = configs.load(folder / EXPERIMENT, overrides).runs()
             plan.update({folder / run_name(run): run for run in runs})
     if not plan:
         raise _empty(path)
     return [(config, folder) for folder, config in plan.items()]
+
+
+def change_experiments(path: Path, overrides: Sequence[str]) -> None:
+    """Keep changes in the experiments at or below a path, for their runs that never began.
+
+    Args:
+        path: A folder.
+        overrides: As in `fedha.config.load`.
+    """
+    for folder in _walk(path) if overrides else ():
+        if holds_experiment(folder):
+            changed = configs.load(folder / EXPERIMENT, overrides)
+            belongings.write_text(folder, EXPERIMENT, configs.to_yaml(changed))
 
 
 def run_name(config: Config) -> str:
@@ -123,14 +144,6 @@ def _made(folder: Path) -> bool:
     except OSError as error:
         raise FedhaError(f"cannot make the folder {folder}: {error.strerror}; choose another with --out") from error
     return True
-
-
-def _remove_run(folder: Path) -> None:
-    for name in runfolder.FILES:
-        (folder / name).unlink(missing_ok=True)
-    for name in (runfolder.CHECKPOINT, runfolder.FOLDS, runfolder.SENT):
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
 
 
 def _existing(path: Path) -> Path:

@@ -5,44 +5,58 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedha import atomic
 from fedha import config as configs
-from fedha.atomic import finite, write_bytes, write_json, write_text
+from fedha.atomic import finite
 from fedha.config import Config
 from fedha.errors import FedhaError
+from fedha.runs import belongings
+from fedha.runs.files import (
+    AUDIT,
+    CONFIG,
+    ERROR,
+    EXPERIMENT,
+    FOLD,
+    FOLDS,
+    METRICS,
+    MODEL,
+    REPORT,
+    RESULTS,
+    RUN,
+    SPENDING,
+    STATE,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "AUDIT",
+    "CONFIG",
+    "ERROR",
+    "EXPERIMENT",
+    "FOLD",
+    "FOLDS",
+    "METRICS",
+    "MODEL",
+    "REPORT",
+    "RESULTS",
+    "SPENDING",
     "MetricsLog",
+    "check_new",
+    "clear_leftovers",
     "create",
+    "has_begun",
     "holds_run",
     "is_finished",
     "make_folder",
     "occupied",
+    "read_changes",
     "read_metrics",
     "read_model",
     "read_results",
-    "write_bytes",
-    "write_json",
     "write_model",
-    "write_text",
 ]
-
-CONFIG = "config.yaml"
-EXPERIMENT = "experiment.yaml"  # in the common folder of several runs: the config that makes them all
-METRICS = "metrics.jsonl"
-MODEL = "model.safetensors"
-RESULTS = "results.json"
-FOLD = "fold.json"  # in its place where a source was left out: its target is no target
-REPORT = "report.html"
-AUDIT = "audit.json"  # made by `fedha audit`
-SPENDING = "privacy.json"  # what was released, where noise is never the same again: a checkpoint would forget rounds
-ERROR = "error.txt"  # the traceback, after an error that nobody expected
-CHECKPOINT = "checkpoint"  # a folder
-SENT = "sent"  # a folder: what was sent, where `fedha audit --keep` left it
-FOLDS = "folds"  # a folder: the runs without one source each, for leave-one-domain-out selection
-FILES = (CONFIG, EXPERIMENT, METRICS, MODEL, RESULTS, FOLD, REPORT, AUDIT, ERROR, SPENDING)
 
 
 def create(folder: Path, config: Config, *, resume: bool = False) -> None:
@@ -54,12 +68,27 @@ def create(folder: Path, config: Config, *, resume: bool = False) -> None:
         resume: Whether the folder may hold this run already; its config.yaml then stays as it is.
 
     Raises:
-        FedhaError: The folder holds a run and resume is False, or it cannot be made.
+        FedhaError: The folder holds a run and resume is False, or files of others where the run would write, or it
+            cannot be made.
     """
     if not holds_run(folder):
-        write_text(make_folder(folder) / CONFIG, configs.to_yaml(config))
-    elif not resume:
+        check_new(folder)
+        belongings.write_text(make_folder(folder), CONFIG, configs.to_yaml(config))
+    elif resume:
+        belongings.claim(folder, CONFIG)
+    else:
         raise occupied(folder)
+
+
+def check_new(folder: Path) -> None:
+    """Whether a new run can be written into a folder, which need not be there.
+
+    Raises:
+        FedhaError: It holds a run, or something of another's that the run would write over.
+    """
+    if holds_run(folder):
+        raise occupied(folder)
+    belongings.check_free(folder, RUN)
 
 
 def make_folder(folder: Path) -> Path:
@@ -76,13 +105,19 @@ def make_folder(folder: Path) -> Path:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run was started in this folder."""
-    return (folder / CONFIG).is_file()
+    """Whether fedha started a run in this folder."""
+    return (folder / CONFIG).is_file() and CONFIG in belongings.owned(folder)
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the folder's run, or one of its folds, has anything to show: a round, or what went wrong."""
+    places = (folder, *(folder / FOLDS).glob("*/")) if holds_run(folder) else ()
+    return any((place / name).exists() for place in places for name in (METRICS, STATE, SPENDING, ERROR, RESULTS))
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the folder's run came to its end."""
-    return _results(folder).is_file()
+    return _results(folder).is_file() and holds_run(folder)
 
 
 def occupied(folder: Path) -> FedhaError:
@@ -93,34 +128,56 @@ def occupied(folder: Path) -> FedhaError:
     )
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove what writers of a run left that died in the middle of a file."""
+    for place in (folder, (folder / STATE).parent):
+        atomic.clear_leftovers(place, *(Path(name).name for name in RUN))
+
+
 class MetricsLog:
-    """The file metrics.jsonl of a run that is going on: one JSON object a line, a line a round."""
+    """The file metrics.jsonl of a run that is going on: one JSON object a line, a line a round.
+
+    Where a run was resumed with another config, a line between two rounds says what changed.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Continue the folder's file, or start it. What a crash left of a line that was being written is removed."""
-        self.path = folder / METRICS
+        self.path, self._claimed = folder / METRICS, False
         if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
-            self._rewrite(read_metrics(folder))
+            self._rewrite(_read_lines(folder))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a round's line; numbers that are not finite become null.
 
         Raises:
-            FedhaError: The file cannot be written.
+            FedhaError: The file cannot be written, or is another's.
         """
+        if not self._claimed:
+            belongings.claim(self.path.parent, METRICS)
+            self._claimed = True
         try:
             with self.path.open("ab") as file:
                 file.write(_line(record).encode("utf-8"))
         except OSError as error:
             raise FedhaError(f"cannot write {self.path}: {error.strerror}; free some space and resume") from error
 
+    def append_changes(self, first: int, changes: Mapping[str, Any]) -> None:
+        """Add a line that says from which round on the run goes on with other settings.
+
+        Args:
+            first: That round.
+            changes: By key, with dots: what it was and what it is now.
+        """
+        self.append({"from_round": first, "changes": changes})
+
     def truncate_after(self, round: int) -> None:
         """Keep the rounds up to and including this one: those after the checkpoint will be run again."""
         if self.path.exists():
-            self._rewrite([record for record in read_metrics(self.path.parent) if record["round"] <= round])
+            lines = _read_lines(self.path.parent)
+            self._rewrite([one for one in lines if one["from_round" if "changes" in one else "round"] <= round])
 
     def _rewrite(self, records: list[dict[str, Any]]) -> None:
-        write_text(self.path, "".join(_line(record) for record in records))
+        atomic.write_text(self.path, "".join(_line(record) for record in records))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -129,6 +186,19 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         FedhaError: A line in the middle is damaged, or the file cannot be read.
     """
+    return [record for record in _read_lines(folder) if "round" in record]
+
+
+def read_changes(folder: Path) -> list[dict[str, Any]]:
+    """With which other settings a run was resumed, in order: ``{"from_round": …, "changes": {key: {was, now}}}``.
+
+    Raises:
+        FedhaError: As in `read_metrics`.
+    """
+    return [record for record in _read_lines(folder) if "changes" in record]
+
+
+def _read_lines(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS
     try:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
@@ -138,7 +208,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines[:-1], 1):
         try:
             record = json.loads(line)
-            records.append({**record, "round": int(record["round"])})
+            key = "from_round" if "changes" in record else "round"
+            records.append({**record, key: int(record[key])})
         except (ValueError, KeyError, TypeError) as error:
             raise FedhaError(f"line {number} of {path} is no record of a round ({error}); remove the line") from error
     return records
@@ -170,7 +241,8 @@ def write_model(folder: Path, tensors: "Mapping[str, Tensor]") -> None:
     """Write named tensors as the run's model.safetensors."""
     from safetensors.torch import save
 
-    write_bytes(folder / MODEL, save({name: one.detach().cpu().contiguous().clone() for name, one in tensors.items()}))
+    content = save({name: one.detach().cpu().contiguous().clone() for name, one in tensors.items()})
+    belongings.write_bytes(folder, MODEL, content)
 
 
 def read_model(folder: Path) -> "dict[str, Tensor]":

@@ -8,15 +8,16 @@ from typing import Any
 
 import yaml
 
-from fedha.atomic import write_json, write_text
 from fedha.config import Config
 from fedha.errors import FedhaError
 from fedha.report.drawing import standalone
 from fedha.report.formats import Table, render
+from fedha.runs import belongings
+from fedha.runs.belongings import MARKER
+from fedha.runs.files import ASKED, CSV, FIGURE, FOUND, MARKDOWN, STUDY
+from fedha.runs.owner import LOCK
 from fedha.runs.runfolder import make_folder
 from fedha.study.points import Point
-
-ASKED, FOUND, MARKDOWN, CSV, FIGURE = "study.yaml", "study.json", "study.md", "study.csv", "study.svg"
 
 
 def take(folder: Path, config: Config) -> None:
@@ -31,13 +32,15 @@ def take(folder: Path, config: Config) -> None:
     """
     path = folder / ASKED
     content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    if path.is_file():
+    if path.is_file() and ASKED in belongings.owned(folder):
         if path.read_text(encoding="utf-8") != content:
             raise FedhaError(f"{folder} holds a study of another config; choose another folder with --out")
+        belongings.claim(folder, *STUDY)
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(one.name not in (MARKER, LOCK) for one in folder.iterdir()):
         raise FedhaError(f"{folder} is not empty and holds no study; choose another folder with --out")
-    write_text(make_folder(folder) / ASKED, content)
+    belongings.write_text(make_folder(folder), ASKED, content)
+    belongings.claim(folder, *STUDY)
 
 
 def write(folder: Path, points: Sequence[Point], tables: Sequence[Table], figure: str) -> None:
@@ -52,11 +55,11 @@ def write(folder: Path, points: Sequence[Point], tables: Sequence[Table], figure
     Raises:
         FedhaError: A file cannot be written.
     """
-    write_json(folder / FOUND, {"form": 1, "runs": [_content(one) for one in points]})
-    write_text(folder / MARKDOWN, "\n".join(render(one, "markdown") for one in tables))
-    write_text(folder / CSV, render(tables[0], "csv"))
+    belongings.write_json(folder, FOUND, {"form": 1, "runs": [_content(one) for one in points]})
+    belongings.write_text(folder, MARKDOWN, "\n".join(render(one, "markdown") for one in tables))
+    belongings.write_text(folder, CSV, render(tables[0], "csv"))
     if figure:
-        write_text(folder / FIGURE, standalone(figure))
+        belongings.write_text(folder, FIGURE, standalone(figure))
 
 
 def _content(point: Point) -> dict[str, Any]:

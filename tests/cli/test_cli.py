@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import yaml
 
 from fedha import config as configs
 from fedha.cli.commands import app
-from fedha.cli.exits import StoppedError, exit_code
+from fedha.cli.exits import EndedError, exit_code
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES
 from fedha.runs import folders, runfolder
@@ -121,7 +122,7 @@ def test_a_single_run_is_its_folder(fedha: Command, tmp_path: Path) -> None:
     code, out, err = fedha("run", "quickstart", *FAST, "recipe=hgp", "seed=5")
     assert (code, err) == (0, "")
     folder = tmp_path / "runs" / "quickstart"
-    files = {path.name for path in folder.iterdir()}
+    files = {path.name for path in folder.iterdir()} - {".fedha.json"}
     assert files == {"config.yaml", "metrics.jsonl", "results.json", "model.safetensors", "checkpoint", "report.html"}
     assert "hgp, seed 5: 4 rounds in runs/quickstart" in out
     assert out.endswith("Report: runs/quickstart/report.html\n")
@@ -135,7 +136,7 @@ def test_several_runs_get_a_folder_each_a_common_report_and_a_new_name_the_next_
     assert out.startswith("Accuracy in %, mean ± sample standard deviation over seeds")
     runs = Path("runs/quickstart")
     names = {"erm-seed0", "erm-seed1", "hgp-seed0", "hgp-seed1", "experiment.yaml", "report.html"}
-    assert {path.name for path in runs.iterdir()} == names
+    assert {path.name for path in runs.iterdir()} == names | {".fedha.json"}
     assert all((runs / name / "report.html").is_file() for name in names if "seed" in name)
     before = (runs / "report.html").stat().st_mtime_ns
     assert fedha(*arguments, "recipe=erm", "seed=0")[0] == 0
@@ -163,6 +164,75 @@ def test_a_run_that_the_user_must_mend_leaves_no_empty_folder(fedha: Command) ->
     assert folders.claim(Path("runs/quickstart")).name == "quickstart"
 
 
+def test_a_refused_experiment_leaves_nothing_and_overwriting_looks_at_the_data_first(fedha: Command) -> None:
+    write_run(Path("old"))
+    before = sorted(Path().rglob("*"))
+    bad = ("data.name=heart", "data.root=nowhere", "recipe=[erm, hgp]", "seed=0")
+    assert fedha("run", "quickstart", *bad, "--out", "new/folder")[0] == 2
+    assert fedha("run", "quickstart", *bad)[0] == 2
+    assert fedha("run", "quickstart", *bad, "--out", "old", "--overwrite")[0] == 2
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_check_looks_at_the_data_or_says_that_it_did_not(fedha: Command) -> None:
+    Path("empty").mkdir()
+    code, out, err = fedha("check", "quickstart", "data.name=arrays", "data.root=empty")
+    assert (code, out) == (2, "")
+    assert "there is no .npz file in empty" in err
+    for arguments, said in (
+        (("data.name=arrays", "data.root=empty", "--no-data"), "the data were not looked at"),
+        (("data.name=heart",), "the data were not looked at: data.root does not say where heart is"),
+        (("data.name=colored_mnist", "data.root=m", "data.download=true"), "the data were not looked at: a run may"),
+        ((), "data: colored digits: 1,797 handwritten digits"),
+    ):
+        code, _, err = fedha("check", "quickstart", *arguments)
+        assert code == 0
+        assert said in err
+
+
+def test_the_program_says_its_version_and_offers_completion(fedha: Command) -> None:
+    assert fedha("--version")[:2] == (0, f"fedha {versions()['fedha']}\n")
+    assert "--install-completion" in fedha("--help")[1]
+
+
+def test_a_finished_run_goes_on_with_more_rounds_and_nothing_else(fedha: Command) -> None:
+    assert fedha("run", "quickstart", *FAST, "recipe=erm", "seed=0", "--quiet", "--out", "run")[0] == 0
+    code, _, err = fedha("resume", "run", "training.learning_rate=0.5", "training.rounds=6")
+    assert code == 2
+    assert "training.learning_rate was 0.01 and is now 0.5" in err
+    assert fedha("resume", "run")[1].startswith("Nothing to continue")
+    assert fedha("resume", "run", "training.rounds=6", "engine.address=", "--engine", "inline", "--quiet")[0] == 0
+    assert [one["round"] for one in runfolder.read_metrics(Path("run"))] == [1, 2, 3, 4, 5, 6]
+    assert [one["from_round"] for one in runfolder.read_changes(Path("run"))] == [5]
+    assert json.loads(Path("run/results.json").read_text())["rounds"] == 6
+    assert fedha("report", "run", "--format", "csv")[0] == 0
+
+
+def test_an_experiment_goes_on_with_changes_that_its_unbegun_runs_keep(fedha: Command) -> None:
+    arguments = ("run", "quickstart", *FAST, "recipe=[erm, hgp]", "seed=0", "--quiet", "--out", "both")
+    assert fedha(*arguments)[0] == 0
+    shutil.rmtree("both/hgp-seed0")
+    for other in ("recipe=[erm, iga]", "recipe=erm", "seed=[0, 1]"):
+        assert "leave recipes and seeds" in fedha("resume", "both", other)[2]
+    assert fedha("resume", "both", "training.rounds=5", "--quiet")[0] == 0
+    assert [len(runfolder.read_metrics(Path("both", name))) for name in ("erm-seed0", "hgp-seed0")] == [5, 5]
+    assert configs.load(Path("both/experiment.yaml")).training.rounds == 5
+
+
+@pytest.mark.parametrize("name", ["report.html", "page.html", "table.csv", "table.tex"])
+def test_a_report_is_not_written_over_what_is_none(fedha: Command, name: str) -> None:
+    write_run(Path("run"), "erm")
+    place = Path("run", name)
+    place.write_text("mine")
+    code, _, err = fedha("report", "run", *([] if name == "report.html" else ["--output", str(place)]))
+    assert code == 2
+    assert f"{place} is there already" in err
+    assert place.read_text() == "mine"
+    place.unlink()
+    for _ in range(2):  # what it wrote itself it writes again
+        assert fedha("report", "run", *([] if name == "report.html" else ["--output", str(place)]))[0] == 0
+
+
 def test_exit_codes_tell_what_happened(capsys: pytest.CaptureFixture[str]) -> None:
     def ends(error: BaseException | None) -> Callable[..., None]:
         def command(**_: object) -> None:
@@ -174,7 +244,7 @@ def test_exit_codes_tell_what_happened(capsys: pytest.CaptureFixture[str]) -> No
     for error, code, said in (
         (None, 0, ""),
         (FedhaError("x is 3; make it 2"), 2, "fedha: x is 3; make it 2\n"),
-        (StoppedError("stopped", 130), 130, "fedha: stopped\n"),
+        (EndedError("stopped", 130), 130, "fedha: stopped\n"),
         (KeyboardInterrupt(), 130, "fedha: stopped\n"),
         (ValueError("a\nb"), 1, "fedha: ValueError: a b\n"),
     ):
@@ -213,9 +283,12 @@ def test_a_table_goes_to_the_terminal_or_to_a_file_whose_ending_says_the_format(
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_the_program_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_program_with_its_code_after_saving_and_says_how_to_go_on(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
-    changes = (*FAST, "recipe=erm", "seed=0", "training.rounds=1000000")
+    changes = (*FAST, "recipe=erm", "seed=0", "training.rounds=1000000", "checkpoint.every=1000000")
     command = [sys.executable, "-m", "fedha", "run", "quickstart", *changes, "--out", str(folder)]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     patience = time.monotonic() + 120
@@ -223,10 +296,13 @@ def test_an_interrupt_ends_the_program_with_130_and_says_how_to_go_on(tmp_path: 
         while not runfolder.read_metrics(folder) and running.poll() is None and time.monotonic() < patience:
             time.sleep(0.1)
         begun = bool(runfolder.read_metrics(folder))
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         _, err = running.communicate(timeout=60)
     finally:
         running.kill()  # one that takes no notice would train a million rounds
     assert begun, err
-    assert running.returncode == 130
-    assert err.splitlines()[-1] == f"fedha: stopped; continue with: fedha resume {folder}"
+    assert running.returncode == code
+    done = len(runfolder.read_metrics(folder))
+    said = f"stopped after round {done} of 1000000, which is saved; continue with: fedha resume {folder}"
+    assert err.splitlines()[-1] == f"fedha: {said}"
+    assert (folder / "checkpoint" / "state.safetensors").is_file()

@@ -32,12 +32,12 @@ def test_a_file_in_the_way_is_not_claimed(tmp_path: Path) -> None:
 def test_a_folder_with_a_run_is_taken_only_to_overwrite_it_and_other_files_stay(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     (folder / "checkpoint").mkdir()
-    (folder / "checkpoint" / "state").write_text("")
+    (folder / "checkpoint" / "mine").write_text("mine")
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(FedhaError, match="--overwrite"):
         folders.take(folder)
     assert folders.take(folder, overwrite=True) == folder
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert {path.name for path in folder.rglob("*")} == {"checkpoint", "mine", "notes.txt"}
     assert folders.take(folder) == folder
 
 

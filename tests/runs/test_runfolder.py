@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedha import atomic
 from fedha import config as configs
 from fedha.errors import FedhaError
 from fedha.runs import runfolder
@@ -42,21 +43,21 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path: Path) -> None
 
 
 def test_what_is_not_finite_becomes_null_at_any_depth(tmp_path: Path) -> None:
-    runfolder.write_json(tmp_path / "x.json", {"a": [math.nan, {"b": math.inf}], "c": (1.5, -math.inf), "d": "NaN"})
+    atomic.write_json(tmp_path / "x.json", {"a": [math.nan, {"b": math.inf}], "c": (1.5, -math.inf), "d": "NaN"})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, {"b": None}], "c": [1.5, None], "d": "NaN"}
 
 
 def test_a_write_that_fails_leaves_the_old_content_and_nothing_beside_it(tmp_path: Path) -> None:
-    runfolder.write_text(tmp_path / "x.json", "old")
+    atomic.write_text(tmp_path / "x.json", "old")
     with pytest.raises(TypeError):
-        runfolder.write_json(tmp_path / "x.json", {"a": object()})
+        atomic.write_json(tmp_path / "x.json", {"a": object()})
     (tmp_path / "taken").mkdir()
     with pytest.raises(FedhaError, match="cannot write"):
-        runfolder.write_text(tmp_path / "taken", "new")
+        atomic.write_text(tmp_path / "taken", "new")
     assert (tmp_path / "x.json").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "x.json"]
     with pytest.raises(FedhaError, match="cannot write"):
-        runfolder.write_text(tmp_path / "missing" / "x", "new")
+        atomic.write_text(tmp_path / "missing" / "x", "new")
 
 
 def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_truncating_keeps_the_rounds_up_to_the_checkpoint(tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp("run")
     _log(folder, RECORDS).truncate_after(kept)
     assert runfolder.read_metrics(folder) == [record for record in RECORDS if record["round"] <= kept]
-    assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
+    assert {path.name for path in folder.iterdir()} == {".fedha.json", "metrics.jsonl"}
 
 
 def test_truncating_a_log_that_has_no_file_makes_none(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, line: str) -> Non
 def test_results_of_a_run_that_goes_on_say_how_to_continue_it(tmp_path: Path) -> None:
     with pytest.raises(FedhaError, match=r"has not finished.*fedha resume"):
         runfolder.read_results(tmp_path)
-    runfolder.write_json(tmp_path / "results.json", {"seed": 0})
+    atomic.write_json(tmp_path / "results.json", {"seed": 0})
     assert runfolder.read_results(tmp_path) == {"seed": 0}
     for damaged in ("{", "[]"):
         (tmp_path / "results.json").write_text(damaged)

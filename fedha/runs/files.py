@@ -1,0 +1,19 @@
+"""What the files of runs, experiments, audits and studies are called."""
+
+CONFIG = "config.yaml"
+EXPERIMENT = "experiment.yaml"  # in the common folder of several runs: the config that makes them all
+METRICS = "metrics.jsonl"
+MODEL = "model.safetensors"
+RESULTS = "results.json"
+FOLD = "fold.json"  # in its place where a source was left out: its target is no target
+REPORT = "report.html"
+AUDIT = "audit.json"  # made by `fedha audit`
+SPENDING = "privacy.json"  # what was released, where noise is never the same again: a checkpoint would forget rounds
+ERROR = "error.txt"  # the traceback, after an error that nobody expected
+STATE = "checkpoint/state.safetensors"
+SENT = "sent"  # a folder: what was sent, where `fedha audit --keep` left it
+FOLDS = "folds"  # a folder: the runs without one source each, for leave-one-domain-out selection
+RUN = (CONFIG, METRICS, MODEL, RESULTS, FOLD, REPORT, SPENDING, ERROR, STATE)  # what a run may write
+
+ASKED, FOUND, MARKDOWN, CSV, FIGURE = "study.yaml", "study.json", "study.md", "study.csv", "study.svg"
+STUDY = (ASKED, FOUND, MARKDOWN, CSV, FIGURE, REPORT)
