@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fedha import engine
-from fedha.config import Config
+from fedha.config import Config, located
 from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
 from fedha.flower.serve import Job, fold_folder, leave_out, load_domains
@@ -33,7 +33,10 @@ def execute(config: Config, folder: Path, listener: Listener, *, resume: bool = 
         raise FedhaError(f"the config asks for {len(config.runs())} runs; execute one of config.runs() at a time")
     if resume and runfolder.is_finished(folder):
         return runfolder.read_results(folder)
+    config = located(config)
     domains = load_domains(config)
+    for note in domains.notes:
+        listener.note(note)
     name, reason = engine.choose(config, domains)
     listener.note(f"engine {name}: {reason}")
     if config.evaluation.leave_one_domain_out:

@@ -128,7 +128,7 @@ def work(
 
     with _stops_well(), Steps(console, quiet) as steps:
         for number, (run, place) in enumerate(pending.items(), 1):
-            config = configs.load(run / runfolder.CONFIG)
+            config = configs.load_written(run / runfolder.CONFIG)
             steps.begin(f"Audit of {run_title(config, number, len(pending))}, in {run}")
             kept = runfolder.make_folder(place) if keep else None
             found = examine(config, settings, steps.told, trained=runfolder.read_model(run), keep=kept)
@@ -165,14 +165,14 @@ def conclude(places: Places, output: Path, console: Console) -> None:
 def _config(target: str, overrides: Sequence[str]) -> Config:
     """The config of a name, a file, or a folder of runs."""
     folder = Path(target)
-    if not folder.is_dir():
-        return launch.find_config(target, overrides)
     held = [folder / name for name in (runfolder.EXPERIMENT, runfolder.CONFIG) if (folder / name).is_file()]
-    if not held:
+    if held:
+        return configs.load_written(held[0], overrides)
+    if folder.is_dir() and target not in launch.shipped_configs():
         raise FedhaError(
             f"{folder} holds neither {runfolder.EXPERIMENT} nor {runfolder.CONFIG}; name a run or a config"
         )
-    return configs.load(held[0], overrides)
+    return launch.find_config(target, overrides)
 
 
 def _finished(path: Path, console: Console) -> list[Path]:

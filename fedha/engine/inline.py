@@ -154,7 +154,11 @@ def inline_grid(
         clients: What each client holds, in client order; default: its part of the domains.
         together: Whether they may be trained together; the default has the bits that others are held against.
     """
-    held = client_domains(domains, config.data.clients_per_domain, config.seed[0]) if clients is None else clients
+    held = (
+        client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
+        if clients is None
+        else clients
+    )
     made = Clients(
         lambda context: build(config.model, domains.input_shape, domains.classes, config.seed[0]),
         lambda context: held[int(context.node_config["partition-id"])],

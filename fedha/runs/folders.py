@@ -82,9 +82,9 @@ def planned_runs(path: Path, overrides: Sequence[str] = ()) -> list[tuple[Config
     plan: dict[Path, Config] = {}
     for folder in _walk(_existing(path)):
         if holds_run(folder):
-            plan.setdefault(folder, configs.load(folder / runfolder.CONFIG, overrides))
+            plan.setdefault(folder, configs.load_written(folder / runfolder.CONFIG, overrides))
         elif (folder / runfolder.EXPERIMENT).is_file():
-            runs = configs.load(folder / runfolder.EXPERIMENT, overrides).runs()
+            runs = configs.load_written(folder / runfolder.EXPERIMENT, overrides).runs()
             plan.update({folder / run_name(run): run for run in runs})
     if not plan:
         raise _empty(path)

@@ -258,7 +258,7 @@ def test_limits_are_read_from_a_file_and_what_is_wrong_is_named(tmp_path: Path) 
     assert found.head.largest_norm == 100.0
     for text, message in (
         ("max_epsilon: -1", "max_epsilon"),
-        ("epsilon: 1", "known keys are max_epsilon"),
+        ("epsilon: 1", "unknown key 'epsilon'; did you mean 'max_epsilon'"),
         ("{", "YAML"),
     ):
         path.write_text(text)
