@@ -13,7 +13,6 @@ from fedha.data import load
 from fedha.data.arrays import read
 from fedha.errors import FedhaError
 
-
 MINE = DataConfig(name="arrays")
 
 
