@@ -148,8 +148,10 @@ def by_group(labels: Tensor, groups: Tensor, share: float, order: Tensor) -> Ten
         if bool((weights * more * (2 * (held - wanted) + more)).sum() < 0):
             held += more
             taken.append(place)
-    if len(members) > 1:
-        taken = taken[1:] if len(taken) == len(members) else taken or [len(members) - 1]
+    if len(taken) == len(members):
+        del taken[0]
+    elif not taken:
+        taken = [len(members) - 1]
     for place in taken:
         held_out[members[place]] = True
     return held_out

@@ -34,8 +34,8 @@ def side_key(cache: Path) -> bytes:
         ) from error
     if len(key) != _BYTES:
         raise FedhaError(
-            f"this site's key {path} of what is held out has {len(key)} bytes, not {_BYTES}; restore it, or if there is "
-            "no copy remove it and the account beside it: other examples are then held out"
+            f"this site's key {path} of what is held out has {len(key)} bytes, not {_BYTES}; restore it, or "
+            "without a copy remove it and the account beside it: other examples are then held out"
         )
     return key
 
