@@ -103,7 +103,7 @@ def _explain(problem: dict[str, Any], schema: type[BaseModel]) -> str:
 def _known_keys(schema: type[BaseModel], location: Iterable[str | int]) -> list[str]:
     for part in location:
         if not isinstance(part, int):
-            kinds = _types_in(schema.model_fields[part].annotation)
+            kinds = types_in(schema.model_fields[part].annotation)
             schema = next(kind for kind in kinds if issubclass(kind, BaseModel))
     return list(schema.model_fields)
 
@@ -129,7 +129,8 @@ def _as_numbers(value: Any) -> Any:
     return [_as_numbers(one) for one in value] if isinstance(value, list) else value
 
 
-def _types_in(annotation: Any) -> list[type]:
+def types_in(annotation: Any) -> list[type]:
+    """The types that a field's annotation names, those within lists, unions and mappings included."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return [annotation]
-    return [kind for argument in typing.get_args(annotation) for kind in _types_in(argument)]
+    return [kind for argument in typing.get_args(annotation) for kind in types_in(argument)]
