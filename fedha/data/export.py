@@ -81,7 +81,6 @@ def read_domain(path: Path) -> tuple[Domain, int]:
         KeyError,
         ValueError,
         TypeError,
-        MemoryError,
         RuntimeError,
         zipfile.BadZipFile,
         zlib.error,
