@@ -98,7 +98,10 @@ def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
             f"{config.root} holds {len(known)} .npz files{hint}; keep the client's own alone there, or set "
             "data.sources, whose order is that of the clients"
         )
-    return _source(config, known[0] if config.sources is None else nth(config.sources, place), cut)
+    name = known[0] if config.sources is None else nth(config.sources, place)
+    if name not in known:  # a name comes with the config, from a server: it leads nowhere but into this folder
+        raise FedhaError(f"{config.root} holds no {name}.npz, only {', '.join(known) or 'no archive'}; put it there")
+    return _source(config, name, cut)
 
 
 def _source(config: DataConfig, name: str, cut: Cut) -> Domain:

@@ -150,7 +150,7 @@ def by_group(labels: Tensor, groups: Tensor, share: float, order: Tensor) -> Ten
             taken.append(place)
     if len(taken) == len(members):
         del taken[0]
-    elif not taken:
+    elif not taken and len(members) > 1:
         taken = [len(members) - 1]
     for place in taken:
         held_out[members[place]] = True

@@ -50,6 +50,13 @@ def test_a_folder_with_nothing_but_what_is_passed_over_says_so(tmp_path: Path) -
         data.load(DataConfig(name="arrays", root=tmp_path, target="t"), 0)
 
 
+def test_a_servers_config_leads_a_site_to_no_other_folder(folder: Path) -> None:
+    (folder / "a.npz").rename(folder.parent / "secret.npz")
+    config = DataConfig(name="arrays", root=folder, target="t", classes=2, sources=["../secret"])
+    with pytest.raises(FedhaError, match=r"holds no \.\./secret\.npz, only t; put it there"):
+        data.load_own(config, 0, 0)
+
+
 def test_a_site_is_not_led_astray_by_a_folder(folder: Path) -> None:
     (folder / "t.npz").unlink()
     config = DataConfig(name="arrays", root=folder, target="t", classes=2)

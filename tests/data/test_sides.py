@@ -10,6 +10,7 @@ from fedha import data
 from fedha.config import DataConfig, from_json, load_written, parse
 from fedha.data.sides import Cut, by_label, held_out_count
 from fedha.randomness import generator
+from fedha.runs.folders import planned_runs
 
 
 def sides(cut, labels, groups=None, inputs=None):
@@ -121,6 +122,14 @@ def test_a_run_without_the_key_was_random_and_stays_so(tmp_path):
     assert load_written(path).data.split == "stratified"
     assert from_json('{"data": {"name": "heart"}}').data == DataConfig(name="heart", split="random")
     assert parse({}).data.split == "stratified"
+
+
+def test_an_earlier_versions_run_goes_on_as_it_began(tmp_path):
+    for name, text in (("a/config.yaml", "data: {name: heart}"), ("b/experiment.yaml", "data: {name: arrays}")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(f"{text}\nrecipe: erm\n")
+    (tmp_path / "a" / "metrics.jsonl").write_text("")
+    assert {config.data.split for config, _ in planned_runs(tmp_path)} == {"random"}
 
 
 # --- archives with groups, and what is said ---
