@@ -133,7 +133,7 @@ def by_group(labels: Tensor, groups: Tensor, share: float, order: Tensor) -> Ten
 
     Returns:
         Whether an example is held out, [n]. With two groups or more, and a share of at least half an example, neither
-        side is empty.
+        side is empty, and a label that two groups have is on both where the other labels allow it.
     """
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     if held_out_count(len(labels), share) == 0:
@@ -142,19 +142,29 @@ def by_group(labels: Tensor, groups: Tensor, share: float, order: Tensor) -> Ten
     members = members_of(groups, order)
     wanted, weights = share * totals.double(), 1 / totals.double()
     held = torch.zeros_like(wanted)
-    taken = []
+    taken = torch.zeros(len(members), dtype=torch.bool)
+    whose = torch.empty_like(order)
     for place, one in enumerate(members):
+        whose[one] = place
         more = torch.bincount(classes[one], minlength=len(totals)).double()
         if bool((weights * more * (2 * (held - wanted) + more)).sum() < 0):
             held += more
-            taken.append(place)
-    if len(taken) == len(members):
-        del taken[0]
-    elif not taken and len(members) > 1:
-        taken = [len(members) - 1]
-    for place in taken:
-        held_out[members[place]] = True
-    return held_out
+            taken[place] = True
+    _mend(taken, whose, classes, len(totals))
+    return taken[whose]
+
+
+def _mend(taken: Tensor, whose: Tensor, classes: Tensor, count: int) -> None:
+    """Bring a label to a side that lacks it, by its smallest group, where another one stays; no side is empty."""
+    for label in range(count):
+        owners = whose[classes == label].unique()
+        sides = taken[owners]
+        if len(owners) > 1 and (bool(sides.all()) or not bool(sides.any())):
+            taken[owners[-1]] = not bool(sides[0])
+    if len(taken) > 1 and not bool(taken.any()):
+        taken[-1] = True
+    if bool(taken.all()):
+        taken[-1] = False
 
 
 def members_of(groups: Tensor, order: Tensor) -> list[Tensor]:

@@ -72,6 +72,14 @@ def test_groups_come_as_near_to_the_share_of_every_label_as_they_allow():
         assert (len(held_out), int(labels[held_out].sum()), int(labels[train].sum())) == (80, 8, 32)
 
 
+def test_a_label_of_two_groups_is_on_both_sides():
+    groups = torch.arange(200) // 4
+    labels = (groups < 2).long()
+    for seed in range(10):
+        train, held_out = sides(Cut(0.2, seed=seed), labels, groups)
+        assert (int(labels[train].sum()), int(labels[held_out].sum())) == (4, 4)
+
+
 @pytest.mark.parametrize("key", [None, b"a site's own"])
 def test_where_examples_are_protected_a_side_depends_on_the_row_and_the_key_alone(key):
     inputs = torch.randn(200, 3, generator=generator(0, "x"))
