@@ -96,7 +96,10 @@ def _read(folder: Path) -> Run:
     results = runfolder.read_results(folder)
     if not results.keys() >= _NEEDED:
         raise FedhaError(f"{folder} does not hold a run of fedha: its {runfolder.RESULTS} is foreign")
-    config = load_written(folder / runfolder.CONFIG).model_dump(mode="json")
+    try:
+        config = load_written(folder / runfolder.CONFIG).model_dump(mode="json")
+    except FedhaError as error:
+        raise FedhaError(f"{folder} does not hold a run of fedha: {error}") from error
     return Run(folder, config, runfolder.read_metrics(folder), results)
 
 
