@@ -28,6 +28,15 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (as PyYAML has it)
 
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Stop where it becomes too much, not when it has."""
+        self.composed += 1
+        if self.composed > LARGEST_VALUES:
+            raise yaml.YAMLError(f"it holds more than {LARGEST_VALUES:,} values, which no such file has")
+        return super().compose_node(parent, index)
+
 
 _Loader.add_implicit_resolver(f"{_TAG}null", re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""])
 _Loader.add_implicit_resolver(f"{_TAG}merge", re.compile(r"<<\Z"), ["<"])

@@ -45,6 +45,7 @@ def test_nothing_is_nothing_unless_it_is_quoted(text: str) -> None:
         ("a: &a [*a]", "an alias within what it stands for"),
         ("a: &a {<<: *a}", "an alias within what it stands for"),
         (BOMB, "makes more than 20,000 values with its aliases"),
+        ("[" + "a," * 30_000 + "]", "here is not YAML: it holds more than 20,000 values"),
         ("[" * 500 + "]" * 500, "nested too deeply"),
         ("[" * 60 + "]" * 60, "nested too deeply"),
         ("a: *b", "is not YAML: found undefined alias"),
