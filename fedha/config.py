@@ -1,19 +1,18 @@
 """The one schema of an experiment: what a YAML file may say, with its defaults."""
 
-import difflib
 import json
-import types
-import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES, STATISTICS, UNRELEASABLE, Recipe, Term
+from fedha.schema import explained, nearest, numbers_as_written, refusal, types_in
+from fedha.yamlfile import parse_yaml, read_yaml
 
 # What a private client measures; `fedha.privacy.moments` says how.
 MomentName = Literal[
@@ -36,9 +35,27 @@ POOLED = "all sources"  # stands in the place of domains' names where secure sum
 
 
 class _Section(BaseModel):
-    """A part of the config: unknown keys are errors, values cannot change after reading."""
+    """A part of the config: unknown keys are errors, values cannot change after reading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    Raises:
+        FedhaError: As `parse`, where one is made by its name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    if not TYPE_CHECKING:  # where types are checked, the fields make the signature
+
+        def __init__(self, **content):
+            with refusal(type(self)):
+                super().__init__(**content)
+
+        # So a section within a section is validated by the outer one, which names all problems at once.
+        __init__.__pydantic_base_init__ = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_written(cls, content: Any) -> Any:
+        return numbers_as_written(cls, content)
 
 
 class DataConfig(_Section):
@@ -60,7 +77,23 @@ class DataConfig(_Section):
     classes: int | None = Field(
         None, ge=2, description="arrays: number of classes; default: one more than the highest label"
     )
+    unlabelled: int | None = Field(
+        None, description="arrays: the label, such as 255 or -1, of rows without one; they are left out and counted"
+    )
+    layout: Literal["auto", "channels_first", "channels_last"] = Field(
+        "auto", description="arrays: where [n, a, b, c] has its channels; auto: recognised, or asked for"
+    )
+    scale: float | None = Field(
+        None,
+        gt=0,
+        description="arrays: inputs are divided by this; default: 255 for images of uint8, 65535 of uint16, else 1",
+    )
     held_out: float = Field(0.2, ge=0, lt=1, description="share of each source domain kept for evaluation")
+    split: Literal["stratified", "random"] = Field(
+        "stratified",
+        description="who is held out, and who gets what of a shared domain: each label and group in proportion, or by "
+        "chance alone (as DomainBed)",
+    )
     color_flips: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         [0.2, 0.1], min_length=1, description="colored data: share of colours that disagree, a source domain each"
     )
@@ -109,7 +142,7 @@ class RecipeConfig(_Section):
     def _row_or_terms(self) -> "RecipeConfig":
         if self.name not in RECIPES and not self.align:
             raise ValueError(
-                f"recipe {self.name!r} is no row of the table{_nearest(self.name, RECIPES)}; "
+                f"recipe {self.name!r} is no row of the table{nearest(self.name, RECIPES)}; "
                 "or give `align: {statistic: weight}` to make your own"
             )
         if self.align == {}:
@@ -118,7 +151,7 @@ class RecipeConfig(_Section):
             raise ValueError("align gives every weight; leave out gradient_weight and hessian_weight")
         for statistic in self.align or {}:
             if statistic not in STATISTICS:
-                raise ValueError(f"no statistic {statistic!r}{_nearest(statistic, STATISTICS)}")
+                raise ValueError(f"no statistic {statistic!r}{nearest(statistic, STATISTICS)}")
         self._check_used()
         return self
 
@@ -535,19 +568,65 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         FedhaError: The file is missing or is not YAML, or the content does not fit the schema.
     """
+    return _parsed(_read(path), path, overrides)
+
+
+def load_written(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config that a run wrote, of this version or an earlier one; arguments and errors as in `load`.
+
+    What is written is whole, so what is not there could not be said yet: it is as it was then, not today's default.
+    """
+    return _parsed(_as_it_was(_read(path)), path, overrides)
+
+
+def located(config: Config) -> Config:
+    """The config with its paths absolute, and the home that a ``~`` means, so that it holds from any folder.
+
+    Raises:
+        FedhaError: A ``~name`` is nobody's.
+    """
+    root = config.data.root
+    if root is None:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": expanded(root).absolute()})})
+
+
+def expanded(root: Path) -> Path:
+    """A path with the home that its ``~`` means.
+
+    Raises:
+        FedhaError: A ``~name`` is nobody's.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FedhaError(f"cannot read the config {path}: {error.strerror}") from error
-    try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise FedhaError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        return root.expanduser()
+    except RuntimeError as error:
+        raise FedhaError(f"data.root is {root}, and nobody here has that home; write the whole path") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_yaml(path, "the config")
+    content = {} if content is None else content
     if not isinstance(content, dict):
-        raise FedhaError(f"{path} holds a {type(content).__name__}; a config is a mapping such as `data: {{name: …}}`")
+        kind = "list" if isinstance(content, list) else "single value"
+        raise FedhaError(f"{path} holds a {kind}; a config is a mapping such as `data: {{name: …}}`")
+    return content
+
+
+def _parsed(content: dict[str, Any], path: Path, overrides: Sequence[str]) -> Config:
     for override in overrides:
         apply_override(content, override)
     return parse(content, str(path))
+
+
+def _as_it_was(content: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier version wrote, with what was not a choice then."""
+    data = content.get("data", {})
+    if not isinstance(data, dict):
+        return content
+    before = {"split": "random"}
+    if data.get("name") == "arrays":
+        before |= {"layout": "channels_first", "scale": "1"}
+    return {**content, "data": before | data}
 
 
 def parse(content: dict[str, Any], origin: str = "the config") -> Config:
@@ -559,13 +638,12 @@ def parse(content: dict[str, Any], origin: str = "the config") -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        problems = [_explain(dict(one)) for one in error.errors()]
-        raise FedhaError(f"{origin}: " + "; ".join(dict.fromkeys(problems))) from error
+        raise explained(error, Config, origin) from error
 
 
 def from_json(text: str) -> Config:
-    """Read what `to_json` wrote."""
-    return parse(json.loads(text))
+    """Read what `to_json` wrote, of this version or an earlier one."""
+    return parse(_as_it_was(json.loads(text)))
 
 
 def to_json(config: Config) -> str:
@@ -587,10 +665,7 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise FedhaError(f"{override!r} is no override; write key.key=value, such as training.rounds=20")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise FedhaError(f"the value of {override!r} is not YAML: {' '.join(str(error).split())}") from error
+    parsed = parse_yaml(value, f"the value of {override!r}")
     *parents, last = key.split(".")
     place = content
     for parent in parents:
@@ -618,7 +693,7 @@ def _says(key: str, what: str) -> bool:
         field = section.model_fields[part]
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(what):
             return True
-        section = next((kind for kind in _types_in(field.annotation) if issubclass(kind, BaseModel)), None)
+        section = next((kind for kind in types_in(field.annotation) if issubclass(kind, BaseModel)), None)
     return False
 
 
@@ -632,38 +707,3 @@ def lasting(config: Config) -> str:
         }
 
     return json.dumps(rest(config.model_dump(mode="json"), ""))
-
-
-def _explain(problem: dict[str, Any]) -> str:
-    path = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "the config"
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        return f"unknown key {path!r}{_nearest(str(problem['loc'][-1]), known)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return message if path == "the config" else f"{path}: {message}"
-    return f"{path} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _known_keys(location: Iterable[str | int]) -> list[str]:
-    section: type[BaseModel] = Config
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = section.model_fields[part].annotation
-        section = next(kind for kind in _types_in(annotation) if issubclass(kind, BaseModel))
-    return list(section.model_fields)
-
-
-def _types_in(annotation: Any) -> list[type]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation]
-    return [kind for argument in typing.get_args(annotation) for kind in _types_in(argument)]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-    if close:
-        return f"; did you mean {' or '.join(repr(one) for one in close)}?"
-    return f"; known are {', '.join(known)}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fedha import engine
-from fedha.config import Config
+from fedha.config import Config, located
 from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
 from fedha.flower.delivery import never
@@ -44,12 +44,15 @@ def execute(
         raise FedhaError(f"the config asks for {len(config.runs())} runs; execute one of config.runs() at a time")
     if resume and resuming.is_done(folder, config):
         return runfolder.read_results(folder)
+    config = located(config)
     if resume:
         resuming.changes(folder, config)  # refused before anything is loaded
     else:
         runfolder.check_new(folder)
     owner.check_free(folder)
     domains = load_domains(config)
+    for note in domains.notes:
+        listener.note(note)
     name, reason = engine.choose(config, domains)
     listener.note(f"engine {name}: {reason}")
     if config.evaluation.leave_one_domain_out:

@@ -97,7 +97,7 @@ def test_recipes_and_seeds_may_be_one_or_many() -> None:
     ("text", "message"),
     [
         ("- a\n- b", "holds a list; a config is a mapping"),
-        ("just words", "holds a str"),
+        ("just words", "holds a single value"),
         ("a: [1", "is not YAML: .*line 1"),
     ],
 )

@@ -73,7 +73,9 @@ def examine(
     begun = time.perf_counter()
     rounds = chosen_rounds(settings.rounds, config.training.rounds)
     domains = load_domains(config)
-    subject = Subject(config, domains, client_domains(domains, config.data.clients_per_domain, config.seed[0]))
+    subject = Subject(
+        config, domains, client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
+    )
     with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
         folder = keep or Path(place)
         final = _replayed(subject, rounds, folder, told)

@@ -54,7 +54,7 @@ def read(folder: Path) -> Audited:
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
         if content["form"] != _FORM:
             raise FedhaError(f"{path} has form {content['form']}, this version reads {_FORM}; audit again")
         small = {int(one["examples"]): from_content(one) for one in content["small"]}

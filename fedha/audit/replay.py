@@ -74,7 +74,11 @@ def replay(
     Raises:
         FedhaError: As in `fedha.run.execute`; or a single client's tensors were sent where none may be.
     """
-    held = client_domains(domains, config.data.clients_per_domain, config.seed[0]) if clients is None else clients
+    held = (
+        client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
+        if clients is None
+        else clients
+    )
     examples = {place: len(one.train) for place, one in enumerate(held)}
     grid = ListeningGrid(inline_grid(config, domains, held), rounds if keep else ())
     shown: list[HessianAlignment] = []

@@ -127,7 +127,9 @@ def work(
         belongings.check_free(place, (runfolder.AUDIT, runfolder.REPORT))
     with _stops_well(), Steps(console, quiet) as steps:
         for number, (run, place) in enumerate(pending.items(), 1):
-            steps.begin(f"Audit of {run_title(configs.load(run / runfolder.CONFIG), number, len(pending))}, in {run}")
+            steps.begin(
+                f"Audit of {run_title(configs.load_written(run / runfolder.CONFIG), number, len(pending))}, in {run}"
+            )
             with owner.owning(runfolder.make_folder(place)):
                 _audit(run, place, settings, steps, keep)
 
@@ -136,7 +138,7 @@ def _audit(run: Path, place: Path, settings: "Settings", steps: Steps, keep: boo
     from fedha.audit import record
     from fedha.audit.examine import examine
 
-    config, kept = configs.load(run / runfolder.CONFIG), place if keep else None
+    config, kept = configs.load_written(run / runfolder.CONFIG), place if keep else None
     found = examine(config, settings, _watched(steps), trained=runfolder.read_model(run), keep=kept)
     record.write(place, found)
     steps.note(f"  {found.made['replay']}")
@@ -171,14 +173,14 @@ def conclude(places: Places, output: Path, console: Console) -> None:
 def _config(target: str, overrides: Sequence[str]) -> Config:
     """The config of a name, a file, or a folder of runs."""
     folder = Path(target)
-    if not folder.is_dir():
-        return launch.find_config(target, overrides)
     held = [folder / name for name in (runfolder.EXPERIMENT, runfolder.CONFIG) if (folder / name).is_file()]
-    if not held:
+    if held:
+        return configs.load_written(held[0], overrides)
+    if folder.is_dir() and target not in launch.shipped_configs():
         raise FedhaError(
             f"{folder} holds neither {runfolder.EXPERIMENT} nor {runfolder.CONFIG}; name a run or a config"
         )
-    return configs.load(held[0], overrides)
+    return launch.find_config(target, overrides)
 
 
 def _finished(path: Path, console: Console) -> list[Path]:

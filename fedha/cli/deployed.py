@@ -61,7 +61,7 @@ def run(
     [cyan]fedha deploy run hearts.yaml federation.schedule=piggyback --to deployment --out runs/hearts[/cyan]
     """
     there = destination(to, address, runs)
-    wanted = launch.find_config(config, overrides or [])
+    wanted = launch.find_config(config, overrides or [], elsewhere=True)
     outside = out is not None and not out.resolve().is_relative_to(there.runs.resolve())
     if outside and out is not None and os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise FedhaError(f"{out} is there already and is no empty folder; choose another one for the run")

@@ -117,7 +117,7 @@ def run_rows(config: Config, plan: "Plan", domains: "DomainSet") -> Rows:
     from fedha.engine.estimate import batching_note, data_bytes, memory_bytes, model_bytes
     from fedha.engine.plan import count
 
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0])
+    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
     each = -(-plan.clients // plan.workers)
     sizes = [data_bytes(part) for part in parts]
     model = model_bytes(config, domains)

@@ -24,24 +24,31 @@ RUNS = Path("runs")
 Plan = Sequence[tuple[Config, Path]]  # single runs and where each is written
 
 
-def find_config(name: str, overrides: Sequence[str] = (), engine: str | None = None) -> Config:
+def find_config(
+    name: str, overrides: Sequence[str] = (), engine: str | None = None, *, elsewhere: bool = False
+) -> Config:
     """Read a config: a file or, where there is no such file, one that fedha ships, by its bare name.
 
     Args:
         name: A path, or a name such as ``quickstart``.
         overrides: Changes as ``key.key=value``.
         engine: Shorthand for the override ``engine.name=…``.
+        elsewhere: Whether it is for other machines, whose paths stay as they are given; else they are made absolute.
 
     Raises:
         FedhaError: There is neither, or the content does not fit the schema.
     """
     changes = [*overrides, *([f"engine.name={engine}"] if engine else [])]
     shipped = shipped_configs()
-    if not Path(name).exists() and name in shipped:
-        return configs.load(shipped[name], changes)
-    if not Path(name).exists() and Path(name).name == name:
+    path = Path(name)
+    if name in shipped and (path.is_dir() or not path.exists()):
+        path = shipped[name]
+    elif not path.exists() and path.name == name:
         raise FedhaError(f"there is no file {name}, and fedha ships no config of that name, only {', '.join(shipped)}")
-    return configs.load(Path(name), changes)
+    elif path.is_dir():
+        raise FedhaError(f"{name} is a folder; name a YAML file, or one of {', '.join(shipped)}")
+    found = configs.load(path, changes)
+    return found if elsewhere else configs.located(found)
 
 
 def shipped_configs() -> dict[str, Path]:

@@ -1,18 +1,22 @@
 """The data sets: each gives source domains and targets that nobody trains on."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedha.config import DataConfig
+from fedha.config import DataConfig, expanded
 from fedha.data import arrays, digits, heart, mnist
 from fedha.data.domain import Domain, DomainSet, Examples, nth
 from fedha.data.export import FILE, read_domain
+from fedha.data.labels import missing_classes
+from fedha.data.shards import check_clients
+from fedha.data.sides import Cut, cut_of
 from fedha.errors import FedhaError
 
 __all__ = ["Domain", "DomainSet", "Examples", "class_count", "load", "load_own", "load_targets", "source_count"]
 
-_ANY = frozenset({"name", "root", "clients_per_domain"})
+_ANY = frozenset({"name", "root", "clients_per_domain", "split"})
 _COLORED = frozenset({"held_out", "color_flips", "target_color_flip", "label_noise", "grayscale_target"})
 _NATURAL = frozenset({"held_out", "sources", "target"})
 
@@ -29,61 +33,89 @@ class _DataSet:
         embedded: Whether it needs no file.
     """
 
-    load: Callable[[DataConfig, int], DomainSet]
+    load: Callable[[DataConfig, Cut], DomainSet]
     options: frozenset[str]
-    load_own: Callable[[DataConfig, int, int], Domain] | None = None
+    load_own: Callable[[DataConfig, Cut, int], Domain] | None = None
     load_target: Callable[[DataConfig, Path], Domain] | None = None
     embedded: bool = False
 
 
 _DATA_SETS = {
-    "colored_digits": _DataSet(digits.load, _COLORED, embedded=True),
-    "colored_mnist": _DataSet(mnist.load, _COLORED | {"download", "imbalance", "imbalance_ratio"}),
+    "colored_digits": _DataSet(lambda config, cut: digits.load(config, cut.seed, cut), _COLORED, embedded=True),
+    "colored_mnist": _DataSet(
+        lambda config, cut: mnist.load(config, cut.seed), _COLORED | {"download", "imbalance", "imbalance_ratio"}
+    ),
     "heart": _DataSet(heart.load, _NATURAL, heart.load_own, heart.load_target),
-    "arrays": _DataSet(arrays.load, _NATURAL | {"classes"}, arrays.load_own, arrays.load_target),
+    "arrays": _DataSet(
+        arrays.load,
+        _NATURAL | {"classes", "unlabelled", "layout", "scale"},
+        arrays.load_own,
+        arrays.load_target,
+    ),
 }
 
 
-def load(config: DataConfig, seed: int) -> DomainSet:
+def load(config: DataConfig, seed: int, *, covered: bool = False) -> DomainSet:
     """Load the configured data set: the same config and seed give the same domains, bit for bit.
 
     Args:
         config: Which data set, and its options.
         seed: The run's seed; it decides shuffles, splits, label noise and colours.
+        covered: Whether an example's side may depend on nothing but that example and the seed: under
+            ``privacy.protect: examples``.
 
     Returns:
         Domains with float32 inputs and int64 labels, checked.
 
     Raises:
-        FedhaError: An option that the data set does not read, a missing or broken file, an unknown domain name, or
-            data that `DomainSet.check` refuses.
+        FedhaError: An option that the data set does not read, a missing or broken file, an unknown domain name, too
+            little memory, more clients than examples, or data that `DomainSet.check` refuses.
     """
-    return _of(config).load(config, seed).check()
+    config = _rooted(config)
+    with _fitting(config):
+        domains = _of(config).load(config, cut_of(config, seed, covered=covered)).check()
+    check_clients(domains.sources, config.clients_per_domain)
+    told = [*domains.notes, *_gathered((*domains.sources, *domains.targets))]
+    missing = missing_classes(domains, config.clients_per_domain, seed, config.split)
+    described = told if covered else [*told, *missing]  # what is published tells of no covered example
+    return replace(domains, notes=(*told, *missing), description="; ".join([domains.description, *described]))
 
 
-def load_own(config: DataConfig, seed: int, place: int) -> Domain:
-    """What one client of a deployment holds, from its own files: the same, bit for bit, as in `load`.
+def load_own(config: DataConfig, seed: int, place: int, key: bytes | None = None) -> Domain:
+    """What one client of a deployment holds, from its own files: the same, bit for bit, as in `load`, but for a key.
 
     Args:
         config: Its root is the client's own folder. A file that `fedha export` made is taken first.
         seed: The run's seed.
         place: The client's, in client order.
+        key: The site's own, which no server knows: it and each example alone decide the example's side, as they must
+            where examples are protected. None: the seed decides.
 
     Raises:
         FedhaError: As `load`; the exported file is for other data; or several clients would share the site's domain.
     """
-    data_set = _of(config)
-    exported = config.root / FILE if config.root is not None else None
-    if exported is None or not exported.exists():
-        if data_set.load_own is None:
-            sources = {one.name: one for one in load(config, seed).sources}
+    config = _rooted(config)
+    cut, exported = cut_of(config, seed, covered=key is not None, key=key), (config.root or Path()) / FILE
+    with _fitting(config):
+        if config.root is not None and exported.is_file():
+            domain, classes = read_domain(exported)
+            if config.classes not in (None, classes):
+                raise FedhaError(
+                    f"data.classes is {config.classes} but {exported} was made for {classes}; export it again"
+                )
+            return domain
+        own = _of(config).load_own
+        if own is None:
+            sources = {one.name: one for one in _of(config).load(config, cut).check().sources}
             return sources[nth(list(sources), place)]
-        domain = data_set.load_own(config, seed, place)
+        domain = own(config, cut, place)
         return DomainSet((domain,), (), config.classes or 2, domain.name).check().sources[0]
-    domain, classes = read_domain(exported)
-    if config.classes not in (None, classes):
-        raise FedhaError(f"data.classes is {config.classes} but {exported} was made for {classes}; export it again")
-    return domain
+
+
+def notes_of(domain: Domain, classes: int) -> list[str]:
+    """What a site should know of what it loaded, a sentence each; for its own eyes."""
+    alone = DomainSet((replace(domain, shard=None),), (), classes, domain.name)
+    return [*domain.notes, *missing_classes(alone, 1, 0, "stratified")]
 
 
 def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
@@ -96,6 +128,7 @@ def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
     Raises:
         FedhaError: The folder has files, and the target's is missing or broken.
     """
+    config = _rooted(config)
     found, root = _of(config), config.root
     if found.embedded:
         return load(config, seed).targets
@@ -103,7 +136,8 @@ def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
         return ()
     if found.load_target is None:
         return load(config, seed).targets
-    domain = found.load_target(config, root)
+    with _fitting(config):
+        domain = found.load_target(config, root)
     DomainSet((Domain(domain.name, domain.held_out, domain.train),), (), class_count(config), domain.name).check()
     return (domain,)
 
@@ -134,6 +168,33 @@ def class_count(config: DataConfig) -> int:
             "data.classes is not set; a deployment's server sees no labels, so the config must say how many"
         )
     return config.classes or 2
+
+
+def _gathered(domains: Sequence[Domain]) -> list[str]:
+    """The notes of all domains, each once, with whose it is where it is not everybody's."""
+    whose: dict[str, list[str]] = {}
+    for domain in domains:
+        for note in domain.notes:
+            whose.setdefault(note, []).append(domain.name)
+    return [note if len(names) == len(domains) else f"{', '.join(names)}: {note}" for note, names in whose.items()]
+
+
+def _rooted(config: DataConfig) -> DataConfig:
+    return config if config.root is None else config.model_copy(update={"root": expanded(config.root)})
+
+
+@contextmanager
+def _fitting(config: DataConfig) -> Iterator[None]:
+    """Turn what numpy and torch say where memory ends into a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        raise FedhaError(
+            f"the data in {config.root or config.name} do not fit into this machine's memory (examples are held as "
+            "32-bit numbers, four bytes each); name fewer data.sources, or take a machine with more"
+        ) from error
 
 
 def _of(config: DataConfig) -> _DataSet:

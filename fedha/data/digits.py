@@ -6,15 +6,17 @@ from torch import Tensor
 from fedha.config import DataConfig
 from fedha.data.colored import colored_examples, source_names, targets
 from fedha.data.domain import DomainSet, split
+from fedha.data.sides import Cut
 from fedha.randomness import generator
 
 
-def load(config: DataConfig, seed: int) -> DomainSet:
+def load(config: DataConfig, seed: int, cut: Cut) -> DomainSet:
     """1,797 images of 8x8 in equal disjoint parts, one for every source and one for the target.
 
     Args:
-        config: Its color_flips (a source each), target_color_flip, label_noise, grayscale_target and held_out.
-        seed: Decides which images a domain gets, the label noise, the colours and what is held out.
+        config: Its color_flips (a source each), target_color_flip, label_noise and grayscale_target.
+        seed: Decides which images a domain gets, the label noise and the colours.
+        cut: Decides what is held out.
 
     Returns:
         Inputs [n, 2, 8, 8] in 0..1, two classes. With k sources the 1,797 images fall into k + 1 parts whose sizes
@@ -28,12 +30,7 @@ def load(config: DataConfig, seed: int) -> DomainSet:
     order = torch.randperm(len(digits), generator=generator(seed, "data", "shuffle"))
     *parts, target = order.tensor_split(len(config.color_flips) + 1)
     sources = [
-        split(
-            name,
-            colored_examples(images[part], digits[part], flip, config, seed, name, exact=True),
-            config.held_out,
-            generator(seed, "data", "held out", name),
-        )
+        split(name, colored_examples(images[part], digits[part], flip, config, seed, name, exact=True), cut)
         for name, flip, part in zip(source_names(config.color_flips), config.color_flips, parts, strict=True)
     ]
     return DomainSet(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 
 
@@ -17,17 +18,19 @@ class Examples:
     Attributes:
         inputs: [n, ...], floating point.
         labels: Class indices, [n], int64.
+        groups: Which group an example is in, [n], int64, such as its patient; None: each stands for itself.
     """
 
     inputs: Tensor
     labels: Tensor
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return self.labels.shape[0]  # len() of a tensor takes ten times as long
 
     def select(self, index: Tensor | slice) -> "Examples":
         """The examples at these places, in this order."""
-        return Examples(self.inputs[index], self.labels[index])
+        return Examples(self.inputs[index], self.labels[index], None if self.groups is None else self.groups[index])
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,14 @@ class Domain:
         train: Trained on; empty for a target.
         held_out: Evaluated on; may be empty for a source (then it has no validation accuracy).
         shard: Which client's share of the domain this is, from 0, where several clients share it; None: all of it.
+        notes: What was left out or passed over on the way to it, a sentence each.
     """
 
     name: str
     train: Examples
     held_out: Examples
     shard: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def client(self) -> str:
@@ -61,12 +66,14 @@ class DomainSet:
         targets: Never trained on; the first is the target of the results, the others are extra columns.
         classes: Number of classes, C >= 2.
         description: One line for the report: what the data are and where they come from.
+        notes: What was left out, passed over or is missing, a sentence each.
     """
 
     sources: tuple[Domain, ...]
     targets: tuple[Domain, ...]
     classes: int
     description: str
+    notes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -120,25 +127,25 @@ class DomainSet:
                 f"labels of domain {name!r} run from {low} to {high} but there are {self.classes} classes; "
                 f"labels must be 0 to {self.classes - 1}"
             )
-        if not bool(inputs.isfinite().all()):
+        if not all(
+            bool(piece.isfinite().all()) for piece in inputs.split(1024)
+        ):  # all at once, it takes a copy's memory
             raise FedhaError(f"inputs of domain {name!r} ({part}) contain NaN or infinity; clean or impute them first")
 
 
-def split(name: str, examples: Examples, share: float, generator: torch.Generator) -> Domain:
-    """A source domain with a random part held out.
+def split(name: str, examples: Examples, cut: Cut) -> Domain:
+    """A source domain with a part held out.
 
     Args:
         name: Name of the domain.
-        examples: All its examples, n.
-        share: Held out, 0 to 1: ``round(share * n)`` examples, but never the last one.
-        generator: Draws which.
+        examples: All its examples.
+        cut: Says which are held out.
 
     Returns:
         The domain; its two parts are disjoint and together are `examples`.
     """
-    order = torch.randperm(len(examples), generator=generator)
-    held_out = max(0, min(round(share * len(examples)), len(examples) - 1))
-    return Domain(name, train=examples.select(order[held_out:]), held_out=examples.select(order[:held_out]))
+    train, held_out = cut.sides(name, examples.inputs, examples.labels, examples.groups)
+    return Domain(name, train=examples.select(train), held_out=examples.select(held_out))
 
 
 def unseen(name: str, examples: Examples) -> Domain:
@@ -146,13 +153,16 @@ def unseen(name: str, examples: Examples) -> Domain:
     return Domain(name, train=examples.select(slice(0, 0)), held_out=examples)
 
 
-def choose_sources(known: Sequence[str], sources: Sequence[str] | None, target: str) -> list[str]:
+def choose_sources(
+    known: Sequence[str], sources: Sequence[str] | None, target: str, passed: Sequence[str] = ()
+) -> list[str]:
     """The source domains among the known ones, in the order asked for.
 
     Args:
         known: Every domain that there is.
         sources: Those asked for; None for all but the target.
         target: The unseen domain.
+        passed: What was passed over and could have been meant, a sentence each.
 
     Raises:
         FedhaError: A name that is not known (with the nearest that is), is named twice, or is the target.
@@ -161,7 +171,10 @@ def choose_sources(known: Sequence[str], sources: Sequence[str] | None, target: 
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise FedhaError(f"{key} names {name!r}, which is no domain; {hint}The domains are {', '.join(known)}")
+            told = "".join(f"; {one}" for one in passed)
+            raise FedhaError(
+                f"{key} names {name!r}, which is no domain; {hint}The domains are {', '.join(known)}{told}"
+            )
     if sources is None:
         return [name for name in known if name != target]
     if target in sources:

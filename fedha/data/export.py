@@ -76,7 +76,16 @@ def read_domain(path: Path) -> tuple[Domain, int]:
         with numpy.load(path, allow_pickle=False) as archive:
             arrays = [torch.from_numpy(archive[name]) for name in _ARRAYS]
             name, shard, classes = str(archive["name"]), int(archive["shard"]), int(archive["classes"])
-    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise FedhaError(f"cannot read {path} as a domain ({error}); make it again with `fedha export`") from error
     domain = Domain(name, Examples(*arrays[:2]), Examples(*arrays[2:]), None if shard < 0 else shard)
     return DomainSet((domain,), (), classes, str(path)).check().sources[0], classes

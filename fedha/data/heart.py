@@ -7,8 +7,9 @@ import torch
 
 from fedha.config import DataConfig
 from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, nth, split, unseen
+from fedha.data.sides import Cut
 from fedha.errors import FedhaError
-from fedha.randomness import generator
+from fedha.textfile import read_text
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 
@@ -32,13 +33,13 @@ ATTRIBUTES: tuple[tuple[str, float, float], ...] = (
 _ZERO_IS_MISSING = {"chol", "trestbps"}  # nobody has none; all Swiss cholesterol is 0, and one VA blood pressure
 
 
-def load(config: DataConfig, seed: int) -> DomainSet:
+def load(config: DataConfig, cut: Cut) -> DomainSet:
     """The hospitals as domains; the task is no heart disease (0) against any (1 to 4 in the files).
 
     Args:
         config: Its root (with ``processed.<hospital>.data`` of those that are used), sources (default: all but the
-            target), target (default: "va") and held_out.
-        seed: Decides which rows of the sources are held out.
+            target) and target (default: "va").
+        cut: Decides which rows of the sources are held out.
 
     Returns:
         Inputs [n, 26]: 13 attributes less their fixed centre, over their fixed scale, 0 where missing; then 13 columns
@@ -54,7 +55,7 @@ def load(config: DataConfig, seed: int) -> DomainSet:
         raise FedhaError("data.root is not set; name the folder that holds processed.cleveland.data and the others")
     target = config.target or "va"
     names = choose_sources(HOSPITALS, config.sources, target)
-    sources = tuple(_source(config.root, name, config.held_out, seed) for name in names)
+    sources = tuple(_source(config.root, name, cut) for name in names)
     unseen_one = load_target(config, config.root)
     rows = unseen_one.held_out
     counts = ", ".join(f"{one.name} {len(one.train) + len(one.held_out)}" for one in sources)
@@ -83,12 +84,12 @@ def load_target(config: DataConfig, root: Path) -> Domain:
     return unseen(name, _read(root / f"processed.{name}.data"))
 
 
-def load_own(config: DataConfig, seed: int, place: int) -> Domain:
+def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
     """The source of one client, from its own file alone; arguments as in `load`.
 
     Args:
         config: As in `load`; only the hospital's own file is read.
-        seed: As in `load`.
+        cut: As in `load`.
         place: The client's, in client order.
 
     Raises:
@@ -97,12 +98,11 @@ def load_own(config: DataConfig, seed: int, place: int) -> Domain:
     if config.root is None:
         raise FedhaError("data.root is not set; name the folder that holds the hospital's processed.*.data file")
     names = choose_sources(HOSPITALS, config.sources, config.target or "va")
-    return _source(config.root, nth(names, place), config.held_out, seed)
+    return _source(config.root, nth(names, place), cut)
 
 
-def _source(root: Path, name: str, held_out: float, seed: int) -> Domain:
-    rows = _read(root / f"processed.{name}.data")
-    return split(name, rows, held_out, generator(seed, "data", "held out", name))
+def _source(root: Path, name: str, cut: Cut) -> Domain:
+    return split(name, _read(root / f"processed.{name}.data"), cut)
 
 
 def parse(text: str, origin: str) -> Examples:
@@ -132,13 +132,7 @@ def parse(text: str, origin: str) -> Examples:
 
 
 def _read(path: Path) -> Examples:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FedhaError(f"cannot read {path}: {error.strerror}; data.root must hold the hospital's file") from error
-    except UnicodeDecodeError as error:
-        raise FedhaError(f"{path} is not text; take the processed.*.data files as UCI publishes them") from error
-    return parse(text, str(path))
+    return parse(read_text(path, remedy="data.root must hold the hospital's file"), str(path))
 
 
 def _row(line: str, place: str) -> tuple[list[float], float]:

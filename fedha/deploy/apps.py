@@ -18,17 +18,20 @@ import functools
 import os
 import re
 import traceback
+from logging import WARNING
 from pathlib import Path, PurePosixPath
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore import log
 
 from fedha import data
 from fedha.config import Config, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
 from fedha.deploy.party import site_party
+from fedha.deploy.side_key import side_key
 from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
@@ -162,7 +165,10 @@ def _clients(settings: str, place: int, limits: Limits | None) -> Clients:
             f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "
             "domain of its own; set it to 1"
         )
-    domain = own_domain(own, config.seed[0], place, _cache())
+    key = side_key(_cache()) if config.privacy.protect == "examples" else None
+    domain = own_domain(own, config.seed[0], place, _cache(), key)
+    for note in data.notes_of(domain, data.class_count(config.data)):  # this site's log alone
+        log(WARNING, "%s", note)
 
     def model(context: Context) -> SplitModel:
         shape = tuple(domain.train.inputs.shape[1:])

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedha.deploy.names import check_client, check_clients, check_host, with_port
 from fedha.errors import FedhaError
+from fedha.schema import explained, numbers_as_written
+from fedha.yamlfile import read_yaml
 
 FILE = "federation.yaml"
 PORT = 8443
@@ -33,6 +35,11 @@ class Client(BaseModel):
     name: Annotated[str, AfterValidator(check_client)]
     partition_id: int = Field(ge=0)
     ends: AwareDatetime
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_written(cls, content: Any) -> Any:
+        return numbers_as_written(cls, content)
 
 
 class Inventory(BaseModel):
@@ -61,6 +68,11 @@ class Inventory(BaseModel):
     server_ends: AwareDatetime
     places: int = Field(ge=1)
     clients: tuple[Client, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_written(cls, content: Any) -> Any:
+        return numbers_as_written(cls, content)
 
     @property
     def address(self) -> str:
@@ -101,22 +113,13 @@ def read(path: Path) -> Inventory:
     Raises:
         FedhaError: It is missing, or is no inventory.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FedhaError(
-            f"cannot read {path}: {error.strerror}; is this a folder that `fedha deploy init` made?"
-        ) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FedhaError(f"{path} is no YAML: {' '.join(str(error).split())}; restore it from a backup") from error
+    content = read_yaml(path, remedy="is this a folder that `fedha deploy init` made?")
     if not isinstance(content, Mapping):
         raise FedhaError(f"{path} holds no federation; restore it from a backup")
     try:
-        found = Inventory.model_validate(dict(content))
+        found = Inventory.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise FedhaError(f"{path}: {where}: {first['msg']}; restore it from a backup") from error
+        raise FedhaError(f"{explained(error, Inventory, str(path))}; restore it from a backup") from error
     check_clients(found.names)
     return found
 

@@ -69,7 +69,7 @@ def remember(folder: Path, round: int, averages: Mapping[str, Tensor], keep: int
         path.unlink(missing_ok=True)
 
 
-def own_domain(config: DataConfig, seed: int, place: int, cache: Path) -> Domain:
+def own_domain(config: DataConfig, seed: int, place: int, cache: Path, key: bytes | None = None) -> Domain:
     """What this client holds, from the cache or from its files.
 
     Args:
@@ -77,17 +77,18 @@ def own_domain(config: DataConfig, seed: int, place: int, cache: Path) -> Domain
         seed: The run's seed.
         place: The client's, in client order.
         cache: The client's cache; what it holds of other data or of files that have changed is not taken.
+        key: As in `fedha.data.load_own`.
 
     Raises:
         FedhaError: As `fedha.data.load_own`.
     """
     if config.root is not None and (config.root / FILE).exists():
-        return data.load_own(config, seed, place)  # as quick as the cache
-    told = f"{config.model_dump_json()} {seed} {place} {_stamps(config.root)}"
+        return data.load_own(config, seed, place, key)  # as quick as the cache
+    told = f"{config.model_dump_json()} {seed} {place} {_stamps(config.root)} {'' if key is None else key.hex()}"
     kept = cache / "domains" / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.npz"
     if kept.exists():
         return read_domain(kept)[0]
-    domain = data.load_own(config, seed, place)
+    domain = data.load_own(config, seed, place, key)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_domain(kept, domain, data.class_count(config))
     return domain

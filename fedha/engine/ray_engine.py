@@ -38,7 +38,7 @@ def run_ray(
     Ray is started if this process has not, and stays for the process' next runs.
     """
     config = job.config
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0])
+    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
     address = config.engine.address
     cluster = None if address is None else ray_session.start(0, 0, address)
     plan = make_plan(config, len(parts), look(), cluster, run_operations(config, domains))

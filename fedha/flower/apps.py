@@ -125,7 +125,7 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
     """A process keeps its clients, their data and what they computed last from one message to the next."""
     config = from_json(settings)
     domains = load_domains(config, left_out)
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0])
+    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
 
     def model(context: Context) -> SplitModel:
         return build(config.model, domains.input_shape, domains.classes, config.seed[0])

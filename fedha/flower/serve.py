@@ -58,7 +58,7 @@ def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
     Raises:
         FedhaError: The data are missing or wrong, or no source would be left.
     """
-    domains = data.load(config.data, config.seed[0])
+    domains = data.load(config.data, config.seed[0], covered=config.privacy.protect == "examples")
     return domains if left_out is None else leave_out(domains, left_out)
 
 
@@ -347,7 +347,7 @@ def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: i
     path = job.folder / runfolder.SPENDING
     server.members = list(members)
     if resume and path.exists():  # rounds after the checkpoint were released too, with noise that nobody can draw again
-        server.spending = restore_spending(json.loads(path.read_text(encoding="utf-8")))
+        server.spending = restore_spending(json.loads(path.read_bytes()))
     if not done:
         budget.check_first(server, members)
         return ""

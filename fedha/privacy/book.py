@@ -63,7 +63,7 @@ class Book:
         if self.path is None or not self.path.exists():
             return
         try:
-            content: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(self.path.read_bytes())
             self.ledgers = {part: restore(state) for part, state in content["ledgers"].items()}
             self.answered = [(float(moment), str(name)) for moment, name in content["answered"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

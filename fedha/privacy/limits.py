@@ -3,20 +3,26 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedha.errors import FedhaError
 from fedha.privacy.guards import HeadLimits
+from fedha.schema import numbers_as_written, refusal
+from fedha.yamlfile import read_yaml
 
 
 class HeadSection(BaseModel):
     """What an honest head looks like; see `fedha.privacy.guards.HeadLimits`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     least_distance: float = Field(HeadLimits.least_distance, gt=0)
     largest_norm: float = Field(HeadLimits.largest_norm, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_written(cls, content: Any) -> Any:
+        return numbers_as_written(cls, content)
 
 
 class Limits(BaseModel):
@@ -32,7 +38,7 @@ class Limits(BaseModel):
         head: What an honest head looks like.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     max_epsilon: float | None = Field(None, gt=0)
     delta: float | None = Field(None, gt=0, lt=1)
@@ -40,6 +46,11 @@ class Limits(BaseModel):
     statistics: tuple[str, ...] | None = None
     rounds_per_hour: int | None = Field(None, ge=1)
     head: HeadSection = HeadSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_written(cls, content: Any) -> Any:
+        return numbers_as_written(cls, content)
 
 
 def read_limits(path: Path) -> Limits:
@@ -49,15 +60,9 @@ def read_limits(path: Path) -> Limits:
         FedhaError: The file is missing or says something else: the site then answers nothing, which is what a site
             that wanted limits would want.
     """
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise FedhaError(f"cannot read this site's limits {path}: {error.strerror}; correct FEDHA_LIMITS") from error
-    except yaml.YAMLError as error:
-        raise FedhaError(f"this site's limits {path} are not YAML: {' '.join(str(error).split())}") from error
-    try:
+    content = read_yaml(path, "this site's limits", "correct FEDHA_LIMITS")
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise FedhaError(f"this site's limits {path} are no mapping; write keys such as `max_epsilon: 8`")
+    with refusal(Limits, f"this site's limits {path}"):
         return Limits.model_validate(content)
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg'].lower()}" for one in error.errors())
-        known = ", ".join(Limits.model_fields)
-        raise FedhaError(f"this site's limits {path}: {'; '.join(problems)}; known keys are {known}") from error

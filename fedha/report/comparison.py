@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from fedha.config import load_written
 from fedha.errors import FedhaError
 from fedha.runs import runfolder
 
@@ -100,15 +99,13 @@ def variants(configs: Sequence[Mapping[str, Any]]) -> list[Variant]:
 
 
 def _read(folder: Path) -> Run:
-    try:
-        config = yaml.safe_load((folder / runfolder.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise FedhaError(f"cannot read {folder / runfolder.CONFIG}: {' '.join(str(error).split())}") from error
     results = runfolder.read_results(folder)
-    if not isinstance(config, dict) or not results.keys() >= _NEEDED:
-        raise FedhaError(
-            f"{folder} does not hold a run of fedha: its {runfolder.CONFIG} or {runfolder.RESULTS} is foreign"
-        )
+    if not results.keys() >= _NEEDED:
+        raise FedhaError(f"{folder} does not hold a run of fedha: its {runfolder.RESULTS} is foreign")
+    try:
+        config = load_written(folder / runfolder.CONFIG).model_dump(mode="json")
+    except FedhaError as error:
+        raise FedhaError(f"{folder} does not hold a run of fedha: {error}") from error
     return Run(folder, config, runfolder.read_metrics(folder), results)
 
 

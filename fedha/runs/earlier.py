@@ -48,7 +48,7 @@ def _is_run(folder: Path) -> bool:
     if not ((folder / files.CONFIG).is_file() and (folder / files.METRICS).is_file()):
         return False
     try:
-        configs.load(folder / files.CONFIG)
+        configs.load_written(folder / files.CONFIG)
     except FedhaError:
         return False
     return True
@@ -60,7 +60,7 @@ def _planned(folder: Path) -> set[str]:
 
     if not _is_written(folder / files.EXPERIMENT):
         return set()
-    return {run_name(run) for run in configs.load(folder / files.EXPERIMENT).runs()}
+    return {run_name(run) for run in configs.load_written(folder / files.EXPERIMENT).runs()}
 
 
 def _is_written(path: Path) -> bool:
@@ -68,7 +68,7 @@ def _is_written(path: Path) -> bool:
     try:
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
-        configs.load(path)
+        configs.load_written(path)
     except (OSError, ValueError, yaml.YAMLError, FedhaError):
         return False
     whole = isinstance(content, dict) and {"name", "data", "model", "recipe", "seed", "training"} <= content.keys()

@@ -90,9 +90,9 @@ def planned_runs(path: Path, overrides: Sequence[str] = ()) -> list[tuple[Config
     plan: dict[Path, Config] = {}
     for folder in _walk(_existing(path)):
         if holds_run(folder):
-            plan.setdefault(folder, configs.load(folder / runfolder.CONFIG, overrides))
+            plan.setdefault(folder, configs.load_written(folder / runfolder.CONFIG, overrides))
         elif holds_experiment(folder):
-            runs = configs.load(folder / EXPERIMENT, overrides).runs()
+            runs = configs.load_written(folder / EXPERIMENT, overrides).runs()
             plan.update({folder / run_name(run): run for run in runs})
     if not plan:
         raise _empty(path)
@@ -108,7 +108,7 @@ def change_experiments(path: Path, overrides: Sequence[str]) -> None:
     """
     for folder in _walk(path) if overrides else ():
         if holds_experiment(folder):
-            changed = configs.load(folder / EXPERIMENT, overrides)
+            changed = configs.load_written(folder / EXPERIMENT, overrides)
             belongings.write_text(folder, EXPERIMENT, configs.to_yaml(changed))
 
 

@@ -47,7 +47,11 @@ def changes(folder: Path, config: Config) -> list[Change]:
     saved = read_saved(folder)
     if saved is None and not runfolder.is_finished(folder):
         return []
-    was = configs.load(folder / CONFIG).model_dump(mode="json") if saved is None or not saved.config else saved.config
+    was = (
+        configs.load_written(folder / CONFIG).model_dump(mode="json")
+        if saved is None or not saved.config
+        else saved.config
+    )
     found = differences(was, config)
     refuse(str(folder), found)
     ends = [one for one in found if one.key in _ENDS]
@@ -79,7 +83,7 @@ def take_up(folder: Path, config: Config, found: Sequence[Change]) -> None:
         for name in (RESULTS, FOLD):
             if name in belongings.owned(folder):
                 (folder / name).unlink(missing_ok=True)
-    if configs.load(folder / CONFIG) != config:
+    if configs.load_written(folder / CONFIG) != config:
         belongings.write_text(folder, CONFIG, configs.to_yaml(config))
 
 

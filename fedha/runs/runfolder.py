@@ -223,7 +223,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     path = _results(folder)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise FedhaError(f"the run in {folder} has not finished; continue it with: fedha resume {folder}") from error
     except (OSError, ValueError) as error:

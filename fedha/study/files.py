@@ -6,9 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fedha.config import Config
+from fedha.config import Config, load_written, to_yaml
 from fedha.errors import FedhaError
 from fedha.report.drawing import standalone
 from fedha.report.formats import Table, render
@@ -31,15 +29,14 @@ def take(folder: Path, config: Config) -> None:
         FedhaError: The folder holds a study of another config, or something else.
     """
     path = folder / ASKED
-    content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     if path.is_file() and ASKED in belongings.owned(folder):
-        if path.read_text(encoding="utf-8") != content:
+        if load_written(path) != config:
             raise FedhaError(f"{folder} holds a study of another config; choose another folder with --out")
         belongings.claim(folder, *STUDY)
         return
     if folder.is_dir() and any(one.name not in (MARKER, LOCK) for one in folder.iterdir()):
         raise FedhaError(f"{folder} is not empty and holds no study; choose another folder with --out")
-    belongings.write_text(make_folder(folder), ASKED, content)
+    belongings.write_text(make_folder(folder), ASKED, to_yaml(config))
     belongings.claim(folder, *STUDY)
 
 

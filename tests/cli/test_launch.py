@@ -3,12 +3,14 @@
 import io
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from rich.console import Console
 
 from fedha.cli import launch
 from fedha.cli.exits import EndedError
+from fedha.errors import FedhaError
 from fedha.runs import runfolder
 from fedha.runs.folders import planned_runs
 from tests.made_runs import FAST
@@ -83,3 +85,38 @@ def test_a_file_goes_before_a_shipped_config_of_the_same_name(tmp_path: Path, mo
     Path("quickstart").write_text("name: mine")
     assert launch.find_config("quickstart", engine="inline").name == "mine"
     assert launch.find_config("quickstart", engine="inline").engine.name == "inline"
+
+
+def test_a_folder_is_no_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("heart", "mine"):
+        Path(name).mkdir()
+    assert launch.find_config("heart").name == "heart"
+    with pytest.raises(FedhaError, match="mine is a folder; name a YAML file, or one of"):
+        launch.find_config("mine")
+
+
+def test_a_folder_of_data_is_absolute_wherever_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for given, meant in (("data", "data"), ("../x", "../x"), ("~/data", "home/data"), ("/there", "/there")):
+        found = launch.find_config("heart", [f"data.root={given}"])
+        assert found.data.root == tmp_path / meant
+        assert launch.find_config("heart", [f"data.root={given}"], elsewhere=True).data.root == Path(given)
+    with pytest.raises(FedhaError, match="nobody here has that home"):
+        launch.find_config("heart", ["data.root=~nobody-of-this-name/data"])
+
+
+def test_a_run_of_data_beside_it_goes_on_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "t"):
+        (tmp_path / "here" / "data").mkdir(parents=True, exist_ok=True)
+        inputs = numpy.random.default_rng(ord(name)).normal(size=(20, 3))
+        numpy.savez(tmp_path / "here" / "data" / f"{name}.npz", inputs=inputs, labels=[0, 1] * 10)
+    monkeypatch.chdir(tmp_path / "here")
+    changes = ("data={name: arrays, root: data, target: t}", "model.one_logit=false", "recipe=erm", "seed=0")
+    folder, plan = _plan(tmp_path / "run", *changes)
+    with pytest.raises(EndedError):
+        launch.train(plan, Console(file=_Breaks("round 2/", KeyboardInterrupt())), quiet=False, common=folder)
+    monkeypatch.chdir(tmp_path)
+    launch.train(planned_runs(folder), Console(file=io.StringIO()), quiet=True, common=folder)
+    assert runfolder.is_finished(folder)

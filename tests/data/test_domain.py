@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, split, unseen
+from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 
 
@@ -24,9 +25,9 @@ def with_train(part):
     return domain_set(sources=(Domain("a", examples(), examples(2)), Domain("b", part, examples(0))))
 
 
-@given(st.integers(0, 40), st.floats(0, 1), st.integers(0, 2**31))
-def test_a_split_is_a_partition_and_its_share_is_rounded(n, share, seed):
-    domain = split("a", examples(n), share, torch.Generator().manual_seed(seed))
+@given(st.integers(0, 40), st.floats(0, 1), st.sampled_from(["stratified", "random"]), st.integers(0, 2**31))
+def test_a_split_is_a_partition_and_its_share_is_rounded(n, share, kind, seed):
+    domain = split("a", examples(n), Cut(share, kind, seed))
     rows = torch.cat([domain.train.inputs, domain.held_out.inputs])
     assert torch.equal(rows[rows[:, 0].argsort()], examples(n).inputs)
     assert len(domain.held_out) == max(0, min(round(share * n), n - 1))
@@ -34,8 +35,8 @@ def test_a_split_is_a_partition_and_its_share_is_rounded(n, share, seed):
         assert torch.equal(part.labels, (part.inputs[:, 0] / 3).long() % 2)
 
 
-def test_a_split_depends_on_its_generator():
-    one, same, other = (split("a", examples(50), 0.5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+def test_a_split_depends_on_its_seed():
+    one, same, other = (split("a", examples(50), Cut(0.5, seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(one.train.inputs, same.train.inputs)
     assert not torch.equal(one.train.inputs, other.train.inputs)
 

@@ -46,7 +46,7 @@ class Overhearing(InlineGrid):
 def grid_of(config: Config, site: Any = simulated, *, skip: bool = False) -> Overhearing:
     """The clients of a config, each with a site of its own."""
     domains = load_domains(config)
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0])
+    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
     app = client_app(
         lambda _: build(config.model, domains.input_shape, domains.classes, config.seed[0]),
         lambda context: parts[int(context.node_config["partition-id"])],

@@ -77,7 +77,7 @@ def test_a_foreign_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FedhaError, match="does not hold a run of fedha"):
         read_runs([folder])
     (folder / "config.yaml").write_text("{")
-    with pytest.raises(FedhaError, match=r"cannot read .*config\.yaml"):
+    with pytest.raises(FedhaError, match=r"config\.yaml is not YAML"):
         read_runs([folder])
 
 

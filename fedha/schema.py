@@ -1,0 +1,136 @@
+"""What a schema makes of what people wrote, and the sentences where it cannot."""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fedha.errors import FedhaError
+
+_WHOLE = re.compile(r"[-+]?[0-9]+(_[0-9]+)*\Z")
+_HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]+\Z")
+_DECIMAL = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\Z")
+_LONGEST = 400  # digits: beyond a float's range, and no work for who writes them
+_SHOWN = 10  # problems that are named
+_WIDEST = 80  # characters of a value
+
+
+def number(text: str) -> int | float | None:
+    """A number as people write it, such as 7, 007, 1_000, 1e-1, .5 or 0x1F; None where it is none."""
+    if len(text) > _LONGEST:
+        return None
+    if _WHOLE.match(text):
+        return int(text)
+    if _HEXADECIMAL.match(text):
+        return int(text, 16)
+    return float(text) if _DECIMAL.match(text) else None
+
+
+def numbers_as_written(schema: type[BaseModel], content: Any) -> Any:
+    """A section's content with numbers where its fields take nothing but numbers; what is none is left as it is."""
+    if not isinstance(content, Mapping):
+        return content
+    numeric = {key for key, field in schema.model_fields.items() if _numeric(field.annotation)}
+    return {key: _as_numbers(one) if key in numeric else one for key, one in content.items()}
+
+
+def explained(error: ValidationError, schema: type[BaseModel], origin: str) -> FedhaError:
+    """Every problem in a sentence, with its value and, for an unknown key, the nearest known one.
+
+    Args:
+        error: Pydantic's.
+        schema: What was to be made.
+        origin: What the content is called; "" for nothing.
+    """
+    problems = list(dict.fromkeys(_explain(dict(one), schema) for one in error.errors(include_url=False)))
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return FedhaError(f"{origin and f'{origin}: '}{'; '.join([*problems[:_SHOWN], *more])}")
+
+
+@contextmanager
+def refusal(schema: type[BaseModel], origin: str = "") -> Iterator[None]:
+    """Turn pydantic's error into one of ours.
+
+    Raises:
+        FedhaError: As `explained`.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise explained(error, schema, origin) from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question after a name that is unknown: the nearest known ones, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=2, cutoff=0.5) if len(name) <= _WIDEST else []
+    if close:
+        return f"; did you mean {' or '.join(repr(one) for one in close)}?"
+    return f"; known are {', '.join(known)}"
+
+
+def shown(value: Any) -> str:
+    """A value as errors show it: never more than a line."""
+    if isinstance(value, Mapping):
+        keys = ", ".join(f"{_cut(str(key))}: …" for key in list(value)[:_SHOWN])
+        return _cut(f"{{{keys}}}")
+    if isinstance(value, list | tuple):
+        return _cut(f"[{', '.join(shown(one) for one in value[:_SHOWN])}{', …' if len(value) > _SHOWN else ''}]")
+    return _cut(repr(value[: 2 * _WIDEST] if isinstance(value, str) else value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
+
+
+def _explain(problem: dict[str, Any], schema: type[BaseModel]) -> str:
+    path = _cut(".".join(str(part) for part in problem["loc"] if not isinstance(part, int)))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {path!r}{nearest(str(problem['loc'][-1]), _known_keys(schema, problem['loc'][:-1]))}"
+    if problem["type"] == "missing":
+        return f"{path} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    return f"{path or 'it'} is {shown(problem['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(schema: type[BaseModel], location: Iterable[str | int]) -> list[str]:
+    for part in location:
+        if not isinstance(part, int):
+            kinds = types_in(schema.model_fields[part].annotation)
+            schema = next(kind for kind in kinds if issubclass(kind, BaseModel))
+    return list(schema.model_fields)
+
+
+def _numeric(annotation: Any) -> bool:
+    """Whether a field's values, those of its lists and mappings included, are numbers or nothing."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _numeric(arguments[0])
+    if origin in (dict, Mapping):
+        return _numeric(arguments[1])
+    if arguments and origin is not typing.Literal:
+        return all(_numeric(one) for one in arguments if one not in (type(None), Ellipsis))
+    return annotation in (int, float)
+
+
+def _as_numbers(value: Any) -> Any:
+    if isinstance(value, str):
+        found = number(value.strip())
+        return value if found is None else found
+    if isinstance(value, Mapping):
+        return {key: _as_numbers(one) for key, one in value.items()}
+    return [_as_numbers(one) for one in value] if isinstance(value, list) else value
+
+
+def types_in(annotation: Any) -> list[type]:
+    """The types that a field's annotation names, those within lists, unions and mappings included."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation]
+    return [kind for argument in typing.get_args(annotation) for kind in types_in(argument)]
