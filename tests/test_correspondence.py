@@ -18,10 +18,10 @@ from fedha.errors import ClientError, FedhaError
 from fedha.exchange import Reply
 from fedha.flower import HessianAlignment
 from fedha.flower.correspondence import Rules
-from fedha.flower.verdict import problem as problem_of
 from fedha.flower.wire import pack_reply, unpack_reply
 from fedha.measurement import shapes
 from fedha.recipes import RECIPES
+from fedha.verdict import problem as problem_of
 from tests.test_engines import app_of, assert_same_bits, train_over, train_plainly
 from tests.test_recipes import SEED, Problem, make_problem
 

@@ -15,15 +15,14 @@ from fedha.data.shards import client_domains
 from fedha.engine.nodes import (
     FIRST_NODE,
     copy_records,
-    error_reply,
     identify_server,
     make_context,
     received_message,
-    traceback_of,
 )
 from fedha.engine.parcels import TOGETHER, Records, even, to_record_dict
 from fedha.flower.apps import device
 from fedha.flower.client import Clients, app_for, restore_state, simulated, state_record
+from fedha.flower.failure import failure_of, pack_failure
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.models import build
@@ -37,7 +36,6 @@ class InlineGrid(Grid):
         app: The ClientApp.
         clients: How many nodes; node k has partition-id k.
         run_config: What the clients' contexts carry.
-        skip: Whether a client's exception becomes an error reply; else it is the caller's, as it was raised.
         together: The clients behind the app, where they may be trained together.
     """
 
@@ -47,11 +45,10 @@ class InlineGrid(Grid):
         clients: int,
         run_config: dict[str, Any] | None = None,
         *,
-        skip: bool = False,
         together: Clients | None = None,
     ) -> None:
         identify_server()
-        self._app, self._skip, self._together = app, skip, together
+        self._app, self._together = app, together
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}
         self._contexts = {
@@ -118,14 +115,12 @@ class InlineGrid(Grid):
     def _deliver(self, message: Message) -> str:
         received = _received(message, copy_records(message.content))
         sent = received.metadata
-        name, node, kind = sent.message_id, sent.dst_node_id, sent.message_type
+        name, node = sent.message_id, sent.dst_node_id
         try:
             self._replies[name] = self._app(received, self._contexts[node])
-        except Exception as error:
-            if not self._skip:
-                error.add_note(f"raised by client {node - FIRST_NODE} in {kind}")
-                raise
-            self._replies[name] = error_reply(traceback_of(error), received)
+        except Exception as error:  # of a stranger's app: ours answers what goes wrong
+            failed = failure_of(error, node - FIRST_NODE)
+            self._replies[name] = Message(pack_failure(failed), reply_to=received)
         return name
 
 
@@ -163,8 +158,7 @@ def inline_grid(
         party=simulated_party(config),
         site=simulated,
     )
-    skip = config.engine.on_client_error == "skip"
-    return InlineGrid(app_for(made), len(held), skip=skip, together=made if together else None)
+    return InlineGrid(app_for(made), len(held), together=made if together else None)
 
 
 def run_inline(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedha.config import Config
+from fedha.runs.absences import absence_texts
 
 
 def run_title(config: Config, place: int = 1, runs: int = 1) -> str:
@@ -51,7 +52,7 @@ def result_text(results: Mapping[str, Any]) -> str:
         whose, epsilon = max(privacy["epsilon"].items(), key=lambda one: float(one[1] or 0), default=("", 0.0))
         text += f"; ε {epsilon:.2f} at δ {privacy['delta'].get(whose, 0):.1g} for one {privacy['protect'].rstrip('s')}"
         text += f"; ended after round {results['rounds']}, by privacy.max_epsilon" if privacy.get("stopped") else ""
-    return text
+    return "; ".join([text, *absence_texts(results.get("left_out", {}), results["rounds"])])
 
 
 def target_title(name: str) -> str:
