@@ -104,17 +104,17 @@ def answer_train(client: Client, request: Request) -> Reply:
         update, metrics = train(client, request)
     client._forward = None
     if not all(bool(value.isfinite().all()) for value in update.values()):
-        raise not_finite(client, request, "loss", f" (risk {metrics['risk']:.4g})")
+        raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
     return client.reply(update, metrics)
 
 
 def not_finite(client: Client, request: Request, what: str, more: str = "") -> FedhaError:
     """The error for an answer that is not finite: it blames the inputs where these are large, else the training."""
     largest = float(client.domain.train.inputs.abs().max())
-    scale = f"its inputs go up to {largest:.3g}: scale them to about 1, or " if largest > _LARGE else ""
+    scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
     return FedhaError(
-        f"the {what} of domain {client.domain.client!r} is not finite in round {request.round}{more}; "
-        f"{scale}lower training.learning_rate or the recipe's weight"
+        f"the {what} of domain {client.domain.client!r} is not finite in round {request.round} ({more}inputs up to "
+        f"{largest:.4g}); {scale}lower training.learning_rate or the recipe's weight"
     )
 
 
