@@ -1,6 +1,7 @@
 """A federation's real processes on loopback: SuperLink, ServerApp, SuperNodes, ClientApps, with TLS and identities."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +20,12 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens at; below those that systems give to connections, which could take it before we do."""
+    while True:
+        port = random.SystemRandom().choice(range(10_000, 32_000))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
@@ -93,13 +98,15 @@ class Running:
     def node_until_it_is_taken(self, name: str, seconds: float = 180) -> None:
         """What `restart: unless-stopped` does: a SuperNode that was killed is refused for as long as its lease runs."""
         deadline, joined = time.monotonic() + seconds, self.said(f"{name}-node").count("SuperNode ID")
+        pause = 1.0
         while time.monotonic() < deadline:
             self.node(name)
             while self.processes[f"{name}-node"].poll() is None:
                 if self.said(f"{name}-node").count("SuperNode ID") > joined:
                     return
                 time.sleep(0.1)
-            time.sleep(1)
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)  # as container engines do; each start costs seconds of computing
         raise AssertionError(f"{name} was not taken back within {seconds:g} s: {self.said(f'{name}-node')[-2000:]}")
 
     def app(self, name: str, **environment: str) -> None:

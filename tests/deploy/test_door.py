@@ -33,7 +33,10 @@ NEEDED = {
 # Nodes with a key of their own that the server knows neither register nor unregister themselves.
 NOT_NEEDED = {"register-node", "unregister-node"}
 
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx, from Debian's package of that name")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx, from Debian's package of that name"),
+]
 
 
 @dataclass
