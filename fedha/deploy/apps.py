@@ -114,7 +114,7 @@ def deployed_client_app() -> ClientApp:
     def covered(message: Message) -> bool:
         return bool(os.environ.get("FEDHA_LIMITS")) or is_covered(message.content)
 
-    register(app, telling(answer, covered))
+    register(app, telling(answer, covered, traces=False))
     return app
 
 

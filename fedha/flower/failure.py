@@ -3,7 +3,7 @@
 import re
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import ERROR
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
@@ -83,7 +83,11 @@ def find_failure(reply: Message) -> Failure | None:
 
 
 def telling(
-    answer: Callable[[Message, Context], Message], covered: Callable[[Message], bool], *, logs: bool = True
+    answer: Callable[[Message, Context], Message],
+    covered: Callable[[Message], bool],
+    *,
+    logs: bool = True,
+    traces: bool = True,
 ) -> Callable[[Message, Context], Message]:
     """A ClientApp's handler that answers what goes wrong in it, with kind and sentence as fields of the reply.
 
@@ -91,6 +95,7 @@ def telling(
         answer: The handler.
         covered: Whether an error that nobody expected is told by its kind alone, for it can hold what its code held.
         logs: Whether the client's own log is told too.
+        traces: Whether a traceback may leave: it names the client's files.
     """
 
     def told(message: Message, context: Context) -> Message:
@@ -104,7 +109,7 @@ def telling(
                 )
             if found.trace and covered(message):
                 found = Failure(found.kind, "it could not answer; its own log says why", "", found.place)
-            return Message(pack_failure(found), reply_to=message)
+            return Message(pack_failure(found if traces else replace(found, trace="")), reply_to=message)
 
     return told
 
