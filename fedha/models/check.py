@@ -73,7 +73,7 @@ def check_parameters(model: nn.Module, sent: Mapping[str, Sequence[int]]) -> Non
     buffers = [name for name, _ in model.named_buffers() if name in sent]
     if buffers:
         raise FedhaError(
-            f"of the arrays that the server starts from, {_some(buffers)} no parameters but buffers of the network, and "
+            f"of the arrays that the server starts from, {_some(buffers)} no parameters but buffers of the network and "
             f"would be trained; {_START}"
         )
     for what, names in (("lack", own.keys() - sent.keys()), ("hold", sent.keys() - own.keys())):
