@@ -33,6 +33,11 @@ class Member:
     held_out: int = 0
     unreached: tuple[str, ...] = ()
 
+    @property
+    def who(self) -> str:
+        """What events and errors call it."""
+        return f"client {self.index} (domain {self.domain!r})"
+
 
 def draw_cohort(training: TrainingConfig, seed: int, round: int, members: Sequence[Member]) -> list[Member]:
     """The clients of a round, in client order: the same for the same seed and round, on every engine.

@@ -307,7 +307,8 @@ class EngineConfig(_Section):
         None, json_schema_extra=_ELSEWHERE, description="ray: a running cluster, such as auto or ray://head:10001"
     )
     on_client_error: Literal["stop", "skip"] = Field(
-        "stop", description="a client that fails ends the run, or is left out of the round and counted"
+        "stop",
+        description="a client that fails, or whose answer does not count, ends the run, or is left out and counted",
     )
     client_timeout: float | None = Field(
         None, gt=0, json_schema_extra=_ELSEWHERE, description="ray: seconds a client may take for one answer"

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from fedha.aggregation import apply_update, risk_shares, server_optimizer
 from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
+from fedha.models.check import check_parameters, check_trainable
 from fedha.models.reach import unreached
 from fedha.piggyback import RIDING, answer_train, riders
 from fedha.privacy.client_level import private_mean
@@ -23,6 +24,7 @@ from fedha.privacy.spending import Spending
 from fedha.recipes import STATISTICS
 from fedha.reference import moving_average, weighted_mean
 from fedha.training import PARTS, Client, answer_measure
+from fedha.verdict import problem, refused
 
 
 @dataclass
@@ -243,27 +245,61 @@ def pool_evaluations(replies: Sequence[Reply]) -> dict[str, dict[str, dict[str, 
     return numbers
 
 
-def run_round(server: Server, clients: Sequence[Client], round: int) -> dict[str, Any]:
+def run_round(
+    server: Server,
+    clients: Sequence[Client],
+    round: int,
+    *,
+    on_client_error: Literal["stop", "skip"] = "stop",
+) -> dict[str, Any]:
     """One round over clients in this process: measure, refer, train, aggregate.
 
     Args:
         server: Changed in place.
         clients: In client order.
         round: From 1.
+        on_client_error: Whether a client that fails, or whose answer does not count, ends the run or is left out.
 
     Returns:
-        The round's numbers: loss, risk and accuracy by domain, penalty by term, weight.
-    """
-    references = dict(server.references)
-    cohort = {one.index for one in server.gather(round, [_met(client, server.task) for client in clients])}
-    chosen = [client for client in clients if client.index in cohort]
+        The round's numbers: loss, risk and accuracy by domain, penalty by term, weight; and the events, if there were.
 
-    def request(client: Client, measure: tuple[str, ...]) -> Request:
-        return Request(server.task, round, server.parameters, references, measure, server.shares[client.index])
+    Raises:
+        FedhaError: A client fails, or none is left.
+    """
+    for model in {id(client.model): client.model for client in clients}.values():
+        check_trainable(model)
+        check_parameters(model, {name: value.shape for name, value in server.parameters.items()})
+    references, left_out = dict(server.references), dict[int, dict[str, Any]]()
+    cohort = {one.index for one in server.gather(round, [_met(client, server.task) for client in clients])}
+
+    def ask(what: str, measure: tuple[str, ...]) -> list[Reply]:
+        replies = []
+        for client in (one for one in clients if one.index in cohort - left_out.keys()):
+            own = Request(server.task, round, server.parameters, references, measure, server.shares[client.index])
+            try:
+                replies.append(_answer(what, client, own))
+            except FedhaError as error:
+                if on_client_error == "stop":
+                    raise
+                event = {"event": "refused", "client": client.member.who, "exchange": what, "reason": str(error)}
+                left_out[client.index] = event
+        if not replies:
+            reasons = "; ".join(one["reason"] for one in left_out.values())
+            raise FedhaError(f"no client is left in round {round}: {reasons}")
+        return replies
 
     for measure in server.measurements():
-        references |= server.refer([answer_measure(client, request(client, measure)) for client in chosen])
-    return server.step(round, [answer_train(client, request(client, server.riders(round))) for client in chosen])
+        references |= server.refer(ask("measure", measure))
+    record = server.step(round, ask("train", server.riders(round)))
+    return {**record, **({"events": list(left_out.values())} if left_out else {})}
+
+
+def _answer(what: str, client: Client, request: Request) -> Reply:
+    """A client's answer, if it may enter an average."""
+    reply = (answer_measure if what == "measure" else answer_train)(client, request)
+    if (wrong := problem(reply, {})) is not None:
+        raise refused(client.member.who, what, request.round, wrong)
+    return reply
 
 
 def _met(client: Client, task: Task) -> Member:

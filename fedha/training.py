@@ -26,6 +26,7 @@ from fedha.reference import moving_average
 from fedha.schedule import rate_factor
 
 PARTS = ("held_out", "train")  # of a domain, that may be evaluated
+_LARGE = 1e3  # inputs beyond are rarely meant
 
 
 @dataclass
@@ -84,6 +85,9 @@ def answer_measure(client: Client, request: Request) -> Reply:
     for name, offset in average_offsets(client, request.task.recipe).items():
         if name in tensors:
             tensors[name] = tensors[name] + offset
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise not_finite(client, request, name)
     return client.reply(tensors)
 
 
@@ -101,11 +105,18 @@ def answer_train(client: Client, request: Request) -> Reply:
         update, metrics = train(client, request)
     client._forward = None
     if not all(bool(value.isfinite().all()) for value in update.values()):
-        raise FedhaError(
-            f"the loss of domain {client.domain.client!r} is not finite in round {request.round} "
-            f"(risk {metrics['risk']:.4g}); lower training.learning_rate or the recipe's weight"
-        )
+        raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
     return client.reply(update, metrics)
+
+
+def not_finite(client: Client, request: Request, what: str, more: str = "") -> FedhaError:
+    """The error for an answer that is not finite: it blames the inputs where these are large, else the training."""
+    largest = float(client.domain.train.inputs.abs().max())
+    scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
+    return FedhaError(
+        f"the {what} of domain {client.domain.client!r} is not finite in round {request.round} ({more}inputs up to "
+        f"{largest:.4g}); {scale}lower training.learning_rate or the recipe's weight"
+    )
 
 
 def answer_evaluate(client: Client, request: Request) -> Reply:
@@ -114,6 +125,8 @@ def answer_evaluate(client: Client, request: Request) -> Reply:
         return client.reply({}, answers.evaluate_privately(client, request))
     numbers = {}
     for part in request.measure:
+        if part not in PARTS:
+            raise FedhaError(f"the server asks to evaluate {part!r}; the parts of a domain are {', '.join(PARTS)}")
         examples: Examples = getattr(client.domain, part)
         for name, value in evaluate(client.model, request.parameters, examples).items():
             numbers[f"{part}/{name}"] = value
@@ -129,9 +142,10 @@ def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Exam
     if len(examples) == 0:
         return {"examples": 0}
     correct, total = 0.0, 0.0
+    own = {name: value.clone() for name, value in parameters.items()}  # a network may write to what it is handed
     with torch.no_grad():
         for inputs, labels in zip(examples.inputs.split(16384), examples.labels.split(16384), strict=True):
-            logits = functional_call(model, dict(parameters), (inputs,))
+            logits = functional_call(model, own, (inputs,))
             scores = logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], 1)
             correct += float((scores.argmax(1) == labels).sum())
             total += float(torch.nn.functional.cross_entropy(scores, labels, reduction="sum"))

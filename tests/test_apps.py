@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Context, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from torch.func import functional_call
 
 from clients.app import app as client
 from fedha.config import load, parse, to_json
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
+from fedha.flower import HessianAlignment
 from fedha.flower.apps import _check_federation, job_from
 from fedha.run import execute
 from fedha.runs import runfolder
@@ -161,19 +162,20 @@ def test_the_bundle_that_flwr_ships_trains_by_itself(tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def documented(tmp_path: Path) -> Callable[[str], str]:
-    """The only block of a language in docs/flower.md."""
+def documented(tmp_path: Path) -> Callable[..., str]:
+    """The only block of a language in docs/flower.md; of those that add to it, one by its number."""
 
-    def block(language: str) -> str:
+    def block(language: str, number: int | None = None) -> str:
         text = (ROOT / "docs" / "flower.md").read_text(encoding="utf-8")
-        (found,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
-        return str(found)
+        found = re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+        assert number is not None or len(found) == 1
+        return str(found[number or 0])
 
     return block
 
 
 @pytest.fixture
-def hospitals(documented: Callable[[str], str], tmp_path: Path) -> ModuleType:
+def hospitals(documented: Callable[..., str], tmp_path: Path) -> ModuleType:
     path = tmp_path / "hospitals.py"
     path.write_text(documented("python"), encoding="utf-8")
     spec = spec_from_file_location("hospitals", path)
@@ -182,6 +184,25 @@ def hospitals(documented: Callable[[str], str], tmp_path: Path) -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def asked(app: Any, kind: str, name: str) -> RecordDict:
+    message = Message(RecordDict({name: MetricRecord()}), 2, kind, group_id="1")
+    (reply,) = InlineGrid(app, 3).send_and_receive([message])
+    return reply.content
+
+
+def test_the_documented_handlers_stand_beside_and_before_fedhas(
+    hospitals: ModuleType, documented: Callable[..., str]
+) -> None:
+    exec(documented("py", 0), vars(hospitals))
+    assert asked(hospitals.client, "evaluate.mine", "any")["numbers"] == MetricRecord({"gap": 0.1})
+    exec(documented("py", 1), vars(hospitals))
+    assert asked(hospitals.client, "evaluate", "mine")["numbers"] == MetricRecord({"gap": 0.1})
+    arrays = ArrayRecord(hospitals.network().state_dict())
+    strategy = HessianAlignment("hgp", clients=3)
+    strategy.start(InlineGrid(hospitals.client, 3), arrays, num_rounds=1)
+    assert list(strategy.last_evaluation["held_out"]) == hospitals.HOSPITALS
 
 
 def test_the_documented_app_trains(

@@ -18,10 +18,10 @@ from fedha.errors import ClientError, FedhaError
 from fedha.exchange import Reply
 from fedha.flower import HessianAlignment
 from fedha.flower.correspondence import Rules
-from fedha.flower.verdict import problem as problem_of
 from fedha.flower.wire import pack_reply, unpack_reply
 from fedha.measurement import shapes
 from fedha.recipes import RECIPES
+from fedha.verdict import problem as problem_of
 from tests.test_engines import app_of, assert_same_bits, train_over, train_plainly
 from tests.test_recipes import SEED, Problem, make_problem
 
@@ -226,10 +226,12 @@ def test_a_client_that_raises_is_not_waited_for() -> None:
     ],
 )
 @pytest.mark.parametrize(("kind", "exchange"), [("query.measure", "measure"), ("train", "train")])
-def test_a_bad_reply_is_refused_and_named_and_the_round_goes_on(
+def test_a_bad_reply_goes_by_the_rule_for_clients_that_fail(
     kind: str, exchange: str, fault: Fault, reason: str
 ) -> None:
-    parameters, events, records = trained({(kind, 2, 1): [fault]}, on_missing="wait")
+    with pytest.raises(FedhaError, match=rf"^client 1 \(domain 'd1'\) was asked to {exchange} in round 2 .*{reason}"):
+        trained({(kind, 2, 1): [fault]}, on_missing="wait")
+    parameters, events, records = trained({(kind, 2, 1): [fault]}, on_missing="wait", on_client_error="skip")
     assert told(events[1]) == [("refused", WHO, exchange)]
     assert all(bool(value.isfinite().all()) for value in parameters.values())
     assert [record["clients"] for record in records] == [3, 2, 3]
@@ -239,7 +241,7 @@ def test_a_bad_reply_is_refused_and_named_and_the_round_goes_on(
 def test_a_round_of_bad_replies_alone_ends_the_run_with_their_reasons() -> None:
     faults: dict[tuple[str, int, int], list[Fault]] = {("train", 2, place): ["nan"] for place in range(3)}
     with pytest.raises(FedhaError, match=r"^0 of 3 clients are left in round 2: client 0 .*not finite.*client 2 "):
-        trained(faults, on_missing="wait")
+        trained(faults, on_missing="wait", on_client_error="skip")
 
 
 @given(st.integers(1, 100), st.none() | st.integers(1, 100))

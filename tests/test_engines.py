@@ -1,5 +1,6 @@
 """Flower's messages change nothing: the strategy over a grid gives the bits of the plain loop, and says what failed."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from fedha.exchange import Reply, Request, Task
 from fedha.federation import run_round
 from fedha.flower import HessianAlignment, client_app
 from fedha.flower.apps import bound_client_app, server_app
+from fedha.flower.failure import find_failure
 from fedha.flower.wire import (
     pack_reply,
     pack_request,
@@ -334,11 +336,13 @@ def test_a_missing_measurement_ends_the_run() -> None:
         train_with({("query.measure", 1, 2): None})
 
 
-def test_a_client_that_raises_raises_here() -> None:
+def test_labels_that_are_no_class_are_named_before_the_first_round() -> None:
     problem = make_problem()
     broken = replace(problem.domains[1].train, labels=problem.domains[1].train.labels + 7)
     problem = replace(problem, domains=(problem.domains[0], replace(problem.domains[1], train=broken)))
-    with pytest.raises(IndexError, match=r"[Tt]arget"):
+    with pytest.raises(
+        FedhaError, match=r"client 1 failed to introduce .* 'd1' run from 7 to 9 but there are 3 classes"
+    ):
         train_over(InlineGrid(app_of(problem), 2), HessianAlignment("erm", clients=2), problem, 1)
 
 
@@ -374,8 +378,10 @@ def test_a_node_without_a_partition_id_is_refused() -> None:
     arrays = pack_tensors(dict(problem.model.named_parameters()))
     message, *_ = strategy.configure_train(1, arrays, ConfigRecord(), InlineGrid(app_of(problem), 1))
     nowhere = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
-    with pytest.raises(FedhaError, match=r"no partition-id.*--node-config 'partition-id=0'"):
-        app_of(problem)(message, nowhere)
+    failed = find_failure(app_of(problem)(message, nowhere))
+    assert failed is not None
+    assert failed.kind == "FedhaError"
+    assert re.search(r"no partition-id.*--node-config 'partition-id=0'", failed.sentence)
 
 
 def test_a_node_beyond_the_domains_is_refused(tmp_path: Path) -> None:

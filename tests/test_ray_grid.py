@@ -21,6 +21,7 @@ from fedha.engine import ray_session
 from fedha.errors import ClientError, FedhaError
 from fedha.flower import HessianAlignment
 from fedha.flower.client import Clients
+from fedha.flower.failure import find_failure
 from fedha.models import SplitModel
 from fedha.recipes import RECIPES
 from tests.test_engines import assert_same_bits, same_numerics, train_over, train_plainly
@@ -310,10 +311,11 @@ def test_a_hung_client_s_error_says_where_it_hung() -> None:
     ask(grid, 1)
     replies = ask(grid, 2, client_1="sleep")
     grid.close()
-    assert [reply.has_error() for reply in replies] == [False, True, False]
-    reason = replies[1].error.reason
-    assert "time.sleep(1000)" in reason
-    assert reason.splitlines()[-1] == "TimeoutError: took longer than engine.client_timeout, 3 s"
+    failed = [find_failure(reply) for reply in replies]
+    assert [one is not None for one in failed] == [False, True, False]
+    assert failed[1] is not None
+    assert "time.sleep(1000)" in failed[1].trace
+    assert (failed[1].kind, failed[1].sentence) == ("TimeoutError", "took longer than engine.client_timeout, 3 s")
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedha.flower.failure import find_failure
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -79,5 +81,5 @@ class ListeningGrid(Grid):
 
     def _keep(self, number: int, asked: list[Message], answered: list[Message]) -> None:
         questions = {one.metadata.dst_node_id: one.content for one in asked}
-        answers = {one.metadata.src_node_id: one.content for one in answered if not one.has_error()}
+        answers = {one.metadata.src_node_id: one.content for one in answered if find_failure(one) is None}
         self._kept.append(Exchange(asked[0].metadata.message_type, number, questions, answers))

@@ -35,6 +35,7 @@ def answer_measure(clients: Sequence[Client], requests: Sequence[Request]) -> li
     Raises:
         ValueError: The requests differ, or a domain is too small for a statistic. Whatever is raised, nothing has
             changed: `fedha.training` finds the client to blame.
+        FedhaError: A statistic is not finite.
     """
     request = _common(requests)
     network, head = take_apart(clients[0].model), _head(request)
@@ -47,6 +48,7 @@ def answer_measure(clients: Sequence[Client], requests: Sequence[Request]) -> li
         for batch, features in zip(batches, whole_features(chunk, network, request, first, batches), strict=True):
             labels = batch.take(chunk.labels)
             values = measure_stacked(request.measure, clients[0].model, head, features, labels, request)
+            _check_finite(torch.stack([value.abs().amax() for value in values.values()]), request)
             for row, place in enumerate(places[batch.clients]):
                 answers[place] = {name: value[row] for name, value in values.items()}
     measured = [_corrected(client, request, answers[place]) for place, client in enumerate(clients)]
@@ -189,5 +191,6 @@ def _common(requests: Sequence[Request]) -> Request:
 def _check_finite(largest: Tensor, request: Request) -> None:
     if not bool(largest.isfinite().all()):
         raise FedhaError(
-            f"a loss is not finite in round {request.round}; lower training.learning_rate or the recipe's weight"
+            f"a loss or statistic is not finite in round {request.round}; lower training.learning_rate or the recipe's "
+            "weight"
         )

@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from fedha.data.check import check_finite, check_kinds, check_labels
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 
@@ -106,9 +106,7 @@ class DomainSet:
 
     def _check_part(self, name: str, part: str, examples: Examples) -> None:
         inputs, labels = examples.inputs, examples.labels
-        if len(inputs) != len(labels):
-            raise FedhaError(f"domain {name!r} has {len(inputs)} {part} inputs but {len(labels)} labels")
-        if len(examples) == 0:
+        if len(inputs) == len(labels) == 0:
             return
         shape = tuple(inputs.shape[1:])
         if shape != self.input_shape:
@@ -116,21 +114,9 @@ class DomainSet:
                 f"inputs of domain {name!r} have shape {shape} but those of {self.sources[0].name!r} "
                 f"{self.input_shape}; every domain must have the same input shape"
             )
-        if labels.dtype != torch.int64 or not inputs.is_floating_point():
-            raise FedhaError(
-                f"domain {name!r} has {inputs.dtype} inputs and {labels.dtype} labels; "
-                "convert them with inputs.float() and labels.long()"
-            )
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= self.classes:
-            raise FedhaError(
-                f"labels of domain {name!r} run from {low} to {high} but there are {self.classes} classes; "
-                f"labels must be 0 to {self.classes - 1}"
-            )
-        if not all(
-            bool(piece.isfinite().all()) for piece in inputs.split(1024)
-        ):  # all at once, it takes a copy's memory
-            raise FedhaError(f"inputs of domain {name!r} ({part}) contain NaN or infinity; clean or impute them first")
+        check_kinds(name, part, inputs, labels)
+        check_labels(name, labels, self.classes)
+        check_finite(name, part, inputs)
 
 
 def split(name: str, examples: Examples, cut: Cut) -> Domain:

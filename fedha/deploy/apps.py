@@ -35,8 +35,9 @@ from fedha.deploy.side_key import side_key
 from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
-from fedha.flower.client import QUERIES, Clients, recall_averages, state_record
-from fedha.flower.guarded import as_kind
+from fedha.flower.client import Clients, place_of, recall_averages, register, state_record
+from fedha.flower.failure import telling
+from fedha.flower.guarded import as_kind, is_covered
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import pack_tensors, unpack_tensors
@@ -91,7 +92,7 @@ def deployed_client_app() -> ClientApp:
 
     def answer(message: Message, context: Context) -> Message:
         job = job_from(context, Path())
-        settings, place = job.config.model_dump_json(), _place(context)
+        settings, place = job.config.model_dump_json(), place_of(context)
         kind, content = message.metadata.message_type, whole(message.content, _cache())
         if content is None:
             return Message(lacking(), reply_to=message)
@@ -108,8 +109,10 @@ def deployed_client_app() -> ClientApp:
             remember(averages, number, unpack_tensors(after), keep=job.config.checkpoint.every + 2)
         return Message(reply, reply_to=message)
 
-    for register in (*(app.query(name) for name in QUERIES), app.train(), app.evaluate()):
-        register(answer)
+    def covered(message: Message) -> bool:
+        return bool(os.environ.get("FEDHA_LIMITS")) or is_covered(message.content)
+
+    register(app, telling(answer, covered, traces=False))
     return app
 
 
@@ -191,15 +194,6 @@ def _limits() -> Limits | None:
 
 def _cache() -> Path:
     return Path(os.environ.get("FEDHA_CACHE") or Path.home() / ".cache" / "fedha")
-
-
-def _place(context: Context) -> int:
-    if "partition-id" not in context.node_config:
-        raise FedhaError(
-            "the node config has no partition-id; start the SuperNode with --node-config 'partition-id=0' "
-            "(its place in client order)"
-        )
-    return int(str(context.node_config["partition-id"]))
 
 
 def _round(content: RecordDict) -> int | None:

@@ -12,8 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fedha.engine.broadcast import Broadcast
 from fedha.engine.parcels import TOGETHER, Call, Content, Records, even, of_kind
 from fedha.engine.worker import MakeClients, Worker
-from fedha.errors import FedhaError, listed
-from fedha.flower.reasons import failure
+from fedha.errors import ClientError, FedhaError, listed
 from fedha.flower.tensor_array import TensorArray
 
 _PIECE_BYTES = 32 * 2**20  # a worker hands over its replies in parcels of about so much
@@ -98,17 +97,20 @@ class Host:
         Raises:
             FedhaError, ClientError: What its start failed with.
         """
+        what = f"the worker of clients {self.name} did not start"
         try:
             described: dict[str, Any] = ray.get(self._booting, timeout=_START_SECONDS)
         except GetTimeoutError:
             free, wanted = ray.available_resources(), self._options  # type: ignore[no-untyped-call]
             raise FedhaError(
-                f"the worker of clients {self.name} did not start within {_START_SECONDS:g} s: it needs "
+                f"{what} within {_START_SECONDS:g} s: it needs "
                 f"{wanted['num_cpus']:g} CPUs and {wanted['num_gpus']:g} GPUs, and Ray has {free.get('CPU', 0):g} and "
                 f"{free.get('GPU', 0):g} free; take fewer engine.workers, or look at what else runs there"
             ) from None
         except RayError as error:
-            raise failure(f"the worker of clients {self.name} did not start", str(error)) from None
+            raise ClientError(f"{what}: {str(error).strip().splitlines()[0]}", str(error)) from None
+        if failed := described.get("failure"):
+            raise failed.error(what)
         self.node = str(described["node"])
         return described
 

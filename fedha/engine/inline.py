@@ -15,16 +15,15 @@ from fedha.data.shards import client_domains
 from fedha.engine.nodes import (
     FIRST_NODE,
     copy_records,
-    error_reply,
     identify_server,
     make_context,
     received_message,
-    traceback_of,
 )
 from fedha.engine.parcels import TOGETHER, Records, even, to_record_dict
 from fedha.flower.apps import device
 from fedha.flower.client import Clients, app_for, restore_state, simulated, state_record
 from fedha.flower.delivery import never, stop_if_asked
+from fedha.flower.failure import failure_of, pack_failure
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.models import build
@@ -38,7 +37,6 @@ class InlineGrid(Grid):
         app: The ClientApp.
         clients: How many nodes; node k has partition-id k.
         run_config: What the clients' contexts carry.
-        skip: Whether a client's exception becomes an error reply; else it is the caller's, as it was raised.
         together: The clients behind the app, where they may be trained together.
         stop: Asked between two clients, whether to stop.
     """
@@ -49,12 +47,11 @@ class InlineGrid(Grid):
         clients: int,
         run_config: dict[str, Any] | None = None,
         *,
-        skip: bool = False,
         together: Clients | None = None,
         stop: Callable[[], bool] = never,
     ) -> None:
         identify_server()
-        self._app, self._skip, self._together, self._stop = app, skip, together, stop
+        self._app, self._together, self._stop = app, together, stop
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}
         self._contexts = {
@@ -123,14 +120,12 @@ class InlineGrid(Grid):
         stop_if_asked(self._stop)
         received = _received(message, copy_records(message.content))
         sent = received.metadata
-        name, node, kind = sent.message_id, sent.dst_node_id, sent.message_type
+        name, node = sent.message_id, sent.dst_node_id
         try:
             self._replies[name] = self._app(received, self._contexts[node])
-        except Exception as error:
-            if not self._skip:
-                error.add_note(f"raised by client {node - FIRST_NODE} in {kind}")
-                raise
-            self._replies[name] = error_reply(traceback_of(error), received)
+        except Exception as error:  # of a stranger's app: ours answers what goes wrong
+            failed = failure_of(error, node - FIRST_NODE)
+            self._replies[name] = Message(pack_failure(failed), reply_to=received)
         return name
 
 
@@ -178,8 +173,7 @@ def inline_grid(
         party=simulated_party(config),
         site=simulated,
     )
-    skip = config.engine.on_client_error == "skip"
-    return InlineGrid(app_for(made), len(held), skip=skip, together=made if together else None, stop=stop)
+    return InlineGrid(app_for(made), len(held), together=made if together else None, stop=stop)
 
 
 def run_inline(

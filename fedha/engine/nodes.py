@@ -1,11 +1,9 @@
 """What the grids of our own engines share: nodes, their contexts, and messages as a node receives them."""
 
-import traceback
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, Metadata, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, Metadata, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
-from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedha.flower.tensor_array import array_record
@@ -62,13 +60,3 @@ def copy_records(content: RecordDict) -> RecordDict:
     copies.metric_records.update({name: MetricRecord(dict(record)) for name, record in content.metric_records.items()})
     copies.config_records.update({name: ConfigRecord(dict(record)) for name, record in content.config_records.items()})
     return copies
-
-
-def error_reply(reason: str, sent: Message) -> Message:
-    """The reply in the place of a client that failed."""
-    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=sent)
-
-
-def traceback_of(error: BaseException) -> str:
-    """An error's whole traceback, whose last line names the error."""
-    return "".join(traceback.format_exception(error)).strip()

@@ -75,15 +75,15 @@ class Answer:
 
     Attributes:
         node: Whose it is.
-        records: The reply's content; None if the client failed.
-        error: The client's traceback, or "".
+        records: The reply's content.
         state: What the client must remember from now on; None if that did not change.
+        note: Why the worker could not put clients together, where it should have; mostly "".
     """
 
     node: int
-    records: Records | None
-    error: str = ""
+    records: Records
     state: Records | None = None
+    note: str = ""
 
 
 def even(count: int, most: int) -> int:

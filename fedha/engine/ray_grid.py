@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,13 @@ from ray.exceptions import RayError, RayTaskError
 from fedha.engine.broadcast import Broadcast
 from fedha.engine.cluster import LOOK_SECONDS, ClusterError, Head, nodes, refuge
 from fedha.engine.host import Host, Resources
-from fedha.engine.nodes import FIRST_NODE, error_reply, identify_server
+from fedha.engine.nodes import FIRST_NODE, identify_server
 from fedha.engine.parcels import Answer, Records, to_record_dict, to_records
 from fedha.engine.worker import MakeClients
 from fedha.errors import FedhaError
 from fedha.flower.client import restore_state, state_record
 from fedha.flower.delivery import never, stop_if_asked
+from fedha.flower.failure import Failure, pack_failure
 
 _DEATHS = 3  # of one worker's processes in one exchange, before the run is given up
 _LOOK_SECONDS = 0.2  # between looks whether the run should stop
@@ -231,10 +233,9 @@ class RayGrid(Grid):
             message = one.messages.pop(answer.node)
             if answer.state is not None:
                 self._states[answer.node] = answer.state
-            if answer.records is None:
-                yield error_reply(answer.error, message)
-            else:
-                yield Message(to_record_dict(answer.records), reply_to=message)
+            if answer.note:
+                warnings.warn(answer.note, RuntimeWarning, stacklevel=2)
+            yield Message(to_record_dict(answer.records), reply_to=message)
 
     def _again(self, one: _Pending, why: str) -> None:
         """Start a worker anew and ask it for the answers that are missing."""
@@ -307,8 +308,9 @@ class RayGrid(Grid):
             return
         if len(nodes) == 1 or one.piece == 1:  # one at a time, the first that has not answered is at work
             node = nodes[0] if len(nodes) == 1 else next(iter(one.messages))
-            late = f"{where.strip()}\nTimeoutError: took longer than engine.client_timeout, {limit:g} s"
-            yield error_reply(late, one.messages.pop(node))
+            sentence = f"took longer than engine.client_timeout, {limit:g} s"
+            late = Failure("TimeoutError", sentence, where.strip(), node - FIRST_NODE)
+            yield Message(pack_failure(late), reply_to=one.messages.pop(node))
         one.together, one.piece = False, 1
         one.deaths -= 1  # it was ended, it did not die
         self._again(one, f"was ended because a client took longer than {limit:g} s")

@@ -13,9 +13,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedha.engine.nodes import FIRST_NODE, copy_records, make_context, received_message, traceback_of
+from fedha.engine.nodes import FIRST_NODE, copy_records, make_context, received_message
 from fedha.engine.parcels import Answer, Call, Content, Records, to_record_dict, to_records
 from fedha.flower.client import Clients
+from fedha.flower.failure import Failure, failure_of, pack_failure
 from fedha.flower.tensor_array import array_record
 
 MakeClients = Callable[[Mapping[int, Any]], Clients | ClientApp]
@@ -46,7 +47,12 @@ class Worker:
     ) -> None:
         if memory_share is not None and torch.cuda.is_available():
             torch.cuda.set_per_process_memory_fraction(memory_share)
-        self._clients = make(dict(zip(places, data, strict=True)))
+        self._failed: Failure | None = None
+        try:
+            self._clients = make(dict(zip(places, data, strict=True)))
+        except Exception as error:  # told as fields by `ready`: Ray's own way is a trace as text
+            self._failed = failure_of(error)
+        self._told = ""
         self._contexts = {place + FIRST_NODE: make_context(place, clients, run_config) for place in places}
         for node, state in states.items():
             self._contexts[node].state = to_record_dict(state)
@@ -54,13 +60,14 @@ class Worker:
         self._busy: tuple[list[int], float, int] = ([], 0.0, 0)
 
     def ready(self) -> dict[str, Any]:
-        """What this process is, for whoever asks whether it has started."""
-        return {
+        """What this process is, for whoever asks whether it has started, or why it could not make its clients."""
+        here = {
             "pid": os.getpid(),
             "threads": torch.get_num_threads(),
             "gpus": torch.cuda.device_count(),
             "node": ray.get_runtime_context().get_node_id(),
         }
+        return {**here, **({"failure": self._failed} if self._failed else {})}
 
     def handle(self, call: Call, *fresh: Mapping[str, Any]) -> Iterator[list[Answer]]:
         """Answer an exchange, a few clients at a time.
@@ -132,11 +139,18 @@ class Worker:
                 )
                 reply = self._clients(received, context).content
         except Exception as error:
-            return Answer(node, None, error=traceback_of(error))
-        return Answer(node, to_records(reply), state=self._state(call, context))
+            place = node - FIRST_NODE
+            return Answer(node, to_records(pack_failure(failure_of(error, place))), note=self._note())
+        return Answer(node, to_records(reply), state=self._state(call, context), note=self._note())
 
     def _begin(self, nodes: list[int]) -> None:
         self._busy = (nodes, time.monotonic(), threading.get_ident())
+
+    def _note(self) -> str:
+        """What the driver is to be warned of, once."""
+        fault = self._clients.fault if isinstance(self._clients, Clients) else ""
+        told, self._told = self._told, fault
+        return "" if told == fault else fault
 
     def _state(self, call: Call, context: Context) -> Records | None:
         """What a client remembers, unless that is nothing or the exchange cannot have changed it."""

@@ -28,8 +28,10 @@ from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
-from fedha.flower.client import QUERIES, client_app, simulated, sworn
+from fedha.flower.client import client_app, place_of, register, simulated, sworn
 from fedha.flower.delivery import never
+from fedha.flower.failure import telling
+from fedha.flower.guarded import is_covered
 from fedha.flower.logged import Logged
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, load_domains, serve
@@ -97,10 +99,7 @@ def bound_client_app(base: Path, *, simulation: bool = False) -> ClientApp:
         job = job_from(context, base)
         return _client_app(to_json(job.config), job.left_out, simulation)(message=message, context=context)
 
-    for name in QUERIES:
-        app.query(name)(answer)
-    app.train()(answer)
-    app.evaluate()(answer)
+    register(app, telling(answer, lambda message: is_covered(message.content)))
     return app
 
 
@@ -131,7 +130,7 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
         return build(config.model, domains.input_shape, domains.classes, config.seed[0])
 
     def domain(context: Context) -> Domain:
-        place = int(context.node_config["partition-id"])
+        place = place_of(context)
         if place >= len(parts):
             raise FedhaError(
                 f"partition-id is {place} but the data have {len(domains.sources)} source domains for "

@@ -1,23 +1,36 @@
 """fedha's ClientApp: the client's work behind four message types."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from logging import WARNING
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from torch import nn
+from flwr.supercore import log
 
 from fedha import batching, numerics, piggyback
 from fedha.data.domain import Domain, Examples
+from fedha.data.given import check_domain, given_domain, without_unusable
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower import secure_client
-from fedha.flower.guarded import admit, introduced, told_as_kind
+from fedha.flower.failure import telling
+from fedha.flower.guarded import admit, introduced, is_covered, protects_examples, told_as_kind
 from fedha.flower.secure_client import Opened, Party
 from fedha.flower.secure_wire import STEPS
 from fedha.flower.tensor_array import array_record
-from fedha.flower.wire import PlainReply, pack_reply, pack_tensors, plain_reply, unpack_request, unpack_tensors
+from fedha.flower.wire import (
+    PlainReply,
+    announced_shapes,
+    pack_reply,
+    pack_tensors,
+    plain_reply,
+    unpack_request,
+    unpack_tensors,
+)
+from fedha.models.check import check_inputs, check_network, check_parameters
 from fedha.models.split import SplitModel
 from fedha.privacy.answers import remembered
 from fedha.privacy.site import Site
@@ -38,6 +51,11 @@ _TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Rep
     "train": piggyback.answer_train_together,
     "evaluate": batching.answer_evaluate,
 }
+
+
+# Why clients are answered one by one after all: a client's data or settings, memory, a network that vmap cannot take.
+_FORESEEN = (FedhaError, ValueError, MemoryError, torch.OutOfMemoryError)
+_SLOW = "fedha answers {} one by one, which is slower: together it failed with {}; please report this"
 
 
 def sworn() -> Site:
@@ -63,23 +81,39 @@ def client_app(
 
     Returns:
         An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``, and the queries of secure sums.
-        The node config must give ``partition-id``, the client's place in client order, from 0.
+        The node config must give ``partition-id``, the client's place in client order, from 0. Handlers of your own are
+        registered on it under names of their own, such as ``@app.evaluate("mine")``; one that takes the place of a
+        handler of fedha's belongs into an app of yours that hands on to this one (docs/flower.md).
+
+    Raises:
+        FedhaError: A network or a domain was given where the function that makes it belongs.
     """
-    return app_for(Clients(model, domain, threads=threads, device=device, party=party, site=site))
+    for name, given in (("model", model), ("domain", domain)):
+        if isinstance(given, torch.nn.Module) or not callable(given):
+            raise FedhaError(
+                f"client_app was given a {type(given).__name__} as {name}; give the function that makes it, of the "
+                "context: lambda context: …"
+            )
+    return app_for(Clients(model, domain, threads=threads, device=device, party=party, site=site), logs=True)
 
 
-def app_for(clients: "Clients") -> ClientApp:
-    """The ClientApp in front of a process' clients."""
+def app_for(clients: "Clients", *, logs: bool = False) -> ClientApp:
+    """The ClientApp in front of a process' clients; whether errors are in Flower's log too, the client's own."""
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
         return Message(clients.answer(message.metadata.message_type, message.content, context), reply_to=message)
 
+    register(app, telling(answer, lambda message: is_covered(message.content), logs=logs))
+    return app
+
+
+def register(app: ClientApp, answer: Callable[[Message, Context], Message]) -> None:
+    """Have an app answer all that `HessianAlignment` asks."""
     for name in QUERIES:
         app.query(name)(answer)
     app.train()(answer)
     app.evaluate()(answer)
-    return app
 
 
 class Clients:
@@ -109,6 +143,8 @@ class Clients:
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
+        self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at
+        self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
     def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
         """One client's answer.
@@ -118,9 +154,20 @@ class Clients:
             content: What `fedha.flower.wire` packed.
             context: Whose it is; its state is changed where the client must remember something.
         """
+        before = dict(context.state.items())
+        try:
+            return self._answer(kind, content, context)
+        except BaseException:  # what was not answered has not happened
+            context.state.clear()
+            context.state.update(before)
+            raise
+
+    def _answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
         numerics.configure(self._threads)
         client = self._client(context, content)
         if kind == _INTRODUCE:
+            if shapes := announced_shapes(content):
+                check_parameters(client.model, shapes)
             shape = tuple(client.domain.train.inputs.shape[1:])
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
@@ -130,6 +177,7 @@ class Clients:
         with told_as_kind(client.domain.client, client.site, content):
             request = unpack_request(content, self._device)
         admit(client, kind, request)
+        self._check_parameters(client, request)
         if self._party is None:
             with told_as_kind(client.domain.client, client.site, content):
                 reply = _ANSWERS[kind](client, request)
@@ -146,7 +194,9 @@ class Clients:
     ) -> list[PlainReply] | None:
         """The answers of several clients at once, to the bits of `answer` up to rounding.
 
-        None where that is no gain, or where it fails: one by one, the client to blame is found and named.
+        None where that is no gain, or where it fails: one by one, the client to blame is found and named. What fails
+        for another reason than a client's data, memory, or a network that cannot be stacked is a fault of fedha's: the
+        first one is warned of.
 
         Args:
             kind: The message type.
@@ -157,7 +207,12 @@ class Clients:
             return None
         try:
             return self._answered_together(kind, contents, contexts)
-        except Exception:
+        except _FORESEEN:
+            return None
+        except Exception as error:
+            if not self.fault and "DefaultCPUAllocator" not in str(error):  # torch's word for no memory, of no kind
+                self.fault = _SLOW.format(kind, f"{type(error).__name__}: {' '.join(str(error).split())}")
+                warnings.warn(self.fault, RuntimeWarning, stacklevel=2)
             return None
 
     def _answered_together(
@@ -168,6 +223,8 @@ class Clients:
         distinct = {id(content): content for content in contents}
         unpacked = {key: unpack_request(content, self._device) for key, content in distinct.items()}
         requests = [unpacked[id(content)] for content in contents]
+        for client, request in zip(clients, requests, strict=True):
+            self._check_parameters(client, request)
         if self._party is not None:
             asked = zip(clients, contents, requests, contexts, strict=True)
             opened = [secure_client.open_question(kind, *one) for one in asked]
@@ -212,18 +269,37 @@ class Clients:
         """The client of a node, with what it remembers; what its data say when they are broken goes by the message."""
         key = (context.run_id, context.node_id)
         if key not in self._clients:
-            _check_place(context)
+            place = place_of(context)
             if self._model is None:
-                self._model = self._make_model(context).to(torch.device(self._device))
-                _check_model(self._model)
-            place, site = int(context.node_config["partition-id"]), self._make_site()
+                self._model = check_network(self._make_model(context)).to(torch.device(self._device))
+            site = self._make_site()
             with told_as_kind(f"client {place}", site, content):
-                domain = _moved(self._make_domain(context), next(self._model.parameters()))
+                domain = self._domain(self._model, context, place, content)
             self._clients[key] = Client(place, domain, self._model, site=site)
         client = self._clients[key]
         known = context.state.get(_STATE)
         client.state = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
         return client
+
+    def _domain(self, model: SplitModel, context: Context, place: int, content: RecordDict) -> Domain:
+        """A client's data, looked at before anything is trained."""
+        given = given_domain(self._make_domain(context), place)
+        classes = check_inputs(model, given.name, given.train.inputs.shape[1:])
+        domain = _moved(given, next(model.parameters()))
+        if not protects_examples(content):
+            check_domain(domain, classes, given)
+            return domain
+        try:
+            check_domain(domain, classes, given)
+        except FedhaError as error:  # a refusal would tell of an example, so it is the site's log that says so
+            log(WARNING, "fedha leaves examples of client %d out: %s", place, error)
+        return without_unusable(domain, classes)
+
+    def _check_parameters(self, client: Client, request: Request) -> None:
+        """Look at what a request holds, once for all clients of this process that share it."""
+        if self._checked is not request.parameters:
+            check_parameters(client.model, {name: value.shape for name, value in request.parameters.items()})
+            self._checked = request.parameters
 
 
 def state_record(state: RecordDict) -> ArrayRecord | None:
@@ -254,26 +330,23 @@ def _remember(client: Client, context: Context) -> None:
         context.state[_STATE] = pack_tensors(client.state)
 
 
-def _check_place(context: Context) -> None:
-    if "partition-id" not in context.node_config:
+def place_of(context: Context) -> int:
+    """A client's place in client order.
+
+    Raises:
+        FedhaError: Its node config has none, or one that is no whole number from 0.
+    """
+    given = context.node_config.get("partition-id")
+    if given is None:
         raise FedhaError(
             "the node config has no partition-id; start the SuperNode with "
             "--node-config 'partition-id=0' (its place in client order)"
         )
-
-
-def _check_model(model: SplitModel) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats and module.training:
-            raise FedhaError(
-                f"module {name!r} keeps running statistics, which clients would not share; use GroupNorm, "
-                "or freeze it with .eval()"
-            )
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-            raise FedhaError(
-                f"module {name!r} draws from torch's global generator, so that no run could be repeated and statistics "
-                "would be of another model than is trained; take it out, or switch it off with .eval()"
-            )
+    if isinstance(given, bool) or not str(given).isdecimal():
+        raise FedhaError(
+            f"partition-id is {given!r}; give each client its place in client order, a whole number from 0"
+        )
+    return int(given)
 
 
 def _moved(domain: Domain, like: torch.Tensor) -> Domain:

@@ -7,7 +7,7 @@ from logging import WARNING
 from typing import Any, Literal
 
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
@@ -15,10 +15,18 @@ from fedha.cohort import Member
 from fedha.errors import ClientError, FedhaError, listed
 from fedha.exchange import Reply
 from fedha.flower.delivery import deliver, is_gone, never, nodes_of, stop_if_asked
+from fedha.flower.failure import find_failure
 from fedha.flower.held import HeldModels, lacks
-from fedha.flower.reasons import failure
-from fedha.flower.verdict import problem
-from fedha.flower.wire import HELD_OUT, SEEDED, UNREACHED, count_array_bytes, count_bytes, unpack_reply
+from fedha.flower.wire import (
+    HELD_OUT,
+    SEEDED,
+    UNREACHED,
+    count_array_bytes,
+    count_bytes,
+    pack_introduction,
+    unpack_reply,
+)
+from fedha.verdict import problem, refused
 
 _VERBS = {
     "query.introduce": "introduce itself",
@@ -70,6 +78,7 @@ class Correspondence:
         tell: Told, in a sentence, what takes long or goes wrong, as soon as it is known.
         stop: Asked now and then, whether the run should stop.
         again: Told the message type and the place of a client that is about to be asked once more.
+        parameters: The global model's, as soon as there is one: a client whose network has others says so at once.
         held: Which clients hold which global model; in a deployment it is sent to each once.
         events: What went wrong in this round and how it went on, ready for metrics.jsonl.
         bytes_down: Sent so far.
@@ -82,22 +91,25 @@ class Correspondence:
     stop: Callable[[], bool] = never
     again: Callable[[str, int], None] = lambda kind, place: None
     held: HeldModels = field(default_factory=HeldModels)
+    parameters: Mapping[str, torch.Tensor] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
     _members: dict[int, Member] = field(default_factory=dict)  # by node
+    _places: dict[int, int] = field(default_factory=dict)  # by node, of those that failed to introduce themselves
     _met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
     _contents: dict[int, RecordDict] = field(default_factory=dict)  # of the same, with the whole model
     _grid: Grid | None = None
     _idle: set[tuple[str, ...]] = field(default_factory=set)  # parameters that were told of
 
-    def meet(self, grid: Grid, round: int) -> list[Member]:
+    def meet(self, grid: Grid, round: int, before: str = "query.introduce") -> list[Member]:
         """Wait for the clients and learn who they are: nodes that are new introduce themselves.
 
         Args:
             grid: Reaches the nodes.
             round: From 1.
+            before: What is about to be asked, which those who are missing are not.
 
         Returns:
             All clients that are known and connected, in client order.
@@ -107,11 +119,11 @@ class Correspondence:
             FedhaError, ClientError: One fails to introduce itself, and that is not to be passed over.
         """
         self._grid = grid
-        nodes = self._wait_for_nodes(grid)
+        nodes = self._wait_for_nodes(grid, before)
         if nodes == self._met[0]:
             return self._met[1]
         if new := [node for node in nodes if node not in self._members]:
-            content = RecordDict({"request": ConfigRecord({"task": self.task})})
+            content = pack_introduction(self.task, self.parameters)
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
@@ -127,6 +139,11 @@ class Correspondence:
             StoppedError: The run should stop.
         """
         return deliver(grid, messages, self.rules.timeout, self.stop)
+
+    @property
+    def asked(self) -> bool:
+        """Whether anybody was asked anything in the exchange that is under way."""
+        return bool(self._asked)
 
     def nodes(self, members: Sequence[Member]) -> list[int]:
         """The nodes of these clients, in the same order."""
@@ -182,11 +199,11 @@ class Correspondence:
                 if lacks(message) and self.held.believed(node):
                     lacking.add(node)
                     continue
-                if message.has_error():
-                    error = failure(
-                        f"{self._who(node)} failed to {_VERBS[kind]} in round {round}", message.error.reason
-                    )
-                    if is_gone(message):
+                if (failed := find_failure(message)) is not None:
+                    if failed.place is not None:
+                        self._places[node] = failed.place
+                    error = failed.error(f"{self._who(node)} failed to {_VERBS[kind]} in round {round}")
+                    if message.has_error() and is_gone(message):
                         reasons[node] = error
                         continue
                     waiting.pop(node, None)
@@ -202,7 +219,7 @@ class Correspondence:
                     summed = count_array_bytes(message.content) if reply.tensors else summed
                     self.bytes_up += 0 if reply.tensors else summed
                 if (wrong := problem(reply, expected or {})) is not None:
-                    self._note("refused", node, kind, f"its reply of round {round} does not count: {wrong}")
+                    self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, wrong), "refused")
                     continue
                 if accept is not None and not self._accepted(accept, reply, node, kind):
                     continue
@@ -278,7 +295,7 @@ class Correspondence:
         self.bytes_down += sum(count_bytes(one.content) for one in fresh.values())
         return self.deliver(grid, list(fresh.values()))
 
-    def _wait_for_nodes(self, grid: Grid) -> list[int]:
+    def _wait_for_nodes(self, grid: Grid, before: str) -> list[int]:
         """The connected nodes, once there are enough."""
         rules = self.rules
         wanted = rules.clients
@@ -298,21 +315,24 @@ class Correspondence:
             stop_if_asked(self.stop)
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
+        begun = "the evaluation" if before == "evaluate" else "the round"
         for node in set(self._members) - set(nodes):
-            self._note("missing", node, "query.introduce", "it was not connected when the round began")
+            self._note("missing", node, before, f"it was not connected when {begun} began")
         return nodes
 
     def _check_enough(self, answered: int, kind: str, round: int) -> None:
         needed = 1 if self.rules.on_missing == "stop" else self.rules.enough(len(self._asked))
         if kind in ("query.measure", "train") and answered < needed:
             reasons = self.reasons()
-            diverged = any(one["event"] == "refused" for one in self.events)
-            hint = "; if training diverged, lower training.learning_rate or the recipe's weight" if diverged else ""
-            raise FedhaError(f"{answered} of {len(self._asked)} clients are left in round {round}: {reasons}{hint}")
+            raise FedhaError(f"{answered} of {len(self._asked)} clients are left in round {round}: {reasons}")
 
     def reasons(self) -> str:
         """Who is not there in this round, and why: the first ones' words."""
-        return listed((f"{one['client']}: {one['reason']}" for one in self.events), most=4, between="; ")
+        told = (
+            one["reason"] if one["client"] in one["reason"] else f"{one['client']}: {one['reason']}"
+            for one in self.events
+        )
+        return listed(told, most=4, between="; ")
 
     def _know(self, node: int, reply: Reply) -> None:
         known = self._members.get(node)
@@ -340,7 +360,9 @@ class Correspondence:
 
     def _who(self, node: int) -> str:
         member = self._members.get(node)
-        return f"client {member.index} (domain {member.domain!r})" if member else f"node {node}"
+        if member is None:  # it said no more of itself than its place, if that
+            return f"client {self._places[node]}" if node in self._places else f"node {node}"
+        return member.who
 
     def _accepted(self, accept: Callable[[Reply], None], reply: Reply, node: int, kind: str) -> bool:
         known = self._members.get(node)
@@ -349,21 +371,21 @@ class Correspondence:
                 raise FedhaError(f"{self._who(node)} answers as client {reply.index}; its answer is left out")
             accept(reply)
         except FedhaError as error:
-            if self.rules.on_client_error == "stop":
-                raise
-            self._note("refused", node, kind, str(error))
+            self._failed(node, kind, error, "refused")
             return False
         return True
 
-    def _failed(self, node: int, kind: str, error: FedhaError | ClientError) -> None:
+    def _failed(self, node: int, kind: str, error: FedhaError | ClientError, event: str = "skipped") -> None:
+        """A client that fails, or whose answer is refused, ends the run or is left out: the rules say which."""
         if self.rules.on_client_error == "stop":
             raise error
-        self._note("skipped", node, kind, str(error))
+        self._note(event, node, kind, str(error))
 
     def _note(self, event: str, node: int, kind: str, reason: str) -> None:
         exchange = kind.rpartition(".")[2]
         self.events.append({"event": event, "client": self._who(node), "exchange": exchange, "reason": reason})
-        self.tell(f"{event}: {self._who(node)}: {reason}")
+        who = self._who(node)
+        self.tell(f"{event}: {reason}" if reason.startswith(who) else f"{event}: {who}: {reason}")
 
 
 def _once_more(message: Message) -> Message:

@@ -19,7 +19,7 @@ from fedha.flower.wire import HELD_OUT, SEEDED, UNREACHED, unpack_task
 from fedha.minibatches import too_small
 from fedha.models.reach import unreached
 from fedha.privacy import gate
-from fedha.privacy.site import Site
+from fedha.privacy.site import Site, sensitive
 from fedha.training import Client
 
 
@@ -104,16 +104,25 @@ def as_kind(who: str, *, covered: bool = True) -> Iterator[None]:
         raise FedhaError(f"it could not answer ({kind}); its own log says why") from None
 
 
-def _covered(site: Site, content: RecordDict) -> bool:
-    """Whether a message's task covers answers; one that cannot be read is taken for such."""
+def protects_examples(content: RecordDict) -> bool:
+    """Whether a message's task covers single examples, so that nothing that leaves may depend on one."""
     text = _task(content)
-    if text is None:
-        return site.limits is not None or site.chance == "cryptographic"
+    return text is not None and unpack_task(text).privacy.protect == "examples"
+
+
+def is_covered(content: RecordDict) -> bool:
+    """Whether a message's task keeps anything of the clients from the server; one that nobody can read does."""
     try:
-        privacy = PrivacyConfig.model_validate(json.loads(text).get("privacy", {}))
+        return sensitive(PrivacyConfig.model_validate(json.loads(_task(content) or "").get("privacy", {})))
     except (ValueError, AttributeError):
         return True
-    return site.covers(privacy)
+
+
+def _covered(site: Site, content: RecordDict) -> bool:
+    """Whether a message's task, or the site, covers answers."""
+    if _task(content) is None:
+        return site.limits is not None or site.chance == "cryptographic"
+    return site.limits is not None or is_covered(content)
 
 
 def _task(content: RecordDict) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import restore_spending
 from fedha.runs import belongings, owner, resuming, runfolder
+from fedha.runs.absences import left_out
 from fedha.runs.listener import Listener
 from fedha.runs.selection import select
 from fedha.runs.versions import versions
@@ -209,14 +211,14 @@ def _serve(
         saving.save_if_due(number, pending, last=last)
         records += done_with
         for one in done_with:
-            listener.round_done(one)
+            listener.round_done(deepcopy(one))  # who listens cannot change what is selected from
         if stopped:
             listener.note(f"training ends after round {number}: {stopped}")
             break
     runfolder.write_model(job.folder, strategy.begun().parameters)
     results = _results(job, strategy, setting, records, stopped)
     belongings.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
-    listener.finished(results)
+    listener.finished(deepcopy(results))
     return results
 
 
@@ -297,13 +299,7 @@ def _evaluate_targets(model: SplitModel, strategy: HessianAlignment, setting: Se
 
 def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:
     """Let every client evaluate the global model; returns the seconds that it took."""
-    begun, server = time.perf_counter(), strategy.begun()
-    strategy.last_evaluation = {}
-    if not budget.may_evaluate(server):
-        return time.perf_counter() - begun
-    if server.task.privacy.protect == "examples":
-        parts = "held_out"  # an evaluation of the training examples would be one more release of them
-    server.spending = server.spending.evaluation(server.task, server.members)
+    begun = time.perf_counter()
     questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
     strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
     return time.perf_counter() - begun
@@ -313,7 +309,7 @@ def _results(
     job: Job, strategy: HessianAlignment, setting: Setting, records: list[dict[str, Any]], stopped: str
 ) -> dict[str, Any]:
     config, privacy = job.config, budget.report(strategy.begun(), stopped)
-    folds = {}
+    folds, absences = {}, left_out(records)
     if config.evaluation.leave_one_domain_out and job.left_out is None:
         folds = {name: runfolder.read_metrics(fold_folder(job.folder, name)) for name in setting.names}
     return {
@@ -326,6 +322,7 @@ def _results(
         "sources": records[-1]["held_out"],
         "train": strategy.last_evaluation.get("train", {}),
         "selection": select(records, folds),
+        **({"left_out": absences} if absences else {}),
         "data": setting.description,
         **({"changes": changes} if (changes := runfolder.read_changes(job.folder)) else {}),
         **({"privacy": privacy} if privacy else {}),

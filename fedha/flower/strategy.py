@@ -1,13 +1,13 @@
 """Hessian alignment as a Flower strategy."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from logging import INFO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from logging import INFO, WARNING
 from typing import Any, Literal
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 from flwr.supercore import log
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from fedha.config import FederationConfig, PrivacyConfig, RecipeConfig, Training
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request, Task
 from fedha.federation import Server, pool_evaluations
+from fedha.flower import budget
 from fedha.flower.correspondence import Correspondence, Rules
 from fedha.flower.held import digest
 from fedha.flower.secure_rounds import SecureRounds
@@ -23,6 +24,8 @@ from fedha.flower.secure_sums import least_clients
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
+from fedha.runs.absences import absence_texts, left_out
+from fedha.training import PARTS
 
 
 class HessianAlignment(Strategy):
@@ -84,16 +87,62 @@ class HessianAlignment(Strategy):
         self.last_round: dict[str, Any] = {}
         self.last_evaluation: dict[str, dict[str, Any]] = {}
         self._packed_task = pack_task(self.task)
-        self.talk = Correspondence(rules, self._packed_task)
+        self.talk = Correspondence(rules, self._packed_task, tell=lambda text: log(WARNING, text))
+        self._absent: dict[int, list[dict[str, Any]]] = {}  # events, by round
+        self._told = False  # why clients are not asked to evaluate
         self._arrays: ArrayRecord | None = None
         self._named: ArrayRecord | None = None  # whose digest the clients are told
         secure = privacy is not None and privacy.secure_aggregation
         self.secure = SecureRounds(self.talk, privacy, self.task) if privacy is not None and secure else None
 
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run Flower's own loop, after a look at what it is given.
+
+        Args:
+            grid: Reaches the clients.
+            initial_arrays: The network's parameters by name.
+            num_rounds: How many.
+            timeout: Seconds that Flower's loop waits for an exchange.
+            train_config: Not read; how clients train is the strategy's `training`.
+            evaluate_config: Read for ``parts`` alone, the parts of a domain to evaluate: ``held_out,train``.
+            evaluate_fn: Given the round and a copy of the model.
+
+        Raises:
+            FedhaError: A setting that nobody would read, or as the rounds do.
+        """
+        refuse_settings("train_config", train_config or {}, ())
+        refuse_settings("evaluate_config", evaluate_config or {}, ("parts",))
+        parts_of(evaluate_config or {})
+        self._absent = {}
+        result = super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
+        for text in absence_texts(self.left_out, num_rounds):
+            log(WARNING, text)
+        return result
+
+    @property
+    def left_out(self) -> dict[str, dict[str, Any]]:
+        """Which clients were left out, of how many rounds and evaluations, and why: `fedha.runs.absences.left_out`."""
+        return left_out({"round": number, "events": events} for number, events in self._absent.items())
+
     def begin(self, parameters: Mapping[str, Tensor]) -> Server:
         """Start from these parameters; Flower's own loop does it with the first round's arrays."""
+        for name, value in parameters.items():
+            if not value.is_floating_point():
+                raise FedhaError(
+                    f"the array {name!r} to start from holds {value.dtype}, which is no parameter that can be trained; "
+                    "start from {name: value.detach() for name, value in network().named_parameters()}"
+                )
         self.server = Server(self.task, dict(parameters), piggyback=self.piggyback)
-        self._arrays, self.last_round = None, {}
+        self._arrays, self.last_round, self.talk.parameters = None, {}, self.server.parameters
         return self.server
 
     @property
@@ -107,6 +156,7 @@ class HessianAlignment(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Draw the round's clients, measure its references over the grid, then ask them to train."""
+        refuse_settings("train_config", config, ())
         server = self.server
         if server is None or (server_round == 1 and self.last_round):  # a second start() is a run of its own
             server = self.begin(unpack_tensors(arrays))
@@ -140,6 +190,7 @@ class HessianAlignment(Strategy):
             expected[f"{RIDING}{name}"] = self.expected[name]
         known = expected if self.expected or not server.riders(server_round) else {}
         self.last_round = server.step(server_round, self._answers(replies, "train", server_round, known))
+        self._absent |= {server_round: list(self.talk.events)} if self.talk.events else {}
         if self.parts:
             self.last_evaluation, self.parts = server.evaluated, ()
         numbers: dict[str, int | float | list[int] | list[float]] = {
@@ -153,16 +204,33 @@ class HessianAlignment(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask every client for accuracy and risk on parts of its domain (``parts`` in the config: held_out, train)."""
-        parts = tuple(str(config.get("parts", "held_out")).split(","))
-        members = self.talk.meet(grid, server_round)
+        """Ask every client for accuracy and risk on parts of its domain (``parts`` in the config: held_out, train).
+
+        Where single examples are protected, an evaluation is one more release: nobody is asked without
+        `privacy.evaluation_noise`, nor beyond the budget.
+        """
+        refuse_settings("evaluate_config", config, ("parts",))
+        parts, server = parts_of(config), self.begun()
+        if not budget.may_evaluate(server):
+            if self.task.privacy.evaluation_noise is None and not self._told:
+                self.talk.tell("clients are not asked to evaluate: privacy.evaluation_noise is not set")
+            self._told = True
+            return self.talk.ask("evaluate", server_round, {})
+        if self.task.privacy.protect == "examples":
+            parts = ("held_out",)  # an evaluation of the training examples would be one more release of them
+        members = self.talk.meet(grid, server_round, "evaluate")
+        server.spending = server.spending.evaluation(server.task, server.members)
         if self.secure is not None:
             self.secure.begin_evaluation(grid, server_round, members, parts)
         return self._ask("evaluate", Request(self.task, server_round, {}, {}, parts), arrays, members)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Collect each domain's numbers; domains are not averaged, that is the point of them."""
+        if not self.talk.asked:
+            self.last_evaluation = {}
+            return None
         self.last_evaluation = pool_evaluations(list(self._answers(replies, "evaluate", server_round, {})))
+        self._absent |= {server_round: list(self.talk.events)} if self.talk.events else {}
         return MetricRecord(
             {
                 f"{domain}/{part}/{name}": value
@@ -217,3 +285,27 @@ class HessianAlignment(Strategy):
         if self.server is None:
             raise FedhaError("the strategy has no model yet; call begin(parameters) or let start() run the rounds")
         return self.server
+
+
+def refuse_settings(where: str, config: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse settings that no client of fedha would read.
+
+    Raises:
+        FedhaError: Names the first one.
+    """
+    for name, value in config.items():
+        if name not in known:
+            hint = f"{where} knows {', '.join(known)} alone" if known else "set it in HessianAlignment(training=…)"
+            raise FedhaError(f"{where} has {name} = {value!r}, which no client reads; {hint}")
+
+
+def parts_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parts of a domain that an evaluation is asked for.
+
+    Raises:
+        FedhaError: There is no such part.
+    """
+    parts = tuple(part.strip() for part in str(config.get("parts", "held_out")).split(","))
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise FedhaError(f"evaluate_config has parts = {unknown[0]!r}; a domain's parts are {' and '.join(PARTS)}")
+    return parts

@@ -16,7 +16,8 @@ _NUMPY = "numpy.ndarray"  # Flower's name for the NPY format
 class TensorArray(Array):
     """A Flower Array around a tensor, which becomes NPY bytes only where somebody reads them: over a network.
 
-    The tensor is shared with whoever made it, so neither side may change it afterwards.
+    The tensor is shared with whoever made it, and with all who read `tensor`, so none of them may change it afterwards.
+    What Flower's own methods give (`numpy`, `data`, a record's ``to_torch_state_dict``) is the reader's: a copy.
 
     Args:
         tensor: On the CPU, contiguous.
@@ -32,11 +33,14 @@ class TensorArray(Array):
         """The tensor as numpy would save it."""
         kept = self.__dict__.get("_data")
         if kept is None:
-            kept = self.__dict__["_data"] = _header(self.dtype, self.shape) + self.numpy().tobytes()
+            kept = self.__dict__["_data"] = _header(self.dtype, self.shape) + self._memory().tobytes()
         return bytes(kept)
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The tensor's memory as an array."""
+        """The tensor's values, in memory of the reader's own."""
+        return self._memory().copy()
+
+    def _memory(self) -> np.ndarray[Any, Any]:
         values: np.ndarray[Any, Any] = self.__dict__["tensor"].numpy()
         return values
 
@@ -52,7 +56,7 @@ class TensorArray(Array):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As a numpy array, whose memory Ray puts beside the pickle and maps where it is read."""
-        return _from_numpy, (self.numpy(),)
+        return _from_numpy, (self._memory(),)
 
 
 # Receivers look up a class by this name; what they get over a network is a plain Array.

@@ -21,6 +21,7 @@ from fedha.recipes import Recipe, Term
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
 _SHAPE, _SECURE = "input_shape", "secure"
+_SHAPES = "parameters"  # of an introduction's request
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
 UNREACHED = "unreached/"  # before the name of a parameter that no loss can move
@@ -86,6 +87,20 @@ def unpack_task(text: str) -> Task:
     recipe = Recipe(terms=terms, **content["recipe"])
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
     return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
+
+
+def pack_introduction(task: str, parameters: Mapping[str, Tensor]) -> RecordDict:
+    """What a client is told before its first round: the task, and what parameters there will be, if that is known."""
+    scalars = ConfigRecord({"task": task})
+    if parameters:
+        scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in parameters.items()})
+    return RecordDict({"request": scalars})
+
+
+def announced_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
+    """The shapes, by name, of the parameters that an introduction tells of; empty where it does not."""
+    told = json.loads(str(_record(content, "request", ConfigRecord).get(_SHAPES, "{}")))
+    return {str(name): tuple(int(length) for length in shape) for name, shape in told.items()}
 
 
 def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str) -> RecordDict:

@@ -21,6 +21,7 @@ from fedha.report.accuracies import (
 )
 from fedha.report.comparison import Variant
 from fedha.report.formats import Cell, Column, Table
+from fedha.runs.absences import absence_texts
 from fedha.runs.wording import MANY, shortened, target_title
 
 BASELINE = "erm"
@@ -180,9 +181,18 @@ def _place(recipe: str) -> tuple[int, str]:
 
 def _notes(results: Sequence[Results], rows: Mapping[Key, Sequence[Results]]) -> list[str]:
     notes = [f"{label(key)}: {why}." for key, runs in rows.items() if (why := unbalanced(runs))]
+    for key, runs in rows.items():
+        notes += [f"{label(key)}, seed {one['seed']}: {text}." for one in runs for text in _absent(one)]
     if any(selected_accuracy("oracle")(one) is not None for one in results):
         notes.append("The oracle selects the round by the unseen target itself: an upper bound, not a method.")
     if any(POOLED in one.get("sources", {}) for one in results):
         notes.append("Where the server learnt sums alone, the sources' accuracy is over all their examples together.")
     data = dict.fromkeys(shortened(str(one["data"])) for one in results if one.get("data"))
     return notes + [f"Data: {text}" + ("" if text.endswith(".") else ".") for text in data]
+
+
+def _absent(results: Results) -> list[str]:
+    """Who was left out of a run's rounds, and why at first."""
+    absences = results.get("left_out", {})
+    texts = zip(absence_texts(absences, results["rounds"]), absences.values(), strict=True)
+    return [f"{text} (at first: {one['reason'].rstrip('.')})" for text, one in texts]

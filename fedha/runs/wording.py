@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from fedha.config import Config
+from fedha.runs.absences import absence_texts
 
 MANY = 12  # domains that can be told one by one
 
@@ -56,7 +57,7 @@ def result_text(results: Mapping[str, Any]) -> str:
         whose, epsilon = max(privacy["epsilon"].items(), key=lambda one: float(one[1] or 0), default=("", 0.0))
         text += f"; ε {epsilon:.2f} at δ {privacy['delta'].get(whose, 0):.1g} for one {privacy['protect'].rstrip('s')}"
         text += f"; ended after round {results['rounds']}, by privacy.max_epsilon" if privacy.get("stopped") else ""
-    return text
+    return "; ".join([text, *absence_texts(results.get("left_out", {}), results["rounds"])])
 
 
 def target_title(name: str) -> str:

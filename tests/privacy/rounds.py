@@ -43,7 +43,7 @@ class Overhearing(InlineGrid):
         return replies
 
 
-def grid_of(config: Config, site: Any = simulated, *, skip: bool = False) -> Overhearing:
+def grid_of(config: Config, site: Any = simulated) -> Overhearing:
     """The clients of a config, each with a site of its own."""
     domains = load_domains(config)
     parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
@@ -52,7 +52,7 @@ def grid_of(config: Config, site: Any = simulated, *, skip: bool = False) -> Ove
         lambda context: parts[int(context.node_config["partition-id"])],
         site=site,
     )
-    return Overhearing(app, len(parts), skip=skip)
+    return Overhearing(app, len(parts))
 
 
 def run_on(grid: InlineGrid, config: Config, folder: Path, listener: Listener | None = None, **options: Any) -> Any:

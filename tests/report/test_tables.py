@@ -170,3 +170,11 @@ def test_the_table_of_recipes_has_a_row_for_each_and_states_its_model() -> None:
     assert by_name["hgp"][1:4] == ("head gradient + Hessian times gradient", "the clients' mean", "3")
     assert by_name["groupdro"][1:3] == ("nothing; the server weighs domains by risk", None)
     assert by_name["erm"][4:6] == ("44,000,000", "44,000,000")
+
+
+def test_who_was_left_out_of_how_many_rounds_is_noted_with_the_first_reason() -> None:
+    absent = {"client 1 (domain 'b')": {"rounds": 2, "evaluations": 1, "reason": "it fell."}}
+    table = accuracy_table([{**results("hgp", 3), "left_out": absent}, results("hgp", 4)])
+    (note,) = [one for one in table.notes if "left out" in one]
+    assert note.startswith("hgp, seed 3: client 1 (domain 'b') was left out of 2 of ")
+    assert note.endswith(" rounds and of 1 evaluations (at first: it fell).")

@@ -14,6 +14,7 @@ from fedha.config import FederationConfig, PrivacyConfig, TrainingConfig, parse
 from fedha.engine.inline import InlineGrid
 from fedha.exchange import Reply
 from fedha.flower import HessianAlignment, client_app
+from fedha.flower.failure import find_failure
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.wire import pack_reply, pack_tensors, unpack_reply, unpack_tensors
 from fedha.measurement import shapes
@@ -65,7 +66,7 @@ class WatchedGrid(InlineGrid):
         faults: Mapping[tuple[Key, int], str | Change] | None = None,
         asks: Mapping[tuple[Key, int], Callable[[list[Said], RecordDict], RecordDict]] | None = None,
     ) -> None:
-        super().__init__(app, clients, skip=True)
+        super().__init__(app, clients)
         self.faults, self.asks = dict(faults or {}), dict(asks or {})
         self.said: list[Said] = []
         self._counts: Counter[Key] = Counter()
@@ -86,10 +87,10 @@ class WatchedGrid(InlineGrid):
             if which in self.asks:
                 message.content = self.asks[which](self.said, message.content)
             for reply in super().send_and_receive([message]):
-                if not reply.has_error() and callable(fault):
+                if find_failure(reply) is None and callable(fault):
                     reply = Message(pack_reply(fault(unpack_reply(reply.content))), reply_to=message)
                     reply.metadata.__dict__["_src_node_id"] = sent.dst_node_id
-                content = None if reply.has_error() else reply.content
+                content = reply.content if find_failure(reply) is None else None
                 self.said.append(Said(key, message.content, content))
                 replies.append(reply)
         return replies

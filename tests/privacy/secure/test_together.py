@@ -9,8 +9,9 @@ from torch.testing import assert_close
 from fedha import numerics
 from fedha.config import parse
 from fedha.engine.inline import InlineGrid
-from fedha.engine.nodes import error_reply, make_context, traceback_of
+from fedha.engine.nodes import make_context
 from fedha.flower.client import Clients
+from fedha.flower.failure import failure_of, pack_failure
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import PlainReply
@@ -51,7 +52,7 @@ class TogetherGrid(InlineGrid):
             try:
                 replies.append(Message(self.clients.answer(kind, message.content, context), reply_to=message))
             except Exception as error:
-                replies.append(error_reply(traceback_of(error), message))
+                replies.append(Message(pack_failure(failure_of(error)), reply_to=message))
         for reply, message in zip(replies, listed, strict=True):
             reply.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
         return replies

@@ -1,10 +1,14 @@
-"""What is wrong with a reply's tensors, before they may enter an average."""
+"""What is wrong with a reply, before it may enter an average."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 
+from fedha.errors import FedhaError
 from fedha.exchange import Reply
+
+_WEIGHING = ("loss", "risk")  # numbers of an update that averages are made of, or weights
 
 
 def problem(reply: Reply, expected: Mapping[str, torch.Size]) -> str | None:
@@ -25,7 +29,25 @@ def problem(reply: Reply, expected: Mapping[str, torch.Size]) -> str | None:
     for name, tensor in reply.tensors.items():
         if not bool(tensor.sum().isfinite()):
             return f"its {name} has numbers that are not finite, or far too large"
+    for name in _WEIGHING:
+        if not math.isfinite(reply.metrics.get(name, 0.0)):
+            return f"its {name} is {reply.metrics[name]}"
     return None
+
+
+def refused(who: str, verb: str, round: int, wrong: str) -> FedhaError:
+    """The error for a reply that does not count.
+
+    Args:
+        who: Whose it is, such as ``client 1 (domain 'b')``.
+        verb: What it was asked to do.
+        round: From 1.
+        wrong: What `problem` said.
+    """
+    return FedhaError(
+        f"{who} was asked to {verb} in round {round} and its answer does not count: {wrong}; look at its data (NaN, or "
+        "inputs that are far too large?), or lower training.learning_rate or the recipe's weight"
+    )
 
 
 def _names(tensors: Mapping[str, object]) -> str:

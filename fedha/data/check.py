@@ -1,0 +1,129 @@
+"""What is wrong with one part of a domain: the sentences that every way to bring data shares."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fedha.errors import FedhaError
+
+_SHOWN = 5  # columns that are named
+_PIECE = 2**20  # numbers that are looked at at once: the answers need a quarter of their memory
+
+
+def check_kinds(domain: str, part: str, inputs: Tensor, labels: Tensor) -> None:
+    """Refuse what cannot be examples, by types and shapes alone.
+
+    Args:
+        domain: Its name.
+        part: Which part of it: train or held-out.
+        inputs: Should be [n, ...], floating point.
+        labels: Should be [n], int64.
+
+    Raises:
+        FedhaError: It is something else.
+    """
+    where = f"domain {domain!r} ({part})"
+    if inputs.ndim < 2:
+        raise FedhaError(
+            f"inputs of {where} have shape {tuple(inputs.shape)}; they must be [n, ...], such as [n, features] or "
+            "[n, channels, height, width]"
+        )
+    if labels.ndim != 1:
+        hint = "labels.squeeze(1)" if labels.ndim == 2 and labels.shape[1] == 1 else "labels.argmax(1) where one-hot"
+        raise FedhaError(
+            f"labels of {where} have shape {tuple(labels.shape)}; they must be one class index an input, [n] ({hint})"
+        )
+    if len(inputs) != len(labels):
+        raise FedhaError(f"domain {domain!r} has {len(inputs)} {part} inputs but {len(labels)} labels")
+    if labels.dtype != torch.int64 or not inputs.is_floating_point():
+        raise FedhaError(
+            f"domain {domain!r} has {inputs.dtype} inputs and {labels.dtype} labels; "
+            "convert them with inputs.float() and labels.long()"
+        )
+
+
+def check_labels(domain: str, labels: Tensor, classes: int) -> None:
+    """Refuse labels that are no class.
+
+    Args:
+        domain: Its name.
+        labels: [n], int64.
+        classes: C.
+
+    Raises:
+        FedhaError: One is below 0 or above C - 1.
+    """
+    if not len(labels):
+        return
+    low, high = (int(one) for one in labels.aminmax())
+    if low >= 0 and high < classes:
+        return
+    outside = labels[(labels < 0) | (labels >= classes)]
+    one_based = low == 1 and high == classes and len(outside) < len(labels)
+    hint = "; they seem to count from 1: subtract 1" if one_based else ""
+    raise FedhaError(
+        f"labels of domain {domain!r} run from {low} to {high} but there are {classes} classes; labels must be 0 to "
+        f"{classes - 1}, and {len(outside)} of {len(labels)} are not, such as {int(outside[0])}{hint}"
+    )
+
+
+def check_finite(domain: str, part: str, inputs: Tensor, given: Tensor | None = None) -> None:
+    """Refuse inputs that are not finite.
+
+    Args:
+        domain: Its name.
+        part: Which part of it.
+        inputs: [n, ...], in the precision that they are computed with.
+        given: The same as the user gave them, if in another precision.
+
+    Raises:
+        FedhaError: Says how many numbers are not, in which columns, and where the first one is.
+    """
+    bad = find_not_finite(inputs)
+    if not len(bad):
+        return
+    row, *place = bad[0].tolist()
+    what, todo = "contain NaN or infinity", "clean or impute them first"
+    if given is not None and math.isfinite(value := float(given[tuple(bad[0].tolist())])):
+        what = f"hold numbers such as {value:g}, beyond {str(inputs.dtype).removeprefix('torch.')}"
+        todo = "scale them first"
+    count = "1 number" if len(bad) == 1 else f"{len(bad)} numbers"
+    rows = len(bad[:, 0].unique())
+    raise FedhaError(
+        f"inputs of domain {domain!r} ({part}) {what}: {count} in {rows} of {len(inputs)} examples, "
+        f"{_columns(bad[:, 1:])}, first in example {row}{_at(place)} (counted from 0); {todo}"
+    )
+
+
+def find_not_finite(inputs: Tensor) -> Tensor:
+    """Where inputs are not finite: [k, number of axes]."""
+    found = [torch.nonzero(~piece.isfinite()) + _shift(start, piece) for start, piece in _pieces(inputs)]
+    return torch.cat(found) if found else torch.zeros(0, max(1, inputs.ndim), dtype=torch.int64)
+
+
+def _pieces(inputs: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """A few rows at a time of those that need a closer look: a sum shows what is not finite, and takes no memory."""
+    rows = max(1, _PIECE // max(1, inputs[:1].numel()))
+    for start in range(0, len(inputs), rows):
+        piece = inputs[start : start + rows]
+        if not bool(piece.sum().isfinite()):
+            yield start, piece
+
+
+def _shift(start: int, piece: Tensor) -> Tensor:
+    return torch.tensor([start] + [0] * (piece.ndim - 1), device=piece.device)
+
+
+def _columns(places: Tensor) -> str:
+    if places.shape[1] != 1:
+        return f"at {len(places.unique(dim=0))} places of an input"
+    columns = places[:, 0].unique().tolist()
+    more = len(columns) - _SHOWN
+    named = ", ".join(map(str, columns[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
+    return f"column {named}" if len(columns) == 1 else f"columns {named}"
+
+
+def _at(place: list[int]) -> str:
+    return f" at {place}" if len(place) > 1 else ""

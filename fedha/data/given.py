@@ -1,0 +1,123 @@
+"""A domain as somebody's own function gave it: made of tensors where that is plainly what was meant, else refused."""
+
+from dataclasses import replace
+
+import numpy
+import torch
+from torch import Tensor
+
+from fedha.data.check import check_finite, check_kinds, check_labels
+from fedha.data.domain import Domain, Examples
+from fedha.errors import FedhaError
+
+PARTS = {"train": "train", "held_out": "held-out"}
+
+
+def given_domain(value: object, place: int) -> Domain:
+    """What a client's function returned, with arrays as tensors and whole numbers as int64 labels.
+
+    Args:
+        value: Should be a `Domain`; its arrays may be NumPy's, or anything that NumPy makes one of.
+        place: The client's, in client order.
+
+    Raises:
+        FedhaError: It is something else, or by its types and shapes cannot be a domain's examples.
+    """
+    if not isinstance(value, Domain):
+        raise FedhaError(
+            f"the data of client {place} are a {type(value).__name__}; let the function that makes them return "
+            "fedha.data.Domain(name, train, held_out), its parts fedha.data.Examples(inputs, labels)"
+        )
+    if not isinstance(value.name, str) or not value.name:
+        raise FedhaError(f"the domain of client {place} is called {value.name!r}; give it a name, a text of its own")
+    parts = {part: _part(value, part) for part in PARTS}
+    if not len(parts["train"]):
+        raise FedhaError(f"source domain {value.name!r} has no training examples; remove it or add data")
+    if not len(parts["held_out"]):  # of whatever kind: nobody computes with it
+        parts["held_out"] = parts["train"].select(slice(0, 0))
+    shape, other = (tuple(parts[part].inputs.shape[1:]) for part in PARTS)
+    if shape != other:
+        raise FedhaError(
+            f"inputs of domain {value.name!r} have shape {other} where they are held out but {shape} where they are "
+            "trained on; every example must have the same shape"
+        )
+    return replace(value, train=parts["train"], held_out=parts["held_out"])
+
+
+def check_domain(domain: Domain, classes: int, given: Domain) -> None:
+    """Refuse numbers that cannot be trained on, in the sentences of `DomainSet.check`.
+
+    Args:
+        domain: In the precision that is computed with.
+        classes: C, of the network.
+        given: The same in the precision that it was given in.
+
+    Raises:
+        FedhaError: A label is no class, or an input is not finite.
+    """
+    for part, title in PARTS.items():
+        examples: Examples = getattr(domain, part)
+        check_labels(domain.name, examples.labels, classes)
+        check_finite(domain.name, title, examples.inputs, getattr(given, part).inputs)
+
+
+def without_unusable(domain: Domain, classes: int) -> Domain:
+    """The domain with labels that are no class made examples that are not finite.
+
+    Where every example is clipped by itself, one that is not finite adds nothing, and nobody learns of it; an error
+    about a label would tell of an example.
+    """
+    return replace(domain, train=_masked(domain.train, classes), held_out=_masked(domain.held_out, classes))
+
+
+def _masked(examples: Examples, classes: int) -> Examples:
+    out = (examples.labels < 0) | (examples.labels >= classes)
+    if not bool(out.any()):
+        return examples
+    inputs, labels = examples.inputs.clone(), examples.labels.masked_fill(out, 0)
+    inputs[out] = torch.nan
+    return Examples(inputs, labels)
+
+
+def _part(domain: Domain, part: str) -> Examples:
+    examples, where = getattr(domain, part), f"domain {domain.name!r} ({PARTS[part]})"
+    if not isinstance(examples, Examples):
+        raise FedhaError(
+            f"the {PARTS[part]} part of domain {domain.name!r} is a {type(examples).__name__}; make it "
+            "fedha.data.Examples(inputs, labels)"
+        )
+    inputs, labels = _tensor(examples.inputs, f"inputs of {where}"), _tensor(examples.labels, f"labels of {where}")
+    if not inputs.shape[0] and not labels.shape[0]:
+        return Examples(inputs, labels)
+    if not (labels.is_floating_point() or labels.is_complex()):
+        labels = labels.long()
+    check_kinds(domain.name, PARTS[part], inputs, labels)
+    return Examples(inputs, labels)
+
+
+def _tensor(value: object, what: str) -> Tensor:
+    """A tensor of numbers with one axis or more, sharing the memory of what was given where that is possible."""
+    if not isinstance(value, Tensor):
+        value = _from_numpy(value, what)
+    if value.layout != torch.strided:
+        raise FedhaError(f"{what} are a sparse tensor; give a dense one, such as value.to_dense()")
+    if not value.ndim:
+        raise FedhaError(f"{what} are one number; give one entry an example")
+    return value.detach()
+
+
+def _from_numpy(value: object, what: str) -> Tensor:
+    try:
+        array = numpy.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise FedhaError(f"{what} are a {type(value).__name__} that is no array ({error}); give a tensor") from error
+    if array.dtype.kind not in "biufc":
+        kind = {"U": "text", "S": "text", "M": "dates"}.get(array.dtype.kind, f"a {type(value).__name__} of objects")
+        numbers = "number the classes 0, 1, 2, …" if what.startswith("labels") else "give numbers"
+        raise FedhaError(f"{what} are {kind}; {numbers}")
+    if array.dtype.kind in "iu" and array.dtype != numpy.uint8:
+        array = array.astype(numpy.int64)
+    elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(numpy.float64)
+    array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+    return torch.from_numpy(numpy.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array)
