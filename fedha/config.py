@@ -232,6 +232,9 @@ class CheckpointConfig(_Section):
     """What `fedha resume` continues from."""
 
     every: int = Field(50, ge=1, description="save each k-th round, and the last")
+    minutes: float | None = Field(
+        5.0, gt=0, description="save also where so many minutes have passed since the last time; null: never"
+    )
 
 
 class EngineConfig(_Section):

@@ -1,5 +1,6 @@
 """One run from a config to its folder: the run itself, and before it the folds of leave-one-domain-out selection."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from fedha import engine
 from fedha.config import Config
 from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
+from fedha.flower.delivery import never
 from fedha.flower.serve import Job, fold_folder, leave_out, load_domains
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener, Silent
@@ -14,7 +16,14 @@ from fedha.runs.listener import Listener, Silent
 __all__ = ["Listener", "execute"]
 
 
-def execute(config: Config, folder: Path, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+def execute(
+    config: Config,
+    folder: Path,
+    listener: Listener,
+    *,
+    resume: bool = False,
+    stop: Callable[[], bool] = never,
+) -> dict[str, Any]:
     """Train a config's only run and write its folder.
 
     Args:
@@ -22,12 +31,14 @@ def execute(config: Config, folder: Path, listener: Listener, *, resume: bool = 
         folder: Where to write.
         listener: Told of every round of the run; of its folds only that they are trained.
         resume: Continue what the folder holds, to the same bits as an uninterrupted run.
+        stop: Asked now and then, whether to stop.
 
     Returns:
         The content of results.json.
 
     Raises:
         FedhaError: Something the user gave is wrong; nothing is half written.
+        StoppedError: It was asked to stop; what was done is saved.
     """
     if len(config.runs()) != 1:
         raise FedhaError(f"the config asks for {len(config.runs())} runs; execute one of config.runs() at a time")
@@ -37,12 +48,14 @@ def execute(config: Config, folder: Path, listener: Listener, *, resume: bool = 
     name, reason = engine.choose(config, domains)
     listener.note(f"engine {name}: {reason}")
     if config.evaluation.leave_one_domain_out:
-        _train_folds(config, domains, folder, listener, resume)
+        _train_folds(config, domains, folder, listener, resume, stop)
         resume = True  # the folder is there since the folds began
-    return engine.run(Job(config, folder), domains, listener, resume=resume)
+    return engine.run(Job(config, folder), domains, listener, resume=resume, stop=stop)
 
 
-def _train_folds(config: Config, domains: DomainSet, folder: Path, listener: Listener, resume: bool) -> None:
+def _train_folds(
+    config: Config, domains: DomainSet, folder: Path, listener: Listener, resume: bool, stop: Callable[[], bool]
+) -> None:
     if not resume and runfolder.holds_run(folder):
         raise runfolder.occupied(folder)
     runfolder.create(folder, config, resume=resume)
@@ -52,4 +65,5 @@ def _train_folds(config: Config, domains: DomainSet, folder: Path, listener: Lis
             continue
         listener.note(f"leave-one-domain-out: training without {source.name}")
         rest = leave_out(domains, source.name)
-        engine.run(Job(config, place, left_out=source.name), rest, Silent(), resume=runfolder.holds_run(place))
+        job = Job(config, place, left_out=source.name)
+        engine.run(job, rest, Silent(), resume=runfolder.holds_run(place), stop=stop)

@@ -1,7 +1,7 @@
 """`fedha audit`: attacks on what runs really sent, their table, and their part of the report."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 
 from fedha import config as configs
-from fedha.cli import launch, publish
-from fedha.cli.exits import INTERRUPTED, StoppedError
+from fedha.cli import launch, publish, stopping
+from fedha.cli.exits import EndedError
 from fedha.cli.steps import Steps
 from fedha.config import Config
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, StoppedError
 from fedha.runs import folders, runfolder
 from fedha.runs.wording import run_title
 
@@ -117,7 +117,7 @@ def work(
 
     Raises:
         FedhaError: A run cannot be done again here.
-        StoppedError: Ctrl-C; the audits that were made are kept.
+        EndedError: A signal; the audits that were made are kept.
     """
     pending = {run: place for run, place in places.items() if again or not done(place, settings)}
     if not pending:
@@ -131,7 +131,7 @@ def work(
             config = configs.load(run / runfolder.CONFIG)
             steps.begin(f"Audit of {run_title(config, number, len(pending))}, in {run}")
             kept = runfolder.make_folder(place) if keep else None
-            found = examine(config, settings, steps.told, trained=runfolder.read_model(run), keep=kept)
+            found = examine(config, settings, _watched(steps), trained=runfolder.read_model(run), keep=kept)
             record.write(runfolder.make_folder(place), found)
             steps.note(f"  {found.made['replay']}")
             for count, reason in found.made["not_small"].items():
@@ -198,9 +198,21 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise FedhaError(f"--small is {text!r}; give numbers of examples with commas between, such as 1,4") from error
 
 
+def _watched(steps: Steps) -> Callable[[str, int, int], None]:
+    """Progress, with a look between two steps whether the command was asked to end: Python may swallow Ctrl-C."""
+
+    def told(doing: str, done: int, total: int) -> None:
+        stopping.check("stopped")
+        steps.told(doing, done, total)
+
+    return told
+
+
 @contextmanager
 def _stops_well() -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise StoppedError("stopped; audits that were made are kept, the same command goes on", INTERRUPTED) from error
+    except (KeyboardInterrupt, StoppedError) as error:
+        raise EndedError(
+            "stopped; audits that were made are kept, the same command goes on", stopping.exit_code()
+        ) from error

@@ -8,12 +8,13 @@ from typing import Any
 import click
 from typer import rich_utils
 
-from fedha.errors import FedhaError
+from fedha.cli import stopping
+from fedha.errors import FedhaError, StoppedError
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # 130 is what shells give for Ctrl-C
+FAILED, REFUSED = 1, 2
 
 
-class StoppedError(Exception):
+class EndedError(Exception):
     """A command ended before its work was done; the message says how to go on.
 
     Attributes:
@@ -29,20 +30,27 @@ def exit_code(command: Callable[..., Any]) -> int:
     """Run a typer app, explain on stderr what went wrong, and return the exit code.
 
     Returns:
-        0, 2 for what the user can mend, 130 after Ctrl-C, 1 for what nobody expected.
+        0, 2 for what the user can mend, 130 after Ctrl-C, 143 after SIGTERM, 1 for what nobody expected.
     """
+    with stopping.noted():
+        return _ended(command)
+
+
+def _ended(command: Callable[..., Any]) -> int:
     try:
         code = command(standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except StoppedError as error:
+        return _explain(str(error), stopping.exit_code())
     except FedhaError as error:
         return _explain(str(error), REFUSED)
-    except StoppedError as error:
+    except EndedError as error:
         return _explain(str(error), error.code)
     except click.ClickException as error:
         rich_utils.rich_format_error(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        return _explain("stopped", INTERRUPTED)
+        return _explain("stopped", stopping.exit_code())
     except Exception as error:
         traceback.print_exc()
         return _explain(one_line(error), FAILED)

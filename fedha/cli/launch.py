@@ -2,7 +2,7 @@
 
 import shlex
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -11,12 +11,13 @@ from typing import Protocol
 from rich.console import Console
 
 from fedha import config as configs
-from fedha.cli import display, publish
-from fedha.cli.exits import FAILED, INTERRUPTED, StoppedError, one_line
+from fedha.cli import display, publish, stopping
+from fedha.cli.exits import FAILED, EndedError, one_line
 from fedha.config import Config
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, StoppedError
 from fedha.runs import folders, runfolder
 from fedha.runs.listener import Listener
+from fedha.runs.wording import run_title
 
 RUNS = Path("runs")
 
@@ -87,8 +88,10 @@ def plan_new(config: Config, out: Path | None, *, overwrite: bool = False) -> tu
 class Execute(Protocol):
     """What trains a run: `fedha.run.execute`, or another place's."""
 
-    def __call__(self, config: Config, folder: Path, listener: Listener, *, resume: bool) -> object:
-        """Train it to its end and write its folder."""
+    def __call__(
+        self, config: Config, folder: Path, listener: Listener, *, resume: bool, stop: Callable[[], bool]
+    ) -> object:
+        """Train it to its end, or until it is asked to stop, and write its folder."""
 
 
 def train(
@@ -111,22 +114,24 @@ def train(
         again: The command that continues.
 
     Raises:
-        StoppedError: Ctrl-C, or an error that nobody expected; the runs can be resumed.
+        EndedError: A signal, or an error that nobody expected; the runs can be resumed.
         FedhaError: Something the user gave is wrong.
     """
     pending = [(config, folder) for config, folder in plan if not runfolder.is_finished(folder)]
-    with display.choose(console, len(pending), quiet=quiet) as listener:
-        for config, folder in pending:
+    with stopping.patiently(), display.choose(console, len(pending), quiet=quiet) as listener:
+        for number, (config, folder) in enumerate(pending, 1):
             with _stops_well(folder, common, again):
-                (execute or _here)(config, folder, listener, resume=runfolder.holds_run(folder))
+                stopping.check(f"stopped before {run_title(config, number, len(pending))} began")
+                resume = runfolder.holds_run(folder)
+                (execute or _here)(config, folder, listener, resume=resume, stop=stopping.asked)
                 if folder != common:
                     publish.write([folder], folder / runfolder.REPORT)
 
 
-def _here(config: Config, folder: Path, listener: Listener, *, resume: bool) -> object:
+def _here(config: Config, folder: Path, listener: Listener, *, resume: bool, stop: Callable[[], bool]) -> object:
     from fedha.run import execute  # torch and Flower: slow to import, and only needed here
 
-    return execute(config, folder, listener, resume=resume)
+    return execute(config, folder, listener, resume=resume, stop=stop)
 
 
 @contextmanager
@@ -136,8 +141,10 @@ def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
     (folder / runfolder.ERROR).unlink(missing_ok=True)
     try:
         yield
+    except StoppedError as error:
+        raise EndedError(f"{error}; continue with: {again}", stopping.exit_code()) from error
     except KeyboardInterrupt as error:
-        raise StoppedError(f"stopped; continue with: {again}", INTERRUPTED) from error
+        raise EndedError(f"stopped; continue with: {again}", stopping.exit_code()) from error
     except FedhaError:
         if folder.parent == RUNS and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # nothing was written to the folder that was claimed: leave none behind
@@ -146,4 +153,4 @@ def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
         place = runfolder.make_folder(folder) / runfolder.ERROR
         runfolder.write_text(place, traceback.format_exc())
         message = f"failed with {one_line(error)} (traceback: {place}); continue with: {again}"
-        raise StoppedError(message, FAILED) from error
+        raise EndedError(message, FAILED) from error

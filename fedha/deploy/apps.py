@@ -29,7 +29,7 @@ from fedha.config import Config, from_json
 from fedha.data.domain import Domain
 from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
 from fedha.deploy.party import site_party
-from fedha.engine.event_file import EventFile
+from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
 from fedha.flower.client import QUERIES, Clients, recall_averages, state_record
@@ -44,11 +44,6 @@ from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
 
 EVENTS = ".events"  # the folder beside the runs
-
-
-def stop_file(events: Path) -> Path:
-    """The file that asks a run to stop by being there."""
-    return events.with_suffix(".stop")
 
 
 def deployed_server_app() -> ServerApp:
@@ -72,8 +67,8 @@ def deployed_server_app() -> ServerApp:
             job = Job(asked.config, inside(runs, str(asked.folder)), target_root=None if own is None else Path(own))
             resume = bool(context.run_config.get("resume", False))
             serve(job, grid, events, domains=None, resume=resume, stop=stop_file(file).exists)
-        except StoppedError:
-            events.stopped()
+        except StoppedError as error:
+            events.stopped(str(error))
         except FedhaError as error:
             events.failed(str(error))
             raise

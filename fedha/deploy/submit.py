@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from fedha.config import Config, to_json
-from fedha.deploy.apps import EVENTS, stop_file
-from fedha.engine.event_file import new_events
+from fedha.deploy.apps import EVENTS
+from fedha.engine.event_file import new_events, stop_file
 from fedha.engine.flower_processes import LocalFlower, environment
-from fedha.errors import ClientError, FedhaError
+from fedha.errors import ClientError, FedhaError, StoppedError
+from fedha.flower.delivery import never
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener
 
@@ -85,6 +86,7 @@ def run_deployed(
     to: Destination,
     *,
     resume: bool = False,
+    stop: Callable[[], bool] = never,
     attempts: int = 5,
 ) -> dict[str, Any]:
     """Train one run on a deployment.
@@ -95,6 +97,7 @@ def run_deployed(
         listener: Told of every round.
         to: Where.
         resume: Continue from the folder's checkpoint.
+        stop: Asked now and then, whether to stop.
         attempts: How often the run is sent again, from its checkpoint, after its process on the server was lost.
 
     Returns:
@@ -103,6 +106,7 @@ def run_deployed(
     Raises:
         FedhaError: The run failed, or the SuperLink cannot be reached.
         ClientError: The server's process failed in a way that nobody expected.
+        StoppedError: It was asked to stop; what was done is saved.
     """
     if runfolder.holds_run(folder) and not resume:
         raise runfolder.occupied(folder)
@@ -112,11 +116,11 @@ def run_deployed(
             events = to.runs / EVENTS / f"{secrets.token_hex(8)}.jsonl"
             number = _submit(flower, Path(place) / "app", config, _name(folder, to), events.name, resume=resume)
             try:
-                return _follow(flower, number, events, config, folder, listener)
+                return _follow(flower, number, events, config, folder, listener, stop)
             except LostError as lost:
                 listener.note(f"the server's process was lost ({lost}); the run is sent again, {attempt} of {attempts}")
                 resume = runfolder.holds_run(folder)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # before it was followed
                 _stop(flower, number, events, listener)
                 raise
             finally:
@@ -164,11 +168,19 @@ def _submit(flower: LocalFlower, app: Path, config: Config, name: str, events: s
 
 
 def _follow(
-    flower: LocalFlower, number: str, events: Path, config: Config, folder: Path, listener: Listener
+    flower: LocalFlower,
+    number: str,
+    events: Path,
+    config: Config,
+    folder: Path,
+    listener: Listener,
+    stop: Callable[[], bool],
 ) -> dict[str, Any]:
     """Tell the listener what happens until the results are there, or say why they will not be."""
     seen, asked = 0, time.monotonic()
     while True:
+        if stop():
+            raise StoppedError(_stop(flower, number, events, listener))
         for event, value in _after(events, seen):
             seen += 1
             asked = time.monotonic()
@@ -189,21 +201,21 @@ def _follow(
         time.sleep(_LOOK_SECONDS)
 
 
-def _stop(flower: LocalFlower, number: str, events: Path, listener: Listener) -> None:
-    """Let a run end between two messages; one that does not, or a second Ctrl-C, is cut off."""
+def _stop(flower: LocalFlower, number: str, events: Path, listener: Listener) -> str:
+    """Let a run end between two messages; one that does not, or a second Ctrl-C, is cut off. Returns where it ended."""
     listener.note("stopping: what was sent to the clients is to arrive; Ctrl-C again cuts it off")
     stop_file(events).touch()
     deadline = time.monotonic() + _STOP_SECONDS
     try:
-        while not any(event in _LAST for event, _ in _after(events, 0)):
-            if time.monotonic() > deadline:
-                break
+        while time.monotonic() < deadline:
+            last = {event: value for event, value in _after(events, 0) if event in _LAST}
+            if last:
+                return str(last.get("stopped", "stopped"))
             time.sleep(_LOOK_SECONDS)
-        else:
-            return
     except KeyboardInterrupt:
         listener.note("cut off")
     flower.ask("stop", number)
+    return "stopped"
 
 
 def _after(events: Path, seen: int) -> list[tuple[str, Any]]:
@@ -222,8 +234,8 @@ def _tell(listener: Listener, config: Config, folder: Path) -> dict[str, Callabl
     def crashed(told: list[str]) -> None:
         raise ClientError(*told)
 
-    def stopped(_: None) -> None:
-        raise FedhaError("the run was stopped; continue it with `fedha deploy resume`")
+    def stopped(where: str) -> None:
+        raise FedhaError(f"the run was asked to end on the server: {where}; continue it with `fedha deploy resume`")
 
     return {
         "started": lambda first: listener.started(config, folder, first),

@@ -1,11 +1,12 @@
 """Engines: where a run's clients live. A new one is a row of `ENGINES`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 from fedha.config import Config
 from fedha.data.domain import DomainSet
+from fedha.flower.delivery import never
 from fedha.flower.serve import Job
 from fedha.runs.listener import Listener
 
@@ -27,7 +28,9 @@ def choose(config: Config, domains: DomainSet) -> tuple[str, str]:
     return plan.choose(config, clients, machine.look(), estimate.run_operations(config, domains))
 
 
-def run(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+def run(
+    job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False, stop: Callable[[], bool] = never
+) -> dict[str, Any]:
     """Train one run on its engine.
 
     Args:
@@ -35,10 +38,14 @@ def run(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = Fals
         domains: The run's domains.
         listener: Told of every round.
         resume: Continue from the folder's checkpoint.
+        stop: Asked now and then, whether to stop.
 
     Returns:
         The content of results.json.
+
+    Raises:
+        StoppedError: It was asked to stop; what was done is saved.
     """
     module, function = ENGINES[choose(job.config, domains)[0]]
-    results: dict[str, Any] = getattr(import_module(module), function)(job, domains, listener, resume=resume)
+    results: dict[str, Any] = getattr(import_module(module), function)(job, domains, listener, resume=resume, stop=stop)
     return results

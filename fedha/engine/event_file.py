@@ -40,9 +40,9 @@ class EventFile:
         """Write why the run ends early."""
         self._write("failed", reason)
 
-    def stopped(self) -> None:
-        """Write that the run ends early because it was asked to."""
-        self._write("stopped", None)
+    def stopped(self, where: str) -> None:
+        """Write that the run ends early because it was asked to, and where."""
+        self._write("stopped", where)
 
     def crashed(self, sentence: str, trace: str) -> None:
         """Write what nobody expected, with its traceback."""
@@ -51,6 +51,11 @@ class EventFile:
     def _write(self, event: str, value: Any) -> None:
         with self.path.open("ab") as file:
             file.write(json.dumps([event, finite(value)]).encode() + b"\n")
+
+
+def stop_file(events: Path) -> Path:
+    """The file that asks the run of an event file to stop by being there."""
+    return events.with_suffix(".stop")
 
 
 def new_events(file: BinaryIO) -> Iterator[tuple[str, Any]]:

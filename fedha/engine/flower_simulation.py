@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from flwr.serverapp import Grid, ServerApp
 import fedha
 from fedha.config import Config, to_json
 from fedha.data.domain import DomainSet
-from fedha.engine.event_file import EventFile, new_events
+from fedha.engine.event_file import EventFile, new_events, stop_file
 from fedha.engine.flower_processes import START_SECONDS, LocalFlower, local_flower
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, server_app
+from fedha.flower.delivery import never
 from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener
@@ -60,10 +62,13 @@ client = bound_client_app(Path(), simulation=True)
 """
 
 
-def run_flower(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+def run_flower(
+    job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False, stop: Callable[[], bool] = never
+) -> dict[str, Any]:
     """Train one job in Flower's simulation; see `fedha.engine.run`. No process outlives the call.
 
     Raises:
+        StoppedError: It was asked to stop; what was done is saved.
         FedhaError: Bad data, a failed client, a folder that holds another run, or a Flower that does not start.
     """
     if runfolder.holds_run(job.folder) and not resume:
@@ -83,7 +88,7 @@ def run_flower(job: Job, domains: DomainSet, listener: Listener, *, resume: bool
             federation = _federation(job.config, clients, workers)
             settings = ("--run-config", app / "run.toml", "--federation-config", federation)
             number = str(flower.ask("run", app, *settings)["run-id"])
-            return _follow(flower, number, events, job, listener)
+            return _follow(flower, number, events, job, listener, stop)
 
 
 def told_server_app(events: Path) -> ServerApp:
@@ -91,12 +96,15 @@ def told_server_app(events: Path) -> ServerApp:
 
     What nobody expected is left to Flower, whose log has the traces.
     """
-    app, inner, file = ServerApp(), server_app(Path(), EventFile(events)), EventFile(events)
+    file = EventFile(events)
+    app, inner = ServerApp(), server_app(Path(), file, stop_file(events).exists)
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         try:
             inner(grid=grid, context=context)
+        except StoppedError as error:
+            file.stopped(str(error))
         except FedhaError as error:
             file.failed(str(error))
             raise
@@ -138,7 +146,9 @@ def _federation(config: Config, clients: int, workers: int) -> str:
     return " ".join(f"{key}={value}" for key, value in sizes.items())
 
 
-def _follow(flower: LocalFlower, number: str, events: Path, job: Job, listener: Listener) -> dict[str, Any]:
+def _follow(
+    flower: LocalFlower, number: str, events: Path, job: Job, listener: Listener, stop: Callable[[], bool]
+) -> dict[str, Any]:
     """Tell the listener what happens until the results are there, or say why they will not be."""
     deadline = time.monotonic() + START_SECONDS
     begun = False
@@ -153,6 +163,10 @@ def _follow(flower: LocalFlower, number: str, events: Path, job: Job, listener: 
                     listener.finished(results)
                     return results
                 _tell(listener, job, event, value)
+            if stop():
+                if not begun:
+                    raise StoppedError("stopped before its first round was done")
+                stop_file(events).touch()  # the ServerApp looks for it, and then says where it stopped
             if ended:
                 _check_running(flower, number, job)
                 flower.processes.remove(watch)
@@ -170,6 +184,8 @@ def _tell(listener: Listener, job: Job, event: str, value: Any) -> None:
             listener.round_done(value)
         case "note":
             listener.note(value)
+        case "stopped":
+            raise StoppedError(value)
         case "failed":
             raise FedhaError(value)
 

@@ -1,7 +1,7 @@
 """The inline engine: Flower's Grid inside this process, one client after the other."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -24,6 +24,7 @@ from fedha.engine.nodes import (
 from fedha.engine.parcels import TOGETHER, Records, even, to_record_dict
 from fedha.flower.apps import device
 from fedha.flower.client import Clients, app_for, restore_state, simulated, state_record
+from fedha.flower.delivery import never, stop_if_asked
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.models import build
@@ -39,6 +40,7 @@ class InlineGrid(Grid):
         run_config: What the clients' contexts carry.
         skip: Whether a client's exception becomes an error reply; else it is the caller's, as it was raised.
         together: The clients behind the app, where they may be trained together.
+        stop: Asked between two clients, whether to stop.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class InlineGrid(Grid):
         *,
         skip: bool = False,
         together: Clients | None = None,
+        stop: Callable[[], bool] = never,
     ) -> None:
         identify_server()
-        self._app, self._skip, self._together = app, skip, together
+        self._app, self._skip, self._together, self._stop = app, skip, together, stop
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}
         self._contexts = {
@@ -105,6 +108,7 @@ class InlineGrid(Grid):
             context.state = restore_state(state)
 
     def _deliver_together(self, clients: Clients, kind: str, messages: Sequence[Message]) -> list[str]:
+        stop_if_asked(self._stop)
         contexts = [self._contexts[message.metadata.dst_node_id] for message in messages]
         replies = clients.answer_together(kind, [message.content for message in messages], contexts)
         if replies is None:
@@ -116,6 +120,7 @@ class InlineGrid(Grid):
         return [one.metadata.message_id for one in received]
 
     def _deliver(self, message: Message) -> str:
+        stop_if_asked(self._stop)
         received = _received(message, copy_records(message.content))
         sent = received.metadata
         name, node, kind = sent.message_id, sent.dst_node_id, sent.message_type
@@ -144,7 +149,12 @@ def _received(message: Message, content: RecordDict) -> Message:
 
 
 def inline_grid(
-    config: Config, domains: DomainSet, clients: Sequence[Domain] | None = None, *, together: bool = False
+    config: Config,
+    domains: DomainSet,
+    clients: Sequence[Domain] | None = None,
+    *,
+    together: bool = False,
+    stop: Callable[[], bool] = never,
 ) -> InlineGrid:
     """The grid of a run in this process, with its clients behind it.
 
@@ -153,6 +163,7 @@ def inline_grid(
         domains: The run's domains.
         clients: What each client holds, in client order; default: its part of the domains.
         together: Whether they may be trained together; the default has the bits that others are held against.
+        stop: Asked between two clients, whether to stop.
     """
     held = client_domains(domains, config.data.clients_per_domain, config.seed[0]) if clients is None else clients
     made = Clients(
@@ -164,10 +175,12 @@ def inline_grid(
         site=simulated,
     )
     skip = config.engine.on_client_error == "skip"
-    return InlineGrid(app_for(made), len(held), skip=skip, together=made if together else None)
+    return InlineGrid(app_for(made), len(held), skip=skip, together=made if together else None, stop=stop)
 
 
-def run_inline(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+def run_inline(
+    job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False, stop: Callable[[], bool] = never
+) -> dict[str, Any]:
     """Train one job in this process; see `fedha.engine.run`."""
-    grid = inline_grid(job.config, domains, together=job.config.engine.batching is True)
-    return serve(job, grid, listener, domains=domains, resume=resume)
+    grid = inline_grid(job.config, domains, together=job.config.engine.batching is True, stop=stop)
+    return serve(job, grid, listener, domains=domains, resume=resume, stop=stop)

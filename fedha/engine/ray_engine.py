@@ -1,7 +1,7 @@
 """The ray engine: a run's clients in Ray's worker processes, on cores, on GPUs or on a cluster."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from fedha.engine.machine import look
 from fedha.engine.plan import Plan, make_plan
 from fedha.engine.ray_grid import RayGrid
 from fedha.flower.client import Clients, simulated
+from fedha.flower.delivery import never
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
@@ -26,7 +27,9 @@ from fedha.runs.listener import Listener
 PackedDomain = tuple[str, int | None, list[np.ndarray[Any, Any]]]
 
 
-def run_ray(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+def run_ray(
+    job: Job, domains: DomainSet, listener: Listener, *, resume: bool = False, stop: Callable[[], bool] = never
+) -> dict[str, Any]:
     """Train one job on Ray; see `fedha.engine.run`.
 
     Ray is started if this process has not, and stays for the process' next runs.
@@ -41,14 +44,21 @@ def run_ray(job: Job, domains: DomainSet, listener: Listener, *, resume: bool = 
         listener.note(warning)
     if cluster is None:
         ray_session.start(plan.workers, plan.gpus)
-    grid = ray_grid(config, plan, domains, parts, listener)
+    grid = ray_grid(config, plan, domains, parts, listener, stop)
     try:
-        return serve(job, grid, listener, domains=domains, resume=resume)
+        return serve(job, grid, listener, domains=domains, resume=resume, stop=stop)
     finally:
         grid.close()
 
 
-def ray_grid(config: Config, plan: Plan, domains: DomainSet, parts: list[Domain], listener: Listener) -> RayGrid:
+def ray_grid(
+    config: Config,
+    plan: Plan,
+    domains: DomainSet,
+    parts: list[Domain],
+    listener: Listener,
+    stop: Callable[[], bool] = never,
+) -> RayGrid:
     """The grid of a run.
 
     Args:
@@ -57,6 +67,7 @@ def ray_grid(config: Config, plan: Plan, domains: DomainSet, parts: list[Domain]
         domains: For the shape of the model.
         parts: What each client holds, in client order.
         listener: Told when a worker had to be started again.
+        stop: Asked while clients are waited for, whether to stop.
     """
     shape, classes = domains.input_shape, domains.classes
     return RayGrid(
@@ -69,6 +80,7 @@ def ray_grid(config: Config, plan: Plan, domains: DomainSet, parts: list[Domain]
         together=plan.batching,
         client_timeout=config.engine.client_timeout,
         note=listener.note,
+        stop=stop,
     )
 
 

@@ -19,8 +19,10 @@ from fedha.engine.parcels import Answer, Records, to_record_dict, to_records
 from fedha.engine.worker import MakeClients
 from fedha.errors import FedhaError
 from fedha.flower.client import restore_state, state_record
+from fedha.flower.delivery import never, stop_if_asked
 
 _DEATHS = 3  # of one worker's processes in one exchange, before the run is given up
+_LOOK_SECONDS = 0.2  # between looks whether the run should stop
 _ANSWER_SECONDS = 5.0  # a process that does not say within so long what it is doing is stuck outside Python
 
 
@@ -67,6 +69,7 @@ class RayGrid(Grid):
         client_timeout: Seconds that a client may take for one answer; None: for ever.
         run_config: What the clients' contexts carry.
         note: Told, in a sentence, when a process had to be started again.
+        stop: Asked while answers are waited for, whether to stop.
     """
 
     def __init__(
@@ -82,9 +85,10 @@ class RayGrid(Grid):
         client_timeout: float | None = None,
         run_config: Mapping[str, Any] | None = None,
         note: Callable[[str], None] = lambda text: None,
+        stop: Callable[[], bool] = never,
     ) -> None:
         identify_server()
-        self._run = Run.create_empty(1)
+        self._run, self._stop = Run.create_empty(1), stop
         self._together, self._client_timeout, self._note = together, client_timeout, note
         self.broadcast = Broadcast()
         self._states: dict[int, Records] = {}
@@ -145,6 +149,7 @@ class RayGrid(Grid):
 
         Raises:
             FedhaError: A worker's process died again and again.
+            StoppedError: The run is asked to stop.
         """
         pending = [self._call(host, batch) for host, batch in self._batches(messages)]
         self.broadcast.keep(number for host in self.hosts for number in host.known)
@@ -191,12 +196,14 @@ class RayGrid(Grid):
         try:
             while pending:
                 waiting = {one.answers: one for one in pending}
-                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=self._patience(pending, deadline))
+                patience = self._patience(pending, deadline)
+                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=min(patience, _LOOK_SECONDS))
+                stop_if_asked(self._stop)
                 if ready:
                     yield from self._receive(waiting[ready[0]])
                 elif time.monotonic() >= deadline:
                     return
-                else:
+                elif patience <= _LOOK_SECONDS:
                     for one in pending:
                         yield from self._look_after(one)
                 pending = [one for one in pending if one.messages]
@@ -245,13 +252,12 @@ class RayGrid(Grid):
         nodes = (place + FIRST_NODE for place in host.places)
         host.start({node: self._states[node] for node in nodes if node in self._states})
 
-    def _patience(self, pending: Sequence[_Pending], deadline: float) -> float | None:
+    def _patience(self, pending: Sequence[_Pending], deadline: float) -> float:
         """Seconds until somebody must be looked after."""
         limits = [deadline]
         if self._client_timeout is not None:
             limits += [one.since + self._client_timeout for one in pending]
-        soonest = min(limits)
-        return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
+        return max(0.0, min(limits) - time.monotonic())
 
     def _look_after(self, one: _Pending) -> Iterator[Message]:
         """Ask a worker that has been silent for long what it does; end it if a client has hung."""

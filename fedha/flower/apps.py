@@ -13,6 +13,7 @@ The run config's keys, all optional but one of config and settings:
 import functools
 import sys
 import time
+from collections.abc import Callable
 from logging import INFO
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from fedha.data.domain import Domain
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
 from fedha.flower.client import QUERIES, client_app, simulated, sworn
+from fedha.flower.delivery import never
 from fedha.flower.logged import Logged
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, load_domains, serve
@@ -58,12 +60,13 @@ def job_from(context: Context, base: Path) -> Job:
     return Job(runs[0], folder, given.get("left-out") or None)
 
 
-def server_app(base: Path, listener: Listener | None = None) -> ServerApp:
+def server_app(base: Path, listener: Listener | None = None, stop: Callable[[], bool] = never) -> ServerApp:
     """The ServerApp of a deployed or simulated run.
 
     Args:
         base: The app's folder.
         listener: Told of every round; default: Flower's log.
+        stop: Asked now and then, whether to stop.
     """
     app = ServerApp()
 
@@ -75,7 +78,7 @@ def server_app(base: Path, listener: Listener | None = None) -> ServerApp:
         if isinstance(grid, InMemoryGrid):
             _check_federation(grid, len(domains.sources) * job.config.data.clients_per_domain)
         resume = bool(context.run_config.get("resume", False))
-        serve(job, grid, listener or Logged(), domains=domains, resume=resume)
+        serve(job, grid, listener or Logged(), domains=domains, resume=resume, stop=stop)
 
     return app
 

@@ -39,7 +39,7 @@ def stop_if_asked(stop: Callable[[], bool]) -> None:
         StoppedError: The run is asked to stop.
     """
     if stop():
-        raise StoppedError("the run was stopped; it can be resumed from its last checkpoint")
+        raise StoppedError("stopped while the clients were asked")
 
 
 def deliver(
@@ -51,7 +51,8 @@ def deliver(
         grid: Flower's, or one of ours, which does not need to be looked at again and again.
         messages: To any nodes.
         timeout: Seconds until replies that are missing are given up.
-        stop: Asked in a deployment, whether to stop: as soon as what was sent has surely arrived.
+        stop: Asked over Flower's grids, whether to stop: as soon as what was sent has surely arrived. Our own are given
+            theirs.
 
     Raises:
         StoppedError: It says so.

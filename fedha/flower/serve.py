@@ -5,11 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
-from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from fedha import data, numerics
 from fedha.cohort import Member
@@ -19,9 +18,9 @@ from fedha.errors import FedhaError
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
 from fedha.flower.delivery import never
+from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
-from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.piggyback import riders
@@ -29,22 +28,10 @@ from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import restore_spending
 from fedha.runs import runfolder
-from fedha.runs.checkpoint import load_checkpoint, save_checkpoint
 from fedha.runs.listener import Listener
 from fedha.runs.selection import select
 from fedha.runs.versions import versions
 from fedha.training import evaluate
-
-
-@runtime_checkable
-class RemembersStates(Protocol):
-    """A grid whose clients live with it, so that a checkpoint can hold what they remember."""
-
-    def save_states(self) -> list[ArrayRecord | None]:
-        """What each client must remember, in client order."""
-
-    def restore_states(self, states: list[ArrayRecord | None]) -> None:
-        """Give it back."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +117,7 @@ def serve(
         domains: The run's domains; None in a deployment, whose server has none and learns from the clients what it
             needs to know. There clients that are missing are waited for or passed over, as the config says.
         resume: Continue from the folder's checkpoint.
-        stop: Asked now and then in a deployment, whether to stop.
+        stop: Asked between rounds and between messages, whether to stop.
         shown: Given the strategy before the first round, by who wants to look at what the server learns.
 
     Returns:
@@ -138,7 +125,7 @@ def serve(
 
     Raises:
         FedhaError: Bad data, a failed client, or a folder that holds another run.
-        StoppedError: It was asked to.
+        StoppedError: It was asked to; what was done is saved.
     """
     config, seed = job.config, job.config.seed[0]
     numerics.configure(config.engine.threads)
@@ -155,18 +142,33 @@ def serve(
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, setting.input_shape, sent, recipe.probes)
     runfolder.create(job.folder, config, resume=resume)
-    done, pending = _continue_from(job, strategy, grid) if resume else (0, None)
+    saving = Saving(job.folder, config, strategy, grid, stop, job.left_out)
+    done, pending = saving.restore() if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
     log.truncate_after(done if pending is None else done - 1)
     records = runfolder.read_metrics(job.folder)
 
     listener.started(config, job.folder, done + 1)
-    members = strategy.talk.meet(grid, done + 1)
+    with saving.giving_up(done, pending):
+        members = strategy.talk.meet(grid, done + 1)
     stopped = _begin_spending(job, server, members, done, resume=resume)
+    ended = done == config.training.rounds or bool(stopped)
+    if ended or (pending is not None and not strategy.piggyback):  # it was stopped before, or while, clients evaluated
+        with saving.giving_up(done, pending):
+            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out")
+    if pending is not None and (ended or not strategy.piggyback):
+        records.append(_evaluated(pending, strategy, setting, seconds))
+        log.append(records[-1])
+        listener.round_done(records[-1])
+        pending = None
     for number in () if stopped else range(done + 1, config.training.rounds + 1):
+        saving.stop_if_asked(number - 1, pending)
         _commit(job, server, number, server.members or members)
-        record = _round(strategy, grid, number, riding=() if pending is None else ("held_out",))
+        with saving.giving_up(number - 1, pending):
+            record = _round(strategy, grid, number, riding=() if pending is None else ("held_out",))
         done_with = [] if pending is None else [_evaluated(pending, strategy, setting)]
+        for one in done_with:
+            log.append(one)
         pending = None
         stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
         last = bool(stopped) or number == config.training.rounds
@@ -175,25 +177,21 @@ def serve(
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
-                seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
+                with saving.giving_up(number, record):
+                    seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
                 if strategy.talk.events:  # those of the evaluation are among them now
                     record["events"] = list(strategy.talk.events)
                 record = _evaluated(record, strategy, setting, seconds)
-        done_with += [record] if pending is None else []
-        for one in done_with:
-            log.append(one)
-        if last or number % config.checkpoint.every == 0:
-            _save(job, strategy, grid, number, pending)
+        if pending is None:
+            log.append(record)
+            done_with.append(record)
+        saving.save_if_due(number, pending, last=last)
         records += done_with
         for one in done_with:
             listener.round_done(one)
         if stopped:
             listener.note(f"training ends after round {number}: {stopped}")
             break
-    if done == config.training.rounds or (
-        stopped and done == len(records)
-    ):  # it was stopped between the last round and the results
-        _ask_to_evaluate(strategy, grid, done, "held_out,train")
     runfolder.write_model(job.folder, strategy.begun().parameters)
     results = _results(job, strategy, setting, records, stopped)
     runfolder.write_json(job.folder / (runfolder.FOLD if job.left_out else runfolder.RESULTS), results)
@@ -316,30 +314,6 @@ def _results(
 def fold_folder(folder: Path, left_out: str) -> Path:
     """Where the run without one source is written."""
     return folder / "folds" / left_out
-
-
-def _save(job: Job, strategy: HessianAlignment, grid: Grid, number: int, pending: dict[str, Any] | None) -> None:
-    states = grid.save_states() if isinstance(grid, RemembersStates) else []
-    clients = [unpack_tensors(state) if state else {} for state in states]
-    save_checkpoint(job.folder, number, strategy.begun(), clients, pending)
-
-
-def _continue_from(job: Job, strategy: HessianAlignment, grid: Grid) -> tuple[int, dict[str, Any] | None]:
-    """The round that a checkpoint was made after, and the record that then lacked the clients' evaluation."""
-    done, states, pending = load_checkpoint(job.folder, strategy.begun())
-    if isinstance(grid, RemembersStates) and states:
-        grid.restore_states([pack_tensors(state) if state else None for state in states])
-    elif isinstance(grid, InMemoryGrid) and done and _clients_remember(strategy):
-        raise FedhaError(
-            f"recipe {strategy.task.recipe.name!r} keeps statistics at the clients, which this engine forgets; "
-            "resume it with --engine inline, or start a new run"
-        )
-    return done, pending
-
-
-def _clients_remember(strategy: HessianAlignment) -> bool:
-    recipe = strategy.task.recipe
-    return any(term.client_average for term in recipe.terms) or (strategy.piggyback and bool(riders(recipe)))
 
 
 def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: int, *, resume: bool) -> str:

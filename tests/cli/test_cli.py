@@ -14,7 +14,7 @@ import yaml
 
 from fedha import config as configs
 from fedha.cli.commands import app
-from fedha.cli.exits import StoppedError, exit_code
+from fedha.cli.exits import EndedError, exit_code
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES
 from fedha.runs import folders, runfolder
@@ -174,7 +174,7 @@ def test_exit_codes_tell_what_happened(capsys: pytest.CaptureFixture[str]) -> No
     for error, code, said in (
         (None, 0, ""),
         (FedhaError("x is 3; make it 2"), 2, "fedha: x is 3; make it 2\n"),
-        (StoppedError("stopped", 130), 130, "fedha: stopped\n"),
+        (EndedError("stopped", 130), 130, "fedha: stopped\n"),
         (KeyboardInterrupt(), 130, "fedha: stopped\n"),
         (ValueError("a\nb"), 1, "fedha: ValueError: a b\n"),
     ):
@@ -213,9 +213,12 @@ def test_a_table_goes_to_the_terminal_or_to_a_file_whose_ending_says_the_format(
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_the_program_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_program_with_its_code_after_saving_and_says_how_to_go_on(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
-    changes = (*FAST, "recipe=erm", "seed=0", "training.rounds=1000000")
+    changes = (*FAST, "recipe=erm", "seed=0", "training.rounds=1000000", "checkpoint.every=1000000")
     command = [sys.executable, "-m", "fedha", "run", "quickstart", *changes, "--out", str(folder)]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     patience = time.monotonic() + 120
@@ -223,10 +226,13 @@ def test_an_interrupt_ends_the_program_with_130_and_says_how_to_go_on(tmp_path: 
         while not runfolder.read_metrics(folder) and running.poll() is None and time.monotonic() < patience:
             time.sleep(0.1)
         begun = bool(runfolder.read_metrics(folder))
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         _, err = running.communicate(timeout=60)
     finally:
         running.kill()  # one that takes no notice would train a million rounds
     assert begun, err
-    assert running.returncode == 130
-    assert err.splitlines()[-1] == f"fedha: stopped; continue with: fedha resume {folder}"
+    assert running.returncode == code
+    done = len(runfolder.read_metrics(folder))
+    said = f"stopped after round {done} of 1000000, which is saved; continue with: fedha resume {folder}"
+    assert err.splitlines()[-1] == f"fedha: {said}"
+    assert (folder / "checkpoint" / "state.safetensors").is_file()

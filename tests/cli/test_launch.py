@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from fedha.cli import launch
-from fedha.cli.exits import StoppedError
+from fedha.cli.exits import EndedError
 from fedha.runs import runfolder
 from fedha.runs.folders import planned_runs
 from tests.made_runs import FAST
@@ -34,7 +34,7 @@ def _plan(out: Path, *changes: str) -> tuple[Path, launch.Plan]:
 def test_after_ctrl_c_resume_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     changes = ("recipe=[erm, hgp]", "seed=0", "checkpoint.every=3", "training.rounds=12")
     folder, plan = _plan(tmp_path / "stopped", *changes)
-    with pytest.raises(StoppedError, match=r"stopped; continue with: fedha resume .*stopped") as stopped:
+    with pytest.raises(EndedError, match=r"stopped; continue with: fedha resume .*stopped") as stopped:
         launch.train(plan, Console(file=_Breaks("round 8/", KeyboardInterrupt())), quiet=False, common=folder)
     assert stopped.value.code == 130
     assert len(runfolder.read_metrics(folder / "erm-seed0")) == 8
@@ -59,7 +59,7 @@ def test_an_unexpected_error_leaves_its_traceback_until_the_run_is_resumed(tmp_p
     folder, plan = _plan(tmp_path / "run", "recipe=erm", "seed=0")
     broken = Console(file=_Breaks("round 2/", ZeroDivisionError("by\nzero")), width=500)
     said = r"^failed with ZeroDivisionError: by zero \(traceback: .*error\.txt\); continue with: fedha resume "
-    with pytest.raises(StoppedError, match=said) as stopped:
+    with pytest.raises(EndedError, match=said) as stopped:
         launch.train(plan, broken, quiet=False, common=folder)
     assert stopped.value.code == 1
     assert "in write" in (folder / "error.txt").read_text()

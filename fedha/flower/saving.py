@@ -1,0 +1,138 @@
+"""When a run's state is saved: each k-th round, after so many minutes, and when the run is asked to stop."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
+from flwr.superlink.grid.inmemory_grid import InMemoryGrid
+
+from fedha.config import Config
+from fedha.errors import FedhaError, StoppedError
+from fedha.federation import Server
+from fedha.flower.strategy import HessianAlignment
+from fedha.flower.wire import pack_tensors, unpack_tensors
+from fedha.piggyback import riders
+from fedha.runs.checkpoint import load_checkpoint, save_checkpoint
+
+States = list[ArrayRecord | None]
+
+
+@runtime_checkable
+class RemembersStates(Protocol):
+    """A grid whose clients live with it, so that a checkpoint can hold what they remember."""
+
+    def save_states(self) -> States:
+        """What each client must remember, in client order."""
+
+    def restore_states(self, states: States) -> None:
+        """Give it back."""
+
+
+@dataclass
+class Saving:
+    """The checkpoints of a run that is going on.
+
+    Attributes:
+        folder: The run's.
+        config: One recipe, one seed.
+        strategy: Has begun.
+        grid: Reaches the clients.
+        stop: Asked whether the run should stop.
+        left_out: The source that this run leaves out, or None.
+    """
+
+    folder: Path
+    config: Config
+    strategy: HessianAlignment
+    grid: Grid
+    stop: Callable[[], bool]
+    left_out: str | None = None
+    _since: float = field(default_factory=time.monotonic)
+
+    def restore(self) -> tuple[int, dict[str, Any] | None]:
+        """The round that the last checkpoint was made after, and the record that then lacked the clients' evaluation.
+
+        Raises:
+            FedhaError: The checkpoint is damaged, or this engine cannot go on from it.
+        """
+        done, states, pending = load_checkpoint(self.folder, self.strategy.begun())
+        if isinstance(self.grid, RemembersStates) and states:
+            self.grid.restore_states([pack_tensors(state) if state else None for state in states])
+        elif isinstance(self.grid, InMemoryGrid) and done and self._clients_remember():
+            raise FedhaError(
+                f"recipe {self.strategy.task.recipe.name!r} keeps statistics at the clients, which this engine "
+                "forgets; resume it with --engine inline, or start a new run"
+            )
+        return done, pending
+
+    def save_if_due(self, round: int, pending: dict[str, Any] | None, *, last: bool) -> None:
+        """Save the state after a round where the config asks for it."""
+        checkpoint = self.config.checkpoint
+        late = checkpoint.minutes is not None and time.monotonic() >= self._since + 60 * checkpoint.minutes
+        if last or late or round % checkpoint.every == 0:
+            self._save(round, pending, self.strategy.begun(), self._states())
+
+    def stop_if_asked(self, round: int, pending: dict[str, Any] | None) -> None:
+        """Between two rounds: save and end the run where it was asked to stop.
+
+        Raises:
+            StoppedError: It was; the message says after which round.
+        """
+        if self.stop():
+            self._save(round, pending, self.strategy.begun(), self._states())
+            raise self._stopped(round)
+
+    @contextmanager
+    def giving_up(self, round: int, pending: dict[str, Any] | None) -> Iterator[None]:
+        """While clients are asked: where the run should stop, what is under way is given up.
+
+        The server's state changes when all have answered, so until then it is the one after `round`, but for the little
+        that is remembered here. A step that was taken is not given up.
+
+        Args:
+            round: The last one that is done.
+            pending: Its record, if that waits for the clients' evaluation.
+
+        Raises:
+            StoppedError: The run was asked to stop; the state after `round` is saved.
+        """
+        before, states, taken = _remembered(self.strategy.begun()), self._states(), self.strategy.last_round
+        try:
+            yield
+        except Exception as error:  # the same signal may have ended workers too: whatever they say, it was asked for
+            if not self.stop() or self.strategy.last_round is not taken:
+                raise
+            self._save(round, pending, before, states)
+            raise self._stopped(round) from error
+
+    def _save(self, round: int, pending: dict[str, Any] | None, server: Server, states: States) -> None:
+        if round:
+            clients = [unpack_tensors(state) if state else {} for state in states]
+            save_checkpoint(self.folder, round, server, clients, pending)
+        self._since = time.monotonic()
+
+    def _states(self) -> States:
+        return self.grid.save_states() if isinstance(self.grid, RemembersStates) else []
+
+    def _stopped(self, round: int) -> StoppedError:
+        where = f"after round {round} of {self.config.training.rounds}" if round else "before its first round was done"
+        fold = f" of the fold without {self.left_out}" if self.left_out else ""
+        return StoppedError(f"stopped {where}{fold}{', which is saved' if round else ''}")
+
+    def _clients_remember(self) -> bool:
+        recipe = self.strategy.task.recipe
+        riding = self.strategy.piggyback and bool(riders(recipe))
+        return riding or any(term.client_average for term in recipe.terms)
+
+
+def _remembered(server: Server) -> Server:
+    """The server as it is now; its model and optimiser are not copied, for they change last."""
+    same = copy.copy(server)
+    same.averages = dict(server.averages)
+    return same
