@@ -13,6 +13,7 @@ from fedha.runs import folders
 from fedha.runs.runfolder import REPORT, is_finished
 
 if TYPE_CHECKING:  # Flower: slow to import, and help should come at once
+    from fedha.config import Config
     from fedha.deploy.submit import Destination
 
 To = Annotated[
@@ -59,7 +60,7 @@ def run(
     [cyan]fedha deploy run hearts.yaml federation.schedule=piggyback --to deployment --out runs/hearts[/cyan]
     """
     there = destination(to, address, runs)
-    wanted = launch.find_config(config, overrides or [])
+    wanted = saved_each_round(launch.find_config(config, overrides or []))
     outside = out is not None and not out.resolve().is_relative_to(there.runs.resolve())
     if outside and out is not None and out.exists() and any(out.iterdir()):
         raise FedhaError(f"{out} is not empty; choose another folder for the run")
@@ -92,6 +93,13 @@ def resume(
     _end(plan, folder, None)
 
 
+def saved_each_round(config: "Config") -> "Config":
+    """The config with a checkpoint after each round, where it says nothing of them: servers are started anew."""
+    if "every" in config.checkpoint.model_fields_set:
+        return config
+    return config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"every": 1})})
+
+
 def destination(to: Path, address: str | None, runs: Path | None) -> "Destination":
     """Where a federation takes runs.
 
@@ -104,7 +112,9 @@ def destination(to: Path, address: str | None, runs: Path | None) -> "Destinatio
     from fedha.deploy.submit import Destination
 
     place = places.find(to)
-    return Destination(address or place.inventory().control, place.trusted, runs or place.server / "runs")
+    record = place.inventory()
+    sites = {client.partition_id: client.name for client in record.clients}
+    return Destination(address or record.control, place.trusted, runs or place.server / "runs", sites)
 
 
 def _train(plan: Plan, folder: Path, to: "Destination", *, quiet: bool) -> None:

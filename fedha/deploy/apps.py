@@ -11,13 +11,15 @@ What belongs to a machine is in its environment, not in the config that travels:
 - For secure sums, what `fedha.deploy.party` names.
 
 The run config has the keys of `fedha.flower.apps`, and ``events``: the name of a file beside the runs to which the
-server writes how the run goes on.
+server writes how the run goes on; ``sites``: a JSON list of each client's place, name, and when it was last connected.
 """
 
 import functools
+import json
 import os
 import re
 import traceback
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -32,6 +34,7 @@ from fedha.deploy.party import site_party
 from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
+from fedha.flower.attendance import Attendance
 from fedha.flower.client import QUERIES, Clients, recall_averages, state_record
 from fedha.flower.guarded import as_kind
 from fedha.flower.held import lacking, model_of, with_model
@@ -66,7 +69,8 @@ def deployed_server_app() -> ServerApp:
             own = os.environ.get("FEDHA_DATA")
             job = Job(asked.config, inside(runs, str(asked.folder)), target_root=None if own is None else Path(own))
             resume = bool(context.run_config.get("resume", False))
-            serve(job, grid, events, domains=None, resume=resume, stop=stop_file(file).exists)
+            here = _attendance(str(context.run_config.get("sites", "")))
+            serve(job, grid, events, domains=None, resume=resume, stop=stop_file(file).exists, attendance=here)
         except StoppedError as error:
             events.stopped(str(error))
         except FedhaError as error:
@@ -108,6 +112,13 @@ def deployed_client_app() -> ClientApp:
     for register in (*(app.query(name) for name in QUERIES), app.train(), app.evaluate()):
         register(answer)
     return app
+
+
+def _attendance(told: str) -> Attendance:
+    """The sites of a run, as `fedha.deploy.submit` names them in its run config."""
+    sites = [(int(place), str(name), str(seen)) for place, name, seen in json.loads(told or "[]")]
+    seen = {name: datetime.fromisoformat(when) for _, name, when in sites if when}
+    return Attendance({place: name for place, name, _ in sites}, seen=seen)
 
 
 def remembers(config: Config) -> bool:

@@ -10,12 +10,13 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedha.config import Config, to_json
+from fedha.deploy import control, troubles
 from fedha.deploy.apps import EVENTS
 from fedha.engine.event_file import new_events, stop_file
 from fedha.engine.flower_processes import LocalFlower, environment
@@ -48,6 +49,7 @@ clientapp = "fedha_deployment:client"
 settings = ""
 out = ""
 events = ""
+sites = ""
 resume = false
 """
 
@@ -68,11 +70,13 @@ class Destination:
         address: HOST:PORT of the SuperLink, on the network where its control routes can be reached.
         root_certificates: The file of the certificate authority that its certificate is checked with.
         runs: The folder, shared with the server's process, where runs are written.
+        sites: The clients' names, by place.
     """
 
     address: str
     root_certificates: Path
     runs: Path
+    sites: Mapping[int, str] = field(default_factory=dict)
 
 
 class LostError(Exception):
@@ -114,9 +118,10 @@ def run_deployed(
         flower = _commands(Path(place), to)
         for attempt in range(1, attempts + 1):
             events = to.runs / EVENTS / f"{secrets.token_hex(8)}.jsonl"
-            number = _submit(flower, Path(place) / "app", config, _name(folder, to), events.name, resume=resume)
+            values = {"out": _name(folder, to), "events": events.name, "sites": _sites(to), "resume": resume}
+            number = _submit(flower, Path(place) / "app", config, values)
             try:
-                return _follow(flower, number, events, config, folder, listener, stop)
+                return _follow(flower, number, events, config, folder, listener, stop, to)
             except LostError as lost:
                 listener.note(f"the server's process was lost ({lost}); the run is sent again, {attempt} of {attempts}")
                 resume = runfolder.holds_run(folder)
@@ -159,10 +164,18 @@ def _commands(place: Path, to: Destination) -> LocalFlower:
     return flower
 
 
-def _submit(flower: LocalFlower, app: Path, config: Config, name: str, events: str, *, resume: bool) -> str:
+def _sites(to: Destination) -> str:
+    """The sites' names and when they were last connected, as the run's server reads them."""
+    with control.connect(to.address, to.root_certificates) as superlink:
+        seen = control.last_seen(superlink.nodes())
+    found = [[place, name, seen[name].isoformat() if name in seen else ""] for place, name in to.sites.items()]
+    return json.dumps(found)
+
+
+def _submit(flower: LocalFlower, app: Path, config: Config, values: Mapping[str, object]) -> str:
     """Send the run; returns its number."""
-    values = {"settings": to_json(config), "out": name, "events": events, "resume": resume}
-    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    settings = {"settings": to_json(config), **values}
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
     (flower.folder / "run.toml").write_text("".join(lines).replace("\x7f", "\\u007f"), encoding="utf-8")
     return str(flower.ask("run", app, "--run-config", flower.folder / "run.toml")["run-id"])
 
@@ -175,9 +188,11 @@ def _follow(
     folder: Path,
     listener: Listener,
     stop: Callable[[], bool],
+    to: Destination,
 ) -> dict[str, Any]:
     """Tell the listener what happens until the results are there, or say why they will not be."""
     seen, asked = 0, time.monotonic()
+    told: set[str] = set()
     while True:
         if stop():
             raise StoppedError(_stop(flower, number, events, listener))
@@ -197,8 +212,18 @@ def _follow(
                         f"run {number} was stopped on the SuperLink; continue it with `fedha deploy resume`"
                     )
                 raise LostError(f"run {number} ended as {status}: {details}")
+            told = _tell_troubles(to, listener, told)
             asked = time.monotonic()
         time.sleep(_LOOK_SECONDS)
+
+
+def _tell_troubles(to: Destination, listener: Listener, told: set[str]) -> set[str]:
+    """Tell what the SuperLink says is wrong, each sentence once for as long as it lasts."""
+    found = troubles.ask(to.address, to.root_certificates)
+    for sentence in found:
+        if sentence not in told:
+            listener.note(sentence)
+    return set(found)
 
 
 def _stop(flower: LocalFlower, number: str, events: Path, listener: Listener) -> str:

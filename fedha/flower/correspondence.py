@@ -12,7 +12,8 @@ from flwr.serverapp import Grid
 from fedha.cohort import Member
 from fedha.errors import ClientError, FedhaError
 from fedha.exchange import Reply
-from fedha.flower.delivery import deliver, is_gone, never, nodes_of, stop_if_asked
+from fedha.flower.attendance import Attendance
+from fedha.flower.delivery import deliver, is_gone, never, stop_if_asked
 from fedha.flower.held import HeldModels, lacks
 from fedha.flower.reasons import failure
 from fedha.flower.verdict import problem
@@ -69,6 +70,7 @@ class Correspondence:
         stop: Asked now and then, whether the run should stop.
         again: Told the message type and the place of a client that is about to be asked once more.
         held: Which clients hold which global model; in a deployment it is sent to each once.
+        attendance: Who is connected, and what people call them.
         events: What went wrong in this round and how it went on, ready for metrics.jsonl.
         bytes_down: Sent so far.
         bytes_up: Received so far.
@@ -80,6 +82,7 @@ class Correspondence:
     stop: Callable[[], bool] = never
     again: Callable[[str, int], None] = lambda kind, place: None
     held: HeldModels = field(default_factory=HeldModels)
+    attendance: Attendance = field(default_factory=Attendance)
     events: list[dict[str, Any]] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
@@ -257,7 +260,7 @@ class Correspondence:
         grid, pause = self._grid, _FIRST_PAUSE
         if grid is None:
             raise FedhaError("the strategy has met no client yet; call configure_train first")
-        while not (back := [node for node in nodes_of(grid) if node in missing]):
+        while not (back := [node for node in self.attendance.look(grid) if node in missing]):
             if time.monotonic() > since + self.rules.patience:
                 names = ", ".join(self._who(node) for node in missing)
                 raise FedhaError(
@@ -282,15 +285,15 @@ class Correspondence:
         if rules.on_missing == "skip" and self._members:
             wanted = rules.enough(rules.clients)
         seconds = rules.timeout if rules.on_missing == "stop" else rules.patience
-        deadline, pause, told = time.monotonic() + seconds, 0.05, -1
-        while len(nodes := list(nodes_of(grid))) < wanted:
-            if len(nodes) != told and pause >= 1.0:
-                self.tell(f"{len(nodes)} of {wanted} clients are connected; waiting for the others")
-                told = len(nodes)
+        deadline, pause, told = time.monotonic() + seconds, 0.05, [-1]
+        while len(nodes := self.attendance.look(grid)) < wanted:
+            if nodes != told and pause >= 1.0:
+                self.tell(self.attendance.told(nodes, wanted))
+                told = nodes
             if time.monotonic() > deadline:
                 raise FedhaError(
                     f"{len(nodes)} of {wanted} clients connected within {seconds:g} s; "
-                    "start the others, or lower the number of clients"
+                    f"start {', '.join(self.attendance.absent(nodes)) or 'the others'}, or lower the number of clients"
                 )
             stop_if_asked(self.stop)
             time.sleep(pause)
@@ -327,8 +330,7 @@ class Correspondence:
         return next((node for node, m in sent if m.message_id == answered), message.metadata.src_node_id)
 
     def _who(self, node: int) -> str:
-        member = self._members.get(node)
-        return f"client {member.index} (domain {member.domain!r})" if member else f"node {node}"
+        return self.attendance.call(node, self._members.get(node))
 
     def _accepted(self, accept: Callable[[Reply], None], reply: Reply, node: int, kind: str) -> bool:
         known = self._members.get(node)

@@ -17,6 +17,7 @@ from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
+from fedha.flower.attendance import Attendance
 from fedha.flower.delivery import never
 from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
@@ -107,6 +108,7 @@ def serve(
     resume: bool = False,
     stop: Callable[[], bool] = never,
     shown: Callable[[HessianAlignment], None] = lambda strategy: None,
+    attendance: Attendance | None = None,
 ) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
@@ -119,6 +121,7 @@ def serve(
         resume: Continue from the folder's checkpoint.
         stop: Asked between rounds and between messages, whether to stop.
         shown: Given the strategy before the first round, by who wants to look at what the server learns.
+        attendance: The sites of a deployment; default: nobody's name is known.
 
     Returns:
         The content of results.json.
@@ -133,6 +136,10 @@ def serve(
     strategy.talk.tell, strategy.talk.stop = listener.note, stop
     strategy.talk.again = lambda kind, place: _spend_again(job, strategy.begun(), kind, place)
     strategy.clients_keep_models = domains is None
+    if domains is not None:
+        strategy.talk.attendance.domains = _domain_names(config, domains)
+    elif attendance is not None:
+        strategy.talk.attendance = attendance
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
     server = strategy.begin(dict(model.named_parameters()))
@@ -220,6 +227,12 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
     if strategy.secure is not None:
         strategy.secure.name_run(settings_mark(config))
     return strategy
+
+
+def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
+    """A simulation's clients, by place: domain after domain."""
+    clients = config.data.clients_per_domain
+    return dict(enumerate(one.name for one in domains.sources for _ in range(clients)))
 
 
 def _given(domains: DomainSet) -> Setting:
