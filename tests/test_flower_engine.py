@@ -290,7 +290,9 @@ def test_the_server_tells_errors_of_ours_alone(reason: str, tells: bool, tmp_pat
     faulty = FaultyGrid(make_problem(), {("query.introduce", 1, place): reason for place in range(3)})
     begun, *rest = serve_over(faulty, settings("flower"), tmp_path)
     assert begun == ("started", 1)
-    assert rest == ([("failed", "node 2 failed to introduce itself in round 1: lower it")] if tells else [])
+    assert rest == (
+        [("failed", "client 0 (domain 'flip-0.2') failed to introduce itself in round 1: lower it")] if tells else []
+    )
 
 
 # --- events and sessions ---

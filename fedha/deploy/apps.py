@@ -19,9 +19,11 @@ import json
 import os
 import re
 import traceback
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
+import httpx
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -35,7 +37,7 @@ from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
-from fedha.flower.client import QUERIES, Clients, recall_averages, state_record
+from fedha.flower.client import QUERIES, Clients, check_server, recall_averages, state_record
 from fedha.flower.guarded import as_kind
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.serve import Job, serve
@@ -74,13 +76,19 @@ def deployed_server_app() -> ServerApp:
         except StoppedError as error:
             events.stopped(str(error))
         except FedhaError as error:
-            events.failed(str(error))
+            with suppress(FedhaError):  # on a disk that is full; Flower's list of runs then tells the error
+                events.failed(str(error))
+            raise
+        except httpx.HTTPError as error:
+            with suppress(FedhaError):
+                events.lost(f"the SuperLink failed: {error}")
             raise
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
-            events.crashed(
-                f"the server's process failed: {' '.join(str(error).split()) or type(error).__name__}", trace
-            )
+            with suppress(FedhaError):
+                events.crashed(
+                    f"the server's process failed: {' '.join(str(error).split()) or type(error).__name__}", trace
+                )
             raise
 
     return app
@@ -91,6 +99,8 @@ def deployed_client_app() -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "query.introduce":
+            check_server(message.content)  # before the config, which another version may not read
         job = job_from(context, Path())
         settings, place = job.config.model_dump_json(), _place(context)
         kind, content = message.metadata.message_type, whole(message.content, _cache())

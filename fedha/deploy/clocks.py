@@ -51,6 +51,6 @@ def told(whose: str, seconds: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time in its largest unit of which there are two, rounded: ``90 seconds``, ``10 minutes``, ``1 second``."""
-    unit, length = next((one for one in _UNITS if round(seconds / one[1]) >= 2), _UNITS[-1])
+    unit, length = next((one for one in _UNITS if round(seconds) >= 2 * one[1]), _UNITS[-1])
     count = round(seconds / length)
     return f"{count} {unit}{'' if count == 1 else 's'}"

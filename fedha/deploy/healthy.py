@@ -59,7 +59,8 @@ def main(words: Sequence[str]) -> None:
     for word in words:
         if word.startswith(CONNECTED):
             check_connected(Path(word.removeprefix(CONNECTED)), time.time())
-    check([word for word in words if not word.startswith(CONNECTED)])
+    if urls := [word for word in words if not word.startswith(CONNECTED)]:
+        check(urls)
 
 
 if __name__ == "__main__":

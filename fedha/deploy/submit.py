@@ -28,7 +28,10 @@ from fedha.runs.listener import Listener
 _CONNECTION = "fedha"
 _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 60.0
-_LAST = ("finished", "stopped", "failed", "crashed")  # events after which nothing comes
+_LAST = ("finished", "stopped", "failed", "crashed", "lost")  # events after which nothing comes
+_WAIT_SECONDS = 300.0  # for a SuperLink that is being started anew
+_NEEDED_BYTES = 4096
+_FAILED = "ServerApp failed with exception: "
 _ASK_SECONDS = 15.0  # between questions to the SuperLink while nothing is heard
 
 _PROJECT = """\
@@ -102,7 +105,8 @@ def run_deployed(
         to: Where.
         resume: Continue from the folder's checkpoint.
         stop: Asked now and then, whether to stop.
-        attempts: How often the run is sent again, from its checkpoint, after its process on the server was lost.
+        attempts: How often the run is sent again, from its checkpoint, after its process on the server was lost; those
+            before the last round that was done do not count.
 
     Returns:
         The content of results.json.
@@ -116,22 +120,45 @@ def run_deployed(
         raise runfolder.occupied(folder)
     with tempfile.TemporaryDirectory(prefix="fedha-", ignore_cleanup_errors=True) as place:
         flower = _commands(Path(place), to)
-        for attempt in range(1, attempts + 1):
+        lost, done = 0, 0
+        while True:
             events = to.runs / EVENTS / f"{secrets.token_hex(8)}.jsonl"
-            values = {"out": _name(folder, to), "events": events.name, "sites": _sites(to), "resume": resume}
+            sites = _sites(to, _WAIT_SECONDS if lost else 0.0)
+            values = {"out": _name(folder, to), "events": events.name, "sites": sites, "resume": resume}
             number = _submit(flower, Path(place) / "app", config, values)
             try:
                 return _follow(flower, number, events, config, folder, listener, stop, to)
-            except LostError as lost:
-                listener.note(f"the server's process was lost ({lost}); the run is sent again, {attempt} of {attempts}")
+            except LostError as error:
+                _check_space(to.runs)
+                before, done = done, _rounds(folder)
+                lost = 1 if done > before else lost + 1  # a server may be started anew as often as a long run needs
+                if lost >= attempts:
+                    raise FedhaError(
+                        f"the server's process was lost {lost} times ({error}); look at its log, then resume the run"
+                    ) from error
                 resume = runfolder.holds_run(folder)
+                listener.note(f"the server's process was lost ({error}); the run is sent again, {lost} of {attempts}")
             except KeyboardInterrupt:  # before it was followed
                 _stop(flower, number, events, listener)
                 raise
             finally:
                 events.unlink(missing_ok=True)
                 stop_file(events).unlink(missing_ok=True)
-        raise FedhaError(f"the server's process was lost {attempts} times; look at its log, then resume the run")
+
+
+def _rounds(folder: Path) -> int:
+    """How many rounds a run has done."""
+    return len(runfolder.read_metrics(folder)) if runfolder.holds_run(folder) else 0
+
+
+def _check_space(folder: Path) -> None:
+    """Where the server could not even write why it ended.
+
+    Raises:
+        FedhaError: The disk of its runs is full.
+    """
+    if shutil.disk_usage(folder).free < _NEEDED_BYTES:
+        raise FedhaError(f"the disk of {folder}, where the server writes its runs, is full; make space, then resume")
 
 
 def _name(folder: Path, to: Destination) -> str:
@@ -164,10 +191,10 @@ def _commands(place: Path, to: Destination) -> LocalFlower:
     return flower
 
 
-def _sites(to: Destination) -> str:
+def _sites(to: Destination, wait: float) -> str:
     """The sites' names and when they were last connected, as the run's server reads them."""
     with control.connect(to.address, to.root_certificates) as superlink:
-        seen = control.last_seen(superlink.nodes())
+        seen = control.last_seen(control.wait(superlink, wait))
     found = [[place, name, seen[name].isoformat() if name in seen else ""] for place, name in to.sites.items()]
     return json.dumps(found)
 
@@ -211,6 +238,9 @@ def _follow(
                     raise FedhaError(
                         f"run {number} was stopped on the SuperLink; continue it with `fedha deploy resume`"
                     )
+                if details.startswith(_FAILED):  # it could not even write so
+                    _check_space(to.runs)
+                    raise FedhaError(f"the run failed on the server: {details.removeprefix(_FAILED)}")
                 raise LostError(f"run {number} ended as {status}: {details}")
             told = _tell_troubles(to, listener, told)
             asked = time.monotonic()
@@ -259,6 +289,9 @@ def _tell(listener: Listener, config: Config, folder: Path) -> dict[str, Callabl
     def crashed(told: list[str]) -> None:
         raise ClientError(*told)
 
+    def lost(sentence: str) -> None:
+        raise LostError(sentence)
+
     def stopped(where: str) -> None:
         raise FedhaError(f"the run was asked to end on the server: {where}; continue it with `fedha deploy resume`")
 
@@ -268,6 +301,7 @@ def _tell(listener: Listener, config: Config, folder: Path) -> dict[str, Callabl
         "note": listener.note,
         "failed": failed,
         "crashed": crashed,
+        "lost": lost,
         "stopped": stopped,
     }
 

@@ -64,9 +64,9 @@ class Attendance:
             named = f"site {site!r}, " if site not in (None, member.domain) else ""
             return f"client {member.index} ({named}domain {member.domain!r})"
         place = self._places.get(node)
-        if place is not None:
-            return f"client {place} (domain {self.domains[place]!r})" if place in self.domains else f"client {place}"
-        return f"site {site!r}" if site else f"a client that has not said who it is (Flower's node {node})"
+        if site or place is None:
+            return f"site {site!r}" if site else f"a client that has not said who it is (Flower's node {node})"
+        return f"client {place} (domain {self.domains[place]!r})" if place in self.domains else f"client {place}"
 
     def absent(self, nodes: Iterable[int]) -> list[str]:
         """The sites that are not among these nodes, in client order."""

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from logging import ERROR
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.supercore import log
 from torch import nn
 
 from fedha import batching, numerics, piggyback
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
-from fedha.flower import secure_client
+from fedha.flower import handshake, secure_client
 from fedha.flower.guarded import admit, introduced, told_as_kind
 from fedha.flower.secure_client import Opened, Party
 from fedha.flower.secure_wire import STEPS
@@ -119,12 +121,14 @@ class Clients:
             context: Whose it is; its state is changed where the client must remember something.
         """
         numerics.configure(self._threads)
+        if kind == _INTRODUCE:
+            check_server(content)
         client = self._client(context, content)
         if kind == _INTRODUCE:
             shape = tuple(client.domain.train.inputs.shape[1:])
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
-            return pack_reply(replace(told, input_shape=shape))
+            return handshake.greeted(pack_reply(replace(told, input_shape=shape)))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
         with told_as_kind(client.domain.client, client.site, content):
@@ -224,6 +228,17 @@ class Clients:
         known = context.state.get(_STATE)
         client.state = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
         return client
+
+
+def check_server(content: RecordDict) -> None:
+    """Look whether the server that asks for an introduction speaks our protocol.
+
+    Raises:
+        FedhaError: It does not; the client's own log says so too.
+    """
+    if (why := handshake.refusal(content, "the server", "this client")) is not None:
+        log(ERROR, "fedha: %s", why)
+        raise FedhaError(why)
 
 
 def state_record(state: RecordDict) -> ArrayRecord | None:

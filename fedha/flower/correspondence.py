@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from fedha.cohort import Member
 from fedha.errors import ClientError, FedhaError
 from fedha.exchange import Reply
+from fedha.flower import handshake
 from fedha.flower.attendance import Attendance
 from fedha.flower.delivery import deliver, is_gone, never, stop_if_asked
 from fedha.flower.held import HeldModels, lacks
@@ -112,7 +113,7 @@ class Correspondence:
             return self._met[1]
         if new := [node for node in nodes if node not in self._members]:
             content = RecordDict({"request": ConfigRecord({"task": self.task})})
-            messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
+            messages = self.ask("query.introduce", round, dict.fromkeys(new, handshake.greeted(content)))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
         known = [self._members[node] for node in nodes if node in self._members]
@@ -195,6 +196,8 @@ class Correspondence:
                 waiting.pop(node, None)
                 if lacks(message):
                     self._failed(node, kind, FedhaError(f"{self._who(node)} asks for a model that it was sent"))
+                    continue
+                if kind == "query.introduce" and not self._understood(node, message):
                     continue
                 reply = unpack_reply(message.content)
                 self.bytes_up += count_bytes(message.content)
@@ -343,6 +346,16 @@ class Correspondence:
                 raise
             self._note("refused", node, kind, str(error))
             return False
+        return True
+
+    def _understood(self, node: int, message: Message) -> bool:
+        """Whether a node that introduces itself speaks our protocol."""
+        who = self._who(node)
+        if (why := handshake.refusal(message.content, who, "this server")) is not None:
+            self._failed(node, "query.introduce", FedhaError(why))
+            return False
+        if (told := handshake.difference(message.content, who)) is not None:
+            self.tell(told)
         return True
 
     def _failed(self, node: int, kind: str, error: FedhaError | ClientError) -> None:

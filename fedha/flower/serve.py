@@ -156,6 +156,8 @@ def serve(
     records = runfolder.read_metrics(job.folder)
 
     listener.started(config, job.folder, done + 1)
+    if resume:
+        listener.note(_goes_on(done, config.training.rounds))
     with saving.giving_up(done, pending):
         members = strategy.talk.meet(grid, done + 1)
     stopped = _begin_spending(job, server, members, done, resume=resume)
@@ -227,6 +229,10 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
     if strategy.secure is not None:
         strategy.secure.name_run(settings_mark(config))
     return strategy
+
+
+def _goes_on(done: int, rounds: int) -> str:
+    return f"goes on after round {done} of {rounds}" if done else "there is no checkpoint: it starts with round 1"
 
 
 def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
