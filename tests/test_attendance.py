@@ -71,8 +71,8 @@ def test_a_site_is_called_by_its_name_and_its_domain(domain: str) -> None:
     node = register(grid, "north")
     attendance.look(grid)
     assert attendance.call(node, None) == "site 'north'"
-    named = "" if domain == "north" else "site 'north', "
-    assert attendance.call(node, Member(0, domain, 5)) == f"client 0 ({named}domain {domain!r})"
+    where = "" if domain == "north" else " at north"
+    assert attendance.call(node, Member(0, domain, 5)) == f"client 0 (domain {domain!r}){where}"
 
 
 def test_a_node_of_which_nothing_is_known_says_what_it_is() -> None:

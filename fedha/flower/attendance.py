@@ -61,8 +61,8 @@ class Attendance:
         """
         site = self._names.get(node)
         if member is not None:
-            named = f"site {site!r}, " if site not in (None, member.domain) else ""
-            return f"client {member.index} ({named}domain {member.domain!r})"
+            where = f" at {site}" if site not in (None, member.domain) else ""
+            return f"client {member.index} (domain {member.domain!r}){where}"
         place = self._places.get(node)
         if site or place is None:
             return f"site {site!r}" if site else f"a client that has not said who it is (Flower's node {node})"

@@ -102,16 +102,12 @@ class Running:
         )
 
     def node_until_it_is_taken(self, name: str, seconds: float = 180) -> None:
-        """What `restart: unless-stopped` does: a SuperNode that was killed is refused for as long as its lease runs."""
-        deadline, joined = time.monotonic() + seconds, self.said(f"{name}-node").count("SuperNode ID")
-        while time.monotonic() < deadline:
-            self.node(name)
-            while self.processes[f"{name}-node"].poll() is None:
-                if self.said(f"{name}-node").count("SuperNode ID") > joined:
-                    return
-                time.sleep(0.1)
-            time.sleep(1)
-        raise AssertionError(f"{name} was not taken back within {seconds:g} s: {self.said(f'{name}-node')[-2000:]}")
+        """A SuperNode that was killed is refused for as long as its lease runs, and comes again and again."""
+        joined = self.said(f"{name}-node").count("SuperNode ID")
+        self.node(name)
+        self.wait_until(
+            f"{name} was taken back", lambda: self.said(f"{name}-node").count("SuperNode ID") > joined, seconds
+        )
 
     def app(self, name: str, **environment: str) -> None:
         """The SuperExec that starts a site's ClientApps, with what the site says for itself in its environment."""

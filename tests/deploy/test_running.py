@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -158,7 +159,7 @@ def test_a_client_that_ends_in_mid_round_is_waited_for(federation: Running, simu
     assert code == 0, said
     assert_same_run(run.folder, simulated["erm"], events=True)
     assert {(one["event"], one["client"]) for one in run.events()} == {
-        (what, "client 1 (domain 'flip-0.2')") for what in ("missing", "returned")
+        (what, "client 1 (domain 'flip-0.2') at south") for what in ("missing", "returned")
     }
     assert "missing: client 1" in said
 
@@ -178,7 +179,7 @@ def test_a_client_that_is_too_slow_is_passed_over_and_comes_back(federation: Run
     code, said = run.end()
     assert code == 0, said
     skipped = [one for one in run.events() if one["event"] == "skipped"]
-    assert {one["client"] for one in skipped} == {"client 2 (domain 'flip-0.1')"}
+    assert {one["client"] for one in skipped} == {"client 2 (domain 'flip-0.1') at west"}
     assert "skipped: client 2" in said
     clients = [json.loads(line)["clients"] for line in (run.folder / runfolder.METRICS).read_text().splitlines()]
     assert 2 in clients
@@ -205,6 +206,7 @@ def test_a_server_process_that_is_killed_is_sent_again_from_its_checkpoint(
     code, said = run.end()
     assert code == 0, said
     assert "the server's process was lost" in said
+    assert re.search(r"goes on after round [23] of 4", " ".join(said.split()))
     assert_same_run(run.folder, simulated["erm"], events=True)
 
 
@@ -265,13 +267,13 @@ def assert_refused_by_its_own_limit(federation: Running, limits: Path, budget: f
     run = Deployed(federation, "over-budget", *ERM, *NOISY, "training.rounds=1")
     code, said = run.end()
     assert code == 2, said
-    refusal = "client 2 (domain 'flip-0.1') failed to train in round 1: it refuses to answer (budget)"
+    refusal = "client 2 (domain 'flip-0.1') at west failed to train in round 1: it refuses to answer (budget)"
     assert said.splitlines()[-1] == f"fedha: {refusal}"
     run = Deployed(federation, "without-west", *ERM, *NOISY, "training.rounds=1", "engine.on_client_error=skip")
     code, said = run.end()
     assert code == 0, said
-    assert f"skipped: client 2 (domain 'flip-0.1'): {refusal}" in said
+    assert f"skipped: client 2 (domain 'flip-0.1') at west: {refusal}" in said
     assert [(one["event"], one["client"], one["reason"]) for one in run.events()] == [
-        ("skipped", "client 2 (domain 'flip-0.1')", refusal)
+        ("skipped", "client 2 (domain 'flip-0.1') at west", refusal)
     ]
     assert "one more round would spend epsilon" in federation.said("west-app")

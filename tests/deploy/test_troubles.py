@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,3 +122,24 @@ def test_a_node_is_healthy_while_the_server_answers_it(tmp_path: Path) -> None:
     healthy.check_connected(file, written + 170)
     with pytest.raises(OSError, match="last answered this node 10 minutes ago"):
         healthy.check_connected(file, written + 600)
+
+
+# --- what is kept running ---
+
+
+@pytest.mark.slow
+def test_what_ends_starts_again_until_we_are_asked_to_end() -> None:
+    program = "import sys; sys.stdout.write('up\\n'); sys.stdout.flush()"
+    keeper = (
+        "import sys; from fedha.deploy.supervisor import keep;"
+        f"sys.exit(keep([sys.executable, '-c', {program!r}], lambda text: print(text, flush=True)))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", keeper], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        said = [process.stdout.readline().strip() for _ in range(4)]
+    finally:
+        process.terminate()
+    again = "it ended with status 0 and starts again in"
+    assert said == ["up", f"{again} 1 s", "up", f"{again} 2 s"]
+    assert process.wait(timeout=30) == 0
