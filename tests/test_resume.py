@@ -67,9 +67,13 @@ class Rounds(Silent):
 
     def __init__(self) -> None:
         self.seen: list[int] = []
+        self.notes: list[str] = []
 
     def round_done(self, record: Mapping[str, Any]) -> None:
         self.seen.append(record["round"])
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def settings(**changes: Any) -> Config:
@@ -185,3 +189,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     wider = settings(recipe="erm", model={"hidden": [8], "one_logit": True})
     with pytest.raises(FedhaError, match="is of another model; was config"):
         execute(wider, tmp_path, Silent(), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("killed_in", "told"),
+    [(5, f"goes on after round 3 of {ROUNDS}"), (2, "there is no checkpoint: it starts with round 1")],
+)
+def test_a_resumed_run_says_where_it_goes_on(killed_in: int, told: str, tmp_path: Path) -> None:
+    config, rest = settings(recipe="erm"), Rounds()
+    kill(config, tmp_path / "run", Killed(killed_in))
+    execute(config, tmp_path / "run", rest, resume=True)
+    assert told in rest.notes
+    assert rest.seen[0] == (4 if killed_in == 5 else 1)
