@@ -2,13 +2,16 @@ PYTHON ?= python3
 VENV ?= .venv
 # Where to take torch from, as in `make venv TORCH_INDEX=https://download.pytorch.org/whl/cpu`; empty: the default index
 TORCH_INDEX ?=
+# Processes that run tests: the quick ones compute, so one a core; the slow ones mostly wait for processes of their own
+JOBS ?= 2
+SLOW_JOBS ?= 4
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_TORCH = $(if $(TORCH_INDEX),$(PIP) install --quiet $$(grep ^torch== constraints.txt) --index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-containers lint format types imports bench docs build clean
+.PHONY: help venv demo test test-slow test-containers lint format types imports bench docs build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,8 +21,11 @@ venv: $(VENV)/dev.stamp ## Make .venv with fedha (editable) and the developer to
 demo: $(VENV)/run.stamp ## Train the quickstart experiment; needs no data files
 	$(BIN)/fedha run configs/quickstart.yaml
 
-test: $(VENV)/dev.stamp ## Run the whole test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/dev.stamp ## Run the quick tests, in JOBS processes: every law; some minutes
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS)
+
+test-slow: $(VENV)/dev.stamp ## Run the tests of real processes: deployments, killed workers, SuperLinks
+	$(BIN)/python -m pytest -m slow -n $(SLOW_JOBS)
 
 test-containers: $(VENV)/run.stamp ## Build the images, start a federation in containers, train, compare; takes minutes
 	FEDHA=$(BIN)/fedha PYTHON=$(BIN)/python bash tests/containers/run.sh

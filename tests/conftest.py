@@ -1,7 +1,12 @@
-"""What every test shares: no telemetry, Ctrl-C, one thread, the folder of data files, Hypothesis without a deadline."""
+"""What every test shares: no telemetry, Ctrl-C, one thread, the folder of data files, Hypothesis without a deadline.
+
+Tests may run in several processes (pytest-xdist's `-n`): those of a file in one, for the sake of its fixtures, and so
+those of the files called test_ray_…, which share one Ray.
+"""
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports torch, Ray or Flower: they read these once. Processes that tests start inherit them.
@@ -12,6 +17,7 @@ os.environ.update(
     MPLBACKEND="Agg",
     OMP_NUM_THREADS="1",
     RAY_USAGE_STATS_ENABLED="0",
+    RAY_worker_niceness="0",  # else its workers starve beside whatever else computes on the machine
 )
 
 import pytest
@@ -42,3 +48,35 @@ def shared_data() -> Path:
             f"needs the real data files: {folder} is no folder; set FEDHA_TEST_DATA to one with mnist/ and heart/"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """A Ray with two CPUs, for every test of this process that needs no other; runs with two workers find it there."""
+    from fedha.engine import ray_session  # slow to import, and most tests do not need it
+
+    ray_session.start(2)
+    yield
+    ray_session.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ray's tests come first: they are the longest batch, and while their workers start the others compute."""
+    items.sort(key=lambda item: not _uses_ray(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Hand out batches that stay together, in the order in which they were collected: a class, a file, Ray's tests."""
+    from xdist.scheduler import LoadScopeScheduling  # only there where the hook is called
+
+    class Batches(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if _uses_ray(nodeid) else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False
+    return Batches(config, log)
+
+
+def _uses_ray(nodeid: str) -> bool:
+    return Path(nodeid.partition("::")[0]).name.startswith("test_ray_")

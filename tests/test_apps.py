@@ -141,6 +141,7 @@ server.app.app(grid=InlineGrid(clients.app.app, 2, config), context=context)
 """
 
 
+@pytest.mark.slow
 def test_the_bundle_that_flwr_ships_trains_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout = tmp_path / "checkout"  # flwr takes no folder with underscores in its name
     for folder in ("server", "clients", "configs"):

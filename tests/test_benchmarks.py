@@ -44,6 +44,7 @@ def test_an_exchange_is_timed_on_all_engines() -> None:
     assert 0 < sides["inline"]["seconds"] < sides["ray"]["seconds"] < sides["flower"]["seconds"]
 
 
+@pytest.mark.slow
 def test_cohorts_are_timed_and_their_bytes_counted() -> None:
     (sides,) = found("cohort", "--sides", "inline", "autograd", "by hand").values()
     assert all(side["seconds"] > 0 for side in sides.values())

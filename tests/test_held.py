@@ -82,15 +82,19 @@ def test_less_is_sent_than_to_clients_that_keep_nothing(tmp_path: Path) -> None:
     assert saved > times * model - 100 * 3 * RECIPES["hgp"].exchanges * TRAINING.rounds  # the names take some bytes
 
 
+@pytest.fixture(scope="module")
+def plain_hgp() -> dict[str, torch.Tensor]:
+    return train_plainly(make_problem(), RECIPES["hgp"], TRAINING)[0]
+
+
 @given(lost=st.sets(st.integers(min_value=4, max_value=39)))
 def test_who_has_lost_the_model_is_sent_it_again_and_the_answer_is_the_same(
-    lost: set[int], tmp_path_factory: pytest.TempPathFactory
+    lost: set[int], plain_hgp: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     grid = KeepingGrid(make_problem(), tmp_path_factory.mktemp("disks"))
     grid.lose = lost
     strategy, parameters = trained(grid)
-    plain, _ = train_plainly(make_problem(), RECIPES["hgp"], TRAINING)
-    assert_same_bits(parameters, plain)
+    assert_same_bits(parameters, plain_hgp)
     assert strategy.talk.events == []
 
 

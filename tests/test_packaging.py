@@ -61,6 +61,7 @@ def test_the_wheel_holds_every_file_of_fedha_and_every_experiment(wheel: Path) -
     assert packed >= {f"fedha/{path.relative_to(ROOT).as_posix()}" for path in experiments}
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_trains_the_quickstart_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     overrides = ["training.rounds=3", "seed=0"]
     where = run(

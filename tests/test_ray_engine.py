@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from fedha.config import Config, parse
-from fedha.engine import leftovers, ray_session
+from fedha.engine import leftovers
 from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
 from tests.test_resume import Killed, without_time
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 ROUNDS = 5
 BASE = {
@@ -40,12 +41,6 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_stopped() -> Iterator[None]:
-    yield
-    ray_session.stop()
-
-
 def config(name: str, engine: str, **options: Any) -> Config:
     run = RUNS[name]
     engine_section = {"name": engine, **({"workers": 2, "batching": False} if engine == "ray" else {}), **options}
@@ -57,7 +52,15 @@ def model(folder: Path) -> bytes:
     return (folder / runfolder.MODEL).read_bytes()
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hgp, all clients",
+        pytest.param("hutchinson, some clients", marks=pytest.mark.slow),
+        pytest.param("fishr, local steps", marks=pytest.mark.slow),
+        "coral, local steps of some clients",
+    ],
+)
 def test_ray_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:
     for engine in ("inline", "ray"):
         run_job(Job(config(name, engine), tmp_path / engine), Silent())
@@ -65,8 +68,15 @@ def test_ray_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:
     assert without_time(tmp_path / "ray" / "metrics.jsonl") == without_time(tmp_path / "inline" / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("engine", ["ray", "inline"])
-@pytest.mark.parametrize("name", ["hgp, all clients", "fishr, local steps"])
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("hgp, all clients", "ray"),
+        ("hgp, all clients", "inline"),
+        pytest.param("fishr, local steps", "ray", marks=pytest.mark.slow),
+        ("fishr, local steps", "inline"),
+    ],
+)
 def test_clients_put_together_repeat_to_the_bit_and_agree_with_one_by_one(
     name: str, engine: str, tmp_path: Path
 ) -> None:

@@ -33,10 +33,8 @@ LOCAL = TrainingConfig(mode="local", rounds=3, local=LocalConfig(epochs=1, batch
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_started() -> Iterator[None]:
-    ray_session.start(2)
-    yield
-    ray_session.stop()
+def ray_started(shared_ray: None) -> None:
+    ray_session.start(2)  # again, if a test has stopped it
 
 
 def five_clients() -> Problem:
@@ -124,7 +122,7 @@ def test_what_clients_remember_stays_with_them() -> None:
     assert over_grid[1] == records
     saved = grid.save_states()
     assert all(state is not None for state in saved)
-    other = grid_of(problem)
+    other = grid_of(problem, workers=1)
     other.restore_states(saved)
     assert_same_states(other.save_states(), saved)
     ends = []
@@ -145,11 +143,10 @@ def assert_same_states(one: list[ArrayRecord | None], other: list[ArrayRecord | 
 def test_clients_trained_together_agree_with_the_loop_and_repeat_to_the_bit() -> None:
     problem, recipe = five_clients(), RECIPES["hgp"]
     parameters, _ = train_plainly(problem, recipe, LOCAL)
-    ends = []
+    grid, ends = grid_of(problem, together=True), []
     for _ in range(2):
-        grid = grid_of(problem, together=True)
         ends.append(train_over(grid, HessianAlignment(recipe, LOCAL, seed=SEED, clients=5), problem, 3)[0])
-        grid.close()
+    grid.close()
     assert_same_bits(*ends)
     torch.testing.assert_close(ends[0], parameters, rtol=1e-5, atol=1e-6)
 
@@ -210,6 +207,7 @@ def ask(grid: Any, number: int, timeout: float | None = None, **actions: str) ->
 # --- what goes wrong ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["fishr", "hgp"])
 def test_a_killed_worker_starts_again_and_the_round_has_the_same_bits(recipe: str, tmp_path: Path) -> None:
     problem, row = five_clients(), replace(RECIPES[recipe], weight=9.0)
@@ -225,6 +223,7 @@ def test_a_killed_worker_starts_again_and_the_round_has_the_same_bits(recipe: st
     assert over_grid[1] == records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hgp", "fishr", "groupdro"])
 def test_sums_over_clients_have_the_same_bits_after_a_worker_was_killed(name: str) -> None:
     problem, row = five_clients(), RECIPES[name]
@@ -243,6 +242,7 @@ def test_sums_over_clients_have_the_same_bits_after_a_worker_was_killed(name: st
         assert before[1] == after[1]
 
 
+@pytest.mark.slow
 def test_a_worker_killed_between_two_exchanges_starts_again_with_its_clients_memory() -> None:
     grid = whoami_grid(clients=3)
     first = [reply.content["who"] for reply in ask(grid, 1)]
@@ -255,6 +255,7 @@ def test_a_worker_killed_between_two_exchanges_starts_again_with_its_clients_mem
     assert first[1]["pid"] == second[1]["pid"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_again_and_again_ends_the_run() -> None:
     grid = whoami_grid(clients=4)
     with pytest.raises(FedhaError, match=r"clients 1, 3 .* died.* 3 times in one exchange.*engine.workers"):
@@ -263,23 +264,19 @@ def test_a_worker_that_dies_again_and_again_ends_the_run() -> None:
     grid.close()
 
 
-def test_a_client_that_raises_ends_the_run_with_its_own_traceback(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def raising_grid(ray_started: None) -> Iterator[Any]:
+    """One of its clients fails in round 2, each time."""
     problem = five_clients()
     grid = grid_of(problem, Make(problem.model, "raise"))
-    with pytest.raises(ClientError) as raised:
-        train_over(grid, HessianAlignment("hgp", SYNCHRONOUS, seed=SEED, clients=5), problem, 3)
+    yield grid
     grid.close()
-    assert str(raised.value) == "client 2 (domain 'd2') failed to train in round 2: ValueError: a lens cap was on"
-    (trace,) = raised.value.__notes__
-    assert 'raise ValueError("a lens cap was on")' in trace
 
 
-def test_a_client_that_raises_may_be_passed_over_and_counted() -> None:
+def test_a_client_that_raises_may_be_passed_over_and_counted(raising_grid: Any) -> None:
     problem = five_clients()
-    grid = grid_of(problem, Make(problem.model, "raise"))
     strategy = HessianAlignment("erm", SYNCHRONOUS, seed=SEED, clients=5, on_client_error="skip")
-    _, records = train_over(grid, strategy, problem, 2)
-    grid.close()
+    _, records = train_over(raising_grid, strategy, problem, 2)
     assert [record["clients"] for record in records] == [5, 4]
     assert "d2" not in records[1]["risk"]
     who = "client 2 (domain 'd2')"
@@ -287,31 +284,43 @@ def test_a_client_that_raises_may_be_passed_over_and_counted() -> None:
     assert strategy.talk.events == [{"event": "skipped", "client": who, "exchange": "train", "reason": reason}]
 
 
+def test_a_client_that_raises_ends_the_run_with_its_own_traceback(raising_grid: Any) -> None:
+    problem = five_clients()
+    with pytest.raises(ClientError) as raised:
+        train_over(raising_grid, HessianAlignment("hgp", SYNCHRONOUS, seed=SEED, clients=5), problem, 3)
+    assert str(raised.value) == "client 2 (domain 'd2') failed to train in round 2: ValueError: a lens cap was on"
+    (trace,) = raised.value.__notes__
+    assert 'raise ValueError("a lens cap was on")' in trace
+
+
+@pytest.mark.slow
 def test_a_hung_client_is_found_and_the_others_answer(tmp_path: Path) -> None:
     problem = five_clients()
     make = Make(problem.model, "hang", str(tmp_path / "hung"))
-    grid = grid_of(problem, make, client_timeout=2.0)
+    grid = grid_of(problem, make, client_timeout=5.0)
     strategy = HessianAlignment("erm", SYNCHRONOUS, seed=SEED, clients=5, on_client_error="skip")
     _, records = train_over(grid, strategy, problem, 3)
     grid.close()
     assert [record["clients"] for record in records] == [5, 4, 5]  # in round 3 it answers again
 
 
+@pytest.mark.slow
 def test_a_hung_client_s_error_says_where_it_hung() -> None:
-    grid = whoami_grid(clients=3, client_timeout=1.0)
+    grid = whoami_grid(clients=3, client_timeout=3.0)
     ask(grid, 1)
     replies = ask(grid, 2, client_1="sleep")
     grid.close()
     assert [reply.has_error() for reply in replies] == [False, True, False]
     reason = replies[1].error.reason
     assert "time.sleep(1000)" in reason
-    assert reason.splitlines()[-1] == "TimeoutError: took longer than engine.client_timeout, 1 s"
+    assert reason.splitlines()[-1] == "TimeoutError: took longer than engine.client_timeout, 3 s"
 
 
+@pytest.mark.slow
 def test_an_exchange_may_be_given_up_and_the_next_one_is_answered() -> None:
     grid = whoami_grid(clients=3)
     ask(grid, 1)
-    assert [reply.content["who"]["place"] for reply in ask(grid, 2, timeout=1.0, client_1="sleep")] == [0, 2]
+    assert [reply.content["who"]["place"] for reply in ask(grid, 2, timeout=3.0, client_1="sleep")] == [0, 2]
     assert [reply.content["who"]["place"] for reply in ask(grid, 3)] == [0, 1, 2]
     grid.close()
 
@@ -323,7 +332,7 @@ def test_a_worker_that_cannot_start_says_why() -> None:
     def refuse(data: Mapping[int, Any]) -> ClientApp:
         raise FedhaError("the camera is not connected")
 
-    grid = RayGrid(refuse, 2, workers=2, resources=Resources(cpus=0.1))
+    grid = RayGrid(refuse, 1, resources=Resources(cpus=0.1))
     with pytest.raises(FedhaError, match=r"worker of clients 0 did not start: the camera is not connected$"):
         ask(grid, 1)
     grid.close()

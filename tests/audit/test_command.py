@@ -70,7 +70,7 @@ def test_noise_without_end_leaves_every_attack_at_its_guess(fedha: Command, tmp_
     seeds = 3
     code, *_ = fedha("run", "quickstart", *TINY, f"seed={list(range(seeds))}", "--out", "runs", "-q")
     assert code == 0
-    options = ("--attacks", "labels,features,tracing,input_update", "--rounds", "1,last", "-q")
+    options = ("--attacks", "labels,features,tracing,input_update", "--rounds", "1,last", "--small", "1", "-q")
     code, _, err = fedha("audit", "runs", *options, "--noise", "1e6", "--out", "drowned")
     assert (code, err) == (0, "")
     audits = [record.read(tmp_path / "drowned" / f"exact_diagonal-seed{seed}") for seed in range(seeds)]

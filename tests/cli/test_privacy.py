@@ -95,6 +95,7 @@ def test_a_run_without_privacy_has_no_such_section(
     assert "privacy" not in runfolder.read_results(tmp_path / "run")
 
 
+@pytest.mark.slow  # 15 s of dp-accounting: nine budgets, each by bisection
 def test_clients_as_a_whole_are_planned_for_the_federation(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["privacy.protect=clients", "training.averaging=clients", "data.clients_per_domain=20"]
     code, text, _ = told(capsys, "privacy", "plan", str(small), *changes, "training.clients_per_round=10")

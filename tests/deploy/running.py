@@ -1,6 +1,7 @@
 """A federation's real processes on loopback: SuperLink, ServerApp, SuperNodes, ClientApps, with TLS and identities."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +20,12 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens at; below those that systems give to connections, which could take it before we do."""
+    while True:
+        port = random.SystemRandom().choice(range(10_000, 32_000))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

@@ -33,7 +33,10 @@ NEEDED = {
 # Nodes with a key of their own that the server knows neither register nor unregister themselves.
 NOT_NEEDED = {"register-node", "unregister-node"}
 
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx, from Debian's package of that name")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx, from Debian's package of that name"),
+]
 
 
 @dataclass
@@ -160,6 +163,7 @@ def test_every_route_that_a_node_needs_is_passed_on_and_no_other(door: Door, rou
         "/v1/control%2flist-nodes",
         "https://superlink:8000/v1/control/list-nodes",
         "/docs",
+        "/fedha/troubles",
         "/openapi.json",
         "/",
     ],

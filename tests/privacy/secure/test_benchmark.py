@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARK = Path(__file__).resolve().parents[3] / "benchmarks/secure_aggregation.py"
 
 
+@pytest.mark.slow
 def test_secure_sums_are_timed_beside_the_plain_mean_and_the_stream() -> None:
     done = subprocess.run([sys.executable, BENCHMARK, "--quick"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -1,7 +1,6 @@
 """Whole runs with secure sums: the same bits on every engine, files that name no client's numbers, refused configs."""
 
 import json
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -69,12 +68,6 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def ray_stopped() -> Iterator[None]:
-    yield
-    ray_session.stop()
-
-
 def model(folder: Path) -> bytes:
     return (folder / runfolder.MODEL).read_bytes()
 
@@ -114,31 +107,6 @@ def test_display_and_report_cope_with_one_entry_for_all_sources(secure: Path) ->
     page = render_report(read_runs([secure])[0])
     assert POOLED in page
     assert "Where the server learnt sums alone" in page
-
-
-@pytest.mark.parametrize(
-    "sections",
-    [{}, {"recipe": "fishr", "training": {"rounds": 4, "mode": "local", "local": {"epochs": 1, "batch_size": 30}}}],
-    ids=["hgp", "fishr, local steps"],
-)
-def test_ray_writes_what_one_process_writes(sections: dict[str, Any], tmp_path: Path, ray_stopped: None) -> None:
-    for engine in ("inline", "ray"):
-        run_job(Job(config(engine, **sections), tmp_path / engine), Silent())
-    assert model(tmp_path / "ray") == model(tmp_path / "inline")
-    assert without_time(tmp_path / "ray" / "metrics.jsonl") == without_time(tmp_path / "inline" / "metrics.jsonl")
-
-
-def test_clients_that_are_computed_together_are_masked_each_for_itself(
-    secure: Path, tmp_path: Path, ray_stopped: None
-) -> None:
-    together = parse({**BASE, "engine": {"name": "ray", "workers": 1}, "privacy": {"secure_aggregation": True}})
-    run_job(Job(together, tmp_path / "run"), Silent())
-    assert_near(secure, tmp_path / "run")
-    sent = [
-        [(record["bytes_down"], record["bytes_up"]) for record in runfolder.read_metrics(folder)]
-        for folder in (secure, tmp_path / "run")
-    ]
-    assert sent[0] == sent[1]  # nobody's answer is missing
 
 
 @pytest.mark.slow

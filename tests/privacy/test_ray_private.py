@@ -1,12 +1,10 @@
 """Private rounds on every engine: one seed, one answer."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedha.engine import ray_session
 from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
@@ -15,6 +13,8 @@ from tests.privacy.rounds import LOCAL, settings
 from tests.test_resume import without_time
 
 pytest.importorskip("dp_accounting", reason='install "fedha[privacy]"')
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 RUNS: dict[str, dict[str, Any]] = {
     "examples, synchronous": {"recipe": "exact_diagonal", "privacy": {"evaluation_noise": 5.0}},
@@ -33,12 +33,6 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_stopped() -> Iterator[None]:
-    yield
-    ray_session.stop()
-
-
 def _same(name: str, engine: dict[str, Any], folder: Path) -> None:
     for place, section in (("inline", {"name": "inline"}), ("other", engine)):
         run_job(Job(settings(**RUNS[name], engine=section), folder / place), Silent())
@@ -47,7 +41,14 @@ def _same(name: str, engine: dict[str, Any], folder: Path) -> None:
     assert without_time(one / runfolder.METRICS) == without_time(other / runfolder.METRICS)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("examples, synchronous", marks=pytest.mark.slow),
+        "examples, poisson steps",
+        "clients",
+    ],
+)
 def test_ray_gives_the_answer_of_one_process(name: str, tmp_path: Path) -> None:
     _same(name, {"name": "ray", "workers": 2, "batching": False}, tmp_path)
 
