@@ -1,8 +1,12 @@
 """fedha: FEDerated Hessian Alignment. One model across domains that may not share their data."""
 
 import sys
+from importlib import metadata
 
-__version__ = "0.1.0"
+try:
+    __version__ = metadata.version("fedha")  # pyproject.toml's, as it was installed
+except metadata.PackageNotFoundError:
+    __version__ = "0+uninstalled"
 
 if sys.platform == "win32":  # before anything that only fails there
     _REFUSAL = "fedha runs on Linux and macOS; on Windows take WSL 2"

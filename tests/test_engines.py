@@ -305,8 +305,8 @@ def test_an_error_reply_names_client_exchange_round_and_reason(kind: str, exchan
 
 
 @pytest.mark.parametrize("from_server", [False, True])
-def test_an_error_before_any_reply_names_the_node(from_server: bool) -> None:
-    with pytest.raises(ClientError, match=r"^node 2 failed to introduce itself in round 1: boom$"):
+def test_an_error_before_any_reply_names_the_place(from_server: bool) -> None:
+    with pytest.raises(ClientError, match=r"^client 0 failed to introduce itself in round 1: boom$"):
         train_with({("query.introduce", 1, 0): "boom"}, from_server=from_server)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -302,10 +303,29 @@ def test_the_server_tells_errors_of_ours_alone(reason: str, tells: bool, tmp_pat
     faulty = FaultyGrid(make_problem(), {("query.introduce", 1, place): reason for place in range(3)})
     begun, *rest = serve_over(faulty, settings("flower"), tmp_path)
     assert begun == ("started", 1)
-    assert rest == ([("failed", "node 2 failed to introduce itself in round 1: lower it")] if tells else [])
+    assert rest == (
+        [("failed", "client 0 (domain 'flip-0.2') failed to introduce itself in round 1: lower it")] if tells else []
+    )
 
 
 # --- events and sessions ---
+
+
+def test_an_event_that_does_not_fit_on_the_disk_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    file = EventFile(tmp_path / "events")
+    file.note("first")
+    whole = file.path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 5, limits[1]))
+    try:
+        with pytest.raises(FedhaError, match=r"cannot write .*events: .*free some space"):
+            file.failed("what went wrong")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.path.read_bytes() == whole
+    file.note("second")
+    with file.path.open("rb") as read:
+        assert list(new_events(read)) == [("note", "first"), ("note", "second")]
 
 
 def test_events_are_read_once_each_and_only_when_they_are_whole(tmp_path: Path) -> None:

@@ -70,9 +70,13 @@ class Rounds(Silent):
 
     def __init__(self) -> None:
         self.seen: list[int] = []
+        self.notes: list[str] = []
 
     def round_done(self, record: Mapping[str, Any]) -> None:
         self.seen.append(record["round"])
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def settings(**changes: Any) -> Config:
@@ -221,3 +225,15 @@ def test_more_rounds_are_the_rounds_of_a_longer_run_and_a_line_says_from_which_o
     assert [one["round"] for one in read_metrics(tmp_path / "run")] == [*range(1, ROUNDS + 1)]
     assert json.loads((tmp_path / "run" / "results.json").read_text())["changes"] == [lines[4]]
     assert load_config(tmp_path / "run" / "config.yaml").training.rounds == ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("killed_in", "told"),
+    [(5, f"goes on after round 3 of {ROUNDS}"), (2, "there is no checkpoint: it starts with round 1")],
+)
+def test_a_resumed_run_says_where_it_goes_on(killed_in: int, told: str, tmp_path: Path) -> None:
+    config, rest = settings(recipe="erm"), Rounds()
+    kill(config, tmp_path / "run", Killed(killed_in))
+    execute(config, tmp_path / "run", rest, resume=True)
+    assert told in rest.notes
+    assert rest.seen[0] == (4 if killed_in == 5 else 1)

@@ -14,6 +14,7 @@ from fedha.runs import folders
 from fedha.runs.runfolder import REPORT
 
 if TYPE_CHECKING:  # Flower: slow to import, and help should come at once
+    from fedha.config import Config
     from fedha.deploy.submit import Destination
 
 To = Annotated[
@@ -61,7 +62,7 @@ def run(
     [cyan]fedha deploy run hearts.yaml federation.schedule=piggyback --to deployment --out runs/hearts[/cyan]
     """
     there = destination(to, address, runs)
-    wanted = launch.find_config(config, overrides or [], elsewhere=True)
+    wanted = saved_each_round(launch.find_config(config, overrides or [], elsewhere=True))
     outside = out is not None and not out.resolve().is_relative_to(there.runs.resolve())
     if outside and out is not None and os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise FedhaError(f"{out} is there already and is no empty folder; choose another one for the run")
@@ -96,6 +97,13 @@ def resume(
     _end(plan, folder, None)
 
 
+def saved_each_round(config: "Config") -> "Config":
+    """The config with a checkpoint after each round, where it says nothing of them: servers are started anew."""
+    if "every" in config.checkpoint.model_fields_set:
+        return config
+    return config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"every": 1})})
+
+
 def destination(to: Path, address: str | None, runs: Path | None) -> "Destination":
     """Where a federation takes runs.
 
@@ -108,7 +116,9 @@ def destination(to: Path, address: str | None, runs: Path | None) -> "Destinatio
     from fedha.deploy.submit import Destination
 
     place = places.find(to)
-    return Destination(address or place.inventory().control, place.trusted, runs or place.server / "runs")
+    record = place.inventory()
+    sites = {client.partition_id: client.name for client in record.clients}
+    return Destination(address or record.control, place.trusted, runs or place.server / "runs", sites)
 
 
 def _train(plan: Plan, folder: Path, to: "Destination", *, quiet: bool) -> None:

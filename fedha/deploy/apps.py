@@ -11,16 +11,20 @@ What belongs to a machine is in its environment, not in the config that travels:
 - For secure sums, what `fedha.deploy.party` names.
 
 The run config has the keys of `fedha.flower.apps`, and ``events``: the name of a file beside the runs to which the
-server writes how the run goes on.
+server writes how the run goes on; ``sites``: a JSON list of each client's place, name, and when it was last connected.
 """
 
 import functools
+import json
 import os
 import re
 import traceback
+from contextlib import suppress
+from datetime import datetime
 from logging import WARNING
 from pathlib import Path, PurePosixPath
 
+import httpx
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -35,7 +39,8 @@ from fedha.deploy.side_key import side_key
 from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
-from fedha.flower.client import Clients, place_of, recall_averages, register, state_record
+from fedha.flower.attendance import Attendance
+from fedha.flower.client import Clients, check_server, place_of, recall_averages, register, state_record
 from fedha.flower.failure import telling
 from fedha.flower.guarded import as_kind, is_covered
 from fedha.flower.held import lacking, model_of, with_model
@@ -70,17 +75,24 @@ def deployed_server_app() -> ServerApp:
             own = os.environ.get("FEDHA_DATA")
             job = Job(asked.config, inside(runs, str(asked.folder)), target_root=None if own is None else Path(own))
             resume = bool(context.run_config.get("resume", False))
-            serve(job, grid, events, domains=None, resume=resume, stop=stop_file(file).exists)
+            here = _attendance(str(context.run_config.get("sites", "")))
+            serve(job, grid, events, domains=None, resume=resume, stop=stop_file(file).exists, attendance=here)
         except StoppedError as error:
             events.stopped(str(error))
         except FedhaError as error:
-            events.failed(str(error))
+            with suppress(FedhaError):  # on a disk that is full; Flower's list of runs then tells the error
+                events.failed(str(error))
+            raise
+        except httpx.HTTPError as error:
+            with suppress(FedhaError):
+                events.lost(f"the SuperLink failed: {error}")
             raise
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
-            events.crashed(
-                f"the server's process failed: {' '.join(str(error).split()) or type(error).__name__}", trace
-            )
+            with suppress(FedhaError):
+                events.crashed(
+                    f"the server's process failed: {' '.join(str(error).split()) or type(error).__name__}", trace
+                )
             raise
 
     return app
@@ -91,6 +103,8 @@ def deployed_client_app() -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "query.introduce":
+            check_server(message.content)  # before the config, which another version may not read
         job = job_from(context, Path())
         settings, place = job.config.model_dump_json(), place_of(context)
         kind, content = message.metadata.message_type, whole(message.content, _cache())
@@ -114,6 +128,13 @@ def deployed_client_app() -> ClientApp:
 
     register(app, telling(answer, covered, traces=False))
     return app
+
+
+def _attendance(told: str) -> Attendance:
+    """The sites of a run, as `fedha.deploy.submit` names them in its run config."""
+    sites = [(int(place), str(name), str(seen)) for place, name, seen in json.loads(told or "[]")]
+    seen = {name: datetime.fromisoformat(when) for _, name, when in sites if when}
+    return Attendance({place: name for place, name, _ in sites}, seen=seen)
 
 
 def remembers(config: Config) -> bool:

@@ -5,14 +5,16 @@ leaves out keys and names.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.error import FlowerError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
@@ -32,12 +34,14 @@ class Node:
         name: The client's, as it was registered.
         key: The public key, as PEM.
         status: registered, online, offline or unregistered; the last is final.
+        seen: When it was last connected; None: never.
     """
 
     node_id: int
     name: str
     key: bytes
     status: str
+    seen: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Control:
         """
         with _explained(self.address):
             found = self.client.ListNodes(ListNodesRequest()).nodes_info
-        return [Node(one.node_id, one.name, bytes(one.public_key), one.status) for one in found]
+        return [Node(one.node_id, one.name, bytes(one.public_key), one.status, _seen(one)) for one in found]
 
     def register(self, name: str, key: bytes) -> int:
         """Make a key known, and return the node's number.
@@ -120,6 +124,27 @@ def wait(control: Control, seconds: float) -> list[Node]:
             if time.monotonic() > deadline:
                 raise
             time.sleep(_PAUSE_SECONDS)
+
+
+def last_seen(nodes: Iterable[Node]) -> dict[str, datetime]:
+    """When each client was last connected, by name; those that never were are not among them."""
+    seen: dict[str, datetime] = {}
+    for node in nodes:
+        if node.seen is not None:
+            seen[node.name] = max(node.seen, seen.get(node.name, node.seen))
+    return seen
+
+
+def _seen(node: NodeInfo) -> datetime | None:
+    """A node that is offline without having said so was there until its last sign of life, or a minute longer."""
+    if not node.last_activated_at:
+        return None
+    now = datetime.now(UTC)
+    ended = datetime.fromisoformat(node.last_deactivated_at) if node.last_deactivated_at else None
+    began = datetime.fromisoformat(node.last_activated_at)
+    if node.status != "online" and ended is not None and ended >= began:
+        return ended
+    return min(now, datetime.fromtimestamp(node.online_until, UTC)) if node.online_until else began
 
 
 class UnreachableError(FedhaError):

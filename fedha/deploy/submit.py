@@ -10,13 +10,14 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedha import temporary
 from fedha.config import Config, to_json
+from fedha.deploy import control, troubles
 from fedha.deploy.apps import EVENTS
 from fedha.engine.event_file import new_events, stop_file
 from fedha.engine.flower_processes import LocalFlower, environment
@@ -28,7 +29,10 @@ from fedha.runs.listener import Listener
 _CONNECTION = "fedha"
 _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 60.0
-_LAST = ("finished", "stopped", "failed", "crashed")  # events after which nothing comes
+_LAST = ("finished", "stopped", "failed", "crashed", "lost")  # events after which nothing comes
+_WAIT_SECONDS = 300.0  # for a SuperLink that is being started anew
+_NEEDED_BYTES = 4096
+_FAILED = "ServerApp failed with exception: "
 _ASK_SECONDS = 15.0  # between questions to the SuperLink while nothing is heard
 
 _PROJECT = """\
@@ -49,6 +53,7 @@ clientapp = "fedha_deployment:client"
 settings = ""
 out = ""
 events = ""
+sites = ""
 resume = false
 """
 
@@ -69,11 +74,13 @@ class Destination:
         address: HOST:PORT of the SuperLink, on the network where its control routes can be reached.
         root_certificates: The file of the certificate authority that its certificate is checked with.
         runs: The folder, shared with the server's process, where runs are written.
+        sites: The clients' names, by place.
     """
 
     address: str
     root_certificates: Path
     runs: Path
+    sites: Mapping[int, str] = field(default_factory=dict)
 
 
 class LostError(Exception):
@@ -99,7 +106,8 @@ def run_deployed(
         to: Where.
         resume: Continue from the folder's checkpoint.
         stop: Asked now and then, whether to stop.
-        attempts: How often the run is sent again, from its checkpoint, after its process on the server was lost.
+        attempts: How often the run is sent again, from its checkpoint, after its process on the server was lost; those
+            before the last round that was done do not count.
 
     Returns:
         The content of results.json.
@@ -113,21 +121,45 @@ def run_deployed(
         runfolder.check_new(folder)
     with tempfile.TemporaryDirectory(prefix="fedha-", dir=temporary.wanted(), ignore_cleanup_errors=True) as place:
         flower = _commands(Path(place), to)
-        for attempt in range(1, attempts + 1):
+        lost, done = 0, 0
+        while True:
             events = to.runs / EVENTS / f"{secrets.token_hex(8)}.jsonl"
-            number = _submit(flower, Path(place) / "app", config, _name(folder, to), events.name, resume=resume)
+            sites = _sites(to, _WAIT_SECONDS if lost else 0.0)
+            values = {"out": _name(folder, to), "events": events.name, "sites": sites, "resume": resume}
+            number = _submit(flower, Path(place) / "app", config, values)
             try:
-                return _follow(flower, number, events, config, folder, listener, stop)
-            except LostError as lost:
-                listener.note(f"the server's process was lost ({lost}); the run is sent again, {attempt} of {attempts}")
+                return _follow(flower, number, events, config, folder, listener, stop, to)
+            except LostError as error:
+                _check_space(to.runs)
+                before, done = done, _rounds(folder)
+                lost = 1 if done > before else lost + 1  # a server may be started anew as often as a long run needs
+                if lost >= attempts:
+                    raise FedhaError(
+                        f"the server's process was lost {lost} times ({error}); look at its log, then resume the run"
+                    ) from error
                 resume = runfolder.holds_run(folder)
+                listener.note(f"the server's process was lost ({error}); the run is sent again, {lost} of {attempts}")
             except KeyboardInterrupt:  # before it was followed
                 _stop(flower, number, events, listener)
                 raise
             finally:
                 events.unlink(missing_ok=True)
                 stop_file(events).unlink(missing_ok=True)
-        raise FedhaError(f"the server's process was lost {attempts} times; look at its log, then resume the run")
+
+
+def _rounds(folder: Path) -> int:
+    """How many rounds a run has done."""
+    return len(runfolder.read_metrics(folder)) if runfolder.holds_run(folder) else 0
+
+
+def _check_space(folder: Path) -> None:
+    """Where the server could not even write why it ended.
+
+    Raises:
+        FedhaError: The disk of its runs is full.
+    """
+    if shutil.disk_usage(folder).free < _NEEDED_BYTES:
+        raise FedhaError(f"the disk of {folder}, where the server writes its runs, is full; make space, then resume")
 
 
 def _name(folder: Path, to: Destination) -> str:
@@ -160,10 +192,18 @@ def _commands(place: Path, to: Destination) -> LocalFlower:
     return flower
 
 
-def _submit(flower: LocalFlower, app: Path, config: Config, name: str, events: str, *, resume: bool) -> str:
+def _sites(to: Destination, wait: float) -> str:
+    """The sites' names and when they were last connected, as the run's server reads them."""
+    with control.connect(to.address, to.root_certificates) as superlink:
+        seen = control.last_seen(control.wait(superlink, wait))
+    found = [[place, name, seen[name].isoformat() if name in seen else ""] for place, name in to.sites.items()]
+    return json.dumps(found)
+
+
+def _submit(flower: LocalFlower, app: Path, config: Config, values: Mapping[str, object]) -> str:
     """Send the run; returns its number."""
-    values = {"settings": to_json(config), "out": name, "events": events, "resume": resume}
-    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    settings = {"settings": to_json(config), **values}
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
     (flower.folder / "run.toml").write_text("".join(lines).replace("\x7f", "\\u007f"), encoding="utf-8")
     return str(flower.ask("run", app, "--run-config", flower.folder / "run.toml")["run-id"])
 
@@ -176,9 +216,11 @@ def _follow(
     folder: Path,
     listener: Listener,
     stop: Callable[[], bool],
+    to: Destination,
 ) -> dict[str, Any]:
     """Tell the listener what happens until the results are there, or say why they will not be."""
     seen, asked = 0, time.monotonic()
+    told: set[str] = set()
     while True:
         if stop():
             raise StoppedError(_stop(flower, number, events, listener))
@@ -197,9 +239,22 @@ def _follow(
                     raise FedhaError(
                         f"run {number} was stopped on the SuperLink; continue it with `fedha deploy resume`"
                     )
+                if details.startswith(_FAILED):  # it could not even write so
+                    _check_space(to.runs)
+                    raise FedhaError(f"the run failed on the server: {details.removeprefix(_FAILED)}")
                 raise LostError(f"run {number} ended as {status}: {details}")
+            told = _tell_troubles(to, listener, told)
             asked = time.monotonic()
         time.sleep(_LOOK_SECONDS)
+
+
+def _tell_troubles(to: Destination, listener: Listener, told: set[str]) -> set[str]:
+    """Tell what the SuperLink says is wrong, each sentence once for as long as it lasts."""
+    found = troubles.ask(to.address, to.root_certificates)
+    for sentence in found:
+        if sentence not in told:
+            listener.note(sentence)
+    return set(found)
 
 
 def _stop(flower: LocalFlower, number: str, events: Path, listener: Listener) -> str:
@@ -235,6 +290,9 @@ def _tell(listener: Listener, config: Config, folder: Path) -> dict[str, Callabl
     def crashed(told: list[str]) -> None:
         raise ClientError(*told)
 
+    def lost(sentence: str) -> None:
+        raise LostError(sentence)
+
     def stopped(where: str) -> None:
         raise FedhaError(f"the run was asked to end on the server: {where}; continue it with `fedha deploy resume`")
 
@@ -244,6 +302,7 @@ def _tell(listener: Listener, config: Config, folder: Path) -> dict[str, Callabl
         "note": listener.note,
         "failed": failed,
         "crashed": crashed,
+        "lost": lost,
         "stopped": stopped,
     }
 

@@ -1,5 +1,6 @@
 """A run's events from one process to another: a file that grows by a line an event."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from typing import Any, BinaryIO
 
 from fedha.atomic import finite
 from fedha.config import Config
+from fedha.errors import FedhaError
 
 
 class EventFile:
@@ -48,9 +50,25 @@ class EventFile:
         """Write what nobody expected, with its traceback."""
         self._write("crashed", [sentence, trace])
 
+    def lost(self, sentence: str) -> None:
+        """Write that the run ends through no fault of its own, and may go on from its checkpoint."""
+        self._write("lost", sentence)
+
     def _write(self, event: str, value: Any) -> None:
-        with self.path.open("ab") as file:
-            file.write(json.dumps([event, finite(value)]).encode() + b"\n")
+        """Add a line, the whole of it or nothing: on a disk that is full the next one must not join a part of this.
+
+        Raises:
+            FedhaError: It cannot be written.
+        """
+        line = json.dumps([event, finite(value)]).encode() + b"\n"
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                before = file.seek(0, os.SEEK_END)
+                if file.write(line) < len(line):
+                    file.truncate(before)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise FedhaError(f"cannot write {self.path}: {error.strerror}; free some space, then resume") from error
 
 
 def stop_file(events: Path) -> Path:

@@ -77,6 +77,10 @@ class InlineGrid(Grid):
         """The nodes, in client order."""
         return list(self._contexts)
 
+    def place_of(self, node: int) -> int:
+        """A node's place in client order."""
+        return node - FIRST_NODE
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run each message's client at once and keep its reply."""
         listed = list(messages)

@@ -133,6 +133,10 @@ class RayGrid(Grid):
         """The nodes, in client order."""
         return list(self._nodes)
 
+    def place_of(self, node: int) -> int:
+        """A node's place in client order."""
+        return node - FIRST_NODE
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the messages' clients and keep their replies."""
         listed = list(messages)

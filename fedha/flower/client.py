@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from logging import WARNING
+from logging import ERROR, WARNING
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
@@ -15,7 +15,7 @@ from fedha.data.domain import Domain, Examples
 from fedha.data.given import check_domain, given_domain, without_unusable
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
-from fedha.flower import secure_client
+from fedha.flower import handshake, secure_client
 from fedha.flower.failure import telling
 from fedha.flower.guarded import admit, introduced, is_covered, protects_examples, told_as_kind
 from fedha.flower.secure_client import Opened, Party
@@ -164,6 +164,8 @@ class Clients:
 
     def _answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
         numerics.configure(self._threads)
+        if kind == _INTRODUCE:
+            check_server(content)
         client = self._client(context, content)
         if kind == _INTRODUCE:
             if shapes := announced_shapes(content):
@@ -171,7 +173,7 @@ class Clients:
             shape = tuple(client.domain.train.inputs.shape[1:])
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
-            return pack_reply(replace(told, input_shape=shape))
+            return handshake.greeted(pack_reply(replace(told, input_shape=shape)))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
         with told_as_kind(client.domain.client, client.site, content):
@@ -300,6 +302,17 @@ class Clients:
         if self._checked is not request.parameters:
             check_parameters(client.model, {name: value.shape for name, value in request.parameters.items()})
             self._checked = request.parameters
+
+
+def check_server(content: RecordDict) -> None:
+    """Look whether the server that asks for an introduction speaks our protocol.
+
+    Raises:
+        FedhaError: It does not; the client's own log says so too.
+    """
+    if (why := handshake.refusal(content, "the server", "this client")) is not None:
+        log(ERROR, "fedha: %s", why)
+        raise FedhaError(why)
 
 
 def state_record(state: RecordDict) -> ArrayRecord | None:

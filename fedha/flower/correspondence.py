@@ -14,7 +14,9 @@ from flwr.supercore import log
 from fedha.cohort import Member
 from fedha.errors import ClientError, FedhaError, listed
 from fedha.exchange import Reply
-from fedha.flower.delivery import deliver, is_gone, never, nodes_of, stop_if_asked
+from fedha.flower import handshake
+from fedha.flower.attendance import Attendance
+from fedha.flower.delivery import deliver, is_gone, never, stop_if_asked
 from fedha.flower.failure import find_failure
 from fedha.flower.held import HeldModels, lacks
 from fedha.flower.wire import (
@@ -80,6 +82,7 @@ class Correspondence:
         again: Told the message type and the place of a client that is about to be asked once more.
         parameters: The global model's, as soon as there is one: a client whose network has others says so at once.
         held: Which clients hold which global model; in a deployment it is sent to each once.
+        attendance: Who is connected, and what people call them.
         events: What went wrong in this round and how it went on, ready for metrics.jsonl.
         bytes_down: Sent so far.
         bytes_up: Received so far.
@@ -92,11 +95,11 @@ class Correspondence:
     again: Callable[[str, int], None] = lambda kind, place: None
     held: HeldModels = field(default_factory=HeldModels)
     parameters: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    attendance: Attendance = field(default_factory=Attendance)
     events: list[dict[str, Any]] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
     _members: dict[int, Member] = field(default_factory=dict)  # by node
-    _places: dict[int, int] = field(default_factory=dict)  # by node, of those that failed to introduce themselves
     _met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
     _contents: dict[int, RecordDict] = field(default_factory=dict)  # of the same, with the whole model
@@ -123,7 +126,7 @@ class Correspondence:
         if nodes == self._met[0]:
             return self._met[1]
         if new := [node for node in nodes if node not in self._members]:
-            content = pack_introduction(self.task, self.parameters)
+            content = handshake.greeted(pack_introduction(self.task, self.parameters))
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
@@ -201,7 +204,7 @@ class Correspondence:
                     continue
                 if (failed := find_failure(message)) is not None:
                     if failed.place is not None:
-                        self._places[node] = failed.place
+                        self.attendance.locate(node, failed.place)
                     error = failed.error(f"{self._who(node)} failed to {_VERBS[kind]} in round {round}")
                     if message.has_error() and is_gone(message):
                         reasons[node] = error
@@ -212,6 +215,8 @@ class Correspondence:
                 waiting.pop(node, None)
                 if lacks(message):
                     self._failed(node, kind, FedhaError(f"{self._who(node)} asks for a model that it was sent"))
+                    continue
+                if kind == "query.introduce" and not self._understood(node, message):
                     continue
                 reply = unpack_reply(message.content)
                 self.bytes_up += count_bytes(message.content)
@@ -277,7 +282,7 @@ class Correspondence:
         grid, pause = self._grid, _FIRST_PAUSE
         if grid is None:
             raise FedhaError("the strategy has met no client yet; call configure_train first")
-        while not (back := [node for node in nodes_of(grid) if node in missing]):
+        while not (back := [node for node in self.attendance.look(grid) if node in missing]):
             if time.monotonic() > since + self.rules.patience:
                 names = listed(self._who(node) for node in missing)
                 raise FedhaError(
@@ -302,15 +307,15 @@ class Correspondence:
         if rules.on_missing == "skip" and self._members:
             wanted = rules.enough(rules.clients)
         seconds = rules.timeout if rules.on_missing == "stop" else rules.patience
-        deadline, pause, told = time.monotonic() + seconds, 0.05, -1
-        while len(nodes := list(nodes_of(grid))) < wanted:
-            if len(nodes) != told and pause >= 1.0:
-                self.tell(f"{len(nodes)} of {wanted} clients are connected; waiting for the others")
-                told = len(nodes)
+        deadline, pause, told = time.monotonic() + seconds, 0.05, [-1]
+        while len(nodes := self.attendance.look(grid)) < wanted:
+            if nodes != told and pause >= 1.0:
+                self.tell(self.attendance.told(nodes, wanted))
+                told = nodes
             if time.monotonic() > deadline:
                 raise FedhaError(
                     f"{len(nodes)} of {wanted} clients connected within {seconds:g} s; "
-                    "start the others, or lower the number of clients"
+                    f"start {', '.join(self.attendance.absent(nodes)) or 'the others'}, or lower the number of clients"
                 )
             stop_if_asked(self.stop)
             time.sleep(pause)
@@ -359,10 +364,7 @@ class Correspondence:
         return next((node for node, m in sent if m.message_id == answered), message.metadata.src_node_id)
 
     def _who(self, node: int) -> str:
-        member = self._members.get(node)
-        if member is None:  # it said no more of itself than its place, if that
-            return f"client {self._places[node]}" if node in self._places else f"node {node}"
-        return member.who
+        return self.attendance.call(node, self._members.get(node))
 
     def _accepted(self, accept: Callable[[Reply], None], reply: Reply, node: int, kind: str) -> bool:
         known = self._members.get(node)
@@ -373,6 +375,16 @@ class Correspondence:
         except FedhaError as error:
             self._failed(node, kind, error, "refused")
             return False
+        return True
+
+    def _understood(self, node: int, message: Message) -> bool:
+        """Whether a node that introduces itself speaks our protocol."""
+        who = self._who(node)
+        if (why := handshake.refusal(message.content, who, "this server")) is not None:
+            self._failed(node, "query.introduce", FedhaError(why))
+            return False
+        if (told := handshake.difference(message.content, who)) is not None:
+            self.tell(told)
         return True
 
     def _failed(self, node: int, kind: str, error: FedhaError | ClientError, event: str = "skipped") -> None:

@@ -1,7 +1,7 @@
 """Sending messages over a grid and taking replies as they come."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
@@ -78,8 +78,3 @@ def deliver(
 def is_gone(reply: Message) -> bool:
     """Whether an error reply says that the client is not there, rather than that it failed."""
     return reply.error.code in _GONE
-
-
-def nodes_of(grid: Grid) -> Iterable[int]:
-    """The nodes that are connected, in ascending order."""
-    return sorted(grid.get_node_ids())

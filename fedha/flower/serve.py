@@ -18,6 +18,7 @@ from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError, listed
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
+from fedha.flower.attendance import Attendance
 from fedha.flower.delivery import never
 from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
@@ -110,6 +111,7 @@ def serve(
     resume: bool = False,
     stop: Callable[[], bool] = never,
     shown: Callable[[HessianAlignment], None] = lambda strategy: None,
+    attendance: Attendance | None = None,
 ) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
@@ -122,6 +124,7 @@ def serve(
         resume: Continue from the folder's checkpoint.
         stop: Asked between rounds and between messages, whether to stop.
         shown: Given the strategy before the first round, by who wants to look at what the server learns.
+        attendance: The sites of a deployment; default: nobody's name is known.
 
     Returns:
         The content of results.json.
@@ -134,7 +137,7 @@ def serve(
         runfolder.check_new(job.folder)
     with owner.owning(runfolder.make_folder(job.folder)):
         runfolder.clear_leftovers(job.folder)
-        return _serve(job, grid, listener, domains, resume, stop, shown)
+        return _serve(job, grid, listener, domains, resume, stop, shown, attendance)
 
 
 def _serve(
@@ -145,6 +148,7 @@ def _serve(
     resume: bool,
     stop: Callable[[], bool],
     shown: Callable[[HessianAlignment], None],
+    attendance: Attendance | None,
 ) -> dict[str, Any]:
     config, seed = job.config, job.config.seed[0]
     numerics.configure(config.engine.threads)
@@ -152,6 +156,10 @@ def _serve(
     strategy.talk.tell, strategy.talk.stop = listener.note, stop
     strategy.talk.again = lambda kind, place: _spend_again(job, strategy.begun(), kind, place)
     strategy.clients_keep_models = domains is None
+    if domains is not None:
+        strategy.talk.attendance.domains = _domain_names(config, domains)
+    elif attendance is not None:
+        strategy.talk.attendance = attendance
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
     server = strategy.begin(dict(model.named_parameters()))
@@ -172,6 +180,8 @@ def _serve(
     records = runfolder.read_metrics(job.folder)
 
     listener.started(config, job.folder, done + 1)
+    if resume:
+        listener.note(_goes_on(done, config.training.rounds))
     with saving.giving_up(done, pending):
         members = strategy.talk.meet(grid, done + 1)
     stopped = _begin_spending(job, server, members, done, resume=resume)
@@ -243,6 +253,16 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
     if strategy.secure is not None:
         strategy.secure.name_run(settings_mark(config))
     return strategy
+
+
+def _goes_on(done: int, rounds: int) -> str:
+    return f"goes on after round {done} of {rounds}" if done else "there is no checkpoint: it starts with round 1"
+
+
+def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
+    """A simulation's clients, by place: domain after domain."""
+    clients = config.data.clients_per_domain
+    return dict(enumerate(one.name for one in domains.sources for _ in range(clients)))
 
 
 def _given(domains: DomainSet) -> Setting:

@@ -94,7 +94,7 @@ eventually 120 inside serverapp python -m fedha.deploy.healthy https://superlink
 joined() { logs "$1-node" | grep -q "SuperNode ID"; }
 for site in north south west; do
     eventually 180 joined "$site"
-    inside "$site-node" python -m fedha.deploy.healthy https://localhost:9094/health https://proxy:8443/health
+    inside "$site-node" python -m fedha.deploy.healthy --connected=/tmp/connected https://localhost:9094/health https://proxy:8443/health
     inside "$site-app" python -m fedha.deploy.healthy "https://$site-node:9094/health"
 done
 [ "$(logs registrar | grep -c 'registered as node')" = 3 ] || fail "the registrar said: $(logs registrar)"

@@ -55,20 +55,25 @@ class Running:
         """Everything; keys first, for a node whose key is not known ends, and here nobody starts it again."""
         self.superlink()
         self.server()
+        self.register()
+        for name in self.clients:
+            self.node(name)
+            self.app(name)
+
+    def register(self) -> None:
+        """Make the sites' keys known."""
         command = [sys.executable, "-m", "fedha", "deploy", "register", "--to", self.office.folder]
         done = subprocess.run(
             [*map(str, command), "--address", self.address], env=self._environment("register"), capture_output=True
         )
         assert done.returncode == 0, done.stderr.decode()
-        for name in self.clients:
-            self.node(name)
-            self.app(name)
 
     def superlink(self) -> None:
         secrets = self.office.server / "secrets"
         self._run(
             "superlink",
-            "flower-superlink",
+            sys.executable,
+            *("-m", "fedha.deploy.superlink"),
             *("--host", "127.0.0.1", "--port", self.port, "--isolation", "process", "--enable-supernode-auth"),
             *("--database", self.office.server / "state" / "state.db", "--disable-runtime-dependency-installation"),
             *("--ssl-ca-certfile", secrets / "ca.crt", "--ssl-certfile", secrets / "server.crt"),
@@ -80,34 +85,34 @@ class Running:
         secrets = self.office.server / "secrets"
         self._run("server", "flower-superexec", *self._executor(self.port, secrets), FEDHA_RUNS=str(self.runs))
 
-    def node(self, name: str) -> None:
-        """A site's SuperNode."""
+    def connected(self, name: str) -> Path:
+        """The file that a site's SuperNode touches while it is connected."""
+        return self.logs / f"{name}-connected"
+
+    def node(self, name: str, superlink: str = "", **environment: str) -> None:
+        """A site's SuperNode; `superlink`: where it finds the server, if not at its own address."""
         secrets, place = self.office.site(name) / "secrets", list(self.clients).index(name)
         port = self.node_ports.setdefault(name, free_port())
         self._run(
             f"{name}-node",
-            "flower-supernode",
-            *("--superlink", self.address, "--root-certificates", secrets / "ca.crt"),
+            sys.executable,
+            *("-m", "fedha.deploy.node", f"--connected={self.connected(name)}"),
+            *("--superlink", superlink or self.address, "--root-certificates", secrets / "ca.crt"),
             *("--auth-supernode-private-key", secrets / "client.key", "--isolation", "process"),
             *("--host", "127.0.0.1", "--port", port, "--ssl-ca-certfile", secrets / "ca.crt"),
             *("--ssl-certfile", secrets / "node.crt", "--ssl-keyfile", secrets / "node.key"),
             *("--superexec-auth-secret-file", secrets / "superexec.secret"),
             *("--node-config", f'partition-id={place} name="{name}"'),
+            **environment,
         )
 
     def node_until_it_is_taken(self, name: str, seconds: float = 180) -> None:
-        """What `restart: unless-stopped` does: a SuperNode that was killed is refused for as long as its lease runs."""
-        deadline, joined = time.monotonic() + seconds, self.said(f"{name}-node").count("SuperNode ID")
-        pause = 1.0
-        while time.monotonic() < deadline:
-            self.node(name)
-            while self.processes[f"{name}-node"].poll() is None:
-                if self.said(f"{name}-node").count("SuperNode ID") > joined:
-                    return
-                time.sleep(0.1)
-            time.sleep(pause)
-            pause = min(2 * pause, 10.0)  # as container engines do; each start costs seconds of computing
-        raise AssertionError(f"{name} was not taken back within {seconds:g} s: {self.said(f'{name}-node')[-2000:]}")
+        """A SuperNode that was killed is refused for as long as its lease runs, and comes again and again."""
+        joined = self.said(f"{name}-node").count("SuperNode ID")
+        self.node(name)
+        self.wait_until(
+            f"{name} was taken back", lambda: self.said(f"{name}-node").count("SuperNode ID") > joined, seconds
+        )
 
     def app(self, name: str, **environment: str) -> None:
         """The SuperExec that starts a site's ClientApps, with what the site says for itself in its environment."""

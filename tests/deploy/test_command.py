@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from fedha.cli.commands import app
+from fedha.cli.deployed import saved_each_round
 from fedha.cli.exits import exit_code
+from fedha.cli.launch import find_config
 from fedha.deploy import inventory
 from fedha.deploy.names import DEFAULT_CLIENTS
 from tests.deploy.federations import make
@@ -115,3 +117,12 @@ def test_a_folder_without_a_federation_is_a_sentence(deploy: Command) -> None:
     code, _, said = deploy("show", "--to", "nothing")
     assert code == 2
     assert "nothing holds no federation; make one with `fedha deploy init nothing`" in said
+
+
+@pytest.mark.parametrize(("given", "every"), [((), 1), (("checkpoint.every=7",), 7), (("checkpoint.every=50",), 50)])
+def test_a_deployed_run_is_saved_each_round_unless_its_config_says_otherwise(
+    given: tuple[str, ...], every: int
+) -> None:
+    config = find_config("quickstart", given)
+    assert config.checkpoint.every == (every if given else 50)
+    assert saved_each_round(config).checkpoint.every == every

@@ -219,15 +219,25 @@ def test_every_setting_has_a_default_or_is_in_the_env_file(tmp_path: Path) -> No
 
 def test_flower_takes_every_command() -> None:
     parsers = {
-        "flower-superlink": _parse_args_run_superlink(),
-        "flower-supernode": _parse_args_run_supernode(),
+        "fedha.deploy.superlink": _parse_args_run_superlink(),
+        "fedha.deploy.node": _parse_args_run_supernode(),
         "flower-superexec": _parse_args(),
     }
     called = [one["command"] for one in parsed(FILES["all in one"])["services"].values() if "command" in one]
-    flowers = [command for command in called if command[0] in parsers]
+    commands = [words[2:] if words[:2] == ["python", "-m"] else words for words in called]
+    flowers = [words for words in commands if words[0] in parsers]
     assert len(flowers) == 2 + 2 * len(CLIENTS)
     for command, *options in flowers:
-        parsers[command].parse_args(options)  # exits where it does not know one
+        theirs = [word for word in options if not word.startswith("--connected=")]
+        parsers[command].parse_args(theirs)  # exits where it does not know one
+
+
+def test_a_node_is_healthy_by_what_it_keeps_itself_not_by_who_answers_at_the_servers_address() -> None:
+    services = parsed(FILES["site"])["services"]
+    (kept,) = [word for word in services["north-node"]["command"] if word.startswith("--connected=")]
+    command = services["north-node"]["healthcheck"]["test"]
+    assert command[1:] == ["python", "-m", "fedha.deploy.healthy", kept, "https://localhost:9094/health"]
+    assert kept.removeprefix("--connected=").startswith("/tmp/")  # all else is read-only
 
 
 _LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_run_that_was_stopped_goes_on_and_a_client_that_ends_in_mid_round_is_w
     assert code == 0, said
     assert_same_run(again.folder, simulated.run(*FOUR_ROUNDS), events=True)
     assert {(one["event"], one["client"]) for one in again.events()} == {
-        (what, "client 1 (domain 'flip-0.2')") for what in ("missing", "returned")
+        (what, "client 1 (domain 'flip-0.2') at south") for what in ("missing", "returned")
     }
     assert "missing: client 1" in said
 
@@ -53,6 +54,7 @@ def test_a_superlink_and_a_server_process_that_are_killed_cost_no_bit(
     code, said = run.end()
     assert code == 0, said
     assert "the server's process was lost" in said
+    assert re.search("goes on after round [123] of 3", " ".join(said.split()))
     assert_same_run(run.folder, simulated.run(*THREE_ROUNDS), events=True)
 
 
@@ -71,7 +73,7 @@ def test_a_client_that_is_too_slow_is_passed_over_and_comes_back(federation: Run
     code, said = run.end()
     assert code == 0, said
     skipped = [one for one in run.events() if one["event"] == "skipped"]
-    assert {one["client"] for one in skipped} == {"client 2 (domain 'flip-0.1')"}
+    assert {one["client"] for one in skipped} == {"client 2 (domain 'flip-0.1') at west"}
     assert "skipped: client 2" in said
     clients = [json.loads(line)["clients"] for line in (run.folder / runfolder.METRICS).read_text().splitlines()]
     assert 2 in clients

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Error, Message
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
@@ -145,3 +145,11 @@ def test_data_that_changed_behind_an_account_are_not_answered_for(site: Path, mo
     deployed(settings("iga", federation={"clients": 2}), site / "a")
     with pytest.raises(FedhaError, match="its own log says why"):
         deployed(settings("iga", federation={"clients": 2}, data={"held_out": 0.5}), site / "b")
+
+
+def test_a_site_refuses_a_server_of_another_protocol_before_it_reads_its_settings(site: Path) -> None:
+    """A config of another version may have what this one cannot read."""
+    grid = Forgetful(apps.deployed_client_app(), {"settings": '{"of": "another version"}', "out": "a"})
+    content = RecordDict({"request": ConfigRecord({"task": "{}"})})
+    with pytest.raises(FedhaError, match=r"the server runs fedha before 0\.2\.0"):
+        grid.send_and_receive([Message(content, 2, "query.introduce")])

@@ -104,13 +104,13 @@ def assert_refused_by_its_own_limit(federation: Running, limits: Path, budget: f
     run = Deployed(federation, "over-budget", *ERM, *NOISY, "training.rounds=1")
     code, said = run.end()
     assert code == 2, said
-    refusal = "client 2 (domain 'flip-0.1') failed to train in round 1: it refuses to answer (budget)"
+    refusal = "client 2 (domain 'flip-0.1') at west failed to train in round 1: it refuses to answer (budget)"
     assert said.splitlines()[-1] == f"fedha: {refusal}"
     run = Deployed(federation, "without-west", *ERM, *NOISY, "training.rounds=1", "engine.on_client_error=skip")
     code, said = run.end()
     assert code == 0, said
-    assert f"skipped: client 2 (domain 'flip-0.1'): {refusal}" in said
+    assert f"skipped: client 2 (domain 'flip-0.1') at west: {refusal}" in said
     assert [(one["event"], one["client"], one["reason"]) for one in run.events()] == [
-        ("skipped", "client 2 (domain 'flip-0.1')", refusal)
+        ("skipped", "client 2 (domain 'flip-0.1') at west", refusal)
     ]
     assert "one more round would spend epsilon" in federation.said("west-app")
