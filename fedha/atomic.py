@@ -11,9 +11,9 @@ from typing import Any
 from fedha.errors import FedhaError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once: a reader sees the old content or the new one, never a part."""
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file at once, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"), mode)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -21,15 +21,20 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file at once: to a temporary file beside it, to the disk, then renamed over it.
+
+    Args:
+        path: Its folder is there.
+        content: All of it.
+        mode: Who may read and write it, less the process's umask.
 
     Raises:
         FedhaError: The folder is missing or cannot be written.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with beside.open("xb") as file:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

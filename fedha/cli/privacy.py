@@ -185,8 +185,8 @@ def _said(config: Config) -> str:
     draws = {"whole": "every step sees the whole domain"}.get(privacy.sampling, f"local steps drawn {privacy.sampling}")
     times = f", each at {privacy.statistics_noise:g} × this noise" if privacy.statistics_noise != 1 else ""
     return (
-        f"Protected: one training example of a client, from an honest but curious server. A round is its exchanges of statistics{times}, and its "
-        f"gradients; {draws}. Set it with privacy.noise_multiplier."
+        "Protected: one training example of a client, from an honest but curious server. A round is its exchanges of "
+        f"statistics{times}, and its gradients; {draws}. Set it with privacy.noise_multiplier."
     )
 
 

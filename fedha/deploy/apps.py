@@ -27,7 +27,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedha import data
 from fedha.config import Config, from_json
 from fedha.data.domain import Domain
-from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
+from fedha.deploy.memory import forget_copies, keep_model, kept_model, recall, remember, run_folder
 from fedha.deploy.party import site_party
 from fedha.engine.event_file import EventFile
 from fedha.errors import FedhaError, StoppedError
@@ -167,7 +167,8 @@ def _clients(settings: str, place: int, limits: Limits | None) -> Clients:
             f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "
             "domain of its own; set it to 1"
         )
-    domain = own_domain(own, config.seed[0], place, _cache())
+    forget_copies(_cache())
+    domain = data.load_own(own, config.seed[0], place)
 
     def model(context: Context) -> SplitModel:
         shape = tuple(domain.train.inputs.shape[1:])
