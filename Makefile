@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_TORCH = $(if $(TORCH_INDEX),$(PIP) install --quiet $$(grep ^torch== constraints.txt) --index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-containers lint format types imports bench docs build clean
+.PHONY: help venv demo test test-containers lint format types imports bench docs requirements build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,15 @@ bench: $(VENV)/run.stamp ## Run the benchmarks
 docs: $(VENV)/run.stamp ## Write docs/recipes.md from the table of recipes
 	$(BIN)/fedha recipes --markdown > docs/recipes.md.new
 	mv docs/recipes.md.new docs/recipes.md
+
+PIN := $(BIN)/uv pip compile --quiet --no-deps --generate-hashes --no-annotate --no-header --python-version 3.11
+
+requirements: $(VENV)/dev.stamp ## Write images/*.txt, what the images install by hash, from constraints.txt
+	@for wanted in requirements: build:hatchling; do \
+	    $(BIN)/python images/needed.py $${wanted#*:} > images/.needed.txt && \
+	    { echo "# Made by \`make requirements\` from constraints.txt."; $(PIN) images/.needed.txt; } \
+	        > images/$${wanted%%:*}.txt || exit 1; \
+	done; rm images/.needed.txt
 
 build: $(VENV)/dev.stamp ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation

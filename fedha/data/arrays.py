@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from fedha.config import DataConfig
-from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, nth, split, unseen
+from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, own_source, split, unseen
 from fedha.errors import FedhaError
 from fedha.randomness import generator
 
+FILE = "{}.npz"  # of a domain
 _RECIPE = "write it with numpy.savez(path, inputs=inputs, labels=labels)"
 
 
@@ -40,7 +41,7 @@ def load(config: DataConfig, seed: int) -> DomainSet:
     if config.target is None:
         raise FedhaError(f"data.target is not set; name the unseen domain, one of {', '.join(known)}")
     names = choose_sources(known, config.sources, config.target)
-    parts = {name: read(config.root / f"{name}.npz") for name in (*names, config.target)}
+    parts = {name: read(config.root / FILE.format(name)) for name in (*names, config.target)}
     return DomainSet(
         sources=tuple(_source(name, parts[name], config.held_out, seed) for name in names),
         targets=(unseen(config.target, parts[config.target]),),
@@ -88,8 +89,8 @@ def load_own(config: DataConfig, seed: int, place: int) -> Domain:
             f"{config.root} holds {len(known)} .npz files; keep the client's own alone there, or set data.sources, "
             "whose order is that of the clients"
         )
-    name = known[0] if config.sources is None else nth(config.sources, place)
-    return _source(name, read(config.root / f"{name}.npz"), config.held_out, seed)
+    name = known[0] if config.sources is None else own_source(config.sources, place, config.root, FILE)
+    return _source(name, read(config.root / FILE.format(name)), config.held_out, seed)
 
 
 def _source(name: str, examples: Examples, held_out: float, seed: int) -> Domain:

@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 
 from fedha.config import DataConfig
-from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, nth, split, unseen
+from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, own_source, split, unseen
 from fedha.errors import FedhaError
 from fedha.randomness import generator
 
+FILE = "processed.{}.data"  # of a hospital
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 
 # Attribute, centre, scale, in the unit of the files. Fixed numbers that a textbook would give, not estimates from these
@@ -80,7 +81,7 @@ def load_target(config: DataConfig, root: Path) -> Domain:
         FedhaError: As in `load`.
     """
     name = config.target or "va"
-    return unseen(name, _read(root / f"processed.{name}.data"))
+    return unseen(name, _read(root / FILE.format(name)))
 
 
 def load_own(config: DataConfig, seed: int, place: int) -> Domain:
@@ -97,11 +98,11 @@ def load_own(config: DataConfig, seed: int, place: int) -> Domain:
     if config.root is None:
         raise FedhaError("data.root is not set; name the folder that holds the hospital's processed.*.data file")
     names = choose_sources(HOSPITALS, config.sources, config.target or "va")
-    return _source(config.root, nth(names, place), config.held_out, seed)
+    return _source(config.root, own_source(names, place, config.root, FILE), config.held_out, seed)
 
 
 def _source(root: Path, name: str, held_out: float, seed: int) -> Domain:
-    rows = _read(root / f"processed.{name}.data")
+    rows = _read(root / FILE.format(name))
     return split(name, rows, held_out, generator(seed, "data", "held out", name))
 
 

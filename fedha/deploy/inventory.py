@@ -48,6 +48,7 @@ class Inventory(BaseModel):
         server_ends: When the server's certificate ends.
         places: How many partition ids were given so far, those of former clients included.
         clients: In client order.
+        former: Names of clients that were removed, whose keys are refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +62,7 @@ class Inventory(BaseModel):
     server_ends: AwareDatetime
     places: int = Field(ge=1)
     clients: tuple[Client, ...]
+    former: tuple[Annotated[str, AfterValidator(check_client)], ...] = ()
 
     @property
     def address(self) -> str:
