@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from fedha.errors import FedhaError
 
+Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 LISTEN = 8443
 _SECONDS = 15.0  # for a connection to stand
 _PIECE = 2**16
@@ -128,22 +130,33 @@ async def serve(server: tuple[str, int], proxy: Proxy | None, listen: tuple[str,
             writer.close()
             return
         said = ""
-        await asyncio.gather(_pump(reader, back), _pump(there, writer))
+        await carry((reader, writer), (there, back))
 
     async with await asyncio.start_server(forward, *listen) as waiting:
         await waiting.serve_forever()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what comes until either side ends."""
+async def carry(here: Ends, there: Ends) -> None:
+    """Pass on what comes from either side to the other, until both have ended or one is gone.
+
+    Args:
+        here: What to read from and to write to.
+        there: The same of the other side.
+    """
     try:
-        while piece := await reader.read(_PIECE):
-            writer.write(piece)
-            await writer.drain()
-    except OSError:
-        pass  # one side is gone, which is the end of both
+        await asyncio.gather(_pump(here[0], there[1]), _pump(there[0], here[1]))
+    except OSError as error:
+        sys.stderr.write(f"fedha: a connection was cut: {error}\n")
     finally:
-        writer.close()
+        here[1].close()
+        there[1].close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while piece := await reader.read(_PIECE):
+        writer.write(piece)
+        await writer.drain()
+    writer.write_eof()
 
 
 def main() -> None:
