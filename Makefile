@@ -23,6 +23,7 @@ test: $(VENV)/dev.stamp ## Run the whole test suite
 
 test-containers: $(VENV)/run.stamp ## Build the images, start a federation in containers, train, compare; takes minutes
 	FEDHA=$(BIN)/fedha PYTHON=$(BIN)/python bash tests/containers/run.sh
+	PYTHON=$(BIN)/python bash tests/containers/page.sh
 
 lint: $(VENV)/dev.stamp ## Check style and formatting with ruff
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,10 +12,9 @@ import pytest
 from fedha.deploy import change
 from fedha.deploy.pack import pack
 from fedha.errors import FedhaError
-from tests.deploy.federations import CLIENTS, MADE, US, contents, make
+from tests.deploy.federations import CLIENTS, MADE, OTHER, US, contents, make, others_folder
 
 LATER = MADE + timedelta(days=100)
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -26,21 +26,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Path:
-    """A folder of another user's, where the tests run as root; else our own."""
-    place = tmp_path / "there"
-    place.mkdir()
-    if US.uid == 0:
-        for above in (tmp_path, *tmp_path.parents):
-            if above.stat().st_mode & 0o001 == 0:
-                above.chmod(above.stat().st_mode | 0o001)
-        os.chown(place, NOBODY, NOBODY)
-    return place
+def there() -> Iterator[Path]:
+    """A folder on another machine: another user's, where the tests run as root."""
+    with others_folder() as folder:
+        yield folder
 
 
 def deliver(folder: Path, there: Path, client: str | None = None, path: str | None = None) -> tuple[int, str]:
     """The documented command, after the pipe, as another user."""
-    user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if US.uid == 0 else {}
+    user = {"user": OTHER, "group": OTHER, "extra_groups": []} if US.uid == 0 else {}
     done = subprocess.run(
         ["sh", "-c", "mkdir -p fedha && tar -xf - -C fedha && sh fedha/settle.sh"],
         input=pack(folder, client),
@@ -56,13 +50,12 @@ def test_a_part_arrives_whole_for_the_user_who_takes_it(folder: Path, there: Pat
     code, said = deliver(folder, there)
     assert code == 0, said
     assert "is up to date; start it with" in said
-    user = NOBODY if US.uid == 0 else US.uid
-    assert f"FEDHA_UID={user}\n" in (there / "fedha/.env").read_text()
+    assert f"FEDHA_UID={OTHER}\n" in (there / "fedha/.env").read_text()
     sent = contents(there / "fedha")
     for name, content in contents(folder / "server").items():
         assert name == ".env" or sent[name] == content, name
     for path in (there / "fedha").rglob("*"):
-        assert path.stat().st_uid == user, path
+        assert path.stat().st_uid == OTHER, path
     for path in (there / "fedha/secrets").iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
     assert not (there / "fedha/.next").exists()
@@ -80,8 +73,7 @@ def test_sending_it_again_changes_nothing(folder: Path, there: Path, client: str
 def test_an_update_brings_what_changed_and_leaves_what_is_the_machines(folder: Path, there: Path) -> None:
     deliver(folder, there)
     mine = {".env": "FEDHA_UID=1\n", "configs/mine.yaml": "recipe: hgp\n", "compose.override.yml": "services: {}\n"}
-    user = NOBODY if US.uid == 0 else US.uid
-    mine[".env"] = f"FEDHA_UID={user}\nFEDHA_GID={user}\nFEDHA_TARGET=/srv/target\n"
+    mine[".env"] = f"FEDHA_UID={OTHER}\nFEDHA_GID={OTHER}\nFEDHA_TARGET=/srv/target\n"
     for name, text in mine.items():
         (there / "fedha" / name).write_text(text)
     (there / "fedha/runs/done").mkdir()
@@ -123,15 +115,14 @@ def test_a_site_gets_its_own_part_alone_and_only_what_is_in_use(folder: Path, th
 
 def test_an_env_file_for_somebody_else_is_said_not_run_into(folder: Path, there: Path) -> None:
     deliver(folder, there)
-    user = NOBODY if US.uid == 0 else US.uid
     (there / "fedha/.env").write_text("FEDHA_UID=4321\nFEDHA_GID=4321\n")
     code, said = deliver(folder, there)
     assert code == 1
-    assert f"is 4321 and these files are user {user}'s: containers could not read them" in said
+    assert f"is 4321 and these files are user {OTHER}'s: containers could not read them" in said
 
 
-def test_podman_without_root_keeps_the_user_in_containers(folder: Path, there: Path, tmp_path: Path) -> None:
-    tools = tmp_path / "bin"  # a machine that has podman and no docker
+def test_podman_without_root_keeps_the_user_in_containers(folder: Path, there: Path) -> None:
+    tools = there / "bin"  # a machine that has podman and no docker
     tools.mkdir()
     for name in ("sh", "id", "sed", "mkdir", "find", "dirname", "mv", "cmp", "rm", "tail", "chmod", "chown", "tar"):
         (tools / name).symlink_to(str(shutil.which(name)))
