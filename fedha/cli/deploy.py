@@ -245,7 +245,7 @@ def register(
     wanted = keys.wanted_keys(place, record.names)
     with control.connect(address or record.control, place.trusted) as connection:
         known = control.wait(connection, wait)
-        for line in keys.apply(keys.steps([*record.names, *record.former], wanted, known), connection):
+        for line in keys.apply(keys.steps(record.all_names, wanted, known), connection):
             _say(line)
 
 

@@ -74,6 +74,11 @@ class Inventory(BaseModel):
         """The clients' names, in client order."""
         return [client.name for client in self.clients]
 
+    @property
+    def all_names(self) -> list[str]:
+        """The names of all who are, or were, clients."""
+        return [*self.names, *self.former]
+
     def client(self, name: str) -> Client:
         """The client of this name.
 
