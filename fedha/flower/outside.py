@@ -1,6 +1,13 @@
-"""A client that is connected and has no part in a run: it says so when it is to introduce itself, and is left alone."""
+"""Who has a part in a run: a client that has none says so when it is to introduce itself; no source has two clients."""
+
+from collections.abc import Sequence
 
 from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedha.cohort import Member
+from fedha.config import DataConfig
+from fedha.data.part import source_names
+from fedha.errors import FedhaError
 
 _OUTSIDE = "no part"
 
@@ -19,3 +26,25 @@ def is_outside(message: Message) -> str | None:
     if message.has_error() or _OUTSIDE not in message.content:
         return None
     return str(message.content.config_records[_OUTSIDE]["reason"])
+
+
+def check_once(config: DataConfig, members: Sequence[Member]) -> None:
+    """Look that no source counts twice; where the config does not name them, sites may call theirs alike.
+
+    Args:
+        config: Of a deployment's run.
+        members: All clients that introduced themselves.
+
+    Raises:
+        FedhaError: Two hold the same one.
+    """
+    if source_names(config) is None:
+        return
+    holders: dict[str, int] = {}
+    for one in members:
+        other = holders.setdefault(one.domain, one.index)
+        if other != one.index:
+            raise FedhaError(
+                f"clients {other} and {one.index} both hold the domain {one.domain!r}, which would count twice; look "
+                "at their folders of data"
+            )

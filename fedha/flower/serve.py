@@ -19,6 +19,7 @@ from fedha.errors import FedhaError
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
 from fedha.flower.delivery import never
+from fedha.flower.outside import check_once
 from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
@@ -238,6 +239,7 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
         told = "; ".join(f"client {one.index} ({one.domain}): {shape}" for shape, one in found.items())
         raise FedhaError(f"the clients' inputs have different shapes: {told}; every domain must have the same one")
     names = tuple(dict.fromkeys(one.domain for one in members))
+    check_once(config.data, members)
     (shape,) = found
     examples = ", ".join(f"{one.domain} {one.examples}" for one in members)
     told = f"training examples: {examples}" if strategy.secure is None else "how many examples each has is secret"

@@ -48,7 +48,8 @@ def test_no_copy_of_the_data_is_kept_and_nobody_else_reads_what_is(site: Path) -
 
 def test_a_run_ends_with_the_source_that_it_reads(site: Path) -> None:
     deployed(config("iga"), site / "run")
-    (site / "data/a.npz").unlink()
+    for name in SITES:
+        (site / "data" / f"{name}.npz").unlink()
     with pytest.raises(FedhaError, match=r"a\.npz"):
         deployed(config("iga"), site / "again")
 

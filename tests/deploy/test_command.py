@@ -109,7 +109,8 @@ def test_clients_are_added_and_keys_rotated(deploy: Command, monkeypatch: pytest
 
 @pytest.mark.parametrize(("age", "warning"), [(794, ""), (796, "days left"), (826, "ended")])
 def test_show_warns_a_month_before_something_ends(deploy: Command, age: int, warning: str) -> None:
-    make(Path("fed"), now=inventory.now() - timedelta(days=age))
+    made = inventory.now() - timedelta(days=age, minutes=5)  # no day ends while this runs
+    make(Path("fed"), now=made)
     code, said, _ = deploy("show", "--to", "fed")
     assert code == (1 if warning else 0)
     assert ("see `fedha deploy rotate`" in said) == bool(warning)

@@ -110,6 +110,14 @@ def test_sites_without_a_part_do_not_count_among_those_that_are_waited_for(
         run(config, two, tmp_path / "run", monkeypatch)
 
 
+def test_a_source_that_two_sites_hold_is_refused_by_their_places(
+    sites: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice = {0: sites[0], 1: hospital(tmp_path / "copy", "cleveland"), 2: sites[2]}
+    with pytest.raises(FedhaError, match="clients 0 and 1 both hold the domain 'cleveland', which would count twice"):
+        run(HEART, twice, tmp_path / "run", monkeypatch)
+
+
 def test_a_site_is_what_its_file_says_and_else_what_its_place_says(sites: dict[int, Path], tmp_path: Path) -> None:
     heart = DataConfig(name="heart", root=sites[2])
     assert load_own(heart, 0, 7).name == "switzerland"
