@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_TORCH = $(if $(TORCH_INDEX),$(PIP) install --quiet $$(grep ^torch== constraints.txt) --index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-containers lint format types imports bench docs build clean
+.PHONY: help venv demo test test-slow test-containers lint format types imports bench docs requirements build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,7 @@ test-slow: $(VENV)/dev.stamp ## Run the tests of real processes: deployments, ki
 
 test-containers: $(VENV)/run.stamp ## Build the images, start a federation in containers, train, compare; takes minutes
 	FEDHA=$(BIN)/fedha PYTHON=$(BIN)/python bash tests/containers/run.sh
+	PYTHON=$(BIN)/python bash tests/containers/page.sh
 
 lint: $(VENV)/dev.stamp ## Check style and formatting with ruff
 	$(BIN)/ruff check .
@@ -50,6 +51,15 @@ bench: $(VENV)/run.stamp ## Run the benchmarks
 docs: $(VENV)/run.stamp ## Write docs/recipes.md from the table of recipes
 	$(BIN)/fedha recipes --markdown > docs/recipes.md.new
 	mv docs/recipes.md.new docs/recipes.md
+
+PIN := $(BIN)/uv pip compile --quiet --no-deps --generate-hashes --no-annotate --no-header --python-version 3.11
+
+requirements: $(VENV)/dev.stamp ## Write images/*.txt, what the images install by hash, from constraints.txt
+	@for wanted in requirements: build:hatchling; do \
+	    $(BIN)/python images/needed.py $${wanted#*:} > images/.needed.txt && \
+	    { echo "# Made by \`make requirements\` from constraints.txt."; $(PIN) images/.needed.txt; } \
+	        > images/$${wanted%%:*}.txt || exit 1; \
+	done; rm images/.needed.txt
 
 build: $(VENV)/dev.stamp ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation

@@ -16,9 +16,9 @@ from fedha.errors import FedhaError
 _BEGUN = re.compile(r"\..+\.[0-9a-f]{8}\.fedha")  # a file that is being written, or was when its writer died
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once: a reader sees the old content or the new one, never a part."""
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file at once, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"), mode)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -26,10 +26,15 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file at once: to a temporary file beside it, to the disk, then renamed over it.
 
     What other writers left in the folder when they died is removed.
+
+    Args:
+        path: Its folder is there.
+        content: All of it.
+        mode: Who may read and write it, less the process's umask.
 
     Raises:
         FedhaError: The folder is missing or cannot be written.
@@ -37,7 +42,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     clear_leftovers(path.parent)
     beside = path
     try:
-        beside, file = _begin(path)
+        beside, file = _begin(path, mode)
         with file:
             file.write(content)
             file.flush()
@@ -67,11 +72,11 @@ def clear_leftovers(folder: Path, *names: str) -> None:
                 _remove_if_dead(entry.path)
 
 
-def _begin(path: Path) -> tuple[Path, BinaryIO]:
+def _begin(path: Path, mode: int) -> tuple[Path, BinaryIO]:
     """A new file beside another, open, and locked for as long as it is."""
     while True:
         beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.fedha")
-        file = beside.open("xb")
+        file = os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
         with suppress(OSError):  # a file system without locks; there nothing is taken for a leftover either
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:

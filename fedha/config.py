@@ -380,7 +380,7 @@ class PrivacyConfig(_Section):
     guard_heads: bool = Field(
         True, description="examples: a client does not answer where the head looks crafted: rows alike, or huge"
     )
-    secure_aggregation: bool = Field(False, description="the server learns sums over clients, and no client's own")
+    secure_aggregation: bool = Field(False, description="an honest but curious server learns sums alone")
     threshold: int | None = Field(None, ge=2, description="secure sums: so many clients must stay to the end")
     minimum: int = Field(3, ge=2, description="secure sums: none of fewer clients is learnt")
     bound: float = Field(65536.0, gt=0, description="secure sums: largest absolute value that can be sent")

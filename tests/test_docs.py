@@ -26,6 +26,40 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_a_part_of_a_page_name_a_heading_of_it(page: Path) -> None:
+    for path, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        goal = page.parent / path if path else page
+        headings = re.findall(r"^#+ (.*)$", goal.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in anchors, f"{path}#{anchor}"
+
+
+CLAIMS = {  # a page, and a sentence that would promise too much if it did not name whom it holds against
+    "README.md": r"learns sums over|All of it holds",
+    "docs/guide.md": r"learns sums over",
+    "docs/secure-aggregation.md": r"learns \*\*the sum of|as sums alone, on every engine",
+    "docs/privacy.md": r"What this project promises",
+}
+
+
+@pytest.mark.parametrize("page", CLAIMS)
+def test_what_sums_and_noise_promise_names_the_adversary(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    claims = [paragraph for paragraph in re.split(r"\n\n|\n- ", text) if re.search(CLAIMS[page], paragraph)]
+    assert claims
+    for claim in claims:
+        assert re.search(r"honest but curious|curious server|follows the protocol", claim), claim
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/secure-aggregation.md", "docs/security.md", "docs/deploy.md"])
+def test_pages_that_promise_say_what_a_cheating_server_gets_around(page: str) -> None:
+    assert "privacy.md#a-server-that-cheats" in (ROOT / page).read_text(encoding="utf-8")
+    described = (ROOT / "docs/privacy.md").read_text(encoding="utf-8").partition("### A server that cheats")[2]
+    ways = re.findall(r"^\| (?!the server|---)(.*?) \|", described.partition("\n## ")[0], re.MULTILINE)
+    assert len(ways[: ways.index("")] if "" in ways else ways) >= 8
+
+
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_configs_first_line_is_the_command_that_runs_it(config: Path) -> None:
     assert config.read_text(encoding="utf-8").startswith(f"# fedha run configs/{config.name}")

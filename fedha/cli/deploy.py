@@ -28,8 +28,12 @@ _DEMO = "deployment"  # the experiment whose data a federation can be tried with
 _WARN_DAYS = 30
 _ROSTER = (
     "For secure sums every other site needs the new roster, which says who {name} is: copy {to}/roster.json over the "
-    "one in its folder, and start its app again (docker compose up --detach --force-recreate)."
+    "one in its folder, or send it its part (fedha deploy pack --client), and start its app again (docker compose up "
+    "--detach --force-recreate)."
 )
+_REMOVED = "Secure sums ask no more for {name}; the other sites may have the new {to}/roster.json with their next part."
+_UNPACK = "mkdir -p fedha && tar -xf - -C fedha && sh fedha/settle.sh"
+_SEND = f"  fedha deploy pack --to {{to}}{{client}} | ssh {{host}} '{_UNPACK}'"
 
 
 class SpreadCommand(TyperCommand):
@@ -131,10 +135,57 @@ def add_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) -> 
     for line in change.add_client(to, name, inventory.now(), tree.owner()):
         _say(line)
     record = places.find(to).inventory()
-    _say(f"Added {name} as partition {record.client(name).partition_id}: give {to}/clients/{name} to the site,")
-    _say("and bring the server's folder up to date; `docker compose up --detach` there registers the new key.")
+    _say(f"{name} is client {record.client(name).partition_id}. Send the site its folder, and the server the new key:")
+    _say(_SEND.format(to=to, client=f" --client {name}", host=name))
+    _say(_SEND.format(to=to, client="", host="SERVER"))
+    _say("`docker compose up --detach --force-recreate` on the server registers the key.")
     _say(_ROSTER.format(to=to, name=name))
+    _say("A run takes the sites that hold one of its sources (data.sources): name the new one's there.")
     _show({f"client {name}": record.client(name).ends})
+
+
+@app.command("remove-client")
+def remove_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) -> None:
+    """Remove a site: its key is refused for ever, its place is not given again. What it had is put aside.
+
+    [bold]Example[/bold]
+
+    [cyan]fedha deploy remove-client east --to deployment[/cyan]
+    """
+    from fedha.deploy import change, inventory, tree
+
+    for line in change.remove_client(to, name, inventory.now(), tree.owner()):
+        _say(line)
+    _say(f"{name} is no client of this federation. Bring the server up to date, and its key is refused:")
+    _say(_SEND.format(to=to, client="", host="SERVER"))
+    _say("`docker compose up --detach --force-recreate` there; with podman-compose add --remove-orphans.")
+    _say(_REMOVED.format(to=to, name=name))
+
+
+@app.command()
+def pack(
+    to: To,
+    client: Annotated[
+        str | None, typer.Option("--client", metavar="NAME", help="This site's part, not the server's.")
+    ] = None,
+) -> None:
+    """Write a machine's part of a federation to stdout, as an archive (tar) to be unpacked there.
+
+    There, `sh settle.sh` puts everything in its place. Do both again to bring the machine up to date: its settings,
+    configs and data stay as they are.
+
+    [bold]Examples[/bold]
+
+    [cyan]fedha deploy pack --to hospitals > server.tar[/cyan]
+
+    [cyan]fedha deploy pack --to hospitals --client mayo > mayo.tar[/cyan]
+    """
+    from fedha.deploy.pack import pack
+
+    content = pack(to, client)
+    if sys.stdout.isatty():
+        raise FedhaError("an archive is no text for a terminal; end the command with > FILE, or | ssh HOST '…'")
+    sys.stdout.buffer.write(content)
 
 
 @app.command(cls=SpreadCommand)
@@ -166,7 +217,9 @@ def rotate(
         _say("Restart the server: docker compose up --detach --force-recreate")
     else:
         fresh = change.rotate_client(to, client, inventory.now(), tree.owner())
-        _say(f"Client {client} has new keys in {fresh}: give them to the site, and the server its folder.")
+        _say(f"Client {client} has new keys in {fresh}: send them to the site, and the server its part:")
+        _say(_SEND.format(to=to, client=f" --client {client}", host=client))
+        _say(_SEND.format(to=to, client="", host="SERVER"))
         _say("The old key is refused as soon as the server's `docker compose up --detach` has registered the new one.")
         _say(_ROSTER.format(to=to, name=client))
     _show(places.find(to).inventory().ends())
@@ -192,7 +245,7 @@ def register(
     wanted = keys.wanted_keys(place, record.names)
     with control.connect(address or record.control, place.trusted) as connection:
         known = control.wait(connection, wait)
-        for line in keys.apply(keys.steps(record.names, wanted, known), connection):
+        for line in keys.apply(keys.steps(record.all_names, wanted, known), connection):
             _say(line)
 
 

@@ -45,8 +45,9 @@ def plan(
 ) -> None:
     """Print the noise multiplier that keeps a run within its budget, and what other budgets and rounds would ask for.
 
-    Epsilon bounds what anybody who sees all that a client sends in the whole run learns of one example; delta is the
-    chance that it does not hold. Less epsilon asks for more noise, and so do more rounds. With a noise multiplier in
+    Epsilon bounds what anybody who sees all that a client sends in the whole run learns of one example, an honest but
+    curious server among them; not one that cheats with the settings it sends (docs/privacy.md). Delta is the chance
+    that it does not hold. Less epsilon asks for more noise, and so do more rounds. With a noise multiplier in
     the config, the table also says what it spends, and how many rounds it would last.
 
     CONFIG is a YAML file, or the name of one that fedha ships. KEY=VALUE changes what it says; the value is YAML.
@@ -180,12 +181,12 @@ def _others(config: Config, shapes: "dict[tuple[str, str], RoundShape]") -> Tabl
 def _said(config: Config) -> str:
     privacy = config.privacy
     if privacy.protect == "clients":
-        return "Protected: one client of the federation, against whoever sees the models."
+        return "Protected: one client of the federation, against whoever sees the models alone."
     draws = {"whole": "every step sees the whole domain"}.get(privacy.sampling, f"local steps drawn {privacy.sampling}")
     times = f", each at {privacy.statistics_noise:g} × this noise" if privacy.statistics_noise != 1 else ""
     return (
-        f"Protected: one training example of a client. A round is its exchanges of statistics{times}, and its "
-        f"gradients; {draws}. Set it with privacy.noise_multiplier."
+        "Protected: one training example of a client, from an honest but curious server. A round is its exchanges of "
+        f"statistics{times}, and its gradients; {draws}. Set it with privacy.noise_multiplier."
     )
 
 

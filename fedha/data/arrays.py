@@ -11,12 +11,14 @@ from torch import Tensor
 
 from fedha.config import DataConfig
 from fedha.data.archive import RECIPE, Member, members, read_inputs, read_values, reorder
-from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, nth
+from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, own_source
 from fedha.data.folder import domains_in
 from fedha.data.labels import count_classes
 from fedha.data.layout import layout_of
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
+
+FILE = "{}.npz"  # of a domain
 
 
 def load(config: DataConfig, cut: Cut) -> DomainSet:
@@ -98,7 +100,7 @@ def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
             f"{config.root} holds {len(known)} .npz files{hint}; keep the client's own alone there, or set "
             "data.sources, whose order is that of the clients"
         )
-    name = known[0] if config.sources is None else nth(config.sources, place)
+    name = known[0] if config.sources is None else own_source(config.sources, place, config.root, FILE)
     if name not in known:  # a name comes with the config, from a server: it leads nowhere but into this folder
         raise FedhaError(f"{config.root} holds no {name}.npz, only {', '.join(known) or 'no archive'}; put it there")
     return _source(config, name, cut)

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -168,6 +169,29 @@ def choose_sources(
     if len(set(sources)) < len(sources):
         raise FedhaError(f"data.sources is {', '.join(sources)}; name every domain once")
     return list(sources)
+
+
+def own_source(sources: Sequence[str], place: int, root: Path, file: str) -> str:
+    """The source that a site holds: the only one whose file is in its folder, or else that of its place.
+
+    Places have holes once a client was removed, so a file says more than a place.
+
+    Args:
+        sources: All of a run, in client order.
+        place: The site's.
+        root: The site's folder.
+        file: What a source's file is called, with {} in the place of its name.
+
+    Raises:
+        FedhaError: Neither says.
+    """
+    held = held_sources(sources, root, file)
+    return held[0] if len(held) == 1 else nth(sources, place)
+
+
+def held_sources(sources: Sequence[str], root: Path, file: str) -> list[str]:
+    """The sources whose files are in a folder; arguments as for `own_source`."""
+    return [name for name in sources if (root / file.format(name)).is_file()]
 
 
 def nth(sources: Sequence[str], place: int) -> str:

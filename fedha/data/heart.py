@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from fedha.config import DataConfig
-from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, nth, split, unseen
+from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, own_source, split, unseen
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 from fedha.textfile import read_text
 
+FILE = "processed.{}.data"  # of a hospital
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 
 # Attribute, centre, scale, in the unit of the files. Fixed numbers that a textbook would give, not estimates from these
@@ -81,7 +82,7 @@ def load_target(config: DataConfig, root: Path) -> Domain:
         FedhaError: As in `load`.
     """
     name = config.target or "va"
-    return unseen(name, _read(root / f"processed.{name}.data"))
+    return unseen(name, _read(root / FILE.format(name)))
 
 
 def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
@@ -98,11 +99,11 @@ def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
     if config.root is None:
         raise FedhaError("data.root is not set; name the folder that holds the hospital's processed.*.data file")
     names = choose_sources(HOSPITALS, config.sources, config.target or "va")
-    return _source(config.root, nth(names, place), cut)
+    return _source(config.root, own_source(names, place, config.root, FILE), cut)
 
 
 def _source(root: Path, name: str, cut: Cut) -> Domain:
-    return split(name, _read(root / f"processed.{name}.data"), cut)
+    return split(name, _read(root / FILE.format(name)), cut)
 
 
 def parse(text: str, origin: str) -> Examples:

@@ -31,9 +31,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
 from fedha import data
-from fedha.config import Config, from_json, lasting
+from fedha.config import Config, DataConfig, from_json, lasting
 from fedha.data.domain import Domain
-from fedha.deploy.memory import keep_model, kept_model, own_domain, recall, remember, run_folder
+from fedha.data.part import no_part
+from fedha.deploy.memory import forget_copies, keep_model, kept_model, recall, remember, run_folder
 from fedha.deploy.party import site_party
 from fedha.deploy.side_key import side_key
 from fedha.engine.event_file import EventFile, stop_file
@@ -44,6 +45,7 @@ from fedha.flower.client import Clients, check_server, place_of, recall_averages
 from fedha.flower.failure import telling
 from fedha.flower.guarded import as_kind, is_covered
 from fedha.flower.held import lacking, model_of, with_model
+from fedha.flower.outside import outside
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.models import SplitModel, build
@@ -111,6 +113,8 @@ def deployed_client_app() -> ClientApp:
         if content is None:
             return Message(lacking(), reply_to=message)
         with as_kind(f"client {place}", covered=bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)):
+            if kind == "query.introduce" and (reason := no_part(_own(job.config.data), place)) is not None:
+                return Message(outside(reason), reply_to=message)
             clients = _clients(settings, place, _limits())
         averages = run_folder(_cache(), f"{lasting(job.config)} {job.folder} {place}")
         averaging = remembers(job.config)
@@ -182,15 +186,15 @@ def inside(folder: Path, name: str) -> Path:
 def _clients(settings: str, place: int, limits: Limits | None) -> Clients:
     """This site's client; kept where a process answers more than once."""
     config = from_json(settings)
-    root = os.environ.get("FEDHA_DATA")
-    own = config.data if root is None else config.data.model_copy(update={"root": Path(root)})
+    own = _own(config.data)
     if config.data.clients_per_domain > 1:
         raise FedhaError(
             f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "
             "domain of its own; set it to 1"
         )
     key = side_key(_cache()) if config.privacy.protect == "examples" else None
-    domain = own_domain(own, config.seed[0], place, _cache(), key)
+    forget_copies(_cache())
+    domain = data.load_own(own, config.seed[0], place, key)
     for note in data.notes_of(domain, data.class_count(config.data)):  # this site's log alone
         log(WARNING, "%s", note)
 
@@ -206,6 +210,12 @@ def _clients(settings: str, place: int, limits: Limits | None) -> Clients:
 
     party, threads = site_party(config), config.engine.threads
     return Clients(model, load, threads=threads, device=device(config), party=party, site=site)
+
+
+def _own(config: DataConfig) -> DataConfig:
+    """The data's config with this site's folder for its root."""
+    root = os.environ.get("FEDHA_DATA")
+    return config if root is None else config.model_copy(update={"root": Path(root)})
 
 
 def _limits() -> Limits | None:

@@ -22,7 +22,7 @@ from fedha.privacy.secure.delegation import write_roster
 
 
 def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]:
-    """Add a site, with the next partition id that nobody ever had.
+    """Add a site, with the next partition id that nobody ever had; nothing changes where it is there already.
 
     Args:
         folder: What `fedha deploy init` made.
@@ -34,19 +34,25 @@ def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]
         What else the user should know.
 
     Raises:
-        FedhaError: The name is taken or no name, or the folder is not the whole one.
+        FedhaError: The name is none, a key of that name lies there, or the folder is not the whole one.
     """
     office, place, record, authority = _opened(folder)
     check_client(name)
-    if name in record.names or place.public_key(name).exists():
-        raise FedhaError(f"there is a client {name!r} already; take another name, or give it new keys with `rotate`")
+    if name in record.names:
+        return [f"{name} is in this federation already, and nothing was changed; `rotate` gives it new keys"]
+    if place.public_key(name).exists():
+        raise FedhaError(
+            f"{place.public_key(name)} is of no client of this federation; move it away, then add {name!r}"
+        )
     issued = material.node_certificate(authority, name, now, record.days)
     identity = make_identity(name)
     client = Client(name=name, partition_id=record.places, ends=issued.ends)
     sworn = swear(identity, client.partition_id, name)
     before = known(office.roster)
     roster = write_roster([*before.values(), sworn.entry])
-    changed = record.model_copy(update={"clients": (*record.clients, client), "places": record.places + 1})
+    former = tuple(one for one in record.former if one != name)
+    added = {"clients": (*record.clients, client), "places": record.places + 1, "former": former}
+    changed = record.model_copy(update=added)
     secret = material.site_secrets(authority, issued, identity, sworn)
     with ExitStack() as undo:
         undo.callback(_share_roster, office, record, write_roster(before.values()), user)
@@ -55,6 +61,45 @@ def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]
         _share_roster(office, record, roster, user)
         _write(place.public_key(name), identity.public, user)
         undo.callback(place.public_key(name).unlink)
+        undo.callback(_write, place.record, inventory.to_yaml(record).encode(), user)
+        _record(office, place, changed, user)
+        undo.pop_all()
+    return _compose_anew(office, record, changed)
+
+
+def remove_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]:
+    """Remove a site: its key is refused from the server's next `up` on; its place is nobody's again.
+
+    Its key and its folder, if it is still here, are put aside. Nothing changes where it was removed before.
+
+    Args:
+        folder: What `fedha deploy init` made.
+        name: The client's.
+        now: In UTC.
+        user: Whom the containers run as.
+
+    Returns:
+        What else the user should know.
+
+    Raises:
+        FedhaError: There never was such a client, it is the last one, or the folder is not the whole one.
+    """
+    office, place, record, _ = _opened(folder)
+    if name in record.former:
+        return [f"{name} was removed before, and nothing was changed"]
+    client = record.client(name)
+    if len(record.clients) == 1:
+        raise FedhaError(f"{name} is the federation's only client; add another before you remove it")
+    clients = tuple(one for one in record.clients if one.name != name)
+    changed = record.model_copy(update={"clients": clients, "former": (*record.former, name)})
+    entries = known(office.roster)
+    roster = write_roster(entry for where, entry in entries.items() if where != client.partition_id)
+    with ExitStack() as undo:
+        for path in (place.public_key(name), office.site(name)):
+            if path.exists():
+                undo.callback(path.rename(_aside(path, now)).rename, path)
+        undo.callback(_share_roster, office, changed, write_roster(entries.values()), user)
+        _share_roster(office, changed, roster, user)
         undo.callback(_write, place.record, inventory.to_yaml(record).encode(), user)
         _record(office, place, changed, user)
         undo.pop_all()

@@ -55,6 +55,7 @@ class Inventory(BaseModel):
         server_ends: When the server's certificate ends.
         places: How many partition ids were given so far, those of former clients included.
         clients: In client order.
+        former: Names of clients that were removed, whose keys are refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +69,7 @@ class Inventory(BaseModel):
     server_ends: AwareDatetime
     places: int = Field(ge=1)
     clients: tuple[Client, ...]
+    former: tuple[Annotated[str, AfterValidator(check_client)], ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -83,6 +85,11 @@ class Inventory(BaseModel):
     def names(self) -> list[str]:
         """The clients' names, in client order."""
         return [client.name for client in self.clients]
+
+    @property
+    def all_names(self) -> list[str]:
+        """The names of all who are, or were, clients."""
+        return [*self.names, *self.former]
 
     def client(self, name: str) -> Client:
         """The client of this name.

@@ -1,8 +1,9 @@
 """What a client keeps on its own disk between messages: in a deployment each message meets a new process.
 
 A run's moving averages are kept by round, so that a round that is asked for twice, or a run that goes on from an
-earlier checkpoint, finds what was true then. A domain that takes long to load is kept ready. The global model is kept
-by its digest, so that it is sent once a round, not once an exchange.
+earlier checkpoint, finds what was true then. The global model is kept by its digest, so that it is sent once a round,
+not once an exchange. The site's data are not among it: they are read anew for each message, from where their owner
+keeps them, and no copy outlives them. What is kept is for the eyes of the containers' user alone.
 """
 
 import hashlib
@@ -15,15 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fedha import data
 from fedha.atomic import write_bytes
-from fedha.config import DataConfig
-from fedha.data.domain import Domain
-from fedha.data.export import FILE, read_domain, write_domain
 from fedha.errors import FedhaError
 from fedha.flower.held import digest
 
 _MODELS = 4  # kept: a run needs one, and a site may serve several
+_OWN = 0o600
 
 
 def run_folder(cache: Path, run: str) -> Path:
@@ -62,36 +60,32 @@ def remember(folder: Path, round: int, averages: Mapping[str, Tensor], keep: int
         averages: By statistic.
         keep: How many rounds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _private(folder)
     content = save({name: value.detach().cpu().contiguous() for name, value in averages.items()})
-    write_bytes(folder / f"{round:08d}.safetensors", content)
+    write_bytes(folder / f"{round:08d}.safetensors", content, _OWN)
     for path in _files(folder)[:-keep]:
         path.unlink(missing_ok=True)
 
 
-def own_domain(config: DataConfig, seed: int, place: int, cache: Path, key: bytes | None = None) -> Domain:
-    """What this client holds, from the cache or from its files.
+def forget_copies(cache: Path) -> None:
+    """Remove the copies of a site's data that fedha 0.1.0 kept.
 
     Args:
-        config: Its root is the client's folder.
-        seed: The run's seed.
-        place: The client's, in client order.
-        cache: The client's cache; what it holds of other data or of files that have changed is not taken.
-        key: As in `fedha.data.load_own`.
+        cache: The client's cache.
 
     Raises:
-        FedhaError: As `fedha.data.load_own`.
+        FedhaError: They cannot be removed.
     """
-    if config.root is not None and (config.root / FILE).exists():
-        return data.load_own(config, seed, place, key)  # as quick as the cache
-    told = f"{config.model_dump_json()} {seed} {place} {_stamps(config.root)} {'' if key is None else key.hex()}"
-    kept = cache / "domains" / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.npz"
-    if kept.exists():
-        return read_domain(kept)[0]
-    domain = data.load_own(config, seed, place, key)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_domain(kept, domain, data.class_count(config))
-    return domain
+    folder = cache / "domains"
+    if not folder.exists():
+        return
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise FedhaError(
+            f"{folder} holds copies of this site's data from an earlier version, which cannot be removed "
+            f"({error.strerror}); remove it by hand"
+        ) from error
 
 
 def keep_model(cache: Path, name: str, parameters: Mapping[str, Tensor]) -> None:
@@ -103,9 +97,9 @@ def keep_model(cache: Path, name: str, parameters: Mapping[str, Tensor]) -> None
         parameters: By name; their order is kept.
     """
     folder = cache / "models"
-    folder.mkdir(parents=True, exist_ok=True)
+    _private(folder)
     values = {key: value.detach().cpu().contiguous() for key, value in parameters.items()}
-    write_bytes(folder / f"{name}.safetensors", save(values, {"order": json.dumps(list(values))}))
+    write_bytes(folder / f"{name}.safetensors", save(values, {"order": json.dumps(list(values))}), _OWN)
     for path in sorted(_files(folder), key=lambda one: one.stat().st_mtime_ns)[:-_MODELS]:
         path.unlink(missing_ok=True)
 
@@ -129,6 +123,6 @@ def _round(path: Path) -> int:
     return int(path.stem)
 
 
-def _stamps(root: Path | None) -> list[tuple[str, int, int]]:
-    files = sorted(path for path in root.glob("*") if path.is_file()) if root is not None else []
-    return [(path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
+def _private(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)

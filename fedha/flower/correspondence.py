@@ -19,6 +19,7 @@ from fedha.flower.attendance import Attendance
 from fedha.flower.delivery import deliver, is_gone, never, stop_if_asked
 from fedha.flower.failure import find_failure
 from fedha.flower.held import HeldModels, lacks
+from fedha.flower.outside import is_outside
 from fedha.flower.wire import (
     HELD_OUT,
     SEEDED,
@@ -100,6 +101,7 @@ class Correspondence:
     bytes_down: int = 0
     bytes_up: int = 0
     _members: dict[int, Member] = field(default_factory=dict)  # by node
+    _outside: set[int] = field(default_factory=set)  # nodes that have no part in this run
     _met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
     _contents: dict[int, RecordDict] = field(default_factory=dict)  # of the same, with the whole model
@@ -125,11 +127,14 @@ class Correspondence:
         nodes = self._wait_for_nodes(grid, before)
         if nodes == self._met[0]:
             return self._met[1]
-        if new := [node for node in nodes if node not in self._members]:
+        while new := [node for node in nodes if node not in self._members]:
             content = handshake.greeted(pack_introduction(self.task, self.parameters))
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
+            if not self._outside.intersection(new):
+                break
+            nodes = self._wait_for_nodes(grid, before)  # those that have no part do not count
         known = [self._members[node] for node in nodes if node in self._members]
         members = sorted(known, key=lambda one: one.index)
         self._met = (nodes, members) if len(known) == len(nodes) else ([], [])
@@ -213,6 +218,10 @@ class Correspondence:
                     self._failed(node, kind, error)
                     continue
                 waiting.pop(node, None)
+                if kind == "query.introduce" and (reason := is_outside(message)) is not None:
+                    self._outside.add(node)
+                    self.tell(f"{self._who(node)} has no part in this run: {reason}")
+                    continue
                 if lacks(message):
                     self._failed(node, kind, FedhaError(f"{self._who(node)} asks for a model that it was sent"))
                     continue
@@ -308,7 +317,7 @@ class Correspondence:
             wanted = rules.enough(rules.clients)
         seconds = rules.timeout if rules.on_missing == "stop" else rules.patience
         deadline, pause, told = time.monotonic() + seconds, 0.05, [-1]
-        while len(nodes := self.attendance.look(grid)) < wanted:
+        while len(nodes := [node for node in self.attendance.look(grid) if node not in self._outside]) < wanted:
             if nodes != told and pause >= 1.0:
                 self.tell(self.attendance.told(nodes, wanted))
                 told = nodes

@@ -20,6 +20,7 @@ from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
 from fedha.flower.attendance import Attendance
 from fedha.flower.delivery import never
+from fedha.flower.outside import check_once
 from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
@@ -279,6 +280,7 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
         told = listed((f"client {one.index} ({one.domain}): {shape}" for shape, one in found.items()), between="; ")
         raise FedhaError(f"the clients' inputs have different shapes: {told}; every domain must have the same one")
     names = tuple(dict.fromkeys(one.domain for one in members))
+    check_once(config.data, members)
     (shape,) = found
     examples = listed((f"{one.domain} {one.examples}" for one in members), most=MANY)
     told = f"training examples: {examples}" if strategy.secure is None else "how many examples each has is secret"

@@ -81,4 +81,4 @@ class Book:
             "ledgers": {part: ledger.state() for part, ledger in self.ledgers.items()},
             "answered": self.answered,
         }
-        write_text(self.path, json.dumps(content, indent=1) + "\n")
+        write_text(self.path, json.dumps(content, indent=1) + "\n", mode=0o600)

@@ -74,7 +74,8 @@ def _promises(privacy: Mapping[str, Any]) -> list[str]:
     unit = "client" if privacy["protect"] == "clients" else "training example of a client"
     sentences = [
         f"Neighbours: {privacy['relation']}. What is protected is one {unit}, against whoever sees the "
-        f"{'models' if privacy['protect'] == 'clients' else 'client’s answers'} of all rounds.",
+        f"{'models' if privacy['protect'] == 'clients' else 'client’s answers'} of all rounds, and did not choose the "
+        "settings that clients compute with in order to learn more: the server is honest but curious.",
         *(f"Sampling: {text}." for text in privacy["sampling"]),
         f"Noise: {privacy['noise']}.",
     ]

@@ -22,12 +22,16 @@ fi
 
 work=$(mktemp -d)
 project=fedhatest$$
-say() { echo "== $*"; }
+say() { printf '== %3d s: %s\n' "$SECONDS" "$*"; }
 fail() {
     echo "FAILED: $*" >&2
     exit 1
 }
-compose() { (cd "$work" && "${compose[@]}" --project-name "$project" --env-file deployment/.env "$@"); }
+# Where systemd does not run, podman says for each container that it cannot time health checks; they are run below.
+untimed() { grep -v -E 'systemd|unable to get systemd connection|healthcheck' >&2 || true; }
+compose() {
+    (cd "$work" && "${compose[@]}" --project-name "$project" --env-file deployment/.env "$@") 2> >(untimed)
+}
 container() { # the container of a service
     $engine ps --all --quiet --filter "label=com.docker.compose.project=$project" \
         --filter "label=com.docker.compose.service=$1" | head -n 1
@@ -47,7 +51,7 @@ cleanup() {
         done
     fi
     say "removing what was started"
-    compose --profile operator down --timeout 20 >/dev/null 2>&1 || true
+    compose --profile operator down --timeout 5 >/dev/null 2>&1 || true
     rm -rf "$work"
     exit "$status"
 }
@@ -74,12 +78,18 @@ $wanted"
 
 say "building with $engine"
 arguments=()
-for name in TORCH_INDEX PIP_INDEX_URL PIP_FIND_LINKS; do
+for name in TORCH_INDEX PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS; do
     [ -z "${!name+set}" ] || arguments+=(--build-arg "$name=${!name}")
 done
-$engine build --quiet ${arguments[@]+"${arguments[@]}"} --file server/Dockerfile --tag $FEDHA_SERVER_IMAGE .
-$engine build --quiet ${arguments[@]+"${arguments[@]}"} --file clients/Dockerfile --tag $FEDHA_CLIENT_IMAGE .
-$engine build --quiet --file server/proxy/Dockerfile --tag $FEDHA_PROXY_IMAGE .
+if [ "$engine" = podman ]; then arguments+=(--layers); fi
+build() { # an image, with a line for each step as it is done
+    say "image $2"
+    $engine build ${arguments[@]+"${arguments[@]}"} --file "$1/Dockerfile" --tag "$2" . 2>&1 |
+        sed -u -n -E 's/^(\[[0-9]+\/[0-9]+\] )?(STEP [^:]*: [A-Z]+ .{0,60}).*/   \2/p; s/^(#[0-9]+ \[.{0,80}).*/   \1/p; /^(Error|ERROR)/p'
+}
+build server $FEDHA_SERVER_IMAGE
+build clients $FEDHA_CLIENT_IMAGE
+build server/proxy $FEDHA_PROXY_IMAGE
 
 say "starting three sites and their server"
 cp -r docker-compose.yml configs "$work"
@@ -117,9 +127,36 @@ for place in ("/usr/x", "/data/x", "/run/secrets/x", "/etc/x"):
 open("/tmp/x", "w").close()
 PYTHON
 done
-inside north-node sh -c 'test ! -e /data && test -s /run/secrets/client.key' || fail "the node's container has data, or no key"
-inside north-app sh -c 'test -s /data/domain.npz && test ! -e /run/secrets/client.key' || fail "the app has no data, or a key"
-inside north-app sh -c 'test "$FLWR_TELEMETRY_ENABLED$FLWR_DISABLE_UPDATE_CHECK" = 01' || fail "Flower would call home"
+holds() { # that a service's container has these paths, and after a `!` not these
+    inside "$1" python -c '
+import os, sys
+here, gone = " ".join(sys.argv[1:]).split(" ! ")
+assert all(os.path.getsize(path) for path in here.split()) and not any(map(os.path.exists, gone.split()))' "${@:2}"
+}
+holds north-node /run/secrets/client.key ! /data || fail "the node's container has data, or no key"
+holds north-app /data/domain.npz ! /run/secrets/client.key || fail "the app has no data, or a key"
+inside north-app python -c '
+import os
+assert os.environ["FLWR_TELEMETRY_ENABLED"] + os.environ["FLWR_DISABLE_UPDATE_CHECK"] == "01"' || fail "Flower would call home"
+
+say "no image has a shell, a package manager or an interpreter but Python; each says what is in it"
+for image in $FEDHA_SERVER_IMAGE $FEDHA_CLIENT_IMAGE $FEDHA_PROXY_IMAGE; do
+    $engine run --rm -i --network none --tmpfs /tmp $image python - <<'PYTHON' || fail "$image is not lean"
+import json, os
+unwanted = {"sh", "bash", "dash", "busybox", "perl", "apt", "apt-get", "dpkg", "pip", "pip3", "uv", "gcc", "curl", "wget"}
+found = [
+    os.path.join(folder, name)
+    for top in ("/usr", "/opt/fedha", "/bin", "/sbin", "/etc")
+    for folder, folders, names in os.walk(top)
+    for name in names
+    if name in unwanted or name.endswith((".h", ".a"))
+]
+assert not found, found
+bill = json.load(open("/sbom.cdx.json"))
+known = {component["name"] for component in bill["components"]}
+assert bill["bomFormat"] == "CycloneDX" and "python" in known and any(name.startswith("libc6") for name in known), known
+PYTHON
+done
 
 say "from a site, control cannot be reached"
 superlink=$($engine inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$(container superlink)")
@@ -149,8 +186,8 @@ cp "$work/deployment/ca/ca.crt" "$work/stranger"
 chmod 755 "$work/stranger"
 chmod 644 "$work/stranger"/* # the image's user reads them; no secret of the federation is among them
 stranger() {
-    $engine run --rm --network "${project}_sites" --volume "$work/stranger:/stranger:ro" $FEDHA_CLIENT_IMAGE \
-        timeout 120 flower-supernode --superlink proxy:8443 --isolation process --max-retries 1 \
+    timeout 150 $engine run --rm --network "${project}_sites" --volume "$work/stranger:/stranger:ro" $FEDHA_CLIENT_IMAGE \
+        flower-supernode --superlink proxy:8443 --isolation process --max-retries 1 \
         --auth-supernode-private-key /stranger/key "$@" 2>&1
 }
 if said=$(stranger --root-certificates /stranger/ca.crt); then fail "a stranger joined: $said"; fi
@@ -172,7 +209,10 @@ say "they took $((SECONDS - begun)) s"
 
 say "the same in a simulation, with the same image"
 $engine run --rm --volume "$work/configs:/work/configs:ro" --tmpfs /work/runs:mode=1777 $FEDHA_SERVER_IMAGE \
-    sh -c 'fedha run configs/deployment.yaml --engine inline --out /tmp/inline >&2 && cat /tmp/inline/model.safetensors' \
+    python -c '
+import subprocess, sys
+subprocess.run(["fedha", "run", "configs/deployment.yaml", "--engine", "inline", "--out", "/tmp/inline"], check=True, stdout=sys.stderr)
+sys.stdout.buffer.write(open("/tmp/inline/model.safetensors", "rb").read())' \
     >"$work/inline.safetensors"
 cmp "$work/inline.safetensors" "$work/deployment/server/runs/real/model.safetensors" || fail "the models differ"
 say "the models are equal, bit for bit"

@@ -76,7 +76,7 @@ def test_a_hospital_needs_its_own_file_alone(tmp_path: Path) -> None:
         (site / f"processed.{name}.data").write_bytes((whole / f"processed.{name}.data").read_bytes())
         assert same(data.load_own(DataConfig(name="heart", root=site), 1, place), everything[place])
     with pytest.raises(FedhaError, match=r"cannot read .*processed\.hungarian\.data"):
-        data.load_own(DataConfig(name="heart", root=tmp_path / "cleveland"), 1, 1)
+        data.load_own(DataConfig(name="heart", root=tmp_path / "nowhere"), 1, 1)
     assert data.load_targets(DataConfig(name="heart", root=tmp_path / "nowhere"), 1) == ()
     assert data.load_targets(DataConfig(name="heart"), 1) == ()
     (tmp_path / "empty").mkdir()

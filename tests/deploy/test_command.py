@@ -1,5 +1,7 @@
 """`fedha deploy`: what it says, what it leaves behind, and how it ends."""
 
+import io
+import tarfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -85,7 +87,11 @@ def test_clients_are_added_and_keys_rotated(deploy: Command, monkeypatch: pytest
     make(Path("fed"), now=inventory.now())
     code, said, _ = deploy("add-client", "east", "--to", "fed")
     assert code == 0
-    assert "Added east as partition 3" in said
+    assert "east is client 3." in said
+    assert "fedha deploy pack --to fed --client east | ssh east" in said
+    code, again, _ = deploy("add-client", "east", "--to", "fed")
+    assert code == 0
+    assert again.startswith("east is in this federation already, and nothing was changed")
     assert "every other site needs the new roster, which says who east is: copy fed/roster.json over" in said
     code, said, _ = deploy("rotate", "--to", "fed", "--client", "east")
     assert code == 0
@@ -105,7 +111,8 @@ def test_clients_are_added_and_keys_rotated(deploy: Command, monkeypatch: pytest
 
 @pytest.mark.parametrize(("age", "warning"), [(794, ""), (796, "days left"), (826, "ended")])
 def test_show_warns_a_month_before_something_ends(deploy: Command, age: int, warning: str) -> None:
-    make(Path("fed"), now=inventory.now() - timedelta(days=age))
+    made = inventory.now() - timedelta(days=age, minutes=5)  # no day ends while this runs
+    make(Path("fed"), now=made)
     code, said, _ = deploy("show", "--to", "fed")
     assert code == (1 if warning else 0)
     assert ("see `fedha deploy rotate`" in said) == bool(warning)
@@ -126,3 +133,23 @@ def test_a_deployed_run_is_saved_each_round_unless_its_config_says_otherwise(
     config = find_config("quickstart", given)
     assert config.checkpoint.every == (every if given else 50)
     assert saved_each_round(config).checkpoint.every == every
+
+
+def test_a_client_is_removed_once_and_a_second_time_is_no_error(deploy: Command) -> None:
+    make(Path("fed"), now=inventory.now())
+    code, said, _ = deploy("remove-client", "south", "--to", "fed")
+    assert code == 0
+    assert "south is no client of this federation. Bring the server up to date" in said
+    code, said, _ = deploy("remove-client", "south", "--to", "fed")
+    assert (code, said.splitlines()[0]) == (0, "south was removed before, and nothing was changed")
+    code, _, said = deploy("remove-client", "nobody", "--to", "fed")
+    assert code == 2
+    assert "there is no client 'nobody'" in said
+
+
+def test_a_part_is_written_to_stdout(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    make(tmp_path / "fed")
+    words = ["deploy", "pack", "--to", str(tmp_path / "fed"), "--client", "north"]
+    assert exit_code(lambda **settings: app(words, **settings)) == 0
+    with tarfile.open(fileobj=io.BytesIO(capfdbinary.readouterr().out)) as archive:
+        assert "settle.sh" in archive.getnames()

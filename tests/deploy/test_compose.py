@@ -60,8 +60,9 @@ def reachable(content: dict[str, Any], service: str) -> set[str]:
 def mounts(service: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
     """Each volume's source, target, and whether it is read-only."""
     for volume in service.get("volumes", []):
-        source, target, *mode = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")
-        yield source, target, mode == ["ro"]
+        source, target, mode = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")
+        assert mode in ("z", "ro,z"), volume  # z: a label under which SELinux lets containers in
+        yield source, target, mode == "ro,z"
 
 
 def test_the_checkouts_file_is_the_templates() -> None:
@@ -75,7 +76,7 @@ def test_each_file_has_its_services() -> None:
         "all in one": SERVER | SITES,
         "checkout": SERVER | SITES,
         "server": SERVER,
-        "site": {"north-node", "north-app"},
+        "site": {"north-way", "north-node", "north-app"},
     }
 
 
@@ -88,9 +89,8 @@ def test_every_service_is_a_user_without_rights_on_a_file_system_that_it_cannot_
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc", "userns_mode"} & set(service), (
-            name
-        )
+        assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc"} & set(service), name
+        assert service["userns_mode"] == "${FEDHA_USERNS:-}", name
 
 
 def test_every_service_has_limits(content: dict[str, Any]) -> None:
@@ -117,12 +117,12 @@ def test_nothing_waits_for_compose_to_say_that_something_else_is_there(content: 
 def test_secrets_are_files_and_never_in_the_environment(content: dict[str, Any]) -> None:
     for name, service in content["services"].items():
         for value in service.get("environment", {}).values():
-            assert re.fullmatch(r"/\w+|\$\{FEDHA_(LIMITS|MINIMUM|SECURE_ONLY):-\}", value), name
+            assert re.fullmatch(r"\*|/\w+|\$\{FEDHA_(LIMITS|MINIMUM|SECURE_ONLY|PROXY):-\}", value), name
         for word in service.get("command", []):
             _, _, value = word.partition("=")
             assert "secret" not in value or value.startswith("/run/secrets/"), name
         assert all(one["source"] in content["secrets"] for one in service.get("secrets", [])), name
-    assert all(set(one) == {"file"} for one in content["secrets"].values())
+    assert all(set(one) == {"file", "x-podman.relabel"} for one in content["secrets"].values())
 
 
 def test_each_service_has_the_secrets_that_it_needs_and_no_other(content: dict[str, Any]) -> None:
@@ -132,6 +132,7 @@ def test_each_service_has_the_secrets_that_it_needs_and_no_other(content: dict[s
         "proxy": {"ca.crt", "server.crt", "server.key"},
         "registrar": set(),
         "operator": set(),
+        "way": {"ca.crt"},
         "node": {"ca.crt", "client.key", "node.crt", "node.key", "superexec.secret"},
         "app": {"ca.crt", "superexec.secret", "signing.key", "roster.json"},
     }
@@ -162,6 +163,19 @@ def test_an_app_reaches_its_node_and_nothing_else(file: str) -> None:
             assert reachable(content, name) == {name.replace("-app", "-node")}
             (network,) = content["services"][name]["networks"]
             assert content["networks"][network] == {"internal": True}
+
+
+def test_a_sites_node_reaches_its_way_out_and_its_app_and_has_no_other_network() -> None:
+    content = parsed(FILES["site"])
+    services, networks = content["services"], content["networks"]
+    assert reachable(content, "north-node") == {"north-way", "north-app"}
+    assert all(networks[name] == {"internal": True} for name in services["north-node"]["networks"])
+    assert set(services["north-way"]["networks"]) == {"outside", "north-way"}
+    assert services["north-way"]["networks"]["north-way"] == {"aliases": ["proxy"]}
+    assert "--superlink=proxy:8443" in services["north-node"]["command"]
+    (goal,) = services["north-way"]["command"][3:]
+    assert goal.startswith("${FEDHA_SERVER:?")
+    assert [name for name, service in services.items() if "outside" in service["networks"]] == ["north-way"]
 
 
 def test_the_proxys_port_is_all_that_is_published_and_only_where_sites_are_elsewhere() -> None:
@@ -257,4 +271,5 @@ def test_any_names_give_files_whose_parts_stay_apart(names: list[str]) -> None:
         ]
         told = parse_config_args([option.removeprefix("--node-config=")])
         assert told == {"partition-id": place, "name": name}
-        assert parsed(compose.site(clients((name,))[0]))["services"].keys() == {f"{name}-node", f"{name}-app"}
+        parts = {f"{name}-{part}" for part in ("way", "node", "app")}
+        assert parsed(compose.site(clients((name,))[0]))["services"].keys() == parts

@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from fedha.errors import FedhaError
 from tests.deploy.federations import CLIENTS, US, make
 from tests.deploy.running import SCRIPTS, Running, free_port
 
-START = Path(__file__).resolve().parents[2] / "server" / "proxy" / "start.sh"
+START = Path(__file__).resolve().parents[2] / "server" / "proxy" / "start.py"
 NEEDED = {
     *("activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages"),
     *("get-run", "get-fab", "pull-object", "push-object", "confirm-message-received"),
@@ -71,7 +72,9 @@ def start_proxy(secrets: Path, superlink: str, port: int, folder: Path) -> "subp
     environment = {"LISTEN": f"127.0.0.1:{port}", "SUPERLINK": superlink, "SECRETS": str(secrets)}
     environment |= {"FOLDER": str(folder / "nginx"), "RESOLVER": "127.0.0.1", "PATH": os.environ["PATH"]}
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen(["sh", START], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return subprocess.Popen(
+            [sys.executable, START], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
 
 
 def wait_for(url: str, trusted: Path, process: "subprocess.Popen[bytes]", log: Path) -> None:

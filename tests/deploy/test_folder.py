@@ -18,6 +18,7 @@ from fedha.deploy.certificates import read_authority
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.places import Office
 from fedha.deploy.sworn import FILE as ROSTER
+from fedha.deploy.sworn import known
 from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
@@ -209,10 +210,60 @@ def test_places_are_never_given_twice(folder: Path) -> None:
 
 def test_a_name_that_is_taken_changes_nothing(folder: Path) -> None:
     before = contents(folder)
-    with pytest.raises(FedhaError, match="there is a client 'south' already"):
-        change.add_client(folder, "south", LATER, US)
+    assert change.add_client(folder, "south", LATER, US) == [
+        "south is in this federation already, and nothing was changed; `rotate` gives it new keys"
+    ]
     with pytest.raises(FedhaError, match="cannot be called 'So uth'"):
         change.add_client(folder, "So uth", LATER, US)
+    assert contents(folder) == before
+
+
+def test_adding_and_removing_may_be_repeated_and_change_nothing_more(folder: Path) -> None:
+    change.add_client(folder, "east", LATER, US)
+    added = contents(folder)
+    change.add_client(folder, "east", LATER, US)
+    assert contents(folder) == added
+    assert change.remove_client(folder, "east", LATER, US) == []
+    removed = contents(folder)
+    assert change.remove_client(folder, "east", LATER + timedelta(days=1), US) == [
+        "east was removed before, and nothing was changed"
+    ]
+    assert contents(folder) == removed
+
+
+def test_a_removed_client_is_in_nothing_that_is_used_and_its_things_are_aside(folder: Path) -> None:
+    key, site = (folder / "server/clients/south.pub").read_bytes(), contents(folder / "clients/south")
+    change.remove_client(folder, "south", LATER, US)
+    record = places.find(folder).inventory()
+    assert [(client.name, client.partition_id) for client in record.clients] == [("north", 0), ("west", 2)]
+    assert (record.former, record.places) == (("south",), 3)
+    assert (folder / compose.FILE).read_text() == compose.all_in_one(record.clients)
+    assert sorted(known(folder / ROSTER)) == sorted(known(folder / "clients/west" / ROSTER)) == [0, 2]
+    assert not (folder / "clients/south").exists()
+    assert contents(folder / "clients/south.until-20260609T120000Z") == site
+    assert (folder / "server/clients/south.pub.until-20260609T120000Z").read_bytes() == key
+    change.add_client(folder, "south", LATER, US)  # the same name, another site
+    again = places.find(folder).inventory()
+    assert (again.client("south").partition_id, again.former) == (3, ())
+
+
+def test_who_never_was_and_who_is_the_last_are_not_removed(folder: Path) -> None:
+    before = contents(folder)
+    with pytest.raises(FedhaError, match="there is no client 'nobody'; the clients are north, south, west"):
+        change.remove_client(folder, "nobody", LATER, US)
+    assert contents(folder) == before
+    for name in CLIENTS[:2]:
+        change.remove_client(folder, name, LATER, US)
+    with pytest.raises(FedhaError, match="west is the federation's only client"):
+        change.remove_client(folder, "west", LATER, US)
+
+
+def test_a_client_that_cannot_be_removed_is_not_half_removed(folder: Path) -> None:
+    (folder / inventory.FILE).unlink()
+    (folder / inventory.FILE).mkdir()
+    before = contents(folder)
+    with pytest.raises(FedhaError, match="cannot write"):
+        change.remove_client(folder, "south", LATER, US)
     assert contents(folder) == before
 
 

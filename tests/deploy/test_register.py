@@ -1,14 +1,16 @@
 """Which keys a SuperLink should know: those of the folder, once, and none that they replaced."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedha.deploy import register
+from fedha.deploy import change, register
 from fedha.deploy.control import UNREGISTERED, Node, public_key
 from fedha.deploy.places import find
 from fedha.errors import FedhaError
-from tests.deploy.federations import CLIENTS, make
+from tests.deploy.federations import CLIENTS, MADE, US, make
 
 KEYS = {name: name.encode() for name in CLIENTS}
 
@@ -54,6 +56,20 @@ def test_a_client_without_a_key_file_is_refused_from_now_on() -> None:
     todo = register.steps(CLIENTS, wanted, known)
     assert [one.name for one in todo.remove] == ["south"]
     assert not todo.add
+
+
+def test_a_removed_clients_key_is_refused_and_nobody_elses(tmp_path: Path) -> None:
+    make(tmp_path / "fed")
+    known = [node(place, name, key) for place, (name, key) in enumerate(register_keys(tmp_path / "fed").items())]
+    change.remove_client(tmp_path / "fed", "south", MADE, US)
+    record = find(tmp_path / "fed").inventory()
+    todo = register.steps(record.all_names, register_keys(tmp_path / "fed"), known)
+    assert ([one.name for one in todo.remove], dict(todo.add)) == (["south"], {})
+
+
+def register_keys(folder: Path) -> dict[str, bytes]:
+    place = find(folder)
+    return register.wanted_keys(place, place.inventory().names)
 
 
 def test_a_key_that_was_unregistered_cannot_come_back() -> None:

@@ -1,0 +1,66 @@
+"""A site's part in a run: by what its folder holds, and where that does not tell by its place."""
+
+import zipfile
+from collections.abc import Sequence
+
+import numpy
+
+from fedha.config import DataConfig
+from fedha.data import arrays, heart
+from fedha.data.colored import source_names as colored_names
+from fedha.data.domain import choose_sources, held_sources
+from fedha.data.export import FILE
+from fedha.errors import FedhaError
+
+_FILES = {"heart": heart.FILE, "arrays": arrays.FILE}  # of one source
+
+
+def source_names(config: DataConfig) -> tuple[str, ...] | None:
+    """The sources of a run, in client order; None where only the sites know.
+
+    Raises:
+        FedhaError: The config names one that does not exist.
+    """
+    if config.name.startswith("colored"):
+        return tuple(colored_names(config.color_flips))
+    if config.name == "heart":
+        return tuple(choose_sources(heart.HOSPITALS, config.sources, config.target or "va"))
+    return None if config.sources is None else tuple(config.sources)
+
+
+def no_part(config: DataConfig, place: int) -> str | None:
+    """Why a site has no part in a run; None where it has one, or where nobody can say before its data are read.
+
+    Args:
+        config: Its root is the site's folder.
+        place: The site's, in client order.
+    """
+    if (names := source_names(config)) is None:
+        return None
+    run = f"this run has {len(names)} sources ({', '.join(names)})"
+    if (exported := _exported(config)) is not None:
+        return None if exported in names else f"it holds the domain {exported!r}, and {run}"
+    if _held(config, names):
+        return None
+    if config.name == "heart" and (others := _held(config, heart.HOSPITALS)):
+        return f"it holds {' and '.join(others)}, and {run}"
+    if place < len(names):
+        return None
+    return f"it is client {place}, and {run}, of which its folder holds none"
+
+
+def _held(config: DataConfig, sources: Sequence[str]) -> list[str]:
+    if (root := config.root) is None or config.name not in _FILES:
+        return []
+    return held_sources(sources, root, _FILES[config.name])
+
+
+def _exported(config: DataConfig) -> str | None:
+    """The domain's name in a file of `fedha export`; None where there is no such file."""
+    if config.root is None or not (path := config.root / FILE).exists():
+        return None
+    try:
+        with numpy.load(path, allow_pickle=False) as archive:
+            return str(archive["name"])
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise FedhaError(f"cannot read {path} as a domain ({error}); make it again with `fedha export`") from error
