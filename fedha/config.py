@@ -201,6 +201,11 @@ class TrainingConfig(_Section):
     client_sampling: Literal["uniform", "examples"] = Field(
         "uniform", description="clients are drawn alike, or in proportion to their examples; without replacement"
     )
+    chunk: int | None = Field(
+        None,
+        ge=1,
+        description="examples that go through the network in one piece; default: by the model, within 256 MiB",
+    )
     local: LocalConfig = LocalConfig()
 
     @field_validator("clients_per_round", mode="before")

@@ -71,13 +71,12 @@ def gradient_hessian_product(head: Head, parameters: Named, features: Tensor, la
 
 def gradient_variance(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
     """Variance of the per-example head gradient, [P]; divides by n. The head must treat each example alone."""
-    _logits(head, parameters, features, labels)
+    return _example_gradients(head, parameters, features, labels).var(0, correction=0)
 
-    def alone(flat: Tensor, row: Tensor, label: Tensor) -> Tensor:
-        return _objective(head, parameters, row[None], label[None])(flat)
 
-    each: Tensor = vmap(grad(alone), in_dims=(None, 0, 0))(_flat(parameters), features, labels)
-    return each.var(0, correction=0)
+def squared_gradient(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
+    """Mean of the squared per-example head gradient, [P]. The head must treat each example alone."""
+    return _example_gradients(head, parameters, features, labels).square().mean(0)
 
 
 def feature_mean(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
@@ -93,6 +92,13 @@ def feature_covariance(head: Head, parameters: Named, features: Tensor, labels: 
         raise ValueError("a covariance needs two examples or more, got 1; raise the batch size")
     centred = features - features.mean(0)
     return centred.T @ centred / (len(features) - 1)
+
+
+def feature_square(head: Head, parameters: Named, features: Tensor, labels: Tensor, centre: Tensor) -> Tensor:
+    """Mean outer product of the features around a point, [D, D]; around their mean it is the covariance over n."""
+    _check(features, labels)
+    centred = features - centre
+    return centred.T @ centred / len(features)
 
 
 def scale_gradient(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
@@ -175,6 +181,17 @@ def _objective(head: Head, parameters: Named, features: Tensor, labels: Tensor) 
         return _loss(_logits(head, own, features, labels), labels)
 
     return objective
+
+
+def _example_gradients(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
+    """Of each example's risk, [n, P]."""
+    _logits(head, parameters, features, labels)
+
+    def alone(flat: Tensor, row: Tensor, label: Tensor) -> Tensor:
+        return _objective(head, parameters, row[None], label[None])(flat)
+
+    each: Tensor = vmap(grad(alone), in_dims=(None, 0, 0))(_flat(parameters), features, labels)
+    return each
 
 
 def _product(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:

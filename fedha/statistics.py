@@ -212,8 +212,28 @@ def gradient_variance(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         Fishr (Rame, Dancette, Cord, ICML 2022).
     """
     residuals = _residuals(head, features, labels)
-    second_moment = residuals.square().T @ features.square() / len(features)
-    return second_moment - (residuals.T @ features / len(features)).square()
+    return squared_gradient(head, features, labels) - (residuals.T @ features / len(features)).square()
+
+
+def squared_gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the examples of the squared per-example head gradient: ``mean((p - y)^2 z^2)``.
+
+    Args:
+        head: Weights, [C, D].
+        features: Features with a last column of ones, [n, D], n >= 1.
+        labels: Class indices, [n].
+
+    Returns:
+        [C, D], non-negative, in squared nats per squared unit weight.
+
+    Raises:
+        ValueError: As in `risk`.
+
+    Source:
+        What `gradient_variance` is made of, beside the gradient.
+    """
+    residuals = _residuals(head, features, labels)
+    return residuals.square().T @ features.square() / len(features)
 
 
 def feature_mean(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -259,6 +279,30 @@ def feature_covariance(head: Tensor, features: Tensor, labels: Tensor) -> Tensor
         raise ValueError("a covariance needs two examples or more, got 1; raise the batch size")
     centred = features[:, :-1] - features[:, :-1].mean(0)
     return centred.T @ centred / (len(features) - 1)
+
+
+def feature_square(head: Tensor, features: Tensor, labels: Tensor, centre: Tensor) -> Tensor:
+    """Mean outer product of the features around a point, without the bias column: ``mean((z - c) (z - c)^T)``.
+
+    Args:
+        head: Weights, [C, D]; checked, otherwise not read.
+        features: Features with a last column of ones, [n, D], n >= 1.
+        labels: Class indices, [n]; checked, otherwise not read.
+        centre: c, a constant, [D - 1].
+
+    Returns:
+        [D - 1, D - 1], in squared feature units.
+
+    Raises:
+        ValueError: As in `risk`.
+
+    Source:
+        Around the mean of all examples it is their covariance times (n - 1) / n, and so is its derivative, since the
+        one in c vanishes there.
+    """
+    _check(head, features, labels)
+    centred = features[:, :-1] - centre
+    return centred.T @ centred / len(features)
 
 
 def scale_gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:

@@ -350,7 +350,7 @@ def watched_rounds(local: LocalConfig, rounds: int, seed: int = SEED, index: int
     inputs = torch.stack([torch.arange(10.0), torch.ones(10)], 1)
     domain = Domain("d", Examples(inputs, torch.arange(10) % 2), Examples(inputs[:0], torch.arange(0)))
     client = Client(index, domain, SplitModel(witness, nn.Linear(2, 2)))
-    task = Task(RECIPES["erm"], TrainingConfig(mode="local", local=local), seed)
+    task = Task(RECIPES["erm"], TrainingConfig(mode="local", local=local, chunk=64), seed)
     batches = []
     for number in range(1, rounds + 1):
         witness.seen.clear()

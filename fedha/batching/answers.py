@@ -93,7 +93,7 @@ def answer_train(clients: Sequence[Client], requests: Sequence[Request]) -> list
         order += places
     for place, client in enumerate(clients):  # only now that nothing can fail any more
         client.state.update(averages[place])
-        client._forward = None
+        client._seen = None
     if request.additive:
         return _weighed(clients, updates, [metrics[place] for place in range(len(clients))])
     row = {place: number for number, place in enumerate(order)}

@@ -7,10 +7,10 @@ import torch
 
 from fedha.batching.first_layer import pays
 from fedha.batching.network import Layer, forward, take_apart
-from fedha.batching.objective import active_terms
 from fedha.exchange import Request
 from fedha.measurement import view_head
 from fedha.models.split import SplitModel
+from fedha.penalty import active_terms
 from fedha.training import Client
 
 _COPIES = 2  # of a parameter: itself and its gradient
@@ -27,7 +27,7 @@ def training_bytes(client: Client, request: Request) -> Callable[[int], int]:
     local, inputs = training.local, client.domain.train.inputs[:1]
     weights = sum(value.numel() for value in request.parameters.values())
     seen = _numbers_seen(client)
-    names = [term.statistic for term in active_terms(request.task.recipe)]
+    names = [term.statistic for term in active_terms(request.task.recipe, request.share)]
     place = network.leading_linear()
     first = 0 if place is None else request.parameters[f"{network.featurizer[place].name}.weight"].numel()
     hidden = first // inputs.numel()

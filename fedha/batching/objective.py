@@ -16,7 +16,7 @@ from fedha.exchange import Request
 from fedha.measurement import Circumstances, HeadView, _signs, measure, view_head
 from fedha.models.split import SplitModel
 from fedha.penalty import term_value, term_weight
-from fedha.recipes import Recipe, Term
+from fedha.recipes import Term
 from fedha.training import Client, circumstances
 
 OWN_SIGNS, COMMON_SIGNS = "hutchinson_diagonal", "hutchinson_diagonal_shared"
@@ -82,18 +82,6 @@ class Objective:
                 value = value + apart.get(f"offset/{term.statistic}", 0)
                 parts[f"penalty/{term.statistic}"] = term_value(term, value, around.references, own, share)
         return parts
-
-
-def active_terms(recipe: Recipe) -> tuple[Term, ...]:
-    """The terms that enter the loss."""
-    return tuple(term for term in recipe.terms if term.weight != 0)
-
-
-def divisor(request: Request) -> float:
-    """What the whole loss is divided by, where the recipe asks for it."""
-    recipe = request.task.recipe
-    weight = recipe.scheduled_weight(request.round)
-    return weight if recipe.rescale and weight > 1 and active_terms(recipe) else 1.0
 
 
 def losses(logits: Tensor, labels: Tensor) -> Tensor:

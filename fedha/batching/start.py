@@ -8,9 +8,10 @@ from torch import Tensor
 
 from fedha.batching.chunk import Chunk
 from fedha.batching.network import Network, forward
-from fedha.batching.objective import Named, Objective, active_terms, draw_signs, hits, losses, measure_stacked
+from fedha.batching.objective import Named, Objective, draw_signs, hits, losses, measure_stacked
 from fedha.batching.rows import Batch
 from fedha.exchange import Request
+from fedha.penalty import active_terms
 from fedha.recipes import Recipe, Term
 from fedha.reference import moving_average
 from fedha.training import average_offsets
@@ -45,7 +46,7 @@ def begin(
         batches: All rows of every client, as batches.
         features: The featurizer's output on each, [k, b, D - 1]; no derivative is taken.
     """
-    terms = active_terms(request.task.recipe)
+    terms = active_terms(request.task.recipe, request.share)
     features = [one.detach() for one in features]
     labels = [batch.take(chunk.labels) for batch in batches]
     head = {name: value for name, value in request.parameters.items() if name.startswith("head.")}

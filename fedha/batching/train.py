@@ -8,13 +8,14 @@ from torch import Tensor
 from fedha.batching.chunk import Chunk
 from fedha.batching.metrics import Sums
 from fedha.batching.network import Network
-from fedha.batching.objective import Objective, active_terms, divisor
+from fedha.batching.objective import Objective
 from fedha.batching.rows import Batch, steps, whole
 from fedha.batching.start import begin
 from fedha.batching.updates import Updates
 from fedha.batching.weights import Weights, decay_of
 from fedha.batching.whole import first_products, whole_features
 from fedha.exchange import Request
+from fedha.penalty import active_terms, loss_divisor
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Upda
         request: Of the round.
         updates: Where they go.
     """
-    batches = whole(chunk.sizes, not active_terms(request.task.recipe), chunk.inputs.device)
+    batches = whole(chunk.sizes, not active_terms(request.task.recipe, request.share), chunk.inputs.device)
     weights = Weights(chunk, network, request, first_products(chunk, network, request), chunk.sizes[:1])
     seen = [weights.features(batch) for batch in batches]
     start = begin(chunk, network, request, batches, [features for features, _ in seen])
@@ -52,7 +53,7 @@ def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Upda
 
 def local_steps(chunk: Chunk, network: Network, request: Request, updates: Updates) -> Trained:
     """Each client's local steps, as `one_gradient`; the update is the global minus the local parameters."""
-    pad, device = not active_terms(request.task.recipe), chunk.inputs.device
+    pad, device = not active_terms(request.task.recipe, request.share), chunk.inputs.device
     taken = list(steps(chunk.sizes, [client.index for client in chunk.clients], request, pad, device))
     lengths = [max(batch.rows for batch in batches) for batches, _ in taken]
     products = first_products(chunk, network, request)
@@ -81,11 +82,11 @@ def _descend(
     sums: Sums,
 ) -> None:
     """Take the loss's derivatives on one batch, and its numbers. L2 has its derivative added where weights move."""
-    parts = objective.parts(leaves, features, batch.take(chunk.labels), batch)
-    loss = objective.combine(parts)
-    gradients = torch.autograd.grad(loss.sum() / divisor(objective.request), list(leaves.values()))
+    parts, request = objective.parts(leaves, features, batch.take(chunk.labels), batch), objective.request
+    loss, divisor = objective.combine(parts), loss_divisor(request.task.recipe, request.round, request.share)
+    gradients = torch.autograd.grad(loss.sum() / divisor, list(leaves.values()))
     value = loss.detach()
-    if decay := objective.request.task.training.weight_decay:
+    if decay := request.task.training.weight_decay:
         value = value + decay * weights.squared_norms(batch.clients)
-    sums.add(batch, {"loss": value / divisor(objective.request), **parts})
-    weights.receive(batch, dict(zip(leaves, gradients, strict=True)), decay_of(objective.request))
+    sums.add(batch, {"loss": value / divisor, **parts})
+    weights.receive(batch, dict(zip(leaves, gradients, strict=True)), decay_of(request))
