@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 from torch.nn import functional
 
+from fedha.statistics import hits
+
 Head = Callable[[dict[str, Tensor], Tensor], Tensor]
 Named = Mapping[str, Tensor]
 See = Callable[[Tensor, Tensor], Tensor]
@@ -133,8 +135,7 @@ def hutchinson_diagonal(head: Head, parameters: Named, features: Tensor, labels:
 def accuracy(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
     """Share of examples whose label has the largest logit (for one logit: its sign; zero counts as class 0); scalar."""
     logits = _logits(head, parameters, features, labels)
-    predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-    return (predicted == labels).to(logits.dtype).mean()
+    return hits(logits, labels).to(logits.dtype).mean()
 
 
 def _check(features: Tensor, labels: Tensor) -> None:

@@ -1,11 +1,11 @@
 """A batch of a client's examples, which goes through the network in pieces of bounded size."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
@@ -107,6 +107,23 @@ class Batch:
         inputs, labels = self.examples.inputs[rows], self.examples.labels[rows]
         features = view.prepare(functional_call(self.model.featurizer, own, (inputs,)))
         return Seen(view, features, labels, len(labels) / self.size)
+
+
+def in_pieces(
+    model: SplitModel, module: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor, most: int | None = None
+) -> Tensor:
+    """What a module of a model makes of some inputs, without a graph.
+
+    Args:
+        model: Whose memory is bounded.
+        module: The model, or its featurizer.
+        parameters: The module's own, by name.
+        inputs: [n, ...]; n may be 0.
+        most: Rows at once; default: what the budget holds.
+    """
+    rows = most or rows_at_once(model, inputs, (), 1)
+    with torch.no_grad():
+        return torch.cat([functional_call(module, dict(parameters), (some,)) for some in inputs.split(rows)])
 
 
 def rows_at_once(model: SplitModel, inputs: Tensor, statistics: Iterable[str], probes: int) -> int:

@@ -74,6 +74,29 @@ def risk(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels)
 
 
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of each example's label.
+
+    Args:
+        logits: [..., C]; a single logit speaks for class 1.
+        labels: Class indices, [...].
+
+    Returns:
+        In nats, shaped like the labels; their mean is the risk.
+    """
+    if logits.shape[-1] == 1:
+        single = logits[..., 0]
+        return functional.binary_cross_entropy_with_logits(single, labels.to(single.dtype), reduction="none")
+    each = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return each.view(labels.shape)
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether each example's label has the largest logit; a single logit of zero counts as class 0. As in `losses`."""
+    guesses = (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
+    return guesses == labels
+
+
 @_once
 def gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Gradient of the risk in the head: ``mean((p - y) z^T)``.
@@ -430,8 +453,7 @@ def accuracy(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         The usual one; a logit of exactly zero counts as class 0.
     """
     logits = _logits(head, features, labels)
-    predicted = (logits[:, 0] > 0).long() if head.shape[0] == 1 else logits.argmax(1)
-    return (predicted == labels).to(logits.dtype).mean()
+    return hits(logits, labels).to(logits.dtype).mean()
 
 
 def _check(head: Tensor, features: Tensor, labels: Tensor) -> None:

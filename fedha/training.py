@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from fedha import statistics
 from fedha.cohort import Member
@@ -18,7 +17,7 @@ from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
 from fedha.models.split import SplitModel
 from fedha.objective import Objective, descend
-from fedha.pieces import Batch, rows_at_once
+from fedha.pieces import Batch, in_pieces, rows_at_once
 from fedha.privacy import answers
 from fedha.privacy.site import Site
 from fedha.randomness import generator
@@ -117,13 +116,9 @@ def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Exam
     """
     if len(examples) == 0:
         return {"examples": 0}
-    correct, total = 0.0, 0.0
-    with torch.no_grad():
-        for inputs, labels in zip(examples.inputs.split(16384), examples.labels.split(16384), strict=True):
-            logits = functional_call(model, dict(parameters), (inputs,))
-            scores = logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], 1)
-            correct += float((scores.argmax(1) == labels).sum())
-            total += float(torch.nn.functional.cross_entropy(scores, labels, reduction="sum"))
+    logits = in_pieces(model, model, parameters, examples.inputs)
+    correct = float(statistics.hits(logits, examples.labels).sum())
+    total = float(statistics.losses(logits, examples.labels).double().sum())
     return {"accuracy": correct / len(examples), "risk": total / len(examples), "examples": len(examples)}
 
 

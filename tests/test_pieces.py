@@ -4,17 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 from torch.testing import assert_close
 
 from fedha.config import LocalConfig, TrainingConfig
-from fedha.errors import FedhaError
-from fedha.models import SplitModel
-from fedha.pieces import BUDGET_BYTES, example_bytes, rows_at_once
-from fedha.recipes import RECIPES, Term
 from fedha.recipes import Recipe as Row
 from tests.test_recipes import ROWS, make_problem
-
 
 ROUNDS = 20
 WARM = {"weight": 3.0, "warmup_rounds": 6, "warmup_weight": 0.5, "rescale": True}

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fedha import statistics
 from fedha.batching.chunk import Chunk, budget, group, stack
 from fedha.batching.memory import measuring_bytes, training_bytes
 from fedha.batching.network import forward, take_apart
-from fedha.batching.objective import hits, losses, measure_stacked
+from fedha.batching.objective import measure_stacked
 from fedha.batching.rows import whole
 from fedha.batching.train import local_steps, one_gradient
 from fedha.batching.updates import Rows, Updates, WeightedSum
@@ -16,6 +17,7 @@ from fedha.batching.whole import first_products, whole_features
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.pieces import rows_at_once
 from fedha.reference import weighted_mean
 from fedha.training import Client, average_offsets
 
@@ -120,7 +122,7 @@ def answer_evaluate(clients: Sequence[Client], requests: Sequence[Request]) -> l
 def _evaluate(client: Client, parameters: Mapping[str, Tensor], parts: Sequence[Examples]) -> list[dict[str, float]]:
     """Accuracy, risk and number of examples of each part, several parts in one pass."""
     network = take_apart(client.model)
-    layers = (*network.featurizer, *network.head)
+    layers, most = (*network.featurizer, *network.head), min(_ROWS, rows_at_once(client.model, parts[0].inputs, (), 1))
     shared = {name: value[None] for name, value in parameters.items()}
     answers: list[dict[str, float]] = [{"examples": 0} for _ in parts]
     filled = [place for place, part in enumerate(parts) if len(part)]
@@ -129,9 +131,10 @@ def _evaluate(client: Client, parameters: Mapping[str, Tensor], parts: Sequence[
         inputs, labels = (torch.cat([getattr(parts[place], name) for place in places]) for name in ("inputs", "labels"))
         seen = []
         with torch.no_grad():
-            for rows, truth in zip(inputs.split(_ROWS), labels.split(_ROWS), strict=True):
+            for rows, truth in zip(inputs.split(most), labels.split(most), strict=True):
                 logits = forward(layers, shared, rows[None])[0]
-                seen.append(torch.stack([losses(logits, truth).double(), hits(logits, truth).double()]))
+                both = statistics.losses(logits, truth), statistics.hits(logits, truth)
+                seen.append(torch.stack([one.double() for one in both]))
         sizes = [len(parts[place]) for place in places]
         sums = [own.sum(1).tolist() for own in torch.cat(seen, 1).split(sizes, 1)]
         for place, size, (risk, correct) in zip(places, sizes, sums, strict=True):

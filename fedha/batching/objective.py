@@ -7,7 +7,6 @@ from typing import cast
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.nn import functional
 
 from fedha import nonlinear, sketches, statistics
 from fedha.batching.network import Network, forward
@@ -53,7 +52,7 @@ class Objective:
             batch: Which clients and rows these are.
         """
         if not self.terms:
-            return {"risk": batch.mean(losses(forward(self.network.head, parameters, features), labels))}
+            return {"risk": batch.mean(statistics.losses(forward(self.network.head, parameters, features), labels))}
         head = {name: value for name, value in parameters.items() if name.startswith("head.")}
         apart = {name: value[batch.clients] for name, value in self.apart.items()}
         parts: Named = vmap(self._one)(head, features, labels, apart)
@@ -82,26 +81,6 @@ class Objective:
                 value = value + apart.get(f"offset/{term.statistic}", 0)
                 parts[f"penalty/{term.statistic}"] = term_value(term, value, around.references, own, share)
         return parts
-
-
-def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each example's negative log-likelihood in nats, like the labels.
-
-    Args:
-        logits: [..., C]; one logit speaks for class 1, as in `fedha.statistics`.
-        labels: Class indices, [...].
-    """
-    if logits.shape[-1] == 1:
-        single = logits[..., 0]
-        return functional.binary_cross_entropy_with_logits(single, labels.to(single.dtype), reduction="none")
-    each = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-    return each.view(labels.shape)
-
-
-def hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether each example is classified right; a single logit of zero counts as class 0. Arguments as in `losses`."""
-    guesses = (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
-    return guesses == labels
 
 
 def measure_stacked(

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedha import statistics
 from fedha.batching.chunk import Chunk
 from fedha.batching.network import Network, forward
-from fedha.batching.objective import Named, Objective, draw_signs, hits, losses, measure_stacked
+from fedha.batching.objective import Named, Objective, draw_signs, measure_stacked
 from fedha.batching.rows import Batch
 from fedha.exchange import Request
 from fedha.penalty import active_terms
@@ -56,8 +57,8 @@ def begin(
         for batch, seen, truth in zip(batches, features, labels, strict=True):
             logits = forward(network.head, shared, seen.flatten(0, 1)[None])
             logits = logits.view(*truth.shape, -1)
-            risks.append(batch.mean(losses(logits, truth)))
-            accuracies.append(batch.mean(hits(logits, truth).to(logits.dtype)))
+            risks.append(batch.mean(statistics.losses(logits, truth)))
+            accuracies.append(batch.mean(statistics.hits(logits, truth).to(logits.dtype)))
     names = [term.statistic for term in terms if term.target == "others" or term.client_average]
     model = chunk.clients[0].model
     measured = [measure_stacked(names, model, head, *data, request) for data in zip(features, labels, strict=True)]

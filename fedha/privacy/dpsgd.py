@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from fedha.errors import FedhaError
+from fedha.pieces import rows_at_once
 from fedha.privacy import ghost
 from fedha.privacy.clipping import factors
 from fedha.privacy.loss import Loss
@@ -62,7 +63,7 @@ def private_gradient(
         add, size = _add_clipped, sum(value.numel() * value.element_size() for value in total.values())
     else:
         add, size = ghost.add_clipped, ghost.row_bytes(total)
-    rows = max(1, memory_bytes // size)
+    rows = max(1, min(memory_bytes // size, rows_at_once(loss.model, inputs, (), 1)))
     for some, theirs in zip(inputs.split(rows), labels.split(rows), strict=True):
         if len(some):
             add(total, loss, own, some, theirs, mechanism.norm)
