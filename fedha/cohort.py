@@ -22,6 +22,7 @@ class Member:
         input_shape: Shape of one of its inputs; () where it did not say.
         noise: Where its noise comes from, seeded or cryptographic; "" where it has none.
         held_out: Held-out examples that it could evaluate, where it says so.
+        unreached: Parameters that no loss can move, as its network is made.
     """
 
     index: int
@@ -30,6 +31,7 @@ class Member:
     input_shape: tuple[int, ...] = ()
     noise: str = ""
     held_out: int = 0
+    unreached: tuple[str, ...] = ()
 
 
 def draw_cohort(training: TrainingConfig, seed: int, round: int, members: Sequence[Member]) -> list[Member]:

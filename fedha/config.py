@@ -377,6 +377,18 @@ class Config(_Section):
         return self
 
     @model_validator(mode="after")
+    def _batches_fit_recipe(self) -> "Config":
+        size = self.training.local.batch_size if self.training.mode == "local" else None
+        for recipe in self.recipe if size is not None and self.privacy.protect != "examples" else ():
+            row = recipe.resolve()
+            if size is not None and size < row.least_examples:
+                raise ValueError(
+                    f"training.local.batch_size is {size} but recipe {recipe.name!r} aligns {row.most_demanding}, "
+                    f"which needs {row.least_examples} examples in each minibatch; raise it"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sums_fit_recipe(self) -> "Config":
         if not self.privacy.secure_aggregation:
             return self

@@ -1,5 +1,16 @@
 """The errors that end a run: those that a user can act on, and those of a client's own code."""
 
+from collections.abc import Iterable
+
+_FEW = 8  # names that a sentence can hold
+
+
+def listed(names: Iterable[object], most: int = _FEW) -> str:
+    """Names in a sentence: ``a, b, c``, or the first of many ``and 292 more``."""
+    given = [str(one) for one in names]
+    rest = len(given) - most
+    return ", ".join(given) if rest <= 0 else f"{', '.join(given[:most])} and {rest:,} more"
+
 
 class FedhaError(Exception):
     """Something the user gave or asked for is wrong; the message says what, with the value, and what to do.

@@ -11,6 +11,7 @@ from fedha.aggregation import apply_update, risk_shares, server_optimizer
 from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request, Task
+from fedha.models.reach import unreached
 from fedha.piggyback import RIDING, answer_train, riders
 from fedha.privacy.client_level import private_mean
 from fedha.privacy.mechanism import Mechanism
@@ -163,7 +164,14 @@ class Server:
         noise = noise_of(privacy) * (privacy.statistics_noise if measured else 1.0)
         self._sums += 1
         source = self.site.source(self.task.seed, self._round, "server", what, self._sums)
-        return private_mean((tensors for tensors, _ in replies), Mechanism(norm, noise, self._drawn), source)
+        # what no client's loss can move is no part of the sum: no share of the clip, no noise, whatever is sent
+        idle = set.intersection(*(set(one.unreached) for one in self.members)) if not measured else set()
+        kept = ({name: value for name, value in one.items() if name not in idle} for one, _ in replies)
+        mean = private_mean(kept, Mechanism(norm, noise, self._drawn), source)
+        if not idle or not mean:
+            return mean
+        every = ((name, mean.get(name)) for name in self.parameters)
+        return {name: torch.zeros_like(self.parameters[name]) if value is None else value for name, value in every}
 
     def _risk_shares(self, replies: Sequence[Reply]) -> dict[int, float]:
         """Group DRO: the domains' weights move with their risks; the clients of a domain share its weight."""
@@ -245,7 +253,7 @@ def run_round(server: Server, clients: Sequence[Client], round: int) -> dict[str
         The round's numbers: loss, risk and accuracy by domain, penalty by term, weight.
     """
     references = dict(server.references)
-    cohort = {one.index for one in server.gather(round, [client.member for client in clients])}
+    cohort = {one.index for one in server.gather(round, [_met(client, server.task) for client in clients])}
     chosen = [client for client in clients if client.index in cohort]
 
     def request(client: Client, measure: tuple[str, ...]) -> Request:
@@ -254,6 +262,13 @@ def run_round(server: Server, clients: Sequence[Client], round: int) -> dict[str
     for measure in server.measurements():
         references |= server.refer([answer_measure(client, request(client, measure)) for client in chosen])
     return server.step(round, [answer_train(client, request(client, server.riders(round))) for client in chosen])
+
+
+def _met(client: Client, task: Task) -> Member:
+    """A client as it would introduce itself."""
+    if task.privacy.protect != "clients":
+        return client.member
+    return replace(client.member, unreached=unreached(client.model, client.domain.train.inputs.shape[1:]))
 
 
 def _pooled(replies: Sequence[Reply], metric: str) -> float:

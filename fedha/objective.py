@@ -131,8 +131,9 @@ def _squared_norms(batch: Batch, objective: Objective) -> Tensor | float:
 
 
 def _derivatives(value: Tensor, leaves: Mapping[str, Tensor]) -> Named:
+    """Zeros where nothing reaches; an embedding's are dense, since not every optimiser takes others."""
     found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(leaves, found, strict=True))
+    return {name: one.to_dense() for name, one in zip(leaves, found, strict=True)}
 
 
 def _add(total: Named, more: Named) -> None:

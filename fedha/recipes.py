@@ -18,12 +18,14 @@ class StatisticRow:
         needs: References that must be known before this one can be measured; each costs an earlier exchange.
         order: 0, 1 or 2: derivatives of the risk in the head that it holds.
         summary: One phrase for tables.
+        least_examples: Of how many examples it can be taken at all; domains and minibatches have so many.
     """
 
     reference: str
     needs: tuple[str, ...] = ()
     order: int = 0
     summary: str = ""
+    least_examples: int = 1
 
 
 STATISTICS: Mapping[str, StatisticRow] = {
@@ -47,7 +49,7 @@ STATISTICS: Mapping[str, StatisticRow] = {
     "off_diagonal_energy": StatisticRow("off_diagonal_energy", order=2, summary="size of the off-diagonal Hessian"),
     "gradient_variance": StatisticRow("gradient_variance", order=1, summary="variance of example gradients"),
     "feature_mean": StatisticRow("feature_mean", summary="feature mean"),
-    "feature_covariance": StatisticRow("feature_covariance", summary="feature covariance"),
+    "feature_covariance": StatisticRow("feature_covariance", summary="feature covariance", least_examples=2),
     "scale_gradient": StatisticRow("scale_gradient", order=1, summary="derivative in a dummy scale"),
 }
 
@@ -134,6 +136,17 @@ class Recipe:
         first = [row.reference for row in wanted if not row.needs] + [n for row in wanted for n in row.needs]
         second = [row.reference for row in wanted if row.needs]
         return tuple(tuple(dict.fromkeys(names)) for names in (first, second) if names)
+
+    @property
+    def least_examples(self) -> int:
+        """Examples without which a domain, or a minibatch, cannot be trained on: what the neediest statistic needs."""
+        return max((STATISTICS[term.statistic].least_examples for term in self.terms if term.weight), default=1)
+
+    @property
+    def most_demanding(self) -> str:
+        """The statistic that `least_examples` speaks of; "" where there is none."""
+        active = (term.statistic for term in self.terms if term.weight)
+        return max(active, key=lambda name: STATISTICS[name].least_examples, default="")
 
     @property
     def exchanges(self) -> int:

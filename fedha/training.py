@@ -15,6 +15,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
+from fedha.minibatches import minibatch_sizes
 from fedha.models.split import SplitModel
 from fedha.objective import Objective, descend
 from fedha.pieces import Batch, in_pieces, rows_at_once
@@ -160,19 +161,11 @@ def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], d
 
 def minibatches(local: LocalConfig, examples: int, request: Request, index: int) -> Iterator[Tensor | slice]:
     """Row indices of each local step: whole epochs in a fresh order, or steps that run through such epochs."""
-    sizes = minibatch_sizes(local, examples)
+    sizes = minibatch_sizes(local, examples, request.task.recipe.least_examples)
     if sizes[0] == examples:
         yield from [slice(None)] * len(sizes)
     else:
         yield from shuffled_rows(sizes, examples, request, index).split(sizes)
-
-
-def minibatch_sizes(local: LocalConfig, examples: int) -> list[int]:
-    """Rows of each local step; an epoch's last one has what is left."""
-    size = examples if local.batch_size is None else min(local.batch_size, examples)
-    epoch = [size] * (examples // size) + [examples % size] * (examples % size > 0)
-    steps = local.steps if local.steps is not None else (local.epochs or 1) * len(epoch)
-    return (epoch * -(-steps // len(epoch)))[:steps]
 
 
 def shuffled_rows(sizes: Sequence[int], examples: int, request: Request, index: int) -> Tensor:

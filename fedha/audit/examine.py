@@ -25,7 +25,9 @@ from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
+from fedha.exchange import Task
 from fedha.flower.serve import load_domains
+from fedha.minibatches import step_sizes
 from fedha.models import build
 from fedha.runs.versions import versions
 from fedha.training import evaluate
@@ -119,11 +121,9 @@ def update_scale(config: Config, clients: Sequence[Domain]) -> float | None:
     training, local = config.training, config.training.local
     if training.mode != "local" or local.optimizer != "sgd" or local.momentum or training.schedule != "constant":
         return None
-    sizes = [min(local.batch_size or len(one.train), len(one.train)) for one in clients]
-    batches = {-(-len(one.train) // size) for one, size in zip(clients, sizes, strict=True)}
-    if local.steps is None and len(batches) > 1:
-        return None
-    return local.learning_rate * (local.steps or (local.epochs or 1) * batches.pop())
+    task = Task(config.recipe[0].resolve(), training, config.seed[0], config.privacy)
+    steps = {len(step_sizes(task, len(one.train))) for one in clients}
+    return local.learning_rate * steps.pop() if len(steps) == 1 else None
 
 
 def _replayed(subject: Subject, rounds: Sequence[int], folder: Path, told: Told) -> dict[str, Tensor]:

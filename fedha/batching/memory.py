@@ -9,6 +9,7 @@ from fedha.batching.first_layer import pays
 from fedha.batching.network import Layer, forward, take_apart
 from fedha.exchange import Request
 from fedha.measurement import view_head
+from fedha.minibatches import step_sizes
 from fedha.models.split import SplitModel
 from fedha.penalty import active_terms
 from fedha.training import Client
@@ -24,7 +25,7 @@ def training_bytes(client: Client, request: Request) -> Callable[[int], int]:
         request: Of the round.
     """
     network, training = take_apart(client.model), request.task.training
-    local, inputs = training.local, client.domain.train.inputs[:1]
+    inputs = client.domain.train.inputs[:1]
     weights = sum(value.numel() for value in request.parameters.values())
     seen = _numbers_seen(client)
     names = [term.statistic for term in active_terms(request.task.recipe, request.share)]
@@ -33,12 +34,12 @@ def training_bytes(client: Client, request: Request) -> Callable[[int], int]:
     hidden = first // inputs.numel()
 
     def count(examples: int) -> int:
-        rows = examples if training.mode == "synchronous" else min(local.batch_size or examples, examples)
+        sizes = step_sizes(request.task, examples)
+        rows = max(sizes)
         batch = 2 * rows * seen + _statistics(names, client, request, rows)
         if training.mode == "synchronous":
             return inputs.itemsize * (batch + rows * inputs.numel() + _COPIES * (weights - first))
-        taken = local.steps or (local.epochs or 1) * -(-examples // rows)
-        if first and pays(examples, inputs.numel(), taken, rows, training):
+        if first and pays(examples, inputs.numel(), len(sizes), rows, training):
             kept = examples * examples + 2 * examples * hidden
             return inputs.itemsize * (batch + kept + _COPIES * (weights - first))
         return inputs.itemsize * (batch + rows * inputs.numel() + _COPIES * weights)
@@ -61,10 +62,7 @@ def multiplications(client: Client, request: Request) -> int:
     Raises:
         Exception: What torch.func.vmap raises for a layer that it cannot take.
     """
-    training, examples = request.task.training, len(client.domain.train)
-    synchronous = training.mode == "synchronous"
-    rows = examples if synchronous else min(training.local.batch_size or examples, examples)
-    return rows * sum(
+    return max(step_sizes(request.task, len(client.domain.train))) * sum(
         weight.numel() * shape[3:].numel()
         for layer, shape in _of(client)
         for weight in layer.module.parameters()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fedha.config import LocalConfig
 from fedha.exchange import Request
-from fedha.training import minibatch_sizes, minibatches, shuffled_rows
+from fedha.minibatches import minibatch_sizes
+from fedha.training import minibatches, shuffled_rows
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def _even_steps(
     local: LocalConfig, size: int, indices: Sequence[int], request: Request, device: torch.device
 ) -> Iterator[tuple[list[Batch], list[slice]]]:
     """The steps of clients with as many examples each: what all of them draw is cut at once."""
-    everybody, widths = slice(0, len(indices)), minibatch_sizes(local, size)
+    everybody = slice(0, len(indices))
+    widths = minibatch_sizes(local, size, request.task.recipe.least_examples)
     flats: list[Tensor | None] = [None] * len(widths)
     if widths[0] < size:
         orders = torch.stack([shuffled_rows(widths, size, request, index) for index in indices])

@@ -84,7 +84,8 @@ def _descend(
     """Take the loss's derivatives on one batch, and its numbers. L2 has its derivative added where weights move."""
     parts, request = objective.parts(leaves, features, batch.take(chunk.labels), batch), objective.request
     loss, divisor = objective.combine(parts), loss_divisor(request.task.recipe, request.round, request.share)
-    gradients = torch.autograd.grad(loss.sum() / divisor, list(leaves.values()))
+    total = loss.sum() / divisor
+    gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)  # zeros where unreached
     value = loss.detach()
     if decay := request.task.training.weight_decay:
         value = value + decay * weights.squared_norms(batch.clients)

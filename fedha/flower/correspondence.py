@@ -3,20 +3,22 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from logging import WARNING
 from typing import Any, Literal
 
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore import log
 
 from fedha.cohort import Member
-from fedha.errors import ClientError, FedhaError
+from fedha.errors import ClientError, FedhaError, listed
 from fedha.exchange import Reply
 from fedha.flower.delivery import deliver, is_gone, never, nodes_of, stop_if_asked
 from fedha.flower.held import HeldModels, lacks
 from fedha.flower.reasons import failure
 from fedha.flower.verdict import problem
-from fedha.flower.wire import HELD_OUT, SEEDED, count_array_bytes, count_bytes, unpack_reply
+from fedha.flower.wire import HELD_OUT, SEEDED, UNREACHED, count_array_bytes, count_bytes, unpack_reply
 
 _VERBS = {
     "query.introduce": "introduce itself",
@@ -76,7 +78,7 @@ class Correspondence:
 
     rules: Rules
     task: str
-    tell: Callable[[str], None] = lambda text: None
+    tell: Callable[[str], None] = lambda text: log(WARNING, text)
     stop: Callable[[], bool] = never
     again: Callable[[str, int], None] = lambda kind, place: None
     held: HeldModels = field(default_factory=HeldModels)
@@ -88,6 +90,7 @@ class Correspondence:
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
     _contents: dict[int, RecordDict] = field(default_factory=dict)  # of the same, with the whole model
     _grid: Grid | None = None
+    _idle: set[tuple[str, ...]] = field(default_factory=set)  # parameters that were told of
 
     def meet(self, grid: Grid, round: int) -> list[Member]:
         """Wait for the clients and learn who they are: nodes that are new introduce themselves.
@@ -311,12 +314,17 @@ class Correspondence:
         known = self._members.get(node)
         shape = reply.input_shape or (known.input_shape if known else ())
         noise, held_out = (known.noise, known.held_out) if known else ("", 0)
+        told = tuple(name.removeprefix(UNREACHED) for name in reply.metrics if name.startswith(UNREACHED))
+        unreached = told or (known.unreached if known else ())
         if SEEDED in reply.metrics:
             noise = "seeded" if reply.metrics[SEEDED] else "cryptographic"
             held_out = int(reply.metrics[HELD_OUT])
         examples = reply.examples or (known.examples if known else 0)  # masked answers do not say
-        if known != (member := Member(reply.index, reply.domain, examples, shape, noise, held_out)):
+        if known != (member := Member(reply.index, reply.domain, examples, shape, noise, held_out, unreached)):
             self._members[node], self._met = member, ([], [])
+        if told and told not in self._idle:
+            self._idle.add(told)
+            self.tell(f"the network's output is not made of {listed(told)}: no loss moves them, weight decay alone can")
 
     def _node_of(self, message: Message) -> int:
         """Where a node is gone the error comes from the server in its stead; what it answers tells whose it is."""

@@ -5,7 +5,7 @@ crosses the network.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import ERROR, WARNING
 
@@ -15,23 +15,42 @@ from flwr.supercore import log
 from fedha.config import PrivacyConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request
-from fedha.flower.wire import HELD_OUT, SEEDED, unpack_task
+from fedha.flower.wire import HELD_OUT, SEEDED, UNREACHED, unpack_task
+from fedha.minibatches import too_small
+from fedha.models.reach import unreached
 from fedha.privacy import gate
 from fedha.privacy.site import Site
 from fedha.training import Client
 
 
 def introduced(client: Client, content: RecordDict) -> dict[str, float]:
-    """What a client says of its noise when it introduces itself to a run that asks for some; else nothing.
+    """What a client says of its network, and of its noise to a run that asks for some, when it introduces itself.
 
     Raises:
-        FedhaError: A layer of its network mixes examples, which the run could not cover.
+        FedhaError: It has too few examples for the recipe, whose number is public; or a layer of its network mixes
+            examples, which the run could not cover.
     """
     text = _task(content)
-    if text is None or unpack_task(text).privacy.protect != "examples":
+    if text is None:
         return {}
-    gate.check_model(unpack_task(text), client.model)
-    return {SEEDED: float(client.site.chance == "seeded"), HELD_OUT: len(client.domain.held_out)}
+    task, shape = unpack_task(text), client.domain.train.inputs.shape[1:]
+    if problem := too_small(task, len(client.domain.train)):
+        raise FedhaError(f"domain {client.domain.client!r} cannot be trained on: {problem}")
+    if task.privacy.protect != "examples":
+        return _idle(client, shape)  # nothing depends on it but a note, and the server's noise
+    gate.check_model(task, client.model, shape)
+    told = {SEEDED: float(client.site.chance == "seeded"), HELD_OUT: float(len(client.domain.held_out))}
+    return told | _idle(client, shape)
+
+
+def _idle(client: Client, input_shape: Sequence[int]) -> dict[str, float]:
+    """The parameters that no loss can move, for the server to tell of and to leave without noise."""
+    try:
+        names = unreached(client.model, input_shape)
+    except Exception as error:  # a stranger's network may take nothing but its own data
+        log(WARNING, "fedha: what of the network no loss can move is not known: inputs of ones give %r", error)
+        names = ()
+    return {f"{UNREACHED}{name}": 1.0 for name in names}
 
 
 def admit(client: Client, kind: str, request: Request) -> None:

@@ -23,6 +23,7 @@ _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensor
 _SHAPE, _SECURE = "input_shape", "secure"
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
+UNREACHED = "unreached/"  # before the name of a parameter that no loss can move
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:

@@ -5,18 +5,19 @@ is all that stays. One example more or less moves the sum by at most `clip`, and
 multiplier covers it. What the optimiser does with it afterwards (momentum, Adam, L2, many steps, the difference to the
 global model) is post-processing. `fedha.privacy.surrogate` makes such losses.
 
-Two ways lead to the same sum. Where every parameter is a linear layer's, norms and sums come from activations
-(`fedha.privacy.ghost`) at about the cost of a plain gradient. For any other network `torch.func` maps ``grad(loss)``
-over the examples of a chunk and holds their gradients.
+Three ways lead to the same sum. Where every parameter is a linear layer's, norms and sums come from activations
+(`fedha.privacy.ghost`) at about the cost of a plain gradient. For most other networks `torch.func` maps ``grad(loss)``
+over the examples of a chunk and holds their gradients. What it cannot map, such as GRU layers, is differentiated one
+example after the other.
 """
 
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import grad, vmap
 
-from fedha.errors import FedhaError
+from fedha.models.reach import stackable, unreached
 from fedha.pieces import rows_at_once
 from fedha.privacy import ghost
 from fedha.privacy.clipping import factors
@@ -51,13 +52,15 @@ def private_gradient(
 
     Returns:
         Like the parameters. Without noise and with an infinite norm, the sum of the examples' gradients over
-        ``mechanism.divisor``. An example whose gradient is not finite adds nothing: an error would tell of it.
+        ``mechanism.divisor``. An example whose gradient is not finite adds nothing: an error would tell of it. What the
+        network's output is not made of has a zero, and no noise.
 
     Source:
         Abadi et al., "Deep learning with differential privacy" (CCS 2016), with the fixed divisor that Poisson sampling
         calls for.
     """
-    own = {name: value.detach() for name, value in parameters.items()}
+    idle = unreached(loss.model, inputs.shape[1:])
+    own = {name: value.detach() for name, value in parameters.items() if name not in idle}
     total = {name: torch.zeros_like(value, dtype=source.precision(value.dtype)) for name, value in own.items()}
     if ghost.unsuited(loss.model, own, inputs):
         add, size = _add_clipped, sum(value.numel() * value.element_size() for value in total.values())
@@ -67,7 +70,8 @@ def private_gradient(
     for some, theirs in zip(inputs.split(rows), labels.split(rows), strict=True):
         if len(some):
             add(total, loss, own, some, theirs, mechanism.norm)
-    return _disturbed(total, mechanism, source, own)
+    moved = _disturbed(total, mechanism, source, own)
+    return {name: moved[name] if name in moved else torch.zeros_like(value) for name, value in parameters.items()}
 
 
 def descend(
@@ -97,45 +101,37 @@ def descend(
         optimizer.step()
 
 
-def refuse_beyond_examples(model: nn.Module) -> None:
-    """Raise unless every layer treats an example alone and draws nothing at random.
-
-    Raises:
-        FedhaError: Names the first layer that does not, and what to do about it.
-    """
-    for name, module in model.named_modules():
-        kind = type(module).__name__
-        if isinstance(module, nn.modules.batchnorm._NormBase) and _keeps_or_mixes(module):
-            raise FedhaError(
-                f"layer {name!r} ({kind}) makes statistics of the batch, so one example changes the others' gradients; "
-                "freeze it with eval(), its statistics being public, or use nn.GroupNorm"
-            )
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-            raise FedhaError(
-                f"layer {name!r} ({kind}) draws outside of the run's seed; switch it off with eval() or p=0"
-            )
-
-
-def _keeps_or_mixes(module: nn.modules.batchnorm._NormBase) -> bool:
-    across = not isinstance(module, nn.modules.instancenorm._InstanceNorm)  # instance norm stays within an example
-    if module.running_mean is None:
-        return across
-    return module.training
-
-
 def _add_clipped(total: Named, loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor, clip: float) -> None:
     """Add a chunk's clipped example gradients to the sums, for any network."""
-
-    def alone(own: dict[str, Tensor], example: Tensor, label: Tensor) -> Tensor:
-        return loss.each(own, example[None], label[None]).sum()
-
-    gradients = vmap(grad(alone), in_dims=(None, 0, 0))(dict(parameters), inputs, labels)
+    each = _at_once if stackable(loss.model, inputs.shape[1:]) else _one_by_one
+    gradients = each(loss, parameters, inputs, labels)
     flat = {name: value.reshape(len(value), -1).to(total[name].dtype) for name, value in gradients.items()}
     norms = torch.stack([torch.linalg.vector_norm(value, dim=1) for value in flat.values()])
     out, weights = factors(torch.linalg.vector_norm(norms, dim=0), clip)
     for name, value in flat.items():
         into = total[name]
         into += (weights @ (value if out is None else value.masked_fill(out[:, None], 0))).view(into.shape)
+
+
+def _at_once(loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def alone(own: dict[str, Tensor], example: Tensor, label: Tensor) -> Tensor:
+        return loss.each(own, example[None], label[None]).sum()
+
+    gradients: dict[str, Tensor] = vmap(grad(alone), in_dims=(None, 0, 0))(dict(parameters), inputs, labels)
+    return gradients
+
+
+def _one_by_one(loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """For layers without a rule for vmap: about a hundred times slower for small networks, and the same numbers."""
+    own = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    rows = []
+    for example, label in zip(inputs, labels, strict=True):
+        value = loss.each(own, example[None], label[None]).sum()
+        rows.append(torch.autograd.grad(value, list(own.values()), materialize_grads=True))
+    return {
+        name: torch.stack([one.to_dense() for one in column])
+        for name, column in zip(own, zip(*rows, strict=True), strict=True)
+    }
 
 
 def _disturbed(total: dict[str, Tensor], mechanism: Mechanism, source: Source, like: Named) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """What a client answers at all: a request is held to the run's guards and to the site's own limits before any work."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from fedha.data.domain import Domain
@@ -7,8 +9,8 @@ from fedha.exchange import Request, Task
 from fedha.models.split import SplitModel, head_matrix
 from fedha.privacy import guards
 from fedha.privacy.accounting import spent
+from fedha.privacy.beyond import refuse_beyond_examples
 from fedha.privacy.book import HOUR
-from fedha.privacy.dpsgd import refuse_beyond_examples
 from fedha.privacy.guards import HeadLimits, Rate, Refusal
 from fedha.privacy.limits import Limits
 from fedha.privacy.releasable import private_exchanges
@@ -44,14 +46,19 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
     return found
 
 
-def check_model(task: Task, model: SplitModel) -> None:
+def check_model(task: Task, model: SplitModel, input_shape: Sequence[int]) -> None:
     """Raise unless every layer treats an example alone, where examples are protected.
+
+    Args:
+        task: The run's.
+        model: This client's network.
+        input_shape: Shape of one input.
 
     Raises:
         FedhaError: Names the layer.
     """
     if task.privacy.protect == "examples":
-        refuse_beyond_examples(model)
+        refuse_beyond_examples(model, input_shape)
 
 
 def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:

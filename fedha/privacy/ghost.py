@@ -28,7 +28,7 @@ from fedha.privacy.loss import Loss
 Named = Mapping[str, Tensor]
 
 # Without parameters, and each row of what they give is made of that row alone. Dropout that draws is refused before
-# (`dpsgd.refuse_beyond_examples`).
+# (`beyond.refuse_beyond_examples`).
 _ROWWISE = {
     *(nn.Identity, nn.Dropout, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Softplus),
     *(nn.Tanh, nn.Sigmoid),

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fedha.minibatches import epoch_sizes
 from fedha.privacy.noise import Source
 
 Method = Literal["whole", "poisson", "shuffled"]
@@ -64,7 +65,8 @@ def draw_batches(sampling: Sampling, steps: int, source: Source) -> Iterator[Ten
             yield (source.uniform(sampling.examples) < sampling.batch / sampling.examples).nonzero()[:, 0]
         else:
             if not left:
-                left = list(source.uniform(sampling.examples).argsort(stable=True).split(sampling.batch))
+                order = source.uniform(sampling.examples).argsort(stable=True)
+                left = list(order.split(epoch_sizes(sampling.examples, sampling.batch)))
             yield left.pop(0)
 
 
@@ -72,4 +74,4 @@ def releases(sampling: Sampling, steps: int) -> int:
     """How many Gaussian releases an example can be part of in so many steps: under shuffled, one a pass begun."""
     if sampling.method != "shuffled":
         return steps
-    return math.ceil(steps / math.ceil(sampling.examples / sampling.batch))
+    return math.ceil(steps / len(epoch_sizes(sampling.examples, sampling.batch)))

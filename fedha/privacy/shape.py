@@ -1,9 +1,8 @@
 """What one round releases of one client, as its config says: the same for server, site and plan."""
 
-import math
-
 from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.errors import FedhaError
+from fedha.minibatches import epoch_sizes, step_count
 from fedha.privacy.client_level import cohort_release
 from fedha.privacy.ledger import Release, Sampled, round_releases
 from fedha.privacy.releasable import private_exchanges
@@ -36,9 +35,8 @@ def local_draws(training: TrainingConfig, privacy: PrivacyConfig, examples: int)
     local = training.local
     if training.mode == "synchronous":
         return Sampling("whole", examples, examples), 1
-    size = examples if local.batch_size is None else min(local.batch_size, examples)
-    steps = local.steps if local.steps is not None else (local.epochs or 1) * math.ceil(examples / size)
-    return Sampling(privacy.sampling, size, examples), steps
+    epoch = epoch_sizes(examples, local.batch_size)
+    return Sampling(privacy.sampling, epoch[0], examples), step_count(local, len(epoch))
 
 
 def exchange_release(privacy: PrivacyConfig, examples: int) -> Release:

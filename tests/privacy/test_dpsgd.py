@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from fedha.config import ModelConfig
 from fedha.errors import FedhaError
 from fedha.models import SplitModel, build
-from fedha.privacy.dpsgd import descend, private_gradient, refuse_beyond_examples
+from fedha.privacy.beyond import refuse_beyond_examples
+from fedha.privacy.dpsgd import descend, private_gradient
 from fedha.privacy.loss import Loss
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.noise import cryptographic, grid, seeded
@@ -210,7 +211,7 @@ def test_each_step_has_noise_of_its_own() -> None:
 )
 def test_layers_that_look_beyond_an_example_are_refused(layer: nn.Module, message: str) -> None:
     with pytest.raises(FedhaError, match=message):
-        refuse_beyond_examples(SplitModel(nn.Sequential(layer, nn.Flatten()), nn.Linear(72, 3)))
+        refuse_beyond_examples(SplitModel(nn.Sequential(layer, nn.Flatten()), nn.Linear(72, 3)), SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_layers_that_look_beyond_an_example_are_refused(layer: nn.Module, messag
 )
 def test_layers_that_do_not_are_taken_and_each_example_stays_alone(layer: nn.Module) -> None:
     model = SplitModel(nn.Sequential(layer, nn.Flatten()), nn.Linear(72, 3)).double()
-    refuse_beyond_examples(model)
+    refuse_beyond_examples(model, SHAPE)
     draws = torch.Generator().manual_seed(0)
     inputs = torch.randn(4, *SHAPE, generator=draws, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 0])

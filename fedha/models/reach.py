@@ -1,0 +1,60 @@
+"""What a network's structure alone decides: which parameters its output is made of, and whether vmap can take it.
+
+Found on inputs of ones, so that nothing is told of any example, and every client finds the same.
+"""
+
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from fedha.models.split import SplitModel
+
+
+def unreached(model: SplitModel, input_shape: Sequence[int]) -> tuple[str, ...]:
+    """The parameters that no loss can move, such as a pooler's that nothing reads behind; in the model's order.
+
+    Args:
+        model: Any.
+        input_shape: Shape of one input.
+
+    Raises:
+        Exception: What the network raises for such inputs.
+    """
+    return _unreached(model, tuple(input_shape))
+
+
+@lru_cache(maxsize=8)
+def _unreached(model: SplitModel, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+    own = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
+    inputs = next(iter(own.values())).new_ones(2, *input_shape)
+    with torch.enable_grad():
+        logits: Tensor = functional_call(model, own, (inputs,))
+    slopes = torch.autograd.grad(logits.sum(), list(own.values()), allow_unused=True)
+    return tuple(name for name, slope in zip(own, slopes, strict=True) if slope is None)
+
+
+def stackable(model: SplitModel, input_shape: Sequence[int]) -> bool:
+    """Whether ``vmap(grad(...))`` can take the network; some layers, such as nn.GRU, have no rule for it."""
+    return _stackable(model, tuple(input_shape))
+
+
+@lru_cache(maxsize=8)
+def _stackable(model: SplitModel, input_shape: tuple[int, ...]) -> bool:
+    own = {name: value.detach() for name, value in model.named_parameters()}
+    inputs = next(iter(own.values())).new_ones(2, *input_shape)
+
+    def alone(parameters: dict[str, Tensor], example: Tensor) -> Tensor:
+        total: Tensor = functional_call(model, parameters, (example[None],)).sum()
+        return total
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of rules that are slow, where others are missing
+            vmap(grad(alone), in_dims=(None, 0))(own, inputs)
+    except RuntimeError:  # what torch raises where a rule is missing
+        return False
+    return True
