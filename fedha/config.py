@@ -163,6 +163,9 @@ class LocalConfig(_Section):
     steps: int | None = Field(None, ge=1, description="steps a round; give steps or epochs")
     epochs: int | None = Field(None, ge=1, description="epochs a round; give steps or epochs")
     batch_size: int | None = Field(None, ge=1, description="examples a step; null: the whole domain")
+    measure: Literal["all", "batch"] | Annotated[int, Field(ge=1)] = Field(
+        "all", description="examples that statistics are of: all, so many drawn each round, or the first step's batch"
+    )
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="the clients' optimiser, fresh each round")
     learning_rate: float = Field(0.1, gt=0, description="of the clients' optimiser")
     momentum: float = Field(0.0, ge=0, lt=1, description="of the clients' SGD")
@@ -201,6 +204,9 @@ class TrainingConfig(_Section):
     client_sampling: Literal["uniform", "examples"] = Field(
         "uniform", description="clients are drawn alike, or in proportion to their examples; without replacement"
     )
+    batch_size: int | None = Field(
+        None, ge=1, description="synchronous: examples drawn of each client in a round; null: the whole domain"
+    )
     chunk: int | None = Field(
         None,
         ge=1,
@@ -221,6 +227,12 @@ class TrainingConfig(_Section):
         allowed = ("sgd", "adam") if self.mode == "synchronous" else ("fedavg", "fedavgm", "fedadam")
         if self.optimizer is not None and self.optimizer not in allowed:
             raise ValueError(f"optimizer is {self.optimizer!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_size_fits_mode(self) -> "TrainingConfig":
+        if self.mode == "local" and self.batch_size is not None:
+            raise ValueError(f"batch_size is {self.batch_size} but in mode 'local' it is local.batch_size that is read")
         return self
 
 
@@ -450,6 +462,9 @@ class Config(_Section):
                     "protect examples"
                 )
             return None
+        drawn = "training.batch_size" if training.mode == "synchronous" else "training.local.measure"
+        if training.batch_size is not None or training.local.measure != "all":
+            return f"{drawn} draws the examples that are measured, which no ledger knows of; leave it out"
         if training.mode == "synchronous":
             whole = "a synchronous step is one gradient over the whole domain; set privacy.sampling to whole"
             return None if sampling == "whole" else whole

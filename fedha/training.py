@@ -15,13 +15,13 @@ from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
-from fedha.minibatches import minibatch_sizes
+from fedha.minibatches import measured_rows, minibatches
 from fedha.models.split import SplitModel
 from fedha.objective import Objective, descend
+from fedha.penalty import active_terms
 from fedha.pieces import Batch, in_pieces, rows_at_once
 from fedha.privacy import answers
 from fedha.privacy.site import Site
-from fedha.randomness import generator
 from fedha.recipes import Recipe
 from fedha.reference import moving_average
 from fedha.schedule import rate_factor
@@ -47,7 +47,7 @@ class Client:
     model: SplitModel
     state: dict[str, Tensor] = field(default_factory=dict)
     site: Site = field(default_factory=Site)
-    _seen: Batch | None = None  # what it saw last of its whole domain, from measuring to training
+    _seen: Batch | None = None  # what it measured last, kept until it has trained
 
     @property
     def member(self) -> Member:
@@ -63,11 +63,11 @@ class Client:
 
 
 def answer_measure(client: Client, request: Request) -> Reply:
-    """Measure the statistics that a request asks for, on the whole domain at the global model."""
+    """Measure the statistics that a request asks for, on the round's examples at the global model."""
     if answers.is_private(request.task.privacy):
         with _named(client, request):
             return client.reply(answers.release_statistics(client, request))
-    batch = _whole_domain(client, request)
+    batch = _measured_batch(client, request)
     with _named(client, request):
         tensors = _measured(batch, request.measure, circumstances(client, request, reference=True))
     for name, offset in average_offsets(client, request.task.recipe).items():
@@ -133,46 +133,39 @@ def _named(client: Client, request: Request) -> Iterator[None]:
 
 
 def _one_gradient(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
-    batch = _whole_domain(client, request)
+    batch = _measured_batch(client, request)
     objective = _at_start(client, request, batch)
     gradient, metrics = descend(batch, objective)
     return gradient, {**metrics, "accuracy": _mean(batch, "accuracy")}
 
 
 def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
-    training = request.task.training
-    start = _whole_domain(client, request)
+    start = _measured_batch(client, request)
     objective = _at_start(client, request, start)
-    first = {"risk": _mean(start, "risk"), "accuracy": _mean(start, "accuracy")}
+    looks = looks_at_start(request)
+    first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
     parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
     optimizer = _round_optimizer(request, list(parameters.values()))
     seen: list[dict[str, float]] = []
-    for rows in minibatches(training.local, len(client.domain.train), request, client.index):
-        chosen = None if isinstance(rows, slice) else rows
-        gradient, metrics = descend(replace(start, parameters=parameters, rows=chosen, trained=True), objective)
+    for rows in minibatches(request, len(client.domain.train), client.index):
+        batch = replace(start, parameters=parameters, rows=rows, trained=True)
+        gradient, metrics = descend(batch, objective)
+        seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
         for name, value in parameters.items():
             value.grad = gradient[name]
         optimizer.step()
-        seen.append(metrics)
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
     update = {name: request.parameters[name] - value.detach() for name, value in parameters.items()}
     return update, {**means, **first}
 
 
-def minibatches(local: LocalConfig, examples: int, request: Request, index: int) -> Iterator[Tensor | slice]:
-    """Row indices of each local step: whole epochs in a fresh order, or steps that run through such epochs."""
-    sizes = minibatch_sizes(local, examples, request.task.recipe.least_examples)
-    if sizes[0] == examples:
-        yield from [slice(None)] * len(sizes)
-    else:
-        yield from shuffled_rows(sizes, examples, request, index).split(sizes)
+def looks_at_start(request: Request) -> bool:
+    """Whether local steps begin with a look at what is measured: risk and accuracy are then of the global model.
 
-
-def shuffled_rows(sizes: Sequence[int], examples: int, request: Request, index: int) -> Tensor:
-    """The rows of a client's steps of these sizes, one step after the other."""
-    draws, total = generator(request.task.seed, "batches", request.round, index), sum(sizes)
-    epochs = range(-(-total // examples))
-    return torch.cat([torch.randperm(examples, generator=draws) for _ in epochs])[:total]
+    Where nothing is measured they are those of the steps, and no pass is made for them.
+    """
+    recipe = request.task.recipe
+    return bool(active_terms(recipe, request.share)) or recipe.weighting == "risk"
 
 
 def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -189,20 +182,25 @@ def _round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.
     return optimizer
 
 
-def _whole_domain(client: Client, request: Request) -> Batch:
-    """The client's training examples at the request's model: what is computed of them serves a whole round."""
-    kept = client._seen
-    if kept is not None and all(torch.equal(kept.parameters[k], v) for k, v in request.parameters.items()):
+def _measured_batch(client: Client, request: Request) -> Batch:
+    """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
+    rows = measured_rows(request, len(client.domain.train), client.index)
+    kept, given = client._seen, request.parameters
+    if kept is not None and _same(kept.rows, rows) and all(_same(kept.parameters[k], v) for k, v in given.items()):
         return kept
-    parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
+    parameters = {name: value.detach().clone().requires_grad_() for name, value in given.items()}
     most, trained = _rows_at_once(client, request), request.task.training.mode == "synchronous"
-    client._seen = Batch(client.model, parameters, client.domain.train, None, most, trained)
+    client._seen = Batch(client.model, parameters, client.domain.train, rows, most, trained)
     return client._seen
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
 
 
 def _rows_at_once(client: Client, request: Request) -> int:
     recipe = request.task.recipe
-    wanted = tuple(dict.fromkeys([*(term.statistic for term in recipe.terms), *request.measure]))
+    wanted = [term.statistic for term in recipe.terms]
     return request.task.training.chunk or rows_at_once(client.model, client.domain.train.inputs, wanted, recipe.probes)
 
 

@@ -1,6 +1,7 @@
 """Answers of many clients at once: what `fedha.training` answers one by one, up to the order of sums."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from fedha.batching.whole import first_products, whole_features
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.minibatches import measured_rows
 from fedha.pieces import rows_at_once
 from fedha.reference import weighted_mean
 from fedha.training import Client, average_offsets
@@ -41,9 +43,10 @@ def answer_measure(clients: Sequence[Client], requests: Sequence[Request]) -> li
     request = _common(requests)
     network, head = take_apart(clients[0].model), _head(request)
     answers: dict[int, dict[str, Tensor]] = {}
-    sizes = [len(client.domain.train) for client in clients]
+    seen = [_with_drawn(client, request) for client in clients]
+    sizes = [len(client.domain.train) for client in seen]
     for places in group(sizes, measuring_bytes(clients[0], request), budget(_device(request))):
-        chunk = stack(clients, requests, places)
+        chunk = stack(seen, requests, places)
         batches = whole(chunk.sizes, False, chunk.inputs.device)
         first = first_products(chunk, network, request)
         for batch, features in zip(batches, whole_features(chunk, network, request, first, batches), strict=True):
@@ -84,9 +87,10 @@ def answer_train(clients: Sequence[Client], requests: Sequence[Request]) -> list
     metrics: dict[int, dict[str, float]] = {}
     averages: dict[int, dict[str, Tensor]] = {}
     order: list[int] = []
-    sizes = [len(client.domain.train) for client in clients]
+    seen = [_with_drawn(client, request) for client in clients]
+    sizes = [len(client.domain.train) for client in seen]
     for places in group(sizes, training_bytes(clients[0], request), budget(_device(request))):
-        chunk = stack(clients, requests, places)
+        chunk = stack(seen, requests, places)
         into = _updates(updates, chunk, len(order), additive=request.additive)
         trained = train(chunk, network, request, into)
         _check_finite(into.finite, request)
@@ -140,6 +144,14 @@ def _evaluate(client: Client, parameters: Mapping[str, Tensor], parts: Sequence[
         for place, size, (risk, correct) in zip(places, sizes, sums, strict=True):
             answers[place] = {"accuracy": correct / size, "risk": risk / size, "examples": size}
     return answers
+
+
+def _with_drawn(client: Client, request: Request) -> Client:
+    """The client with the examples alone that it measures in this round; its state is its own."""
+    rows = measured_rows(request, len(client.domain.train), client.index)
+    if rows is None or request.task.training.mode == "local":
+        return client
+    return replace(client, domain=replace(client.domain, train=client.domain.train.select(rows)))
 
 
 def _updates(updates: dict[str, Tensor], chunk: Chunk, done: int, *, additive: bool) -> Updates:

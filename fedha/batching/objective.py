@@ -43,7 +43,7 @@ class Objective:
     common: Named
 
     def parts(self, parameters: Mapping[str, Tensor], features: Tensor, labels: Tensor, batch: Batch) -> Named:
-        """Each client's risk, and its terms as ``penalty/…``: [k] each, live.
+        """Each client's risk, and its terms as ``penalty/…``, or its accuracy where there are none: [k] each, live.
 
         Args:
             parameters: The head's, at least, each [k, ...].
@@ -52,7 +52,9 @@ class Objective:
             batch: Which clients and rows these are.
         """
         if not self.terms:
-            return {"risk": batch.mean(statistics.losses(forward(self.network.head, parameters, features), labels))}
+            logits = forward(self.network.head, parameters, features)
+            right = statistics.hits(logits.detach(), labels).to(logits.dtype)
+            return {"risk": batch.mean(statistics.losses(logits, labels)), "accuracy": batch.mean(right)}
         head = {name: value for name, value in parameters.items() if name.startswith("head.")}
         apart = {name: value[batch.clients] for name, value in self.apart.items()}
         parts: Named = vmap(self._one)(head, features, labels, apart)

@@ -16,6 +16,7 @@ from fedha.batching.weights import Weights, decay_of
 from fedha.batching.whole import first_products, whole_features
 from fedha.exchange import Request
 from fedha.penalty import active_terms, loss_divisor
+from fedha.training import looks_at_start
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Upda
     batches = whole(chunk.sizes, not active_terms(request.task.recipe, request.share), chunk.inputs.device)
     weights = Weights(chunk, network, request, first_products(chunk, network, request), chunk.sizes[:1])
     seen = [weights.features(batch) for batch in batches]
-    start = begin(chunk, network, request, batches, [features for features, _ in seen])
+    looked = seen if active_terms(request.task.recipe, request.share) else []
+    start = begin(chunk, network, request, batches[: len(looked)], [features for features, _ in looked])
     sums = Sums(len(chunk.clients))
     for batch, (features, leaves) in zip(batches, seen, strict=True):
         _descend(chunk, batch, features, leaves, start.objective, weights, sums)
     weights.write_gradients(updates)
-    return Trained(sums.means({"accuracy": start.accuracy}), start.averages)
+    accuracy = {name: value for name, value in start.numbers.items() if name == "accuracy"}
+    return Trained(sums.means(accuracy), start.averages)
 
 
 def local_steps(chunk: Chunk, network: Network, request: Request, updates: Updates) -> Trained:
@@ -58,8 +61,9 @@ def local_steps(chunk: Chunk, network: Network, request: Request, updates: Updat
     lengths = [max(batch.rows for batch in batches) for batches, _ in taken]
     products = first_products(chunk, network, request)
     weights = Weights(chunk, network, request, products, lengths)
-    batches = whole(chunk.sizes, pad, device)
-    start = begin(chunk, network, request, batches, whole_features(chunk, network, request, products, batches))
+    batches = whole(chunk.sizes, pad, device) if looks_at_start(request) else []
+    looked = whole_features(chunk, network, request, products, batches) if batches else []
+    start = begin(chunk, network, request, batches, looked)
     sums = Sums(len(chunk.clients))
     for batches, ending in taken:
         for batch in batches:
@@ -68,8 +72,7 @@ def local_steps(chunk: Chunk, network: Network, request: Request, updates: Updat
         weights.step()
         for clients in ending:
             weights.write_moves(updates, clients)
-    given = {"risk": start.risk, "accuracy": start.accuracy}
-    return Trained(sums.means(given), start.averages)
+    return Trained(sums.means(start.numbers), start.averages)
 
 
 def _descend(
