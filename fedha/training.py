@@ -17,6 +17,7 @@ from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
 from fedha.minibatches import measured_rows, minibatches
 from fedha.models.split import SplitModel
+from fedha.numerics import take_step
 from fedha.objective import Objective, descend
 from fedha.penalty import active_terms
 from fedha.pieces import Batch, in_pieces, rows_at_once
@@ -153,7 +154,7 @@ def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], d
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
         for name, value in parameters.items():
             value.grad = gradient[name]
-        optimizer.step()
+        take_step(optimizer)
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
     update = {name: request.parameters[name] - value.detach() for name, value in parameters.items()}
     return update, {**means, **first}

@@ -1,5 +1,6 @@
 """Sending messages over a grid and taking replies as they come."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -82,3 +83,9 @@ def is_gone(reply: Message) -> bool:
 def nodes_of(grid: Grid) -> Iterable[int]:
     """The nodes that are connected, in ascending order."""
     return sorted(grid.get_node_ids())
+
+
+def is_simulation(grid: Grid) -> bool:
+    """Whether a grid is that of Flower's own simulation, whose module takes a second to import where nobody has yet."""
+    module = sys.modules.get("flwr.superlink.grid.inmemory_grid")
+    return module is not None and isinstance(grid, module.InMemoryGrid)

@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
-from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from fedha import data, numerics
 from fedha.cohort import Member
@@ -18,7 +17,7 @@ from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.errors import FedhaError
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
-from fedha.flower.delivery import never
+from fedha.flower.delivery import is_simulation, never
 from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
@@ -329,7 +328,7 @@ def _continue_from(job: Job, strategy: HessianAlignment, grid: Grid) -> tuple[in
     done, states, pending = load_checkpoint(job.folder, strategy.begun())
     if isinstance(grid, RemembersStates) and states:
         grid.restore_states([pack_tensors(state) if state else None for state in states])
-    elif isinstance(grid, InMemoryGrid) and done and _clients_remember(strategy):
+    elif is_simulation(grid) and done and _clients_remember(strategy):
         raise FedhaError(
             f"recipe {strategy.task.recipe.name!r} keeps statistics at the clients, which this engine forgets; "
             "resume it with --engine inline, or start a new run"

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from fedha.models.reach import stackable, unreached
+from fedha.numerics import take_step
 from fedha.pieces import rows_at_once
 from fedha.privacy import ghost
 from fedha.privacy.clipping import factors
@@ -98,7 +99,7 @@ def descend(
         gradient = private_gradient(loss, parameters, inputs, labels, mechanism, source)
         for name, value in parameters.items():
             value.grad = gradient[name] + 2 * weight_decay * value.detach() if weight_decay else gradient[name]
-        optimizer.step()
+        take_step(optimizer)
 
 
 def _add_clipped(total: Named, loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor, clip: float) -> None:
