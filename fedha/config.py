@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedha.errors import FedhaError
+from fedha.named import is_own
 from fedha.recipes import RECIPES, STATISTICS, UNRELEASABLE, Recipe, Term
 
 # What a private client measures; `fedha.privacy.moments` says how.
@@ -69,7 +70,12 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """The network: a featurizer and a head."""
 
-    name: Literal["mlp", "linear", "cnn"] = Field("mlp", description="the featurizer; linear has none")
+    name: str = Field(
+        "mlp", description="mlp, cnn or linear (no featurizer), or your own function as package.module:function"
+    )
+    options: dict[str, Any] = Field(
+        {}, description="arguments of your own function: all that the section gives beside its name"
+    )
     hidden: list[Annotated[int, Field(ge=1)]] = Field([128], description="mlp: layer widths; cnn: channels")
     head_hidden: list[Annotated[int, Field(ge=1)]] = Field([], description="layer widths of a head that is not linear")
     one_logit: bool = Field(False, description="two classes with one logit (Colored MNIST's published network)")
@@ -77,6 +83,26 @@ class ModelConfig(_Section):
     precision: Literal["float32", "float64", "mixed"] = Field(
         "float32", description="of parameters, statistics and sums; mixed: float32, with the featurizer in bfloat16"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_arguments(cls, content: Any) -> Any:
+        """A function of somebody's own gets the rest of the section; what was written before has it in options."""
+        if not isinstance(content, dict) or not is_own(str(content.get("name"))) or "options" in content:
+            return content
+        return {"name": content["name"], "options": {key: value for key, value in content.items() if key != "name"}}
+
+    @model_validator(mode="after")
+    def _known_or_own(self) -> "ModelConfig":
+        known = ("mlp", "cnn", "linear")
+        if is_own(self.name):
+            return self
+        if self.name not in known:
+            own = "or name your own function as package.module:function"
+            raise ValueError(f"there is no network {self.name!r}{_nearest(self.name, known)}; {own}")
+        if self.options:
+            raise ValueError(f"network {self.name!r} takes no options, got {', '.join(self.options)}; leave them out")
+        return self
 
 
 class RecipeConfig(_Section):
