@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedha.config import TrainingConfig
+from fedha.numerics import take_step
 from fedha.recipes import Recipe
 from fedha.schedule import rate_factor
 
@@ -66,5 +67,4 @@ def apply_update(
         group["lr"] = base * (rate_factor(training, round) if server_schedule else 1.0)
     for name, value in parameters.items():
         value.grad = update[name]
-    optimizer.step()
-    optimizer.zero_grad()
+    take_step(optimizer)

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from fedha.errors import FedhaError
+from fedha.named import is_own
 from fedha.recipes import RECIPES, STATISTICS, UNRELEASABLE, Recipe, Term
 from fedha.schema import explained, nearest, numbers_as_written, refusal, types_in
 from fedha.yamlfile import parse_yaml, read_yaml
@@ -110,7 +111,12 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """The network: a featurizer and a head."""
 
-    name: Literal["mlp", "linear", "cnn"] = Field("mlp", description="the featurizer; linear has none")
+    name: str = Field(
+        "mlp", description="mlp, cnn or linear (no featurizer), or your own function as package.module:function"
+    )
+    options: dict[str, Any] = Field(
+        {}, description="arguments of your own function: all that the section gives beside its name"
+    )
     hidden: list[Annotated[int, Field(ge=1)]] = Field([128], description="mlp: layer widths; cnn: channels")
     head_hidden: list[Annotated[int, Field(ge=1)]] = Field([], description="layer widths of a head that is not linear")
     one_logit: bool = Field(False, description="two classes with one logit (Colored MNIST's published network)")
@@ -118,6 +124,26 @@ class ModelConfig(_Section):
     precision: Literal["float32", "float64", "mixed"] = Field(
         "float32", description="of parameters, statistics and sums; mixed: float32, with the featurizer in bfloat16"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_arguments(cls, content: Any) -> Any:
+        """A function of somebody's own gets the rest of the section; what was written before has it in options."""
+        if not isinstance(content, dict) or not is_own(str(content.get("name"))) or "options" in content:
+            return content
+        return {"name": content["name"], "options": {key: value for key, value in content.items() if key != "name"}}
+
+    @model_validator(mode="after")
+    def _known_or_own(self) -> "ModelConfig":
+        known = ("mlp", "cnn", "linear")
+        if is_own(self.name):
+            return self
+        if self.name not in known:
+            own = "or name your own function as package.module:function"
+            raise ValueError(f"there is no network {self.name!r}{nearest(self.name, known)}; {own}")
+        if self.options:
+            raise ValueError(f"network {self.name!r} takes no options, got {', '.join(self.options)}; leave them out")
+        return self
 
 
 class RecipeConfig(_Section):
@@ -204,6 +230,9 @@ class LocalConfig(_Section):
     steps: int | None = Field(None, ge=1, description="steps a round; give steps or epochs")
     epochs: int | None = Field(None, ge=1, description="epochs a round; give steps or epochs")
     batch_size: int | None = Field(None, ge=1, description="examples a step; null: the whole domain")
+    measure: Literal["all", "batch"] | Annotated[int, Field(ge=1)] = Field(
+        "all", description="examples that statistics are of: all, so many drawn each round, or the first step's batch"
+    )
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="the clients' optimiser, fresh each round")
     learning_rate: float = Field(0.1, gt=0, description="of the clients' optimiser")
     momentum: float = Field(0.0, ge=0, lt=1, description="of the clients' SGD")
@@ -242,6 +271,14 @@ class TrainingConfig(_Section):
     client_sampling: Literal["uniform", "examples"] = Field(
         "uniform", description="clients are drawn alike, or in proportion to their examples; without replacement"
     )
+    batch_size: int | None = Field(
+        None, ge=1, description="synchronous: examples drawn of each client in a round; null: the whole domain"
+    )
+    chunk: int | None = Field(
+        None,
+        ge=1,
+        description="examples that go through the network in one piece; default: by the model, within 256 MiB",
+    )
     local: LocalConfig = LocalConfig()
 
     @field_validator("clients_per_round", mode="before")
@@ -257,6 +294,12 @@ class TrainingConfig(_Section):
         allowed = ("sgd", "adam") if self.mode == "synchronous" else ("fedavg", "fedavgm", "fedadam")
         if self.optimizer is not None and self.optimizer not in allowed:
             raise ValueError(f"optimizer is {self.optimizer!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_size_fits_mode(self) -> "TrainingConfig":
+        if self.mode == "local" and self.batch_size is not None:
+            raise ValueError(f"batch_size is {self.batch_size} but in mode 'local' it is local.batch_size that is read")
         return self
 
 
@@ -521,6 +564,9 @@ class Config(_Section):
                     "protect examples"
                 )
             return None
+        drawn = "training.batch_size" if training.mode == "synchronous" else "training.local.measure"
+        if training.batch_size is not None or training.local.measure != "all":
+            return f"{drawn} draws the examples that are measured, which no ledger knows of; leave it out"
         if training.mode == "synchronous":
             whole = "a synchronous step is one gradient over the whole domain; set privacy.sampling to whole"
             return None if sampling == "whole" else whole

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fedha.config import PrivacyConfig, TrainingConfig
-from fedha.recipes import Recipe
+from fedha.recipes import Recipe, in_local_steps
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Task:
     """What stays the same for a whole run.
 
     Attributes:
-        recipe: What is aligned.
+        recipe: What is aligned; in local mode as local steps take it.
         training: How clients and server train.
         seed: The run's seed.
         privacy: How clients' answers are covered.
@@ -24,6 +24,10 @@ class Task:
     training: TrainingConfig
     seed: int
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+
+    def __post_init__(self) -> None:
+        if self.training.mode == "local":
+            object.__setattr__(self, "recipe", in_local_steps(self.recipe))
 
 
 @dataclass(frozen=True)

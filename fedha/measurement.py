@@ -13,6 +13,8 @@ from fedha import nonlinear, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.models.split import SplitModel, head_matrix, with_bias
 
+LARGEST_HESSIAN = 4096  # weights of a head up to which its whole Hessian is held
+
 
 @dataclass(frozen=True)
 class HeadView:
@@ -117,13 +119,12 @@ def _signs(name: str, view: HeadView, around: Circumstances, features: Tensor) -
     return sketches.draw_signs(around.seed, around.round, around.probes, torch.Size(view.shape), owner).to(features)
 
 
-def _refuse_large(name: str, view: HeadView, most: int = 4096) -> None:
-    size = 1
-    for length in view.shape:
-        size *= length
-    if size > most:
+def _refuse_large(name: str, view: HeadView) -> None:
+    size = torch.Size(view.shape).numel()
+    if size > LARGEST_HESSIAN:
         raise FedhaError(
-            f"statistic {name!r} would hold {size} x {size} numbers for this head; it is for heads of up to {most} "
+            f"statistic {name!r} would hold {size} x {size} numbers for this head; it is for heads of up to "
+            f"{LARGEST_HESSIAN} "
             "weights: use hessian_diagonal or gradient_hessian_product"
         )
 

@@ -1,7 +1,13 @@
-"""How many rows each step of a round takes: the one place where a domain is cut into minibatches."""
+"""Which rows a round's steps take, and which it measures: the one place where a domain is cut into minibatches."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
 
 from fedha.config import LocalConfig
-from fedha.exchange import Task
+from fedha.exchange import Request, Task
+from fedha.randomness import generator
 
 
 def epoch_sizes(examples: int, batch_size: int | None, least: int = 1) -> list[int]:
@@ -36,9 +42,55 @@ def minibatch_sizes(local: LocalConfig, examples: int, least: int = 1) -> list[i
 def step_sizes(task: Task, examples: int) -> list[int]:
     """Rows of each step that a client of so many examples takes in a round; at most, where they are drawn privately."""
     if task.training.mode == "synchronous":
-        return [examples]
+        return [min(task.training.batch_size or examples, examples)]
     private = task.privacy.protect == "examples"  # its steps measure nothing, see `too_small`
     return minibatch_sizes(task.training.local, examples, 1 if private else task.recipe.least_examples)
+
+
+def minibatches(request: Request, examples: int, index: int) -> Iterator[Tensor | None]:
+    """The rows of each local step of a round: whole epochs in a fresh order, or steps that run through such epochs.
+
+    Args:
+        request: Of the round.
+        examples: n, of the domain.
+        index: The client's place.
+
+    Yields:
+        Indices, [b]; None: all rows.
+    """
+    task = request.task
+    sizes = minibatch_sizes(task.training.local, examples, task.recipe.least_examples)
+    if sizes[0] == examples:
+        yield from [None] * len(sizes)
+    else:
+        yield from shuffled_rows(sizes, examples, request, index).split(sizes)
+
+
+def shuffled_rows(sizes: Sequence[int], examples: int, request: Request, index: int) -> Tensor:
+    """The rows of a client's steps of these sizes, one step after the other."""
+    draws, total = generator(request.task.seed, "batches", request.round, index), sum(sizes)
+    epochs = range(-(-total // examples))
+    return torch.cat([torch.randperm(examples, generator=draws) for _ in epochs])[:total]
+
+
+def measured_rows(request: Request, examples: int, index: int) -> Tensor | None:
+    """The rows that a client measures in a round, the same in all its exchanges; in synchronous mode also its step's.
+
+    Args, Returns: As `minibatches`; without replacement.
+    """
+    training = request.task.training
+    if training.mode == "synchronous":
+        return _drawn(training.batch_size, examples, request, index)
+    if training.local.measure == "batch":
+        return next(minibatches(request, examples, index))
+    return _drawn(None if training.local.measure == "all" else training.local.measure, examples, request, index)
+
+
+def _drawn(size: int | None, examples: int, request: Request, index: int) -> Tensor | None:
+    if size is None or size >= examples:
+        return None
+    draws = generator(request.task.seed, "measured rows", request.round, index)
+    return torch.randperm(examples, generator=draws)[:size]
 
 
 def too_small(task: Task, examples: int) -> str | None:
@@ -53,7 +105,10 @@ def too_small(task: Task, examples: int) -> str | None:
         fewer = f"fewer than {least} training examples" if least > 1 else "no training example"
         why = f", and {needs}" if least > 1 else ""
         return f"it has {fewer}{why}; add data, leave the domain out, or lower data.clients_per_domain"
-    cut = task.training.mode == "local" and task.privacy.protect != "examples"
-    if cut and local.batch_size is not None and local.batch_size < least:
-        return f"training.local.batch_size is {local.batch_size}, and {needs}; raise it"
+    given = {"training.batch_size": task.training.batch_size, "training.local.measure": local.measure}
+    if task.privacy.protect != "examples":
+        given["training.local.batch_size"] = local.batch_size
+    for key, size in given.items():
+        if isinstance(size, int) and size < least and (task.training.mode == "local") == (".local." in key):
+            return f"{key} is {size}, and {needs}; raise it"
     return None

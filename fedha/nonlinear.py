@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 from torch.nn import functional
 
+from fedha.statistics import hits
+
 Head = Callable[[dict[str, Tensor], Tensor], Tensor]
 Named = Mapping[str, Tensor]
 See = Callable[[Tensor, Tensor], Tensor]
@@ -71,13 +73,12 @@ def gradient_hessian_product(head: Head, parameters: Named, features: Tensor, la
 
 def gradient_variance(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
     """Variance of the per-example head gradient, [P]; divides by n. The head must treat each example alone."""
-    _logits(head, parameters, features, labels)
+    return _example_gradients(head, parameters, features, labels).var(0, correction=0)
 
-    def alone(flat: Tensor, row: Tensor, label: Tensor) -> Tensor:
-        return _objective(head, parameters, row[None], label[None])(flat)
 
-    each: Tensor = vmap(grad(alone), in_dims=(None, 0, 0))(_flat(parameters), features, labels)
-    return each.var(0, correction=0)
+def squared_gradient(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
+    """Mean of the squared per-example head gradient, [P]. The head must treat each example alone."""
+    return _example_gradients(head, parameters, features, labels).square().mean(0)
 
 
 def feature_mean(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
@@ -93,6 +94,13 @@ def feature_covariance(head: Head, parameters: Named, features: Tensor, labels: 
         raise ValueError("a covariance needs two examples or more, got 1; raise the batch size")
     centred = features - features.mean(0)
     return centred.T @ centred / (len(features) - 1)
+
+
+def feature_square(head: Head, parameters: Named, features: Tensor, labels: Tensor, centre: Tensor) -> Tensor:
+    """Mean outer product of the features around a point, [D, D]; around their mean it is the covariance over n."""
+    _check(features, labels)
+    centred = features - centre
+    return centred.T @ centred / len(features)
 
 
 def scale_gradient(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
@@ -127,8 +135,7 @@ def hutchinson_diagonal(head: Head, parameters: Named, features: Tensor, labels:
 def accuracy(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
     """Share of examples whose label has the largest logit (for one logit: its sign; zero counts as class 0); scalar."""
     logits = _logits(head, parameters, features, labels)
-    predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-    return (predicted == labels).to(logits.dtype).mean()
+    return hits(logits, labels).to(logits.dtype).mean()
 
 
 def _check(features: Tensor, labels: Tensor) -> None:
@@ -175,6 +182,17 @@ def _objective(head: Head, parameters: Named, features: Tensor, labels: Tensor) 
         return _loss(_logits(head, own, features, labels), labels)
 
     return objective
+
+
+def _example_gradients(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
+    """Of each example's risk, [n, P]."""
+    _logits(head, parameters, features, labels)
+
+    def alone(flat: Tensor, row: Tensor, label: Tensor) -> Tensor:
+        return _objective(head, parameters, row[None], label[None])(flat)
+
+    each: Tensor = vmap(grad(alone), in_dims=(None, 0, 0))(_flat(parameters), features, labels)
+    return each
 
 
 def _product(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:

@@ -2,6 +2,8 @@
 
 import ctypes
 import functools
+import inspect
+import sys
 
 import torch
 
@@ -18,6 +20,20 @@ def configure(threads: int) -> None:
         torch.set_num_threads(threads)
     _use_onednn_where_exact()
     _keep_freed_memory()
+    _leave_the_compiler_out()
+
+
+@torch.no_grad()
+def take_step(optimizer: torch.optim.Optimizer) -> None:
+    """One step of an optimiser with the gradients that its parameters hold, which are then forgotten.
+
+    It is `step` and `zero_grad` without what torch wraps around them: hooks, profiling, and a first call that imports
+    torch.compile, which takes longer than the first round.
+    """
+    inspect.unwrap(type(optimizer).step)(optimizer)
+    for group in optimizer.param_groups:
+        for value in group["params"]:
+            value.grad = None
 
 
 @functools.cache
@@ -48,3 +64,15 @@ def _keep_freed_memory() -> None:
     if hasattr(libc, "gnu_get_libc_version"):
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@functools.cache
+def _leave_the_compiler_out() -> None:
+    """Mark the optimisers' own functions as already switched off for torch.compile, so that none imports it for that.
+
+    Where it has been imported, or where torch keeps the mark elsewhere, nothing is changed.
+    """
+    for name in ("add_param_group", "state_dict", "load_state_dict"):
+        plain = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if plain is not None and "torch._dynamo" not in sys.modules:
+            plain.__dynamo_disable = getattr(plain, "__dynamo_disable", plain)

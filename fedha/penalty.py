@@ -1,20 +1,26 @@
 """The penalty: how far a client's statistics are from their references."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from fedha.measurement import Circumstances, HeadView, measure
 from fedha.recipes import STATISTICS, Recipe, Term
 
 
+def active_terms(recipe: Recipe, share: float) -> tuple[Term, ...]:
+    """The terms of a recipe that enter a client's loss, in recipe order.
+
+    Args:
+        recipe: Which has them.
+        share: The client's weight in the references; for one that is alone there are no others to align with.
+    """
+    return tuple(term for term in recipe.terms if term.weight != 0 and not (term.target == "others" and share >= 1))
+
+
 def penalty_terms(
-    recipe: Recipe,
-    view: HeadView,
-    features: Tensor,
-    labels: Tensor,
-    around: Circumstances,
-    offsets: Mapping[str, Tensor],
+    terms: Sequence[Term],
+    values: Mapping[str, Tensor],
+    references: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
     share: float,
 ) -> dict[str, Tensor]:
@@ -24,27 +30,16 @@ def penalty_terms(
     the live penalty, because the clients' differences to their mean sum to zero.
 
     Args:
-        recipe: Which terms.
-        view: The head, live.
-        features: Prepared features, live, [n, D].
-        labels: Class indices, [n].
-        around: Signs, and this round's references.
-        offsets: What a moving average adds to a client's statistic, by statistic.
+        terms: Those that are active.
+        values: The client's statistics, with what moving averages add.
+        references: This round's.
         own: The client's statistics at the round's start, for terms that look at the other clients.
         share: The client's weight in the references.
 
     Returns:
-        {statistic: scalar}, in recipe order; terms of weight zero are left out.
+        {statistic: scalar}.
     """
-    terms = {}
-    for term in recipe.terms:
-        if term.weight == 0 or (term.target == "others" and share >= 1):
-            continue
-        value = measure(term.statistic, view, features, labels, around)
-        if term.statistic in offsets:
-            value = value + offsets[term.statistic]
-        terms[term.statistic] = term_value(term, value, around.references, own, share)
-    return terms
+    return {term.statistic: term_value(term, values[term.statistic], references, own, share) for term in terms}
 
 
 def term_value(
@@ -64,6 +59,18 @@ def term_value(
 def term_weight(recipe: Recipe, term: Term) -> float:
     """A term's own weight, before the schedule."""
     return term.weight / recipe.probes if term.per_probe else term.weight
+
+
+def loss_divisor(recipe: Recipe, round: int, share: float) -> float:
+    """What a client's whole loss is divided by: the scheduled weight, over 1, where the recipe asks for it.
+
+    Args:
+        recipe: Which; one without active terms has no weight.
+        round: From 1.
+        share: As in `active_terms`.
+    """
+    weight = recipe.scheduled_weight(round)
+    return weight if recipe.rescale and weight > 1 and active_terms(recipe, share) else 1.0
 
 
 def _reference(term: Term, references: Mapping[str, Tensor], own: Mapping[str, Tensor], share: float) -> Tensor | None:

@@ -1,7 +1,7 @@
 """The table of recipes: every algorithm is a row, {statistic: weight} with a target and a distance."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Target = Literal["mean", "zero", "others"]
@@ -152,6 +152,17 @@ class Recipe:
     def exchanges(self) -> int:
         """Requests a client answers in one round, training included, evaluation not."""
         return len(self.measurements()) + 1
+
+
+def in_local_steps(recipe: Recipe) -> Recipe:
+    """A recipe as local steps take it: a Hessian times the batch's own gradient becomes one times the pooled gradient.
+
+    The live product is unstable there at every weight that was tried: the penalty falls fastest where the own gradient
+    grows along flat directions. Held constant for a round, the direction is that of the reference itself.
+    """
+    held = {"gradient_hessian_product": "pooled_gradient_hessian_product"}
+    terms = tuple(replace(term, statistic=held.get(term.statistic, term.statistic)) for term in recipe.terms)
+    return replace(recipe, terms=terms)
 
 
 def _rows(*rows: Recipe) -> Mapping[str, Recipe]:

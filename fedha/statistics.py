@@ -74,6 +74,29 @@ def risk(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels)
 
 
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of each example's label.
+
+    Args:
+        logits: [..., C]; a single logit speaks for class 1.
+        labels: Class indices, [...].
+
+    Returns:
+        In nats, shaped like the labels; their mean is the risk.
+    """
+    if logits.shape[-1] == 1:
+        single = logits[..., 0]
+        return functional.binary_cross_entropy_with_logits(single, labels.to(single.dtype), reduction="none")
+    each = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return each.view(labels.shape)
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether each example's label has the largest logit; a single logit of zero counts as class 0. As in `losses`."""
+    guesses = (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
+    return guesses == labels
+
+
 @_once
 def gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Gradient of the risk in the head: ``mean((p - y) z^T)``.
@@ -212,8 +235,28 @@ def gradient_variance(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         Fishr (Rame, Dancette, Cord, ICML 2022).
     """
     residuals = _residuals(head, features, labels)
-    second_moment = residuals.square().T @ features.square() / len(features)
-    return second_moment - (residuals.T @ features / len(features)).square()
+    return squared_gradient(head, features, labels) - (residuals.T @ features / len(features)).square()
+
+
+def squared_gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the examples of the squared per-example head gradient: ``mean((p - y)^2 z^2)``.
+
+    Args:
+        head: Weights, [C, D].
+        features: Features with a last column of ones, [n, D], n >= 1.
+        labels: Class indices, [n].
+
+    Returns:
+        [C, D], non-negative, in squared nats per squared unit weight.
+
+    Raises:
+        ValueError: As in `risk`.
+
+    Source:
+        What `gradient_variance` is made of, beside the gradient.
+    """
+    residuals = _residuals(head, features, labels)
+    return residuals.square().T @ features.square() / len(features)
 
 
 def feature_mean(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -259,6 +302,30 @@ def feature_covariance(head: Tensor, features: Tensor, labels: Tensor) -> Tensor
         raise ValueError("a covariance needs two examples or more, got 1; raise the batch size")
     centred = features[:, :-1] - features[:, :-1].mean(0)
     return centred.T @ centred / (len(features) - 1)
+
+
+def feature_square(head: Tensor, features: Tensor, labels: Tensor, centre: Tensor) -> Tensor:
+    """Mean outer product of the features around a point, without the bias column: ``mean((z - c) (z - c)^T)``.
+
+    Args:
+        head: Weights, [C, D]; checked, otherwise not read.
+        features: Features with a last column of ones, [n, D], n >= 1.
+        labels: Class indices, [n]; checked, otherwise not read.
+        centre: c, a constant, [D - 1].
+
+    Returns:
+        [D - 1, D - 1], in squared feature units.
+
+    Raises:
+        ValueError: As in `risk`.
+
+    Source:
+        Around the mean of all examples it is their covariance times (n - 1) / n, and so is its derivative, since the
+        one in c vanishes there.
+    """
+    _check(head, features, labels)
+    centred = features[:, :-1] - centre
+    return centred.T @ centred / len(features)
 
 
 def scale_gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -386,8 +453,7 @@ def accuracy(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         The usual one; a logit of exactly zero counts as class 0.
     """
     logits = _logits(head, features, labels)
-    predicted = (logits[:, 0] > 0).long() if head.shape[0] == 1 else logits.argmax(1)
-    return (predicted == labels).to(logits.dtype).mean()
+    return hits(logits, labels).to(logits.dtype).mean()
 
 
 def _check(head: Tensor, features: Tensor, labels: Tensor) -> None:

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from fedha import statistics
 from fedha.cohort import Member
@@ -14,13 +13,16 @@ from fedha.config import LocalConfig
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
-from fedha.measurement import Circumstances, HeadView, measure, view_head
-from fedha.minibatches import minibatch_sizes
+from fedha.means import derived, means_of
+from fedha.measurement import Circumstances, measure
+from fedha.minibatches import measured_rows, minibatches
 from fedha.models.split import SplitModel
-from fedha.penalty import penalty_terms, term_weight
+from fedha.numerics import take_step
+from fedha.objective import Objective, descend
+from fedha.penalty import active_terms
+from fedha.pieces import Batch, in_pieces, rows_at_once
 from fedha.privacy import answers
 from fedha.privacy.site import Site
-from fedha.randomness import generator
 from fedha.recipes import Recipe
 from fedha.reference import moving_average
 from fedha.schedule import rate_factor
@@ -47,7 +49,7 @@ class Client:
     model: SplitModel
     state: dict[str, Tensor] = field(default_factory=dict)
     site: Site = field(default_factory=Site)
-    _forward: "Forward | None" = None
+    _seen: Batch | None = None  # what it measured last, kept until it has trained
 
     @property
     def member(self) -> Member:
@@ -62,26 +64,14 @@ class Client:
         return Reply(domain.client, domain.name, self.index, len(domain.train), tensors, metrics or {}, weighed)
 
 
-@dataclass(frozen=True)
-class Forward:
-    """Features of a whole domain at some parameters, with their graph: kept from measuring to training."""
-
-    parameters: dict[str, Tensor]
-    view: HeadView
-    features: Tensor
-    labels: Tensor
-
-
 def answer_measure(client: Client, request: Request) -> Reply:
-    """Measure the statistics that a request asks for, on the whole domain at the global model."""
+    """Measure the statistics that a request asks for, on the round's examples at the global model."""
     if answers.is_private(request.task.privacy):
         with _named(client, request):
             return client.reply(answers.release_statistics(client, request))
-    forward = _whole_domain(client, request)
-    around = circumstances(client, request, reference=True)
-    with _named(client, request), torch.no_grad(), statistics.shared():
-        view = view_head(client.model, forward.parameters)
-        tensors = {name: measure(name, view, forward.features, forward.labels, around) for name in request.measure}
+    batch = _measured_batch(client, request)
+    with _named(client, request):
+        tensors = _measured(batch, request.measure, circumstances(client, request, reference=True))
     for name, offset in average_offsets(client, request.task.recipe).items():
         if name in tensors:
             tensors[name] = tensors[name] + offset
@@ -103,7 +93,7 @@ def answer_train(client: Client, request: Request) -> Reply:
     train = _one_gradient if request.task.training.mode == "synchronous" else _local_steps
     with _named(client, request):
         update, metrics = train(client, request)
-    client._forward = None
+    client._seen = None
     if not all(bool(value.isfinite().all()) for value in update.values()):
         raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
     return client.reply(update, metrics)
@@ -141,45 +131,11 @@ def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Exam
     """
     if len(examples) == 0:
         return {"examples": 0}
-    correct, total = 0.0, 0.0
     own = {name: value.clone() for name, value in parameters.items()}  # a network may write to what it is handed
-    with torch.no_grad():
-        for inputs, labels in zip(examples.inputs.split(16384), examples.labels.split(16384), strict=True):
-            logits = functional_call(model, own, (inputs,))
-            scores = logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], 1)
-            correct += float((scores.argmax(1) == labels).sum())
-            total += float(torch.nn.functional.cross_entropy(scores, labels, reduction="sum"))
+    logits = in_pieces(model, model, own, examples.inputs)
+    correct = float(statistics.hits(logits, examples.labels).sum())
+    total = float(statistics.losses(logits, examples.labels).double().sum())
     return {"accuracy": correct / len(examples), "risk": total / len(examples), "examples": len(examples)}
-
-
-def objective(
-    client: Client,
-    request: Request,
-    forward: Forward,
-    offsets: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss of one batch, and its parts as numbers.
-
-    ``(risk + L2 + w sum_k lambda_k term_k) / max(1, w)``, the division only where the recipe asks for it.
-    """
-    recipe, training = request.task.recipe, request.task.training
-    weight = recipe.scheduled_weight(request.round)
-    around = circumstances(client, request, reference=False)
-    view, features, labels = forward.view, forward.features, forward.labels
-    with statistics.shared():
-        risk = view.functions.risk(*view.arguments, features, labels)
-        terms = penalty_terms(recipe, view, features, labels, around, offsets, own, request.share)
-    weights = {term.statistic: weight * term_weight(recipe, term) for term in recipe.terms}
-    loss = risk
-    if training.weight_decay:
-        loss = loss + training.weight_decay * sum(value.square().sum() for value in forward.parameters.values())
-    for name, value in terms.items():
-        loss = loss + weights[name] * value
-    if recipe.rescale and weight > 1 and terms:
-        loss = loss / weight
-    parts = {"loss": loss, "risk": risk, **{f"penalty/{name}": value for name, value in terms.items()}}
-    return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
 @contextmanager
@@ -192,52 +148,39 @@ def _named(client: Client, request: Request) -> Iterator[None]:
 
 
 def _one_gradient(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
-    forward = _whole_domain(client, request)
-    offsets, own = _at_start(client, request, forward)
-    loss, metrics = objective(client, request, forward, offsets, own)
-    names = list(forward.parameters)
-    # zeros for what the loss does not reach: local steps leave it where it is, too
-    gradients = torch.autograd.grad(loss, [forward.parameters[name] for name in names], materialize_grads=True)
-    dense = {name: value.to_dense() for name, value in zip(names, gradients, strict=True)}
-    return dense, {**metrics, "accuracy": _accuracy(client, forward)}
+    batch = _measured_batch(client, request)
+    objective = _at_start(client, request, batch)
+    gradient, metrics = descend(batch, objective)
+    return gradient, {**metrics, "accuracy": _mean(batch, "accuracy")}
 
 
 def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
-    training = request.task.training
-    start = _whole_domain(client, request)
-    offsets, own = _at_start(client, request, start)
-    first = {"risk": float(_risk(client, start)), "accuracy": _accuracy(client, start)}
+    start = _measured_batch(client, request)
+    objective = _at_start(client, request, start)
+    looks = looks_at_start(request)
+    first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
     parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
     optimizer = _round_optimizer(request, list(parameters.values()))
     seen: list[dict[str, float]] = []
-    for rows in minibatches(training.local, len(client.domain.train), request, client.index):
-        forward = _forward(client, parameters, rows)
-        loss, metrics = objective(client, request, forward, offsets, own)
-        optimizer.zero_grad()
-        loss.backward()
-        for value in parameters.values():  # of an embedding a gradient may be sparse, which not every optimiser takes
-            value.grad = None if value.grad is None else value.grad.to_dense()
-        optimizer.step()
-        seen.append(metrics)
+    for rows in minibatches(request, len(client.domain.train), client.index):
+        batch = replace(start, parameters=parameters, rows=rows, trained=True)
+        gradient, metrics = descend(batch, objective)
+        seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
+        for name, value in parameters.items():
+            value.grad = gradient[name]
+        take_step(optimizer)
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
     update = {name: request.parameters[name] - value.detach() for name, value in parameters.items()}
     return update, {**means, **first}
 
 
-def minibatches(local: LocalConfig, examples: int, request: Request, index: int) -> Iterator[Tensor | slice]:
-    """Row indices of each local step: whole epochs in a fresh order, or steps that run through such epochs."""
-    sizes = minibatch_sizes(local, examples, request.task.recipe.least_examples)
-    if sizes[0] == examples:
-        yield from [slice(None)] * len(sizes)
-    else:
-        yield from shuffled_rows(sizes, examples, request, index).split(sizes)
+def looks_at_start(request: Request) -> bool:
+    """Whether local steps begin with a look at what is measured: risk and accuracy are then of the global model.
 
-
-def shuffled_rows(sizes: Sequence[int], examples: int, request: Request, index: int) -> Tensor:
-    """The rows of a client's steps of these sizes, one step after the other."""
-    draws, total = generator(request.task.seed, "batches", request.round, index), sum(sizes)
-    epochs = range(-(-total // examples))
-    return torch.cat([torch.randperm(examples, generator=draws) for _ in epochs])[:total]
+    Where nothing is measured they are those of the steps, and no pass is made for them.
+    """
+    recipe = request.task.recipe
+    return bool(active_terms(recipe, request.share)) or recipe.weighting == "risk"
 
 
 def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -254,41 +197,61 @@ def _round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.
     return optimizer
 
 
-def _whole_domain(client: Client, request: Request) -> Forward:
-    """The domain's features at the request's model, computed once for all exchanges of a synchronous round."""
-    kept = client._forward
-    if kept is not None and all(torch.equal(kept.parameters[k], v) for k, v in request.parameters.items()):
+def _measured_batch(client: Client, request: Request) -> Batch:
+    """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
+    rows = measured_rows(request, len(client.domain.train), client.index)
+    kept, given = client._seen, request.parameters
+    if kept is not None and _same(kept.rows, rows) and all(_same(kept.parameters[k], v) for k, v in given.items()):
         return kept
-    parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
-    if request.task.training.mode == "synchronous":
-        client._forward = _forward(client, parameters, slice(None))
-        return client._forward
+    parameters = {name: value.detach().clone().requires_grad_() for name, value in given.items()}
+    most, trained = _rows_at_once(client, request), request.task.training.mode == "synchronous"
+    client._seen = Batch(client.model, parameters, client.domain.train, rows, most, trained)
+    return client._seen
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
+
+
+def _rows_at_once(client: Client, request: Request) -> int:
+    recipe = request.task.recipe
+    wanted = [term.statistic for term in recipe.terms]
+    return request.task.training.chunk or rows_at_once(client.model, client.domain.train.inputs, wanted, recipe.probes)
+
+
+def _measured(batch: Batch, names: Sequence[str], around: Circumstances) -> dict[str, Tensor]:
+    """Statistics of a batch by name, without a graph."""
+    if not batch.whole:
+        return derived(names, means_of(batch, names, around), batch.size)
+    (seen,) = batch.measured()
+    with torch.no_grad(), statistics.shared():
+        return {name: measure(name, seen.view, seen.features, seen.labels, around) for name in names}
+
+
+def _mean(batch: Batch, name: str) -> float:
+    """Risk or accuracy of a batch."""
     with torch.no_grad():
-        return _forward(client, parameters, slice(None))
+        values = [
+            seen.share * getattr(seen.view.functions, name)(*seen.view.arguments, seen.features, seen.labels)
+            for seen in batch.measured()
+        ]
+    return float(torch.stack(values).sum())
 
 
-def _forward(client: Client, parameters: dict[str, Tensor], rows: Tensor | slice) -> Forward:
-    view = view_head(client.model, parameters)
-    own = {k.removeprefix("featurizer."): v for k, v in parameters.items() if k.startswith("featurizer.")}
-    features = functional_call(client.model.featurizer, own, (client.domain.train.inputs[rows],))
-    return Forward(parameters, view, view.prepare(features), client.domain.train.labels[rows])
-
-
-def _at_start(client: Client, request: Request, forward: Forward) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Offsets of the moving averages, and own statistics at the round's start; moves the averages on."""
+def _at_start(client: Client, request: Request, batch: Batch) -> Objective:
+    """The round's loss, with what the client measures at its start; moves the moving averages on."""
     recipe = request.task.recipe
     offsets = average_offsets(client, recipe)
-    around = circumstances(client, request, reference=True)
-    own = {}
-    with torch.no_grad():
-        for term in recipe.terms:
-            if term.weight and (term.target == "others" or term.client_average):
-                own[term.statistic] = measure(term.statistic, forward.view, forward.features, forward.labels, around)
+    known = [
+        term.statistic for term in recipe.terms if term.weight and (term.target == "others" or term.client_average)
+    ]
+    own = _measured(batch, known, circumstances(client, request, reference=True)) if known else {}
     for term in recipe.terms:
         if term.client_average and term.statistic in own:
             previous = client.state.get(term.statistic)
             client.state[term.statistic] = moving_average(previous, own[term.statistic], term.client_average)
-    return offsets, own
+    around = circumstances(client, request, reference=False)
+    return Objective(recipe, request.round, request.task.training.weight_decay, around, offsets, own, request.share)
 
 
 def average_offsets(client: Client, recipe: Recipe) -> dict[str, Tensor]:
@@ -304,15 +267,3 @@ def circumstances(client: Client, request: Request, reference: bool) -> Circumst
     owner = None if reference else client.domain.client
     task = request.task
     return Circumstances(task.seed, request.round, owner, task.recipe.probes, request.references)
-
-
-def _risk(client: Client, forward: Forward) -> Tensor:
-    with torch.no_grad():
-        value: Tensor = forward.view.functions.risk(*forward.view.arguments, forward.features, forward.labels)
-    return value
-
-
-def _accuracy(client: Client, forward: Forward) -> float:
-    with torch.no_grad():
-        view = forward.view
-        return float(view.functions.accuracy(*view.arguments, forward.features, forward.labels))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedha import statistics
-from fedha.audit.network import features_of, losses
+from fedha.audit.network import features_of
 from fedha.models.split import SplitModel, head_matrix
 from fedha.randomness import generator
 
@@ -164,7 +164,7 @@ def _gradients(
     if names is None:
         head = head_matrix(parameters["head.weight"], parameters["head.bias"])
         return [statistics.gradient(head, features_of(model, parameters, inputs), labels)]
-    risk = losses(functional_call(model, dict(parameters), (inputs,)), labels).mean()
+    risk = statistics.losses(functional_call(model, dict(parameters), (inputs,)), labels).mean()
     slopes: tuple[Tensor, ...] = torch.autograd.grad(risk, [parameters[name] for name in names], create_graph=True)
     return slopes
 

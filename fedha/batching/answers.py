@@ -1,14 +1,16 @@
 """Answers of many clients at once: what `fedha.training` answers one by one, up to the order of sums."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from fedha import statistics
 from fedha.batching.chunk import Chunk, budget, group, stack
 from fedha.batching.memory import measuring_bytes, training_bytes
 from fedha.batching.network import forward, take_apart
-from fedha.batching.objective import hits, losses, measure_stacked
+from fedha.batching.objective import measure_stacked
 from fedha.batching.rows import whole
 from fedha.batching.train import local_steps, one_gradient
 from fedha.batching.updates import Rows, Updates, WeightedSum
@@ -16,6 +18,8 @@ from fedha.batching.whole import first_products, whole_features
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.minibatches import measured_rows
+from fedha.pieces import rows_at_once
 from fedha.reference import weighted_mean
 from fedha.training import Client, average_offsets
 
@@ -40,9 +44,10 @@ def answer_measure(clients: Sequence[Client], requests: Sequence[Request]) -> li
     request = _common(requests)
     network, head = take_apart(clients[0].model), _head(request)
     answers: dict[int, dict[str, Tensor]] = {}
-    sizes = [len(client.domain.train) for client in clients]
+    seen = [_with_drawn(client, request) for client in clients]
+    sizes = [len(client.domain.train) for client in seen]
     for places in group(sizes, measuring_bytes(clients[0], request), budget(_device(request))):
-        chunk = stack(clients, requests, places)
+        chunk = stack(seen, requests, places)
         batches = whole(chunk.sizes, False, chunk.inputs.device)
         first = first_products(chunk, network, request)
         for batch, features in zip(batches, whole_features(chunk, network, request, first, batches), strict=True):
@@ -84,9 +89,10 @@ def answer_train(clients: Sequence[Client], requests: Sequence[Request]) -> list
     metrics: dict[int, dict[str, float]] = {}
     averages: dict[int, dict[str, Tensor]] = {}
     order: list[int] = []
-    sizes = [len(client.domain.train) for client in clients]
+    seen = [_with_drawn(client, request) for client in clients]
+    sizes = [len(client.domain.train) for client in seen]
     for places in group(sizes, training_bytes(clients[0], request), budget(_device(request))):
-        chunk = stack(clients, requests, places)
+        chunk = stack(seen, requests, places)
         into = _updates(updates, chunk, len(order), additive=request.additive)
         trained = train(chunk, network, request, into)
         _check_finite(into.finite, request)
@@ -95,7 +101,7 @@ def answer_train(clients: Sequence[Client], requests: Sequence[Request]) -> list
         order += places
     for place, client in enumerate(clients):  # only now that nothing can fail any more
         client.state.update(averages[place])
-        client._forward = None
+        client._seen = None
     if request.additive:
         return _weighed(clients, updates, [metrics[place] for place in range(len(clients))])
     row = {place: number for number, place in enumerate(order)}
@@ -122,7 +128,7 @@ def answer_evaluate(clients: Sequence[Client], requests: Sequence[Request]) -> l
 def _evaluate(client: Client, parameters: Mapping[str, Tensor], parts: Sequence[Examples]) -> list[dict[str, float]]:
     """Accuracy, risk and number of examples of each part, several parts in one pass."""
     network = take_apart(client.model)
-    layers = (*network.featurizer, *network.head)
+    layers, most = (*network.featurizer, *network.head), min(_ROWS, rows_at_once(client.model, parts[0].inputs, (), 1))
     shared = {name: value[None] for name, value in parameters.items()}
     answers: list[dict[str, float]] = [{"examples": 0} for _ in parts]
     filled = [place for place, part in enumerate(parts) if len(part)]
@@ -131,14 +137,23 @@ def _evaluate(client: Client, parameters: Mapping[str, Tensor], parts: Sequence[
         inputs, labels = (torch.cat([getattr(parts[place], name) for place in places]) for name in ("inputs", "labels"))
         seen = []
         with torch.no_grad():
-            for rows, truth in zip(inputs.split(_ROWS), labels.split(_ROWS), strict=True):
+            for rows, truth in zip(inputs.split(most), labels.split(most), strict=True):
                 logits = forward(layers, shared, rows[None])[0]
-                seen.append(torch.stack([losses(logits, truth).double(), hits(logits, truth).double()]))
+                both = statistics.losses(logits, truth), statistics.hits(logits, truth)
+                seen.append(torch.stack([one.double() for one in both]))
         sizes = [len(parts[place]) for place in places]
         sums = [own.sum(1).tolist() for own in torch.cat(seen, 1).split(sizes, 1)]
         for place, size, (risk, correct) in zip(places, sizes, sums, strict=True):
             answers[place] = {"accuracy": correct / size, "risk": risk / size, "examples": size}
     return answers
+
+
+def _with_drawn(client: Client, request: Request) -> Client:
+    """The client with the examples alone that it measures in this round; its state is its own."""
+    rows = measured_rows(request, len(client.domain.train), client.index)
+    if rows is None or request.task.training.mode == "local":
+        return client
+    return replace(client, domain=replace(client.domain, train=client.domain.train.select(rows)))
 
 
 def _updates(updates: dict[str, Tensor], chunk: Chunk, done: int, *, additive: bool) -> Updates:

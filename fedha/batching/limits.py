@@ -58,6 +58,8 @@ def _unsuited(clients: Sequence[Client], request: Request) -> str | None:
         return "every example is clipped by itself, and each client looks at what it is asked"
     if request.share >= 1:
         return "one client is the whole federation"
+    if request.task.training.mode == "local" and request.task.training.local.measure != "all":
+        return "statistics are of examples that are drawn each round"
     try:
         multiplications(clients[0], request)
     except Exception as error:  # whatever a stranger's layer does under vmap

@@ -7,12 +7,12 @@ import torch
 
 from fedha.batching.first_layer import pays
 from fedha.batching.network import Layer, forward, take_apart
-from fedha.batching.objective import active_terms
 from fedha.exchange import Request
 from fedha.measurement import view_head
 from fedha.minibatches import step_sizes
 from fedha.models.reach import unreached
 from fedha.models.split import SplitModel
+from fedha.penalty import active_terms
 from fedha.training import Client
 
 _COPIES = 2  # of a parameter: itself and its gradient
@@ -29,7 +29,7 @@ def training_bytes(client: Client, request: Request) -> Callable[[int], int]:
     inputs = client.domain.train.inputs[:1]
     weights = sum(value.numel() for value in request.parameters.values())
     seen = _numbers_seen(client)
-    names = [term.statistic for term in active_terms(request.task.recipe)]
+    names = [term.statistic for term in active_terms(request.task.recipe, request.share)]
     place = network.leading_linear()
     first = 0 if place is None else request.parameters[f"{network.featurizer[place].name}.weight"].numel()
     hidden = first // inputs.numel()

@@ -7,7 +7,6 @@ from typing import cast
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.nn import functional
 
 from fedha import nonlinear, sketches, statistics
 from fedha.batching.network import Network, forward
@@ -16,7 +15,7 @@ from fedha.exchange import Request
 from fedha.measurement import Circumstances, HeadView, _signs, measure, view_head
 from fedha.models.split import SplitModel
 from fedha.penalty import term_value, term_weight
-from fedha.recipes import Recipe, Term
+from fedha.recipes import Term
 from fedha.training import Client, circumstances
 
 OWN_SIGNS, COMMON_SIGNS = "hutchinson_diagonal", "hutchinson_diagonal_shared"
@@ -44,7 +43,7 @@ class Objective:
     common: Named
 
     def parts(self, parameters: Mapping[str, Tensor], features: Tensor, labels: Tensor, batch: Batch) -> Named:
-        """Each client's risk, and its terms as ``penalty/…``: [k] each, live.
+        """Each client's risk, and its terms as ``penalty/…``, or its accuracy where there are none: [k] each, live.
 
         Args:
             parameters: The head's, at least, each [k, ...].
@@ -53,7 +52,9 @@ class Objective:
             batch: Which clients and rows these are.
         """
         if not self.terms:
-            return {"risk": batch.mean(losses(forward(self.network.head, parameters, features), labels))}
+            logits = forward(self.network.head, parameters, features)
+            right = statistics.hits(logits.detach(), labels).to(logits.dtype)
+            return {"risk": batch.mean(statistics.losses(logits, labels)), "accuracy": batch.mean(right)}
         head = {name: value for name, value in parameters.items() if name.startswith("head.")}
         apart = {name: value[batch.clients] for name, value in self.apart.items()}
         parts: Named = vmap(self._one)(head, features, labels, apart)
@@ -82,38 +83,6 @@ class Objective:
                 value = value + apart.get(f"offset/{term.statistic}", 0)
                 parts[f"penalty/{term.statistic}"] = term_value(term, value, around.references, own, share)
         return parts
-
-
-def active_terms(recipe: Recipe) -> tuple[Term, ...]:
-    """The terms that enter the loss."""
-    return tuple(term for term in recipe.terms if term.weight != 0)
-
-
-def divisor(request: Request) -> float:
-    """What the whole loss is divided by, where the recipe asks for it."""
-    recipe = request.task.recipe
-    weight = recipe.scheduled_weight(request.round)
-    return weight if recipe.rescale and weight > 1 and active_terms(recipe) else 1.0
-
-
-def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each example's negative log-likelihood in nats, like the labels.
-
-    Args:
-        logits: [..., C]; one logit speaks for class 1, as in `fedha.statistics`.
-        labels: Class indices, [...].
-    """
-    if logits.shape[-1] == 1:
-        single = logits[..., 0]
-        return functional.binary_cross_entropy_with_logits(single, labels.to(single.dtype), reduction="none")
-    each = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-    return each.view(labels.shape)
-
-
-def hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether each example is classified right; a single logit of zero counts as class 0. Arguments as in `losses`."""
-    guesses = (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
-    return guesses == labels
 
 
 def measure_stacked(

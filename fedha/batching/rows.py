@@ -9,8 +9,7 @@ from torch import Tensor
 
 from fedha.config import LocalConfig
 from fedha.exchange import Request
-from fedha.minibatches import minibatch_sizes
-from fedha.training import minibatches, shuffled_rows
+from fedha.minibatches import minibatch_sizes, minibatches, shuffled_rows
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def steps(
         return
     everything = torch.arange(sizes[0])
     drawn = [
-        [everything[:size] if isinstance(rows, slice) else rows for rows in minibatches(local, size, request, index)]
+        [everything[:size] if rows is None else rows for rows in minibatches(request, size, index)]
         for size, index in zip(sizes, indices, strict=True)
     ]
     lengths = [len(one) for one in drawn]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedha.batching.updates import Updates
 from fedha.config import TrainingConfig
+from fedha.numerics import take_step
 from fedha.schedule import rate_factor
 from fedha.training import local_optimizer
 
@@ -60,8 +61,7 @@ class StackedParameters:
     def step(self) -> None:
         """Move all clients by the gradients received since the last step."""
         if self._optimizer is not None:
-            self._optimizer.step()
-            self._optimizer.zero_grad()
+            take_step(self._optimizer)
 
     def write(self, updates: Updates, clients: slice) -> None:
         """Hand over what these clients' update is, start minus now."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedha import statistics
 from fedha.batching.chunk import Chunk
 from fedha.batching.network import Network, forward
-from fedha.batching.objective import Named, Objective, active_terms, draw_signs, hits, losses, measure_stacked
+from fedha.batching.objective import Named, Objective, draw_signs, measure_stacked
 from fedha.batching.rows import Batch
 from fedha.exchange import Request
+from fedha.penalty import active_terms
 from fedha.recipes import Recipe, Term
 from fedha.reference import moving_average
 from fedha.training import average_offsets
@@ -21,14 +23,12 @@ class Start:
     """A chunk at the global model.
 
     Attributes:
-        risk: Of each client's whole domain, [k], in nats.
-        accuracy: Likewise, [k].
+        numbers: Risk, in nats, and accuracy of each client's whole domain, [k] each; empty where nobody looks.
         objective: The round's loss.
         averages: Each client's moving averages after this round, by statistic; not yet the clients' own.
     """
 
-    risk: Tensor
-    accuracy: Tensor
+    numbers: dict[str, Tensor]
     objective: Objective
     averages: list[dict[str, Tensor]]
 
@@ -42,30 +42,38 @@ def begin(
         chunk: The clients.
         network: Their model, taken apart.
         request: Of the round.
-        batches: All rows of every client, as batches.
+        batches: All rows of every client, as batches; none where nobody looks at the start.
         features: The featurizer's output on each, [k, b, D - 1]; no derivative is taken.
     """
-    terms = active_terms(request.task.recipe)
+    terms = active_terms(request.task.recipe, request.share)
     features = [one.detach() for one in features]
     labels = [batch.take(chunk.labels) for batch in batches]
     head = {name: value for name, value in request.parameters.items() if name.startswith("head.")}
+    names = [term.statistic for term in terms if term.target == "others" or term.client_average]
+    model = chunk.clients[0].model
+    measured = [measure_stacked(names, model, head, *data, request) for data in zip(features, labels, strict=True)]
+    own = {name: torch.cat([one[name] for one in measured]) for name in names}
+    some = next(iter(head.values()))
+    signs, common = draw_signs(terms, chunk.clients, request, head, some)
+    shares = some.new_tensor(chunk.shares)
+    apart = {**_offsets(chunk, request.task.recipe, own), **{f"own/{name}": own[name] for name in names}}
+    objective = Objective(model, network, request, terms, {**apart, **signs, "share": shares}, common)
+    numbers = _numbers(network, head, features, labels, batches) if features else {}
+    return Start(numbers, objective, _moved(chunk, terms, own))
+
+
+def _numbers(
+    network: Network, head: Named, features: Sequence[Tensor], labels: Sequence[Tensor], batches: Sequence[Batch]
+) -> dict[str, Tensor]:
     shared = {name: value[None] for name, value in head.items()}
     risks, accuracies = [], []
     with torch.no_grad():
         for batch, seen, truth in zip(batches, features, labels, strict=True):
             logits = forward(network.head, shared, seen.flatten(0, 1)[None])
             logits = logits.view(*truth.shape, -1)
-            risks.append(batch.mean(losses(logits, truth)))
-            accuracies.append(batch.mean(hits(logits, truth).to(logits.dtype)))
-    names = [term.statistic for term in terms if term.target == "others" or term.client_average]
-    model = chunk.clients[0].model
-    measured = [measure_stacked(names, model, head, *data, request) for data in zip(features, labels, strict=True)]
-    own = {name: torch.cat([one[name] for one in measured]) for name in names}
-    signs, common = draw_signs(terms, chunk.clients, request, head, features[0])
-    shares = features[0].new_tensor(chunk.shares)
-    apart = {**_offsets(chunk, request.task.recipe, own), **{f"own/{name}": own[name] for name in names}}
-    objective = Objective(model, network, request, terms, {**apart, **signs, "share": shares}, common)
-    return Start(torch.cat(risks), torch.cat(accuracies), objective, _moved(chunk, terms, own))
+            risks.append(batch.mean(statistics.losses(logits, truth)))
+            accuracies.append(batch.mean(statistics.hits(logits, truth).to(logits.dtype)))
+    return {"risk": torch.cat(risks), "accuracy": torch.cat(accuracies)}
 
 
 def _offsets(chunk: Chunk, recipe: Recipe, own: Mapping[str, Tensor]) -> Named:

@@ -8,13 +8,15 @@ from torch import Tensor
 from fedha.batching.chunk import Chunk
 from fedha.batching.metrics import Sums
 from fedha.batching.network import Network
-from fedha.batching.objective import Objective, active_terms, divisor
+from fedha.batching.objective import Objective
 from fedha.batching.rows import Batch, steps, whole
 from fedha.batching.start import begin
 from fedha.batching.updates import Updates
 from fedha.batching.weights import Weights, decay_of
 from fedha.batching.whole import first_products, whole_features
 from fedha.exchange import Request
+from fedha.penalty import active_terms, loss_divisor
+from fedha.training import looks_at_start
 
 
 @dataclass(frozen=True)
@@ -39,26 +41,29 @@ def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Upda
         request: Of the round.
         updates: Where they go.
     """
-    batches = whole(chunk.sizes, not active_terms(request.task.recipe), chunk.inputs.device)
+    batches = whole(chunk.sizes, not active_terms(request.task.recipe, request.share), chunk.inputs.device)
     weights = Weights(chunk, network, request, first_products(chunk, network, request), chunk.sizes[:1])
     seen = [weights.features(batch) for batch in batches]
-    start = begin(chunk, network, request, batches, [features for features, _ in seen])
+    looked = seen if active_terms(request.task.recipe, request.share) else []
+    start = begin(chunk, network, request, batches[: len(looked)], [features for features, _ in looked])
     sums = Sums(len(chunk.clients))
     for batch, (features, leaves) in zip(batches, seen, strict=True):
         _descend(chunk, batch, features, leaves, start.objective, weights, sums)
     weights.write_gradients(updates)
-    return Trained(sums.means({"accuracy": start.accuracy}), start.averages)
+    accuracy = {name: value for name, value in start.numbers.items() if name == "accuracy"}
+    return Trained(sums.means(accuracy), start.averages)
 
 
 def local_steps(chunk: Chunk, network: Network, request: Request, updates: Updates) -> Trained:
     """Each client's local steps, as `one_gradient`; the update is the global minus the local parameters."""
-    pad, device = not active_terms(request.task.recipe), chunk.inputs.device
+    pad, device = not active_terms(request.task.recipe, request.share), chunk.inputs.device
     taken = list(steps(chunk.sizes, [client.index for client in chunk.clients], request, pad, device))
     lengths = [max(batch.rows for batch in batches) for batches, _ in taken]
     products = first_products(chunk, network, request)
     weights = Weights(chunk, network, request, products, lengths)
-    batches = whole(chunk.sizes, pad, device)
-    start = begin(chunk, network, request, batches, whole_features(chunk, network, request, products, batches))
+    batches = whole(chunk.sizes, pad, device) if looks_at_start(request) else []
+    looked = whole_features(chunk, network, request, products, batches) if batches else []
+    start = begin(chunk, network, request, batches, looked)
     sums = Sums(len(chunk.clients))
     for batches, ending in taken:
         for batch in batches:
@@ -67,8 +72,7 @@ def local_steps(chunk: Chunk, network: Network, request: Request, updates: Updat
         weights.step()
         for clients in ending:
             weights.write_moves(updates, clients)
-    given = {"risk": start.risk, "accuracy": start.accuracy}
-    return Trained(sums.means(given), start.averages)
+    return Trained(sums.means(start.numbers), start.averages)
 
 
 def _descend(
@@ -81,12 +85,12 @@ def _descend(
     sums: Sums,
 ) -> None:
     """Take the loss's derivatives on one batch, and its numbers. L2 has its derivative added where weights move."""
-    parts = objective.parts(leaves, features, batch.take(chunk.labels), batch)
-    loss = objective.combine(parts)
-    total = loss.sum() / divisor(objective.request)
+    parts, request = objective.parts(leaves, features, batch.take(chunk.labels), batch), objective.request
+    loss, divisor = objective.combine(parts), loss_divisor(request.task.recipe, request.round, request.share)
+    total = loss.sum() / divisor
     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)  # zeros where unreached
     value = loss.detach()
-    if decay := objective.request.task.training.weight_decay:
+    if decay := request.task.training.weight_decay:
         value = value + decay * weights.squared_norms(batch.clients)
-    sums.add(batch, {"loss": value / divisor(objective.request), **parts})
-    weights.receive(batch, dict(zip(leaves, gradients, strict=True)), decay_of(objective.request))
+    sums.add(batch, {"loss": value / divisor, **parts})
+    weights.receive(batch, dict(zip(leaves, gradients, strict=True)), decay_of(request))

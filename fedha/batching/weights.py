@@ -8,11 +8,11 @@ from fedha.batching.chunk import Chunk
 from fedha.batching.first_layer import FirstLayer, pays
 from fedha.batching.kept import gram_matrices
 from fedha.batching.network import Network, forward
-from fedha.batching.objective import divisor
 from fedha.batching.rows import Batch
 from fedha.batching.stacked import StackedParameters
 from fedha.batching.updates import Updates
 from fedha.exchange import Request
+from fedha.penalty import loss_divisor
 from fedha.schedule import rate_factor
 
 
@@ -88,7 +88,8 @@ class Weights:
 
 def decay_of(request: Request) -> float:
     """What L2 adds to a gradient, times the parameter: weight_decay multiplies the squared norm in the loss."""
-    return 2 * request.task.training.weight_decay / divisor(request)
+    divisor = loss_divisor(request.task.recipe, request.round, request.share)
+    return 2 * request.task.training.weight_decay / divisor
 
 
 def _worthwhile(chunk: Chunk, request: Request, lengths: Sequence[int]) -> bool:

@@ -22,14 +22,13 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
-from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
 from fedha.flower.client import client_app, place_of, register, simulated, sworn
-from fedha.flower.delivery import never
+from fedha.flower.delivery import is_simulation, never
 from fedha.flower.failure import telling
 from fedha.flower.guarded import is_covered
 from fedha.flower.logged import Logged
@@ -77,7 +76,7 @@ def server_app(base: Path, listener: Listener | None = None, stop: Callable[[], 
         job = job_from(context, base)
         log(INFO, "fedha writes the run to %s", job.folder.absolute())
         domains = load_domains(job.config, job.left_out)
-        if isinstance(grid, InMemoryGrid):
+        if is_simulation(grid):
             _check_federation(grid, len(domains.sources) * job.config.data.clients_per_domain)
         resume = bool(context.run_config.get("resume", False))
         serve(job, grid, listener or Logged(), domains=domains, resume=resume, stop=stop)

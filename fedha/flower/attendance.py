@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
 from flwr.serverapp import Grid
-from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from fedha.cohort import Member
+from fedha.flower.delivery import is_simulation
 
 
 @runtime_checkable
@@ -47,7 +47,7 @@ class Attendance:
         self._names |= {one.node_id: one.name for one in found if one.name}
         now = datetime.now(UTC)
         self.seen |= {one.name: now for one in found if one.name}
-        if isinstance(grid, InMemoryGrid):  # a simulation registers its nodes in the order of their places
+        if is_simulation(grid):  # a simulation registers its nodes in the order of their places
             inorder = sorted(found, key=lambda one: one.registered_at)
             self._places = {one.node_id: place for place, one in enumerate(inorder)}
         return sorted(one.node_id for one in found)

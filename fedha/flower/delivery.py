@@ -1,5 +1,6 @@
 """Sending messages over a grid and taking replies as they come."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -78,3 +79,9 @@ def deliver(
 def is_gone(reply: Message) -> bool:
     """Whether an error reply says that the client is not there, rather than that it failed."""
     return reply.error.code in _GONE
+
+
+def is_simulation(grid: Grid) -> bool:
+    """Whether a grid is that of Flower's own simulation, whose module takes a second to import where nobody has yet."""
+    module = sys.modules.get("flwr.superlink.grid.inmemory_grid")
+    return module is not None and isinstance(grid, module.InMemoryGrid)

@@ -10,11 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
-from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from fedha.config import Config
 from fedha.errors import FedhaError, StoppedError
 from fedha.federation import Server
+from fedha.flower.delivery import is_simulation
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.piggyback import riders
@@ -64,7 +64,7 @@ class Saving:
         done, states, pending = load_checkpoint(self.folder, self.strategy.begun())
         if isinstance(self.grid, RemembersStates) and states:
             self.grid.restore_states([pack_tensors(state) if state else None for state in states])
-        elif isinstance(self.grid, InMemoryGrid) and done and self._clients_remember():
+        elif is_simulation(self.grid) and done and self._clients_remember():
             raise FedhaError(
                 f"recipe {self.strategy.task.recipe.name!r} keeps statistics at the clients, which this engine "
                 "forgets; resume it with --engine inline, or start a new run"

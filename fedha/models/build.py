@@ -1,6 +1,7 @@
 """The networks that a config can name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from fedha.config import ModelConfig
 from fedha.errors import FedhaError
 from fedha.models.split import MixedPrecision, SplitModel
+from fedha.named import call, is_own
 from fedha.randomness import generator
 
 
@@ -16,14 +18,17 @@ def build(config: ModelConfig, input_shape: Sequence[int], classes: int, seed: i
     """Make the network a config describes, initialised from the seed alone.
 
     Args:
-        config: The model section.
+        config: The model section. Somebody's own function gets its options and, where its signature names them,
+            ``input_shape`` and ``classes``; what it draws is drawn from the run's seed.
         input_shape: Shape of one input.
         classes: C, the number of classes.
         seed: The run's seed.
 
     Raises:
-        FedhaError: The model does not fit the data.
+        FedhaError: The model does not fit the data, or what the function makes is no `SplitModel`.
     """
+    if is_own(config.name):
+        return _own(config, tuple(input_shape), classes, seed)
     if config.one_logit and classes != 2:
         raise FedhaError(f"model.one_logit is for two classes but the data have {classes}; set it to false")
     if config.name == "cnn" and len(input_shape) != 3:
@@ -35,14 +40,32 @@ def build(config: ModelConfig, input_shape: Sequence[int], classes: int, seed: i
             f"model 'cnn' halves the image {len(config.hidden)} times but it is only "
             f"{input_shape[1]} x {input_shape[2]}; give fewer channels in model.hidden"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "model").initial_seed())
+    with _seeded(seed):
         featurizer, width = _FEATURIZERS[config.name](config, tuple(input_shape))
         head = _layers([width, *config.head_hidden, 1 if config.one_logit else classes], last_activation=False)
         model = SplitModel(MixedPrecision(featurizer) if config.precision == "mixed" else featurizer, head)
         if config.init == "xavier":
             model.apply(_xavier)
     return model.to(torch.float64 if config.precision == "float64" else torch.float32)
+
+
+def _own(config: ModelConfig, input_shape: tuple[int, ...], classes: int, seed: int) -> SplitModel:
+    with _seeded(seed):
+        made = call("model.name", config.name, config.options, {"input_shape": input_shape, "classes": classes})
+    if not isinstance(made, SplitModel):
+        raise FedhaError(
+            f"model.name is {config.name!r}, which makes a {type(made).__name__}; let it return "
+            "fedha.models.SplitModel(featurizer, head), or SplitModel.of(network, head='fc')"
+        )
+    return made
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from torch's global generator as the run's seed says, and leave it as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "model").initial_seed())
+        yield
 
 
 def _layers(widths: list[int], last_activation: bool) -> nn.Module:

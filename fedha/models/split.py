@@ -1,9 +1,12 @@
 """A model in two parts: the featurizer, and the head that the statistics speak of."""
 
+import copy
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+
+from fedha.errors import FedhaError
 
 
 class SplitModel(nn.Module):
@@ -18,6 +21,31 @@ class SplitModel(nn.Module):
         super().__init__()
         self.featurizer = featurizer
         self.head = head
+
+    @classmethod
+    def of(cls, network: nn.Module, head: str) -> "SplitModel":
+        """A network as people have them, split where its last layer begins.
+
+        Args:
+            network: Whose forward ends with its head, such as torchvision's or timm's; it is not changed.
+            head: The head's name in the network, such as ``fc``, ``classifier`` or ``heads.head``.
+
+        Returns:
+            The head, and a copy of the network that passes on what the head was given.
+
+        Raises:
+            FedhaError: There is no such layer.
+        """
+        body = copy.deepcopy(network)
+        owner, _, name = head.rpartition(".")
+        try:
+            parent = body.get_submodule(owner)
+            last = parent.get_submodule(name)
+        except AttributeError as error:
+            layers = ", ".join(name for name, _ in network.named_children())
+            raise FedhaError(f"the network has no layer {head!r} to be its head; its layers are {layers}") from error
+        setattr(parent, name, nn.Identity())
+        return cls(body, last)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits, [n, C]."""

@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from fedha import statistics
 from fedha.cohort import Member
 from fedha.config import PrivacyConfig
 from fedha.data.domain import Domain
@@ -20,9 +20,10 @@ from fedha.errors import FedhaError
 from fedha.exchange import Request
 from fedha.models.split import SplitModel, head_matrix, with_bias
 from fedha.penalty import term_value, term_weight
+from fedha.pieces import in_pieces
 from fedha.privacy.clipping import private_means
 from fedha.privacy.dpsgd import descend, private_gradient
-from fedha.privacy.loss import Loss
+from fedha.privacy.loss import Loss, part
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
 from fedha.privacy.releasable import derive, private_exchanges, required
@@ -59,8 +60,8 @@ def release_statistics(client: Holder, request: Request) -> dict[str, Tensor]:
     privacy, parameters = request.task.privacy, request.parameters
     examples, place = client.domain.train, (request.round, client.index)
     with torch.no_grad():
-        own = {k.removeprefix("featurizer."): v for k, v in parameters.items() if k.startswith("featurizer.")}
-        features = with_bias(functional_call(client.model.featurizer, own, (examples.inputs,)))
+        own, most = part(parameters, "featurizer."), request.task.training.chunk
+        features = with_bias(in_pieces(client.model, client.model.featurizer, own, examples.inputs, most))
         head = head_matrix(parameters["head.weight"], parameters["head.bias"])
         batch = Batch.at(head, features, examples.labels, request.references.get("gradient"))
         moments = measure(required(request.measure), batch)
@@ -119,11 +120,8 @@ def evaluate_privately(client: Holder, request: Request) -> dict[str, float]:
         return {"held_out/examples": 0}
     release = evaluation_release(request.task.privacy, len(examples))
     with torch.no_grad():
-        logits = torch.cat(
-            [functional_call(client.model, dict(request.parameters), (some,)) for some in examples.inputs.split(16384)]
-        )
-        guesses = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-        hits = (guesses == examples.labels).to(torch.float64)[:, None]
+        logits = in_pieces(client.model, client.model, request.parameters, examples.inputs, request.task.training.chunk)
+        hits = statistics.hits(logits, examples.labels).to(torch.float64)[:, None]
     source = client.site.source(request.task.seed, request.round, client.index, "evaluation")
     moments = {"accuracy": Moment(hits, torch.ones_like(hits))}
     mean = private_means(moments, Mechanism(1.0, release.noise_multiplier, len(examples)), source)["accuracy"]

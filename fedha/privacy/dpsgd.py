@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from fedha.models.reach import stackable, unreached
+from fedha.numerics import take_step
+from fedha.pieces import rows_at_once
 from fedha.privacy import ghost
 from fedha.privacy.clipping import factors
 from fedha.privacy.loss import Loss
@@ -65,7 +67,7 @@ def private_gradient(
         add, size = _add_clipped, sum(value.numel() * value.element_size() for value in total.values())
     else:
         add, size = ghost.add_clipped, ghost.row_bytes(total)
-    rows = max(1, memory_bytes // size)
+    rows = max(1, min(memory_bytes // size, rows_at_once(loss.model, inputs, (), 1)))
     for some, theirs in zip(inputs.split(rows), labels.split(rows), strict=True):
         if len(some):
             add(total, loss, own, some, theirs, mechanism.norm)
@@ -97,7 +99,7 @@ def descend(
         gradient = private_gradient(loss, parameters, inputs, labels, mechanism, source)
         for name, value in parameters.items():
             value.grad = gradient[name] + 2 * weight_decay * value.detach() if weight_decay else gradient[name]
-        optimizer.step()
+        take_step(optimizer)
 
 
 def _add_clipped(total: Named, loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor, clip: float) -> None:

@@ -12,7 +12,8 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from fedha.statistics import hits, losses
 
 
 @dataclass(frozen=True)
@@ -134,18 +135,8 @@ def measure(names: Iterable[str], batch: Batch) -> dict[str, Moment]:
     return {name: MOMENTS[name](batch) for name in names}
 
 
-def risks(logits: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood of each example, [n], in nats, from logits [n, C]."""
-    if logits.shape[1] == 1:
-        targets = labels.to(logits.dtype)
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], targets, reduction="none")
-    return functional.cross_entropy(logits, labels, reduction="none")
-
-
 def _hits(batch: Batch) -> Moment:
-    logits = batch.logits
-    guesses = (logits[:, 0] > 0).long() if batch.logits.shape[1] == 1 else logits.argmax(1)
-    return Moment((guesses == batch.labels).to(logits.dtype)[:, None], batch.ones)
+    return Moment(hits(batch.logits, batch.labels).to(batch.logits.dtype)[:, None], batch.ones)
 
 
 def _curvatures(batch: Batch) -> Moment:
@@ -166,7 +157,7 @@ def _changes(batch: Batch) -> Moment:
 
 
 MOMENTS: Mapping[str, Callable[[Batch], Moment]] = {
-    "risk": lambda batch: Moment(risks(batch.logits, batch.labels)[:, None], batch.ones),
+    "risk": lambda batch: Moment(losses(batch.logits, batch.labels)[:, None], batch.ones),
     "accuracy": _hits,
     "gradient": lambda batch: Moment(batch.residuals, batch.features),
     "hessian_diagonal": _curvatures,

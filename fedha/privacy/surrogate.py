@@ -31,14 +31,15 @@ from torch.func import grad
 from fedha.errors import FedhaError
 from fedha.models.split import SplitModel, with_bias
 from fedha.privacy.loss import Loss
-from fedha.privacy.moments import Batch, measure, risks
+from fedha.privacy.moments import Batch, measure
+from fedha.statistics import losses
 
 Penalty = Callable[[dict[str, Tensor]], Tensor]
 
 
 def risk_loss(model: SplitModel) -> Loss:
     """Negative log-likelihood of each example, for any head."""
-    return Loss(model, lambda features, logits, labels: risks(logits, labels))
+    return Loss(model, lambda features, logits, labels: losses(logits, labels))
 
 
 def pulls(penalty: Penalty, released: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,7 +76,7 @@ def aligned_loss(model: SplitModel, directions: Mapping[str, Tensor], vector: Te
 
     def of(features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         batch = Batch(with_bias(features), logits, labels, vector)
-        value = risks(logits, labels)
+        value = losses(logits, labels)
         for name, moment in measure(constants, batch).items():
             value = value + moment.along(constants[name].to(features.dtype))
         return value

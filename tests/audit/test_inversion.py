@@ -8,10 +8,11 @@ from fedha.audit.attacker import Attacker
 from fedha.audit.evidence import plain_update
 from fedha.audit.inversion import Inversion, first_layer_input, invert, total_variation
 from fedha.audit.matching import matched
-from fedha.audit.network import features_of, losses
+from fedha.audit.network import features_of
 from fedha.audit.scores import psnr
 from fedha.config import LocalConfig
 from fedha.models import SplitModel
+from fedha.statistics import losses
 from tests.audit.made import digits, first, network, play, with_term
 
 SHORT = Inversion(iterations=300, restarts=1)

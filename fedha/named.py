@@ -1,0 +1,92 @@
+"""Objects of other people's that a config names: ``package.module:function``."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedha.errors import FedhaError
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of somebody's own function, not a row of fedha's."""
+    return ":" in name
+
+
+def find(key: str, name: str) -> Callable[..., Any]:
+    """The function that a key of the config names.
+
+    Modules are looked for where Python looks, and in the folder where the command was started.
+
+    Args:
+        key: Such as ``model.name``.
+        name: ``package.module:function``, or a class, or a method as ``module:Class.method``.
+
+    Raises:
+        FedhaError: There is no such module or function, or its import fails.
+    """
+    place, _, attribute = name.partition(":")
+    if not place or not attribute:
+        raise FedhaError(f"{key} is {name!r}; write your own function as package.module:function")
+    _look_here_too()
+    try:
+        found: Any = importlib.import_module(place)
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name is not None and place.startswith(error.name)
+        why = "there is no such module" if missing else f"its import fails with {type(error).__name__}: {error}"
+        raise FedhaError(f"{key} is {name!r}, but {why}; is its folder in PYTHONPATH?") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            known = ", ".join(one for one in vars(found) if not one.startswith("_") and callable(getattr(found, one)))
+            raise FedhaError(f"{key} is {name!r}, but {place} has no {attribute!r}, only {known or 'nothing to call'}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise FedhaError(f"{key} is {name!r}, which is a {type(found).__name__}; name a function that makes it")
+    function: Callable[..., Any] = found
+    return function
+
+
+def call(key: str, name: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> Any:
+    """What a named function makes.
+
+    Args:
+        key: As in `find`.
+        name: Likewise.
+        options: Its arguments, as the config gives them.
+        offered: What it may have beside them, where its signature names it.
+
+    Raises:
+        FedhaError: As in `find`; or the arguments do not fit the function.
+    """
+    function = find(key, name)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in another language
+        return function(**options)
+    wanted = signature.parameters
+    more = {one: value for one, value in offered.items() if one in wanted and one not in options}
+    try:
+        signature.bind(**options, **more)
+    except TypeError as error:
+        takes = f"{name} takes {', '.join(map(str, wanted.values())) or 'nothing'}"
+        raise FedhaError(f"{key.partition('.')[0]}: {error}; {takes}") from error
+    return function(**options, **more)
+
+
+def name_of(function: Callable[..., Any]) -> str | None:
+    """The name under which `find` finds a function again in another process; None where there is none."""
+    place, attribute = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if not place or place == "__main__" or "<" in attribute:
+        return None
+    found: Any = sys.modules.get(place)
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    return f"{place}:{attribute}" if found is function else None
+
+
+def _look_here_too() -> None:
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)

@@ -1,0 +1,177 @@
+"""A batch of a client's examples, which goes through the network in pieces of bounded size."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
+
+from fedha.data.domain import Examples
+from fedha.measurement import HeadView, view_head
+from fedha.models.split import SplitModel
+
+BUDGET_BYTES = 256 * 2**20  # of a piece: fixed, since sums are taken piece by piece and their bits depend on it
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One piece at a batch's parameters.
+
+    Attributes:
+        view: The head, ready to be measured.
+        features: Prepared features, [n, D].
+        labels: Class indices, [n].
+        share: Its part of the batch's rows.
+    """
+
+    view: HeadView
+    features: Tensor
+    labels: Tensor
+    share: float
+
+
+@dataclass
+class Batch:
+    """Rows of a client's examples at some parameters.
+
+    Attributes:
+        model: Its structure.
+        parameters: By name; leaves that take derivatives.
+        examples: Where the rows come from.
+        rows: Which, as indices; None: all of them.
+        most: Rows that go through the network at once.
+        trained: Whether its gradient will be taken: then its only piece is computed once, with its graph.
+    """
+
+    model: SplitModel
+    parameters: dict[str, Tensor]
+    examples: Examples
+    rows: Tensor | None
+    most: int
+    trained: bool
+    _live: Seen | None = field(default=None, init=False)  # the only piece, with its graph
+    _features: list[Tensor] = field(default_factory=list, init=False)  # of every piece, without one; empty: not kept
+
+    @property
+    def size(self) -> int:
+        """How many rows."""
+        return len(self.examples) if self.rows is None else len(self.rows)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it goes through in one piece."""
+        return self.size <= self.most
+
+    def live(self) -> Seen:
+        """The only piece of a batch that is `whole`, with its graph; computed once."""
+        if self._live is None:
+            self._live = self._look(slice(None) if self.rows is None else self.rows)
+        return self._live
+
+    def pieces(self) -> Iterator[Seen]:
+        """Piece by piece, each computed when it is asked for, with a graph of its own."""
+        yield from (self._look(rows) for rows in self._cut())
+
+    def measured(self) -> Iterator[Seen]:
+        """Piece by piece without a graph; where all features together are no more than a piece, computed once."""
+        view = view_head(self.model, self.parameters)
+        if self.whole and self.trained:
+            live = self.live()
+            yield Seen(view, live.features.detach(), live.labels, 1.0)
+            return
+        known, fresh = self._features, []
+        for place, rows in enumerate(self._cut()):
+            if known:
+                labels = self.examples.labels[rows]
+                yield Seen(view, known[place], labels, len(labels) / self.size)
+                continue
+            with torch.no_grad():
+                seen = self._look(rows)
+            if self.size * (seen.features.nbytes // len(seen.labels)) <= BUDGET_BYTES:
+                fresh.append(seen.features)
+            yield seen
+        self._features = known or fresh
+
+    def _cut(self) -> Iterator[Tensor | slice]:
+        if self.rows is not None:
+            yield from self.rows.split(self.most)
+            return
+        yield from (slice(start, start + self.most) for start in range(0, self.size, self.most))
+
+    def _look(self, rows: Tensor | slice) -> Seen:
+        view = view_head(self.model, self.parameters)
+        own = {k.removeprefix("featurizer."): v for k, v in self.parameters.items() if k.startswith("featurizer.")}
+        inputs, labels = self.examples.inputs[rows], self.examples.labels[rows]
+        features = view.prepare(functional_call(self.model.featurizer, own, (inputs,)))
+        return Seen(view, features, labels, len(labels) / self.size)
+
+
+def in_pieces(
+    model: SplitModel, module: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor, most: int | None = None
+) -> Tensor:
+    """What a module of a model makes of some inputs, without a graph.
+
+    Args:
+        model: Whose memory is bounded.
+        module: The model, or its featurizer.
+        parameters: The module's own, by name.
+        inputs: [n, ...]; n may be 0.
+        most: Rows at once; default: what the budget holds.
+    """
+    rows = most or rows_at_once(model, inputs, (), 1)
+    with torch.no_grad():
+        return torch.cat([functional_call(module, dict(parameters), (some,)) for some in inputs.split(rows)])
+
+
+def rows_at_once(model: SplitModel, inputs: Tensor, statistics: Iterable[str], probes: int) -> int:
+    """How many rows go through a model in one piece: as many as the budget holds, and one at least.
+
+    A function of the model and of the recipe alone, so that it is the same on every engine and at every site.
+
+    Args:
+        model: Its structure, on the device where it computes.
+        inputs: Any of the data; only its shape behind the first axis and its type are looked at.
+        statistics: What is measured, or aligned.
+        probes: Sign vectors of the Hutchinson statistics.
+    """
+    view = view_head(model, {name: value.detach() for name, value in model.named_parameters()})
+    weights = torch.Size(view.shape).numel()
+    classes = view.shape[0] if len(view.shape) == 2 else 1
+    numbers = {
+        "hutchinson_diagonal": probes * classes,
+        "hutchinson_diagonal_shared": probes * classes,
+        "gradient_variance": 0 if len(view.shape) == 2 else weights,
+    }
+    held = 3 * sum(numbers.get(name, 0) for name in statistics) * inputs.element_size()
+    return max(1, BUDGET_BYTES // (example_bytes(model, inputs.shape[1:], inputs.dtype) + held))
+
+
+@lru_cache(maxsize=8)
+def example_bytes(model: SplitModel, shape: torch.Size, precision: torch.dtype) -> int:
+    """About what one example takes on its way forth and back: twice what its graph keeps, inputs included.
+
+    Args:
+        model: Run once, on two examples of zeros.
+        shape: Of an input.
+        precision: Of the inputs.
+    """
+    device = next(model.parameters()).device
+    inputs = torch.zeros(2, *shape, dtype=precision, device=device)
+    shared = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {inputs.untyped_storage().data_ptr(): inputs.untyped_storage().nbytes()}
+    held = []  # so that no two have one address
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in shared:
+            held.append(tensor.detach())
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    buffers = {name: value.clone() for name, value in model.named_buffers()}  # which a layer may write to
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), saved_tensors_hooks(note, lambda one: one):
+        functional_call(model, buffers, (inputs,))
+    return sum(kept.values())  # of two examples

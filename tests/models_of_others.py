@@ -1,0 +1,31 @@
+"""Networks as somebody else writes them, named in configs of the tests as tests.models_of_others:function."""
+
+import torch
+from torch import nn
+
+from fedha.models import SplitModel
+
+
+def make(width: int = 16) -> SplitModel:
+    return SplitModel(nn.Sequential(nn.Flatten(), nn.Linear(128, width), nn.Tanh()), nn.Linear(width, 2))
+
+
+def fitted(input_shape: tuple[int, ...], classes: int, width: int = 4) -> SplitModel:
+    size = torch.Size(input_shape).numel()
+    return SplitModel(nn.Sequential(nn.Flatten(), nn.Linear(size, width)), nn.Linear(width, classes))
+
+
+class Whole(nn.Module):
+    """A network that is not split, its last layer within a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 5)
+        self.top = nn.ModuleDict({"fc": nn.Linear(5, 3)})
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.top["fc"](self.body(inputs).relu())
+
+
+def unsplit() -> Whole:
+    return Whole()
