@@ -51,7 +51,7 @@ class Failure:
         if self.kind == _MENDABLE:
             return FedhaError(f"{what}: {self.sentence}")
         kind = f"{self.kind}: " if self.kind else ""
-        return ClientError(f"{what}: {kind}{self.sentence}", self.trace)
+        return ClientError(f"{what}: {kind}{self.sentence}".rstrip(), self.trace)
 
 
 def failure_of(error: BaseException, place: int | None = None) -> Failure:
