@@ -32,15 +32,12 @@ def count_classes(labels: Mapping[str, Tensor]) -> int:
         return classes
     examples = sum(len(one) for one in labels.values())
     worst = next(name for name, one in labels.items() if len(one) and int(one.max()) == int(found[-1]))
+    beyond = f"labels of domain {worst!r} go up to {classes - 1}"
     if classes > max(2, examples):
-        raise FedhaError(
-            f"labels of domain {worst!r} go up to {classes - 1} but all domains have {examples} examples together; "
-            "number the classes 0, 1, 2, …, or set data.unlabelled to the number that stands for no label"
-        )
+        beyond += f" but all domains have {examples} examples together"
     raise FedhaError(
-        f"{_missing(found, classes)} no example in any domain, and labels go up to {classes - 1} (in {worst!r}); "
-        f"number the classes 0, 1, 2, …, set data.unlabelled: {classes - 1} if that stands for no label, or set "
-        f"data.classes: {classes} if there are so many"
+        f"{beyond}, and {_missing(found, classes)} no example in any domain; number the classes 0, 1, 2, …, or set "
+        f"data.unlabelled: {classes - 1} if that stands for no label, or data.classes: {classes} if there are so many"
     )
 
 

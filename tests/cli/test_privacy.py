@@ -38,7 +38,8 @@ def test_a_config_without_privacy_is_told_what_it_would_need(small: Path, capsys
     code, text, _ = told(capsys, "privacy", "plan", str(small), "--epsilon", "3")
     assert code == 0
     assert "Noise multiplier that keeps 20 rounds within ε 3" in text
-    assert "flip-0.2, flip-0.1" in text
+    assert "flip-0.2 " in text
+    assert "flip-0.1 " in text
     assert all(re.search(rf"^ε {one} ", text, re.M) for one in (1, 3, 8))
 
 
@@ -46,10 +47,11 @@ def test_the_noise_of_a_plan_keeps_a_run_within_its_budget(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, text, _ = told(capsys, "privacy", "plan", str(small), "--epsilon", "3")
-    (wanted,) = re.findall(r"^exact_diagonal .* ([\d.]+)$", text, re.M)
+    wanted = max(re.findall(r"^exact_diagonal .* ([\d.]+)$", text, re.M), key=float)  # of the smaller client
     private = ["privacy.protect=examples", f"privacy.noise_multiplier={wanted}"]
     _, text, _ = told(capsys, "privacy", "plan", str(small), *private, "--epsilon", "3")
-    (spent, rounds) = re.findall(r"^exact_diagonal .* ([\d.]+) +([\d,]+)$", text, re.M)[0]
+    found = re.findall(r"^exact_diagonal .* ([\d.]+) +([\d,]+)$", text, re.M)
+    spent, rounds = max(found, key=lambda one: float(one[0]))
     assert 2.9 < float(spent) <= 3.0
     assert int(rounds) == 20
     code, text, _ = told(capsys, "run", str(small), *private, "privacy.max_epsilon=2.0", "--out", str(tmp_path / "run"))

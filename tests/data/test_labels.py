@@ -22,10 +22,13 @@ def save(folder: Path, **labels: object) -> DataConfig:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1, 255] * 100, "classes 2, 3, 4 and 250 more have no example in any domain, and labels go up to 255"),
+        (
+            [0, 1, 255] * 100,
+            "labels of domain 'a' go up to 255, and classes 2, 3, 4 and 250 more have no example in any domain",
+        ),
         ([1, 2, 3] * 9, "class 0 has no example in any domain"),
         ([0, 0, 0] * 9, "class 1 has no example in any domain"),
-        ([0, 1, 3] * 9, "class 2 has no example .*set data.unlabelled: 3 .*or set data.classes: 4"),
+        ([0, 1, 3] * 9, "class 2 has no example .*set data.unlabelled: 3 .*or data.classes: 4"),
         ([0, 1, 10**15] * 9, "go up to 1000000000000000 but all domains have 81 examples together"),
     ],
 )
