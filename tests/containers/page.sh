@@ -72,7 +72,9 @@ first=$(printf '%s\n' "${page[@]}" | grep -n 'build -f server/Dockerfile -t' | h
 last=$(printf '%s\n' "${page[@]}" | grep -n 'run configs/deployment.yaml' | tail -n 1 | cut -d: -f1)
 typed() { # a command in a folder
     say "$2"
-    (cd "$1" && bash -o pipefail -ec "$2") 2> >(untimed) | tail -n 12
+    # Into a file: what containers are started with a pipe keep it open.
+    (cd "$1" && bash -o pipefail -ec "$2") >"$work/said" 2>&1 || { untimed <"$work/said"; fail "$2"; }
+    tail -n 12 "$work/said" | untimed
 }
 for line in "${page[@]:first-1:last-first+1}"; do
     place=${line%%$'\t'*} command=${line#*$'\t'}

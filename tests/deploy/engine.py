@@ -20,7 +20,7 @@ TAKEN = {
     "save": {},
     "compose": {"--env-file": 1, "--profile": 1},
     "up": {"--detach": 0, "--build": 0, "--force-recreate": 0, "--remove-orphans": 0},
-    "down": {},
+    "down": {"--timeout": 1},
     "run": {"--rm": 0},
 }
 
