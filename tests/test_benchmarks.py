@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,14 +108,24 @@ def test_the_average_of_a_round_is_over_its_clients_alone(side_modules: Any) -> 
 
 def test_a_side_runs_what_it_is_asked_and_nothing_is_left_of_it(side_modules: Any) -> None:
     driving, processes = side_modules("sides.driving"), side_modules("sides.processes")
+    before = children_seconds()
     side = driving.Side("loops", "product")
     assert len(side.run(3).seconds) == 3
     block = side.run(20)
     assert len(block.seconds) == 20
-    assert sum(block.seconds) * 0.5 < block.cpu_seconds + 0.02  # one busy thread, counted in hundredths
+    counted = processes.cpu_seconds({side.pid})
+    assert 0 < block.cpu_seconds < counted  # its start is not part of the block
     assert processes.birth(side.pid) > 0
     side.stop()
     assert processes.birth(side.pid) == 0
+    used = children_seconds() - before  # as the system says it of a child that has ended
+    assert used / 2 < counted < used + 0.02  # in hundredths, and its end takes some
+
+
+def children_seconds() -> float:
+    """CPU time of this process' children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_a_side_that_fails_says_why(side_modules: Any) -> None:
