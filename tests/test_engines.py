@@ -431,5 +431,7 @@ def test_a_domain_too_small_for_a_statistic_is_named() -> None:
     problem = make_problem()
     small = replace(problem.domains[1], train=problem.domains[1].train.select(slice(0, 1)))
     problem = replace(problem, domains=(problem.domains[0], small, problem.domains[2]))
-    with pytest.raises(FedhaError, match="domain 'd1' in round 1: a covariance needs two examples or more"):
+    with pytest.raises(
+        FedhaError, match="'d1' cannot be trained on: it has fewer than 2 training examples, and recipe 'coral'"
+    ):
         train_over(InlineGrid(app_of(problem), 3), HessianAlignment("coral", clients=3), problem, 1)

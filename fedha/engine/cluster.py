@@ -11,7 +11,9 @@ import ray
 from fedha.errors import FedhaError
 
 LOOK_SECONDS = 5.0  # between looks at the head
-_GIVE_UP_SECONDS = 30.0  # without a head; after 60 Ray would end this process, in words of its own
+_GIVE_UP_SECONDS = (
+    15.0  # without a head; after 60 Ray ends this process in words of its own, and leaving it takes a while
+)
 _KNOCK_SECONDS = 3.0
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import shlex
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
 from fedha.models import SplitModel, build
 from fedha.runs.listener import Listener
+
+_LEAVING_SECONDS = 10.0
 
 PackedDomain = tuple[str, int | None, list[np.ndarray[Any, Any]]]
 
@@ -52,7 +55,10 @@ def run_ray(
         with contextlib.closing(grid):
             return serve(job, grid, listener, domains=domains, resume=resume, stop=stop)
     except ClusterError as error:
-        ray_session.stop()  # there is nothing left in it for the next run
+        # nothing is left in it for a next run; without a head leaving may take long, and the user waits for the reason
+        leaving = threading.Thread(target=ray_session.stop, daemon=True)
+        leaving.start()
+        leaving.join(_LEAVING_SECONDS)
         raise ClusterError(f"{error}; {_how_to_go_on(job)}") from error
 
 
