@@ -65,6 +65,14 @@ def test_who_is_there_and_who_is_missing_is_told_by_name_and_since_when() -> Non
     assert attendance.absent([]) == list(SITES.values())
 
 
+def test_a_site_that_has_no_part_in_the_run_is_not_missing() -> None:
+    grid, attendance = flower_grid(link_states()), Attendance(SITES)
+    south = register(grid, "south")
+    attendance.look(grid)
+    attendance.outside.add(south)
+    assert attendance.absent([]) == [name for name in SITES.values() if name != "south"]
+
+
 @pytest.mark.parametrize("domain", ["north", "photo"])
 def test_a_site_is_called_by_its_name_and_its_domain(domain: str) -> None:
     grid, attendance = flower_grid(link_states()), Attendance(SITES)

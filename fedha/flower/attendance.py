@@ -27,11 +27,13 @@ class Attendance:
         sites: Names under which a deployment's nodes are registered, by place; none in a simulation.
         domains: A simulation's source domains, by place; none in a deployment, whose server does not know them.
         seen: When each site was last connected, in UTC; a site that is not among them never was.
+        outside: Nodes that said they have no part in the run: nobody waits for them.
     """
 
     sites: Mapping[int, str] = field(default_factory=dict)
     domains: Mapping[int, str] = field(default_factory=dict)
     seen: dict[str, datetime] = field(default_factory=dict)
+    outside: set[int] = field(default_factory=set)
     _names: dict[int, str] = field(default_factory=dict)  # by node
     _places: dict[int, int] = field(default_factory=dict)
 
@@ -74,7 +76,7 @@ class Attendance:
 
     def absent(self, nodes: Iterable[int]) -> list[str]:
         """The sites that are not among these nodes, in client order."""
-        here = {self._names.get(node) for node in nodes}
+        here = {self._names.get(node) for node in (*nodes, *self.outside)}
         return [name for _, name in sorted(self.sites.items()) if name not in here]
 
     def told(self, nodes: list[int], wanted: int) -> str:

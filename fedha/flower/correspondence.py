@@ -101,7 +101,6 @@ class Correspondence:
     bytes_down: int = 0
     bytes_up: int = 0
     _members: dict[int, Member] = field(default_factory=dict)  # by node
-    _outside: set[int] = field(default_factory=set)  # nodes that have no part in this run
     _met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
     _contents: dict[int, RecordDict] = field(default_factory=dict)  # of the same, with the whole model
@@ -132,7 +131,7 @@ class Correspondence:
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
-            if not self._outside.intersection(new):
+            if not self.attendance.outside.intersection(new):
                 break
             nodes = self._wait_for_nodes(grid, before)  # those that have no part do not count
         known = [self._members[node] for node in nodes if node in self._members]
@@ -219,7 +218,7 @@ class Correspondence:
                     continue
                 waiting.pop(node, None)
                 if kind == "query.introduce" and (reason := is_outside(message)) is not None:
-                    self._outside.add(node)
+                    self.attendance.outside.add(node)
                     self.tell(f"{self._who(node)} has no part in this run: {reason}")
                     continue
                 if lacks(message):
@@ -317,7 +316,7 @@ class Correspondence:
             wanted = rules.enough(rules.clients)
         seconds = rules.timeout if rules.on_missing == "stop" else rules.patience
         deadline, pause, told = time.monotonic() + seconds, 0.05, [-1]
-        while len(nodes := [node for node in self.attendance.look(grid) if node not in self._outside]) < wanted:
+        while len(nodes := [node for node in self.attendance.look(grid) if node not in self.attendance.outside]) < wanted:
             if nodes != told and pause >= 1.0:
                 self.tell(self.attendance.told(nodes, wanted))
                 told = nodes
