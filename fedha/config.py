@@ -30,7 +30,10 @@ MomentName = Literal[
 
 # What may be changed in a run that has begun says so; everything else was what its past rounds were made with.
 _MAY_CHANGE: dict[str, JsonValue] = {"may_change": True}
-_ELSEWHERE: dict[str, JsonValue] = {"may_change": True, "elsewhere": True}  # where it runs, not what is computed
+_ELSEWHERE: dict[str, JsonValue] = {
+    "may_change": True,
+    "elsewhere": True,
+}  # where it runs: results agree, at most up to rounding
 
 POOLED = "all sources"  # stands in the place of domains' names where secure sums are all that the server learns
 
@@ -329,8 +332,12 @@ class EngineConfig(_Section):
         json_schema_extra=_ELSEWHERE,
         description="auto picks; inline: this process; ray: worker processes; flower: flwr run",
     )
-    threads: int = Field(1, ge=1, description="torch threads a client; a sum's bits depend on it")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where clients compute; auto: on a GPU if any")
+    threads: int = Field(
+        1, ge=1, json_schema_extra=_ELSEWHERE, description="torch threads a client; a sum's bits depend on it"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", json_schema_extra=_ELSEWHERE, description="where clients compute; auto: on a GPU if any"
+    )
     workers: int | None = Field(
         None,
         ge=1,
@@ -344,7 +351,9 @@ class EngineConfig(_Section):
         description="ray: workers that share a GPU, each with its part of the memory",
     )
     batching: bool | None = Field(
-        None, description="train small clients of a process together; default: with ray, whose bits then differ"
+        None,
+        json_schema_extra=_ELSEWHERE,
+        description="train small clients of a process together; default: with ray, whose bits then differ",
     )
     address: str | None = Field(
         None, json_schema_extra=_ELSEWHERE, description="ray: a running cluster, such as auto or ray://head:10001"
@@ -728,7 +737,7 @@ def may_change(key: str) -> bool:
 
 
 def is_elsewhere(key: str) -> bool:
-    """Whether a key, with dots, says where and how a run goes on, and nothing of what is computed."""
+    """Whether a key, with dots, says where a run goes on and how often it is saved, and not what is computed."""
     return _says(key, "elsewhere")
 
 

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from fedha.config import Config, parse
 from fedha.engine import leftovers
+from fedha.errors import StoppedError
 from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_resume import Killed, without_time
+from tests.test_resume import Killed, Rounds, without_time
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
 
@@ -104,6 +105,15 @@ def test_a_run_may_be_stopped_on_one_engine_and_resumed_on_another(tmp_path: Pat
         run_job(Job(config(name, second), place), Silent(), resume=True)
         assert model(place) == model(tmp_path / "whole")
         assert without_time(place / "metrics.jsonl") == without_time(tmp_path / "whole" / "metrics.jsonl")
+
+
+def test_a_run_on_ray_that_is_asked_to_stop_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    name = "fishr, local steps"
+    run_job(Job(config(name, "inline"), tmp_path / "whole"), Silent())
+    with pytest.raises(StoppedError, match="stopped after round 2 of"):
+        run_job(Job(config(name, "ray"), tmp_path / "run"), (rounds := Rounds()), stop=lambda: len(rounds.seen) == 2)
+    run_job(Job(config(name, "inline"), tmp_path / "run"), Silent(), resume=True)
+    assert model(tmp_path / "run") == model(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -316,7 +316,9 @@ class Correspondence:
             wanted = rules.enough(rules.clients)
         seconds = rules.timeout if rules.on_missing == "stop" else rules.patience
         deadline, pause, told = time.monotonic() + seconds, 0.05, [-1]
-        while len(nodes := [node for node in self.attendance.look(grid) if node not in self.attendance.outside]) < wanted:
+        while (
+            len(nodes := [node for node in self.attendance.look(grid) if node not in self.attendance.outside]) < wanted
+        ):
             if nodes != told and pause >= 1.0:
                 self.tell(self.attendance.told(nodes, wanted))
                 told = nodes
