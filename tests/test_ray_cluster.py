@@ -2,13 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ import pytest
 from fedha.engine import ray_session
 from fedha.flower import HessianAlignment
 from fedha.recipes import RECIPES
-from fedha.runs import runfolder
 from tests.test_engines import assert_same_bits, same_numerics, train_over
 from tests.test_ray_grid import SYNCHRONOUS, five_clients, grid_of
 from tests.test_recipes import SEED
@@ -82,30 +79,17 @@ def test_clients_of_a_lost_node_go_on_at_one_that_is_left_and_without_any_the_ru
     assert "has lost its node" in third
 
 
-@pytest.mark.slow
-def test_a_run_whose_head_is_gone_says_how_to_go_on_and_leaves_its_checkpoint(tmp_path: Path) -> None:
-    command = [
-        *(sys.executable, "-m", "fedha", "run", "quickstart", "seed=0", "training.rounds=100000", "checkpoint.every=1"),
-        *("engine.name=ray", "--out", str(tmp_path / "run")),
-    ]
-    with cluster(2) as (made, _):
-        command.append(f"engine.address={made.address}")
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-            try:
-                metrics = tmp_path / "run" / runfolder.METRICS
-                deadline = time.monotonic() + 120
-                while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-                    time.sleep(0.2)
-                kill(made.head_node, "gcs_server")
-                said, complaints = run.communicate(timeout=100)
-            finally:
-                run.kill()
-    assert run.returncode == 2, complaints
-    last = complaints.strip().splitlines()[-1]
-    assert last.startswith(f"fedha: the head of the Ray cluster at {made.address} is gone; continue from the last")
-    assert f"fedha resume {tmp_path / 'run'}" in last
-    assert "does not answer" in said
-    assert any((tmp_path / "run" / "checkpoint").iterdir())
+def test_a_head_that_does_not_answer_is_told_of_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedha.engine import cluster as watched
+
+    monkeypatch.setattr(watched.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
+    monkeypatch.setattr(watched, "_GIVE_UP_SECONDS", 0.0)
+    notes: list[str] = []
+    head = watched.Head(notes.append)
+    head.look()  # it was looked at a moment ago
+    with pytest.raises(watched.ClusterError, match=r"the head of the Ray cluster at 127.0.0.1:1 is gone"):
+        head.look(now=True)
+    assert notes == ["the head of the Ray cluster at 127.0.0.1:1 does not answer; waiting for it"]
 
 
 def test_a_worker_goes_to_the_node_with_most_room() -> None:
