@@ -55,10 +55,11 @@ class Circumstances:
 def view_head(model: SplitModel, parameters: Mapping[str, Tensor]) -> HeadView:
     """The head of a model at the given parameters (the whole model's, by name).
 
-    A linear head with a bias gets the closed forms. One without has no bias column, so it goes through torch.func.
+    A linear head with a bias gets the closed forms. One without has no bias column, and one whose weight is computed
+    from other parameters is not linear in them: these go through torch.func.
     """
     own = {name.removeprefix("head."): value for name, value in parameters.items() if name.startswith("head.")}
-    if isinstance(model.head, nn.Linear) and model.head.bias is not None:
+    if isinstance(model.head, nn.Linear) and own.keys() == {"weight", "bias"}:
         matrix = head_matrix(own["weight"], own["bias"])
         return HeadView(statistics, (matrix,), tuple(matrix.shape), with_bias)
     size = sum(value.numel() for value in own.values())

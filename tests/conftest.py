@@ -24,7 +24,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would theirs
+# A shell's background jobs ignore the first, nohup's the second, and so would the processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
 
 # A machine under load is slow, not wrong. Where CI is set the examples are the same each time; elsewhere they explore.

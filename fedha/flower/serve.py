@@ -134,6 +134,7 @@ def serve(
         FedhaError: Bad data, a failed client, or a folder that holds another run.
         StoppedError: It was asked to; what was done is saved.
     """
+    secure_rounds.check_clients(job.config, _client_count(job.config, domains))  # a refusal leaves nothing behind
     if not resume:
         runfolder.check_new(job.folder)
     with owner.owning(runfolder.make_folder(job.folder)):
@@ -233,20 +234,21 @@ def _serve(
     return results
 
 
+def _client_count(config: Config, domains: DomainSet | None) -> int:
+    if domains is not None:
+        return len(domains.sources) * config.data.clients_per_domain
+    return config.federation.clients or data.source_count(config.data) * config.data.clients_per_domain
+
+
 def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
     federation = config.federation
-    if domains is None:
-        clients = federation.clients or data.source_count(config.data) * config.data.clients_per_domain
-        secure_rounds.check_clients(config, clients)
-    else:
-        clients = len(domains.sources) * config.data.clients_per_domain
-        secure_rounds.check_clients(config, clients)
+    if domains is not None:
         federation = federation.model_copy(update={"on_missing": "stop"})  # nobody comes and goes in a simulation
     strategy = HessianAlignment(
         config.recipe[0],
         config.training,
         seed=config.seed[0],
-        clients=clients,
+        clients=_client_count(config, domains),
         federation=federation,
         on_client_error=config.engine.on_client_error,
         privacy=config.privacy,

@@ -69,6 +69,8 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Path]]:
     """
     finished, unfinished = [], []
     for folder in folders:
+        if not runfolder.holds_run(folder):
+            raise _foreign(folder)
         if runfolder.is_finished(folder):
             finished.append(_read(folder))
         else:
@@ -96,6 +98,14 @@ def variants(configs: Sequence[Mapping[str, Any]]) -> list[Variant]:
         for place, difference in zip(same, _differences([within[place] for place in same]), strict=True):
             recipes[place] = difference
     return [Variant(*pair) for pair in zip(experiments, recipes, strict=True)]
+
+
+def _foreign(folder: Path) -> FedhaError:
+    try:
+        load_written(folder / runfolder.CONFIG)
+    except FedhaError as error:
+        return FedhaError(f"{folder} does not hold a run of fedha: {error}")
+    return FedhaError(f"{folder} does not hold a run of fedha: its {runfolder.CONFIG} was put there by something else")
 
 
 def _read(folder: Path) -> Run:

@@ -32,7 +32,7 @@ class Played:
 def digits(sources: int = 2, seed: int = 0) -> list[Domain]:
     """Coloured digits, in float64."""
     flips = [0.1 + 0.1 * place for place in range(sources)]
-    loaded = data.load(DataConfig(name="colored_digits", color_flips=flips), seed).sources
+    loaded = data.load(DataConfig(name="colored_digits", color_flips=flips, split="random"), seed).sources
     return [replace(one, train=wide(one.train), held_out=wide(one.held_out)) for one in loaded]
 
 
