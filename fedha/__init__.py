@@ -1,7 +1,14 @@
 """fedha: FEDerated Hessian Alignment. One model across domains that may not share their data."""
 
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedha.loading import load
+    from fedha.simulation import simulate
+
+__all__ = ["__version__", "load", "simulate"]
 
 try:
     __version__ = metadata.version("fedha")  # pyproject.toml's, as it was installed
@@ -13,3 +20,11 @@ if sys.platform == "win32":  # before anything that only fails there
     if sys.argv[0].removesuffix(".exe").endswith(("fedha", "-m")):
         sys.exit(_REFUSAL)  # the command: a sentence, no traceback
     raise ImportError(_REFUSAL)
+
+_ENTRIES = {"simulate": "fedha.simulation", "load": "fedha.loading"}  # imported when asked for: torch takes a second
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ENTRIES:
+        raise AttributeError(f"module 'fedha' has no attribute {name!r}")
+    return getattr(import_module(_ENTRIES[name]), name)

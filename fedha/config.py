@@ -65,9 +65,10 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Which domains, and where they come from."""
 
-    name: Literal["colored_digits", "colored_mnist", "heart", "arrays"] = Field(
-        "colored_digits", description="the data set; colored_digits needs no file"
+    name: Literal["colored_digits", "colored_mnist", "heart", "arrays", "objects"] = Field(
+        "colored_digits", description="the data set; colored_digits needs no file; objects: what a program handed over"
     )
+    digest: str | None = Field(None, description="objects: which ones they were")
     root: Path | None = Field(
         None, json_schema_extra=_ELSEWHERE, description="folder of the files (colored_mnist, heart, arrays)"
     )
@@ -139,7 +140,7 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _known_or_own(self) -> "ModelConfig":
         known = ("mlp", "cnn", "linear")
-        if is_own(self.name):
+        if is_own(self.name) or self.name == "objects":
             return self
         if self.name not in known:
             own = "or name your own function as package.module:function"

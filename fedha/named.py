@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedha.errors import FedhaError
+from fedha.schema import number
 
 
 def is_own(name: str) -> bool:
@@ -60,19 +61,50 @@ def call(key: str, name: str, options: Mapping[str, Any], offered: Mapping[str, 
     Raises:
         FedhaError: As in `find`; or the arguments do not fit the function.
     """
-    function = find(key, name)
+    return invoke(key.partition(".")[0], name, find(key, name), options, offered)
+
+
+def invoke(
+    section: str, name: str, function: Callable[..., Any], options: Mapping[str, Any], offered: Mapping[str, Any]
+) -> Any:
+    """What a function makes.
+
+    Args:
+        section: Of the config, for what does not fit.
+        name: What people call the function.
+        function: Any.
+        options: Its arguments.
+        offered: What it may have beside them, where its signature names it.
+
+    Raises:
+        FedhaError: The arguments do not fit it.
+    """
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # written in another language
         return function(**options)
     wanted = signature.parameters
+    options = {one: _as_meant(value, wanted.get(one)) for one, value in options.items()}
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
     try:
         signature.bind(**options, **more)
     except TypeError as error:
         takes = f"{name} takes {', '.join(map(str, wanted.values())) or 'nothing'}"
-        raise FedhaError(f"{key.partition('.')[0]}: {error}; {takes}") from error
+        raise FedhaError(f"{section}: {error}; {takes}") from error
     return function(**options, **more)
+
+
+def _as_meant(value: Any, parameter: inspect.Parameter | None) -> Any:
+    """A config's text as the number, truth value or null that it reads as, unless the function wants a text."""
+    if isinstance(value, list):
+        return [_as_meant(one, parameter) for one in value]
+    if isinstance(value, dict):
+        return {key: _as_meant(one, None) for key, one in value.items()}
+    if not isinstance(value, str) or (parameter is not None and parameter.annotation in (str, "str")):
+        return value
+    if (found := number(value)) is not None:
+        return found
+    return {"true": True, "false": False, "null": None, "~": None}.get(value.lower(), value)
 
 
 def name_of(function: Callable[..., Any]) -> str | None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedha import handed
 from fedha.config import DataConfig, expanded
 from fedha.data import arrays, digits, heart, mnist
 from fedha.data.domain import Domain, DomainSet, Examples, nth
@@ -46,6 +47,7 @@ _DATA_SETS = {
         lambda config, cut: mnist.load(config, cut.seed), _COLORED | {"download", "imbalance", "imbalance_ratio"}
     ),
     "heart": _DataSet(heart.load, _NATURAL, heart.load_own, heart.load_target),
+    handed.NAME: _DataSet(lambda config, cut: handed.handed_over("data", config.digest), frozenset({"digest"})),
     "arrays": _DataSet(
         arrays.load,
         _NATURAL | {"classes", "unlabelled", "layout", "scale"},

@@ -13,12 +13,13 @@ from fedha.errors import FedhaError
 PARTS = {"train": "train", "held_out": "held-out"}
 
 
-def given_domain(value: object, place: int) -> Domain:
+def given_domain(value: object, place: int, *, trained: bool = True) -> Domain:
     """What a client's function returned, with arrays as tensors and whole numbers as int64 labels.
 
     Args:
         value: Should be a `Domain`; its arrays may be NumPy's, or anything that NumPy makes one of.
         place: The client's, in client order.
+        trained: Whether it is trained on; a target need not have examples for that.
 
     Raises:
         FedhaError: It is something else, or by its types and shapes cannot be a domain's examples.
@@ -31,7 +32,9 @@ def given_domain(value: object, place: int) -> Domain:
     if not isinstance(value.name, str) or not value.name:
         raise FedhaError(f"the domain of client {place} is called {value.name!r}; give it a name, a text of its own")
     parts = {part: _part(value, part) for part in PARTS}
-    if not len(parts["train"]):
+    if not len(parts["train"]) and not trained and len(parts["held_out"]):
+        parts["train"] = parts["held_out"].select(slice(0, 0))
+    elif not len(parts["train"]):
         raise FedhaError(f"source domain {value.name!r} has no training examples; remove it or add data")
     if not len(parts["held_out"]):  # of whatever kind: nobody computes with it
         parts["held_out"] = parts["train"].select(slice(0, 0))

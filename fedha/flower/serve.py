@@ -348,6 +348,7 @@ def _results(
         "selection": select(records, folds),
         **({"left_out": absences} if absences else {}),
         "data": setting.description,
+        "expects": {"input_shape": list(setting.input_shape), "classes": setting.classes},
         **({"changes": changes} if (changes := runfolder.read_changes(job.folder)) else {}),
         **({"privacy": privacy} if privacy else {}),
         "versions": versions(),

@@ -9,8 +9,9 @@ from torch import nn
 
 from fedha.config import ModelConfig
 from fedha.errors import FedhaError
+from fedha.handed import NAME, handed_over
 from fedha.models.split import MixedPrecision, SplitModel
-from fedha.named import call, is_own
+from fedha.named import call, invoke, is_own
 from fedha.randomness import generator
 
 
@@ -27,7 +28,7 @@ def build(config: ModelConfig, input_shape: Sequence[int], classes: int, seed: i
     Raises:
         FedhaError: The model does not fit the data, or what the function makes is no `SplitModel`.
     """
-    if is_own(config.name):
+    if is_own(config.name) or config.name == NAME:
         return _own(config, tuple(input_shape), classes, seed)
     if config.one_logit and classes != 2:
         raise FedhaError(f"model.one_logit is for two classes but the data have {classes}; set it to false")
@@ -50,8 +51,12 @@ def build(config: ModelConfig, input_shape: Sequence[int], classes: int, seed: i
 
 
 def _own(config: ModelConfig, input_shape: tuple[int, ...], classes: int, seed: int) -> SplitModel:
+    offered = {"input_shape": input_shape, "classes": classes}
     with _seeded(seed):
-        made = call("model.name", config.name, config.options, {"input_shape": input_shape, "classes": classes})
+        if config.name == NAME:
+            made = invoke("model", "the function", handed_over("network", config.options.get("digest")), {}, offered)
+        else:
+            made = call("model.name", config.name, config.options, offered)
     if not isinstance(made, SplitModel):
         raise FedhaError(
             f"model.name is {config.name!r}, which makes a {type(made).__name__}; let it return "

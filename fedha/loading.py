@@ -1,0 +1,92 @@
+"""A finished run's network, ready to predict."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fedha.config import load_written
+from fedha.errors import FedhaError
+from fedha.models import SplitModel, build
+from fedha.named import invoke
+from fedha.runs import runfolder
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a run's network was trained on.
+
+    Attributes:
+        input_shape: Shape of one input, without the batch axis.
+        classes: C; a network with one logit speaks for class 1 of two.
+        data: What the data were and what was done to them, such as how they were scaled.
+    """
+
+    input_shape: tuple[int, ...]
+    classes: int
+    data: str
+
+
+def load(run: str | Path, *, model: SplitModel | Callable[..., SplitModel] | None = None) -> SplitModel:
+    """The network of a finished run with its weights, in evaluation mode.
+
+    Args:
+        run: The run's folder.
+        model: The network, or the function that makes it, where the run was given one that has no import name.
+
+    Returns:
+        The network; its attribute ``expects`` (`Expectation`) says what it was trained on.
+
+    Raises:
+        FedhaError: The folder holds no finished run, its network cannot be made again here, or the weights are of
+            another one.
+    """
+    folder = Path(run).expanduser()
+    if not runfolder.holds_run(folder):
+        raise FedhaError(f"there is no run in {folder}; name the folder of one, with its config.yaml")
+    config, results = load_written(folder / runfolder.CONFIG), runfolder.read_results(folder)
+    if "expects" not in results:
+        raise FedhaError(
+            f"{folder} does not say what its network expects, for an earlier version wrote it; resume it once with "
+            f"more rounds, or build the network with fedha.models.build and read {runfolder.MODEL}"
+        )
+    wanted = Expectation(tuple(results["expects"]["input_shape"]), results["expects"]["classes"], results["data"])
+    if model is None:
+        network = build(config.model, wanted.input_shape, wanted.classes, config.seed[0])
+    else:
+        network = _given(model, wanted)
+    _fill(network, folder)
+    network.expects = wanted  # type: ignore[assignment]  # an attribute that is no part of the network
+    network.eval()
+    return network
+
+
+def _given(model: SplitModel | Callable[..., SplitModel], wanted: Expectation) -> SplitModel:
+    made = model
+    if not isinstance(model, nn.Module):
+        offered = {"input_shape": wanted.input_shape, "classes": wanted.classes}
+        made = invoke("model", "the function", model, {}, offered)
+    if not isinstance(made, SplitModel):
+        raise FedhaError(f"model gives a {type(made).__name__}; give a SplitModel, or the function that makes it")
+    return deepcopy(made)
+
+
+def _fill(network: SplitModel, folder: Path) -> None:
+    saved, own = runfolder.read_model(folder), dict(network.named_parameters())
+    if saved.keys() != own.keys():
+        missing, foreign = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
+        raise FedhaError(
+            f"the weights in {folder / runfolder.MODEL} are of another network: they lack "
+            f"{', '.join(missing) or 'none'} and have {', '.join(foreign) or 'none'} beside them"
+        )
+    with torch.no_grad():
+        for name, value in saved.items():
+            if own[name].shape != value.shape:
+                raise FedhaError(
+                    f"{name} has shape {tuple(value.shape)} in {folder / runfolder.MODEL} but {tuple(own[name].shape)} "
+                    "in the network; hand over the network that the run was trained with"
+                )
+            own[name].copy_(value)

@@ -1,0 +1,256 @@
+"""One run from objects: domains, a network, a recipe. What `fedha run` does for a config, in program or notebook."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedha import temporary
+from fedha.config import Config, RecipeConfig, TrainingConfig, parse
+from fedha.data.domain import Domain, DomainSet, Examples, unseen
+from fedha.data.given import given_domain
+from fedha.data.labels import count_classes
+from fedha.errors import FedhaError
+from fedha.handed import NAME, digest_of, hand_over
+from fedha.loading import load
+from fedha.models import SplitModel
+from fedha.named import name_of
+from fedha.report.comparison import read_runs, variants
+from fedha.report.formats import render
+from fedha.report.tables import accuracy_table
+from fedha.run import execute
+from fedha.runs import runfolder
+from fedha.runs.listener import Listener, Silent
+
+Network = SplitModel | Callable[..., SplitModel]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        folder: Where it was written.
+        results: The content of results.json.
+        records: A mapping a round, as in metrics.jsonl.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]]
+    _kept: Any = field(default=None, repr=False)  # the temporary folder, which goes when the result goes
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """A flat row a round, as ``pandas.DataFrame`` takes it: ``risk/photo``, ``target/sketch/accuracy``, …"""
+        return [_flat(record) for record in self.records]
+
+    @property
+    def model(self) -> SplitModel:
+        """The network with the last round's weights; see `fedha.load`."""
+        return load(self.folder)
+
+    def accuracy(self, domain: str, rule: str = "final") -> float:
+        """Accuracy on a domain, 0 to 1: of a source on what it holds out, of a target on all of it.
+
+        Args:
+            domain: Its name.
+            rule: Which round is looked at: final, training_domain_validation, leave_one_domain_out or oracle.
+
+        Raises:
+            FedhaError: No such domain, or the run has no numbers for the rule.
+        """
+        chosen = {"final": {"round": self.results["rounds"]}, **self.results["selection"]}
+        if rule not in chosen:
+            raise FedhaError(f"this run has no rule {rule!r}, only {', '.join(chosen)}")
+        number = int(chosen[rule]["round"])
+        record = next(one for one in self.records if one["round"] == number)
+        known = {**(record.get("held_out") or {}), **(record.get("target") or {})}
+        if domain not in known or "accuracy" not in known[domain]:
+            raise FedhaError(f"there is no accuracy of {domain!r} in round {number}, only of {', '.join(known)}")
+        return float(known[domain]["accuracy"])
+
+    def __str__(self) -> str:
+        return render(self._table(), "text")
+
+    def _repr_markdown_(self) -> str:
+        return render(self._table(), "markdown")
+
+    def _table(self) -> Any:
+        runs, _ = read_runs([self.folder])
+        return accuracy_table([run.results for run in runs], variants([run.config for run in runs]))
+
+
+def simulate(
+    domains: Iterable[Domain],
+    model: Network,
+    recipe: str | Mapping[str, Any] | RecipeConfig = "hgp",
+    *,
+    target: str | Sequence[str] | None = None,
+    training: TrainingConfig | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    engine: str | Mapping[str, Any] = "auto",
+    out: str | Path | None = None,
+    resume: bool = False,
+    classes: int | None = None,
+    listener: Listener | None = None,
+    **sections: Any,
+) -> Result:
+    """Train one model on several domains, each a client of its own, and evaluate it.
+
+    Args:
+        domains: With names of their own; a target's parts are evaluated together and never trained on.
+        model: A network, or a function that makes one: it may take ``input_shape`` and ``classes``, and what it draws
+            is drawn from the run's seed.
+        recipe: A row's name, or what a config says under ``recipe``.
+        target: The unseen domains among them, by name; the first is the one that rules and tables speak of. None:
+            there are the sources' numbers alone.
+        training: What a config says under ``training``.
+        seed: The run's seed.
+        engine: A name, or what a config says under ``engine``. A network or function without an import name (a lambda,
+            a notebook's) can be trained in this process alone.
+        out: The run's folder; None: a temporary one, which goes with the result.
+        resume: Continue what the folder holds, with the same objects.
+        classes: C; None: one more than the highest label.
+        listener: Told of every round.
+        **sections: Other sections of the config: evaluation, privacy, checkpoint, name.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        FedhaError: What is given does not fit; said before the first round where it can be.
+    """
+    given = _domains(list(domains), [target] if isinstance(target, str) else list(target or []), classes)
+    config = parse(
+        {
+            "name": "simulation",
+            "recipe": _plain(recipe),
+            "training": _plain(training or {}),
+            "seed": seed,
+            "engine": {"name": engine} if isinstance(engine, str) else dict(engine),
+            **{name: _plain(value) for name, value in sections.items()},
+            "data": {"name": NAME, "digest": _known_domains(given)},
+            "model": _known_network(model),
+        },
+        "fedha.simulate",
+    )
+    config = _placed(config)
+    kept = None if out is not None else tempfile.TemporaryDirectory(prefix="fedha-", dir=temporary.wanted())
+    folder = Path(out).expanduser() if kept is None else Path(kept.name) / "run"  # type: ignore[arg-type]
+    results = execute(config, folder, listener or Silent(), resume=resume and runfolder.holds_run(folder))
+    return Result(folder, results, runfolder.read_metrics(folder), kept)
+
+
+def _domains(handed: Sequence[Domain], unseen_names: Sequence[str], classes: int | None) -> DomainSet:
+    given = [
+        given_domain(one, place, trained=getattr(one, "name", None) not in unseen_names)
+        for place, one in enumerate(handed)
+    ]
+    names = [one.name for one in given]
+    for name in unseen_names:
+        if name not in names:
+            raise FedhaError(f"target names {name!r}, which is no domain; the domains are {', '.join(names)}")
+    sources = tuple(one for one in given if one.name not in unseen_names)
+    targets = tuple(unseen(name, _whole(given[names.index(name)])) for name in unseen_names)
+    labels = {one.name: torch.cat([one.train.labels, one.held_out.labels]) for one in (*sources, *targets)}
+    sizes = ", ".join(f"{one.name} {len(one.train)}" for one in sources)
+    told = f"domains of a program: {sizes} examples" + (f", unseen {', '.join(unseen_names)}" if unseen_names else "")
+    notes = tuple(_twice([*sources, *targets]))
+    floating = [tuple(_floating(one) for one in some) for some in (sources, targets)]
+    return DomainSet(floating[0], floating[1], classes or count_classes(labels), told, notes)
+
+
+def _whole(domain: Domain) -> Examples:
+    parts = (domain.train, domain.held_out)
+    return Examples(torch.cat([one.inputs for one in parts]), torch.cat([one.labels for one in parts]))
+
+
+def _floating(domain: Domain) -> Domain:
+    train, held_out = (
+        part if part.inputs.is_floating_point() else replace(part, inputs=part.inputs.float())
+        for part in (domain.train, domain.held_out)
+    )
+    return replace(domain, train=train, held_out=held_out)
+
+
+def _twice(domains: Sequence[Domain]) -> list[str]:
+    """Rows that stand in two parts, a sentence a pair; reported, for it may be meant."""
+    parts = {
+        f"{one.name!r} ({title})": _rows(part)
+        for one in domains
+        for title, part in (("train", one.train), ("held-out", one.held_out))
+    }
+    notes, names = [], list(parts)
+    for place, name in enumerate(names):
+        for other in names[place + 1 :]:
+            if shared := len(parts[name] & parts[other]):
+                notes.append(f"{shared} rows of {name} are also in {other}")
+    return notes
+
+
+def _rows(examples: Examples) -> set[bytes]:
+    flat = examples.inputs.reshape(len(examples), -1) if len(examples) else examples.inputs
+    return {row.numpy().tobytes() for row in flat} if flat.numel() <= 2**26 else set()
+
+
+def _known_domains(given: DomainSet) -> str:
+    def tensors() -> Iterable[tuple[str, Tensor]]:
+        for one in (*given.sources, *given.targets):
+            for title, part in (("train", one.train), ("held_out", one.held_out)):
+                yield f"{one.name}/{title}/inputs", part.inputs
+                yield f"{one.name}/{title}/labels", part.labels
+
+    digest = digest_of(tensors())
+    hand_over(digest, given)
+    return digest
+
+
+def _known_network(model: Network) -> dict[str, Any]:
+    if isinstance(model, nn.Module):
+        if not isinstance(model, SplitModel):
+            raise FedhaError(
+                f"model is a {type(model).__name__}; give fedha.models.SplitModel(featurizer, head), "
+                "SplitModel.of(network, head='fc'), or a function that makes one"
+            )
+        own, digest = deepcopy(model), digest_of(model.state_dict().items())
+        hand_over(digest, lambda: deepcopy(own))
+        return {"name": NAME, "options": {"digest": digest}}
+    if not callable(model):
+        raise FedhaError(f"model is {model!r}; give a SplitModel or a function that makes one")
+    if (name := name_of(model)) is not None:
+        return {"name": name, "options": {}}
+    digest = f"function {getattr(model, '__qualname__', type(model).__name__)}"
+    hand_over(digest, model)
+    return {"name": NAME, "options": {"digest": digest}}
+
+
+def _placed(config: Config) -> Config:
+    """The config with an engine that can have the objects."""
+    wanted, anonymous = config.engine.name, config.model.name == NAME
+    if wanted == "flower":
+        raise FedhaError("engine is 'flower', whose processes have none of this program's domains; take inline or ray")
+    if anonymous and wanted == "ray":
+        raise FedhaError(
+            "engine is 'ray', whose workers cannot import this network or function; define it in a module of its own "
+            "(not in the program that is started, and no lambda), or take engine='inline'"
+        )
+    if not anonymous or wanted == "inline":
+        return config
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"name": "inline"})})
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in record.items():
+        row |= _flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return row

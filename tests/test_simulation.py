@@ -1,0 +1,135 @@
+"""Objects through `fedha.simulate` and back through `fedha.load`: the same run as a config's, known by digest."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fedha
+from fedha.cli.launch import find_config
+from fedha.data.domain import Domain, Examples
+from fedha.errors import FedhaError
+from fedha.flower.serve import load_domains
+from fedha.models import SplitModel
+from fedha.run import execute
+from fedha.runs.listener import Silent
+from tests import models_of_others
+
+
+def domain(place: int, name: str = "") -> Domain:
+    draws = torch.Generator().manual_seed(place)
+    inputs = torch.randn(60, 2, 3, generator=draws)
+    labels = (inputs[:, 0, 0] > 0).long()
+    return Domain(name or f"d{place}", Examples(inputs[:40], labels[:40]), Examples(inputs[40:], labels[40:]))
+
+
+DOMAINS = [domain(0), domain(1), domain(2)]
+
+
+def network() -> SplitModel:
+    torch.manual_seed(1)
+    return SplitModel(nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.Tanh()), nn.Linear(4, 2))
+
+
+def test_a_result_has_numbers_rows_and_the_network(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = fedha.simulate(
+        DOMAINS, models_of_others.fitted, "exact_diagonal", target="d2", training={"rounds": 3}, out=out
+    )
+    assert result.folder == out
+    assert [row["round"] for row in result.history] == [1, 2, 3]
+    assert result.history[-1]["target/d2/accuracy"] == result.accuracy("d2")
+    assert 0 <= result.accuracy("d0", "training_domain_validation") <= 1
+    assert "exact_diagonal" in str(result)
+    loaded = fedha.load(out)
+    assert loaded.expects.input_shape == (2, 3)
+    assert loaded.expects.classes == 2
+    inputs, labels = (
+        torch.cat([getattr(p, name) for p in (DOMAINS[2].train, DOMAINS[2].held_out)]) for name in ("inputs", "labels")
+    )
+    assert float((loaded(inputs).argmax(1) == labels).float().mean()) == pytest.approx(result.accuracy("d2"))
+    with pytest.raises(FedhaError, match="no rule 'best', only final, training_domain_validation, oracle"):
+        result.accuracy("d2", "best")
+    with pytest.raises(FedhaError, match="no accuracy of 'photo' in round 3, only of d0, d1, d2"):
+        result.accuracy("photo")
+
+
+def test_without_a_target_there_are_the_sources_alone_and_no_folder_is_left() -> None:
+    result = fedha.simulate(DOMAINS, network, "erm", training={"rounds": 2})
+    assert result.accuracy("d1") >= 0
+    folder = result.folder
+    assert folder.is_dir()
+    del result
+    assert not folder.exists()
+
+
+def test_it_is_the_run_that_a_config_describes(tmp_path: Path) -> None:
+    changes = ["recipe=coral", "seed=3", "training.rounds=2", "evaluation.leave_one_domain_out=false"]
+    config = find_config("quickstart", changes, "inline").runs()[0]
+    execute(config, tmp_path / "config", Silent())
+    domains = load_domains(config)
+    given = [*domains.sources, *domains.targets]
+    maker = lambda input_shape, classes: fedha.models.build(config.model, input_shape, classes, 3)  # noqa: E731
+    names = [one.name for one in domains.targets]
+    fedha.simulate(
+        given, maker, "coral", target=names, training=config.training, seed=3, engine="inline", out=tmp_path / "objects"
+    )
+    one, other = (fedha.runs.runfolder.read_model(tmp_path / name) for name in ("config", "objects"))
+    assert all(torch.equal(other[name], value) for name, value in one.items())
+
+
+def test_objects_without_a_name_are_known_by_digest_and_taken_again(tmp_path: Path) -> None:
+    made = network()
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    fedha.simulate(DOMAINS, made, "erm", training={"rounds": 2}, out=tmp_path / "run")
+    assert all(torch.equal(made.state_dict()[name], value) for name, value in before.items())
+    config = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert config["rounds"] == 2
+    longer = fedha.simulate(DOMAINS, made, "erm", training={"rounds": 4}, out=tmp_path / "run", resume=True)
+    assert [row["round"] for row in longer.history] == [1, 2, 3, 4]
+    with pytest.raises(FedhaError, match=r"data\.digest was"):
+        fedha.simulate(
+            [domain(7, "d0"), *DOMAINS[1:]], made, "erm", training={"rounds": 5}, out=tmp_path / "run", resume=True
+        )
+    assert fedha.load(tmp_path / "run", model=network).head.weight.shape == (2, 4)
+    other = SplitModel(nn.Sequential(nn.Flatten(), nn.Linear(6, 5)), nn.Linear(5, 2))
+    with pytest.raises(FedhaError, match=r"head\.weight has shape \(2, 4\) in .* but \(2, 5\) in the network"):
+        fedha.load(tmp_path / "run", model=other)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"target": "d9"}, "target names 'd9', which is no domain; the domains are d0, d1, d2"),
+        ({"engine": "ray"}, "whose workers cannot import this network or function; define it in a module"),
+        ({"engine": "flower"}, "whose processes have none of this program's domains"),
+        ({"model": nn.Linear(6, 2)}, r"model is a Linear; give .*SplitModel\.of"),
+        ({"model": 3}, "model is 3; give a SplitModel or a function"),
+        ({"recipe": "hpg"}, "did you mean 'hgp'"),
+        ({"training": {"round": 3}}, "unknown key 'training.round'; did you mean 'rounds'"),
+        ({"domains": [DOMAINS[0], DOMAINS[0]]}, "give every domain its own name"),
+        ({"domains": [3]}, "the data of client 0 are a int"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_the_first_round(change: dict, problem: str, tmp_path: Path) -> None:
+    given = {"domains": DOMAINS, "model": lambda: network(), "recipe": "erm", "out": tmp_path / "run", **change}
+    with pytest.raises(FedhaError, match=problem):
+        fedha.simulate(given.pop("domains"), given.pop("model"), given.pop("recipe"), **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_in_two_parts_are_told_and_not_refused() -> None:
+    class Notes(Silent):
+        said: tuple[str, ...] = ()
+
+        def note(self, text: str) -> None:
+            self.said = (*self.said, text)
+
+    notes, copied = Notes(), DOMAINS[0]
+    twin = Domain("twin", Examples(copied.train.inputs[:5].numpy(), np.array(copied.train.labels[:5])), copied.held_out)
+    fedha.simulate([copied, twin], network, "erm", training={"rounds": 1}, listener=notes)
+    assert "5 rows of 'd0' (train) are also in 'twin' (train)" in notes.said
+    assert "20 rows of 'd0' (held-out) are also in 'twin' (held-out)" in notes.said
