@@ -23,6 +23,10 @@ class StoppedError(FedhaError):
     """The run was asked to stop before its end; it goes on from its checkpoint."""
 
 
+class ClusterError(FedhaError):
+    """What a run computes on is gone; it can go on from its checkpoint, somewhere else."""
+
+
 class ClientError(Exception):
     """A client's code failed in a way that nobody expected; the message says whose, when and why.
 

@@ -1,17 +1,24 @@
 """A cluster loses nodes: their clients go on elsewhere with the same bits, or the run says how it goes on later."""
 
 import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fedha.engine import ray_session
+from fedha.engine import leftovers, ray_session
+from fedha.errors import ClusterError
 from fedha.flower import HessianAlignment
 from fedha.recipes import RECIPES
 from tests.test_engines import assert_same_bits, same_numerics, train_over
@@ -43,7 +50,6 @@ def kill(node: Any, what: str = "raylet") -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("together", [False, True])
 def test_clients_of_a_lost_node_go_on_at_one_that_is_left_and_without_any_the_run_ends(together: bool) -> None:
-    from fedha.engine.cluster import ClusterError
     from fedha.engine.host import Resources
 
     problem, row = five_clients(), replace(RECIPES["fishr"], weight=9.0)
@@ -79,6 +85,124 @@ def test_clients_of_a_lost_node_go_on_at_one_that_is_left_and_without_any_the_ru
     assert "has lost its node" in third
 
 
+@contextmanager
+def head(cpus: int) -> Iterator[tuple[Path, str, Callable[[str], list[int]]]]:
+    """A head of its own, as a user starts one; yields its folder, its address, and what finds processes of it."""
+    folder = Path(tempfile.mkdtemp(prefix="head", dir="/tmp"))  # Ray's sockets need a short path
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    ray = Path(sys.executable).with_name("ray")
+    options = ["--head", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}", f"--num-cpus={cpus}"]
+    options += ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--object-store-memory=80000000"]
+
+    def processes(name: str) -> list[int]:
+        started = {pid: Path(f"/proc/{pid}/cmdline") for pid in leftovers.living(folder)}
+        return [pid for pid, line in started.items() if name.encode() in line.read_bytes().split(b"\0")[0]]
+
+    try:
+        marked = {**open_house(), leftovers.MARK: str(folder)}
+        subprocess.run([ray, "start", *options], env=marked, check=True, capture_output=True, timeout=300)
+        yield folder, address, processes
+    finally:
+        leftovers.end(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_house() -> dict[str, str]:
+    """The environment without the token of this process' own Ray."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+
+
+def fedha(*words: "str | Path") -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "fedha", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=open_house())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the head's processes in /proc")
+def test_a_killed_head_ends_the_run_with_the_way_to_go_on_which_works(tmp_path: Path) -> None:
+    from fedha.runs import runfolder
+
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    settings = [
+        "quickstart",
+        "recipe=hgp",
+        "seed=0",
+        "evaluation.leave_one_domain_out=false",
+        "checkpoint.every=100000",
+    ]
+    with head(2) as (_, address, processes):
+        there = ["engine.name=ray", f"engine.address={address}", "engine.workers=2", "training.rounds=100000"]
+        running = fedha("run", *settings, *there, "--out", run)
+        try:
+            while running.poll() is None and len(runfolder.read_metrics(run)) < 5:
+                time.sleep(0.1)
+            (head_process,) = processes("gcs_server")
+            os.kill(head_process, signal.SIGKILL)
+            killed = time.monotonic()
+            _, said = running.communicate(timeout=200)
+        finally:
+            running.kill()
+    assert running.returncode == 2, said
+    assert time.monotonic() - killed < 60  # when Ray would have ended it
+    flat = " ".join(said.split())
+    assert f":{address.rpartition(':')[2]} is gone; continue from" in flat
+    again = f"fedha resume {run}, once a cluster answers at {address}, or with engine.address= behind it"
+    assert again in flat
+    done = len(runfolder.read_metrics(run))
+    resumed = fedha("resume", run, "engine.address=", "engine.name=inline", f"training.rounds={done + 3}")
+    _, said = resumed.communicate(timeout=200)
+    assert resumed.returncode == 0, said
+    straight = fedha("run", *settings, "engine.name=inline", f"training.rounds={done + 3}", "--out", plain)
+    _, said = straight.communicate(timeout=200)
+    assert straight.returncode == 0, said
+    assert (run / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the head's processes in /proc")
+def test_a_head_that_dies_while_workers_start_is_seen_too() -> None:
+    """In a process of its own: a Ray that has lost its head may take its driver with it."""
+    with head(1) as (_, address, processes):
+        program = subprocess.Popen(
+            [sys.executable, "-c", _WAITS, address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=open_house(),
+        )
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "waits\n"
+            (head_process,) = processes("gcs_server")
+            os.kill(head_process, signal.SIGKILL)
+            said, complaints = program.communicate(timeout=200)
+        finally:
+            program.kill()
+    assert said.endswith(f":{address.rpartition(':')[2]} is gone\n"), complaints
+
+
+_WAITS = """
+import os, sys
+from flwr.app import RecordDict
+from fedha.engine import leftovers, ray_session
+from fedha.engine.host import Resources
+from fedha.engine.ray_grid import RayGrid
+from fedha.errors import ClusterError
+
+ray_session.start(0, 0, sys.argv[1])
+grid = RayGrid(dict, 1, resources=Resources(cpus=64))  # more than there are, so it waits for long
+print("waits", flush=True)
+try:
+    list(grid.send_and_receive([grid.create_message(RecordDict(), "train", 2, "1")]))
+except ClusterError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+
+
 def test_a_head_that_does_not_answer_is_told_of_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from fedha.engine import cluster as watched
 
@@ -87,7 +211,7 @@ def test_a_head_that_does_not_answer_is_told_of_and_given_up(monkeypatch: pytest
     notes: list[str] = []
     head = watched.Head(notes.append)
     head.look()  # it was looked at a moment ago
-    with pytest.raises(watched.ClusterError, match=r"the head of the Ray cluster at 127.0.0.1:1 is gone"):
+    with pytest.raises(ClusterError, match=r"the head of the Ray cluster at 127.0.0.1:1 is gone"):
         head.look(now=True)
     assert notes == ["the head of the Ray cluster at 127.0.0.1:1 does not answer; waiting for it"]
 

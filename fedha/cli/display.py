@@ -72,7 +72,8 @@ class LineDisplay:
         text, round = self._state.update(record), int(record["round"])
         if round % -(-self._rounds // 10) == 0 and round < self._rounds:
             first, since = self._clock
-            left = (monotonic() - since) / (round - first) * (self._rounds - round)
+            trained = max(1, round - first)  # none where the first thing left was a round's evaluation
+            left = (monotonic() - since) / trained * (self._rounds - round)
             self._print(f"  round {round}/{self._rounds}  {text}  {duration(left)} left")
 
     def finished(self, results: Mapping[str, Any]) -> None:

@@ -2,23 +2,21 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 
-from fedha.errors import FedhaError
+from fedha.errors import ClusterError
 
 LOOK_SECONDS = 5.0  # between looks at the head
 _GIVE_UP_SECONDS = (
     15.0  # without a head; after 60 Ray ends this process in words of its own, and leaving it takes a while
 )
 _KNOCK_SECONDS = 3.0
-
-
-class ClusterError(FedhaError):
-    """What a run computes on is gone; it can go on from its checkpoint, somewhere else."""
+_FETCH_SECONDS = 0.5  # between looks while something is fetched
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,29 @@ def _answers(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def fetch(asked: Sequence[Any], seconds: float, look: Callable[[], None]) -> list[Any]:
+    """What was asked for, as `ray.get` has it, which itself sees neither a lost head nor a request to stop.
+
+    Args:
+        asked: Ray's references.
+        seconds: How long it may take.
+        look: Called before and, while it takes long, again and again; may raise to end the wait.
+
+    Raises:
+        GetTimeoutError: It took longer.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        look()
+        patience = max(0.0, min(_FETCH_SECONDS, deadline - time.monotonic()))
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=patience)
+        if len(ready) == len(asked):
+            found: list[Any] = ray.get(list(asked))
+            return found
+        if time.monotonic() >= deadline:
+            raise GetTimeoutError(f"no answer within {seconds:g} s")
 
 
 def refuge(known: Mapping[str, Node], held: Iterable[str], cpus: float) -> Node | None:

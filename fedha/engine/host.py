@@ -1,6 +1,6 @@
 """One worker process as the driver sees it: started, called, asked what it is doing, ended, started again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedha.engine.broadcast import Broadcast
+from fedha.engine.cluster import fetch
 from fedha.engine.parcels import TOGETHER, Call, Content, Records, even, of_kind
 from fedha.engine.worker import MakeClients, Worker
 from fedha.errors import ClientError, FedhaError, listed
@@ -91,15 +92,18 @@ class Host:
         self.actor = remote(Worker).options(**self._options).remote(*self._setup, dict(states), self._data)
         self._booting = self.actor.ready.remote()
 
-    def wait(self) -> dict[str, Any]:
+    def wait(self, look: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Wait until the process is there, and say what it is.
+
+        Args:
+            look: Called again and again meanwhile; may raise to end the wait.
 
         Raises:
             FedhaError, ClientError: What its start failed with.
         """
         what = f"the worker of clients {self.name} did not start"
         try:
-            described: dict[str, Any] = ray.get(self._booting, timeout=_START_SECONDS)
+            described: dict[str, Any] = fetch([self._booting], _START_SECONDS, look)[0]
         except GetTimeoutError:
             free, wanted = ray.available_resources(), self._options  # type: ignore[no-untyped-call]
             raise FedhaError(

@@ -14,12 +14,12 @@ from fedha.config import Config, from_json, to_json
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.shards import client_domains
 from fedha.engine import ray_session
-from fedha.engine.cluster import ClusterError
 from fedha.engine.estimate import run_operations
 from fedha.engine.host import Resources
 from fedha.engine.machine import look
 from fedha.engine.plan import Plan, make_plan
 from fedha.engine.ray_grid import RayGrid
+from fedha.errors import ClusterError
 from fedha.flower.client import Clients, simulated
 from fedha.flower.delivery import never
 from fedha.flower.secure_client import simulated_party

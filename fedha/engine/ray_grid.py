@@ -14,12 +14,12 @@ from flwr.supercore.run import Run
 from ray.exceptions import RayError, RayTaskError
 
 from fedha.engine.broadcast import Broadcast
-from fedha.engine.cluster import LOOK_SECONDS, ClusterError, Head, nodes, refuge
+from fedha.engine.cluster import LOOK_SECONDS, Head, fetch, nodes, refuge
 from fedha.engine.host import Host, Resources
 from fedha.engine.nodes import FIRST_NODE, identify_server
 from fedha.engine.parcels import Answer, Records, to_record_dict, to_records
 from fedha.engine.worker import MakeClients
-from fedha.errors import FedhaError
+from fedha.errors import ClusterError, FedhaError
 from fedha.flower.client import restore_state, state_record
 from fedha.flower.delivery import never, stop_if_asked
 from fedha.flower.failure import Failure, pack_failure
@@ -196,7 +196,7 @@ class RayGrid(Grid):
     def _call(self, host: Host, messages: Sequence[Message]) -> _Pending:
         if host.actor is None:
             self._restart(host)
-        host.wait()
+        host.wait(self._look)
         answers, piece = host.call(messages, self.broadcast, together=self._together, piece=None)
         by_node = {message.metadata.dst_node_id: message for message in messages}
         return _Pending(host, host.actor, answers, by_node, time.monotonic(), self._together, piece)
@@ -226,7 +226,7 @@ class RayGrid(Grid):
 
     def _receive(self, one: _Pending) -> Iterator[Message]:
         try:
-            answers: list[Answer] = ray.get(next(one.answers))
+            answers: list[Answer] = fetch([next(one.answers)], math.inf, self._look)[0]
         except RayTaskError as error:
             raise error.cause from error
         except (RayError, StopIteration) as error:
@@ -257,7 +257,7 @@ class RayGrid(Grid):
             self._note(f"a worker process {why}; it starts again for {len(one.messages)} clients")
         if one.host.actor is one.actor:
             self._restart(one.host)
-        one.host.wait()
+        one.host.wait(self._look)
         one.actor, one.since = one.host.actor, time.monotonic()
         messages = list(one.messages.values())
         one.answers, _ = one.host.call(messages, self.broadcast, together=one.together, piece=one.piece)
@@ -288,7 +288,13 @@ class RayGrid(Grid):
         self._note(f"clients {host.name} go on at {'a node with a free GPU' if gpus else place.name}")
         return True
 
+    def _look(self) -> None:
+        """While something is waited for: whether to go on waiting."""
+        self._head.look()
+        stop_if_asked(self._stop)
+
     def _restart(self, host: Host) -> None:
+        self._head.look(now=True)  # without it Ray would wait for it, and let nobody look
         host.stop()
         nodes = (place + FIRST_NODE for place in host.places)
         host.start({node: self._states[node] for node in nodes if node in self._states})

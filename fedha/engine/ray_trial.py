@@ -24,13 +24,17 @@ def ask_workers(workers: int, cpu_share: float, gpu_share: float, threads: int) 
 
     Raises:
         FedhaError: They do not all answer; Ray may have less to give than they take.
+        ClusterError: The cluster's head is gone.
     """
-    import ray
+    import ray  # slow to import
+
+    from fedha.engine.cluster import Head, fetch
 
     worker: Any = ray.remote(num_cpus=cpu_share, num_gpus=gpu_share)(_Trial)
     started = [worker.remote() for _ in range(workers)]
     try:
-        answers: list[str] = ray.get([one.answer.remote(threads) for one in started], timeout=_SECONDS)
+        asked = [one.answer.remote(threads) for one in started]
+        answers: list[str] = fetch(asked, _SECONDS, Head(lambda text: None).look)
     except ray.exceptions.RayError as error:
         raise FedhaError(
             f"{workers} workers with {cpu_share:g} CPUs and {gpu_share:g} GPUs each did not all answer within "

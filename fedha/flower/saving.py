@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
 from fedha.config import Config
-from fedha.errors import FedhaError, StoppedError
+from fedha.errors import ClusterError, FedhaError, StoppedError
 from fedha.federation import Server
 from fedha.flower.delivery import is_simulation
 from fedha.flower.strategy import HessianAlignment
@@ -90,7 +90,7 @@ class Saving:
 
     @contextmanager
     def giving_up(self, round: int, pending: dict[str, Any] | None) -> Iterator[None]:
-        """While clients are asked: where the run should stop, what is under way is given up.
+        """While clients are asked: where the run should stop, or they are lost, what is under way is given up.
 
         The server's state changes when all have answered, so until then it is the one after `round`, but for the little
         that is remembered here. A step that was taken is not given up.
@@ -101,14 +101,18 @@ class Saving:
 
         Raises:
             StoppedError: The run was asked to stop; the state after `round` is saved.
+            ClusterError: What the clients computed on is gone; the same is saved.
         """
         before, states, taken = _remembered(self.strategy.begun()), self._states(), self.strategy.last_round
         try:
             yield
         except Exception as error:  # the same signal may have ended workers too: whatever they say, it was asked for
-            if not self.stop() or self.strategy.last_round is not taken:
+            asked = self.stop()
+            if not (asked or isinstance(error, ClusterError)) or self.strategy.last_round is not taken:
                 raise
             self._save(round, pending, before, states)
+            if not asked:
+                raise
             raise self._stopped(round) from error
 
     def _save(self, round: int, pending: dict[str, Any] | None, server: Server, states: States) -> None:

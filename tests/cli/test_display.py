@@ -41,6 +41,14 @@ def test_lines_are_a_start_an_end_and_about_ten_between(rounds: int) -> None:
     assert end.strip().startswith("final round: sources 80.0 % 70.0 % held out, target faraway 60.0 %")
 
 
+def test_a_run_may_go_on_with_the_evaluation_of_the_round_that_it_was_stopped_after() -> None:
+    console, out = _console(terminal=False)
+    with choose(console, 1) as display:
+        display.started(made_runs.config(training={"rounds": 20}), Path("runs/made"), 11)
+        display.round_done(made_runs.record(10))
+    assert "  round 10/20  loss " in out.getvalue()
+
+
 def test_runs_in_a_row_are_counted_and_a_note_is_said_once() -> None:
     console, out = _console(terminal=False)
     with choose(console, 2) as display:
