@@ -38,7 +38,7 @@ def damaged(name: str, content: bytes) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("name", [runfolder.RESULTS, runfolder.METRICS, belongings.MARKER])
 def test_any_damage_to_a_file_of_a_folder_is_one_sentence(tmp_path: Path, name: str) -> None:
-    """Three hundred mutations of each file, through what `fedha report` reads."""
+    """Three hundred mutations of each file; of every fifteenth the whole way of `fedha report` is gone."""
     folder = write_run(tmp_path / "run", privacy=PRIVACY)
     belongings.claim(folder, runfolder.CONFIG, runfolder.METRICS, runfolder.RESULTS)
     page = tmp_path / "page.html"
@@ -46,14 +46,18 @@ def test_any_damage_to_a_file_of_a_folder_is_one_sentence(tmp_path: Path, name: 
     refused = 0
     for number, content in enumerate(damaged(name, whole[name])):
         (folder / name).write_bytes(content)
+        sentence = ""
         try:
-            folders.planned_runs(tmp_path)
-            runs, _ = read_runs(folders.find_runs([tmp_path]))
-            if number % 20 == 0:
-                write_report(runs, page)
+            belongings.owned(folder)
+            runfolder.read_metrics(folder)
+            runfolder.read_results(folder)
+            if number % 15 == 0:  # the rest reads and draws the same values, more slowly
+                folders.planned_runs(tmp_path)
+                write_report(read_runs(folders.find_runs([tmp_path]))[0], page)
         except FedhaError as error:
-            refused += 1
-            assert len(str(error)) < 2000
+            sentence = str(error)
+        refused += bool(sentence)
+        assert len(sentence) < 2000
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == {**whole, name: content}
     assert refused > 50
     assert results().keys() <= json.loads(whole[runfolder.RESULTS]).keys()
