@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedha.audit.sent import Sent
 from fedha.errors import FedhaError
+from fedha.jsonfile import parse_json
 from fedha.runs import belongings
 from fedha.runs.files import SENT as FOLDER
 
@@ -82,7 +83,7 @@ def read_round(path: Path) -> list[Sent]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            content = json.loads(file.metadata()["sent"])
+            content = parse_json(file.metadata()["sent"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         if content["form"] != _FORM:
             raise FedhaError(

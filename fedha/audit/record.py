@@ -1,6 +1,5 @@
 """The file of an audit: what was found, and how it was made, as JSON and back."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from fedha.audit.findings import Findings, from_content, to_content
 from fedha.errors import FedhaError
+from fedha.jsonfile import parse_json
 from fedha.runs import belongings
 from fedha.runs.files import AUDIT as FILE
 
@@ -54,7 +54,7 @@ def read(folder: Path) -> Audited:
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         if content["form"] != _FORM:
             raise FedhaError(f"{path} has form {content['form']}, this version reads {_FORM}; audit again")
         small = {int(one["examples"]): from_content(one) for one in content["small"]}

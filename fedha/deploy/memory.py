@@ -19,6 +19,7 @@ from torch import Tensor
 from fedha.atomic import write_bytes
 from fedha.errors import FedhaError
 from fedha.flower.held import digest
+from fedha.jsonfile import parse_json
 
 _MODELS = 4  # kept: a run needs one, and a site may serve several
 _OWN = 0o600
@@ -109,7 +110,7 @@ def kept_model(cache: Path, name: str) -> dict[str, Tensor] | None:
     path = cache / "models" / f"{name}.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
-            parameters = {key: file.get_tensor(key) for key in json.loads(file.metadata()["order"])}
+            parameters = {key: file.get_tensor(key) for key in parse_json(file.metadata()["order"])}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
     return parameters if digest(parameters) == name else None

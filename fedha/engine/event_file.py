@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from fedha.atomic import finite
 from fedha.config import Config
 from fedha.errors import FedhaError
+from fedha.jsonfile import parse_json
 
 
 class EventFile:
@@ -83,6 +84,6 @@ def new_events(file: BinaryIO) -> Iterator[tuple[str, Any]]:
         file: An `EventFile`'s, open for reading.
     """
     while (line := file.readline()).endswith(b"\n"):
-        event, value = json.loads(line)
+        event, value = parse_json(line)
         yield event, value
     file.seek(-len(line), os.SEEK_CUR)

@@ -4,7 +4,6 @@ An error's text can hold whatever the code had in its hands, and so can a traceb
 crosses the network.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import ERROR, WARNING
@@ -16,6 +15,7 @@ from fedha.config import PrivacyConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request
 from fedha.flower.wire import HELD_OUT, SEEDED, UNREACHED, unpack_task
+from fedha.jsonfile import parse_json
 from fedha.minibatches import too_small
 from fedha.models.reach import unreached
 from fedha.privacy import gate
@@ -113,7 +113,7 @@ def protects_examples(content: RecordDict) -> bool:
 def is_covered(content: RecordDict) -> bool:
     """Whether a message's task keeps anything of the clients from the server; one that nobody can read does."""
     try:
-        return sensitive(PrivacyConfig.model_validate(json.loads(_task(content) or "").get("privacy", {})))
+        return sensitive(PrivacyConfig.model_validate(parse_json(_task(content) or "").get("privacy", {})))
     except (ValueError, AttributeError):
         return True
 

@@ -1,6 +1,5 @@
 """The server's side of a whole run, over any Grid: rounds, evaluation, checkpoints, the run folder."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -24,6 +23,7 @@ from fedha.flower.outside import check_once
 from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
+from fedha.jsonfile import parse_json
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.piggyback import riders
@@ -369,7 +369,7 @@ def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: i
     path = job.folder / runfolder.SPENDING
     server.members = list(members)
     if resume and path.exists():  # rounds after the checkpoint were released too, with noise that nobody can draw again
-        server.spending = restore_spending(json.loads(path.read_bytes()))
+        server.spending = restore_spending(parse_json(path.read_bytes()))
     if not done:
         budget.check_first(server, members)
         return ""

@@ -16,6 +16,7 @@ from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
 from fedha.exchange import Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
+from fedha.jsonfile import parse_json
 from fedha.recipes import Recipe, Term
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
@@ -82,7 +83,7 @@ def pack_task(task: Task) -> str:
 @functools.lru_cache(maxsize=8)
 def unpack_task(text: str) -> Task:
     """Read what `pack_task` wrote."""
-    content = json.loads(text)
+    content = parse_json(text)
     terms = tuple(Term(**term) for term in content["recipe"].pop("terms"))
     recipe = Recipe(terms=terms, **content["recipe"])
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
@@ -99,7 +100,7 @@ def pack_introduction(task: str, parameters: Mapping[str, Tensor]) -> RecordDict
 
 def announced_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
     """The shapes, by name, of the parameters that an introduction tells of; empty where it does not."""
-    told = json.loads(str(_record(content, "request", ConfigRecord).get(_SHAPES, "{}")))
+    told = parse_json(str(_record(content, "request", ConfigRecord).get(_SHAPES, "{}")))
     return {str(name): tuple(int(length) for length in shape) for name, shape in told.items()}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedha.atomic import write_text
 from fedha.errors import FedhaError
+from fedha.jsonfile import parse_json
 from fedha.privacy.ledger import Ledger, Release, restore
 
 HOUR = 3600.0
@@ -63,7 +64,7 @@ class Book:
         if self.path is None or not self.path.exists():
             return
         try:
-            content: dict[str, Any] = json.loads(self.path.read_bytes())
+            content: dict[str, Any] = parse_json(self.path.read_bytes())
             self.ledgers = {part: restore(state) for part, state in content["ledgers"].items()}
             self.answered = [(float(moment), str(name)) for moment, name in content["answered"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -4,7 +4,6 @@ Nothing that is not in the list is ever written over or removed. Names are paths
 slash is a folder with a list of its own.
 """
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from typing import Any
 
 from fedha import __version__, atomic
 from fedha.errors import FedhaError
+from fedha.jsonfile import parse_json
 from fedha.runs import earlier, files
 
 MARKER = ".fedha.json"
@@ -25,8 +25,8 @@ def owned(folder: Path) -> frozenset[str]:
     """
     path = folder / MARKER
     try:
-        content = json.loads(path.read_bytes())
-        names = frozenset(map(str, content["files"]))
+        content = parse_json(path.read_bytes())
+        names = _names(content["files"])
     except (FileNotFoundError, NotADirectoryError):
         return frozenset(earlier.names(folder)) if folder.is_dir() else frozenset()
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -34,6 +34,21 @@ def owned(folder: Path) -> frozenset[str]:
     if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
         raise FedhaError(f"{path} lists files outside its folder; it is not fedha's, so move it away")
     return names | ({files.REPORT} if earlier.is_page(folder / files.REPORT) else set())
+
+
+def _names(listed: Any) -> frozenset[str]:
+    """The names of a list, each below its folder.
+
+    Raises:
+        ValueError: It is no list of such names.
+    """
+    if not isinstance(listed, list):
+        raise TypeError("it has no list of files")
+    for name in listed:
+        if not isinstance(name, str) or "\0" in name or not PurePosixPath(name).parts:
+            raise ValueError(f"{str(name)[:40]!r} is no file's name")
+        name.encode()  # half of a pair of characters is no text that a disk could take
+    return frozenset(listed)
 
 
 def claim(folder: Path, *names: str) -> None:

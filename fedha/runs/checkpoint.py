@@ -17,6 +17,7 @@ from torch import Tensor
 from fedha.atomic import finite
 from fedha.errors import FedhaError
 from fedha.federation import Server
+from fedha.jsonfile import parse_json
 from fedha.privacy.spending import restore_spending
 from fedha.runs import belongings
 from fedha.runs.files import STATE
@@ -83,7 +84,7 @@ def read_saved(folder: Path) -> Saved | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            numbers = json.loads(file.metadata()["state"])
+            numbers = parse_json(file.metadata()["state"])
         return Saved(int(numbers["round"]), numbers.get("config"))
     except _DAMAGED as error:
         raise _damaged(path, error) from error
@@ -107,7 +108,7 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
         return 0, [], None
     try:
         with safe_open(path, framework="pt") as file:
-            numbers = json.loads(file.metadata()["state"])
+            numbers = parse_json(file.metadata()["state"])
             done, count, weights, pending = (numbers[key] for key in ("round", "clients", "weights", "pending"))
             server.spending = restore_spending(numbers.get("spending"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)

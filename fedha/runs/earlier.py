@@ -1,6 +1,5 @@
 """What fedha 0.1.0 wrote: it left no list of its files, so they are known by what is in them."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import yaml
 
 from fedha import config as configs
 from fedha.errors import FedhaError
+from fedha.jsonfile import parse_json
 from fedha.runs import files
 
 _PAGE = b"fedha</title>"  # near the beginning of every page
@@ -80,7 +80,7 @@ def _json_with(*keys: str) -> Callable[[Path], bool]:
 
     def holds(path: Path) -> bool:
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(path.read_bytes())
         except (OSError, ValueError):
             return False
         return isinstance(content, dict) and set(keys) <= content.keys()
@@ -92,7 +92,7 @@ def _is_log(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             first = file.readline()
-        return first == b"" or not first.endswith(b"\n") or "round" in json.loads(first)
+        return first == b"" or not first.endswith(b"\n") or "round" in parse_json(first)
     except (OSError, ValueError, TypeError):
         return False
 
@@ -106,7 +106,7 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) if 2 <= size <= 100_000_000 else {}
+            header = parse_json(file.read(size)) if 2 <= size <= 100_000_000 else {}
     except (OSError, ValueError):
         return {}
     return header if isinstance(header, dict) else {}

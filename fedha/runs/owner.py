@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedha.errors import FedhaError
+from fedha.jsonfile import parse_json
 
 LOCK = ".fedha.lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -86,7 +87,7 @@ def _self() -> dict[str, Any]:
 def _told(file: int) -> dict[str, Any]:
     """What the lock's file says; nothing where that is being written."""
     try:
-        content = json.loads(os.pread(file, 4096, 0))
+        content = parse_json(os.pread(file, 4096, 0))
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

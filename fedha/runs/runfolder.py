@@ -10,6 +10,7 @@ from fedha import config as configs
 from fedha.atomic import finite
 from fedha.config import Config
 from fedha.errors import FedhaError
+from fedha.jsonfile import parse_json
 from fedha.runs import belongings
 from fedha.runs.files import (
     AUDIT,
@@ -26,6 +27,7 @@ from fedha.runs.files import (
     SPENDING,
     STATE,
 )
+from fedha.runs.shapes import wrong_line, wrong_results
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,10 +209,11 @@ def _read_lines(folder: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines[:-1], 1):
         try:
-            record = json.loads(line)
-            key = "from_round" if "changes" in record else "round"
-            records.append({**record, key: int(record[key])})
-        except (ValueError, KeyError, TypeError) as error:
+            record = parse_json(line)
+            if wrong := wrong_line(record):
+                raise ValueError(wrong)
+            records.append(record)
+        except ValueError as error:
             raise FedhaError(f"line {number} of {path} is no record of a round ({error}); remove the line") from error
     return records
 
@@ -223,13 +226,18 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     path = _results(folder)
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise FedhaError(f"the run in {folder} has not finished; continue it with: fedha resume {folder}") from error
     except (OSError, ValueError) as error:
         raise FedhaError(f"cannot read {path} ({error}); delete it and resume the run") from error
     if not isinstance(content, dict):
         raise FedhaError(f"{path} holds a {type(content).__name__}, not an object; delete it and resume the run")
+    if wrong := wrong_results(content):
+        raise FedhaError(
+            f"{folder} does not hold a run of fedha: its {path.name} is foreign or damaged ({wrong}); delete it and "
+            "resume the run"
+        )
     return content
 
 

@@ -15,6 +15,7 @@ from fedha import config as configs
 from fedha.errors import FedhaError
 from fedha.runs import runfolder
 from tests import made_runs
+from tests.made_runs import results
 
 RECORDS: list[dict[str, Any]] = [{"round": number, "loss": 1 / number, "risk": {"é": 0.5}} for number in (1, 2, 3)]
 
@@ -102,9 +103,9 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, line: str) -> Non
 def test_results_of_a_run_that_goes_on_say_how_to_continue_it(tmp_path: Path) -> None:
     with pytest.raises(FedhaError, match=r"has not finished.*fedha resume"):
         runfolder.read_results(tmp_path)
-    atomic.write_json(tmp_path / "results.json", {"seed": 0})
-    assert runfolder.read_results(tmp_path) == {"seed": 0}
-    for damaged in ("{", "[]"):
+    atomic.write_json(tmp_path / "results.json", results())
+    assert runfolder.read_results(tmp_path) == results()
+    for damaged in ("{", "[]", '{"seed": 0}', "[" * 100_000):
         (tmp_path / "results.json").write_text(damaged)
         with pytest.raises(FedhaError, match=r"results\.json"):
             runfolder.read_results(tmp_path)
