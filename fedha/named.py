@@ -4,10 +4,14 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedha.errors import FedhaError
+from fedha.schema import number
+
+_WORDS = {"true": True, "false": False}
 
 
 def is_own(name: str) -> bool:
@@ -54,17 +58,18 @@ def call(key: str, name: str, options: Mapping[str, Any], offered: Mapping[str, 
     Args:
         key: As in `find`.
         name: Likewise.
-        options: Its arguments, as the config gives them.
+        options: Its arguments, as the config gives them. Texts that are numbers or truth values become such, but where
+            the signature asks for a text.
         offered: What it may have beside them, where its signature names it.
 
     Raises:
-        FedhaError: As in `find`; or the arguments do not fit the function.
+        FedhaError: As in `find`; or the arguments do not fit the function, or it fails.
     """
     function = find(key, name)
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # written in another language
-        return function(**options)
+        return _made(key, name, function, {one: _meant(value) for one, value in options.items()})
     wanted = signature.parameters
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
     try:
@@ -72,7 +77,38 @@ def call(key: str, name: str, options: Mapping[str, Any], offered: Mapping[str, 
     except TypeError as error:
         takes = f"{name} takes {', '.join(map(str, wanted.values())) or 'nothing'}"
         raise FedhaError(f"{key.partition('.')[0]}: {error}; {takes}") from error
-    return function(**options, **more)
+    asked = {one: _meant(value) if not _takes_text(wanted.get(one)) else value for one, value in options.items()}
+    return _made(key, name, function, asked | more)
+
+
+def _made(key: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    try:
+        return function(**arguments)
+    except FedhaError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error}"
+        raise FedhaError(
+            f"{key} is {name!r}, which fails with {reason} ({last.filename}, line {last.lineno}); mend it, or its "
+            "arguments"
+        ) from error
+
+
+def _takes_text(parameter: inspect.Parameter | None) -> bool:
+    return parameter is not None and (
+        parameter.annotation in (str, "str", str | None, "str | None") or isinstance(parameter.default, str)
+    )
+
+
+def _meant(value: Any) -> Any:
+    """What a config's text stands for: YAML is read as texts, and a function of somebody's has no schema."""
+    if isinstance(value, str):
+        found = number(value)
+        return _WORDS.get(value, value) if found is None else found
+    if isinstance(value, Mapping):
+        return {key: _meant(one) for key, one in value.items()}
+    return [_meant(one) for one in value] if isinstance(value, list) else value
 
 
 def name_of(function: Callable[..., Any]) -> str | None:
