@@ -245,7 +245,7 @@ def test_a_new_run_is_not_told_where_it_goes_on(tmp_path: Path) -> None:
     assert not [note for note in first.notes if "checkpoint" in note or "goes on" in note]
 
 
-def test_a_network_that_does_not_take_the_inputs_is_refused_before_a_folder_is_written(tmp_path: Path) -> None:
+def test_a_network_that_does_not_take_the_inputs_is_refused_before_a_run_begins(tmp_path: Path) -> None:
     with pytest.raises(FedhaError, match="the network cannot take the inputs of domain"):
         execute(settings(model={"name": "tests.models_of_others:too_narrow"}), tmp_path / "run", Silent())
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "config.yaml").exists()
