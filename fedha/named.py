@@ -4,11 +4,14 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedha.errors import FedhaError
 from fedha.schema import number
+
+_WORDS = {"true": True, "false": False, "null": None}
 
 
 def is_own(name: str) -> bool:
@@ -55,11 +58,12 @@ def call(key: str, name: str, options: Mapping[str, Any], offered: Mapping[str, 
     Args:
         key: As in `find`.
         name: Likewise.
-        options: Its arguments, as the config gives them.
+        options: Its arguments, as the config gives them. Texts that are numbers or truth values become such, but where
+            the signature asks for a text.
         offered: What it may have beside them, where its signature names it.
 
     Raises:
-        FedhaError: As in `find`; or the arguments do not fit the function.
+        FedhaError: As in `find`; or the arguments do not fit the function, or it fails.
     """
     return invoke(key.partition(".")[0], name, find(key, name), options, offered)
 
@@ -82,29 +86,46 @@ def invoke(
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # written in another language
-        return function(**options)
+        return _made(section, name, function, {one: _meant(value) for one, value in options.items()})
     wanted = signature.parameters
-    options = {one: _as_meant(value, wanted.get(one)) for one, value in options.items()}
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
     try:
         signature.bind(**options, **more)
     except TypeError as error:
         takes = f"{name} takes {', '.join(map(str, wanted.values())) or 'nothing'}"
         raise FedhaError(f"{section}: {error}; {takes}") from error
-    return function(**options, **more)
+    asked = {one: _meant(value) if not _takes_text(wanted.get(one)) else value for one, value in options.items()}
+    return _made(section, name, function, asked | more)
 
 
-def _as_meant(value: Any, parameter: inspect.Parameter | None) -> Any:
-    """A config's text as the number, truth value or null that it reads as, unless the function wants a text."""
-    if isinstance(value, list):
-        return [_as_meant(one, parameter) for one in value]
-    if isinstance(value, dict):
-        return {key: _as_meant(one, None) for key, one in value.items()}
-    if not isinstance(value, str) or (parameter is not None and parameter.annotation in (str, "str")):
-        return value
-    if (found := number(value)) is not None:
-        return found
-    return {"true": True, "false": False, "null": None, "~": None}.get(value.lower(), value)
+def _made(section: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    try:
+        return function(**arguments)
+    except FedhaError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error}"
+        raise FedhaError(
+            f"{section}.name is {name!r}, which fails with {reason} ({last.filename}, line {last.lineno}); mend it, or its "
+            "arguments"
+        ) from error
+
+
+def _takes_text(parameter: inspect.Parameter | None) -> bool:
+    return parameter is not None and (
+        parameter.annotation in (str, "str", str | None, "str | None") or isinstance(parameter.default, str)
+    )
+
+
+def _meant(value: Any) -> Any:
+    """What a config's text stands for: YAML is read as texts, and a function of somebody's has no schema."""
+    if isinstance(value, str):
+        found = number(value)
+        return _WORDS.get(value, value) if found is None else found
+    if isinstance(value, Mapping):
+        return {key: _meant(one) for key, one in value.items()}
+    return [_meant(one) for one in value] if isinstance(value, list) else value
 
 
 def name_of(function: Callable[..., Any]) -> str | None:

@@ -29,3 +29,15 @@ class Whole(nn.Module):
 
 def unsplit() -> Whole:
     return Whole()
+
+
+def fails() -> SplitModel:
+    raise KeyError("weights.bin")
+
+
+def titled(title: str, width=8, bias=True, mode="1") -> tuple[object, ...]:
+    return title, width, bias, mode
+
+
+def too_narrow() -> SplitModel:
+    return SplitModel(nn.Linear(7, 4), nn.Linear(4, 2))

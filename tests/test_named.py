@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from fedha.config import Config, ModelConfig, parse, to_yaml
 from fedha.errors import FedhaError
 from fedha.models import SplitModel, build
-from fedha.named import name_of
+from fedha.named import call, name_of
+from fedha.yamlfile import parse_yaml
 from tests import models_of_others
 
 HERE = "tests.models_of_others"
@@ -60,6 +61,7 @@ def test_a_network_that_is_not_on_the_list_is_refused_with_the_door(model: objec
         (":make", {}, "write your own function as package.module:function"),
         (f"{HERE}:__name__", {}, "which is a str; name a function"),
         (f"{HERE}:make", {"widht": 3}, r"unexpected keyword argument 'widht'; .*make takes width: int = 16"),
+        (f"{HERE}:fails", {}, r"fails with KeyError: 'weights.bin' \(.*models_of_others.py, line \d+\); mend it"),
         (f"{HERE}:unsplit", {}, r"makes a Whole; let it return .*SplitModel.of"),
     ],
 )
@@ -88,3 +90,10 @@ def test_a_network_is_split_at_its_head_and_computes_what_it_did() -> None:
     assert split.featurizer(inputs).shape == (3, 5)
     with pytest.raises(FedhaError, match="no layer 'fc' to be its head; its layers are body, top"):
         SplitModel.of(whole, "fc")
+
+
+def test_arguments_from_a_config_are_what_they_look_like_but_where_a_text_is_asked_for() -> None:
+    options = {"title": "046", "width": "3", "bias": "false", "mode": "2"}
+    assert call("model.name", f"{HERE}:titled", options, {}) == ("046", 3, False, "2")
+    written = parse_yaml(f"model: {{name: '{HERE}:make', width: 24}}", "a config")
+    assert build(parse(written).model, (128,), 2, 0).featurizer[1].out_features == 24

@@ -237,3 +237,15 @@ def test_a_resumed_run_says_where_it_goes_on(killed_in: int, told: str, tmp_path
     execute(config, tmp_path / "run", rest, resume=True)
     assert told in rest.notes
     assert rest.seen[0] == (4 if killed_in == 5 else 1)
+
+
+def test_a_new_run_is_not_told_where_it_goes_on(tmp_path: Path) -> None:
+    first = Rounds()
+    execute(settings(recipe="erm", evaluation={"leave_one_domain_out": True}), tmp_path / "run", first)
+    assert not [note for note in first.notes if "checkpoint" in note or "goes on" in note]
+
+
+def test_a_network_that_does_not_take_the_inputs_is_refused_before_a_run_begins(tmp_path: Path) -> None:
+    with pytest.raises(FedhaError, match="the network cannot take the inputs of domain"):
+        execute(settings(model={"name": "tests.models_of_others:too_narrow"}), tmp_path / "run", Silent())
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -222,18 +222,20 @@ def _here(config: Config, folder: Path, listener: Listener, *, resume: bool, sto
 @contextmanager
 def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
     """Turn what ends a run early into a sentence and an exit code; keep the traceback of what nobody expected."""
-    again = f"{command} {shlex.quote(str(common))}"
+    resume = f"continue with: {command} {shlex.quote(str(common))}"
     if runfolder.ERROR in belongings.owned(folder):
         (folder / runfolder.ERROR).unlink(missing_ok=True)
     try:
         yield
     except StoppedError as error:
-        raise EndedError(f"{error}; continue with: {again}", stopping.exit_code()) from error
+        raise EndedError(f"{error}; {resume}", stopping.exit_code()) from error
     except KeyboardInterrupt as error:
-        raise EndedError(f"stopped; continue with: {again}", stopping.exit_code()) from error
+        raise EndedError(f"stopped; {resume}", stopping.exit_code()) from error
     except FedhaError:
         raise  # a sentence already
     except Exception as error:
         belongings.write_text(runfolder.make_folder(folder), runfolder.ERROR, traceback.format_exc())
-        message = f"failed with {one_line(error)} (traceback: {folder / runfolder.ERROR}); continue with: {again}"
+        kept = runfolder.holds_run(folder) or folders.holds_experiment(common)
+        further = resume if kept else "it had not begun: start it again"
+        message = f"failed with {one_line(error)} (traceback: {folder / runfolder.ERROR}); {further}"
         raise EndedError(message, FAILED) from error

@@ -145,6 +145,8 @@ def read(path: Path, config: DataConfig, cut: Cut | None = None) -> Domain:
         inputs, labels = reorder(inputs, order)[: len(kept)], labels[kept]
         groups = None if groups is None else groups[kept]
     notes += [layout.note] if layout.note else []
+    if unread := sorted(found.keys() - {"inputs", "labels", "groups"}):
+        notes.append(f"of the archive only inputs, labels and groups are read, not {', '.join(unread)}")
     whole = Examples(inputs, labels, groups)
     return _divided(path.stem, whole, cut, tuple(notes))
 
@@ -188,6 +190,9 @@ def _divided(name: str, whole: Examples, cut: Cut | None, notes: tuple[str, ...]
     if cut is None:
         return Domain(name, train=whole.select(slice(0, 0)), held_out=whole, notes=notes)
     train, held_out = cut.sides(name, whole.inputs, whole.labels, whole.groups)
+    if whole.groups is not None and len(whole.groups) and bool((whole.groups == whole.groups[0]).all()):
+        side = "trained on" if len(train) else "held out"
+        notes = (*notes, f"all rows are one group, so all are {side}")
     order, count = torch.cat([train, held_out]), len(train)
     groups = None if whole.groups is None else whole.groups[order]
     ordered = Examples(reorder(whole.inputs, order), whole.labels[order], groups)

@@ -63,6 +63,8 @@ def check_labels(domain: str, labels: Tensor, classes: int) -> None:
     outside = labels[(labels < 0) | (labels >= classes)]
     one_based = low == 1 and high == classes and len(outside) < len(labels)
     hint = "; they seem to count from 1: subtract 1" if one_based else ""
+    if low < 0 and high < classes:
+        hint = f"; leave those examples out (data.unlabelled: {low} does in a folder of arrays)"
     raise FedhaError(
         f"labels of domain {domain!r} run from {low} to {high} but there are {classes} classes; labels must be 0 to "
         f"{classes - 1}, and {len(outside)} of {len(labels)} are not, such as {int(outside[0])}{hint}"

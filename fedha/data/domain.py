@@ -157,11 +157,9 @@ def choose_sources(
     for key, name in [("data.target", target), *(("data.sources", source) for source in sources or [])]:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = f"did you mean {close[0]!r}? The domains" if close else "the domains"
             told = "".join(f"; {one}" for one in passed)
-            raise FedhaError(
-                f"{key} names {name!r}, which is no domain; {hint}The domains are {', '.join(known)}{told}"
-            )
+            raise FedhaError(f"{key} names {name!r}, which is no domain; {hint} are {', '.join(known)}{told}")
     if sources is None:
         return [name for name in known if name != target]
     if target in sources:

@@ -26,12 +26,14 @@ from fedha.flower.strategy import HessianAlignment
 from fedha.jsonfile import parse_json
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
+from fedha.models.check import check_inputs
 from fedha.piggyback import riders
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import restore_spending
 from fedha.runs import belongings, owner, resuming, runfolder
 from fedha.runs.absences import left_out
+from fedha.runs.files import METRICS
 from fedha.runs.listener import Listener
 from fedha.runs.selection import select
 from fedha.runs.versions import versions
@@ -164,12 +166,14 @@ def _serve(
         strategy.talk.attendance = attendance
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
+    check_inputs(model, next(iter(setting.names), POOLED), setting.input_shape)
     server = strategy.begin(dict(model.named_parameters()))
     server.site = Site("cryptographic" if domains is None else "seeded")
     shown(strategy)
     recipe = strategy.task.recipe
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, setting.input_shape, sent, recipe.probes)
+    resumed = resume and (job.folder / METRICS).exists()
     runfolder.create(job.folder, config, resume=resume)
     changed = resuming.changes(job.folder, config) if resume else []
     saving = Saving(job.folder, config, strategy, grid, stop, job.left_out)
@@ -182,7 +186,7 @@ def _serve(
     records = runfolder.read_metrics(job.folder)
 
     listener.started(config, job.folder, done + 1)
-    if resume:
+    if resumed:
         listener.note(_goes_on(done, config.training.rounds))
     with saving.giving_up(done, pending):
         members = strategy.talk.meet(grid, done + 1)

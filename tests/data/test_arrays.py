@@ -172,3 +172,15 @@ def test_any_damage_is_an_error_of_ours_or_harmless(tmp_path_factory, noise, pla
     except FedhaError as error:
         refusal = str(error)
     assert str(path) in refusal if refusal else len(part.inputs) == len(part.labels)
+
+
+def test_an_array_that_is_not_read_is_named(tmp_path):
+    assert read(save(tmp_path, "a", group=numpy.arange(10)), MINE).notes == (
+        "of the archive only inputs, labels and groups are read, not group",
+    )
+
+
+def test_one_group_of_all_rows_is_said(tmp_path):
+    for name in ("a", "t"):
+        save(tmp_path, name, groups=numpy.zeros(10, int))
+    assert any("all rows are one group, so all are trained on" in note for note in mine(tmp_path).notes)

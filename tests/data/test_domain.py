@@ -93,7 +93,7 @@ def test_sources_default_to_all_but_the_target():
     [
         (None, "cleaveland", "data.target names 'cleaveland'.*did you mean 'cleveland'.*cleveland, va"),
         (["vaa"], "cleveland", "data.sources names 'vaa'.*did you mean 'va'"),
-        (["xyz"], "va", "'xyz', which is no domain; The domains are cleveland, va"),
+        (["xyz"], "va", "'xyz', which is no domain; the domains are cleveland, va"),
         (["va"], "va", "both data.target and in data.sources"),
         (["va", "va"], "cleveland", "name every domain once"),
     ],
