@@ -102,7 +102,7 @@ def head(cpus: int) -> Iterator[tuple[Path, str, Callable[[str], list[int]]]]:
 
     try:
         marked = {**open_house(), leftovers.MARK: str(folder)}
-        subprocess.run([ray, "start", *options], env=marked, check=True, capture_output=True, timeout=300)
+        subprocess.run([ray, "start", *options], env=marked, check=True, capture_output=True, timeout=600)
         yield folder, address, processes
     finally:
         leftovers.end(folder)
@@ -140,22 +140,20 @@ def test_a_killed_head_ends_the_run_with_the_way_to_go_on_which_works(tmp_path: 
                 time.sleep(0.1)
             (head_process,) = processes("gcs_server")
             os.kill(head_process, signal.SIGKILL)
-            killed = time.monotonic()
-            _, said = running.communicate(timeout=200)
+            _, said = running.communicate(timeout=600)
         finally:
             running.kill()
-    assert running.returncode == 2, said
-    assert time.monotonic() - killed < 60  # when Ray would have ended it
+    assert running.returncode == 2, said  # Ray, which ends its drivers after 60 seconds, makes it 1
     flat = " ".join(said.split())
     assert f":{address.rpartition(':')[2]} is gone; continue from" in flat
     again = f"fedha resume {run}, once a cluster answers at {address}, or with engine.address= behind it"
     assert again in flat
     done = len(runfolder.read_metrics(run))
     resumed = fedha("resume", run, "engine.address=", "engine.name=inline", f"training.rounds={done + 3}")
-    _, said = resumed.communicate(timeout=200)
+    _, said = resumed.communicate(timeout=600)
     assert resumed.returncode == 0, said
     straight = fedha("run", *settings, "engine.name=inline", f"training.rounds={done + 3}", "--out", plain)
-    _, said = straight.communicate(timeout=200)
+    _, said = straight.communicate(timeout=600)
     assert straight.returncode == 0, said
     assert (run / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
 
@@ -178,7 +176,7 @@ def test_a_head_that_dies_while_workers_start_is_seen_too() -> None:
             assert program.stdout.readline() == "waits\n"
             (head_process,) = processes("gcs_server")
             os.kill(head_process, signal.SIGKILL)
-            said, complaints = program.communicate(timeout=200)
+            said, complaints = program.communicate(timeout=600)
         finally:
             program.kill()
     assert said.endswith(f":{address.rpartition(':')[2]} is gone\n"), complaints
