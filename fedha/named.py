@@ -107,8 +107,8 @@ def _made(section: str, name: str, function: Callable[..., Any], arguments: Mapp
         last = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error}"
         raise FedhaError(
-            f"{section}.name is {name!r}, which fails with {reason} ({last.filename}, line {last.lineno}); mend it, or its "
-            "arguments"
+            f"{section}.name is {name!r}, which fails with {reason} ({last.filename}, line {last.lineno}); mend it, or "
+            "its arguments"
         ) from error
 
 
