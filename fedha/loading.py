@@ -83,10 +83,10 @@ def _fill(network: SplitModel, folder: Path) -> None:
             f"{', '.join(missing) or 'none'} and have {', '.join(foreign) or 'none'} beside them"
         )
     with torch.no_grad():
-        for name, value in saved.items():
-            if own[name].shape != value.shape:
+        for name, value in own.items():
+            if saved[name].shape != value.shape:
                 raise FedhaError(
-                    f"{name} has shape {tuple(value.shape)} in {folder / runfolder.MODEL} but {tuple(own[name].shape)} "
-                    "in the network; hand over the network that the run was trained with"
+                    f"{name} has shape {tuple(saved[name].shape)} in {folder / runfolder.MODEL} but "
+                    f"{tuple(value.shape)} in the network; hand over the network that the run was trained with"
                 )
-            own[name].copy_(value)
+            value.copy_(saved[name])

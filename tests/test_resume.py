@@ -1,10 +1,12 @@
 """A run that was killed and resumed is the run that was not: the same model, to the bit, and the same log."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load, save
 
@@ -249,3 +251,21 @@ def test_a_network_that_does_not_take_the_inputs_is_refused_before_a_run_begins(
     with pytest.raises(FedhaError, match="the network cannot take the inputs of domain"):
         execute(settings(model={"name": "tests.models_of_others:too_narrow"}), tmp_path / "run", Silent())
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_other_data_under_the_same_names_are_refused(tmp_path: Path) -> None:
+    for folder, shift in (("one", 0.0), ("other", 1e-6)):
+        (tmp_path / folder).mkdir()
+        for place, name in enumerate(("a", "b", "t")):
+            inputs = np.random.default_rng(place).normal(size=(20, 3)).astype(np.float32)
+            inputs[:, 2] += shift * (name == "b")
+            np.savez(tmp_path / folder / f"{name}.npz", inputs=inputs, labels=np.arange(20) % 2)
+    data = {"name": "arrays", "root": str(tmp_path / "one"), "target": "t"}
+    config = settings(recipe="erm", data=data)
+    kill(config, tmp_path / "run", Killed(5))
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    other = settings(recipe="erm", data={**data, "root": str(tmp_path / "other")})
+    with pytest.raises(FedhaError, match=r"the data are not those that the run in .* was trained with so far"):
+        execute(other, tmp_path / "run", Silent(), resume=True)
+    moved = settings(recipe="erm", data={**data, "root": str(tmp_path / "moved")})
+    assert execute(moved, tmp_path / "run", Silent(), resume=True)["rounds"] == config.training.rounds

@@ -96,7 +96,7 @@ def test_objects_without_a_name_are_known_by_digest_and_taken_again(tmp_path: Pa
         )
     assert fedha.load(tmp_path / "run", model=network).head.weight.shape == (2, 4)
     other = SplitModel(nn.Sequential(nn.Flatten(), nn.Linear(6, 5)), nn.Linear(5, 2))
-    with pytest.raises(FedhaError, match=r"head\.weight has shape \(2, 4\) in .* but \(2, 5\) in the network"):
+    with pytest.raises(FedhaError, match=r"featurizer\.1\.weight has shape \(4, 6\) in .* but \(5, 6\) in the network"):
         fedha.load(tmp_path / "run", model=other)
 
 

@@ -18,7 +18,7 @@ from fedha.flower.delivery import is_simulation
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.piggyback import riders
-from fedha.runs.checkpoint import load_checkpoint, save_checkpoint
+from fedha.runs.checkpoint import load_checkpoint, read_saved, save_checkpoint
 
 States = list[ArrayRecord | None]
 
@@ -45,6 +45,7 @@ class Saving:
         grid: Reaches the clients.
         stop: Asked whether the run should stop.
         left_out: The source that this run leaves out, or None.
+        data: A digest of the data, where they are here (`fedha.data.fingerprint`).
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Saving:
     grid: Grid
     stop: Callable[[], bool]
     left_out: str | None = None
+    data: str | None = None
     _since: float = field(default_factory=time.monotonic)
 
     def restore(self) -> tuple[int, dict[str, Any] | None]:
@@ -61,6 +63,12 @@ class Saving:
         Raises:
             FedhaError: The checkpoint is damaged, or this engine cannot go on from it.
         """
+        saved = read_saved(self.folder)
+        if saved is not None and None not in (saved.data, self.data) and saved.data != self.data:
+            raise FedhaError(
+                f"the data are not those that the run in {self.folder} was trained with so far: examples, labels, "
+                "their order or who is held out differ; put them back (data.root?), or start a new run"
+            )
         done, states, pending = load_checkpoint(self.folder, self.strategy.begun())
         if isinstance(self.grid, RemembersStates) and states:
             self.grid.restore_states([pack_tensors(state) if state else None for state in states])
@@ -119,7 +127,7 @@ class Saving:
         if round:
             clients = [unpack_tensors(state) if state else {} for state in states]
             content = self.config.model_dump(mode="json")
-            save_checkpoint(self.folder, round, server, clients, pending, content)
+            save_checkpoint(self.folder, round, server, clients, pending, content, self.data)
         self._since = time.monotonic()
 
     def _states(self) -> States:

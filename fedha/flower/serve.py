@@ -14,6 +14,7 @@ from fedha import data, numerics
 from fedha.cohort import Member
 from fedha.config import POOLED, Config, is_elsewhere
 from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.data.fingerprint import fingerprint
 from fedha.errors import FedhaError, listed
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
@@ -176,7 +177,8 @@ def _serve(
     resumed = resume and (job.folder / METRICS).exists()
     runfolder.create(job.folder, config, resume=resume)
     changed = resuming.changes(job.folder, config) if resume else []
-    saving = Saving(job.folder, config, strategy, grid, stop, job.left_out)
+    known = None if domains is None else fingerprint(domains)
+    saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known)
     done, pending = saving.restore() if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
     resuming.take_up(job.folder, config, changed)

@@ -32,6 +32,7 @@ def save_checkpoint(
     clients: Sequence[Mapping[str, Tensor]],
     pending: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
+    data: str | None = None,
 ) -> None:
     """Write the state after a round: model, optimiser, references, domain weights, and all moving averages.
 
@@ -42,6 +43,7 @@ def save_checkpoint(
         clients: Each client's moving averages, in client order; empty mappings where there are none.
         pending: The round's record, if it waits for numbers that come with the next round.
         config: What the run was made with, so that it does not go on with anything else.
+        data: A digest of what it was trained on, for the same reason.
     """
     tensors = {f"parameters/{name}": value for name, value in server.parameters.items()}
     for index, slots in server.optimizer.state_dict()["state"].items():
@@ -51,7 +53,7 @@ def save_checkpoint(
     for index, state in enumerate(clients):
         tensors |= {f"clients/{index}/{name}": value for name, value in state.items()}
     numbers = {"round": round, "weights": server.weights, "clients": len(clients), "pending": finite(pending)}
-    numbers |= {"spending": server.spending.state(), "config": config}
+    numbers |= {"spending": server.spending.state(), "config": config, "data": data}
     content = save(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"state": json.dumps(numbers)},
@@ -67,10 +69,12 @@ class Saved:
     Attributes:
         round: The one that it was made after.
         config: What the run was made with; None in those of version 0.1.0.
+        data: A digest of what it was trained on; None there too, and in a deployment.
     """
 
     round: int
     config: dict[str, Any] | None
+    data: str | None = None
 
 
 def read_saved(folder: Path) -> Saved | None:
@@ -85,7 +89,7 @@ def read_saved(folder: Path) -> Saved | None:
     try:
         with safe_open(path, framework="pt") as file:
             numbers = parse_json(file.metadata()["state"])
-        return Saved(int(numbers["round"]), numbers.get("config"))
+        return Saved(int(numbers["round"]), numbers.get("config"), numbers.get("data"))
     except _DAMAGED as error:
         raise _damaged(path, error) from error
 
