@@ -68,7 +68,6 @@ class DataConfig(_Section):
     name: Literal["colored_digits", "colored_mnist", "heart", "arrays", "objects"] = Field(
         "colored_digits", description="the data set; colored_digits needs no file; objects: what a program handed over"
     )
-    digest: str | None = Field(None, description="objects: which ones they were")
     root: Path | None = Field(
         None, json_schema_extra=_ELSEWHERE, description="folder of the files (colored_mnist, heart, arrays)"
     )
@@ -110,6 +109,7 @@ class DataConfig(_Section):
     )
     clients_per_domain: int = Field(1, ge=1, description="clients that share each source domain's examples")
     imbalance_ratio: float = Field(0.97, gt=0.5, lt=1, description="colored_mnist: majority class ratio a domain")
+    digest: str | None = Field(None, description="objects: which ones they were")
 
 
 class ModelConfig(_Section):

@@ -128,7 +128,9 @@ def test_a_run_with_noise_that_tells_no_epsilon_is_no_point(tmp_path: Path) -> N
     with pytest.raises(FedhaError, match="epsilon"):
         read_point(Cell("hgp", 2.0, "plain", 3, None), folder)
     results = json.loads((folder / runfolder.RESULTS).read_text())
-    (folder / runfolder.RESULTS).write_text(json.dumps({**results, "privacy": {"epsilon": {"near": 4.5}}}))
+    covered = {"protect": "examples", "noise_multiplier": 1.0, "relation": "add or remove one", "noise": "seeded"}
+    privacy = {**covered, "epsilon": {"near": 4.5}, "delta": {"near": 1e-5}, "sampling": ["whole"]}
+    (folder / runfolder.RESULTS).write_text(json.dumps({**results, "privacy": privacy}))
     assert read_point(Cell("hgp", 2.0, "plain", 3, None), folder).epsilon == 4.5
 
 
