@@ -25,6 +25,7 @@ def environment() -> dict[str, str]:
     Products as small as the benchmarks' lose with two threads. torch, Ray and Flower read this when they are imported.
     """
     return os.environ | {
+        "RAY_ADDRESS": "local",  # else Flower's simulation joins whatever Ray cluster runs on the machine
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "MKL_NUM_THREADS": "1",
