@@ -1,5 +1,6 @@
 """A federation's real processes on loopback: SuperLink, ServerApp, SuperNodes, ClientApps, with TLS and identities."""
 
+import contextlib
 import os
 import random
 import signal
@@ -130,7 +131,8 @@ class Running:
         """End a process with all that it started: its session."""
         process = self.processes.pop(name)
         for pid in sessions.living([process.pid]):
-            os.kill(pid, how)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself, as those of a session do
+                os.kill(pid, how)
         process.wait(timeout=60)
         sessions.end([process.pid])
 
