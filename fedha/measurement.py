@@ -12,6 +12,7 @@ from torch.func import functional_call
 from fedha import nonlinear, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.models.split import SplitModel, head_matrix, with_bias
+from fedha.recipes import STATISTICS
 
 LARGEST_HESSIAN = 4096  # weights of a head up to which its whole Hessian is held
 
@@ -79,6 +80,8 @@ def measure(name: str, view: HeadView, features: Tensor, labels: Tensor, around:
     Raises:
         FedhaError: The statistic is too large for this head.
     """
+    if name not in STATISTICS and name != "accuracy":
+        raise FedhaError(f"there is no statistic {name!r}; there are {', '.join(STATISTICS)}")
     arguments = (*view.arguments, features, labels)
     value: Tensor
     if name == "pooled_gradient_hessian_product":

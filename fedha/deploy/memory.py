@@ -43,7 +43,7 @@ def recall(folder: Path, round: int) -> dict[str, Tensor]:
     """
     if round == 1:
         shutil.rmtree(folder, ignore_errors=True)
-    known = [path for path in _files(folder) if _round(path) < round]
+    known = [path for path in _rounds(folder) if int(path.stem) < round]
     if not known:
         return {}
     try:
@@ -64,7 +64,7 @@ def remember(folder: Path, round: int, averages: Mapping[str, Tensor], keep: int
     _private(folder)
     content = save({name: value.detach().cpu().contiguous() for name, value in averages.items()})
     write_bytes(folder / f"{round:08d}.safetensors", content, _OWN)
-    for path in _files(folder)[:-keep]:
+    for path in _rounds(folder)[:-keep]:
         path.unlink(missing_ok=True)
 
 
@@ -120,8 +120,9 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def _round(path: Path) -> int:
-    return int(path.stem)
+def _rounds(folder: Path) -> list[Path]:
+    """Those that `remember` wrote, in order: what is called otherwise is not ours."""
+    return [path for path in _files(folder) if len(path.stem) == 8 and path.stem.isdecimal()]
 
 
 def _private(folder: Path) -> None:

@@ -84,6 +84,9 @@ def new_events(file: BinaryIO) -> Iterator[tuple[str, Any]]:
         file: An `EventFile`'s, open for reading.
     """
     while (line := file.readline()).endswith(b"\n"):
-        event, value = parse_json(line)
+        try:
+            event, value = parse_json(line)
+        except (TypeError, ValueError) as error:
+            raise FedhaError(f"a line of the run's events cannot be read ({error}); resume the run") from error
         yield event, value
     file.seek(-len(line), os.SEEK_CUR)

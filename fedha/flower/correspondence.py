@@ -226,7 +226,11 @@ class Correspondence:
                     continue
                 if kind == "query.introduce" and not self._understood(node, message):
                     continue
-                reply = unpack_reply(message.content)
+                try:
+                    reply = unpack_reply(message.content)
+                except FedhaError as error:
+                    self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, str(error)), "refused")
+                    continue
                 self.bytes_up += count_bytes(message.content)
                 if reply.weighed:  # the clients of one process sent a sum; count what each sends over a network
                     summed = count_array_bytes(message.content) if reply.tensors else summed

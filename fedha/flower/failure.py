@@ -78,7 +78,8 @@ def find_failure(reply: Message) -> Failure | None:
     if not isinstance(record, ConfigRecord):
         return None
     place = record.get("place")
-    kind, sentence, trace = (str(record.get(name, "")) for name in ("kind", "sentence", "trace"))
+    limits = {"kind": 200, "sentence": 2000, "trace": 50_000}  # characters: they go into logs and files
+    kind, sentence, trace = (str(record.get(name, ""))[:most] for name, most in limits.items())
     return Failure(kind, sentence, trace, place if isinstance(place, int) else None)
 
 

@@ -52,4 +52,6 @@ def difference(content: RecordDict, who: str) -> str | None:
 
 def _said(content: RecordDict) -> Mapping[str, object]:
     record = content.get(_RECORD)
-    return record if isinstance(record, ConfigRecord) and "version" in record else {}
+    if not isinstance(record, ConfigRecord) or "version" not in record:
+        return {}
+    return {**record, "version": str(record["version"])[:50]}

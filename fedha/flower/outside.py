@@ -25,7 +25,9 @@ def is_outside(message: Message) -> str | None:
     """Why a client has no part in the run, from its reply; None where it has one."""
     if message.has_error() or _OUTSIDE not in message.content:
         return None
-    return str(message.content.config_records[_OUTSIDE]["reason"])
+    record = message.content[_OUTSIDE]
+    reason = record.get("reason", "") if isinstance(record, ConfigRecord) else ""
+    return str(reason)[:1000] or "it does not say why"
 
 
 def check_once(config: DataConfig, members: Sequence[Member]) -> None:

@@ -375,7 +375,12 @@ def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: i
     path = job.folder / runfolder.SPENDING
     server.members = list(members)
     if resume and path.exists():  # rounds after the checkpoint were released too, with noise that nobody can draw again
-        server.spending = restore_spending(parse_json(path.read_bytes()))
+        try:
+            server.spending = restore_spending(parse_json(path.read_bytes()))
+        except (OSError, TypeError, ValueError, AttributeError) as error:
+            raise FedhaError(
+                f"cannot read {path} ({error}): without it nothing is known of what was spent; restore it from a copy"
+            ) from error
     if not done:
         budget.check_first(server, members)
         return ""

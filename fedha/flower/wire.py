@@ -1,11 +1,15 @@
 """Requests and replies as Flower records: arrays stay arrays, everything else is a handful of scalars."""
 
 import functools
+import io
 import json
-from collections.abc import Mapping
+import math
+import tokenize
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +18,7 @@ from torch import Tensor
 
 from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
+from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
 from fedha.jsonfile import parse_json
@@ -21,6 +26,7 @@ from fedha.recipes import Recipe, Term
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
+_LONGEST = 300  # characters of what the other side calls itself, or fails with
 _SHAPE, _SECURE = "input_shape", "secure"
 _SHAPES = "parameters"  # of an introduction's request
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
@@ -47,12 +53,44 @@ def _tensor(array: Array) -> Tensor:
     """One array's tensor, without parsing the NPY header where it is the one that numpy writes for plain data."""
     if isinstance(array, TensorArray):
         return array.tensor
+    kind, shape = np.dtype(array.dtype), tuple(array.shape)
     data, start = array.data, 10 + int.from_bytes(array.data[8:10], "little")
     plain = data[:8] == b"\x93NUMPY\x01\x00" and b"'fortran_order': False" in data[10:start]
-    if not plain or array.stype != "numpy.ndarray":
-        return torch.from_numpy(array.numpy())
-    values = np.frombuffer(data, dtype=array.dtype, offset=start).reshape(array.shape)
+    if array.stype != "numpy.ndarray" or kind.hasobject or min(shape, default=0) < 0:
+        raise ValueError(f"an array says that it is {array.stype}, {kind}, of shape {shape}")
+    if len(data) > start + kind.itemsize * math.prod(shape) or len(data) < kind.itemsize * math.prod(shape):
+        raise ValueError(f"an array of {len(data)} bytes says that it is {kind} of shape {shape}")
+    if not plain or f"'descr': {kind.str!r}".encode() not in data[10:start]:  # as somebody else writes it
+        return torch.from_numpy(_as_told(array.data, kind, shape))
+    values = np.frombuffer(data, dtype=kind, offset=start).reshape(shape)
     return torch.from_numpy(values.copy())
+
+
+def _as_told(data: bytes, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """An NPY file's array, if its header says what its message says: numpy makes room for what a header says."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        told, fortran, found = header(file)
+    except (SyntaxError, tokenize.TokenError) as error:  # numpy reads the header as Python's literals
+        raise ValueError(f"an array's header cannot be read: {error}") from error
+    if told != shape or found != kind:
+        raise ValueError(f"an array says that it is {kind} of shape {shape}, and its header {found} of shape {told}")
+    values = np.frombuffer(data, dtype=kind, offset=file.tell())
+    return values.reshape(shape, order="F" if fortran else "C").copy()
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Turn what a message that is not as we write it fails with into a sentence."""
+    try:
+        yield
+    except FedhaError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, EOFError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:_LONGEST]
+        raise FedhaError(f"{what} cannot be read ({type(error).__name__}: {said}); is it of another fedha?") from error
 
 
 class _LastParameters:
@@ -99,9 +137,14 @@ def pack_introduction(task: str, parameters: Mapping[str, Tensor]) -> RecordDict
 
 
 def announced_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
-    """The shapes, by name, of the parameters that an introduction tells of; empty where it does not."""
-    told = parse_json(str(_record(content, "request", ConfigRecord).get(_SHAPES, "{}")))
-    return {str(name): tuple(int(length) for length in shape) for name, shape in told.items()}
+    """The shapes, by name, of the parameters that an introduction tells of; empty where it does not.
+
+    Raises:
+        FedhaError: They cannot be read.
+    """
+    with _reading("an introduction"):
+        told = parse_json(str(_record(content, "request", ConfigRecord).get(_SHAPES, "{}")))
+        return {str(name): tuple(int(length) for length in shape) for name, shape in told.items()}
 
 
 def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str) -> RecordDict:
@@ -116,7 +159,16 @@ def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRec
 
 
 def unpack_request(content: RecordDict, device: torch.device | str = "cpu") -> Request:
-    """Read what `pack_request` wrote."""
+    """Read what `pack_request` wrote.
+
+    Raises:
+        FedhaError: It is something else.
+    """
+    with _reading("a request"):
+        return _request(content, device)
+
+
+def _request(content: RecordDict, device: torch.device | str) -> Request:
     scalars = _record(content, "request", ConfigRecord)
     return Request(
         task=unpack_task(str(scalars["task"])),
@@ -177,17 +229,34 @@ def _shape(reply: Reply) -> dict[str, list[int]]:
 
 
 def unpack_reply(content: RecordDict) -> Reply:
-    """Read what `pack_reply` wrote."""
+    """Read what `pack_reply` wrote.
+
+    Raises:
+        FedhaError: It is something else.
+    """
+    with _reading("a reply"):
+        return _reply(content)
+
+
+def _whole(value: float) -> int:
+    if value != int(value) or value < 0:
+        raise ValueError(f"{value} is no whole number from 0")
+    return int(value)
+
+
+def _reply(content: RecordDict) -> Reply:
     metrics = _record(content, "metrics", MetricRecord)
     numbers = {name: value for name, value in metrics.items() if not isinstance(value, list)}
     shape = metrics.get(_SHAPE, [])
-    index, examples = int(numbers.pop("index")), int(numbers.pop("examples"))
+    index, examples = (_whole(numbers.pop(name)) for name in ("index", "examples"))
+    for name in (SEEDED, HELD_OUT) if SEEDED in numbers or HELD_OUT in numbers else ():
+        _whole(numbers[name])
     weighed = _WEIGHED in content
     tensors = unpack_tensors(_record(content, _WEIGHED if weighed else _OWN, ArrayRecord))
     who = _record(content, "client", ConfigRecord)
     return Reply(
-        client=str(who["name"]),
-        domain=str(who["domain"]),
+        client=str(who["name"])[:_LONGEST],
+        domain=str(who["domain"])[:_LONGEST],
         index=index,
         examples=examples,
         tensors=tensors,

@@ -107,6 +107,8 @@ def restore(state: Mapping[str, Any]) -> Ledger:
     Raises:
         FedhaError: It is not one, or of another version; says what is wrong.
     """
+    if not isinstance(state, Mapping):
+        raise FedhaError(f"the privacy ledger is {type(state).__name__}, no mapping; restore it from a copy")
     if state.get("schema") != _SCHEMA:
         raise FedhaError(
             f"the privacy ledger has version {state.get('schema')!r}, this is {_SCHEMA}; resume with the same fedha"
@@ -119,7 +121,7 @@ def restore(state: Mapping[str, Any]) -> Ledger:
             for one in state["entries"]
         )
         return Ledger(state["unit"], int(state["population"]), entries)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise FedhaError(
             f"the privacy ledger cannot be read ({error}); restore the checkpoint: without it nothing is known of "
             "what was spent"

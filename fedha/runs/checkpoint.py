@@ -5,6 +5,7 @@ No random state is kept: every draw comes from (seed, round, client).
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ from fedha.privacy.spending import restore_spending
 from fedha.runs import belongings
 from fedha.runs.files import STATE
 
-_DAMAGED = (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError)
+_DAMAGED = (
+    *(SafetensorError, OSError, LookupError, TypeError, ValueError),
+    *(AttributeError, OverflowError, RuntimeError),
+)
+_MOST_CLIENTS = 1_000_000  # that a damaged file may make room for
 
 
 def save_checkpoint(
@@ -89,7 +94,10 @@ def read_saved(folder: Path) -> Saved | None:
     try:
         with safe_open(path, framework="pt") as file:
             numbers = parse_json(file.metadata()["state"])
-        return Saved(int(numbers["round"]), numbers.get("config"), numbers.get("data"))
+        config, data = numbers.get("config"), numbers.get("data")
+        if not isinstance(config, dict | None) or not isinstance(data, str | None):
+            raise TypeError("what it says of its config or data is something else")
+        return Saved(_whole(numbers["round"]), config, data)
     except _DAMAGED as error:
         raise _damaged(path, error) from error
 
@@ -113,37 +121,67 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
     try:
         with safe_open(path, framework="pt") as file:
             numbers = parse_json(file.metadata()["state"])
-            done, count, weights, pending = (numbers[key] for key in ("round", "clients", "weights", "pending"))
-            server.spending = restore_spending(numbers.get("spending"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        done, count = (_whole(numbers[key]) for key in ("round", "clients"))
+        pending = None if numbers["pending"] is None else dict(numbers["pending"])
+        weights = {str(name): float(value) for name, value in numbers["weights"].items()}
+        spending = restore_spending(numbers.get("spending"))
+        clients = _states(_below(tensors, "clients/"), count)
+        slots = _slots(_below(tensors, "optimizer/"), list(server.parameters.values()))
     except _DAMAGED as error:
         raise _damaged(path, error) from error
-    _restore_parameters(path, server, _below(tensors, "parameters/"))
-    _restore_optimizer(server, _below(tensors, "optimizer/"))
+    before = deepcopy(server.optimizer.state_dict())
+    _check_parameters(path, server, _below(tensors, "parameters/"))
+    try:
+        server.optimizer.load_state_dict({**before, "state": slots})
+    except _DAMAGED as error:
+        server.optimizer.load_state_dict(before)
+        raise _damaged(path, error) from error
+    with torch.no_grad():  # only now that nothing can be refused any more
+        for name, value in server.parameters.items():
+            value.copy_(tensors[f"parameters/{name}"])
     server.averages = _below(tensors, "averages/")
     server.references = _below(tensors, "references/")
-    server.weights = weights
-    return done, [_below(tensors, f"clients/{index}/") for index in range(count)], pending
+    server.weights, server.spending = weights, spending
+    return done, clients, pending
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is no whole number from 0")
+    return value
+
+
+def _states(saved: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """What each of so many clients remembers."""
+    if count > _MOST_CLIENTS:
+        raise ValueError(f"it says that it is of {count} clients")
+    states: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    for name, value in saved.items():
+        index, _, key = name.partition("/")
+        states[_whole(int(index))][key] = value
+    return states
+
+
+def _slots(saved: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
+    """What the optimiser remembers of each parameter: numbers, or tensors shaped like it."""
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        index, key = name.split("/")
+        if value.dim() and value.shape != parameters[_whole(int(index))].shape:
+            raise ValueError(f"the optimiser's {key} of parameter {index} has another shape than it")
+        slots.setdefault(int(index), {})[key] = value
+    return slots
 
 
 def _damaged(path: Path, error: Exception) -> FedhaError:
     return FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again")
 
 
-def _restore_parameters(path: Path, server: Server, saved: Mapping[str, Tensor]) -> None:
-    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in server.parameters.items()}:
+def _check_parameters(path: Path, server: Server, saved: Mapping[str, Tensor]) -> None:
+    wanted = {name: (value.shape, value.dtype) for name, value in server.parameters.items()}
+    if {name: (value.shape, value.dtype) for name, value in saved.items()} != wanted:
         raise FedhaError(f"the checkpoint {path} is of another model; was config.yaml changed? Start a new run")
-    with torch.no_grad():
-        for name, value in server.parameters.items():
-            value.copy_(saved[name])
-
-
-def _restore_optimizer(server: Server, saved: Mapping[str, Tensor]) -> None:
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in saved.items():
-        index, key = name.split("/")
-        slots.setdefault(int(index), {})[key] = value
-    server.optimizer.load_state_dict({**server.optimizer.state_dict(), "state": slots})
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
