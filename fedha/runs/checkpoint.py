@@ -127,12 +127,12 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
         weights = {str(name): float(value) for name, value in numbers["weights"].items()}
         spending = restore_spending(numbers.get("spending"))
         clients = _states(_below(tensors, "clients/"), count)
-        slots = _slots(_below(tensors, "optimizer/"), list(server.parameters.values()))
     except _DAMAGED as error:
         raise _damaged(path, error) from error
     before = deepcopy(server.optimizer.state_dict())
     _check_parameters(path, server, _below(tensors, "parameters/"))
     try:
+        slots = _slots(_below(tensors, "optimizer/"), list(server.parameters.values()))
         server.optimizer.load_state_dict({**before, "state": slots})
     except _DAMAGED as error:
         server.optimizer.load_state_dict(before)
