@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fedha.aggregation import apply_update, risk_shares, server_optimizer
+from fedha.answers import answer_measure
+from fedha.client import Client
 from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
@@ -23,7 +25,7 @@ from fedha.privacy.site import Site
 from fedha.privacy.spending import Spending
 from fedha.recipes import STATISTICS
 from fedha.reference import moving_average, weighted_mean
-from fedha.training import PARTS, Client, answer_measure
+from fedha.training import PARTS
 from fedha.verdict import problem, refused
 
 

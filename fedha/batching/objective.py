@@ -16,7 +16,7 @@ from fedha.measurement import Circumstances, HeadView, _signs, measure, view_hea
 from fedha.models.split import SplitModel
 from fedha.penalty import term_value, term_weight
 from fedha.recipes import Term
-from fedha.training import Client, circumstances
+from fedha.training import Holder, circumstances
 
 OWN_SIGNS, COMMON_SIGNS = "hutchinson_diagonal", "hutchinson_diagonal_shared"
 Named = dict[str, Tensor]
@@ -126,7 +126,7 @@ def measure_given(
 
 
 def draw_signs(
-    terms: Sequence[Term], clients: Sequence[Client], request: Request, head: Named, like: Tensor
+    terms: Sequence[Term], clients: Sequence[Holder], request: Request, head: Named, like: Tensor
 ) -> tuple[Named, Named]:
     """The signs of each client, ``{"signs": [k, m, ...]}``, and those of all, where the terms want them."""
     wanted = {term.statistic for term in terms}
