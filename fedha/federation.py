@@ -23,8 +23,8 @@ from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.shape import noise_of
 from fedha.privacy.site import Site
 from fedha.privacy.spending import Spending
-from fedha.recipes import STATISTICS
 from fedha.reference import moving_average, weighted_mean
+from fedha.registry import reference_of
 from fedha.training import PARTS
 from fedha.verdict import problem, refused
 
@@ -113,7 +113,7 @@ class Server:
 
     def _referred(self, references: dict[str, Tensor]) -> dict[str, Tensor]:
         for term in self.task.recipe.terms:
-            name = STATISTICS[term.statistic].reference
+            name = reference_of(term.statistic)
             if term.reference_average and name in references:
                 self.averages[name] = moving_average(self.averages.get(name), references[name], term.reference_average)
                 references[name] = self.averages[name]

@@ -21,7 +21,8 @@ from torch import Tensor
 from fedha import answers, batching
 from fedha.client import Client
 from fedha.exchange import Reply, Request
-from fedha.recipes import STATISTICS, Recipe
+from fedha.recipes import Recipe
+from fedha.registry import reference_of
 
 _OWN, _ROUND = "own/", "own"  # in a client's state: what it sent for a round's references, and for which round
 RIDING = "statistics/"  # before the name of a statistic that rides along
@@ -67,7 +68,7 @@ def _carried(client: Client, request: Request) -> Mapping[str, Tensor]:
     if _ROUND not in client.state or int(client.state[_ROUND]) != request.round:
         return request.references
     measured = answers.answer_measure(client, replace(request, measure=tuple(sent))).tensors
-    entered = {STATISTICS[term.statistic].reference: 1 - term.reference_average for term in request.task.recipe.terms}
+    entered = {reference_of(term.statistic): 1 - term.reference_average for term in request.task.recipe.terms}
     carried = {
         name: request.references[name] + entered.get(name, 1.0) * (measured[name] - value)
         for name, value in sent.items()

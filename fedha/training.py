@@ -218,12 +218,18 @@ def _at_start(client: Holder, request: Request, batch: Batch) -> Objective:
         term.statistic for term in recipe.terms if term.weight and (term.target == "others" or term.client_average)
     ]
     own = _measured(batch, known, circumstances(client, request, reference=True)) if known else {}
+    move_averages(client, recipe, own)
+    around, terms = circumstances(client, request, reference=False), active_terms(recipe, request.share)
+    decay = request.task.training.weight_decay
+    return Objective(recipe, request.round, terms, decay, around, offsets, own, request.share)
+
+
+def move_averages(client: Holder, recipe: Recipe, own: Mapping[str, Tensor]) -> None:
+    """Move the moving averages of a client on by what it measured of itself."""
     for term in recipe.terms:
         if term.client_average and term.statistic in own:
             previous = client.state.get(term.statistic)
             client.state[term.statistic] = moving_average(previous, own[term.statistic], term.client_average)
-    around = circumstances(client, request, reference=False)
-    return Objective(recipe, request.round, request.task.training.weight_decay, around, offsets, own, request.share)
 
 
 def average_offsets(client: Holder, recipe: Recipe) -> dict[str, Tensor]:

@@ -8,11 +8,12 @@ import torch
 from fedha.batching.first_layer import pays
 from fedha.batching.network import Layer, forward, take_apart
 from fedha.exchange import Request
-from fedha.measurement import view_head
+from fedha.measurement import space_of, view_head
 from fedha.minibatches import step_sizes
 from fedha.models.reach import unreached
 from fedha.models.split import SplitModel
 from fedha.penalty import active_terms
+from fedha.registry import statistic
 from fedha.training import Holder
 
 _COPIES = 2  # of a parameter: itself and its gradient
@@ -104,18 +105,5 @@ def _statistics(names: Sequence[str], client: Holder, request: Request, rows: in
     """Numbers that statistics hold at once for one client."""
     head = {name: value for name, value in request.parameters.items() if name.startswith("head.")}
     view = view_head(client.model, head)
-    weights = torch.Size(view.shape).numel()
-    probes = request.task.recipe.probes
-    closed = len(view.shape) == 2
-    classes, width = view.shape if closed else (1, weights)
-    large = {
-        "hessian": weights**2,
-        "hessian_off_diagonal": weights**2,
-        "off_diagonal_energy": min(rows, weights) ** 2 if closed else 256 * weights,
-        "hessian_diagonal": weights if closed else 256 * weights,
-        "gradient_variance": weights if closed else rows * weights,
-        "hutchinson_diagonal": probes * (weights + rows * classes),
-        "hutchinson_diagonal_shared": probes * (weights + rows * classes),
-        "feature_covariance": width**2,
-    }
-    return 3 * sum(large.get(name, weights) for name in names)
+    space = space_of(view, rows, request.task.recipe.probes)
+    return 3 * sum(rows * row.each(space) + row.once(space) for row in map(statistic, names))

@@ -17,7 +17,8 @@ from fedha.config import PrivacyConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request
 from fedha.models.split import head_matrix, with_bias
-from fedha.penalty import term_value, term_weight
+from fedha.objective import Objective
+from fedha.penalty import active_terms
 from fedha.pieces import in_pieces
 from fedha.privacy.clipping import private_means
 from fedha.privacy.dpsgd import descend, private_gradient
@@ -29,9 +30,7 @@ from fedha.privacy.sampling import draw_batches
 from fedha.privacy.shape import evaluation_release, local_draws, noise_of
 from fedha.privacy.site import Site
 from fedha.privacy.surrogate import aligned_loss, pulls, risk_loss
-from fedha.recipes import Term
-from fedha.reference import moving_average
-from fedha.training import Holder, average_offsets, round_optimizer
+from fedha.training import Holder, average_offsets, circumstances, move_averages, round_optimizer
 
 RELEASED = "released/"  # before the name of a moment that a client keeps from measuring to training
 _ROUND = f"{RELEASED}round"
@@ -52,7 +51,7 @@ def release_statistics(client: Holder, site: Site, request: Request) -> dict[str
     noise = noise_of(privacy) * privacy.statistics_noise
     source = site.source(request.task.seed, *place, f"statistics {' '.join(request.measure)}")
     mechanism = Mechanism(privacy.statistics_clip, noise, len(examples))
-    exact = private_means(moments, mechanism, source, {str(name): scale for name, scale in privacy.scales.items()})
+    exact = private_means(moments, mechanism, source, privacy.scales)
     released = {name: value.to(head.dtype) for name, value in exact.items()}
     _keep(client.state, request, released)
     offsets = average_offsets(client, request.task.recipe)
@@ -73,7 +72,7 @@ def train_privately(client: Holder, site: Site, request: Request) -> tuple[dict[
     """
     task, examples = request.task, client.domain.train
     released = _released(client, request)
-    loss, factor, metrics = _objective(client, request, released)
+    loss, factor, metrics = _loss(client, request, released)
     sampling, steps = local_draws(task.training, task.privacy, len(examples))
     mechanism = Mechanism(task.privacy.clip, noise_of(task.privacy), sampling.batch)
     place, decay = (request.round, client.index), task.training.weight_decay / factor
@@ -137,45 +136,27 @@ def _released(client: Holder, request: Request) -> dict[str, Tensor]:
     return {name: client.state[f"{RELEASED}{name}"] for name in wanted}
 
 
-def _objective(
-    client: Holder, request: Request, released: Mapping[str, Tensor]
-) -> tuple[Loss, float, dict[str, float]]:
+def _loss(client: Holder, request: Request, released: Mapping[str, Tensor]) -> tuple[Loss, float, dict[str, float]]:
     """The loss of one example, what it was divided by, and the round's numbers, all from what was released."""
     recipe, examples = request.task.recipe, len(client.domain.train)
-    weight, terms = recipe.scheduled_weight(request.round), _active(request)
-    offsets = average_offsets(client, request.task.recipe)
+    terms, offsets = active_terms(recipe, request.share), average_offsets(client, recipe)
     start = {term.statistic: derive(term.statistic, released, examples) for term in terms}
-
-    def value(term: Term, means: Mapping[str, Tensor]) -> Tensor:
-        statistic = derive(term.statistic, means, examples)
-        if term.statistic in offsets:
-            statistic = statistic + offsets[term.statistic]
-        return term_value(term, statistic, request.references, start, request.share)
-
-    metrics = {f"penalty/{term.statistic}": float(value(term, released)) for term in terms}
+    around = circumstances(client, request, reference=False)
+    objective = Objective(recipe, request.round, terms, 0.0, around, offsets, start, request.share)
+    metrics = {f"penalty/{name}": float(value) for name, value in objective.penalties(start).items()}
     if "risk" in released:
         metrics["risk"] = float(released["risk"])
-    for term in terms:
-        if term.client_average:
-            previous = client.state.get(term.statistic)
-            client.state[term.statistic] = moving_average(previous, start[term.statistic], term.client_average)
+    move_averages(client, recipe, start)
     if not terms:
         return risk_loss(client.model), 1.0, metrics
 
     def penalty(means: dict[str, Tensor]) -> Tensor:
-        parts = [weight * term_weight(recipe, term) * value(term, means) for term in terms]
-        return torch.stack(parts).sum()
+        values = {name: derive(name, means, examples) for name in start}
+        return objective.weighed(next(iter(means.values())).new_zeros(()), objective.penalties(values))
 
-    used = required(term.statistic for term in terms)
-    directions = pulls(penalty, {name: released[name] for name in used})
+    directions = pulls(penalty, {name: released[name] for name in required(start)})
     loss = aligned_loss(client.model, directions, request.references.get("gradient"))
-    factor = weight if recipe.rescale and weight > 1 else 1.0
-    return loss.over(factor), factor, metrics
-
-
-def _active(request: Request) -> list[Term]:
-    terms = request.task.recipe.terms
-    return [term for term in terms if term.weight > 0 and not (term.target == "others" and request.share >= 1)]
+    return loss.over(objective.divisor), objective.divisor, metrics
 
 
 def is_private(privacy: PrivacyConfig) -> bool:
