@@ -78,20 +78,18 @@ class Objective:
             loss = loss / self.divisor
         return {"loss": loss, "risk": risk, **{f"penalty/{name}": value for name, value in terms.items()}}
 
-    def at(self, view: HeadView, features: Tensor, labels: Tensor, norms: Tensor | float) -> Named:
-        """The parts for a batch in one piece, live.
+    def measure(self, view: HeadView, features: Tensor, labels: Tensor) -> tuple[Tensor, Named]:
+        """Risk, and the terms' statistics, of a batch in one piece, live.
 
         Args:
             view: The head.
             features: Prepared features, [n, D].
             labels: Class indices, [n].
-            norms: As in `parts`.
         """
         with statistics.shared():
             risk = view.functions.risk(*view.arguments, features, labels)
             names = [term.statistic for term in self.terms]
-            measured = {name: measure(name, view, features, labels, self.around) for name in names}
-            return self.parts(risk, measured, norms)
+            return risk, {name: measure(name, view, features, labels, self.around) for name in names}
 
 
 def descend(batch: Batch, objective: Objective) -> tuple[Named, dict[str, float]]:
@@ -111,7 +109,8 @@ def descend(batch: Batch, objective: Objective) -> tuple[Named, dict[str, float]
 
 def _at_once(batch: Batch, objective: Objective) -> tuple[Named, Named]:
     seen = batch.live()
-    parts = objective.at(seen.view, seen.features, seen.labels, _squared_norms(batch, objective))
+    risk, measured = objective.measure(seen.view, seen.features, seen.labels)
+    parts = objective.parts(risk, measured, _squared_norms(batch, objective))
     return parts, _derivatives(parts["loss"], batch.parameters)
 
 
