@@ -82,7 +82,7 @@ def shown(value: Any) -> str:
         return _cut(f"{{{keys}}}")
     if isinstance(value, list | tuple):
         return _cut(f"[{', '.join(shown(one) for one in value[:_SHOWN])}{', …' if len(value) > _SHOWN else ''}]")
-    return _cut(repr(value[: 2 * _WIDEST] if isinstance(value, str) else value))
+    return _cut(repr(value[: 2 * _WIDEST]) if isinstance(value, str) else " ".join(repr(value).split()))
 
 
 def _cut(text: str) -> str:

@@ -48,7 +48,8 @@ def decode(content: bytes, name: str) -> str:
     encoding = encoding_of(content)
     if encoding == "utf-8" and (probable := _without_mark(content)):
         raise FedhaError(
-            f"{name} is not text in UTF-8: its zero bytes lie as in {probable} without a byte-order mark; save it as UTF-8"
+            f"{name} is not text in UTF-8: its zero bytes lie as in {probable} without a byte-order mark; save it as "
+            "UTF-8"
         )
     try:
         return content.decode(encoding)

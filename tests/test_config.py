@@ -159,8 +159,14 @@ def test_an_unknown_key_is_answered_with_the_nearest(content: dict, message: str
             "training.local.measure is 'foo'; give all, batch or a whole number from 1",
         ),
         ({"training": {"local": {"measure": 0}}}, "training.local.measure is 0; give all, batch or a whole number"),
-        ({"data": {"sources": ["a", None]}}, "data.sources is None; where that is meant as text, write it in quotes: 'n"),
-        ({"data": {"sources": ["a", True]}}, "data.sources is True; where that is meant as text, write it in quotes: 't"),
+        (
+            {"data": {"sources": ["a", None]}},
+            "data.sources is None; where that is meant as text, write it in quotes",
+        ),
+        (
+            {"data": {"sources": ["a", True]}},
+            "data.sources is True; where that is meant as text, write it in quotes",
+        ),
         ({"data": {"target": 38}}, "data.target is 38; where that is meant as text, write it in quotes: '38'"),
         ({"data": "foo"}, "data is 'foo': it should be a mapping, such as {key: value}"),
         ({"data": {"root": 3}}, "data.root is 3: it should be text, the path of a file or folder"),

@@ -126,7 +126,9 @@ def test_a_summary_shows_one_digit_after_the_point(summary: Summary, text: str) 
 
 def test_elsewhere_than_on_a_terminal_a_table_is_as_long_as_it_is_unless_a_width_is_given() -> None:
     name, long = "a recipe with a long name", "what nobody may cut " * 20
-    table = Table("Caption", (Column("recipe"), Column("target", "final"), Column("remark")), ((name, Summary(1.0), long),))
+    table = Table(
+        "Caption", (Column("recipe"), Column("target", "final"), Column("remark")), ((name, Summary(1.0), long),)
+    )
     assert plain_table(table) == plain_table(table, 1000) == render(table, "text")
     narrow = plain_table(table, 60)
     assert narrow.splitlines() == ["Caption", "", f"recipe: {name}", "  target (final): 1.0", f"  remark: {long}"]
