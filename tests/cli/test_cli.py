@@ -21,7 +21,7 @@ from fedha.errors import FedhaError
 from fedha.recipes import RECIPES
 from fedha.runs import folders, runfolder
 from fedha.runs.versions import versions
-from tests.made_runs import FAST, write_run
+from tests.made_runs import FAST, changed, write_run
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -131,8 +131,8 @@ def test_a_single_run_is_its_folder(fedha: Command, tmp_path: Path) -> None:
 
 
 def test_several_runs_get_a_folder_each_a_common_report_and_a_new_name_the_next_time(fedha: Command) -> None:
-    arguments = ("run", "quickstart", *FAST, "recipe=[erm, hgp]", "seed=[0, 1]", "--quiet")
-    code, out, _ = fedha(*arguments)
+    arguments = ("run", "quickstart", *FAST, "--quiet")
+    code, out, _ = fedha(*arguments, "recipe=[erm, hgp]", "seed=[0, 1]")
     assert code == 0
     assert out.startswith("Accuracy in %, mean ± sample standard deviation over seeds")
     runs = Path("runs/quickstart")
@@ -289,7 +289,7 @@ def test_a_signal_ends_the_program_with_its_code_after_saving_and_says_how_to_go
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    changes = (*FAST, "recipe=erm", "seed=0", "training.rounds=1000000", "checkpoint.every=1000000")
+    changes = changed(FAST, "recipe=erm", "seed=0", "training.rounds=1000000", "checkpoint.every=1000000")
     command = [sys.executable, "-m", "fedha", "run", "quickstart", *changes, "--out", str(folder)]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     patience = time.monotonic() + 120

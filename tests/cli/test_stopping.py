@@ -13,7 +13,7 @@ from fedha.cli.exits import EndedError, exit_code
 from fedha.errors import StoppedError
 from fedha.runs import runfolder
 from fedha.runs.folders import planned_runs
-from tests.made_runs import FAST
+from tests.made_runs import FAST, changed
 
 
 class _Signals(io.StringIO):
@@ -38,7 +38,7 @@ def noted() -> Iterator[None]:
 
 
 def _planned(folder: Path, *changes: str) -> launch.Plan:
-    return launch.plan_new(launch.find_config("quickstart", [*FAST, "seed=0", *changes]), folder)[1]
+    return launch.plan_new(launch.find_config("quickstart", changed(FAST, "seed=0", *changes)), folder)[1]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
