@@ -69,12 +69,12 @@ def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None =
 
 
 def conclude(folders: Sequence[Path], output: Path, console: Console) -> None:
-    """Write the page of some runs, print their table, and say where the page is."""
-    write(folders, output)
+    """Print the table of some runs, write their page, and say where that is: a full disk costs the page alone."""
     runs, unfinished = read_runs(folders)
     show(table_of(runs), console)
     for folder in unfinished:
         say(f"Not finished, left out: {folder}", console)
+    write(folders, output)
     say(f"Report: {output}", console)
 
 

@@ -9,7 +9,7 @@ from fedha import atomic
 from fedha import config as configs
 from fedha.atomic import finite
 from fedha.config import Config
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, UnwrittenError
 from fedha.jsonfile import parse_json
 from fedha.runs import belongings
 from fedha.runs.files import (
@@ -102,7 +102,7 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FedhaError(f"cannot make the folder {folder}: {error.strerror}; choose another with --out") from error
+        raise UnwrittenError(f"cannot make the folder {folder}: {error.strerror}; choose another with --out") from error
     return folder
 
 
@@ -161,7 +161,7 @@ class MetricsLog:
             with self.path.open("ab") as file:
                 file.write(_line(record).encode("utf-8"))
         except OSError as error:
-            raise FedhaError(f"cannot write {self.path}: {error.strerror}; free some space and resume") from error
+            raise UnwrittenError(f"cannot write {self.path}: {error.strerror}; free some space and resume") from error
 
     def append_changes(self, first: int, changes: Mapping[str, Any]) -> None:
         """Add a line that says from which round on the run goes on with other settings.

@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -309,3 +310,38 @@ def test_a_signal_ends_the_program_with_its_code_after_saving_and_says_how_to_go
     done = len(runfolder.read_metrics(folder))
     assert int(found[1]) - done in (0, 1)  # a round whose evaluation was broken off is saved and gets its line later
     assert (folder / "checkpoint" / "state.safetensors").is_file()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """A call of it, and no file of this process can grow: what is written from then on fails, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "quickstart", *FAST, "recipe=erm", "seed=0", "--out", "new"),
+        ("resume", "run", "training.rounds=20"),
+        ("report", "run", "--output", "new.html"),
+        ("report", "run", "--output", "new.csv"),
+        ("audit", "run", "--attacks", "labels", "--shadows", "0"),
+        ("study", "privacy", "quickstart", *FAST, "recipe=erm", "seed=[0, 1]", "--noise", "none", "--out", "new"),
+        ("export", "quickstart", "new"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing_new(
+    arguments: tuple[str, ...], fedha: Command, full_disk: Callable[[], None]
+) -> None:
+    write_run(Path("run"), "erm")
+    before = {path: path.read_bytes() if path.is_file() else None for path in Path.cwd().rglob("*")}
+    full_disk()
+    code, _, err = fedha(*arguments, *(["-q"] if arguments[0] in ("run", "resume", "audit", "study") else []))
+    assert code == 2, err
+    assert err.startswith("fedha: cannot "), err
+    assert "File too large" in err
+    assert err.count("\n") == 1
+    assert {path: path.read_bytes() if path.is_file() else None for path in Path.cwd().rglob("*")} == before
