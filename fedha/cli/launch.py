@@ -1,6 +1,5 @@
 """One experiment from the command line: its folders, its runs one after the other, its reports."""
 
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from fedha.cli.exits import FAILED, EndedError, one_line
 from fedha.config import Config
 from fedha.errors import FedhaError, StoppedError, UnwrittenError
 from fedha.runs import belongings, folders, runfolder
+from fedha.runs.files import typed
 from fedha.runs.listener import Listener
 from fedha.runs.wording import run_title
 
@@ -223,7 +223,7 @@ def _here(config: Config, folder: Path, listener: Listener, *, resume: bool, sto
 @contextmanager
 def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
     """Turn what ends a run early into a sentence and an exit code; keep the traceback of what nobody expected."""
-    resume = f"continue with: {command} {shlex.quote(str(common))}"
+    resume = f"continue with: {command} {typed(common)}"
     if runfolder.ERROR in belongings.owned(folder):
         (folder / runfolder.ERROR).unlink(missing_ok=True)
     try:

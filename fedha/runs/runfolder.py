@@ -26,6 +26,7 @@ from fedha.runs.files import (
     RUN,
     SPENDING,
     STATE,
+    typed,
 )
 from fedha.runs.shapes import wrong_line, wrong_results
 
@@ -125,7 +126,7 @@ def is_finished(folder: Path) -> bool:
 def occupied(folder: Path) -> FedhaError:
     """The error for a folder that holds a run where a new one was to go."""
     return FedhaError(
-        f"{folder} already holds a run; continue it with `fedha resume {folder}`, choose another folder with --out, "
+        f"{folder} already holds a run; continue it with `fedha resume {typed(folder)}`, choose another folder with --out, "
         "or replace it with --overwrite"
     )
 
@@ -228,7 +229,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     try:
         content = parse_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise FedhaError(f"the run in {folder} has not finished; continue it with: fedha resume {folder}") from error
+        raise FedhaError(
+            f"the run in {folder} has not finished; continue it with: fedha resume {typed(folder)}"
+        ) from error
     except (OSError, ValueError) as error:
         raise FedhaError(f"cannot read {path} ({error}); delete it and resume the run") from error
     if not isinstance(content, dict):
