@@ -126,8 +126,8 @@ def is_finished(folder: Path) -> bool:
 def occupied(folder: Path) -> FedhaError:
     """The error for a folder that holds a run where a new one was to go."""
     return FedhaError(
-        f"{folder} already holds a run; continue it with `fedha resume {typed(folder)}`, choose another folder with --out, "
-        "or replace it with --overwrite"
+        f"{folder} already holds a run; continue it with `fedha resume {typed(folder)}`, choose another folder with "
+        "--out, or replace it with --overwrite"
     )
 
 

@@ -1,5 +1,6 @@
 """No run is lost to another, and every run is found."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_a_sentence_names_a_folder_as_a_command_line_takes_it(
     monkeypatch.chdir(tmp_path)
     write_run(Path(name))
     with pytest.raises(FedhaError) as caught:
-        take(Path(name))
+        folders.take(Path(name))
     command = str(caught.value).split("`")[1]
     assert Path(shlex.split(command)[2]) == Path(name)
     assert not shlex.split(command)[2].startswith("-")
