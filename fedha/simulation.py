@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from fedha import temporary
-from fedha.config import Config, RecipeConfig, TrainingConfig, parse
+from fedha.arguments import check_argument, check_number
+from fedha.config import Config, EngineConfig, RecipeConfig, TrainingConfig, parse
 from fedha.data.domain import Domain, DomainSet, Examples, unseen
 from fedha.data.given import given_domain
 from fedha.data.labels import count_classes
@@ -94,7 +96,7 @@ def simulate(
     target: str | Sequence[str] | None = None,
     training: TrainingConfig | Mapping[str, Any] | None = None,
     seed: int = 0,
-    engine: str | Mapping[str, Any] = "auto",
+    engine: str | Mapping[str, Any] | EngineConfig = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     classes: int | None = None,
@@ -126,6 +128,7 @@ def simulate(
     Raises:
         FedhaError: What is given does not fit; said before the first round where it can be.
     """
+    _check_arguments(domains, target, engine, listener, out, classes, sections)
     given = _domains(list(domains), [target] if isinstance(target, str) else list(target or []), classes)
     config = parse(
         {
@@ -133,7 +136,7 @@ def simulate(
             "recipe": _plain(recipe),
             "training": _plain(training or {}),
             "seed": seed,
-            "engine": {"name": engine} if isinstance(engine, str) else dict(engine),
+            "engine": {"name": engine} if isinstance(engine, str) else _plain(engine),
             **{name: _plain(value) for name, value in sections.items()},
             "data": {"name": NAME, "digest": _known_domains(given)},
             "model": _known_network(model),
@@ -147,11 +150,36 @@ def simulate(
     return Result(folder, results, runfolder.read_metrics(folder), kept)
 
 
+def _check_arguments(
+    domains: object,
+    target: object,
+    engine: object,
+    listener: object,
+    out: object,
+    classes: object,
+    sections: Mapping[str, Any],
+) -> None:
+    whose, nothing = "fedha.simulate", type(None)
+    if isinstance(domains, Domain | str | Mapping):
+        check_argument(whose, "domains", type(domains), (), "a list of fedha.data.Domain, one a client and target")
+    check_argument(whose, "domains", domains, Iterable, "a list of fedha.data.Domain, one a client and target")
+    check_argument(whose, "target", target, (str, Sequence, nothing), "a domain's name, a list of them, or None")
+    check_argument(whose, "engine", engine, (str, Mapping, EngineConfig), "auto, inline or ray, or a dict of settings")
+    check_argument(whose, "listener", listener, (Listener, nothing), "a fedha.runs.listener.Listener, or None")
+    check_argument(whose, "out", out, (str, Path, nothing), "the folder to write, or None for a temporary one")
+    if classes is not None:
+        check_number(whose, "classes", classes, 2)
+    for name in {"data", "model"} & sections.keys():
+        raise FedhaError(f"{whose} was given a section {name}, which its first arguments stand for; leave it out")
+
+
 def _domains(handed: Sequence[Domain], unseen_names: Sequence[str], classes: int | None) -> DomainSet:
     given = [
         given_domain(one, place, trained=getattr(one, "name", None) not in unseen_names)
         for place, one in enumerate(handed)
     ]
+    if not given:
+        raise FedhaError("fedha.simulate was given no domain; give a list of fedha.data.Domain, one a client")
     names = [one.name for one in given]
     for name in unseen_names:
         if name not in names:
@@ -246,7 +274,7 @@ def _placed(config: Config) -> Config:
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump() if hasattr(value, "model_dump") else value
+    return value.model_dump() if isinstance(value, BaseModel) else value
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

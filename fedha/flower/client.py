@@ -11,9 +11,11 @@ from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
 from fedha import answers, batching, numerics, piggyback
+from fedha.arguments import check_argument, check_number
 from fedha.client import Client
 from fedha.data.domain import Domain, Examples
 from fedha.data.given import check_domain, given_domain, without_unusable
+from fedha.devices import check_device
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower import handshake, secure_client
@@ -94,6 +96,11 @@ def client_app(
                 f"client_app was given a {type(given).__name__} as {name}; give the function that makes it, of the "
                 "context: lambda context: …"
             )
+    check_number("client_app", "threads", threads, 1)
+    check_device("client_app", device)
+    check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")
+    if not callable(site):
+        check_argument("client_app", "site", site, (), "a function that makes a Site, such as sworn")
     return app_for(Clients(model, domain, threads=threads, device=device, party=party, site=site), logs=True)
 
 
