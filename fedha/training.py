@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedha import statistics
+from fedha.client_state import ClientState
 from fedha.cohort import Member
 from fedha.config import LocalConfig
 from fedha.data.domain import Domain, Examples
@@ -25,6 +26,8 @@ from fedha.privacy import answers
 from fedha.privacy.site import Site
 from fedha.recipes import Recipe
 from fedha.reference import moving_average
+from fedha.rules import applied
+from fedha.rules.rule import Work
 from fedha.schedule import rate_factor
 
 PARTS = ("held_out", "train")  # of a domain, that may be evaluated
@@ -39,15 +42,14 @@ class Client:
         index: Its place in client order.
         domain: Its data, on the model's device and of the model's precision.
         model: Structure only; parameters come with each request.
-        state: Moving averages by statistic (Fishr), what rode along (`fedha.piggyback`), and a round's released moments
-            where examples are protected; mostly empty.
+        state: What it remembers; mostly nothing.
         site: Its own rules: where its noise comes from, what it refuses.
     """
 
     index: int
     domain: Domain
     model: SplitModel
-    state: dict[str, Tensor] = field(default_factory=dict)
+    state: ClientState = field(default_factory=ClientState)
     site: Site = field(default_factory=Site)
     _seen: Batch | None = None  # what it measured last, kept until it has trained
 
@@ -85,8 +87,17 @@ def answer_train(client: Client, request: Request) -> Reply:
     """Minimise risk plus penalty from the global model, and return the update.
 
     The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
-    local mode.
+    local mode. What the run's rules ask for beside it has their names (`fedha.rules.applied`).
     """
+    before = client.state
+    try:
+        return _trained(client, request)
+    except Exception:
+        client.state = before  # what was not answered has not happened
+        raise
+
+
+def _trained(client: Client, request: Request) -> Reply:
     if answers.is_private(request.task.privacy):
         with _named(client, request):
             return client.reply(*answers.train_privately(client, request, lambda own: _round_optimizer(request, own)))
@@ -110,11 +121,11 @@ def not_finite(client: Client, request: Request, what: str, more: str = "") -> F
 
 
 def answer_evaluate(client: Client, request: Request) -> Reply:
-    """Evaluate the global model on the parts of the domain that a request names in `measure`: held_out, train."""
+    """Evaluate the global model on the parts of the domain that a request names: held_out, train."""
     if answers.is_private(request.task.privacy):
         return client.reply({}, answers.evaluate_privately(client, request))
     numbers = {}
-    for part in request.measure:
+    for part in request.evaluate:
         if part not in PARTS:
             raise FedhaError(f"the server asks to evaluate {part!r}; the parts of a domain are {', '.join(PARTS)}")
         examples: Examples = getattr(client.domain, part)
@@ -161,17 +172,24 @@ def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], d
     first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
     parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
     optimizer = _round_optimizer(request, list(parameters.values()))
-    seen: list[dict[str, float]] = []
+    rules, seen = request.task.rules, list[dict[str, float]]()
+    own = applied.client_start(rules, client.state.rule, request.parameters)
+    correct = applied.correction(rules, request.parameters, request.sent, own)
     for rows in minibatches(request, len(client.domain.train), client.index):
         batch = replace(start, parameters=parameters, rows=rows, trained=True)
         gradient, metrics = descend(batch, objective)
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
+        gradient = correct(gradient, {name: value.detach() for name, value in parameters.items()})
         for name, value in parameters.items():
             value.grad = gradient[name]
         take_step(optimizer)
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
-    update = {name: request.parameters[name] - value.detach() for name, value in parameters.items()}
-    return update, {**means, **first}
+    end = {name: value.detach() for name, value in parameters.items()}
+    rate = optimizer.param_groups[0]["lr"]
+    beside, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
+    client.state = replace(client.state, rule=own)
+    update = {name: request.parameters[name] - value for name, value in end.items()}
+    return update | beside, {**means, **first}
 
 
 def looks_at_start(request: Request) -> bool:
@@ -248,8 +266,9 @@ def _at_start(client: Client, request: Request, batch: Batch) -> Objective:
     own = _measured(batch, known, circumstances(client, request, reference=True)) if known else {}
     for term in recipe.terms:
         if term.client_average and term.statistic in own:
-            previous = client.state.get(term.statistic)
-            client.state[term.statistic] = moving_average(previous, own[term.statistic], term.client_average)
+            averages = client.state.averages
+            moved = moving_average(averages.get(term.statistic), own[term.statistic], term.client_average)
+            client.state = replace(client.state, averages={**averages, term.statistic: moved})
     around = circumstances(client, request, reference=False)
     return Objective(recipe, request.round, request.task.training.weight_decay, around, offsets, own, request.share)
 
@@ -257,9 +276,9 @@ def _at_start(client: Client, request: Request, batch: Batch) -> Objective:
 def average_offsets(client: Client, recipe: Recipe) -> dict[str, Tensor]:
     """What a moving average adds to a statistic: with the published 1 / (1 - decay), decay / (1 - decay) times it."""
     return {
-        term.statistic: client.state[term.statistic] * (term.client_average / (1 - term.client_average))
+        term.statistic: client.state.averages[term.statistic] * (term.client_average / (1 - term.client_average))
         for term in recipe.terms
-        if term.client_average and term.statistic in client.state
+        if term.client_average and term.statistic in client.state.averages
     }
 
 

@@ -7,12 +7,14 @@ what this covers.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fedha import statistics
+from fedha.client_state import ClientState
 from fedha.cohort import Member
 from fedha.config import PrivacyConfig
 from fedha.data.domain import Domain
@@ -34,10 +36,6 @@ from fedha.privacy.surrogate import aligned_loss, pulls, risk_loss
 from fedha.recipes import Term
 from fedha.reference import moving_average
 
-RELEASED = "released/"  # before the name of a moment that a client keeps from measuring to training
-_ROUND = f"{RELEASED}round"
-
-_Value = TypeVar("_Value")
 MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
@@ -47,7 +45,7 @@ class Holder(Protocol):
     index: int
     domain: Domain
     model: SplitModel
-    state: dict[str, Tensor]
+    state: ClientState
     site: Site
 
     @property
@@ -70,7 +68,7 @@ def release_statistics(client: Holder, request: Request) -> dict[str, Tensor]:
     mechanism = Mechanism(privacy.statistics_clip, noise, len(examples))
     exact = private_means(moments, mechanism, source, {str(name): scale for name, scale in privacy.scales.items()})
     released = {name: value.to(head.dtype) for name, value in exact.items()}
-    _keep(client.state, request, released)
+    _keep(client, request, released)
     offsets = _offsets(client, request)
     tensors = {name: derive(name, released, len(examples)) for name in request.measure}
     return {name: value + offsets[name] if name in offsets else value for name, value in tensors.items()}
@@ -114,7 +112,7 @@ def evaluate_privately(client: Holder, request: Request) -> dict[str, float]:
         FedhaError: The run does not evaluate held-out examples, or others were asked for.
     """
     examples = client.domain.held_out
-    if request.measure != ("held_out",):
+    if request.evaluate != ("held_out",):
         raise FedhaError("only held-out examples are evaluated where every example is protected")
     if not len(examples):
         return {"held_out/examples": 0}
@@ -128,31 +126,24 @@ def evaluate_privately(client: Holder, request: Request) -> dict[str, float]:
     return {"held_out/accuracy": min(1.0, max(0.0, float(mean))), "held_out/examples": len(examples)}
 
 
-def remembered(state: Mapping[str, _Value]) -> dict[str, _Value]:
-    """What of a client's state must outlive its round: all but the round's released moments."""
-    return {name: value for name, value in state.items() if not name.startswith(RELEASED)}
-
-
-def _keep(state: dict[str, Tensor], request: Request, released: Mapping[str, Tensor]) -> None:
+def _keep(client: Holder, request: Request, released: Mapping[str, Tensor]) -> None:
     """Keep a release with those of its round; the first exchange of a round forgets all others."""
-    if not request.references or int(state.get(_ROUND, torch.tensor(-1))) != request.round:
-        for name in [name for name in state if name.startswith(RELEASED)]:
-            del state[name]
-    state[_ROUND] = torch.tensor(request.round)
-    state |= {f"{RELEASED}{name}": value for name, value in released.items()}
+    begun = bool(request.references) and client.state.released_in == request.round
+    kept = client.state.released if begun else {}
+    client.state = replace(client.state, released={**kept, **released}, released_in=request.round)
 
 
 def _released(client: Holder, request: Request) -> dict[str, Tensor]:
     """The moments that this round's exchanges released."""
     wanted = required(name for group in private_exchanges(request.task.recipe) for name in group)
-    kept = int(client.state.get(_ROUND, torch.tensor(-1)))
-    missing = [name for name in wanted if f"{RELEASED}{name}" not in client.state]
-    if wanted and (kept != request.round or missing):
+    kept = client.state.released
+    missing = [name for name in wanted if name not in kept]
+    if wanted and (client.state.released_in != request.round or missing):
         raise FedhaError(
             f"round {request.round} was to be trained without its statistics ({', '.join(missing or wanted)}), which "
             "must be released first; measuring them now would be a release that nobody accounts for"
         )
-    return {name: client.state[f"{RELEASED}{name}"] for name in wanted}
+    return {name: kept[name] for name in wanted}
 
 
 def _objective(
@@ -175,8 +166,9 @@ def _objective(
         metrics["risk"] = float(released["risk"])
     for term in terms:
         if term.client_average:
-            previous = client.state.get(term.statistic)
-            client.state[term.statistic] = moving_average(previous, start[term.statistic], term.client_average)
+            averages = client.state.averages
+            moved = moving_average(averages.get(term.statistic), start[term.statistic], term.client_average)
+            client.state = replace(client.state, averages={**averages, term.statistic: moved})
     if not terms:
         return risk_loss(client.model), 1.0, metrics
 
@@ -199,9 +191,9 @@ def _active(request: Request) -> list[Term]:
 def _offsets(client: Holder, request: Request) -> dict[str, Tensor]:
     """What a moving average of released statistics adds, as in `fedha.training.average_offsets`."""
     return {
-        term.statistic: client.state[term.statistic] * (term.client_average / (1 - term.client_average))
+        term.statistic: client.state.averages[term.statistic] * (term.client_average / (1 - term.client_average))
         for term in request.task.recipe.terms
-        if term.client_average and term.statistic in client.state
+        if term.client_average and term.statistic in client.state.averages
     }
 
 
