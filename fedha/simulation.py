@@ -4,7 +4,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -253,11 +253,9 @@ def _import_name(value: Rule | Callable[..., Any]) -> str | None:
     """The name under which another process finds a rule or function; None where there is none."""
     if not isinstance(value, Rule):
         return name_of(value)
-    parts = (getattr(value, one.name) for one in fields(value))
-    modules = dict.fromkeys(one.__module__ for one in parts if callable(one) and hasattr(one, "__module__"))
-    for place in (one for one in modules if one != "__main__"):
-        for name, found in vars(sys.modules[place]).items():
-            if found is value:
+    for place, module in list(sys.modules.items()):
+        for name, found in list(getattr(module, "__dict__", {}).items()):
+            if found is value and place not in ("__main__", "__mp_main__"):
                 return f"{place}:{name}"
     return None
 

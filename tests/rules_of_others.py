@@ -17,11 +17,14 @@ def prox(strength: float = 0.5) -> Rule:
 
 
 def nova() -> Rule:
-    """FedNova's normalised averaging (Wang et al., NeurIPS 2020): a step's mean move, times the mean number of steps."""
+    """FedNova (Wang et al., NeurIPS 2020): the mean move of a step, times the mean number of steps."""
 
     def answer(work: Work) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         own = {name: (start - work.end[name]) / work.steps for name, start in work.start.items()}
-        return {**{f"move/{name}": value for name, value in own.items()}, "steps": torch.tensor(work.steps / 1.0)}, {}
+        return {
+            **{f"move/{name}": value for name, value in own.items()},
+            "steps": torch.tensor(work.steps, dtype=torch.float64),
+        }, {}
 
     def aggregate(state: object, answers: Answers) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         rate = answers.rate * answers.beside["steps"]
