@@ -264,12 +264,13 @@ def _placed(config: Config) -> Config:
     """The config with an engine that can have the objects."""
     rule, _ = named_rule(config.training.optimizer or "")
     wanted, anonymous = config.engine.name, NAME in (config.model.name, rule)
+    what = "rule" if rule == NAME else "network or function"
     if wanted == "flower":
         raise FedhaError("engine is 'flower', whose processes have none of this program's domains; take inline or ray")
     if anonymous and wanted == "ray":
         raise FedhaError(
-            "engine is 'ray', whose workers cannot import this network, rule or function; define it in a module of its "
-            "own (not in the program that is started, and no lambda), or take engine='inline'"
+            f"engine is 'ray', whose workers cannot import this {what}; define it in a module of its own "
+            "(not in the program that is started, and no lambda), or take engine='inline'"
         )
     if not anonymous or wanted == "inline":
         return config

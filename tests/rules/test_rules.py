@@ -195,7 +195,7 @@ def test_a_rule_without_an_import_name_is_recorded_by_digest_and_handed_over_aga
     simulate(rule(0.5), tmp_path / "run", resume=True)
     with pytest.raises(FedhaError, match=r"training\.optimizer\.digest was"):
         simulate(rule(0.25), tmp_path / "run", resume=True)
-    with pytest.raises(FedhaError, match="workers cannot import this network, rule or function"):
+    with pytest.raises(FedhaError, match="workers cannot import this rule; define it in a module"):
         simulate(rule(0.5), engine="ray")
 
 
