@@ -138,10 +138,18 @@ def rows_at_once(model: SplitModel, inputs: Tensor, statistics: Iterable[str], p
         statistics: What is measured, or aligned.
         probes: Sign vectors of the Hutchinson statistics.
     """
+    return _rows(model, inputs.shape[1:], inputs.dtype, tuple(statistics), probes, BUDGET_BYTES)
+
+
+@lru_cache(maxsize=16)
+def _rows(
+    model: SplitModel, shape: torch.Size, precision: torch.dtype, names: tuple[str, ...], probes: int, budget: int
+) -> int:
+    """As `rows_at_once`; kept, since looking through a network's modules takes as long as a small one's step."""
     view = view_head(model, {name: value.detach() for name, value in model.named_parameters()})
     space = space_of(view, 1, probes)
-    held = 3 * sum(statistic(name).each(space) for name in statistics) * inputs.element_size()
-    return max(1, BUDGET_BYTES // (example_bytes(model, inputs.shape[1:], inputs.dtype) + held))
+    held = 3 * sum(statistic(name).each(space) for name in names) * precision.itemsize
+    return max(1, budget // (example_bytes(model, shape, precision) + held))
 
 
 @lru_cache(maxsize=8)
