@@ -30,10 +30,10 @@ def test_its_steps_are_those_of_torch(
         optimizer.step()
         before = {name: value.clone() for name, value in (state | parameters).items()}
         given = state | parameters
-        moved, kept = rule.aggregate(state, Answers(parameters, gradients, {}, rate, 3, 3))
+        moved, new = rule.aggregate(state, Answers(parameters, gradients, {}, rate, 3, 3))
         assert all(torch.equal(given[name], value) for name, value in before.items())  # nothing was changed in place
-        parameters, state = dict(moved), dict(kept)
+        parameters, state = dict(moved), dict(new)
     for name, value in live.items():
         assert torch.equal(parameters[name], value)
-        for slot, value in optimizer.state[value].items():
-            assert torch.equal(state[f"{slot}/{name}"], value)
+        for slot, kept in optimizer.state[value].items():
+            assert torch.equal(state[f"{slot}/{name}"], kept)
