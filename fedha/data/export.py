@@ -11,8 +11,9 @@ import numpy
 import torch
 
 from fedha.atomic import write_bytes
+from fedha.data.check import check_kinds
 from fedha.data.domain import Domain, DomainSet, Examples
-from fedha.errors import FedhaError, UnwrittenError
+from fedha.errors import FedhaError, UnwrittenError, brief
 
 FILE = "domain.npz"
 _ARRAYS = ("train_inputs", "train_labels", "held_out_inputs", "held_out_labels")
@@ -95,6 +96,10 @@ def read_domain(path: Path) -> tuple[Domain, int]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise FedhaError(f"cannot read {path} as a domain ({error}); make it again with `fedha export`") from error
+        raise FedhaError(
+            f"cannot read {path} as a domain ({brief(error)}); make it again with `fedha export`"
+        ) from error
+    for part, (inputs, labels) in {"train": arrays[:2], "held-out": arrays[2:]}.items():
+        check_kinds(name, part, inputs, labels)
     domain = Domain(name, Examples(*arrays[:2]), Examples(*arrays[2:]), None if shard < 0 else shard)
     return DomainSet((domain,), (), classes, str(path)).check().sources[0], classes

@@ -24,14 +24,13 @@ from fedha.flower.outside import check_once
 from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
-from fedha.jsonfile import parse_json
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.models.check import check_inputs
 from fedha.piggyback import riders
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
-from fedha.privacy.spending import restore_spending
+from fedha.privacy.spending import read_spending
 from fedha.runs import belongings, owner, resuming, runfolder
 from fedha.runs.absences import left_out
 from fedha.runs.files import METRICS
@@ -375,12 +374,7 @@ def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: i
     path = job.folder / runfolder.SPENDING
     server.members = list(members)
     if resume and path.exists():  # rounds after the checkpoint were released too, with noise that nobody can draw again
-        try:
-            server.spending = restore_spending(parse_json(path.read_bytes()))
-        except (OSError, TypeError, ValueError, AttributeError) as error:
-            raise FedhaError(
-                f"cannot read {path} ({error}): without it nothing is known of what was spent; restore it from a copy"
-            ) from error
+        server.spending = read_spending(path)
     if not done:
         budget.check_first(server, members)
         return ""

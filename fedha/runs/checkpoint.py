@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedha.atomic import finite
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.federation import Server
 from fedha.jsonfile import parse_json
 from fedha.privacy.spending import restore_spending
@@ -123,8 +123,8 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
             numbers = parse_json(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         done, count = (_whole(numbers[key]) for key in ("round", "clients"))
-        pending = None if numbers["pending"] is None else dict(numbers["pending"])
-        weights = {str(name): float(value) for name, value in numbers["weights"].items()}
+        pending = None if numbers.get("pending") is None else dict(numbers["pending"])  # version 0.1.0 had none
+        weights = _weights(path, numbers["weights"])
         spending = restore_spending(numbers.get("spending"))
         clients = _states(_below(tensors, "clients/"), count)
     except _DAMAGED as error:
@@ -152,6 +152,18 @@ def _whole(value: object) -> int:
     return value
 
 
+def _weights(path: Path, saved: Any) -> dict[str, float]:
+    """Group DRO's weights by domain; version 0.1.0 had them by place, and an empty list for other recipes."""
+    if isinstance(saved, list):
+        if saved:
+            raise FedhaError(
+                f"the checkpoint {path} is of fedha 0.1.0, whose domain weights name no domain; end the run with that "
+                "version, or start a new one"
+            )
+        return {}
+    return {str(name): float(value) for name, value in saved.items()}
+
+
 def _states(saved: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
     """What each of so many clients remembers."""
     if count > _MOST_CLIENTS:
@@ -175,7 +187,7 @@ def _slots(saved: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[in
 
 
 def _damaged(path: Path, error: Exception) -> FedhaError:
-    return FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again")
+    return FedhaError(f"cannot read the checkpoint {path} ({brief(error)}); delete it to start the run again")
 
 
 def _check_parameters(path: Path, server: Server, saved: Mapping[str, Tensor]) -> None:
