@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -68,7 +69,7 @@ class Reply:
         examples: Training examples it holds; 0 where only a sum over clients may tell.
         tensors: Statistics by name, or the update by parameter name.
         metrics: Numbers for the log.
-        input_shape: Shape of one of its inputs, when it introduces itself; else ().
+        input_shape: Shape of one of its inputs (of several, their shapes), when it introduces itself; else ().
         weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.
         secure: What belongs to a secure sum's protocol, by name.
     """
@@ -80,5 +81,5 @@ class Reply:
     tensors: Mapping[str, Tensor]
     metrics: Mapping[str, float] = field(default_factory=dict)
     weighed: bool = False
-    input_shape: tuple[int, ...] = ()
+    input_shape: Any = ()
     secure: Mapping[str, bytes | list[bytes]] = field(default_factory=dict)

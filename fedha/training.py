@@ -10,7 +10,8 @@ from torch import Tensor
 from fedha import statistics
 from fedha.cohort import Member
 from fedha.config import LocalConfig
-from fedha.data.domain import Domain, Examples
+from fedha.data.domain import Domain
+from fedha.data.examples import Examples, largest_number
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
@@ -101,7 +102,7 @@ def answer_train(client: Client, request: Request) -> Reply:
 
 def not_finite(client: Client, request: Request, what: str, more: str = "") -> FedhaError:
     """The error for an answer that is not finite: it blames the inputs where these are large, else the training."""
-    largest = float(client.domain.train.inputs.abs().max())
+    largest = largest_number(client.domain.train)
     scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
     return FedhaError(
         f"the {what} of domain {client.domain.client!r} is not finite in round {request.round} ({more}inputs up to "
@@ -132,7 +133,7 @@ def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Exam
     if len(examples) == 0:
         return {"examples": 0}
     own = {name: value.clone() for name, value in parameters.items()}  # a network may write to what it is handed
-    logits = in_pieces(model, model, own, examples.inputs)
+    logits = in_pieces(model, model, own, examples)
     correct = float(statistics.hits(logits, examples.labels).sum())
     total = float(statistics.losses(logits, examples.labels).double().sum())
     return {"accuracy": correct / len(examples), "risk": total / len(examples), "examples": len(examples)}
@@ -205,7 +206,8 @@ def _measured_batch(client: Client, request: Request) -> Batch:
         return kept
     parameters = {name: value.detach().clone().requires_grad_() for name, value in given.items()}
     most, trained = _rows_at_once(client, request), request.task.training.mode == "synchronous"
-    client._seen = Batch(client.model, parameters, client.domain.train, rows, most, trained)
+    draws = (request.task.seed, request.round, client.index)
+    client._seen = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws)
     return client._seen
 
 
@@ -216,7 +218,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 def _rows_at_once(client: Client, request: Request) -> int:
     recipe = request.task.recipe
     wanted = [term.statistic for term in recipe.terms]
-    return request.task.training.chunk or rows_at_once(client.model, client.domain.train.inputs, wanted, recipe.probes)
+    return request.task.training.chunk or rows_at_once(client.model, client.domain.train.form, wanted, recipe.probes)
 
 
 def _measured(batch: Batch, names: Sequence[str], around: Circumstances) -> dict[str, Tensor]:
