@@ -15,11 +15,11 @@ def each(change: Callable[[Any], Any], inputs: Any) -> Any:
 
     Args:
         change: Of one tensor, or of what stands for one.
-        inputs: One, or several in a tuple, a list or a mapping.
+        inputs: One, or several in a tuple or a mapping.
     """
     if isinstance(inputs, Mapping):
         return {name: change(one) for name, one in inputs.items()}
-    if isinstance(inputs, tuple | list):
+    if isinstance(inputs, tuple):
         return tuple(change(one) for one in inputs)
     return change(inputs)
 
@@ -28,7 +28,7 @@ def several(inputs: Any) -> dict[str, Any]:
     """The tensors by what people call them: their name or place, and "" where there is but one."""
     if isinstance(inputs, Mapping):
         return dict(inputs)
-    if isinstance(inputs, tuple | list):
+    if isinstance(inputs, tuple):
         return {str(place): one for place, one in enumerate(inputs)}
     return {"": inputs}
 
@@ -37,7 +37,7 @@ def arguments(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """How a module is called with these inputs: by place, or by name."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
 def nested(input_shape: Any) -> bool:
@@ -72,7 +72,7 @@ class Form:
         parts = several(inputs)
         shapes = tuple(tuple(one.shape[1:]) for one in parts.values())
         names = tuple(parts) if isinstance(inputs, Mapping) else ()
-        alone = not isinstance(inputs, Mapping | tuple | list)
+        alone = not isinstance(inputs, Mapping | tuple)
         return cls(shapes, tuple(one.dtype for one in parts.values()), names, alone)
 
     @property

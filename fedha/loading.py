@@ -70,7 +70,7 @@ def _shape(written: Any) -> Any:
     """A shape as JSON holds it: lists in the place of tuples."""
     if isinstance(written, list) and not nested(written):
         return tuple(written)
-    return each(tuple, written)
+    return each(tuple, tuple(written) if isinstance(written, list) else written)
 
 
 def _given(model: SplitModel | Callable[..., SplitModel], wanted: Expectation) -> SplitModel:

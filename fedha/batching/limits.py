@@ -38,7 +38,7 @@ def _different(clients: Sequence[Client], request: Request) -> str | None:
             return f"clients {first.domain.client!r} and {other.domain.client!r} have different models"
     kinds = {client.domain.train.form for client in clients}
     kinds_of = {str(value.dtype) for value in request.parameters.values()}
-    places = {client.domain.train.labels.device for client in clients}
+    places = {client.domain.train.device for client in clients}
     places |= {value.device for value in request.parameters.values()}
     if len(kinds) > 1 or len(kinds_of) > 1:
         return "the clients' inputs differ in shape or precision, or the parameters in precision"

@@ -138,6 +138,12 @@ class Examples:
         return sum(held) + self.labels.nbytes
 
     @property
+    def device(self) -> torch.device:
+        """Where they are in memory."""
+        held = (one for one in several(self.inputs).values() if isinstance(one, Tensor))
+        return next(held, self.labels).device
+
+    @property
     def in_memory(self) -> bool:
         """Whether there is one input an example, and all of them are in memory."""
         return self.unusable is None and isinstance(self.inputs, Tensor)

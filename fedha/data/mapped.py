@@ -18,6 +18,7 @@ from fedha.data.examples import Draws
 from fedha.errors import FedhaError
 
 _HELD_BYTES = 2**26  # of a file's pages that stay mapped: the system keeps its own copy as long as it has room
+_AROUND = 2**16  # what the system maps around a row that is read
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 REMEDY = "write it with numpy.save(path, inputs)"
 
@@ -67,10 +68,14 @@ class Mapped:
         array = numpy.ndarray(
             self.file_shape, numpy.dtype(self.kind), window.map, self.offset, order="F" if self.fortran else "C"
         )
-        found = array[_stretch(rows)]
+        made = torch.empty(len(rows), *self.file_shape[1:], dtype=self.dtype)
+        each, into = array.itemsize * array[:1].size + _AROUND, made.numpy()
+        step = max(1, _HELD_BYTES // each)
         with numpy.errstate(over="ignore"):
-            made = torch.from_numpy(found.astype(kept_as(found.dtype), order="C"))
-        window.read(found.nbytes)
+            for start in range(0, len(rows), step):
+                some = rows[start : start + step]
+                into[start : start + step] = array[_stretch(some)]
+                window.read(len(some) * each)
         return made.permute(self.axes).contiguous()
 
 
@@ -157,10 +162,10 @@ class _Window:
         self._read, self._lock = 0, threading.Lock()
 
     def read(self, count: int) -> None:
-        """Note how much was read; now and then the pages go, or a whole pass would look like a file held in memory."""
+        """Note how much was touched; now and then the pages go, or a whole pass would look like a file held in memory."""
         with self._lock:
             self._read += count
-            if self._read > _HELD_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            if self._read > _HELD_BYTES and len(self.map) > _HELD_BYTES and hasattr(mmap, "MADV_DONTNEED"):
                 self.map.madvise(mmap.MADV_DONTNEED)
                 self._read = 0
 
