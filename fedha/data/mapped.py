@@ -162,7 +162,7 @@ class _Window:
         self._read, self._lock = 0, threading.Lock()
 
     def read(self, count: int) -> None:
-        """Note how much was touched; now and then the pages go, or a whole pass would look like a file held in memory."""
+        """Note how much was touched; now and then the pages go, or a pass would look like a file in memory."""
         with self._lock:
             self._read += count
             if self._read > _HELD_BYTES and len(self.map) > _HELD_BYTES and hasattr(mmap, "MADV_DONTNEED"):
