@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fedha.aggregation import apply_update, risk_shares, server_optimizer
+from fedha.answers import answer_measure
+from fedha.client import Client
 from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
@@ -21,9 +23,9 @@ from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.shape import noise_of
 from fedha.privacy.site import Site
 from fedha.privacy.spending import Spending
-from fedha.recipes import STATISTICS
 from fedha.reference import moving_average, weighted_mean
-from fedha.training import PARTS, Client, answer_measure
+from fedha.registry import reference_of
+from fedha.training import PARTS
 from fedha.verdict import problem, refused
 
 
@@ -111,7 +113,7 @@ class Server:
 
     def _referred(self, references: dict[str, Tensor]) -> dict[str, Tensor]:
         for term in self.task.recipe.terms:
-            name = STATISTICS[term.statistic].reference
+            name = reference_of(term.statistic)
             if term.reference_average and name in references:
                 self.averages[name] = moving_average(self.averages.get(name), references[name], term.reference_average)
                 references[name] = self.averages[name]

@@ -11,8 +11,9 @@ from torch.func import functional_call
 
 from fedha.data.examples import Draws, Examples
 from fedha.inputs import Form, arguments, several
-from fedha.measurement import HeadView, view_head
+from fedha.measurement import HeadView, space_of, view_head
 from fedha.models.split import SplitModel
+from fedha.registry import statistic
 
 BUDGET_BYTES = 256 * 2**20  # of a piece: fixed, since sums are taken piece by piece and their bits depend on it
 
@@ -148,14 +149,9 @@ def rows_at_once(model: SplitModel, form: Form, statistics: Iterable[str], probe
         probes: Sign vectors of the Hutchinson statistics.
     """
     view = view_head(model, {name: value.detach() for name, value in model.named_parameters()})
-    weights = torch.Size(view.shape).numel()
-    classes = view.shape[0] if len(view.shape) == 2 else 1
-    numbers = {
-        "hutchinson_diagonal": probes * classes,
-        "hutchinson_diagonal_shared": probes * classes,
-        "gradient_variance": 0 if len(view.shape) == 2 else weights,
-    }
-    held = 3 * sum(numbers.get(name, 0) for name in statistics) * next(model.parameters()).element_size()
+    space = space_of(view, 1, probes)
+    itemsize = next(model.parameters()).element_size()
+    held = 3 * sum(statistic(name).each(space) for name in statistics) * itemsize
     return max(1, BUDGET_BYTES // (example_bytes(model, form) + held))
 
 

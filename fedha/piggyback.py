@@ -18,10 +18,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedha import batching, training
+from fedha import answers, batching
+from fedha.client import Client
 from fedha.exchange import Reply, Request
-from fedha.recipes import STATISTICS, Recipe
-from fedha.training import Client
+from fedha.recipes import Recipe
+from fedha.registry import reference_of
 
 _OWN, _ROUND = "own/", "own"  # in a client's state: what it sent for a round's references, and for which round
 RIDING = "statistics/"  # before the name of a statistic that rides along
@@ -36,11 +37,11 @@ def answer_train(client: Client, request: Request) -> Reply:
     """Train, and answer what rides along: statistics to `measure`, parts of the domain to `evaluate`."""
     measured, evaluated, trained = _apart(request)
     trained = replace(trained, references=_carried(client, trained))
-    replies = [training.answer_measure(client, measured)] if measured.measure else []
+    replies = [answers.answer_measure(client, measured)] if measured.measure else []
     for reply in replies:
         _keep(client, measured.round, reply.tensors)
-    replies += [training.answer_evaluate(client, evaluated)] if evaluated.measure else []
-    return _joined(training.answer_train(client, trained), replies)
+    replies += [answers.answer_evaluate(client, evaluated)] if evaluated.measure else []
+    return _joined(answers.answer_train(client, trained), replies)
 
 
 def answer_train_together(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
@@ -66,8 +67,8 @@ def _carried(client: Client, request: Request) -> Mapping[str, Tensor]:
     sent = {name.removeprefix(_OWN): value for name, value in client.state.items() if name.startswith(_OWN)}
     if _ROUND not in client.state or int(client.state[_ROUND]) != request.round:
         return request.references
-    measured = training.answer_measure(client, replace(request, measure=tuple(sent))).tensors
-    entered = {STATISTICS[term.statistic].reference: 1 - term.reference_average for term in request.task.recipe.terms}
+    measured = answers.answer_measure(client, replace(request, measure=tuple(sent))).tensors
+    entered = {reference_of(term.statistic): 1 - term.reference_average for term in request.task.recipe.terms}
     carried = {
         name: request.references[name] + entered.get(name, 1.0) * (measured[name] - value)
         for name, value in sent.items()

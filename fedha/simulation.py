@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from torch import nn
 
 from fedha import temporary
-from fedha.config import Config, RecipeConfig, TrainingConfig, parse
+from fedha.arguments import check_argument, check_number
+from fedha.config import Config, EngineConfig, RecipeConfig, TrainingConfig, parse
 from fedha.data.brought import digest, domain_set
 from fedha.data.domain import Domain
 from fedha.errors import FedhaError
@@ -92,7 +94,7 @@ def simulate(
     target: str | Sequence[str] | None = None,
     training: TrainingConfig | Mapping[str, Any] | None = None,
     seed: int = 0,
-    engine: str | Mapping[str, Any] = "auto",
+    engine: str | Mapping[str, Any] | EngineConfig = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     classes: int | None = None,
@@ -124,9 +126,12 @@ def simulate(
     Raises:
         FedhaError: What is given does not fit; said before the first round where it can be.
     """
-    given = domain_set(
-        list(domains), [target] if isinstance(target, str) else list(target or []), classes, "domains of a program"
-    )
+    _check_arguments(domains, target, engine, listener, out, classes, sections)
+    some = list(domains)
+    if not some:
+        raise FedhaError("fedha.simulate was given no domain; give a list of fedha.data.Domain, one a client")
+    targets = [target] if isinstance(target, str) else list(target or [])
+    given = domain_set(some, targets, classes, "domains of a program")
     known = digest(given)
     hand_over(known, given)
     config = parse(
@@ -135,7 +140,7 @@ def simulate(
             "recipe": _plain(recipe),
             "training": _plain(training or {}),
             "seed": seed,
-            "engine": {"name": engine} if isinstance(engine, str) else dict(engine),
+            "engine": {"name": engine} if isinstance(engine, str) else _plain(engine),
             **{name: _plain(value) for name, value in sections.items()},
             "data": {"name": NAME, "digest": known},
             "model": _known_network(model),
@@ -147,6 +152,29 @@ def simulate(
     folder = Path(out).expanduser() if kept is None else Path(kept.name) / "run"  # type: ignore[arg-type]
     results = execute(config, folder, listener or Silent(), resume=resume and runfolder.holds_run(folder))
     return Result(folder, results, runfolder.read_metrics(folder), kept)
+
+
+def _check_arguments(
+    domains: object,
+    target: object,
+    engine: object,
+    listener: object,
+    out: object,
+    classes: object,
+    sections: Mapping[str, Any],
+) -> None:
+    whose, nothing = "fedha.simulate", type(None)
+    if isinstance(domains, Domain | str | Mapping):
+        check_argument(whose, "domains", type(domains), (), "a list of fedha.data.Domain, one a client and target")
+    check_argument(whose, "domains", domains, Iterable, "a list of fedha.data.Domain, one a client and target")
+    check_argument(whose, "target", target, (str, Sequence, nothing), "a domain's name, a list of them, or None")
+    check_argument(whose, "engine", engine, (str, Mapping, EngineConfig), "auto, inline or ray, or a dict of settings")
+    check_argument(whose, "listener", listener, (Listener, nothing), "a fedha.runs.listener.Listener, or None")
+    check_argument(whose, "out", out, (str, Path, nothing), "the folder to write, or None for a temporary one")
+    if classes is not None:
+        check_number(whose, "classes", classes, 2)
+    for name in {"data", "model"} & sections.keys():
+        raise FedhaError(f"{whose} was given a section {name}, which its first arguments stand for; leave it out")
 
 
 def _known_network(model: Network) -> dict[str, Any]:
@@ -184,7 +212,7 @@ def _placed(config: Config) -> Config:
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump() if hasattr(value, "model_dump") else value
+    return value.model_dump() if isinstance(value, BaseModel) else value
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

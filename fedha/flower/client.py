@@ -10,9 +10,12 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
-from fedha import batching, numerics, piggyback
+from fedha import answers, batching, numerics, piggyback
+from fedha.arguments import check_argument, check_number
+from fedha.client import Client
 from fedha.data.domain import Domain
 from fedha.data.given import check_domain, given_domain, without_unusable
+from fedha.devices import check_device
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower import handshake, secure_client
@@ -35,16 +38,15 @@ from fedha.models.split import SplitModel
 from fedha.placement import placed_domain
 from fedha.privacy.answers import remembered
 from fedha.privacy.site import Site
-from fedha.training import Client, answer_evaluate, answer_measure
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
 QUERIES = ("introduce", "measure", *(kind.removeprefix("query.") for kind in STEPS))  # what an app answers
 
 _ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
-    "query.measure": answer_measure,
+    "query.measure": answers.answer_measure,
     "train": piggyback.answer_train,
-    "evaluate": answer_evaluate,
+    "evaluate": answers.answer_evaluate,
 }
 
 _TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Reply]]] = {
@@ -95,6 +97,11 @@ def client_app(
                 f"client_app was given a {type(given).__name__} as {name}; give the function that makes it, of the "
                 "context: lambda context: …"
             )
+    check_number("client_app", "threads", threads, 1)
+    check_device("client_app", device)
+    check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")
+    if not callable(site):
+        check_argument("client_app", "site", site, (), "a function that makes a Site, such as sworn")
     return app_for(Clients(model, domain, threads=threads, device=device, party=party, site=site), logs=True)
 
 
@@ -231,7 +238,7 @@ class Clients:
             asked = zip(clients, contents, requests, contexts, strict=True)
             opened = [secure_client.open_question(kind, *one) for one in asked]
             return self._masked_together(self._party, kind, clients, opened, contexts)
-        if batching.refusal(clients, requests[0]) is not None:
+        if answers.refusal(clients, requests[0]) is not None:
             return None
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
@@ -247,7 +254,7 @@ class Clients:
         contexts: Sequence[Context],
     ) -> list[PlainReply] | None:
         """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
-        if batching.refusal(clients, opened[0].request) is not None:
+        if answers.refusal(clients, opened[0].request) is not None:
             return None
         plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [

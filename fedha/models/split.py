@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from fedha.arguments import check_argument
 from fedha.errors import FedhaError
 from fedha.inputs import Inputs, arguments
 
@@ -20,6 +21,8 @@ class SplitModel(nn.Module):
 
     def __init__(self, featurizer: nn.Module, head: nn.Module) -> None:
         super().__init__()
+        for name, part in (("featurizer", featurizer), ("head", head)):
+            check_argument("SplitModel", name, part, nn.Module, "an nn.Module")
         self.featurizer = featurizer
         self.head = head
 
@@ -37,6 +40,8 @@ class SplitModel(nn.Module):
         Raises:
             FedhaError: There is no such layer.
         """
+        check_argument("SplitModel.of", "network", network, nn.Module, "a network, an nn.Module that was made")
+        check_argument("SplitModel.of", "head", head or None, str, "the name of its last layer, such as 'fc'")
         body = copy.deepcopy(network)
         owner, _, name = head.rpartition(".")
         try:
