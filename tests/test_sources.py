@@ -1,4 +1,4 @@
-"""Runs on whatever examples are kept in: token ids, mapped files, several inputs, sources of one's own; the same bits."""
+"""Runs on whatever keeps the examples: token ids, mapped files, several inputs, sources of one's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -123,7 +123,7 @@ def test_a_worker_gets_them_alike(make: Callable[[torch.Generator, int], object]
 
 @dataclass(frozen=True)
 class Noisy:
-    """A source of one's own: numbers that are made when they are asked for, moved by chance where they are trained on."""
+    """A source of one's own: numbers made when they are asked for, moved by chance where they are trained on."""
 
     seed: int
 

@@ -5,6 +5,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ def export_sources(domains: DomainSet, folder: Path) -> list[Path]:
             write_domain(path, domain, domains.classes)
     except (OSError, UnwrittenError) as error:  # all of them or none: the command can be repeated elsewhere
         for done in files:
-            done.unlink(missing_ok=True)
+            for one in (done, *(_beside(done, part) for part in _PARTS)):
+                with suppress(OSError):  # it was never made
+                    one.unlink()
         for place in (*(done.parent for done in files), folder, *folder.parents):
             if place not in there and place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
