@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fedha.client_state import ClientState
 from fedha.cohort import Member
 from fedha.data.domain import Domain
 from fedha.exchange import Reply
@@ -21,8 +22,7 @@ class Client:
         index: Its place in client order.
         domain: Its data, on the model's device and of the model's precision.
         model: Structure only; parameters come with each request.
-        state: Moving averages by statistic (Fishr), what rode along (`fedha.piggyback`), and a round's released moments
-            where examples are protected; mostly empty.
+        state: What it remembers; mostly nothing.
         site: Its own rules: where its noise comes from, what it refuses.
         seen: What it measured last, kept until it has trained.
     """
@@ -30,7 +30,7 @@ class Client:
     index: int
     domain: Domain
     model: SplitModel
-    state: dict[str, Tensor] = field(default_factory=dict)
+    state: ClientState = field(default_factory=ClientState)
     site: Site = field(default_factory=Site)
     seen: Batch | None = field(default=None, repr=False)
 

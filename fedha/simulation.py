@@ -1,5 +1,6 @@
 """One run from objects: domains, a network, a recipe. What `fedha run` does for a config, in program or notebook."""
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -16,13 +17,15 @@ from fedha.config import Config, EngineConfig, RecipeConfig, TrainingConfig, par
 from fedha.data.brought import digest, domain_set
 from fedha.data.domain import Domain
 from fedha.errors import FedhaError
-from fedha.handed import NAME, digest_of, hand_over
+from fedha.handed import NAME, code_digest, digest_of, hand_over
 from fedha.loading import load
 from fedha.models import SplitModel
 from fedha.named import name_of
 from fedha.report.comparison import read_runs, variants
 from fedha.report.formats import render
 from fedha.report.tables import accuracy_table
+from fedha.rules.rule import Rule
+from fedha.rules.table import named_rule
 from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener, Silent
@@ -110,10 +113,11 @@ def simulate(
         recipe: A row's name, or what a config says under ``recipe``.
         target: The unseen domains among them, by name; the first is the one that rules and tables speak of. None:
             there are the sources' numbers alone.
-        training: What a config says under ``training``.
+        training: What a config says under ``training``; its ``optimizer`` may be a `fedha.rules.Rule`, or a function
+            that makes one.
         seed: The run's seed.
-        engine: A name, or what a config says under ``engine``. A network or function without an import name (a lambda,
-            a notebook's) can be trained in this process alone.
+        engine: A name, or what a config says under ``engine``. A network, rule or function without an import name (a
+            lambda, a notebook's) can be used in this process alone.
         out: The run's folder; None: a temporary one, which goes with the result.
         resume: Continue what the folder holds, with the same objects.
         classes: C; None: one more than the highest label.
@@ -138,7 +142,7 @@ def simulate(
         {
             "name": "simulation",
             "recipe": _plain(recipe),
-            "training": _plain(training or {}),
+            "training": _known_training(training or {}),
             "seed": seed,
             "engine": {"name": engine} if isinstance(engine, str) else _plain(engine),
             **{name: _plain(value) for name, value in sections.items()},
@@ -196,14 +200,42 @@ def _known_network(model: Network) -> dict[str, Any]:
     return {"name": NAME, "options": {"digest": digest}}
 
 
+def _known_training(training: TrainingConfig | Mapping[str, Any]) -> Any:
+    plain = _plain(training)
+    given = plain.get("optimizer") if isinstance(plain, Mapping) else None
+    name, more = (given.get("name"), dict(given)) if isinstance(given, Mapping) else (given, {})
+    if name is None or isinstance(name, str):
+        return plain
+    if not isinstance(name, Rule) and not callable(name):
+        raise FedhaError(f"training's optimizer is {name!r}; give a name, a fedha.rules.Rule, or what makes one")
+    if (known := _import_name(name)) is not None:
+        return {**plain, "optimizer": {**more, "name": known}}
+    digest = code_digest(name)
+    hand_over(digest, name)
+    return {**plain, "optimizer": {**more, "name": NAME, "digest": digest}}
+
+
+def _import_name(value: Rule | Callable[..., Any]) -> str | None:
+    """The name under which another process finds a rule or function; None where there is none."""
+    if not isinstance(value, Rule):
+        return name_of(value)
+    for place, module in list(sys.modules.items()):
+        for name, found in list(getattr(module, "__dict__", {}).items()):
+            if found is value and place not in ("__main__", "__mp_main__"):
+                return f"{place}:{name}"
+    return None
+
+
 def _placed(config: Config) -> Config:
     """The config with an engine that can have the objects."""
-    wanted, anonymous = config.engine.name, config.model.name == NAME
+    rule, _ = named_rule(config.training.optimizer or "")
+    wanted, anonymous = config.engine.name, NAME in (config.model.name, rule)
+    what = "rule" if rule == NAME else "network or function"
     if wanted == "flower":
         raise FedhaError("engine is 'flower', whose processes have none of this program's domains; take inline or ray")
     if anonymous and wanted == "ray":
         raise FedhaError(
-            "engine is 'ray', whose workers cannot import this network or function; define it in a module of its own "
+            f"engine is 'ray', whose workers cannot import this {what}; define it in a module of its own "
             "(not in the program that is started, and no lambda), or take engine='inline'"
         )
     if not anonymous or wanted == "inline":

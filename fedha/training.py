@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedha import statistics
+from fedha.client_state import ClientState
 from fedha.config import LocalConfig
 from fedha.data.domain import Domain
 from fedha.data.examples import Examples, largest_number
@@ -24,6 +25,8 @@ from fedha.penalty import active_terms
 from fedha.pieces import Batch, in_pieces, rows_at_once
 from fedha.recipes import Recipe
 from fedha.reference import moving_average
+from fedha.rules import applied
+from fedha.rules.rule import Work
 from fedha.schedule import rate_factor
 
 PARTS = ("held_out", "train")  # of a domain, that may be evaluated
@@ -36,7 +39,7 @@ class Holder(Protocol):
     index: int
     domain: Domain
     model: SplitModel
-    state: dict[str, Tensor]
+    state: ClientState
     seen: Batch | None
 
     def reply(
@@ -63,15 +66,26 @@ def answer_train(client: Holder, request: Request) -> Reply:
     """Minimise risk plus penalty from the global model, and return the update.
 
     The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
-    local mode.
+    local mode. What the run's rules ask for beside it has their names (`fedha.rules.applied`).
     """
     train = _one_gradient if request.task.training.mode == "synchronous" else _local_steps
-    with named(client, request):
+    with as_before(client), named(client, request):
         update, metrics = train(client, request)
-    client.seen = None
-    if not all(bool(value.isfinite().all()) for value in update.values()):
-        raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
+        client.seen = None
+        if not all(bool(value.isfinite().all()) for value in update.values()):
+            raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
     return client.reply(update, metrics)
+
+
+@contextmanager
+def as_before(client: Holder) -> Iterator[None]:
+    """What was not answered has not happened: a client remembers nothing of it."""
+    before = client.state
+    try:
+        yield
+    except Exception:
+        client.state = before
+        raise
 
 
 def not_finite(client: Holder, request: Request, what: str, more: str = "") -> FedhaError:
@@ -85,9 +99,9 @@ def not_finite(client: Holder, request: Request, what: str, more: str = "") -> F
 
 
 def answer_evaluate(client: Holder, request: Request) -> Reply:
-    """Evaluate the global model on the parts of the domain that a request names in `measure`: held_out, train."""
+    """Evaluate the global model on the parts of the domain that a request names: held_out, train."""
     numbers = {}
-    for part in request.measure:
+    for part in request.evaluate:
         if part not in PARTS:
             raise FedhaError(f"the server asks to evaluate {part!r}; the parts of a domain are {', '.join(PARTS)}")
         examples: Examples = getattr(client.domain, part)
@@ -134,17 +148,24 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
     parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
     optimizer = round_optimizer(request, list(parameters.values()))
-    seen: list[dict[str, float]] = []
+    rules, seen = request.task.rules, list[dict[str, float]]()
+    own = applied.client_start(rules, client.state.rule, request.parameters)
+    correct = applied.correction(rules, request.parameters, request.sent, own)
     for rows in minibatches(request, len(client.domain.train), client.index):
         batch = replace(start, parameters=parameters, rows=rows, trained=True)
         gradient, metrics = descend(batch, objective)
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
+        gradient = correct(gradient, {name: value.detach() for name, value in parameters.items()})
         for name, value in parameters.items():
             value.grad = gradient[name]
         take_step(optimizer)
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
-    update = {name: request.parameters[name] - value.detach() for name, value in parameters.items()}
-    return update, {**means, **first}
+    end = {name: value.detach() for name, value in parameters.items()}
+    rate = optimizer.param_groups[0]["lr"]
+    beside, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
+    client.state = replace(client.state, rule=own)
+    update = {name: request.parameters[name] - value for name, value in end.items()}
+    return update | beside, {**means, **first}
 
 
 def looks_at_start(request: Request) -> bool:
@@ -230,16 +251,17 @@ def move_averages(client: Holder, recipe: Recipe, own: Mapping[str, Tensor]) -> 
     """Move the moving averages of a client on by what it measured of itself."""
     for term in recipe.terms:
         if term.client_average and term.statistic in own:
-            previous = client.state.get(term.statistic)
-            client.state[term.statistic] = moving_average(previous, own[term.statistic], term.client_average)
+            averages = client.state.averages
+            moved = moving_average(averages.get(term.statistic), own[term.statistic], term.client_average)
+            client.state = replace(client.state, averages={**averages, term.statistic: moved})
 
 
 def average_offsets(client: Holder, recipe: Recipe) -> dict[str, Tensor]:
     """What a moving average adds to a statistic: with the published 1 / (1 - decay), decay / (1 - decay) times it."""
     return {
-        term.statistic: client.state[term.statistic] * (term.client_average / (1 - term.client_average))
+        term.statistic: client.state.averages[term.statistic] * (term.client_average / (1 - term.client_average))
         for term in recipe.terms
-        if term.client_average and term.statistic in client.state
+        if term.client_average and term.statistic in client.state.averages
     }
 
 

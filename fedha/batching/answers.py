@@ -101,7 +101,7 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
         averages |= dict(zip(places, trained.averages, strict=True))
         order += places
     for place, client in enumerate(clients):  # only now that nothing can fail any more
-        client.state.update(averages[place])
+        client.state = replace(client.state, averages={**client.state.averages, **averages[place]})
         client.seen = None
     if request.additive:
         return _weighed(clients, updates, [metrics[place] for place in range(len(clients))])
@@ -113,13 +113,13 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
 
 
 def answer_evaluate(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
-    """Evaluate the global model on the parts of the domains that the requests name in `measure`: held_out, train.
+    """Evaluate the global model on the parts of the domains that the requests name: held_out, train.
 
     Args, Returns, Raises: As in `answer_measure`.
     """
     request = _common(requests)
     numbers: list[dict[str, float]] = [{} for _ in clients]
-    for name in request.measure:
+    for name in request.evaluate:
         parts: list[Examples] = [getattr(client.domain, name) for client in clients]
         for place, values in enumerate(_evaluate(clients[0], request.parameters, parts)):
             numbers[place] |= {f"{name}/{key}": value for key, value in values.items()}
@@ -196,7 +196,8 @@ def _common(requests: Sequence[Request]) -> Request:
     """The first of requests that agree but for their share."""
     first = requests[0]
     for other in {id(one): one for one in requests[1:] if one is not first}.values():
-        same = (other.task, other.round, other.measure) == (first.task, first.round, first.measure)
+        same = (other.task, other.kind, other.round) == (first.task, first.kind, first.round)
+        same = same and (other.measure, other.evaluate) == (first.measure, first.evaluate)
         for mine, theirs in ((first.parameters, other.parameters), (first.references, other.references)):
             same = same and mine.keys() == theirs.keys()
             same = same and all(

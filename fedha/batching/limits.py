@@ -58,6 +58,8 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
     privacy = request.task.privacy
     if privacy.protect == "examples" or privacy.min_examples > 1:
         return "every example is clipped by itself, and each client looks at what it is asked"
+    if request.kind == "train" and any(rule.at_clients for rule in request.task.rules):
+        return "the server's rule corrects each client's steps"
     if request.share >= 1:
         return "one client is the whole federation"
     if request.task.training.mode == "local" and request.task.training.local.measure != "all":

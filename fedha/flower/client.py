@@ -13,6 +13,7 @@ from flwr.supercore import log
 from fedha import answers, batching, numerics, piggyback
 from fedha.arguments import check_argument, check_number
 from fedha.client import Client
+from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
 from fedha.data.domain import Domain
 from fedha.data.given import check_domain, given_domain, without_unusable
 from fedha.devices import check_device
@@ -36,7 +37,6 @@ from fedha.flower.wire import (
 from fedha.models.check import check_inputs, check_network, check_parameters
 from fedha.models.split import SplitModel
 from fedha.placement import placed_domain
-from fedha.privacy.answers import remembered
 from fedha.privacy.site import Site
 
 _STATE = "fedha-state"
@@ -184,7 +184,7 @@ class Clients:
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
         with told_as_kind(client.domain.client, client.site, content):
-            request = unpack_request(content, self._device)
+            request = unpack_request(content, kind, self._device)
         admit(client, kind, request)
         self._check_parameters(client, request)
         if self._party is None:
@@ -230,7 +230,7 @@ class Clients:
         numerics.configure(self._threads)
         clients = [self._client(*one) for one in zip(contexts, contents, strict=True)]
         distinct = {id(content): content for content in contents}
-        unpacked = {key: unpack_request(content, self._device) for key, content in distinct.items()}
+        unpacked = {key: unpack_request(content, kind, self._device) for key, content in distinct.items()}
         requests = [unpacked[id(content)] for content in contents]
         for client, request in zip(clients, requests, strict=True):
             self._check_parameters(client, request)
@@ -287,7 +287,8 @@ class Clients:
             self._clients[key] = Client(place, domain, self._model, site=site)
         client = self._clients[key]
         known = context.state.get(_STATE)
-        client.state = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
+        named = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
+        client.state = from_tensors(named) if named else ClientState()
         return client
 
     def _domain(self, model: SplitModel, context: Context, place: int, content: RecordDict) -> Domain:
@@ -323,11 +324,11 @@ def check_server(content: RecordDict) -> None:
 
 
 def state_record(state: RecordDict) -> ArrayRecord | None:
-    """What a node must remember for a run to resume, out of its context's state: its moving averages, or None.
+    """What a node must remember for a run to resume, out of its context's state; None if that is nothing.
 
     What it released in a round serves that round alone, so it is no part of a checkpoint.
     """
-    known = remembered(state.array_records.get(_STATE, ArrayRecord()))
+    known = lasting(state.array_records.get(_STATE, ArrayRecord()))
     return array_record(known) if known else None
 
 
@@ -336,10 +337,10 @@ def restore_state(state: ArrayRecord | None) -> RecordDict:
     return RecordDict() if state is None else RecordDict({_STATE: state})
 
 
-def recall_averages(state: RecordDict, averages: Mapping[str, torch.Tensor]) -> None:
-    """Give a node's context the moving averages that were true before a round, beside what it released in the round."""
+def recall_lasting(state: RecordDict, before: Mapping[str, torch.Tensor]) -> None:
+    """Give a node's context what it remembered before a round, beside what it released in the round."""
     known = unpack_tensors(state.array_records.get(_STATE, ArrayRecord()))
-    kept = {name: value for name, value in known.items() if name not in remembered(known)} | dict(averages)
+    kept = {name: value for name, value in known.items() if name not in lasting(known)} | dict(before)
     state.pop(_STATE, None)
     if kept:
         state[_STATE] = pack_tensors(kept)
@@ -347,7 +348,7 @@ def recall_averages(state: RecordDict, averages: Mapping[str, torch.Tensor]) -> 
 
 def _remember(client: Client, context: Context) -> None:
     if client.state:
-        context.state[_STATE] = pack_tensors(client.state)
+        context.state[_STATE] = pack_tensors(to_tensors(client.state))
 
 
 def place_of(context: Context) -> int:
