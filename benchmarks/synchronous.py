@@ -2,10 +2,11 @@
 
     python benchmarks/synchronous.py [--quick] [--recipes NAME ...]
 
-Three domains, 32 images of each in a step, Adam. The hand-written loop has all domains at hand: one concatenated forward
-pass, the penalty by autograd, one step. fedha's rounds are the strategy's, through the inline engine's messages: draw
-the rows, measure what the recipe wants, refer, train, step. Evaluation and the run's folder are left out of all. The sides take turns round by round in this
-process, so that all see the same load; figures are medians over the rounds, of wall clock and of the process' CPU time.
+Three domains, 32 images of each in a step, Adam. The hand-written loop has all domains at hand: one concatenated
+forward pass, the penalty by autograd, one step. fedha's rounds are the strategy's, through the inline engine's
+messages: draw the rows, measure what the recipe wants, refer, train, step. Evaluation and the run's folder are left out
+of all. The sides take turns round by round in this process, so that all see the same load; figures are medians over the
+rounds, of wall clock and of the process' CPU time, and ratios are medians of the pairs' ratios.
 """
 
 import argparse
@@ -155,8 +156,8 @@ class Times:
         self.seconds.append(time.perf_counter() - wall)
 
 
-def compare(name: str, recipe: str, count: int) -> dict[str, tuple[float, float]]:
-    """Medians of wall clock and CPU seconds of a round, by side."""
+def compare(name: str, recipe: str, count: int) -> dict[str, float]:
+    """Medians: seconds of a step by hand, and each side's ratio to it, pair by pair; the same of CPU seconds."""
     sides = {
         "by hand": by_hand(name, recipe),
         "batching": rounds(name, recipe, together=True),
@@ -169,7 +170,14 @@ def compare(name: str, recipe: str, count: int) -> dict[str, tuple[float, float]
     for _ in range(count):
         for one, side in sides.items():
             times[one].note(side)
-    return {one: (statistics.median(own.seconds), statistics.median(own.cpu)) for one, own in times.items()}
+    found = {}
+    for kind in ("seconds", "cpu"):
+        hand = getattr(times["by hand"], kind)
+        found[f"{kind} by hand"] = statistics.median(hand)
+        for one in ("batching", "without"):
+            pairs = zip(getattr(times[one], kind), hand, strict=True)
+            found[f"{kind} {one}"] = statistics.median(ours / theirs for ours, theirs in pairs)
+    return found
 
 
 def main() -> None:
@@ -180,14 +188,14 @@ def main() -> None:
     numerics.configure(1)
     print(f"{machine()}; one thread; {DOMAINS} x {ROWS} images")
     print(f"{'':16}{'by hand ms':>11}{'batching':>10}{'without':>9}{'cpu: by hand':>14}{'batching':>10}{'without':>9}")
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    found: dict[str, dict[str, float]] = {}
     for name in ("mlp",) if given.quick else tuple(SHAPES):
         for recipe in given.recipes:
             seen = found[f"{name} {recipe}"] = compare(name, recipe, 5 if given.quick else 100)
             cells = []
-            for place, width in ((0, 11), (1, 14)):
-                hand = seen["by hand"][place]
-                cells.append(f"{1e3 * hand:{width}.2f}{seen['batching'][place] / hand:9.2f}x{seen['without'][place] / hand:8.2f}x")
+            for kind, width in (("seconds", 11), ("cpu", 14)):
+                ours, without = seen[f"{kind} batching"], seen[f"{kind} without"]
+                cells.append(f"{1e3 * seen[f'{kind} by hand']:{width}.2f}{ours:9.2f}x{without:8.2f}x")
             print(f"{name + ' ' + recipe:16}{''.join(cells)}", flush=True)
     say("synchronous", found)
 

@@ -75,7 +75,7 @@ def serves(clients: Sequence[Holder], request: Request) -> bool:
     if request.task.training.mode != "synchronous" or not request.additive:
         return False
     rows = sum(step_sizes(request.task, len(client.domain.train))[0] for client in clients)
-    return rows <= min(rows_of_a_piece(client, request) for client in clients)
+    return rows <= rows_of_a_piece(clients[0], request)
 
 
 def measure_all(clients: Sequence[Holder], request: Request) -> list[Named]:
@@ -111,8 +111,7 @@ def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
     for objective, (features, labels) in zip(objectives, seen.apart(), strict=True):
         with statistics.shared():
             parts = objective.parts(*objective.measure(seen.view, features, labels), norms)
-            with torch.no_grad():
-                right = seen.view.functions.accuracy(*seen.view.arguments, features, labels)
+            right = seen.view.functions.accuracy(*seen.view.arguments, features, labels)  # shares the risk's logits
         found.append({**parts, "accuracy": right})
     return found
 
