@@ -23,12 +23,12 @@ def answer_train(client: Client, request: Request) -> Reply:
     """The update, and the round's numbers."""
     if not private.is_private(request.task.privacy):
         return training.answer_train(client, request)
-    with training.named(client, request):
+    with training.as_before(client), training.named(client, request):
         return client.reply(*private.train_privately(client, client.site, request))
 
 
 def answer_evaluate(client: Client, request: Request) -> Reply:
-    """How good the global model is on the parts of the domain that a request names in `measure`."""
+    """How good the global model is on the parts of the domain that a request names."""
     if not private.is_private(request.task.privacy):
         return training.answer_evaluate(client, request)
     return client.reply({}, private.evaluate_privately(client, client.site, request))

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fedha.client_state import ClientState
 from fedha.cohort import Member
 from fedha.data.domain import Domain
 from fedha.exchange import Reply
 from fedha.models.split import SplitModel
-from fedha.pieces import Batch
 from fedha.privacy.site import Site
 
 
@@ -21,18 +21,17 @@ class Client:
         index: Its place in client order.
         domain: Its data, on the model's device and of the model's precision.
         model: Structure only; parameters come with each request.
-        state: Moving averages by statistic (Fishr), what rode along (`fedha.piggyback`), and a round's released moments
-            where examples are protected; mostly empty.
+        state: What it remembers; mostly nothing.
         site: Its own rules: where its noise comes from, what it refuses.
-        seen: What it measured last, kept until it has trained.
+        seen: What was computed of its rows last, kept until it has trained; who made it knows it again.
     """
 
     index: int
     domain: Domain
     model: SplitModel
-    state: dict[str, Tensor] = field(default_factory=dict)
+    state: ClientState = field(default_factory=ClientState)
     site: Site = field(default_factory=Site)
-    seen: Batch | None = field(default=None, repr=False)
+    seen: object = field(default=None, repr=False)
 
     @property
     def member(self) -> Member:

@@ -13,6 +13,7 @@ from fedha.errors import FedhaError
 from fedha.named import call, is_own
 from fedha.recipes import RECIPES, Recipe, Term
 from fedha.registry import add_statistic, known, moments, statistic
+from fedha.rules.table import RULES, named_rule, of_mode
 from fedha.schema import explained, nearest, numbers_as_written, refusal, types_in
 from fedha.yamlfile import parse_yaml, read_yaml
 
@@ -246,8 +247,10 @@ class TrainingConfig(_Section):
         "synchronous", description="one step a round on the server, or several local steps a client"
     )
     rounds: int = Field(100, ge=1, json_schema_extra=_MAY_CHANGE, description="number of rounds")
-    optimizer: Literal["sgd", "adam", "fedavg", "fedavgm", "fedadam"] | None = Field(
-        None, description="the server's: sgd or adam (synchronous), fedavg, fedavgm or fedadam (local)"
+    optimizer: str | dict[str, Any] | None = Field(
+        None,
+        description="the server's rule: sgd or adam (synchronous), fedavg, fedavgm, fedadam or scaffold (local), or "
+        "your own as package.module:function; with arguments: {name: …, argument: …}",
     )
     learning_rate: float | None = Field(None, gt=0, description="of the server's optimiser")
     momentum: float | None = Field(None, ge=0, lt=1, description="of sgd and fedavgm")
@@ -276,6 +279,14 @@ class TrainingConfig(_Section):
     )
     local: LocalConfig = LocalConfig()
 
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _name_or_mapping(cls, value: Any) -> Any:
+        given = value.get("name") if isinstance(value, dict) else value
+        if value is not None and not isinstance(given, str):
+            raise ValueError(f"{value!r} names no rule; give a name, or {{name: …, argument: …}}")
+        return value
+
     @field_validator("clients_per_round", mode="before")
     @classmethod
     def _number_or_fraction(cls, value: Any) -> Any:
@@ -286,9 +297,18 @@ class TrainingConfig(_Section):
 
     @model_validator(mode="after")
     def _optimizer_fits_mode(self) -> "TrainingConfig":
-        allowed = ("sgd", "adam") if self.mode == "synchronous" else ("fedavg", "fedavgm", "fedadam")
-        if self.optimizer is not None and self.optimizer not in allowed:
-            raise ValueError(f"optimizer is {self.optimizer!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
+        if self.optimizer is None:
+            return self
+        name, options = named_rule(self.optimizer)
+        if is_own(name) or name == "objects":
+            return self
+        allowed, own = of_mode(self.mode), "or name your own rule as package.module:function"
+        if name not in RULES:
+            raise ValueError(f"there is no optimizer {name!r}{nearest(name, allowed)}; {own}")
+        if name not in allowed:
+            raise ValueError(f"optimizer is {name!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
+        if options:
+            raise ValueError(f"optimizer {name!r} takes no {', '.join(options)}; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -509,6 +529,21 @@ class Config(_Section):
                     f"training.local.batch_size is {size} but recipe {recipe.name!r} aligns {row.most_demanding}, "
                     f"which needs {row.least_examples} examples in each minibatch; raise it"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rule_fits(self) -> "Config":
+        """What a rule of the table refuses is said where the config is read; somebody's own is made where it runs."""
+        name = self.training.optimizer
+        if isinstance(name, str) and name in RULES and RULES[name].at_clients:
+            from fedha.rules.found import refusal, server_rule  # which know tensors, and are slow to import
+
+            try:
+                problem = refusal(server_rule(self.training), self.training, self.privacy)
+            except FedhaError as error:
+                raise ValueError(str(error)) from error
+            if problem:
+                raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedha.aggregation import apply_update, risk_shares, server_optimizer
 from fedha.answers import answer_measure
 from fedha.client import Client
 from fedha.cohort import Member, average_shares, draw_cohort
@@ -23,30 +22,32 @@ from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.shape import noise_of
 from fedha.privacy.site import Site
 from fedha.privacy.spending import Spending
-from fedha.reference import moving_average, weighted_mean
-from fedha.registry import reference_of
+from fedha.reference import domain_means, weighted_mean
+from fedha.rules import applied
+from fedha.rules.rule import Answers, Standing
+from fedha.schedule import rate_factor
 from fedha.training import PARTS
 from fedha.verdict import problem, refused
 
 
 @dataclass
 class Server:
-    """The server's state: the global model, its optimiser, and what a recipe remembers.
+    """The server's state: the global model, and what the run's rules keep.
 
     Attributes:
         task: The run's task.
-        parameters: The global model, by name; changed in place.
+        parameters: The global model, by name; a step puts new tensors in the old ones' place.
         members: All clients as last met, in client order.
         cohort: The round's clients, in client order; who fails leaves it.
         shares: Each of its clients' weight in the averages, by place; they sum to 1.
-        averages: Moving averages of references, by statistic (FedIIR).
-        weights: Group DRO's weights, by domain.
+        states: The rules' tensors, by rule and name (`fedha.rules`).
         piggyback: Whether statistics ride along with the updates (`fedha.piggyback`).
         references: Then those of the round to come; empty where they have to be measured first.
         evaluated: What the last round's clients evaluated along with their updates, as `pool_evaluations` gives it.
         learned: What this round's answers averaged to so far: statistics as they were measured, then the update.
         spending: What the run has had released, where clients' answers are covered.
         site: Where the server's own noise comes from, if clients are protected as a whole.
+        beside: Shapes of what the rules have clients answer beside their updates, by name.
     """
 
     task: Task
@@ -54,22 +55,22 @@ class Server:
     members: list[Member] = field(default_factory=list)
     cohort: list[Member] = field(default_factory=list)
     shares: dict[int, float] = field(default_factory=dict)
-    averages: dict[str, Tensor] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
+    states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     piggyback: bool = False
     references: dict[str, Tensor] = field(default_factory=dict)
     evaluated: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     learned: dict[str, Tensor] = field(default_factory=dict)
     spending: Spending = field(default_factory=Spending)
     site: Site = field(default_factory=Site)
-    optimizer: torch.optim.Optimizer = field(init=False)
+    beside: Mapping[str, torch.Size] = field(init=False)
     _round: int = 0  # that is under way,
     _drawn: int = 1  # how many clients it drew,
     _sums: int = 0  # and how many sums of theirs it has disturbed
 
     def __post_init__(self) -> None:
         self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.optimizer = server_optimizer(self.task.training, list(self.parameters.values()))
+        self.beside = applied.answer_shapes(self.task.rules, self.parameters)
+        self.states = self.states or applied.begin(self.task.rules, self.parameters)
 
     def gather(self, round: int, members: Sequence[Member]) -> list[Member]:
         """Draw a round's clients.
@@ -105,37 +106,55 @@ class Server:
         """The statistics that ride along with a round's updates: the last round's would serve nobody."""
         return riders(self.task.recipe) if self.piggyback and round < self.task.training.rounds else ()
 
+    def sent_along(self) -> dict[str, Tensor]:
+        """What the rules send along with a request to train."""
+        return applied.sent_along(self.task.rules, self.states)
+
+    @property
+    def weighs_updates(self) -> bool:
+        """Whether the weights of the clients' updates come after them, so that nobody may add them up before."""
+        return any(rule.weigh is not None for rule in self.task.rules)
+
     def refer(self, replies: Iterable[Reply]) -> dict[str, Tensor]:
         """Average one exchange's statistics into references; who did not answer leaves the cohort."""
         references, _ = self._mean(replies, self.shares, "statistics")
         self.learned |= references
-        return self._referred(references)
-
-    def _referred(self, references: dict[str, Tensor]) -> dict[str, Tensor]:
-        for term in self.task.recipe.terms:
-            name = reference_of(term.statistic)
-            if term.reference_average and name in references:
-                self.averages[name] = moving_average(self.averages.get(name), references[name], term.reference_average)
-                references[name] = self.averages[name]
-        return references
+        told, self.states = applied.referred(self.task.rules, self.states, references)
+        return told
 
     def step(self, round: int, replies: Iterable[Reply]) -> dict[str, Any]:
         """Average one round's updates, apply them, and return the round's numbers."""
-        shares = self.shares
-        if self.task.recipe.weighting == "risk":
+        rules, shares = self.task.rules, dict(self.shares)
+        if self.weighs_updates:
             # every risk must be known before any update can be weighed
             replies = list(in_order(replies, [one.index for one in self.cohort]))
-            shares = self._risk_shares(replies)
+            weights, self.states = applied.weighed(rules, self.states, _standing(replies, shares))
+            shares = dict(weights)
         mean, answered = self._mean(replies, shares, "update")
         self.learned |= mean
-        update = {name: value for name, value in mean.items() if not name.startswith(RIDING)}
-        rode = {name.removeprefix(RIDING): value for name, value in mean.items() if name not in update}
-        self.references, self.evaluated = self._referred(rode), pool_evaluations(answered)
-        recipe = self.task.recipe
-        if recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1:
-            self.optimizer = server_optimizer(self.task.training, list(self.parameters.values()))
-        apply_update(self.task.training, self.optimizer, self.parameters, update, round)
+        self.references, self.states = applied.referred(rules, self.states, applied.below(mean, RIDING))
+        self.evaluated = pool_evaluations(answered)
+        answers = self._answers(mean, round, len(answered))
+        parameters, self.states = applied.aggregated(rules, self.states, answers)
+        self.parameters |= parameters
         return _summary(self.task, round, answered)
+
+    def _answers(self, mean: Mapping[str, Tensor], round: int, answered: int) -> Answers:
+        """What a round's clients answered together, as the rules see it."""
+        training, recipe = self.task.training, self.task.recipe
+        usual = next(rule.rate for rule in self.task.rules if rule.aggregate is not None)
+        rate = usual if training.learning_rate is None else training.learning_rate
+        if training.mode == "synchronous":  # in local mode the clients' rate follows the schedule
+            rate *= rate_factor(training, round)
+        return Answers(
+            self.parameters,
+            {name: mean[name] for name in self.parameters},
+            applied.below(mean, applied.BESIDE),
+            rate,
+            len(self.members),
+            answered,
+            restart=bool(recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1),
+        )
 
     def _mean(
         self, replies: Iterable[Reply], shares: Mapping[int, float], what: str
@@ -179,22 +198,6 @@ class Server:
         every = ((name, mean.get(name)) for name in self.parameters)
         return {name: torch.zeros_like(self.parameters[name]) if value is None else value for name, value in every}
 
-    def _risk_shares(self, replies: Sequence[Reply]) -> dict[int, float]:
-        """Group DRO: the domains' weights move with their risks; the clients of a domain share its weight."""
-        risks = by_domain(replies, "risk")
-        known = list(dict.fromkeys([*self.weights, *risks]))
-        previous = [self.weights.get(domain, 1 / len(known)) for domain in known]
-        moved = risk_shares(self.task.recipe, previous, [risks.get(domain) for domain in known])
-        self.weights = dict(zip(known, moved, strict=True))
-        scale = 1 / sum(self.weights[domain] for domain in risks)
-        usual = dict.fromkeys(risks, 0.0)
-        for reply in replies:
-            usual[reply.domain] += self.shares[reply.index]
-        return {
-            reply.index: self.weights[reply.domain] * scale * (self.shares[reply.index] / usual[reply.domain])
-            for reply in replies
-        }
-
 
 def in_order(replies: Iterable[Reply], places: Sequence[int]) -> Iterator[Reply]:
     """Replies in client order, each as soon as all before it have come; one that is missing holds up to the end.
@@ -226,10 +229,7 @@ def in_order(replies: Iterable[Reply], places: Sequence[int]) -> Iterator[Reply]
 
 def by_domain(replies: Sequence[Reply], metric: str) -> dict[str, float]:
     """A number of each domain that sent it: its only client's, or the mean over its clients' examples."""
-    groups: dict[str, list[Reply]] = {}
-    for reply in (one for one in replies if metric in one.metrics):
-        groups.setdefault(reply.domain, []).append(reply)
-    return {domain: _pooled(group, metric) for domain, group in groups.items()}
+    return domain_means((one.domain, one.metrics[metric], one.examples) for one in replies if metric in one.metrics)
 
 
 def pool_evaluations(replies: Sequence[Reply]) -> dict[str, dict[str, dict[str, float]]]:
@@ -274,12 +274,12 @@ def run_round(
     references, left_out = dict(server.references), dict[int, dict[str, Any]]()
     cohort = {one.index for one in server.gather(round, [_met(client, server.task) for client in clients])}
 
-    def ask(what: str, measure: tuple[str, ...]) -> list[Reply]:
-        replies = []
+    def ask(what: Literal["measure", "train"], measure: tuple[str, ...]) -> list[Reply]:
+        replies, sent = [], server.sent_along() if what == "train" else {}
+        asked = Request(server.task, round, server.parameters, references, measure, sent=sent, kind=what)
         for client in (one for one in clients if one.index in cohort - left_out.keys()):
-            own = Request(server.task, round, server.parameters, references, measure, server.shares[client.index])
             try:
-                replies.append(_answer(what, client, own))
+                replies.append(_answer(client, replace(asked, share=server.shares[client.index])))
             except FedhaError as error:
                 if on_client_error == "stop":
                     raise
@@ -296,11 +296,11 @@ def run_round(
     return {**record, **({"events": list(left_out.values())} if left_out else {})}
 
 
-def _answer(what: str, client: Client, request: Request) -> Reply:
+def _answer(client: Client, request: Request) -> Reply:
     """A client's answer, if it may enter an average."""
-    reply = (answer_measure if what == "measure" else answer_train)(client, request)
+    reply = (answer_measure if request.kind == "measure" else answer_train)(client, request)
     if (wrong := problem(reply, {})) is not None:
-        raise refused(client.member.who, what, request.round, wrong)
+        raise refused(client.member.who, request.kind, request.round, wrong)
     return reply
 
 
@@ -308,13 +308,16 @@ def _met(client: Client, task: Task) -> Member:
     """A client as it would introduce itself."""
     if task.privacy.protect != "clients":
         return client.member
-    return replace(client.member, unreached=unreached(client.model, client.domain.train.inputs.shape[1:]))
+    return replace(client.member, unreached=unreached(client.model, client.domain.train.form))
 
 
-def _pooled(replies: Sequence[Reply], metric: str) -> float:
-    if len(replies) == 1:
-        return replies[0].metrics[metric]
-    return sum(one.metrics[metric] * one.examples for one in replies) / sum(one.examples for one in replies)
+def _standing(replies: Sequence[Reply], weights: Mapping[int, float]) -> Standing:
+    return Standing(
+        weights,
+        {one.index: one.domain for one in replies},
+        {one.index: one.metrics["risk"] for one in replies if "risk" in one.metrics},
+        {one.index: one.examples for one in replies},
+    )
 
 
 def _joined(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:

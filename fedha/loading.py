@@ -12,6 +12,7 @@ from torch import nn
 from fedha.arguments import check_argument
 from fedha.config import Config, load_written
 from fedha.errors import FedhaError
+from fedha.inputs import each, nested
 from fedha.models import SplitModel, build
 from fedha.named import invoke
 from fedha.runs import runfolder
@@ -22,12 +23,12 @@ class Expectation:
     """What a run's network was trained on.
 
     Attributes:
-        input_shape: Shape of one input, without the batch axis.
+        input_shape: Shape of one input, without the batch axis; of several, a tuple of shapes or shapes by name.
         classes: C; a network with one logit speaks for class 1 of two.
         data: What the data were and what was done to them, such as how they were scaled.
     """
 
-    input_shape: tuple[int, ...]
+    input_shape: Any
     classes: int
     data: str
 
@@ -65,13 +66,20 @@ def load(run: str | Path, *, model: SplitModel | Callable[..., SplitModel] | Non
 def _expected(config: Config, results: Mapping[str, Any]) -> Expectation:
     """What results say, or the data themselves, for version 0.1.0 did not write it."""
     if "expects" in results:
-        shape, classes = results["expects"]["input_shape"], results["expects"]["classes"]
+        shape, classes = _shape(results["expects"]["input_shape"]), results["expects"]["classes"]
     else:
         from fedha.flower.serve import load_domains  # Flower: slow to import, and only needed here
 
         domains = load_domains(config)
         shape, classes = domains.input_shape, domains.classes
-    return Expectation(tuple(shape), classes, results["data"])
+    return Expectation(shape, classes, results["data"])
+
+
+def _shape(written: Any) -> Any:
+    """A shape as JSON holds it: lists in the place of tuples."""
+    if isinstance(written, list) and not nested(written):
+        return tuple(written)
+    return each(tuple, tuple(written) if isinstance(written, list) else written)
 
 
 def _given(model: SplitModel | Callable[..., SplitModel], wanted: Expectation) -> SplitModel:

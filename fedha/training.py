@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from fedha import statistics
+from fedha.client_state import ClientState
 from fedha.config import LocalConfig
-from fedha.data.domain import Domain, Examples
+from fedha.data.domain import Domain
+from fedha.data.examples import Examples, largest_number
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
@@ -23,6 +25,8 @@ from fedha.penalty import active_terms
 from fedha.pieces import Batch, in_pieces, rows_at_once
 from fedha.recipes import Recipe
 from fedha.reference import moving_average
+from fedha.rules import applied
+from fedha.rules.rule import Work
 from fedha.schedule import rate_factor
 
 PARTS = ("held_out", "train")  # of a domain, that may be evaluated
@@ -35,8 +39,8 @@ class Holder(Protocol):
     index: int
     domain: Domain
     model: SplitModel
-    state: dict[str, Tensor]
-    seen: Batch | None
+    state: ClientState
+    seen: object
 
     def reply(
         self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
@@ -62,20 +66,31 @@ def answer_train(client: Holder, request: Request) -> Reply:
     """Minimise risk plus penalty from the global model, and return the update.
 
     The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
-    local mode.
+    local mode. What the run's rules ask for beside it has their names (`fedha.rules.applied`).
     """
     train = _one_gradient if request.task.training.mode == "synchronous" else _local_steps
-    with named(client, request):
+    with as_before(client), named(client, request):
         update, metrics = train(client, request)
-    client.seen = None
-    if not all(bool(value.isfinite().all()) for value in update.values()):
-        raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
+        client.seen = None
+        if not all(bool(value.isfinite().all()) for value in update.values()):
+            raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
     return client.reply(update, metrics)
+
+
+@contextmanager
+def as_before(client: Holder) -> Iterator[None]:
+    """What was not answered has not happened: a client remembers nothing of it."""
+    before = client.state
+    try:
+        yield
+    except Exception:
+        client.state = before
+        raise
 
 
 def not_finite(client: Holder, request: Request, what: str, more: str = "") -> FedhaError:
     """The error for an answer that is not finite: it blames the inputs where these are large, else the training."""
-    largest = float(client.domain.train.inputs.abs().max())
+    largest = largest_number(client.domain.train)
     scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
     return FedhaError(
         f"the {what} of domain {client.domain.client!r} is not finite in round {request.round} ({more}inputs up to "
@@ -84,9 +99,9 @@ def not_finite(client: Holder, request: Request, what: str, more: str = "") -> F
 
 
 def answer_evaluate(client: Holder, request: Request) -> Reply:
-    """Evaluate the global model on the parts of the domain that a request names in `measure`: held_out, train."""
+    """Evaluate the global model on the parts of the domain that a request names: held_out, train."""
     numbers = {}
-    for part in request.measure:
+    for part in request.evaluate:
         if part not in PARTS:
             raise FedhaError(f"the server asks to evaluate {part!r}; the parts of a domain are {', '.join(PARTS)}")
         examples: Examples = getattr(client.domain, part)
@@ -104,7 +119,7 @@ def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Exam
     if len(examples) == 0:
         return {"examples": 0}
     own = {name: value.clone() for name, value in parameters.items()}  # a network may write to what it is handed
-    logits = in_pieces(model, model, own, examples.inputs)
+    logits = in_pieces(model, model, own, examples)
     correct = float(statistics.hits(logits, examples.labels).sum())
     total = float(statistics.losses(logits, examples.labels).double().sum())
     return {"accuracy": correct / len(examples), "risk": total / len(examples), "examples": len(examples)}
@@ -133,17 +148,24 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
     parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
     optimizer = round_optimizer(request, list(parameters.values()))
-    seen: list[dict[str, float]] = []
+    rules, seen = request.task.rules, list[dict[str, float]]()
+    own = applied.client_start(rules, client.state.rule, request.parameters)
+    correct = applied.correction(rules, request.parameters, request.sent, own)
     for rows in minibatches(request, len(client.domain.train), client.index):
         batch = replace(start, parameters=parameters, rows=rows, trained=True)
         gradient, metrics = descend(batch, objective)
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
+        gradient = correct(gradient, {name: value.detach() for name, value in parameters.items()})
         for name, value in parameters.items():
             value.grad = gradient[name]
         take_step(optimizer)
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
-    update = {name: request.parameters[name] - value.detach() for name, value in parameters.items()}
-    return update, {**means, **first}
+    end = {name: value.detach() for name, value in parameters.items()}
+    rate = optimizer.param_groups[0]["lr"]
+    beside, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
+    client.state = replace(client.state, rule=own)
+    update = {name: request.parameters[name] - value for name, value in end.items()}
+    return update | beside, {**means, **first}
 
 
 def looks_at_start(request: Request) -> bool:
@@ -173,22 +195,29 @@ def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
     rows = measured_rows(request, len(client.domain.train), client.index)
     kept, given = client.seen, request.parameters
-    if kept is not None and _same(kept.rows, rows) and all(_same(kept.parameters[k], v) for k, v in given.items()):
+    if (
+        isinstance(kept, Batch)
+        and _same(kept.rows, rows)
+        and all(_same(kept.parameters[name], value) for name, value in given.items())
+    ):
         return kept
     parameters = {name: value.detach().clone().requires_grad_() for name, value in given.items()}
-    most, trained = _rows_at_once(client, request), request.task.training.mode == "synchronous"
-    client.seen = Batch(client.model, parameters, client.domain.train, rows, most, trained)
-    return client.seen
+    most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
+    draws = (request.task.seed, request.round, client.index)
+    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws)
+    client.seen = fresh
+    return fresh
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other if one is None or other is None else torch.equal(one, other)
 
 
-def _rows_at_once(client: Holder, request: Request) -> int:
+def rows_of_a_piece(client: Holder, request: Request) -> int:
+    """Rows that go through the network at once."""
     recipe = request.task.recipe
     wanted = [term.statistic for term in recipe.terms]
-    return request.task.training.chunk or rows_at_once(client.model, client.domain.train.inputs, wanted, recipe.probes)
+    return request.task.training.chunk or rows_at_once(client.model, client.domain.train.form, wanted, recipe.probes)
 
 
 def _measured(batch: Batch, names: Sequence[str], around: Circumstances) -> dict[str, Tensor]:
@@ -213,31 +242,50 @@ def _mean(batch: Batch, name: str) -> float:
 def _at_start(client: Holder, request: Request, batch: Batch) -> Objective:
     """The round's loss, with what the client measures at its start; moves the moving averages on."""
     recipe = request.task.recipe
-    offsets = average_offsets(client, recipe)
-    known = [
-        term.statistic for term in recipe.terms if term.weight and (term.target == "others" or term.client_average)
-    ]
+    offsets, known = average_offsets(client, recipe), known_at_start(recipe)
     own = _measured(batch, known, circumstances(client, request, reference=True)) if known else {}
     move_averages(client, recipe, own)
-    around, terms = circumstances(client, request, reference=False), active_terms(recipe, request.share)
-    decay = request.task.training.weight_decay
-    return Objective(recipe, request.round, terms, decay, around, offsets, own, request.share)
+    return objective_of(client, request, own, offsets)
+
+
+def known_at_start(recipe: Recipe) -> tuple[str, ...]:
+    """The statistics of its own that a client must know at a round's start."""
+    return tuple(
+        term.statistic for term in recipe.terms if term.weight and (term.target == "others" or term.client_average)
+    )
+
+
+def objective_of(
+    client: Holder, request: Request, own: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
+) -> Objective:
+    """The round's loss of a client.
+
+    Args:
+        client: Whose signs are taken.
+        request: Of the round.
+        own: Its statistics at the round's start (`known_at_start`).
+        offsets: What moving averages add (`average_offsets`).
+    """
+    recipe, share = request.task.recipe, request.share
+    around, terms = circumstances(client, request, reference=False), active_terms(recipe, share)
+    return Objective(recipe, request.round, terms, request.task.training.weight_decay, around, offsets, own, share)
 
 
 def move_averages(client: Holder, recipe: Recipe, own: Mapping[str, Tensor]) -> None:
     """Move the moving averages of a client on by what it measured of itself."""
     for term in recipe.terms:
         if term.client_average and term.statistic in own:
-            previous = client.state.get(term.statistic)
-            client.state[term.statistic] = moving_average(previous, own[term.statistic], term.client_average)
+            averages = client.state.averages
+            moved = moving_average(averages.get(term.statistic), own[term.statistic], term.client_average)
+            client.state = replace(client.state, averages={**averages, term.statistic: moved})
 
 
 def average_offsets(client: Holder, recipe: Recipe) -> dict[str, Tensor]:
     """What a moving average adds to a statistic: with the published 1 / (1 - decay), decay / (1 - decay) times it."""
     return {
-        term.statistic: client.state[term.statistic] * (term.client_average / (1 - term.client_average))
+        term.statistic: client.state.averages[term.statistic] * (term.client_average / (1 - term.client_average))
         for term in recipe.terms
-        if term.client_average and term.statistic in client.state
+        if term.client_average and term.statistic in client.state.averages
     }
 
 

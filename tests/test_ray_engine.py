@@ -39,6 +39,15 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "fishr, local steps": {"recipe": {"name": "fishr", "weight": 3.0}, "training": LOCAL},
     "coral, local steps of some clients": {"recipe": "coral", "training": {**LOCAL, "clients_per_round": 0.5}},
+    "scaffold, local steps of some clients": {
+        "recipe": "erm",
+        "training": {
+            "mode": "local",
+            "optimizer": "scaffold",
+            "clients_per_round": 0.5,
+            "local": {"epochs": 1, "batch_size": 30},
+        },
+    },
 }
 
 
@@ -60,6 +69,7 @@ def model(folder: Path) -> bytes:
         pytest.param("hutchinson, some clients", marks=pytest.mark.slow),
         pytest.param("fishr, local steps", marks=pytest.mark.slow),
         "coral, local steps of some clients",
+        "scaffold, local steps of some clients",
     ],
 )
 def test_ray_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from fedha.federation import Server
 from fedha.flower.wire import unpack_reply, unpack_request
 from fedha.models.split import head_matrix
 from fedha.piggyback import RIDING
+from fedha.rules.applied import BESIDE
 
 _READ = ("query.measure", "train")
 _MASKED = "masked"  # the one tensor of an answer under secure aggregation: fixed-point words with masks on
@@ -56,7 +57,8 @@ def releases_of(exchanges: Sequence[Exchange], server: Server, examples: Mapping
         raise FedhaError("no client answered in a round, so there is nothing to audit in it")
     own = [_sent(request, place, one.statistics, one.update, examples[place]) for place, one in sorted(heard.items())]
     together = _Heard()
-    measured = {name: value for name, value in server.learned.items() if name not in server.parameters}
+    other = (*server.parameters, *server.beside)
+    measured = {name: value for name, value in server.learned.items() if name not in other}
     together.statistics = {name.removeprefix(RIDING): value for name, value in measured.items()}
     together.update = {name: value for name, value in server.learned.items() if name in server.parameters}
     count = sum(examples[place] for place in server.shares)
@@ -72,7 +74,7 @@ def shows_single_clients(exchanges: Sequence[Exchange]) -> bool:
 def _pairs(exchange: Exchange) -> Iterator[tuple[Request, Reply]]:
     if exchange.kind in _READ:
         for node, answer in exchange.answered.items():
-            yield unpack_request(exchange.asked[node]), unpack_reply(answer)
+            yield unpack_request(exchange.asked[node], exchange.kind), unpack_reply(answer)
 
 
 def _read(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> Mapping[str, Tensor]:
@@ -91,7 +93,7 @@ def _sort(one: _Heard, kind: str, tensors: Mapping[str, Tensor]) -> None:
         return
     riding = {name: value for name, value in tensors.items() if name.startswith(RIDING)}
     one.statistics |= {name.removeprefix(RIDING): value for name, value in riding.items()}
-    one.update = {name: value for name, value in tensors.items() if name not in riding}
+    one.update = {name: value for name, value in tensors.items() if not name.startswith((RIDING, BESIDE))}
 
 
 def _sent(

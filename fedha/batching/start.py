@@ -89,7 +89,7 @@ def _moved(chunk: Chunk, terms: Sequence[Term], own: Mapping[str, Tensor]) -> li
     return [
         {
             term.statistic: moving_average(
-                client.state.get(term.statistic), own[term.statistic][place], term.client_average
+                client.state.averages.get(term.statistic), own[term.statistic][place], term.client_average
             )
             for term in averaged
         }

@@ -13,7 +13,8 @@ from flwr.supercore import log
 from fedha import answers, batching, numerics, piggyback
 from fedha.arguments import check_argument, check_number
 from fedha.client import Client
-from fedha.data.domain import Domain, Examples
+from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
+from fedha.data.domain import Domain
 from fedha.data.given import check_domain, given_domain, without_unusable
 from fedha.devices import check_device
 from fedha.errors import FedhaError
@@ -35,7 +36,7 @@ from fedha.flower.wire import (
 )
 from fedha.models.check import check_inputs, check_network, check_parameters
 from fedha.models.split import SplitModel
-from fedha.privacy.answers import remembered
+from fedha.placement import placed_domain
 from fedha.privacy.site import Site
 
 _STATE = "fedha-state"
@@ -150,7 +151,8 @@ class Clients:
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
-        self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at
+        self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
+        self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
     def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
@@ -177,14 +179,13 @@ class Clients:
         if kind == _INTRODUCE:
             if shapes := announced_shapes(content):
                 check_parameters(client.model, shapes)
-            shape = tuple(client.domain.train.inputs.shape[1:])
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
-            return handshake.greeted(pack_reply(replace(told, input_shape=shape)))
+            return handshake.greeted(pack_reply(replace(told, input_shape=client.domain.train.shape)))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
         with told_as_kind(client.domain.client, client.site, content):
-            request = unpack_request(content, self._device)
+            request = unpack_request(content, kind, self._device)
         admit(client, kind, request)
         self._check_parameters(client, request)
         if self._party is None:
@@ -230,7 +231,7 @@ class Clients:
         numerics.configure(self._threads)
         clients = [self._client(*one) for one in zip(contexts, contents, strict=True)]
         distinct = {id(content): content for content in contents}
-        unpacked = {key: unpack_request(content, self._device) for key, content in distinct.items()}
+        unpacked = {key: unpack_request(content, kind, self._device) for key, content in distinct.items()}
         requests = [unpacked[id(content)] for content in contents]
         for client, request in zip(clients, requests, strict=True):
             self._check_parameters(client, request)
@@ -287,14 +288,15 @@ class Clients:
             self._clients[key] = Client(place, domain, self._model, site=site)
         client = self._clients[key]
         known = context.state.get(_STATE)
-        client.state = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
+        named = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
+        client.state = from_tensors(named) if named else ClientState()
         return client
 
     def _domain(self, model: SplitModel, context: Context, place: int, content: RecordDict) -> Domain:
         """A client's data, looked at before anything is trained."""
         given = given_domain(self._make_domain(context), place)
-        classes = check_inputs(model, given.name, given.train.inputs.shape[1:])
-        domain = _moved(given, next(model.parameters()))
+        domain = placed_domain(given, model)
+        classes = check_inputs(model, given.name, domain.train.form)
         if not protects_examples(content):
             check_domain(domain, classes, given)
             return domain
@@ -306,9 +308,12 @@ class Clients:
 
     def _check_parameters(self, client: Client, request: Request) -> None:
         """Look at what a request holds, once for all clients of this process that share it."""
-        if self._checked is not request.parameters:
-            check_parameters(client.model, {name: value.shape for name, value in request.parameters.items()})
-            self._checked = request.parameters
+        if self._checked is request.parameters:
+            return
+        shapes = {name: value.shape for name, value in request.parameters.items()}
+        if shapes != self._fitting:
+            check_parameters(client.model, shapes)
+        self._checked, self._fitting = request.parameters, shapes
 
 
 def check_server(content: RecordDict) -> None:
@@ -323,11 +328,11 @@ def check_server(content: RecordDict) -> None:
 
 
 def state_record(state: RecordDict) -> ArrayRecord | None:
-    """What a node must remember for a run to resume, out of its context's state: its moving averages, or None.
+    """What a node must remember for a run to resume, out of its context's state; None if that is nothing.
 
     What it released in a round serves that round alone, so it is no part of a checkpoint.
     """
-    known = remembered(state.array_records.get(_STATE, ArrayRecord()))
+    known = lasting(state.array_records.get(_STATE, ArrayRecord()))
     return array_record(known) if known else None
 
 
@@ -336,10 +341,10 @@ def restore_state(state: ArrayRecord | None) -> RecordDict:
     return RecordDict() if state is None else RecordDict({_STATE: state})
 
 
-def recall_averages(state: RecordDict, averages: Mapping[str, torch.Tensor]) -> None:
-    """Give a node's context the moving averages that were true before a round, beside what it released in the round."""
+def recall_lasting(state: RecordDict, before: Mapping[str, torch.Tensor]) -> None:
+    """Give a node's context what it remembered before a round, beside what it released in the round."""
     known = unpack_tensors(state.array_records.get(_STATE, ArrayRecord()))
-    kept = {name: value for name, value in known.items() if name not in remembered(known)} | dict(averages)
+    kept = {name: value for name, value in known.items() if name not in lasting(known)} | dict(before)
     state.pop(_STATE, None)
     if kept:
         state[_STATE] = pack_tensors(kept)
@@ -347,7 +352,7 @@ def recall_averages(state: RecordDict, averages: Mapping[str, torch.Tensor]) -> 
 
 def _remember(client: Client, context: Context) -> None:
     if client.state:
-        context.state[_STATE] = pack_tensors(client.state)
+        context.state[_STATE] = pack_tensors(to_tensors(client.state))
 
 
 def place_of(context: Context) -> int:
@@ -367,12 +372,3 @@ def place_of(context: Context) -> int:
             f"partition-id is {given!r}; give each client its place in client order, a whole number from 0"
         )
     return int(given)
-
-
-def _moved(domain: Domain, like: torch.Tensor) -> Domain:
-    """The domain on the model's device and of its precision; one that is there already is not copied."""
-    train, held_out = (
-        Examples(part.inputs.to(like.device, like.dtype), part.labels.to(like.device))
-        for part in (domain.train, domain.held_out)
-    )
-    return replace(domain, train=train, held_out=held_out)

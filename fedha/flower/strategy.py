@@ -1,6 +1,7 @@
 """Hessian alignment as a Flower strategy."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from logging import INFO, WARNING
 from typing import Any, Literal
 
@@ -173,7 +174,7 @@ class HessianAlignment(Strategy):
             self.secure.begin(grid, server_round, server, self.expected, self.parts)
         references = dict(server.references)
         for measure in server.measurements():
-            wanted = Request(self.task, server_round, {}, references, measure)
+            wanted = Request(self.task, server_round, {}, references, measure, kind="measure")
             messages = self._ask("query.measure", wanted, arrays, server.cohort)
             replies = self.talk.deliver(grid, messages)
             expected = {name: self.expected[name] for name in measure if name in self.expected}
@@ -181,7 +182,7 @@ class HessianAlignment(Strategy):
         riding = server.riders(server_round)
         return self._ask(
             "train",
-            Request(self.task, server_round, {}, references, riding, evaluate=self.parts),
+            Request(self.task, server_round, {}, references, riding, evaluate=self.parts, sent=server.sent_along()),
             arrays,
             server.cohort,
         )
@@ -191,7 +192,7 @@ class HessianAlignment(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the updates in client order, as they come, and take the server's step."""
         server = self.begun()
-        expected = {name: value.shape for name, value in server.parameters.items()}
+        expected = {name: value.shape for name, value in server.parameters.items()} | dict(server.beside)
         for name in server.riders(server_round) if self.expected else ():
             expected[f"{RIDING}{name}"] = self.expected[name]
         known = expected if self.expected or not server.riders(server_round) else {}
@@ -228,7 +229,8 @@ class HessianAlignment(Strategy):
         server.spending = server.spending.evaluation(server.task, server.members)
         if self.secure is not None:
             self.secure.begin_evaluation(grid, server_round, members, parts)
-        return self._ask("evaluate", Request(self.task, server_round, {}, {}, parts), arrays, members)
+        request = Request(self.task, server_round, {}, evaluate=parts, kind="evaluate")
+        return self._ask("evaluate", request, arrays, members)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Collect each domain's numbers; domains are not averaged, that is the point of them."""
@@ -257,20 +259,18 @@ class HessianAlignment(Strategy):
         """One message a client; those with the same share carry the same content."""
         if self.clients_keep_models and arrays is not self._named:
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
-        packed, shares = pack_tensors(request.references), self.begun().shares
-        additive = kind != "evaluate" and self.task.recipe.weighting != "risk"  # else shares come after the updates
+        packed, sent, shares = pack_tensors(request.references), pack_tensors(request.sent), self.begun().shares
+        additive = kind != "evaluate" and not self.begun().weighs_updates
         additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
         if self.secure is not None:
-            return self.secure.ask(kind, request, arrays, packed, members)
+            return self.secure.ask(kind, request, arrays, packed, sent, members)
         contents: dict[float, RecordDict] = {}
         by_node: dict[int, RecordDict] = {}
         for node, member in zip(self.talk.nodes(members), members, strict=True):
             share = shares.get(member.index, 1.0)
             if share not in contents:
-                own = Request(
-                    self.task, request.round, {}, {}, request.measure, share, additive, evaluate=request.evaluate
-                )
-                contents[share] = pack_request(own, arrays, packed, self._packed_task)
+                own = replace(request, share=share, additive=additive)
+                contents[share] = pack_request(own, arrays, packed, self._packed_task, sent)
             by_node[node] = contents[share]
         return self.talk.ask(kind, request.round, by_node)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -19,15 +19,17 @@ from torch import Tensor
 from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
 from fedha.errors import FedhaError, brief
-from fedha.exchange import Reply, Request, Task
+from fedha.exchange import Kind, Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
+from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
 from fedha.recipes import Recipe, Term
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
 _LONGEST = 300  # characters of what the other side calls itself, or fails with
-_SHAPE, _SECURE = "input_shape", "secure"
+_SHAPE, _BY_NAME, _BY_PLACE, _SECURE = "input_shape", "/", "#", "secure"
+_SENT = "rule"  # the record of what the run's rules send along
 _SHAPES = "parameters"  # of an introduction's request
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
@@ -147,28 +149,54 @@ def announced_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
         return {str(name): tuple(int(length) for length in shape) for name, shape in told.items()}
 
 
-def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str) -> RecordDict:
-    """A request's records; the arrays are packed once by the caller and shared by all clients."""
+def pack_request(
+    request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str, sent: ArrayRecord | None = None
+) -> RecordDict:
+    """A request's records; the arrays are packed once by the caller and shared by all clients. Its kind is the type of
+    the message that carries it.
+    """
     scalars = ConfigRecord({"task": task, "round": request.round, "share": request.share})
     if request.additive:
         scalars["additive"] = True
     for name in ("measure", "evaluate"):
         if wanted := getattr(request, name):
             scalars[name] = list(wanted)
-    return RecordDict({"parameters": parameters, "references": references, "request": scalars})
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
+        "parameters": parameters,
+        "references": references,
+        "request": scalars,
+    }
+    return RecordDict({**records, _SENT: sent} if sent else records)
 
 
-def unpack_request(content: RecordDict, device: torch.device | str = "cpu") -> Request:
+def kind_of(message_type: str) -> Kind:
+    """What a message of this type asks, such as ``query.measure``; one of a secure sum's steps asks nothing new.
+
+    Raises:
+        FedhaError: It asks nothing that there is.
+    """
+    kind: Any = message_type.removeprefix("query.")
+    if kind not in get_args(Kind):
+        raise FedhaError(f"a message of type {message_type!r} is no request; there are {', '.join(get_args(Kind))}")
+    return kind  # type: ignore[no-any-return]
+
+
+def unpack_request(content: RecordDict, message_type: str, device: torch.device | str = "cpu") -> Request:
     """Read what `pack_request` wrote.
+
+    Args:
+        content: The message's.
+        message_type: Its own.
+        device: Where the tensors are wanted.
 
     Raises:
         FedhaError: It is something else.
     """
     with _reading("a request"):
-        return _request(content, device)
+        return _request(content, kind_of(message_type), device)
 
 
-def _request(content: RecordDict, device: torch.device | str) -> Request:
+def _request(content: RecordDict, kind: Kind, device: torch.device | str) -> Request:
     scalars = _record(content, "request", ConfigRecord)
     return Request(
         task=unpack_task(str(scalars["task"])),
@@ -179,6 +207,8 @@ def _request(content: RecordDict, device: torch.device | str) -> Request:
         share=float(str(scalars["share"])),
         additive=bool(scalars.get("additive", False)),
         evaluate=_names(scalars, "evaluate"),
+        sent=unpack_tensors(_record(content, _SENT, ArrayRecord), device) if _SENT in content else {},
+        kind=kind,
     )
 
 
@@ -225,7 +255,21 @@ def pack_reply(reply: Reply) -> RecordDict:
 
 
 def _shape(reply: Reply) -> dict[str, list[int]]:
-    return {_SHAPE: list(reply.input_shape)} if reply.input_shape else {}
+    """One entry for one input; of several, one each, by place or by name."""
+    shape = reply.input_shape
+    if not nested(shape):
+        return {_SHAPE: list(shape)} if shape else {}
+    sign = _BY_NAME if isinstance(shape, Mapping) else _BY_PLACE
+    return {f"{_SHAPE}{sign}{name}": list(one) for name, one in several(shape).items()}
+
+
+def _input_shape(metrics: Mapping[str, Any]) -> Any:
+    """What `_shape` told of; () where it told nothing."""
+    told = {name.removeprefix(_SHAPE): tuple(map(int, one)) for name, one in metrics.items() if isinstance(one, list)}
+    if by_name := {name[1:]: one for name, one in told.items() if name.startswith(_BY_NAME)}:
+        return by_name
+    by_place = {int(name[1:]): one for name, one in told.items() if name.startswith(_BY_PLACE)}
+    return tuple(by_place[place] for place in sorted(by_place)) or told.get("", ())
 
 
 def unpack_reply(content: RecordDict) -> Reply:
@@ -247,7 +291,6 @@ def _whole(value: float) -> int:
 def _reply(content: RecordDict) -> Reply:
     metrics = _record(content, "metrics", MetricRecord)
     numbers = {name: value for name, value in metrics.items() if not isinstance(value, list)}
-    shape = metrics.get(_SHAPE, [])
     index, examples = (_whole(numbers.pop(name)) for name in ("index", "examples"))
     for name in (SEEDED, HELD_OUT) if SEEDED in numbers or HELD_OUT in numbers else ():
         _whole(numbers[name])
@@ -262,7 +305,7 @@ def _reply(content: RecordDict) -> Reply:
         tensors=tensors,
         metrics=numbers,
         weighed=weighed,
-        input_shape=tuple(int(length) for length in shape) if isinstance(shape, list) else (),
+        input_shape=_input_shape(metrics),
         secure=_secure(content),
     )
 

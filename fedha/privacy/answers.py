@@ -7,7 +7,7 @@ what this covers.
 """
 
 from collections.abc import Mapping
-from typing import TypeVar
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from fedha.objective import Objective
 from fedha.penalty import active_terms
 from fedha.pieces import in_pieces
 from fedha.privacy.clipping import private_means
-from fedha.privacy.dpsgd import descend, private_gradient
+from fedha.privacy.dpsgd import descend, noisy_gradient
 from fedha.privacy.loss import Loss, part
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
@@ -32,11 +32,6 @@ from fedha.privacy.site import Site
 from fedha.privacy.surrogate import aligned_loss, pulls, risk_loss
 from fedha.training import Holder, average_offsets, circumstances, move_averages, round_optimizer
 
-RELEASED = "released/"  # before the name of a moment that a client keeps from measuring to training
-_ROUND = f"{RELEASED}round"
-
-_Value = TypeVar("_Value")
-
 
 def release_statistics(client: Holder, site: Site, request: Request) -> dict[str, Tensor]:
     """One exchange's statistics, from one noisy release that the client keeps until it has trained."""
@@ -44,7 +39,7 @@ def release_statistics(client: Holder, site: Site, request: Request) -> dict[str
     examples, place = client.domain.train, (request.round, client.index)
     with torch.no_grad():
         own, most = part(parameters, "featurizer."), request.task.training.chunk
-        features = with_bias(in_pieces(client.model, client.model.featurizer, own, examples.inputs, most))
+        features = with_bias(in_pieces(client.model, client.model.featurizer, own, examples, most))
         head = head_matrix(parameters["head.weight"], parameters["head.bias"])
         batch = Batch.at(head, features, examples.labels, request.references.get("gradient"))
         moments = measure(required(request.measure), batch)
@@ -53,7 +48,7 @@ def release_statistics(client: Holder, site: Site, request: Request) -> dict[str
     mechanism = Mechanism(privacy.statistics_clip, noise, len(examples))
     exact = private_means(moments, mechanism, source, privacy.scales)
     released = {name: value.to(head.dtype) for name, value in exact.items()}
-    _keep(client.state, request, released)
+    _keep(client, request, released)
     offsets = average_offsets(client, request.task.recipe)
     tensors = {name: derive(name, released, len(examples)) for name in request.measure}
     return {name: value + offsets[name] if name in offsets else value for name, value in tensors.items()}
@@ -79,11 +74,11 @@ def train_privately(client: Holder, site: Site, request: Request) -> tuple[dict[
     noise = site.source(task.seed, *place, "update")
     if task.training.mode == "synchronous":
         start = dict(request.parameters)
-        gradient = private_gradient(loss, start, examples.inputs, examples.labels, mechanism, noise)
+        gradient = noisy_gradient(loss, start, examples, mechanism, noise)
         return {name: value + 2 * decay * start[name] for name, value in gradient.items()}, metrics
     leaves = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
     draws = draw_batches(sampling, steps, site.source(task.seed, *place, "batches"))
-    batches = ((examples.inputs[rows], examples.labels[rows]) for rows in draws)
+    batches = (examples.select(rows) for rows in draws)
     descend(loss, leaves, round_optimizer(request, list(leaves.values())), batches, mechanism, noise, decay)
     return {name: request.parameters[name] - value.detach() for name, value in leaves.items()}, metrics
 
@@ -95,13 +90,13 @@ def evaluate_privately(client: Holder, site: Site, request: Request) -> dict[str
         FedhaError: The run does not evaluate held-out examples, or others were asked for.
     """
     examples = client.domain.held_out
-    if request.measure != ("held_out",):
+    if request.evaluate != ("held_out",):
         raise FedhaError("only held-out examples are evaluated where every example is protected")
     if not len(examples):
         return {"held_out/examples": 0}
     release = evaluation_release(request.task.privacy, len(examples))
     with torch.no_grad():
-        logits = in_pieces(client.model, client.model, request.parameters, examples.inputs, request.task.training.chunk)
+        logits = in_pieces(client.model, client.model, request.parameters, examples, request.task.training.chunk)
         hits = statistics.hits(logits, examples.labels).to(torch.float64)[:, None]
     source = site.source(request.task.seed, request.round, client.index, "evaluation")
     moments = {"accuracy": Moment(hits, torch.ones_like(hits))}
@@ -109,31 +104,24 @@ def evaluate_privately(client: Holder, site: Site, request: Request) -> dict[str
     return {"held_out/accuracy": min(1.0, max(0.0, float(mean))), "held_out/examples": len(examples)}
 
 
-def remembered(state: Mapping[str, _Value]) -> dict[str, _Value]:
-    """What of a client's state must outlive its round: all but the round's released moments."""
-    return {name: value for name, value in state.items() if not name.startswith(RELEASED)}
-
-
-def _keep(state: dict[str, Tensor], request: Request, released: Mapping[str, Tensor]) -> None:
+def _keep(client: Holder, request: Request, released: Mapping[str, Tensor]) -> None:
     """Keep a release with those of its round; the first exchange of a round forgets all others."""
-    if not request.references or int(state.get(_ROUND, torch.tensor(-1))) != request.round:
-        for name in [name for name in state if name.startswith(RELEASED)]:
-            del state[name]
-    state[_ROUND] = torch.tensor(request.round)
-    state |= {f"{RELEASED}{name}": value for name, value in released.items()}
+    begun = bool(request.references) and client.state.released_in == request.round
+    kept = client.state.released if begun else {}
+    client.state = replace(client.state, released={**kept, **released}, released_in=request.round)
 
 
 def _released(client: Holder, request: Request) -> dict[str, Tensor]:
     """The moments that this round's exchanges released."""
     wanted = required(name for group in private_exchanges(request.task.recipe) for name in group)
-    kept = int(client.state.get(_ROUND, torch.tensor(-1)))
-    missing = [name for name in wanted if f"{RELEASED}{name}" not in client.state]
-    if wanted and (kept != request.round or missing):
+    kept = client.state.released
+    missing = [name for name in wanted if name not in kept]
+    if wanted and (client.state.released_in != request.round or missing):
         raise FedhaError(
             f"round {request.round} was to be trained without its statistics ({', '.join(missing or wanted)}), which "
             "must be released first; measuring them now would be a release that nobody accounts for"
         )
-    return {name: client.state[f"{RELEASED}{name}"] for name in wanted}
+    return {name: kept[name] for name in wanted}
 
 
 def _loss(client: Holder, request: Request, released: Mapping[str, Tensor]) -> tuple[Loss, float, dict[str, float]]:

@@ -6,6 +6,7 @@ from torch import nn
 
 from fedha.data.domain import Domain
 from fedha.exchange import Request, Task
+from fedha.inputs import Form
 from fedha.models.split import SplitModel, head_matrix
 from fedha.privacy import guards
 from fedha.privacy.accounting import spent
@@ -46,19 +47,19 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
     return found
 
 
-def check_model(task: Task, model: SplitModel, input_shape: Sequence[int]) -> None:
+def check_model(task: Task, model: SplitModel, form: Form | Sequence[int]) -> None:
     """Raise unless every layer treats an example alone, where examples are protected.
 
     Args:
         task: The run's.
         model: This client's network.
-        input_shape: Shape of one input.
+        form: Of its inputs, or the shape of one.
 
     Raises:
         FedhaError: Names the layer.
     """
     if task.privacy.protect == "examples":
-        refuse_beyond_examples(model, input_shape)
+        refuse_beyond_examples(model, form)
 
 
 def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:
@@ -78,7 +79,7 @@ def _refuse_foreign(kind: str, request: Request) -> Refusal | None:
         return Refusal("statistic", f"the server asked for {asked}, which is no exchange of the run's recipe")
     if kind == "train" and (request.measure or request.evaluate):
         return Refusal("statistic", f"the server asked for {asked} to ride along with the update, uncovered by noise")
-    if kind == "evaluate" and (privacy.evaluation_noise is None or request.measure != ("held_out",)):
+    if kind == "evaluate" and (privacy.evaluation_noise is None or request.evaluate != ("held_out",)):
         return Refusal("statistic", f"the server asked to evaluate {asked}, which the run's privacy does not cover")
     return None
 

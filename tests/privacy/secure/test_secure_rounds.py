@@ -121,7 +121,7 @@ def own_answers(problem: Problem, said: list[Said]) -> Iterator[tuple[Said, dict
     for one in said:
         kind, _, place = one.key
         if kind in ANSWERS:
-            reply = ANSWERS[kind](clients[place], unpack_request(one.sent))
+            reply = ANSWERS[kind](clients[place], unpack_request(one.sent, kind))
             yield one, dict(reply.tensors), {**reply.metrics, "examples": reply.examples}
 
 
