@@ -11,7 +11,8 @@ from torch import Tensor
 from fedha import statistics
 from fedha.client_state import ClientState
 from fedha.config import LocalConfig
-from fedha.data.domain import Domain, Examples
+from fedha.data.domain import Domain
+from fedha.data.examples import Examples, largest_number
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
@@ -89,7 +90,7 @@ def as_before(client: Holder) -> Iterator[None]:
 
 def not_finite(client: Holder, request: Request, what: str, more: str = "") -> FedhaError:
     """The error for an answer that is not finite: it blames the inputs where these are large, else the training."""
-    largest = float(client.domain.train.inputs.abs().max())
+    largest = largest_number(client.domain.train)
     scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
     return FedhaError(
         f"the {what} of domain {client.domain.client!r} is not finite in round {request.round} ({more}inputs up to "
@@ -118,7 +119,7 @@ def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Exam
     if len(examples) == 0:
         return {"examples": 0}
     own = {name: value.clone() for name, value in parameters.items()}  # a network may write to what it is handed
-    logits = in_pieces(model, model, own, examples.inputs)
+    logits = in_pieces(model, model, own, examples)
     correct = float(statistics.hits(logits, examples.labels).sum())
     total = float(statistics.losses(logits, examples.labels).double().sum())
     return {"accuracy": correct / len(examples), "risk": total / len(examples), "examples": len(examples)}
@@ -202,7 +203,8 @@ def _measured_batch(client: Holder, request: Request) -> Batch:
         return kept
     parameters = {name: value.detach().clone().requires_grad_() for name, value in given.items()}
     most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
-    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained)
+    draws = (request.task.seed, request.round, client.index)
+    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws)
     client.seen = fresh
     return fresh
 
@@ -215,7 +217,7 @@ def rows_of_a_piece(client: Holder, request: Request) -> int:
     """Rows that go through the network at once."""
     recipe = request.task.recipe
     wanted = [term.statistic for term in recipe.terms]
-    return request.task.training.chunk or rows_at_once(client.model, client.domain.train.inputs, wanted, recipe.probes)
+    return request.task.training.chunk or rows_at_once(client.model, client.domain.train.form, wanted, recipe.probes)
 
 
 def _measured(batch: Batch, names: Sequence[str], around: Circumstances) -> dict[str, Tensor]:

@@ -157,13 +157,14 @@ def answer_evaluate(clients: Sequence[Holder], requests: Sequence[Request]) -> l
 def _evaluate(client: Holder, parameters: Mapping[str, Tensor], parts: Sequence[Examples]) -> list[dict[str, float]]:
     """Accuracy, risk and number of examples of each part, several parts in one pass."""
     network = take_apart(client.model)
-    layers, most = (*network.featurizer, *network.head), min(_ROWS, rows_at_once(client.model, parts[0].inputs, (), 1))
+    layers, most = (*network.featurizer, *network.head), min(_ROWS, rows_at_once(client.model, parts[0].form, (), 1))
     shared = {name: value[None] for name, value in parameters.items()}
     answers: list[dict[str, float]] = [{"examples": 0} for _ in parts]
     filled = [place for place, part in enumerate(parts) if len(part)]
     for chosen in group([len(parts[place]) for place in filled], lambda size: size, _ROWS, ordered=False):
         places = [filled[one] for one in chosen]
-        inputs, labels = (torch.cat([getattr(parts[place], name) for place in places]) for name in ("inputs", "labels"))
+        inputs = torch.cat([parts[place].take() for place in places])
+        labels = torch.cat([parts[place].labels for place in places])
         seen = []
         with torch.no_grad():
             for rows, truth in zip(inputs.split(most), labels.split(most), strict=True):

@@ -35,12 +35,14 @@ def refusal(clients: Sequence[Holder], request: Request) -> str | None:
 
 def _different(clients: Sequence[Holder], request: Request) -> str | None:
     first = clients[0]
+    if not all(client.domain.train.in_memory and client.domain.held_out.in_memory for client in clients):
+        return "inputs are read as they are needed, or an example has several"
     for other in clients[1:]:
         if other.model is not first.model and str(other.model) != str(first.model):
             return f"clients {first.domain.client!r} and {other.domain.client!r} have different models"
-    kinds = {(*client.domain.train.inputs.shape[1:], client.domain.train.inputs.dtype) for client in clients}
+    kinds = {client.domain.train.form for client in clients}
     kinds_of = {str(value.dtype) for value in request.parameters.values()}
-    places = {client.domain.train.inputs.device for client in clients}
+    places = {client.domain.train.device for client in clients}
     places |= {value.device for value in request.parameters.values()}
     if len(kinds) > 1 or len(kinds_of) > 1:
         return "the clients' inputs differ in shape or precision, or the parameters in precision"

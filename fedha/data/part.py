@@ -10,9 +10,9 @@ from fedha.data import arrays, heart
 from fedha.data.colored import source_names as colored_names
 from fedha.data.domain import choose_sources, held_sources
 from fedha.data.export import FILE
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 
-_FILES = {"heart": heart.FILE, "arrays": arrays.FILE}  # of one source
+_FILES = {"heart": (heart.FILE,), "arrays": arrays.FILES}  # of one source
 
 
 def source_names(config: DataConfig) -> tuple[str, ...] | None:
@@ -52,7 +52,7 @@ def no_part(config: DataConfig, place: int) -> str | None:
 def _held(config: DataConfig, sources: Sequence[str]) -> list[str]:
     if (root := config.root) is None or config.name not in _FILES:
         return []
-    return held_sources(sources, root, _FILES[config.name])
+    return held_sources(sources, root, *_FILES[config.name])
 
 
 def _exported(config: DataConfig) -> str | None:
@@ -63,4 +63,6 @@ def _exported(config: DataConfig) -> str | None:
         with numpy.load(path, allow_pickle=False) as archive:
             return str(archive["name"])
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise FedhaError(f"cannot read {path} as a domain ({error}); make it again with `fedha export`") from error
+        raise FedhaError(
+            f"cannot read {path} as a domain ({brief(error)}); make it again with `fedha export`"
+        ) from error

@@ -14,7 +14,7 @@ from fedha import answers, batching, numerics, piggyback
 from fedha.arguments import check_argument, check_number
 from fedha.client import Client
 from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
-from fedha.data.domain import Domain, Examples
+from fedha.data.domain import Domain
 from fedha.data.given import check_domain, given_domain, without_unusable
 from fedha.devices import check_device
 from fedha.errors import FedhaError
@@ -36,6 +36,7 @@ from fedha.flower.wire import (
 )
 from fedha.models.check import check_inputs, check_network, check_parameters
 from fedha.models.split import SplitModel
+from fedha.placement import placed_domain
 from fedha.privacy.site import Site
 
 _STATE = "fedha-state"
@@ -178,10 +179,9 @@ class Clients:
         if kind == _INTRODUCE:
             if shapes := announced_shapes(content):
                 check_parameters(client.model, shapes)
-            shape = tuple(client.domain.train.inputs.shape[1:])
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
-            return handshake.greeted(pack_reply(replace(told, input_shape=shape)))
+            return handshake.greeted(pack_reply(replace(told, input_shape=client.domain.train.shape)))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
         with told_as_kind(client.domain.client, client.site, content):
@@ -295,8 +295,8 @@ class Clients:
     def _domain(self, model: SplitModel, context: Context, place: int, content: RecordDict) -> Domain:
         """A client's data, looked at before anything is trained."""
         given = given_domain(self._make_domain(context), place)
-        classes = check_inputs(model, given.name, given.train.inputs.shape[1:])
-        domain = _moved(given, next(model.parameters()))
+        domain = placed_domain(given, model)
+        classes = check_inputs(model, given.name, domain.train.form)
         if not protects_examples(content):
             check_domain(domain, classes, given)
             return domain
@@ -372,12 +372,3 @@ def place_of(context: Context) -> int:
             f"partition-id is {given!r}; give each client its place in client order, a whole number from 0"
         )
     return int(given)
-
-
-def _moved(domain: Domain, like: torch.Tensor) -> Domain:
-    """The domain on the model's device and of its precision; one that is there already is not copied."""
-    train, held_out = (
-        Examples(part.inputs.to(like.device, like.dtype), part.labels.to(like.device))
-        for part in (domain.train, domain.held_out)
-    )
-    return replace(domain, train=train, held_out=held_out)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fedha.arguments import check_argument
 from fedha.errors import FedhaError
+from fedha.inputs import Inputs, arguments
 
 
 class SplitModel(nn.Module):
@@ -52,9 +53,10 @@ class SplitModel(nn.Module):
         setattr(parent, name, nn.Identity())
         return cls(body, last)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, [n, C]."""
-        logits: Tensor = self.head(self.featurizer(inputs))
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits, [n, C]; several inputs, in a tuple or by name, are so many arguments of the featurizer."""
+        by_place, by_name = arguments(inputs)
+        logits: Tensor = self.head(self.featurizer(*by_place, **by_name))
         return logits
 
 
