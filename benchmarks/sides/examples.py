@@ -74,7 +74,7 @@ def main() -> None:
     for number in (1, 2):
         run_round(server, clients, number)
     evaluate(model, server.parameters, clients[0].domain.train)
-    each = example_bytes(model, clients[0].domain.train.inputs.shape[1:], torch.float32)
+    each = example_bytes(model, clients[0].domain.train.form)
     limit = min(given.examples, BUDGET_BYTES // each) * each
     print(json.dumps({"peak": peak() - before, "limit": limit, "data": clients[0].domain.train.inputs.nbytes}))
 

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from fedha import statistics
 from fedha.exchange import Request
+from fedha.inputs import arguments, joined
 from fedha.measurement import HeadView, measure, view_head
 from fedha.minibatches import measured_rows, step_sizes
 from fedha.objective import Objective, derivatives
@@ -169,12 +170,11 @@ def _computed(clients: Sequence[Holder], request: Request, places: tuple[int, ..
     inputs, labels = [], []
     for client in clients:
         rows = measured_rows(request, len(client.domain.train), client.index)
-        part = client.domain.train if rows is None else client.domain.train.select(rows)
-        inputs.append(part.inputs)
-        labels.append(part.labels)
+        inputs.append(client.domain.train.take(rows, (request.task.seed, request.round, client.index)))
+        labels.append(client.domain.train.labels[slice(None) if rows is None else rows])
     view = view_head(model, parameters)
     own = {name.removeprefix("featurizer."): v for name, v in parameters.items() if name.startswith("featurizer.")}
-    features = view.prepare(functional_call(model.featurizer, own, (torch.cat(inputs),)))
+    features = view.prepare(functional_call(model.featurizer, own, *arguments(joined(inputs))))
     return Pass(request.round, places, parameters, view, features, torch.cat(labels), tuple(map(len, labels)))
 
 
