@@ -10,24 +10,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from fedha.errors import FedhaError
-from fedha.named import is_own
-from fedha.recipes import RECIPES, STATISTICS, UNRELEASABLE, Recipe, Term
+from fedha.named import call, is_own
+from fedha.recipes import RECIPES, Recipe, Term
+from fedha.registry import add_statistic, known, moments, statistic
 from fedha.rules.table import RULES, named_rule, of_mode
 from fedha.schema import explained, nearest, numbers_as_written, refusal, types_in
 from fedha.yamlfile import parse_yaml, read_yaml
-
-# What a private client measures; `fedha.privacy.moments` says how.
-MomentName = Literal[
-    "risk",
-    "accuracy",
-    "gradient",
-    "hessian_diagonal",
-    "pooled_gradient_hessian_product",
-    "squared_gradient",
-    "scale_gradient",
-    "feature_mean",
-    "feature_square",
-]
 
 # What may be changed in a run that has begun says so; everything else was what its past rounds were made with.
 _MAY_CHANGE: dict[str, JsonValue] = {"may_change": True}
@@ -156,7 +144,8 @@ class RecipeConfig(_Section):
 
     name: str = Field("custom", description="a row's name; any other name needs `align`")
     align: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
-        None, description="weight of each statistic; for a row, overrides its own weights"
+        None,
+        description="weight of each statistic, your own as package.module:function; for a row, overrides its weights",
     )
     gradient_weight: float | None = Field(None, ge=0, description="weight of the row's gradient term")
     hessian_weight: float | None = Field(None, ge=0, description="weight of the row's second-order terms")
@@ -180,20 +169,22 @@ class RecipeConfig(_Section):
             raise ValueError("align is empty; leave it out for the row's own terms, or take recipe erm for none")
         if self.align and (self.gradient_weight is not None or self.hessian_weight is not None):
             raise ValueError("align gives every weight; leave out gradient_weight and hessian_weight")
-        for statistic in self.align or {}:
-            if statistic not in STATISTICS:
-                raise ValueError(f"no statistic {statistic!r}{nearest(statistic, STATISTICS)}")
+        for name in self.align or {}:
+            if is_own(name):
+                add_statistic(call("recipe.align", name, {}, {}), name)
+            elif name not in known():
+                raise ValueError(f"no statistic {name!r}{nearest(name, known())}; your own is package.module:function")
         self._check_used()
         return self
 
     def _check_used(self) -> None:
         """A setting that would change nothing is an error, not a surprise."""
         recipe = self.resolve()
-        orders = {STATISTICS[term.statistic].order for term in recipe.terms}
+        orders = {statistic(term.statistic).order for term in recipe.terms}
         used = {
             "gradient_weight": 1 in orders,
             "hessian_weight": 2 in orders,
-            "probes": any(t.per_probe or t.statistic.startswith("hutchinson") for t in recipe.terms),
+            "probes": any(t.per_probe or statistic(t.statistic).signs for t in recipe.terms),
             "moving_average": any(
                 t.client_average or t.reference_average for t in RECIPES.get(self.name, Recipe(self.name)).terms
             ),
@@ -218,7 +209,7 @@ class RecipeConfig(_Section):
         return replace(row, terms=tuple(self._averaged(term) for term in terms), **schedule, **given)
 
     def _weighted(self, term: Term) -> Term:
-        weight = {1: self.gradient_weight, 2: self.hessian_weight}.get(STATISTICS[term.statistic].order)
+        weight = {1: self.gradient_weight, 2: self.hessian_weight}.get(statistic(term.statistic).order)
         return term if weight is None else replace(term, weight=weight)
 
     def _averaged(self, term: Term) -> Term:
@@ -436,7 +427,7 @@ class PrivacyConfig(_Section):
     statistics_clip: float = Field(
         1.0, gt=0, description="largest norm of what one example, or one client, adds to the statistics"
     )
-    scales: dict[MomentName, Annotated[float, Field(gt=0)]] = Field(
+    scales: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="examples: public factor of a moment in the joint clip, such as {hessian_diagonal: 0.1}"
     )
     evaluation_noise: float | None = Field(
@@ -457,6 +448,14 @@ class PrivacyConfig(_Section):
     threshold: int | None = Field(None, ge=2, description="secure sums: so many clients must stay to the end")
     minimum: int = Field(3, ge=2, description="secure sums: none of fewer clients is learnt")
     bound: float = Field(65536.0, gt=0, description="secure sums: largest absolute value that can be sent")
+
+    @field_validator("scales")
+    @classmethod
+    def _moments_are_known(cls, scales: dict[str, float]) -> dict[str, float]:
+        for name in scales:
+            if name not in moments():
+                raise ValueError(f"no moment {name!r}{nearest(name, moments())}")
+        return scales
 
     @model_validator(mode="after")
     def _noise_is_given(self) -> "PrivacyConfig":
@@ -634,8 +633,8 @@ class Config(_Section):
                     )
                 continue
             for name in active:
-                if name in UNRELEASABLE:
-                    return f"recipe {recipe.name!r} aligns {name}, which cannot be covered: {UNRELEASABLE[name]}"
+                if reason := statistic(name).refusal:
+                    return f"recipe {recipe.name!r} aligns {name}, which cannot be covered: {reason}"
             if self.model.head_hidden and (active or recipe.weighting == "risk"):
                 return (
                     f"recipe {recipe.name!r} measures the head, which then must be linear; leave model.head_hidden "

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fedha.answers import answer_measure
+from fedha.client import Client
 from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
@@ -24,7 +26,7 @@ from fedha.reference import domain_means, weighted_mean
 from fedha.rules import applied
 from fedha.rules.rule import Answers, Standing
 from fedha.schedule import rate_factor
-from fedha.training import PARTS, Client, answer_measure
+from fedha.training import PARTS
 from fedha.verdict import problem, refused
 
 

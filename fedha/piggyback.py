@@ -17,10 +17,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fedha import batching, training
+from fedha import answers, batching
+from fedha.client import Client
 from fedha.exchange import Reply, Request
-from fedha.recipes import STATISTICS, Recipe
-from fedha.training import Client
+from fedha.recipes import Recipe
+from fedha.registry import reference_of
 
 RIDING = "statistics/"  # before the name of a statistic that rides along
 
@@ -34,11 +35,11 @@ def answer_train(client: Client, request: Request) -> Reply:
     """Train, and answer what rides along: statistics to `measure`, parts of the domain to `evaluate`."""
     measured, evaluated, trained = _apart(request)
     trained = replace(trained, references=_carried(client, trained))
-    replies = [training.answer_measure(client, measured)] if measured.measure else []
+    replies = [answers.answer_measure(client, measured)] if measured.measure else []
     for reply in replies:
         _keep(client, measured.round, reply.tensors)
-    replies += [training.answer_evaluate(client, evaluated)] if evaluated.evaluate else []
-    return _joined(training.answer_train(client, trained), replies)
+    replies += [answers.answer_evaluate(client, evaluated)] if evaluated.evaluate else []
+    return _joined(answers.answer_train(client, trained), replies)
 
 
 def answer_train_together(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
@@ -64,8 +65,8 @@ def _carried(client: Client, request: Request) -> Mapping[str, Tensor]:
     sent = client.state.rode
     if client.state.rode_for != request.round:
         return request.references
-    measured = training.answer_measure(client, replace(request, kind="measure", measure=tuple(sent))).tensors
-    entered = {STATISTICS[term.statistic].reference: 1 - term.reference_average for term in request.task.recipe.terms}
+    measured = answers.answer_measure(client, replace(request, kind="measure", measure=tuple(sent))).tensors
+    entered = {reference_of(term.statistic): 1 - term.reference_average for term in request.task.recipe.terms}
     carried = {
         name: request.references[name] + entered.get(name, 1.0) * (measured[name] - value)
         for name, value in sent.items()

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fedha import statistics
 from fedha.client_state import ClientState
-from fedha.cohort import Member
 from fedha.config import LocalConfig
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
@@ -22,8 +22,6 @@ from fedha.numerics import take_step
 from fedha.objective import Objective, descend
 from fedha.penalty import active_terms
 from fedha.pieces import Batch, in_pieces, rows_at_once
-from fedha.privacy import answers
-from fedha.privacy.site import Site
 from fedha.recipes import Recipe
 from fedha.reference import moving_average
 from fedha.rules import applied
@@ -34,45 +32,25 @@ PARTS = ("held_out", "train")  # of a domain, that may be evaluated
 _LARGE = 1e3  # inputs beyond are rarely meant
 
 
-@dataclass
-class Client:
-    """One client: its domain, a model to compute with, and the state that must survive between rounds.
-
-    Attributes:
-        index: Its place in client order.
-        domain: Its data, on the model's device and of the model's precision.
-        model: Structure only; parameters come with each request.
-        state: What it remembers; mostly nothing.
-        site: Its own rules: where its noise comes from, what it refuses.
-    """
+class Holder(Protocol):
+    """Who holds the data and answers: what a client is here (`fedha.client.Client`)."""
 
     index: int
     domain: Domain
     model: SplitModel
-    state: ClientState = field(default_factory=ClientState)
-    site: Site = field(default_factory=Site)
-    _seen: Batch | None = None  # what it measured last, kept until it has trained
-
-    @property
-    def member(self) -> Member:
-        """What the server knows of it."""
-        return Member(self.index, self.domain.name, len(self.domain.train))
+    state: ClientState
+    seen: Batch | None
 
     def reply(
         self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
     ) -> Reply:
         """An answer in this client's name."""
-        domain = self.domain
-        return Reply(domain.client, domain.name, self.index, len(domain.train), tensors, metrics or {}, weighed)
 
 
-def answer_measure(client: Client, request: Request) -> Reply:
+def answer_measure(client: Holder, request: Request) -> Reply:
     """Measure the statistics that a request asks for, on the round's examples at the global model."""
-    if answers.is_private(request.task.privacy):
-        with _named(client, request):
-            return client.reply(answers.release_statistics(client, request))
     batch = _measured_batch(client, request)
-    with _named(client, request):
+    with named(client, request):
         tensors = _measured(batch, request.measure, circumstances(client, request, reference=True))
     for name, offset in average_offsets(client, request.task.recipe).items():
         if name in tensors:
@@ -83,7 +61,7 @@ def answer_measure(client: Client, request: Request) -> Reply:
     return client.reply(tensors)
 
 
-def answer_train(client: Client, request: Request) -> Reply:
+def answer_train(client: Holder, request: Request) -> Reply:
     """Minimise risk plus penalty from the global model, and return the update.
 
     The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
@@ -97,20 +75,17 @@ def answer_train(client: Client, request: Request) -> Reply:
         raise
 
 
-def _trained(client: Client, request: Request) -> Reply:
-    if answers.is_private(request.task.privacy):
-        with _named(client, request):
-            return client.reply(*answers.train_privately(client, request, lambda own: _round_optimizer(request, own)))
+def _trained(client: Holder, request: Request) -> Reply:
     train = _one_gradient if request.task.training.mode == "synchronous" else _local_steps
-    with _named(client, request):
+    with named(client, request):
         update, metrics = train(client, request)
-    client._seen = None
+    client.seen = None
     if not all(bool(value.isfinite().all()) for value in update.values()):
         raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
     return client.reply(update, metrics)
 
 
-def not_finite(client: Client, request: Request, what: str, more: str = "") -> FedhaError:
+def not_finite(client: Holder, request: Request, what: str, more: str = "") -> FedhaError:
     """The error for an answer that is not finite: it blames the inputs where these are large, else the training."""
     largest = float(client.domain.train.inputs.abs().max())
     scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
@@ -120,10 +95,8 @@ def not_finite(client: Client, request: Request, what: str, more: str = "") -> F
     )
 
 
-def answer_evaluate(client: Client, request: Request) -> Reply:
+def answer_evaluate(client: Holder, request: Request) -> Reply:
     """Evaluate the global model on the parts of the domain that a request names: held_out, train."""
-    if answers.is_private(request.task.privacy):
-        return client.reply({}, answers.evaluate_privately(client, request))
     numbers = {}
     for part in request.evaluate:
         if part not in PARTS:
@@ -150,7 +123,7 @@ def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Exam
 
 
 @contextmanager
-def _named(client: Client, request: Request) -> Iterator[None]:
+def named(client: Holder, request: Request) -> Iterator[None]:
     """Say whose batch, and when, was too small for a statistic."""
     try:
         yield
@@ -158,20 +131,20 @@ def _named(client: Client, request: Request) -> Iterator[None]:
         raise FedhaError(f"domain {client.domain.client!r} in round {request.round}: {error}") from error
 
 
-def _one_gradient(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _one_gradient(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
     batch = _measured_batch(client, request)
     objective = _at_start(client, request, batch)
     gradient, metrics = descend(batch, objective)
     return gradient, {**metrics, "accuracy": _mean(batch, "accuracy")}
 
 
-def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
     start = _measured_batch(client, request)
     objective = _at_start(client, request, start)
     looks = looks_at_start(request)
     first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
     parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
-    optimizer = _round_optimizer(request, list(parameters.values()))
+    optimizer = round_optimizer(request, list(parameters.values()))
     rules, seen = request.task.rules, list[dict[str, float]]()
     own = applied.client_start(rules, client.state.rule, request.parameters)
     correct = applied.correction(rules, request.parameters, request.sent, own)
@@ -207,7 +180,7 @@ def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim
     return torch.optim.SGD(parameters, lr=local.learning_rate, momentum=local.momentum)
 
 
-def _round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.Optimizer:
+def round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.Optimizer:
     """The local steps' optimiser, at the round's learning rate."""
     optimizer = local_optimizer(request.task.training.local, parameters)
     for group in optimizer.param_groups:
@@ -215,23 +188,23 @@ def _round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.
     return optimizer
 
 
-def _measured_batch(client: Client, request: Request) -> Batch:
+def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
     rows = measured_rows(request, len(client.domain.train), client.index)
-    kept, given = client._seen, request.parameters
+    kept, given = client.seen, request.parameters
     if kept is not None and _same(kept.rows, rows) and all(_same(kept.parameters[k], v) for k, v in given.items()):
         return kept
     parameters = {name: value.detach().clone().requires_grad_() for name, value in given.items()}
     most, trained = _rows_at_once(client, request), request.task.training.mode == "synchronous"
-    client._seen = Batch(client.model, parameters, client.domain.train, rows, most, trained)
-    return client._seen
+    client.seen = Batch(client.model, parameters, client.domain.train, rows, most, trained)
+    return client.seen
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other if one is None or other is None else torch.equal(one, other)
 
 
-def _rows_at_once(client: Client, request: Request) -> int:
+def _rows_at_once(client: Holder, request: Request) -> int:
     recipe = request.task.recipe
     wanted = [term.statistic for term in recipe.terms]
     return request.task.training.chunk or rows_at_once(client.model, client.domain.train.inputs, wanted, recipe.probes)
@@ -256,7 +229,7 @@ def _mean(batch: Batch, name: str) -> float:
     return float(torch.stack(values).sum())
 
 
-def _at_start(client: Client, request: Request, batch: Batch) -> Objective:
+def _at_start(client: Holder, request: Request, batch: Batch) -> Objective:
     """The round's loss, with what the client measures at its start; moves the moving averages on."""
     recipe = request.task.recipe
     offsets = average_offsets(client, recipe)
@@ -264,16 +237,22 @@ def _at_start(client: Client, request: Request, batch: Batch) -> Objective:
         term.statistic for term in recipe.terms if term.weight and (term.target == "others" or term.client_average)
     ]
     own = _measured(batch, known, circumstances(client, request, reference=True)) if known else {}
+    move_averages(client, recipe, own)
+    around, terms = circumstances(client, request, reference=False), active_terms(recipe, request.share)
+    decay = request.task.training.weight_decay
+    return Objective(recipe, request.round, terms, decay, around, offsets, own, request.share)
+
+
+def move_averages(client: Holder, recipe: Recipe, own: Mapping[str, Tensor]) -> None:
+    """Move the moving averages of a client on by what it measured of itself."""
     for term in recipe.terms:
         if term.client_average and term.statistic in own:
             averages = client.state.averages
             moved = moving_average(averages.get(term.statistic), own[term.statistic], term.client_average)
             client.state = replace(client.state, averages={**averages, term.statistic: moved})
-    around = circumstances(client, request, reference=False)
-    return Objective(recipe, request.round, request.task.training.weight_decay, around, offsets, own, request.share)
 
 
-def average_offsets(client: Client, recipe: Recipe) -> dict[str, Tensor]:
+def average_offsets(client: Holder, recipe: Recipe) -> dict[str, Tensor]:
     """What a moving average adds to a statistic: with the published 1 / (1 - decay), decay / (1 - decay) times it."""
     return {
         term.statistic: client.state.averages[term.statistic] * (term.client_average / (1 - term.client_average))
@@ -282,7 +261,7 @@ def average_offsets(client: Client, recipe: Recipe) -> dict[str, Tensor]:
     }
 
 
-def circumstances(client: Client, request: Request, reference: bool) -> Circumstances:
+def circumstances(client: Holder, request: Request, reference: bool) -> Circumstances:
     owner = None if reference else client.domain.client
     task = request.task
     return Circumstances(task.seed, request.round, owner, task.recipe.probes, request.references)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.testing import assert_close
 
+from fedha.answers import answer_measure, answer_train
+from fedha.client import Client
 from fedha.cohort import Member, average_shares
 from fedha.config import LocalConfig, ModelConfig, RecipeConfig, TrainingConfig
 from fedha.data.domain import Domain, Examples
@@ -21,7 +23,6 @@ from fedha.federation import Server, run_round
 from fedha.models import SplitModel, build
 from fedha.recipes import RECIPES, Recipe, in_local_steps
 from fedha.schedule import rate_factor
-from fedha.training import Client, answer_measure, answer_train
 from tests.test_recipes import (
     PROBES,
     ROWS,

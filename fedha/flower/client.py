@@ -10,7 +10,8 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
-from fedha import batching, numerics, piggyback
+from fedha import answers, batching, numerics, piggyback
+from fedha.client import Client
 from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
 from fedha.data.domain import Domain, Examples
 from fedha.data.given import check_domain, given_domain, without_unusable
@@ -34,16 +35,15 @@ from fedha.flower.wire import (
 from fedha.models.check import check_inputs, check_network, check_parameters
 from fedha.models.split import SplitModel
 from fedha.privacy.site import Site
-from fedha.training import Client, answer_evaluate, answer_measure
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
 QUERIES = ("introduce", "measure", *(kind.removeprefix("query.") for kind in STEPS))  # what an app answers
 
 _ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
-    "query.measure": answer_measure,
+    "query.measure": answers.answer_measure,
     "train": piggyback.answer_train,
-    "evaluate": answer_evaluate,
+    "evaluate": answers.answer_evaluate,
 }
 
 _TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Reply]]] = {
@@ -231,7 +231,7 @@ class Clients:
             asked = zip(clients, contents, requests, contexts, strict=True)
             opened = [secure_client.open_question(kind, *one) for one in asked]
             return self._masked_together(self._party, kind, clients, opened, contexts)
-        if batching.refusal(clients, requests[0]) is not None:
+        if answers.refusal(clients, requests[0]) is not None:
             return None
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
@@ -247,7 +247,7 @@ class Clients:
         contexts: Sequence[Context],
     ) -> list[PlainReply] | None:
         """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
-        if batching.refusal(clients, opened[0].request) is not None:
+        if answers.refusal(clients, opened[0].request) is not None:
             return None
         plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [

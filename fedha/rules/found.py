@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from fedha.errors import FedhaError
 from fedha.named import invoke, is_own, look_up
-from fedha.recipes import STATISTICS, Recipe
+from fedha.recipes import Recipe
+from fedha.registry import reference_of
 from fedha.rules.groupdro import group_dro
 from fedha.rules.references import moving_references
 from fedha.rules.rule import Rule
@@ -34,9 +35,7 @@ def rules_of(recipe: Recipe, training: "TrainingConfig", privacy: "PrivacyConfig
 
 def rules_of_recipe(recipe: Recipe) -> tuple[Rule, ...]:
     """What a recipe asks of the server beside a mean."""
-    decays = {
-        STATISTICS[term.statistic].reference: term.reference_average for term in recipe.terms if term.reference_average
-    }
+    decays = {reference_of(term.statistic): term.reference_average for term in recipe.terms if term.reference_average}
     weighing = (group_dro(recipe.step_size),) if recipe.weighting == "risk" else ()
     return (*weighing, *((moving_references(decays),) if decays else ()))
 

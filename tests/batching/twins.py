@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from fedha import batching, training
+from fedha.client import Client
 from fedha.client_state import to_tensors
 from fedha.config import LocalConfig, ModelConfig, TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.exchange import Reply, Request, Task
 from fedha.models import SplitModel, build
 from fedha.recipes import Recipe
-from fedha.training import Client
 
 SEED = 7
 

@@ -11,6 +11,8 @@ import torch
 from flwr.app import MetricRecord
 from torch.testing import assert_close
 
+from fedha.answers import answer_measure, answer_train
+from fedha.client import Client
 from fedha.data.domain import Domain, Examples
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
@@ -25,7 +27,6 @@ from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
-from fedha.training import Client, answer_measure, answer_train
 from tests.jobs import run_job
 from tests.privacy.rounds import EXAMPLES, LOCAL, grid_of, records_of, run_on, settings
 from tests.test_resume import Killed, without_time
