@@ -25,6 +25,7 @@ from fedha.flower.secure_sums import least_clients
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
+from fedha.rules.table import tell
 from fedha.runs.absences import absence_texts, left_out
 from fedha.training import PARTS
 
@@ -70,6 +71,7 @@ class HessianAlignment(Strategy):
         row = RecipeConfig(name=recipe) if isinstance(recipe, str) else recipe
         resolved = row if isinstance(row, Recipe) else row.resolve()
         self.task = Task(resolved, training or TrainingConfig(), seed, privacy or PrivacyConfig())
+        tell(self.task.training.optimizer)
         given = federation or FederationConfig(on_missing="stop")
         rules = Rules(
             clients=clients,
