@@ -23,7 +23,7 @@ def answer_train(client: Client, request: Request) -> Reply:
     """The update, and the round's numbers."""
     if not private.is_private(request.task.privacy):
         return training.answer_train(client, request)
-    with training.named(client, request):
+    with training.as_before(client), training.named(client, request):
         return client.reply(*private.train_privately(client, client.site, request))
 
 

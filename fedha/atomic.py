@@ -6,12 +6,12 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedha.errors import FedhaError
+from fedha.errors import UnwrittenError
 
 _BEGUN = re.compile(r"\..+\.[0-9a-f]{8}\.fedha")  # a file that is being written, or was when its writer died
 
@@ -27,24 +27,30 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file at once, as `write_parts` does."""
+    write_parts(path, [content], mode)
+
+
+def write_parts(path: Path, parts: Iterable[bytes], mode: int = 0o666) -> None:
     """Write a file at once: to a temporary file beside it, to the disk, then renamed over it.
 
     What other writers left in the folder when they died is removed.
 
     Args:
         path: Its folder is there.
-        content: All of it.
+        parts: Its content, one after the other.
         mode: Who may read and write it, less the process's umask.
 
     Raises:
-        FedhaError: The folder is missing or cannot be written.
+        UnwrittenError: The folder is missing or cannot be written.
     """
     clear_leftovers(path.parent)
     beside = path
     try:
         beside, file = _begin(path, mode)
         with file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
             beside.replace(path)
@@ -52,7 +58,7 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
         if beside != path:
             beside.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise FedhaError(
+            raise UnwrittenError(
                 f"cannot write {path}: {error.strerror}; choose a folder with space that you may write"
             ) from error
         raise

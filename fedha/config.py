@@ -705,6 +705,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parsed(content: dict[str, Any], path: Path, overrides: Sequence[str]) -> Config:
+    check_overrides(overrides)
     for override in overrides:
         apply_override(content, override)
     return parse(content, str(path))
@@ -746,6 +747,30 @@ def to_json(config: Config) -> str:
 def to_yaml(config: Config) -> str:
     """The whole config as YAML, defaults included."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Whether no change of some undoes another.
+
+    Raises:
+        FedhaError: A key is given twice, or within what a later one replaces as a whole.
+    """
+    keys = [one.partition("=")[0].split(".") for one in overrides]
+    for place, (key, override) in enumerate(zip(keys, overrides, strict=True)):
+        for earlier, before in zip(keys[:place], overrides[:place], strict=True):
+            within = key[len(earlier) :]  # of a section that was given as a whole, another key may be set
+            if earlier[: len(key)] == key or (earlier == key[: len(earlier)] and _holds(before, within)):
+                raise FedhaError(f"{before!r} and {override!r} set the same; keep one")
+
+
+def _holds(override: str, keys: Sequence[str]) -> bool:
+    """Whether an override gives a value for a key within its own, or for what that would be within."""
+    held = parse_yaml(override.partition("=")[2], f"the value of {override!r}")
+    for key in keys:
+        if not isinstance(held, dict) or key not in held:
+            return False  # what is no section cannot be gone into: applying it says so
+        held = held[key]
+    return True
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:

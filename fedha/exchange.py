@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -88,7 +88,7 @@ class Reply:
         tensors: Statistics by name, or the update by parameter name. What comes beside an update has a prefix:
             ``statistics/`` what rides along (`fedha.piggyback`), ``rule/`` what the run's rules ask for.
         metrics: Numbers for the log.
-        input_shape: Shape of one of its inputs, when it introduces itself; else ().
+        input_shape: Shape of one of its inputs (of several, their shapes), when it introduces itself; else ().
         weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.
         secure: What belongs to a secure sum's protocol, by name.
     """
@@ -100,5 +100,5 @@ class Reply:
     tensors: Mapping[str, Tensor]
     metrics: Mapping[str, float] = field(default_factory=dict)
     weighed: bool = False
-    input_shape: tuple[int, ...] = ()
+    input_shape: Any = ()
     secure: Mapping[str, bytes | list[bytes]] = field(default_factory=dict)

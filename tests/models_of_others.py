@@ -41,3 +41,34 @@ def titled(title: str, width=8, bias=True, mode="1") -> tuple[object, ...]:
 
 def too_narrow() -> SplitModel:
     return SplitModel(nn.Linear(7, 4), nn.Linear(4, 2))
+
+
+class Words(nn.Module):
+    """Mean of embeddings; refuses what is no token id."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.embedding(tokens).mean(1)
+
+
+def reads_words(vocabulary: int = 20, width: int = 5) -> SplitModel:
+    return SplitModel(Words(vocabulary, width), nn.Linear(width, 2))
+
+
+class Both(nn.Module):
+    """Words and numbers, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.numbers = Words(20, 5), nn.Linear(3, 4)
+
+    def forward(self, tokens: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.words(tokens), self.numbers(numbers).tanh()], 1)
+
+
+def reads_both(input_shape: object) -> SplitModel:
+    assert input_shape in ({"tokens": (6,), "numbers": (3,)}, ((6,), (3,)))
+    return SplitModel(Both(), nn.Linear(9, 2))

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.func import functional_call
 
+from fedha.data.examples import Examples
 from fedha.models.split import SplitModel, with_bias
 from fedha.pieces import in_pieces
+from fedha.placement import placed
 
 
 def features_of(model: SplitModel, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -15,6 +17,16 @@ def features_of(model: SplitModel, parameters: Mapping[str, Tensor], inputs: Ten
     return with_bias(functional_call(model.featurizer, own, (inputs,)))
 
 
-def logits_of(model: SplitModel, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """Logits, [n, C], without a graph."""
-    return in_pieces(model, model, parameters, inputs)
+def features_at(model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples) -> Tensor:
+    """The same without a graph, in the parameters' precision, a piece at a time."""
+    own = {k.removeprefix("featurizer."): v for k, v in parameters.items() if k.startswith("featurizer.")}
+    return with_bias(in_pieces(model, model.featurizer, own, placed(examples, model, _some(parameters))))
+
+
+def logits_of(model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples) -> Tensor:
+    """Logits, [n, C], without a graph, in the parameters' precision."""
+    return in_pieces(model, model, parameters, placed(examples, model, _some(parameters)))
+
+
+def _some(parameters: Mapping[str, Tensor]) -> Tensor:
+    return next(iter(parameters.values()))

@@ -111,12 +111,12 @@ def options(spec: ExecutionSpec) -> list[str]:
 
 def main() -> None:
     """Run the SuperExec."""
-    stock = run_superexec.get_executor
+    stock = vars(run_superexec)["get_executor"]
 
     def chosen(executor_type: ExecutorType, *arguments: object, **options: object) -> object:
         if executor_type == ExecutorType.SUBPROCESS:
             return ForkingExecutor()
-        return stock(executor_type, *arguments, **options)  # type: ignore[arg-type]
+        return stock(executor_type, *arguments, **options)
 
     vars(run_superexec)["get_executor"] = chosen
     flower_superexec()

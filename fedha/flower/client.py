@@ -11,10 +11,12 @@ from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
 from fedha import answers, batching, numerics, piggyback
+from fedha.arguments import check_argument, check_number
 from fedha.client import Client
 from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
-from fedha.data.domain import Domain, Examples
+from fedha.data.domain import Domain
 from fedha.data.given import check_domain, given_domain, without_unusable
+from fedha.devices import check_device
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower import handshake, secure_client
@@ -34,6 +36,7 @@ from fedha.flower.wire import (
 )
 from fedha.models.check import check_inputs, check_network, check_parameters
 from fedha.models.split import SplitModel
+from fedha.placement import placed_domain
 from fedha.privacy.site import Site
 from fedha.rules.table import tell
 
@@ -102,6 +105,11 @@ def client_app(
                 "context: lambda context: …"
             )
     tell(rule)
+    check_number("client_app", "threads", threads, 1)
+    check_device("client_app", device)
+    check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")
+    if not callable(site):
+        check_argument("client_app", "site", site, (), "a function that makes a Site, such as sworn")
     return app_for(Clients(model, domain, threads=threads, device=device, party=party, site=site), logs=True)
 
 
@@ -151,7 +159,8 @@ class Clients:
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
-        self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at
+        self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
+        self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
     def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
@@ -178,10 +187,9 @@ class Clients:
         if kind == _INTRODUCE:
             if shapes := announced_shapes(content):
                 check_parameters(client.model, shapes)
-            shape = tuple(client.domain.train.inputs.shape[1:])
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
-            return handshake.greeted(pack_reply(replace(told, input_shape=shape)))
+            return handshake.greeted(pack_reply(replace(told, input_shape=client.domain.train.shape)))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
         with told_as_kind(client.domain.client, client.site, content):
@@ -295,8 +303,8 @@ class Clients:
     def _domain(self, model: SplitModel, context: Context, place: int, content: RecordDict) -> Domain:
         """A client's data, looked at before anything is trained."""
         given = given_domain(self._make_domain(context), place)
-        classes = check_inputs(model, given.name, given.train.inputs.shape[1:])
-        domain = _moved(given, next(model.parameters()))
+        domain = placed_domain(given, model)
+        classes = check_inputs(model, given.name, domain.train.form)
         if not protects_examples(content):
             check_domain(domain, classes, given)
             return domain
@@ -308,9 +316,12 @@ class Clients:
 
     def _check_parameters(self, client: Client, request: Request) -> None:
         """Look at what a request holds, once for all clients of this process that share it."""
-        if self._checked is not request.parameters:
-            check_parameters(client.model, {name: value.shape for name, value in request.parameters.items()})
-            self._checked = request.parameters
+        if self._checked is request.parameters:
+            return
+        shapes = {name: value.shape for name, value in request.parameters.items()}
+        if shapes != self._fitting:
+            check_parameters(client.model, shapes)
+        self._checked, self._fitting = request.parameters, shapes
 
 
 def check_server(content: RecordDict) -> None:
@@ -369,12 +380,3 @@ def place_of(context: Context) -> int:
             f"partition-id is {given!r}; give each client its place in client order, a whole number from 0"
         )
     return int(given)
-
-
-def _moved(domain: Domain, like: torch.Tensor) -> Domain:
-    """The domain on the model's device and of its precision; one that is there already is not copied."""
-    train, held_out = (
-        Examples(part.inputs.to(like.device, like.dtype), part.labels.to(like.device))
-        for part in (domain.train, domain.held_out)
-    )
-    return replace(domain, train=train, held_out=held_out)

@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from flwr.supercore import log
 from torch import Tensor
 
+from fedha.arguments import check_argument, check_number
 from fedha.cohort import Member
 from fedha.config import FederationConfig, PrivacyConfig, RecipeConfig, TrainingConfig
 from fedha.errors import FedhaError
@@ -68,6 +69,7 @@ class HessianAlignment(Strategy):
         on_client_error: Literal["stop", "skip"] = "stop",
         privacy: PrivacyConfig | None = None,
     ) -> None:
+        _check_arguments(recipe, training, seed, clients, federation, on_client_error, privacy)
         row = RecipeConfig(name=recipe) if isinstance(recipe, str) else recipe
         resolved = row if isinstance(row, Recipe) else row.resolve()
         self.task = Task(resolved, training or TrainingConfig(), seed, privacy or PrivacyConfig())
@@ -122,6 +124,10 @@ class HessianAlignment(Strategy):
         Raises:
             FedhaError: A setting that nobody would read, or as the rounds do.
         """
+        whose = "HessianAlignment.start"
+        check_argument(whose, "initial_arrays", initial_arrays, ArrayRecord, "ArrayRecord(network.state_dict())")
+        check_argument(whose, "grid", grid, Grid, "the grid of your ServerApp's main function")
+        check_number(whose, "num_rounds", num_rounds, 1)
         refuse_settings("train_config", train_config or {}, ())
         refuse_settings("evaluate_config", evaluate_config or {}, ("parts",))
         parts_of(evaluate_config or {})
@@ -311,3 +317,27 @@ def parts_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     if unknown := [part for part in parts if part not in PARTS]:
         raise FedhaError(f"evaluate_config has parts = {unknown[0]!r}; a domain's parts are {' and '.join(PARTS)}")
     return parts
+
+
+def _check_arguments(
+    recipe: object,
+    training: object,
+    seed: object,
+    clients: object,
+    federation: object,
+    on_client_error: object,
+    privacy: object,
+) -> None:
+    whose, nothing = "HessianAlignment", type(None)
+    kinds = (str, RecipeConfig, Recipe)
+    check_argument(whose, "recipe", recipe, kinds, "a row's name (`fedha recipes`), a RecipeConfig or a Recipe")
+    for name, value, kind in (
+        ("training", training, TrainingConfig),
+        ("federation", federation, FederationConfig),
+        ("privacy", privacy, PrivacyConfig),
+    ):
+        check_argument(whose, name, value, (kind, nothing), f"a {kind.__name__}, such as {kind.__name__}(), or None")
+    check_number(whose, "seed", seed, 0)
+    check_number(whose, "clients", clients, 1)
+    if on_client_error not in ("stop", "skip"):
+        raise FedhaError(f"{whose} was given on_client_error={on_client_error!r}; give 'stop' or 'skip'")

@@ -11,44 +11,45 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from fedha.inputs import Form, Inputs, each
 from fedha.models.split import SplitModel
 
 
-def unreached(model: SplitModel, input_shape: Sequence[int]) -> tuple[str, ...]:
+def unreached(model: SplitModel, form: Form | Sequence[int]) -> tuple[str, ...]:
     """The parameters that no loss can move, such as a pooler's that nothing reads behind; in the model's order.
 
     Args:
         model: Any.
-        input_shape: Shape of one input.
+        form: Of its inputs, or the shape of one.
 
     Raises:
         Exception: What the network raises for such inputs.
     """
-    return _unreached(model, tuple(input_shape))
+    return _unreached(model, Form.of(form, next(model.parameters()).dtype))
 
 
 @lru_cache(maxsize=8)
-def _unreached(model: SplitModel, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+def _unreached(model: SplitModel, form: Form) -> tuple[str, ...]:
     own = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
-    inputs = next(iter(own.values())).new_ones(2, *input_shape)
+    inputs = form.ones(2, device=next(iter(own.values())).device)
     with torch.enable_grad():
         logits: Tensor = functional_call(model, own, (inputs,))
     slopes = torch.autograd.grad(logits.sum(), list(own.values()), allow_unused=True)
     return tuple(name for name, slope in zip(own, slopes, strict=True) if slope is None)
 
 
-def stackable(model: SplitModel, input_shape: Sequence[int]) -> bool:
+def stackable(model: SplitModel, form: Form | Sequence[int]) -> bool:
     """Whether ``vmap(grad(...))`` can take the network; some layers, such as nn.GRU, have no rule for it."""
-    return _stackable(model, tuple(input_shape))
+    return _stackable(model, Form.of(form, next(model.parameters()).dtype))
 
 
 @lru_cache(maxsize=8)
-def _stackable(model: SplitModel, input_shape: tuple[int, ...]) -> bool:
+def _stackable(model: SplitModel, form: Form) -> bool:
     own = {name: value.detach() for name, value in model.named_parameters()}
-    inputs = next(iter(own.values())).new_ones(2, *input_shape)
+    inputs = form.ones(2, device=next(iter(own.values())).device)
 
-    def alone(parameters: dict[str, Tensor], example: Tensor) -> Tensor:
-        total: Tensor = functional_call(model, parameters, (example[None],)).sum()
+    def alone(parameters: dict[str, Tensor], example: Inputs) -> Tensor:
+        total: Tensor = functional_call(model, parameters, (each(lambda one: one[None], example),)).sum()
         return total
 
     try:

@@ -6,7 +6,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from fedha.arguments import check_argument
 from fedha.errors import FedhaError
+from fedha.inputs import Inputs, arguments
 
 
 class SplitModel(nn.Module):
@@ -19,6 +21,8 @@ class SplitModel(nn.Module):
 
     def __init__(self, featurizer: nn.Module, head: nn.Module) -> None:
         super().__init__()
+        for name, part in (("featurizer", featurizer), ("head", head)):
+            check_argument("SplitModel", name, part, nn.Module, "an nn.Module")
         self.featurizer = featurizer
         self.head = head
 
@@ -36,6 +40,8 @@ class SplitModel(nn.Module):
         Raises:
             FedhaError: There is no such layer.
         """
+        check_argument("SplitModel.of", "network", network, nn.Module, "a network, an nn.Module that was made")
+        check_argument("SplitModel.of", "head", head or None, str, "the name of its last layer, such as 'fc'")
         body = copy.deepcopy(network)
         owner, _, name = head.rpartition(".")
         try:
@@ -47,9 +53,10 @@ class SplitModel(nn.Module):
         setattr(parent, name, nn.Identity())
         return cls(body, last)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, [n, C]."""
-        logits: Tensor = self.head(self.featurizer(inputs))
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits, [n, C]; several inputs, in a tuple or by name, are so many arguments of the featurizer."""
+        by_place, by_name = arguments(inputs)
+        logits: Tensor = self.head(self.featurizer(*by_place, **by_name))
         return logits
 
 
