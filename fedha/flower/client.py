@@ -38,7 +38,7 @@ from fedha.models.check import check_inputs, check_network, check_parameters
 from fedha.models.split import SplitModel
 from fedha.placement import placed_domain
 from fedha.privacy.site import Site
-from fedha.rules.table import tell
+from fedha.rules.table import allow
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
@@ -104,7 +104,7 @@ def client_app(
                 f"client_app was given a {type(given).__name__} as {name}; give the function that makes it, of the "
                 "context: lambda context: …"
             )
-    tell(rule)
+    allow(rule)
     check_number("client_app", "threads", threads, 1)
     check_device("client_app", device)
     check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")

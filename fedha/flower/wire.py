@@ -24,7 +24,7 @@ from fedha.flower.tensor_array import TensorArray, array_record
 from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
 from fedha.recipes import Recipe, Term
-from fedha.rules.table import check_told
+from fedha.rules.table import check_allowed
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
@@ -132,7 +132,7 @@ def unpack_task(text: str) -> Task:
     terms = tuple(Term(**term) for term in content["recipe"].pop("terms"))
     recipe = Recipe(terms=terms, **content["recipe"])
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
-    check_told(training.optimizer)  # before it would be imported
+    check_allowed(training.optimizer)  # before it would be imported
     return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
 
 

@@ -46,23 +46,23 @@ USUAL: Mapping[str, str] = {"synchronous": "adam", "local": "fedavg"}  # by mode
 
 GROUP = "fedha.rules"
 
-_told: set[str] = set()
+_allowed: set[str] = set()
 
 
-def tell(given: str | Mapping[str, Any] | None) -> None:
+def allow(given: str | Mapping[str, Any] | None) -> None:
     """Make known to this process what its own config or program says of a rule, so that messages may name it too."""
     if given is not None:
-        _told.add(named_rule(given)[0])
+        _allowed.add(named_rule(given)[0])
 
 
-def check_told(given: str | Mapping[str, Any] | None) -> None:
+def check_allowed(given: str | Mapping[str, Any] | None) -> None:
     """Refuse a rule that a message names, where nobody in this process has named it: it would be imported and called.
 
     Raises:
         FedhaError: It is one.
     """
     name = "" if given is None else named_rule(given)[0]
-    if is_own(name) and name not in _told:
+    if is_own(name) and name not in _allowed:
         raise FedhaError(
             f"the server's rule is {name!r}, which this client was not started with; name it in the client's config, "
             f"or in client_app(…, rule={name!r})"

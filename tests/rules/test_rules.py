@@ -128,7 +128,7 @@ def test_a_rule_that_a_message_alone_names_is_not_imported() -> None:
 
 def test_a_stranger_names_the_rule_at_both_ends() -> None:
     name = f"{OWN}prox"
-    table._told.discard(name)
+    table._allowed.discard(name)
     problem = make_problem()
 
     def train(**told: Any) -> dict[str, torch.Tensor]:
