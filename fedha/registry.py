@@ -6,7 +6,7 @@ never adds one: what a client computes is decided by what is installed where it 
 """
 
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from fedha.errors import FedhaError
 from fedha.schema import nearest
@@ -78,5 +78,5 @@ def moments() -> dict[str, Mean]:
 
 
 @cache
-def _installed():  # type: ignore[no-untyped-def]
+def _installed() -> dict[str, EntryPoint]:
     return {one.name: one for one in entry_points(group=GROUP)}
