@@ -108,6 +108,7 @@ def split(name: str, examples: Examples, cut: Cut) -> Domain:
     Returns:
         The domain; its two parts are disjoint and together are `examples`.
     """
+    examples = examples.counted()
     train, held_out = cut.sides(name, rows_of(examples), examples.labels, examples.groups)
     return Domain(name, train=examples.select(train), held_out=examples.select(held_out))
 

@@ -14,6 +14,7 @@ from fedha.inputs import Form, Inputs, each, several
 Rows = Tensor | slice | None  # which examples: indices, [m], or truth values, [n]; a stretch of them; or all
 Draws = tuple[int, ...]  # seed, round and client: with an example's row they decide what chance does to it
 
+GIVEN = "row as given"  # the column of metadata that says where in a user's own file or array an example is
 BLOCK_BYTES = 2**24  # of inputs that are looked at at once
 RANGES = {torch.uint8: 255.0, torch.uint16: 65535.0}  # of images' pixels
 
@@ -177,6 +178,10 @@ class Examples:
             else {},
             unusable=None if self.unusable is None else self.unusable[rows],
         )
+
+    def counted(self) -> "Examples":
+        """The same, each with its place among these, which it keeps however it is moved: errors name it."""
+        return replace(self, metadata={**self.metadata, GIVEN: numpy.arange(len(self))})
 
     def to(self, placement: Placement) -> "Examples":
         """The same examples for a network; floating tensors in memory are moved at once, whole numbers as such."""
