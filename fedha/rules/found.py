@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from fedha import plugins
 from fedha.errors import FedhaError
-from fedha.named import invoke, is_own, look_up
+from fedha.named import invoke, look_up
 from fedha.recipes import Recipe
 from fedha.registry import reference_of
 from fedha.rules.groupdro import group_dro
@@ -52,7 +53,7 @@ def server_rule(training: "TrainingConfig") -> Rule:
 
         found = handed_over(KEY, options.get("digest"))
     else:
-        place = name if is_own(name) else RULES[name].maker
+        place = RULES[name].maker if name in RULES else plugins.place(plugins.RULES, name)
         found = look_up(KEY, place)
     if not isinstance(found, Rule):
         if not callable(found):
