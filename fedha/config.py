@@ -1,7 +1,7 @@
 """The one schema of an experiment: what a YAML file may say, with its defaults."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -212,6 +212,15 @@ def keys_of(data_set: str) -> tuple[str, ...]:
     kind = _kind_of(data_set)
     readers = {key: _readers(key) for key in DataConfig.model_fields}
     return tuple(key for key, names in readers.items() if not names or kind in names)
+
+
+def without_others(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's content as it is written today: an earlier version wrote every data set's keys into each."""
+    data = content.get("data")
+    if not isinstance(data, Mapping):
+        return dict(content)
+    unread = set(DataConfig.model_fields).difference(keys_of(str(data.get("name"))))
+    return {**content, "data": {key: value for key, value in data.items() if key not in unread}}
 
 
 def _readers(key: str) -> list[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedha import config as configs
-from fedha.config import Config, DataConfig, keys_of, may_change
+from fedha.config import Config, DataConfig, may_change
 from fedha.errors import FedhaError
 from fedha.named import meant
 from fedha.runs import belongings, runfolder
@@ -95,8 +95,7 @@ def differences(was: Mapping[str, Any], config: Config) -> list[Change]:
         was: The content of a config; what an earlier version did not know had its default.
         config: Another one.
     """
-    unread = {f"data.{key}" for key in DataConfig.model_fields} - {f"data.{key}" for key in keys_of(config.data.name)}
-    before = {key: value for key, value in _flat(was) if key not in unread}  # an earlier version wrote every set's keys
+    before = dict(_flat(configs.without_others(was)))
     known = {**dict(_flat(Config(data=DataConfig(name=config.data.name)).model_dump(mode="json"))), **before}
     now = dict(_flat(config.model_dump(mode="json")))
     keys = dict.fromkeys([*now, *before])
