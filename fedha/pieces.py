@@ -148,11 +148,17 @@ def rows_at_once(model: SplitModel, form: Form, statistics: Iterable[str], probe
         statistics: What is measured, or aligned.
         probes: Sign vectors of the Hutchinson statistics.
     """
+    return _rows(model, form, tuple(statistics), probes, BUDGET_BYTES)
+
+
+@lru_cache(maxsize=16)
+def _rows(model: SplitModel, form: Form, names: tuple[str, ...], probes: int, budget: int) -> int:
+    """As `rows_at_once`; kept, since looking through a network's modules takes as long as a small one's step."""
     view = view_head(model, {name: value.detach() for name, value in model.named_parameters()})
     space = space_of(view, 1, probes)
     itemsize = next(model.parameters()).element_size()
-    held = 3 * sum(statistic(name).each(space) for name in statistics) * itemsize
-    return max(1, BUDGET_BYTES // (example_bytes(model, form) + held))
+    held = 3 * sum(statistic(name).each(space) for name in names) * itemsize
+    return max(1, budget // (example_bytes(model, form) + held))
 
 
 @lru_cache(maxsize=8)

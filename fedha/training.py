@@ -40,7 +40,7 @@ class Holder(Protocol):
     domain: Domain
     model: SplitModel
     state: ClientState
-    seen: Batch | None
+    seen: object
 
     def reply(
         self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
@@ -195,20 +195,26 @@ def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
     rows = measured_rows(request, len(client.domain.train), client.index)
     kept, given = client.seen, request.parameters
-    if kept is not None and _same(kept.rows, rows) and all(_same(kept.parameters[k], v) for k, v in given.items()):
+    if (
+        isinstance(kept, Batch)
+        and _same(kept.rows, rows)
+        and all(_same(kept.parameters[name], value) for name, value in given.items())
+    ):
         return kept
     parameters = {name: value.detach().clone().requires_grad_() for name, value in given.items()}
-    most, trained = _rows_at_once(client, request), request.task.training.mode == "synchronous"
+    most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
     draws = (request.task.seed, request.round, client.index)
-    client.seen = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws)
-    return client.seen
+    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws)
+    client.seen = fresh
+    return fresh
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other if one is None or other is None else torch.equal(one, other)
 
 
-def _rows_at_once(client: Holder, request: Request) -> int:
+def rows_of_a_piece(client: Holder, request: Request) -> int:
+    """Rows that go through the network at once."""
     recipe = request.task.recipe
     wanted = [term.statistic for term in recipe.terms]
     return request.task.training.chunk or rows_at_once(client.model, client.domain.train.form, wanted, recipe.probes)
@@ -236,15 +242,33 @@ def _mean(batch: Batch, name: str) -> float:
 def _at_start(client: Holder, request: Request, batch: Batch) -> Objective:
     """The round's loss, with what the client measures at its start; moves the moving averages on."""
     recipe = request.task.recipe
-    offsets = average_offsets(client, recipe)
-    known = [
-        term.statistic for term in recipe.terms if term.weight and (term.target == "others" or term.client_average)
-    ]
+    offsets, known = average_offsets(client, recipe), known_at_start(recipe)
     own = _measured(batch, known, circumstances(client, request, reference=True)) if known else {}
     move_averages(client, recipe, own)
-    around, terms = circumstances(client, request, reference=False), active_terms(recipe, request.share)
-    decay = request.task.training.weight_decay
-    return Objective(recipe, request.round, terms, decay, around, offsets, own, request.share)
+    return objective_of(client, request, own, offsets)
+
+
+def known_at_start(recipe: Recipe) -> tuple[str, ...]:
+    """The statistics of its own that a client must know at a round's start."""
+    return tuple(
+        term.statistic for term in recipe.terms if term.weight and (term.target == "others" or term.client_average)
+    )
+
+
+def objective_of(
+    client: Holder, request: Request, own: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
+) -> Objective:
+    """The round's loss of a client.
+
+    Args:
+        client: Whose signs are taken.
+        request: Of the round.
+        own: Its statistics at the round's start (`known_at_start`).
+        offsets: What moving averages add (`average_offsets`).
+    """
+    recipe, share = request.task.recipe, request.share
+    around, terms = circumstances(client, request, reference=False), active_terms(recipe, share)
+    return Objective(recipe, request.round, terms, request.task.training.weight_decay, around, offsets, own, share)
 
 
 def move_averages(client: Holder, recipe: Recipe, own: Mapping[str, Tensor]) -> None:

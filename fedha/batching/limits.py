@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from fedha.batching import shared
 from fedha.batching.chunk import budget
 from fedha.batching.memory import multiplications, training_bytes
 from fedha.batching.network import beyond_examples, take_apart
@@ -19,14 +20,17 @@ def refusal(clients: Sequence[Holder], request: Request) -> str | None:
 
     Args:
         clients: Of one worker.
-        request: Of an exchange; only its task, parameters and share are read.
+        request: Of an exchange; only its task, parameters and share are read, and whether it is additive.
 
     Returns:
         A phrase for a log, after "one by one: "; None where they are answered together.
     """
     if len(clients) < 2:
         return f"{len(clients)} client is nothing to put together"
-    return _different(clients, request) or _unsuited(clients, request) or _large(clients, request)
+    reason = _different(clients, request) or _unsuited(clients, request)
+    if reason is not None or shared.serves(clients, request):
+        return reason
+    return _stacked(clients, request) or _large(clients, request)
 
 
 def _different(clients: Sequence[Holder], request: Request) -> str | None:
@@ -64,6 +68,10 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
         return "one client is the whole federation"
     if request.task.training.mode == "local" and request.task.training.local.measure != "all":
         return "statistics are of examples that are drawn each round"
+    return None
+
+
+def _stacked(clients: Sequence[Holder], request: Request) -> str | None:
     try:
         multiplications(clients[0], request)
     except Exception as error:  # whatever a stranger's layer does under vmap

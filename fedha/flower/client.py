@@ -151,7 +151,8 @@ class Clients:
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
-        self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at
+        self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
+        self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
     def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
@@ -307,9 +308,12 @@ class Clients:
 
     def _check_parameters(self, client: Client, request: Request) -> None:
         """Look at what a request holds, once for all clients of this process that share it."""
-        if self._checked is not request.parameters:
-            check_parameters(client.model, {name: value.shape for name, value in request.parameters.items()})
-            self._checked = request.parameters
+        if self._checked is request.parameters:
+            return
+        shapes = {name: value.shape for name, value in request.parameters.items()}
+        if shapes != self._fitting:
+            check_parameters(client.model, shapes)
+        self._checked, self._fitting = request.parameters, shapes
 
 
 def check_server(content: RecordDict) -> None:
