@@ -111,6 +111,19 @@ class Examples:
     placement: Placement | None = None
     unusable: Tensor | None = None
 
+    @classmethod
+    def of(cls, inputs: Any, labels: Any, groups: Any = None) -> "Examples":
+        """The same from arrays or anything that NumPy makes one of; labels become int64.
+
+        Args:
+            inputs: [n, ...], as above.
+            labels: [n], whole numbers, of whatever type.
+            groups: [n], whole numbers.
+        """
+        rows = [None if one is None else torch.as_tensor(numpy.asarray(one)).long() for one in (labels, groups)]
+        kept = each(lambda one: torch.as_tensor(one) if isinstance(one, numpy.ndarray) else one, inputs)
+        return cls(kept, rows[0], rows[1])  # type: ignore[arg-type]
+
     def __len__(self) -> int:
         return self.labels.shape[0]  # len() of a tensor takes ten times as long
 
