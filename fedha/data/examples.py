@@ -207,8 +207,13 @@ class Examples:
 
     def blocks(self) -> Iterator[slice]:
         """Stretches of rows that together are all of them, each of a few megabytes."""
-        rows = max(1, BLOCK_BYTES // max(1, Form.like(self.inputs).bytes))
+        rows = max(1, BLOCK_BYTES // max(1, self.form.bytes))
         yield from (slice(start, min(start + rows, len(self))) for start in range(0, len(self), rows))
+
+    def kept(self, rows: Rows = None) -> dict[str, Tensor]:
+        """Inputs on the CPU as they are kept, by name ("" for a single one)."""
+        found = several(replace(self, placement=None, divisor=1.0).take(rows))
+        return {name: one.cpu() for name, one in found.items()}
 
     def numbers(self, rows: Rows = None) -> dict[str, Tensor]:
         """Inputs on the CPU as floating numbers, by name ("" for a single one): what digests of them are made of."""
@@ -229,7 +234,7 @@ class Examples:
         if place is not None:
             found = found.to(place.device)
         if divisor != 1:  # bytes are divided in float32 on every device: half precision has no 255ths
-            found = (found if found.is_floating_point() else found.float()) / divisor
+            found = found / divisor if found.is_floating_point() else found.float().div_(divisor)
         return found.to(self._kind(kept))
 
     def _is_ready(self, kept: Any) -> bool:
