@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy
@@ -127,14 +128,14 @@ class Examples:
     def __len__(self) -> int:
         return self.labels.shape[0]  # len() of a tensor takes ten times as long
 
-    @property
+    @cached_property
     def form(self) -> Form:
         """What `take` gives for one example."""
         kept = Form.like(self.inputs)
         parts = several(self.inputs).values()
         return replace(kept, kinds=tuple(self._kind(one) for one in parts))
 
-    @property
+    @cached_property
     def shape(self) -> Any:
         """Of one input, without the batch axis; of several, a tuple of shapes or shapes by name."""
         return Form.like(self.inputs).input_shape
@@ -156,7 +157,7 @@ class Examples:
         held = (one for one in several(self.inputs).values() if isinstance(one, Tensor))
         return next(held, self.labels).device
 
-    @property
+    @cached_property
     def in_memory(self) -> bool:
         """Whether there is one input an example, and all of them are in memory."""
         return self.unusable is None and isinstance(self.inputs, Tensor)
@@ -171,6 +172,8 @@ class Examples:
         Returns:
             [m, ...]; a tuple of such, or such by name.
         """
+        if self._at_hand:
+            return self.inputs if rows is None else self.inputs[rows]
         found = each(lambda kept: self._ready(kept, rows, draws), self.inputs)
         if self.unusable is None:
             return found
@@ -222,6 +225,11 @@ class Examples:
             name: one.cpu() if one.is_floating_point() else one.cpu().float()
             for name, one in several(plain.take(rows)).items()
         }
+
+    @cached_property
+    def _at_hand(self) -> bool:
+        """Whether they are a tensor that is as the network wants it: the common case, in which a step waits for it."""
+        return self.in_memory and self._is_ready(self.inputs)
 
     def _ready(self, kept: Any, rows: Rows, draws: Draws | None) -> Tensor:
         if not isinstance(kept, Tensor):
