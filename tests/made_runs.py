@@ -107,22 +107,25 @@ def as_in_0_1_0(folder: Path) -> Path:
     content["checkpoint"].pop("minutes", None)
     (folder / runfolder.CONFIG).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     (folder / belongings.MARKER).unlink()
+    if (path := folder / runfolder.RESULTS).exists():
+        found = json.loads(path.read_text())
+        found.pop("expects", None)
+        path.write_text(json.dumps(found))
     if (state := folder / STATE).exists():
         with safe_open(state, framework="pt") as file:
             numbers = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        del numbers["config"]
-        numbers["weights"] = {
+        weights = {  # 0.1.0 itself had a list of them
             name.removeprefix("rule/groupdro/"): float(tensors.pop(name))
             for name in list(tensors)
             if name.startswith("rule/groupdro/")
         }
-        domains = load_domains(configs.parse(content))
-        model = build(configs.parse(content).model, domains.input_shape, domains.classes, 0)
-        order = [name for name, _ in model.named_parameters()]
-        save_file(
-            {_named_before(n, order): value for n, value in tensors.items()}, state, {"state": json.dumps(numbers)}
-        )
+        numbers = {"round": numbers["round"], "examples": [40, 40], "weights": weights, "clients": numbers["clients"]}
+        made = configs.parse(content)
+        domains = load_domains(made)
+        order = [key for key, _ in build(made.model, domains.input_shape, domains.classes, 0).named_parameters()]
+        before = {_named_before(name, order): value for name, value in tensors.items()}
+        save_file(before, state, {"state": json.dumps(numbers)})
     return folder
 
 

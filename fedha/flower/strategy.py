@@ -158,7 +158,7 @@ class HessianAlignment(Strategy):
     def arrays(self) -> ArrayRecord:
         """The global model as it is sent, packed once a round."""
         if self._arrays is None:
-            self._arrays = pack_tensors({name: value.clone() for name, value in self.begun().parameters.items()})
+            self._arrays = pack_tensors(self.begun().parameters)  # a round makes new ones, and leaves these as they are
         return self._arrays
 
     def configure_train(
