@@ -39,6 +39,20 @@ def halved(training: object) -> Rule:
     return Rule("halved", rate=0.5)
 
 
+def drags(strength: float = 0.5) -> Rule:
+    """A client's steps are dragged by where its last round went, which it alone remembers."""
+
+    def answer(work: Work) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        return {}, {name: start - work.end[name] for name, start in work.start.items()}
+
+    return Rule(
+        "drags",
+        init_client=lambda parameters: {name: torch.zeros_like(value) for name, value in parameters.items()},
+        correct=lambda step: {name: value + strength * step.state[name] for name, value in step.gradient.items()},
+        answer=answer,
+    )
+
+
 AVERAGE = Rule("average")
 NUMBER = 3
 
