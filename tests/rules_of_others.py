@@ -70,6 +70,15 @@ def divides() -> Rule:
     return Rule("divides", correct=lambda step: {name: value / 0 for name, value in [("w", 1)]})
 
 
+def counts() -> Rule:
+    return Rule("counts", answer=lambda work: ({"steps": torch.tensor(work.steps)}, {}))
+
+
+def loses() -> Rule:
+    """What it remembers is gone after a round."""
+    return Rule("loses", init=lambda parameters: parameters, aggregate=lambda state, answers: mean_step({}, answers))
+
+
 def fails() -> Rule:
     raise KeyError("strength")
 
