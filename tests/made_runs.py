@@ -115,17 +115,15 @@ def as_in_0_1_0(folder: Path) -> Path:
         with safe_open(state, framework="pt") as file:
             numbers = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        weights = {  # 0.1.0 itself had a list of them
-            name.removeprefix("rule/groupdro/"): float(tensors.pop(name))
-            for name in list(tensors)
-            if name.startswith("rule/groupdro/")
-        }
-        numbers = {"round": numbers["round"], "examples": [40, 40], "weights": weights, "clients": numbers["clients"]}
-        made = configs.parse(content)
-        domains = load_domains(made)
-        order = [key for key, _ in build(made.model, domains.input_shape, domains.classes, 0).named_parameters()]
-        before = {_named_before(name, order): value for name, value in tensors.items()}
-        save_file(before, state, {"state": json.dumps(numbers)})
+        domains = load_domains(configs.parse(content))
+        model = build(configs.parse(content).model, domains.input_shape, domains.classes, 0)
+        order = [name for name, _ in model.named_parameters()]
+        prefix = "rule/groupdro/"
+        kept = [name for name in tensors if name.startswith(prefix)]
+        weights = {name.removeprefix(prefix): float(tensors.pop(name)) for name in kept}
+        numbers = {"round": numbers["round"], "weights": weights, "clients": numbers["clients"]}
+        renamed = {_named_before(name, order): value for name, value in tensors.items()}
+        save_file(renamed, state, {"state": json.dumps(numbers)})
     return folder
 
 
