@@ -32,6 +32,11 @@ def rules_of(recipe: Recipe, training: "TrainingConfig", privacy: "PrivacyConfig
     for rule in rules:
         if problem := refusal(rule, training, privacy):
             raise FedhaError(problem)
+    if rules[-1].weigh is not None and privacy.protect == "examples":
+        raise FedhaError(
+            f"{KEY} is {rules[-1].name!r}, which weighs clients by numbers that are not released where privacy.protect "
+            "is 'examples'; set it to nothing, or take recipe groupdro, whose risks are"
+        )
     return rules
 
 

@@ -165,6 +165,8 @@ def test_a_package_adds_a_rule_by_an_entry_point(monkeypatch: pytest.MonkeyPatch
         ({"name": f"{OWN}prox", "strenght": 1}, "unexpected keyword argument 'strenght'; .*prox takes strength"),
         ({"name": f"{OWN}AVERAGE", "rate": 1}, "is a rule as it is and takes no rate"),
         (f"{OWN}forgetful", "rule 'forgetful': its aggregate gives parameters without 'head.bias'"),
+        (f"{OWN}counts", r"its answer gives 'steps' as torch.int64 of shape \(\), which cannot be averaged"),
+        (f"{OWN}loses", "what the server remembers must keep names, .*weight of rule loses is missing"),
         (f"{OWN}divides", r"rule 'divides': its correct fails with ZeroDivisionError: .*rules_of_others.py, line"),
         ({"name": "objects", "digest": "abc"}, "known by the digest abc, which this process does not have"),
     ],
