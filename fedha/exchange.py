@@ -37,7 +37,7 @@ class Request:
     Attributes:
         task: The run's task.
         round: From 1.
-        parameters: The global model, by name.
+        parameters: The global model's trained parameters, by name.
         references: Averaged statistics known so far this round, by name.
         measure: The statistics wanted; in a training exchange those that ride along, for the next round.
         share: The client's weight in the averages, in (0, 1]; on its way to a secure sum, which clients are all asked
@@ -45,6 +45,8 @@ class Request:
         additive: Whether clients that answer together may send one weighted sum of their tensors: nobody needs theirs
             one by one.
         evaluate: Parts of the domain to evaluate in a training exchange, at the global model: held_out, train.
+        running: The parts of the global model that move beside them, by name (`fedha.models.state`).
+        constants: Digest of what of the model never moves; "" where nothing is said of it.
     """
 
     task: Task
@@ -55,6 +57,8 @@ class Request:
     share: float = 1.0
     additive: bool = False
     evaluate: tuple[str, ...] = ()
+    running: Mapping[str, Tensor] = field(default_factory=dict)
+    constants: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,13 @@ class Reply:
         domain: Its domain's name.
         index: Its place in client order, in which everything is summed.
         examples: Training examples it holds; 0 where only a sum over clients may tell.
-        tensors: Statistics by name, or the update by parameter name.
+        tensors: Statistics by name, or the update by parameter name, and ``buffers/…``, how what is running moved.
         metrics: Numbers for the log.
         input_shape: Shape of one of its inputs, when it introduces itself; else ().
         weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.
         secure: What belongs to a secure sum's protocol, by name.
+        kinds: When it introduces itself, what becomes of the parts of its network's state (`fedha.models.state`).
+        other: Then also the constant parts that are not as the server announced them.
     """
 
     client: str
@@ -82,3 +88,5 @@ class Reply:
     weighed: bool = False
     input_shape: tuple[int, ...] = ()
     secure: Mapping[str, bytes | list[bytes]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    other: tuple[str, ...] = ()

@@ -12,8 +12,9 @@ from fedha.aggregation import apply_update, risk_shares, server_optimizer
 from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
-from fedha.models.check import check_parameters, check_trainable
+from fedha.models.check import check_batch_norm, check_parameters, check_trainable
 from fedha.models.reach import unreached
+from fedha.models.state import RUNNING, State, digest_of_all, state_of
 from fedha.piggyback import RIDING, answer_train, riders
 from fedha.privacy.client_level import private_mean
 from fedha.privacy.mechanism import Mechanism
@@ -33,7 +34,10 @@ class Server:
 
     Attributes:
         task: The run's task.
-        parameters: The global model, by name; changed in place.
+        parameters: The global model's trained parameters, by name; changed in place.
+        running: What moves beside them: running statistics that are averaged or stay with clients.
+        constants: What never moves: frozen parameters, and buffers.
+        kinds: What becomes of each part, in the order in which the whole is handed out; empty: all are trained.
         members: All clients as last met, in client order.
         cohort: The round's clients, in client order; who fails leaves it.
         shares: Each of its clients' weight in the averages, by place; they sum to 1.
@@ -49,6 +53,9 @@ class Server:
 
     task: Task
     parameters: dict[str, Tensor]
+    running: dict[str, Tensor] = field(default_factory=dict)
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
     cohort: list[Member] = field(default_factory=list)
     shares: dict[int, float] = field(default_factory=dict)
@@ -68,6 +75,17 @@ class Server:
     def __post_init__(self) -> None:
         self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.optimizer = server_optimizer(self.task.training, list(self.parameters.values()))
+        self.running = {name: value.detach().clone() for name, value in self.running.items()}
+
+    @classmethod
+    def holding(cls, task: Task, state: State, *, piggyback: bool = False) -> "Server":
+        """A server that starts from a network's state."""
+        return cls(task, state.trained, state.running, state.constants, state.kinds, piggyback=piggyback)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The whole global model, as ``load_state_dict`` takes it strictly."""
+        return State(self.parameters, self.running, dict(self.constants), self.kinds).whole()
 
     def gather(self, round: int, members: Sequence[Member]) -> list[Member]:
         """Draw a round's clients.
@@ -126,13 +144,15 @@ class Server:
             shares = self._risk_shares(replies)
         mean, answered = self._mean(replies, shares, "update")
         self.learned |= mean
-        update = {name: value for name, value in mean.items() if not name.startswith(RIDING)}
-        rode = {name.removeprefix(RIDING): value for name, value in mean.items() if name not in update}
+        update = {name: value for name, value in mean.items() if not name.startswith((RIDING, RUNNING))}
+        rode = {name.removeprefix(RIDING): value for name, value in mean.items() if name.startswith(RIDING)}
         self.references, self.evaluated = self._referred(rode), pool_evaluations(answered)
         recipe = self.task.recipe
         if recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1:
             self.optimizer = server_optimizer(self.task.training, list(self.parameters.values()))
         apply_update(self.task.training, self.optimizer, self.parameters, update, round)
+        for name, value in self.running.items():
+            self.running[name] = _moved(value, mean[f"{RUNNING}{name}"])
         return _summary(self.task, round, answered)
 
     def _mean(
@@ -192,6 +212,12 @@ class Server:
             reply.index: self.weights[reply.domain] * scale * (self.shares[reply.index] / usual[reply.domain])
             for reply in replies
         }
+
+
+def _moved(value: Tensor, by: Tensor) -> Tensor:
+    """A running part after a round; counts stay whole."""
+    after = value - by if value.is_floating_point() else (value.double() - by.double()).round()
+    return after.to(value.dtype)
 
 
 def in_order(replies: Iterable[Reply], places: Sequence[int]) -> Iterator[Reply]:
@@ -266,16 +292,29 @@ def run_round(
     Raises:
         FedhaError: A client fails, or none is left.
     """
+    constants = digest_of_all(server.constants)
     for model in {id(client.model): client.model for client in clients}.values():
         check_trainable(model)
-        check_parameters(model, {name: value.shape for name, value in server.parameters.items()})
+        check_batch_norm(model, server.task.training, server.task.privacy)
+        check_parameters(model, {name: value.shape for name, value in server.state.items()})
+        state = state_of(model)
+        if state.trained.keys() != server.parameters.keys() or state.running.keys() != server.running.keys():
+            raise FedhaError(
+                "the server trains other parameters than the clients; make it with Server.holding(task, "
+                "state_of(model))"
+            )
+        if constants and digest_of_all(state.constants) != constants:
+            raise FedhaError("a client's frozen parameters or buffers are not the server's; let both have one network")
     references, left_out = dict(server.references), dict[int, dict[str, Any]]()
     cohort = {one.index for one in server.gather(round, [_met(client, server.task) for client in clients])}
 
     def ask(what: str, measure: tuple[str, ...]) -> list[Reply]:
         replies = []
         for client in (one for one in clients if one.index in cohort - left_out.keys()):
-            own = Request(server.task, round, server.parameters, references, measure, server.shares[client.index])
+            share = server.shares[client.index]
+            own = Request(
+                server.task, round, server.parameters, references, measure, share, running=dict(server.running)
+            )
             try:
                 replies.append(_answer(what, client, own))
             except FedhaError as error:

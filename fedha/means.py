@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedha import statistics
 from fedha.errors import FedhaError
-from fedha.measurement import LARGEST_HESSIAN, Circumstances, HeadView, measure
+from fedha.measurement import LARGEST_HESSIAN, Circumstances, HeadView, measure, refuse_chance
 from fedha.pieces import Batch
 
 Named = Mapping[str, Tensor]
@@ -51,6 +51,7 @@ class Piece:
 
     def call(self, name: str, *extra: Tensor) -> Tensor:
         """A function of the head's own kind, `fedha.statistics` or `fedha.nonlinear`, on these rows."""
+        refuse_chance(name, self.view)
         value: Tensor = getattr(self.view.functions, name)(*self.view.arguments, self.features, self.labels, *extra)
         return value
 

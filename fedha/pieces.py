@@ -1,6 +1,7 @@
 """A batch of a client's examples, which goes through the network in pieces of bounded size."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -10,8 +11,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
 from fedha.data.domain import Examples
+from fedha.errors import FedhaError
 from fedha.measurement import HeadView, view_head
-from fedha.models.split import SplitModel
+from fedha.models.chance import Key, chance_of, drawing, kept_apart, untouched
+from fedha.models.split import SplitModel, evaluating
+from fedha.models.state import mixing_layers
 
 BUDGET_BYTES = 256 * 2**20  # of a piece: fixed, since sums are taken piece by piece and their bits depend on it
 
@@ -38,12 +42,15 @@ class Batch:
     """Rows of a client's examples at some parameters.
 
     Attributes:
-        model: Its structure.
+        model: Its structure, and what of its state stays as it is.
         parameters: By name; leaves that take derivatives.
         examples: Where the rows come from.
         rows: Which, as indices; None: all of them.
         most: Rows that go through the network at once.
         trained: Whether its gradient will be taken: then its only piece is computed once, with its graph.
+        running: Running statistics that the network moves, as they are before; they are not written to.
+        draws: What the network draws is drawn by this and the piece's place; None: it draws nothing.
+        moved: The running statistics after the last piece that was computed.
     """
 
     model: SplitModel
@@ -52,6 +59,9 @@ class Batch:
     rows: Tensor | None
     most: int
     trained: bool
+    running: Mapping[str, Tensor] = field(default_factory=dict)
+    draws: Key | None = None
+    moved: dict[str, Tensor] = field(default_factory=dict, init=False)
     _live: Seen | None = field(default=None, init=False)  # the only piece, with its graph
     _features: list[Tensor] = field(default_factory=list, init=False)  # of every piece, without one; empty: not kept
 
@@ -68,61 +78,103 @@ class Batch:
     def live(self) -> Seen:
         """The only piece of a batch that is `whole`, with its graph; computed once."""
         if self._live is None:
-            self._live = self._look(slice(None) if self.rows is None else self.rows)
+            self._live = self._look(0, slice(None) if self.rows is None else self.rows)
         return self._live
 
     def pieces(self) -> Iterator[Seen]:
         """Piece by piece, each computed when it is asked for, with a graph of its own."""
-        yield from (self._look(rows) for rows in self._cut())
+        yield from (self._look(place, rows) for place, rows in enumerate(self._cut()))
 
     def measured(self) -> Iterator[Seen]:
         """Piece by piece without a graph; where all features together are no more than a piece, computed once."""
-        view = view_head(self.model, self.parameters)
         if self.whole and self.trained:
             live = self.live()
-            yield Seen(view, live.features.detach(), live.labels, 1.0)
+            yield Seen(self._view(0), live.features.detach(), live.labels, 1.0)
             return
         known, fresh = self._features, []
         for place, rows in enumerate(self._cut()):
             if known:
                 labels = self.examples.labels[rows]
-                yield Seen(view, known[place], labels, len(labels) / self.size)
+                yield Seen(self._view(place), known[place], labels, len(labels) / self.size)
                 continue
             with torch.no_grad():
-                seen = self._look(rows)
+                seen = self._look(place, rows)
             if self.size * (seen.features.nbytes // len(seen.labels)) <= BUDGET_BYTES:
                 fresh.append(seen.features)
             yield seen
         self._features = known or fresh
 
     def _cut(self) -> Iterator[Tensor | slice]:
+        if not self.whole:
+            refuse_pieces(self.model, self.size, self.most)
         if self.rows is not None:
             yield from self.rows.split(self.most)
             return
         yield from (slice(start, start + self.most) for start in range(0, self.size, self.most))
 
-    def _look(self, rows: Tensor | slice) -> Seen:
-        view = view_head(self.model, self.parameters)
-        own = {k.removeprefix("featurizer."): v for k, v in self.parameters.items() if k.startswith("featurizer.")}
+    def _look(self, place: int, rows: Tensor | slice) -> Seen:
+        view, own = self._view(place), self.parameters | {name: value.clone() for name, value in self.running.items()}
         inputs, labels = self.examples.inputs[rows], self.examples.labels[rows]
-        features = view.prepare(functional_call(self.model.featurizer, own, (inputs,)))
+        with drawing(self._key(place, "featurizer"), inputs.device):
+            features = view.prepare(functional_call(self.model.featurizer, _below(own, "featurizer."), (inputs,)))
+        self.moved = {name: own[name] for name in self.running}
         return Seen(view, features, labels, len(labels) / self.size)
+
+    def _view(self, place: int) -> HeadView:
+        return view_head(self.model, self.parameters, self._key(place, "head"))
+
+    def _key(self, place: int, part: str) -> Key | None:
+        if self.draws is None or not getattr(chance_of(self.model, self.examples.inputs), part):
+            return None
+        return (*self.draws, place, part)
+
+
+def refuse_pieces(model: nn.Module, size: int, most: int) -> None:
+    """Refuse to cut a batch that a layer makes statistics of.
+
+    Raises:
+        FedhaError: Names the layer.
+    """
+    if mixing := mixing_layers(model):
+        kind = type(model.get_submodule(mixing[0])).__name__
+        raise FedhaError(
+            f"layer {mixing[0]!r} ({kind}) makes statistics of a batch, which must go through the network in one "
+            f"piece, and {size} examples do not: {most} do. Give a smaller batch_size (or training.local.measure), "
+            "raise training.chunk, or take model.batch_norm frozen"
+        )
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def in_pieces(
-    model: SplitModel, module: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor, most: int | None = None
+    model: SplitModel,
+    module: nn.Module,
+    parameters: Mapping[str, Tensor],
+    inputs: Tensor,
+    most: int | None = None,
+    *,
+    evaluation: bool = True,
 ) -> Tensor:
     """What a module of a model makes of some inputs, without a graph.
 
     Args:
         model: Whose memory is bounded.
         module: The model, or its featurizer.
-        parameters: The module's own, by name.
+        parameters: The module's own, and buffers, by name; what is left out is the model's.
         inputs: [n, ...]; n may be 0.
         most: Rows at once; default: what the budget holds.
+        evaluation: Whether in evaluation mode; else as the model stands.
+
+    Raises:
+        FedhaError: A layer makes statistics of a batch, and this one is too large.
     """
     rows = most or rows_at_once(model, inputs, (), 1)
-    with torch.no_grad():
+    chance = (0,) if evaluation and any(chance_of(model, inputs, evaluation=True)) else None
+    with torch.no_grad(), evaluating(model) if evaluation else nullcontext(), drawing(chance, inputs.device):
+        if len(inputs) > rows:
+            refuse_pieces(model, len(inputs), rows)
         return torch.cat([functional_call(module, dict(parameters), (some,)) for some in inputs.split(rows)])
 
 
@@ -137,7 +189,7 @@ def rows_at_once(model: SplitModel, inputs: Tensor, statistics: Iterable[str], p
         statistics: What is measured, or aligned.
         probes: Sign vectors of the Hutchinson statistics.
     """
-    view = view_head(model, {name: value.detach() for name, value in model.named_parameters()})
+    view = view_head(model, {})
     weights = torch.Size(view.shape).numel()
     classes = view.shape[0] if len(view.shape) == 2 else 1
     numbers = {
@@ -171,7 +223,7 @@ def example_bytes(model: SplitModel, shape: torch.Size, precision: torch.dtype) 
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    buffers = {name: value.clone() for name, value in model.named_buffers()}  # which a layer may write to
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), saved_tensors_hooks(note, lambda one: one):
+    buffers = kept_apart(model)
+    with untouched(device), torch.enable_grad(), saved_tensors_hooks(note, lambda one: one):
         functional_call(model, buffers, (inputs,))
     return sum(kept.values())  # of two examples

@@ -16,7 +16,9 @@ from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
 from fedha.minibatches import measured_rows, minibatches
+from fedha.models.chance import Key, chance_of
 from fedha.models.split import SplitModel
+from fedha.models.state import LOCAL, RUNNING
 from fedha.numerics import take_step
 from fedha.objective import Objective, descend
 from fedha.penalty import active_terms
@@ -28,6 +30,7 @@ from fedha.reference import moving_average
 from fedha.schedule import rate_factor
 
 PARTS = ("held_out", "train")  # of a domain, that may be evaluated
+_KEPT = "local/"  # in a client's state, before the name of a part of the network that is its own
 _LARGE = 1e3  # inputs beyond are rarely meant
 
 
@@ -38,9 +41,9 @@ class Client:
     Attributes:
         index: Its place in client order.
         domain: Its data, on the model's device and of the model's precision.
-        model: Structure only; parameters come with each request.
-        state: Moving averages by statistic (Fishr), what rode along (`fedha.piggyback`), and a round's released moments
-            where examples are protected; mostly empty.
+        model: Structure, and what of its state is constant; the rest comes with each request.
+        state: Moving averages by statistic (Fishr), what rode along (`fedha.piggyback`), a round's released moments
+            where examples are protected, and the batch norms that are its own (``local/…``); mostly empty.
         site: Its own rules: where its noise comes from, what it refuses.
     """
 
@@ -118,13 +121,19 @@ def answer_evaluate(client: Client, request: Request) -> Reply:
         if part not in PARTS:
             raise FedhaError(f"the server asks to evaluate {part!r}; the parts of a domain are {', '.join(PARTS)}")
         examples: Examples = getattr(client.domain, part)
-        for name, value in evaluate(client.model, request.parameters, examples).items():
+        whole = {**request.parameters, **running_of(client, request)}
+        for name, value in evaluate(client.model, whole, examples).items():
             numbers[f"{part}/{name}"] = value
     return client.reply({}, numbers)
 
 
 def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples) -> dict[str, float]:
-    """Accuracy, risk and number of examples; no examples give no accuracy.
+    """Accuracy, risk and number of examples, in evaluation mode; no examples give no accuracy.
+
+    Args:
+        model: The network.
+        parameters: And buffers, by name; what is left out is the model's own.
+        examples: Any.
 
     Returns:
         {"accuracy": fraction, "risk": nats, "examples": count}, or {"examples": 0}.
@@ -151,7 +160,8 @@ def _one_gradient(client: Client, request: Request) -> tuple[dict[str, Tensor], 
     batch = _measured_batch(client, request)
     objective = _at_start(client, request, batch)
     gradient, metrics = descend(batch, objective)
-    return gradient, {**metrics, "accuracy": _mean(batch, "accuracy")}
+    moved = how_moved(client, request, batch.moved) if request.running else {}
+    return gradient | moved, {**metrics, "accuracy": _mean(batch, "accuracy")}
 
 
 def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -159,19 +169,42 @@ def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], d
     objective = _at_start(client, request, start)
     looks = looks_at_start(request)
     first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
-    parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
+    parameters, running = _at_request(client, request)
     optimizer = _round_optimizer(request, list(parameters.values()))
     seen: list[dict[str, float]] = []
-    for rows in minibatches(request, len(client.domain.train), client.index):
-        batch = replace(start, parameters=parameters, rows=rows, trained=True)
+    for step, rows in enumerate(minibatches(request, len(client.domain.train), client.index), 1):
+        draws = _draws(client, request, step)
+        batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, draws=draws)
         gradient, metrics = descend(batch, objective)
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
         for name, value in parameters.items():
             value.grad = gradient[name]
         take_step(optimizer)
+        running = batch.moved
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
-    update = {name: request.parameters[name] - value.detach() for name, value in parameters.items()}
-    return update, {**means, **first}
+    update = {name: value - parameters[name].detach() for name, value in request.parameters.items()}
+    moved = how_moved(client, request, {**parameters, **running}) if request.running else {}
+    return update | moved, {**means, **first}
+
+
+def running_of(client: Client, request: Request) -> dict[str, Tensor]:
+    """What moves beside the trained parameters, at a round's start: the server's, or the client's own."""
+    own = {name.removeprefix(_KEPT): value for name, value in client.state.items() if name.startswith(_KEPT)}
+    return {name: own.get(name, value) for name, value in request.running.items()}
+
+
+def how_moved(client: Client, request: Request, now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the server subtracts of the parts that are running, and what the client keeps of them for itself.
+
+    Args:
+        client: Its state has its own afterwards, where they stay with it.
+        request: Of the round.
+        now: These parts after the round, by name, beside others.
+    """
+    if client.model.batch_norm == LOCAL:
+        client.state |= {f"{_KEPT}{name}": now[name].detach().clone() for name in request.running}
+    precision = next(iter(request.parameters.values())).dtype
+    return {f"{RUNNING}{name}": (was - now[name].detach()).to(precision) for name, was in request.running.items()}
 
 
 def looks_at_start(request: Request) -> bool:
@@ -199,14 +232,33 @@ def _round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.
 
 def _measured_batch(client: Client, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
-    rows = measured_rows(request, len(client.domain.train), client.index)
-    kept, given = client._seen, request.parameters
-    if kept is not None and _same(kept.rows, rows) and all(_same(kept.parameters[k], v) for k, v in given.items()):
-        return kept
-    parameters = {name: value.detach().clone().requires_grad_() for name, value in given.items()}
+    rows, draws = measured_rows(request, len(client.domain.train), client.index), _draws(client, request, 0)
+    kept = client._seen
+    if kept is not None and (kept.draws, _same(kept.rows, rows)) == (draws, True):
+        known, given = {**kept.parameters, **kept.running}, {**request.parameters, **running_of(client, request)}
+        if known.keys() == given.keys() and all(_same(known[name], value) for name, value in given.items()):
+            return kept
+    parameters, running = _at_request(client, request)
     most, trained = _rows_at_once(client, request), request.task.training.mode == "synchronous"
-    client._seen = Batch(client.model, parameters, client.domain.train, rows, most, trained)
+    client._seen = Batch(client.model, parameters, client.domain.train, rows, most, trained, running, draws)
     return client._seen
+
+
+def _at_request(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Leaves of what is trained at the request's model, and the running statistics there."""
+    weights, trained, running = set[str](), dict(request.parameters), running_of(client, request)
+    if running:
+        weights = {name for name, _ in client.model.named_parameters()}
+        trained |= {name: value for name, value in running.items() if name in weights}
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in trained.items()}
+    return leaves, {name: value for name, value in running.items() if name not in weights}
+
+
+def _draws(client: Client, request: Request, step: int) -> Key | None:
+    """By what a step's forward passes draw; step 0 is the one that is measured. None: the network draws nothing."""
+    if not any(chance_of(client.model, client.domain.train.inputs)):
+        return None
+    return (request.task.seed, "chance", request.round, client.index, step)
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

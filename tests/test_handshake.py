@@ -51,7 +51,10 @@ def train(version: str | None, protocol: int, rule: str = "stop") -> tuple[Hessi
 
 @pytest.mark.parametrize(
     ("version", "protocol", "named"),
-    [("9.9.9", handshake.PROTOCOL + 1, r"9\.9\.9 \(protocol 3\)"), (None, 0, r"before 0\.2\.0, which does not say so")],
+    [
+        ("9.9.9", handshake.PROTOCOL + 1, rf"9\.9\.9 \(protocol {handshake.PROTOCOL + 1}\)"),
+        (None, 0, r"before 0\.2\.0, which does not say so"),
+    ],
 )
 def test_a_client_that_speaks_another_protocol_is_refused_by_name(
     version: str | None, protocol: int, named: str

@@ -14,6 +14,7 @@ from fedha.exchange import Reply, Request
 from fedha.federation import Server
 from fedha.flower.wire import unpack_reply, unpack_request
 from fedha.models.split import head_matrix
+from fedha.models.state import RUNNING
 from fedha.piggyback import RIDING
 
 _READ = ("query.measure", "train")
@@ -56,7 +57,8 @@ def releases_of(exchanges: Sequence[Exchange], server: Server, examples: Mapping
         raise FedhaError("no client answered in a round, so there is nothing to audit in it")
     own = [_sent(request, place, one.statistics, one.update, examples[place]) for place, one in sorted(heard.items())]
     together = _Heard()
-    measured = {name: value for name, value in server.learned.items() if name not in server.parameters}
+    beside = ((name, value) for name, value in server.learned.items() if name not in server.parameters)
+    measured = {name: value for name, value in beside if not name.startswith(RUNNING)}
     together.statistics = {name.removeprefix(RIDING): value for name, value in measured.items()}
     together.update = {name: value for name, value in server.learned.items() if name in server.parameters}
     count = sum(examples[place] for place in server.shares)
@@ -91,7 +93,7 @@ def _sort(one: _Heard, kind: str, tensors: Mapping[str, Tensor]) -> None:
         return
     riding = {name: value for name, value in tensors.items() if name.startswith(RIDING)}
     one.statistics |= {name.removeprefix(RIDING): value for name, value in riding.items()}
-    one.update = {name: value for name, value in tensors.items() if name not in riding}
+    one.update = {name: value for name, value in tensors.items() if not name.startswith((RIDING, RUNNING))}
 
 
 def _sent(

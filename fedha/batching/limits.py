@@ -8,6 +8,7 @@ from fedha.batching.chunk import budget
 from fedha.batching.memory import multiplications, training_bytes
 from fedha.batching.network import beyond_examples, take_apart
 from fedha.exchange import Request
+from fedha.models.chance import chance_of
 from fedha.training import Client
 
 # Multiplications of one client's step, forward. From here on a step fills a core, or a GPU, by itself.
@@ -50,9 +51,12 @@ def _different(clients: Sequence[Client], request: Request) -> str | None:
 def _unsuited(clients: Sequence[Client], request: Request) -> str | None:
     missing = [name for name, _ in clients[0].model.named_parameters() if name not in request.parameters]
     if missing:
-        return f"the request has no parameter {missing[0]!r}"
+        frozen = not clients[0].model.get_parameter(missing[0]).requires_grad
+        return f"{missing[0]!r} is frozen" if frozen else f"the request has no parameter {missing[0]!r}"
     if noted := beyond_examples(take_apart(clients[0].model)):
         return f"{' and '.join(noted)} keeps statistics or draws at random, and clients must not share that"
+    if any(chance_of(clients[0].model, clients[0].domain.train.inputs)):
+        return "the network draws at random, and each client draws its own"
     privacy, limited = request.task.privacy, any(client.site.limits is not None for client in clients)
     if limited or privacy.protect == "examples" or privacy.min_examples > 1:
         return "every example is clipped by itself, and each client looks at what it is asked"

@@ -10,6 +10,7 @@ from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.engine.plan import Plan
 from fedha.exchange import Request, Task
 from fedha.models import build
+from fedha.models.state import trained_parameters
 from fedha.training import Client
 
 _PROCESS_BYTES = 240_000_000  # a worker that has imported torch, Flower and fedha; its part of what is shared included
@@ -72,7 +73,7 @@ def batching_note(config: Config, parts: Sequence[Domain], domains: DomainSet, d
     if config.engine.batching is False:
         return "one by one: engine.batching is off"
     model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(device)
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    parameters = trained_parameters(model)
     kind = next(iter(parameters.values()))
 
     def placed(part: Domain) -> Domain:

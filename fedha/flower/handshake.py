@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedha import __version__
 
-PROTOCOL = 2
+PROTOCOL = 3
 _RECORD = "fedha"
 
 

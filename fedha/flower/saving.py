@@ -17,6 +17,7 @@ from fedha.federation import Server
 from fedha.flower.delivery import is_simulation
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
+from fedha.models.state import LOCAL
 from fedha.piggyback import riders
 from fedha.runs.checkpoint import load_checkpoint, read_saved, save_checkpoint
 
@@ -70,6 +71,7 @@ class Saving:
                 "their order or who is held out differ; put them back (data.root?), or start a new run"
             )
         done, states, pending = load_checkpoint(self.folder, self.strategy.begun())
+        self.strategy.restored()
         if isinstance(self.grid, RemembersStates) and states:
             self.grid.restore_states([pack_tensors(state) if state else None for state in states])
         elif is_simulation(self.grid) and done and self._clients_remember():
@@ -141,11 +143,12 @@ class Saving:
     def _clients_remember(self) -> bool:
         recipe = self.strategy.task.recipe
         riding = self.strategy.piggyback and bool(riders(recipe))
-        return riding or any(term.client_average for term in recipe.terms)
+        own = LOCAL in self.strategy.begun().kinds.values()
+        return riding or own or any(term.client_average for term in recipe.terms)
 
 
 def _remembered(server: Server) -> Server:
     """The server as it is now; its model and optimiser are not copied, for they change last."""
     same = copy.copy(server)
-    same.averages = dict(server.averages)
+    same.averages, same.running = dict(server.averages), dict(server.running)
     return same

@@ -27,7 +27,8 @@ from fedha.flower.strategy import HessianAlignment
 from fedha.jsonfile import parse_json
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
-from fedha.models.check import check_inputs
+from fedha.models.check import check_batch_norm, check_inputs
+from fedha.models.state import kinds_of, named_state
 from fedha.piggyback import riders
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
@@ -168,7 +169,8 @@ def _serve(
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
     check_inputs(model, next(iter(setting.names), POOLED), setting.input_shape)
-    server = strategy.begin(dict(model.named_parameters()))
+    check_batch_norm(model, config.training, config.privacy)
+    server = strategy.begin(named_state(model), kinds_of(model))
     server.site = Site("cryptographic" if domains is None else "seeded")
     shown(strategy)
     recipe = strategy.task.recipe
@@ -233,7 +235,7 @@ def _serve(
         if stopped:
             listener.note(f"training ends after round {number}: {stopped}")
             break
-    runfolder.write_model(job.folder, strategy.begun().parameters)
+    runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
     results = _results(job, strategy, setting, records, stopped)
     belongings.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
@@ -323,8 +325,8 @@ def _evaluated(
 
 
 def _evaluate_targets(model: SplitModel, strategy: HessianAlignment, setting: Setting) -> dict[str, Any]:
-    parameters = strategy.begun().parameters
-    return {one.name: evaluate(model, parameters, _as(one.held_out, model)) for one in setting.targets}
+    state = strategy.begun().state
+    return {one.name: evaluate(model, state, _as(one.held_out, model)) for one in setting.targets}
 
 
 def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:

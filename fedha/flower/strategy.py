@@ -1,6 +1,7 @@
 """Hessian alignment as a Flower strategy."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from logging import INFO, WARNING
 from typing import Any, Literal
 
@@ -21,7 +22,9 @@ from fedha.flower.correspondence import Correspondence, Rules
 from fedha.flower.held import digest
 from fedha.flower.secure_rounds import SecureRounds
 from fedha.flower.secure_sums import least_clients
+from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
+from fedha.models.state import RUNNING, digest_of_all, divided
 from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
 from fedha.runs.absences import absence_texts, left_out
@@ -91,6 +94,8 @@ class HessianAlignment(Strategy):
         self._absent: dict[int, list[dict[str, Any]]] = {}  # events, by round
         self._told = False  # why clients are not asked to evaluate
         self._arrays: ArrayRecord | None = None
+        self._sent: tuple[ArrayRecord, ArrayRecord] | None = None  # the whole, and what of it each message carries
+        self._constants = ""  # digest of what is never sent again
         self._named: ArrayRecord | None = None  # whose digest the clients are told
         secure = privacy is not None and privacy.secure_aggregation
         self.secure = SecureRounds(self.talk, privacy, self.task) if privacy is not None and secure else None
@@ -109,7 +114,7 @@ class HessianAlignment(Strategy):
 
         Args:
             grid: Reaches the clients.
-            initial_arrays: The network's parameters by name.
+            initial_arrays: The network's state by name: ``ArrayRecord(network().state_dict())``.
             num_rounds: How many.
             timeout: Seconds that Flower's loop waits for an exchange.
             train_config: Not read; how clients train is the strategy's `training`.
@@ -133,23 +138,43 @@ class HessianAlignment(Strategy):
         """Which clients were left out, of how many rounds and evaluations, and why: `fedha.runs.absences.left_out`."""
         return left_out({"round": number, "events": events} for number, events in self._absent.items())
 
-    def begin(self, parameters: Mapping[str, Tensor]) -> Server:
-        """Start from these parameters; Flower's own loop does it with the first round's arrays."""
-        for name, value in parameters.items():
+    def begin(self, state: Mapping[str, Tensor], kinds: Mapping[str, str] | None = None) -> Server:
+        """Start from this state of a network; Flower's own loop does it with the first round's arrays.
+
+        Args:
+            state: By name, as in ``state_dict()``.
+            kinds: What becomes of each part (`fedha.models.state.kinds_of`); None: all of it is trained.
+
+        Raises:
+            FedhaError: A part that is trained holds whole numbers.
+        """
+        parts = divided(state, kinds or {})
+        for name, value in parts.trained.items():
             if not value.is_floating_point():
                 raise FedhaError(
                     f"the array {name!r} to start from holds {value.dtype}, which is no parameter that can be trained; "
-                    "start from {name: value.detach() for name, value in network().named_parameters()}"
+                    "start from network().state_dict(), of the function that the clients have"
                 )
-        self.server = Server(self.task, dict(parameters), piggyback=self.piggyback)
-        self._arrays, self.last_round, self.talk.parameters = None, {}, self.server.parameters
+        self.server, self.last_round, self.talk.kinds = (
+            Server.holding(self.task, parts, piggyback=self.piggyback),
+            {},
+            kinds or {},
+        )
+        self.restored()
         return self.server
+
+    def restored(self) -> None:
+        """The server's state is another one than it was, by a checkpoint: what clients are sent and told is made anew."""
+        server = self.begun()
+        self._arrays, self._sent, self.talk.state = None, None, server.state
+        self.talk.held.constants = pack_tensors(server.constants)
+        self._constants = digest_of_all(server.constants)
 
     @property
     def arrays(self) -> ArrayRecord:
-        """The global model as it is sent, packed once a round."""
+        """The whole global model, packed once a round."""
         if self._arrays is None:
-            self._arrays = pack_tensors({name: value.clone() for name, value in self.begun().parameters.items()})
+            self._arrays = pack_tensors({name: value.clone() for name, value in self.begun().state.items()})
         return self._arrays
 
     def configure_train(
@@ -158,10 +183,13 @@ class HessianAlignment(Strategy):
         """Draw the round's clients, measure its references over the grid, then ask them to train."""
         refuse_settings("train_config", config, ())
         server = self.server
-        if server is None or (server_round == 1 and self.last_round):  # a second start() is a run of its own
-            server = self.begin(unpack_tensors(arrays))
         self.talk.events = []
-        if not server.gather(server_round, self.talk.meet(grid, server_round)):
+        fresh = server is None or (server_round == 1 and bool(self.last_round))  # a second start() is a run of its own
+        if fresh:
+            self.talk.state, self.talk.kinds = unpack_tensors(arrays), {}
+        members = self.talk.meet(grid, server_round)  # who say what of the state is trained
+        server = self.begin(self.talk.state, self.talk.kinds) if server is None or fresh else server
+        if not server.gather(server_round, members):
             raise FedhaError(f"no client is left for round {server_round}: {self.talk.reasons()}")
         if self.secure is not None:
             self.secure.begin(grid, server_round, server, self.expected, self.parts)
@@ -186,6 +214,7 @@ class HessianAlignment(Strategy):
         """Average the updates in client order, as they come, and take the server's step."""
         server = self.begun()
         expected = {name: value.shape for name, value in server.parameters.items()}
+        expected |= {f"{RUNNING}{name}": value.shape for name, value in server.running.items()}
         for name in server.riders(server_round) if self.expected else ():
             expected[f"{RIDING}{name}"] = self.expected[name]
         known = expected if self.expected or not server.riders(server_round) else {}
@@ -249,8 +278,10 @@ class HessianAlignment(Strategy):
 
     def _ask(self, kind: str, request: Request, arrays: ArrayRecord, members: Sequence[Member]) -> list[Message]:
         """One message a client; those with the same share carry the same content."""
+        arrays = self._trained(arrays)
         if self.clients_keep_models and arrays is not self._named:
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
+        request = replace(request, running=self.begun().running, constants=self._constants)
         packed, shares = pack_tensors(request.references), self.begun().shares
         additive = kind != "evaluate" and self.task.recipe.weighting != "risk"  # else shares come after the updates
         additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
@@ -261,12 +292,19 @@ class HessianAlignment(Strategy):
         for node, member in zip(self.talk.nodes(members), members, strict=True):
             share = shares.get(member.index, 1.0)
             if share not in contents:
-                own = Request(
-                    self.task, request.round, {}, {}, request.measure, share, additive, evaluate=request.evaluate
-                )
+                own = replace(request, references={}, share=share, additive=additive)
                 contents[share] = pack_request(own, arrays, packed, self._packed_task)
             by_node[node] = contents[share]
         return self.talk.ask(kind, request.round, by_node)
+
+    def _trained(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Those of the global model's arrays that each message carries; the same record for the same arrays."""
+        names = self.begun().parameters.keys()
+        if arrays.keys() == names:
+            return arrays
+        if self._sent is None or self._sent[0] is not arrays:
+            self._sent = arrays, array_record({name: arrays[name] for name in names})
+        return self._sent[1]
 
     def _answers(
         self, messages: Iterable[Message], kind: str, round: int, expected: Mapping[str, torch.Size]

@@ -22,13 +22,16 @@ from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
 from fedha.jsonfile import parse_json
+from fedha.models.state import digests
 from fedha.recipes import Recipe, Term
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
 _LONGEST = 300  # characters of what the other side calls itself, or fails with
 _SHAPE, _SECURE = "input_shape", "secure"
-_SHAPES = "parameters"  # of an introduction's request
+_SHAPES, _DIGESTS = "parameters", "digests"  # of an introduction's request
+_KINDS, _OTHER = "kinds", "other"  # of an introduction's reply
+_RUNNING, CONSTANTS = "running", "constants"  # records of a request; the latter also the scalar that names it
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
 UNREACHED = "unreached/"  # before the name of a parameter that no loss can move
@@ -128,16 +131,17 @@ def unpack_task(text: str) -> Task:
     return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
 
 
-def pack_introduction(task: str, parameters: Mapping[str, Tensor]) -> RecordDict:
-    """What a client is told before its first round: the task, and what parameters there will be, if that is known."""
+def pack_introduction(task: str, state: Mapping[str, Tensor]) -> RecordDict:
+    """What a client is told before its first round: the task, and what state the global model has, if that is known."""
     scalars = ConfigRecord({"task": task})
-    if parameters:
-        scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in parameters.items()})
+    if state:
+        scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in state.items()})
+        scalars[_DIGESTS] = json.dumps(digests(state))
     return RecordDict({"request": scalars})
 
 
 def announced_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
-    """The shapes, by name, of the parameters that an introduction tells of; empty where it does not.
+    """The shapes, by name, of the state that an introduction tells of; empty where it does not.
 
     Raises:
         FedhaError: They cannot be read.
@@ -145,6 +149,13 @@ def announced_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
     with _reading("an introduction"):
         told = parse_json(str(_record(content, "request", ConfigRecord).get(_SHAPES, "{}")))
         return {str(name): tuple(int(length) for length in shape) for name, shape in told.items()}
+
+
+def announced_digests(content: RecordDict) -> dict[str, str]:
+    """The digests of the same; as `announced_shapes`."""
+    with _reading("an introduction"):
+        told = parse_json(str(_record(content, "request", ConfigRecord).get(_DIGESTS, "{}")))
+        return {str(name): str(value) for name, value in told.items()}
 
 
 def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str) -> RecordDict:
@@ -155,7 +166,18 @@ def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRec
     for name in ("measure", "evaluate"):
         if wanted := getattr(request, name):
             scalars[name] = list(wanted)
-    return RecordDict({"parameters": parameters, "references": references, "request": scalars})
+    if request.constants:
+        scalars[CONSTANTS] = request.constants
+    running = {_RUNNING: pack_tensors(request.running)} if request.running else {}
+    return RecordDict({"parameters": parameters, "references": references, **running, "request": scalars})
+
+
+def sent_constants(content: RecordDict) -> dict[str, Tensor] | None:
+    """The constant part of the model, where a request brings it."""
+    if CONSTANTS not in content:
+        return None
+    with _reading("a request"):
+        return unpack_tensors(_record(content, CONSTANTS, ArrayRecord))
 
 
 def unpack_request(content: RecordDict, device: torch.device | str = "cpu") -> Request:
@@ -179,6 +201,8 @@ def _request(content: RecordDict, device: torch.device | str) -> Request:
         share=float(str(scalars["share"])),
         additive=bool(scalars.get("additive", False)),
         evaluate=_names(scalars, "evaluate"),
+        running=unpack_tensors(_record(content, _RUNNING, ArrayRecord), device) if _RUNNING in content else {},
+        constants=str(scalars.get(CONSTANTS, "")),
     )
 
 
@@ -208,7 +232,7 @@ def plain_reply(reply: Reply) -> PlainReply:
         {_WEIGHED if reply.weighed else _OWN: pack_arrays(reply.tensors)},
         {"metrics": {"index": reply.index, "examples": reply.examples, **reply.metrics, **_shape(reply)}},
         {
-            "client": {"name": reply.client, "domain": reply.domain},
+            "client": {"name": reply.client, "domain": reply.domain, **_state(reply)},
             **({_SECURE: dict(reply.secure)} if reply.secure else {}),
         },
     )
@@ -226,6 +250,12 @@ def pack_reply(reply: Reply) -> RecordDict:
 
 def _shape(reply: Reply) -> dict[str, list[int]]:
     return {_SHAPE: list(reply.input_shape)} if reply.input_shape else {}
+
+
+def _state(reply: Reply) -> dict[str, str | bytes | list[bytes]]:
+    """What an introduction says of the network's state, as JSON."""
+    told = {_KINDS: reply.kinds, _OTHER: reply.other}
+    return {name: json.dumps(value) for name, value in told.items() if value}
 
 
 def unpack_reply(content: RecordDict) -> Reply:
@@ -264,6 +294,8 @@ def _reply(content: RecordDict) -> Reply:
         weighed=weighed,
         input_shape=tuple(int(length) for length in shape) if isinstance(shape, list) else (),
         secure=_secure(content),
+        kinds={str(name): str(kind) for name, kind in parse_json(str(who.get(_KINDS, "{}"))).items()},
+        other=tuple(str(name) for name in parse_json(str(who.get(_OTHER, "[]")))),
     )
 
 

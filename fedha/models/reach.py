@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from fedha.models.chance import kept_apart, untouched
 from fedha.models.split import SplitModel
+from fedha.models.state import trained_parameters
 
 
 def unreached(model: SplitModel, input_shape: Sequence[int]) -> tuple[str, ...]:
-    """The parameters that no loss can move, such as a pooler's that nothing reads behind; in the model's order.
+    """The trained parameters that no loss can move, such as a pooler's that nothing reads behind; in the model's order.
 
     Args:
         model: Any.
@@ -29,10 +31,10 @@ def unreached(model: SplitModel, input_shape: Sequence[int]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def _unreached(model: SplitModel, input_shape: tuple[int, ...]) -> tuple[str, ...]:
-    own = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
+    own = {name: value.requires_grad_() for name, value in trained_parameters(model).items()}
     inputs = next(iter(own.values())).new_ones(2, *input_shape)
-    with torch.enable_grad():
-        logits: Tensor = functional_call(model, own, (inputs,))
+    with torch.enable_grad(), untouched(inputs.device):
+        logits: Tensor = functional_call(model, own | kept_apart(model), (inputs,))
     slopes = torch.autograd.grad(logits.sum(), list(own.values()), allow_unused=True)
     return tuple(name for name, slope in zip(own, slopes, strict=True) if slope is None)
 
@@ -44,17 +46,18 @@ def stackable(model: SplitModel, input_shape: Sequence[int]) -> bool:
 
 @lru_cache(maxsize=8)
 def _stackable(model: SplitModel, input_shape: tuple[int, ...]) -> bool:
-    own = {name: value.detach() for name, value in model.named_parameters()}
+    own = trained_parameters(model)
     inputs = next(iter(own.values())).new_ones(2, *input_shape)
 
     def alone(parameters: dict[str, Tensor], example: Tensor) -> Tensor:
-        total: Tensor = functional_call(model, parameters, (example[None],)).sum()
+        total: Tensor = functional_call(model, parameters | kept_apart(model), (example[None],)).sum()
         return total
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of rules that are slow, where others are missing
-            vmap(grad(alone), in_dims=(None, 0))(own, inputs)
+            with untouched(inputs.device):
+                vmap(grad(alone), in_dims=(None, 0))(own, inputs)
     except RuntimeError:  # what torch raises where a rule is missing
         return False
     return True

@@ -18,7 +18,7 @@ from fedha.config import PrivacyConfig
 from fedha.data.domain import Domain
 from fedha.errors import FedhaError
 from fedha.exchange import Request
-from fedha.models.split import SplitModel, head_matrix, with_bias
+from fedha.models.split import SplitModel, whole_head, with_bias
 from fedha.penalty import term_value, term_weight
 from fedha.pieces import in_pieces
 from fedha.privacy.clipping import private_means
@@ -61,8 +61,8 @@ def release_statistics(client: Holder, request: Request) -> dict[str, Tensor]:
     examples, place = client.domain.train, (request.round, client.index)
     with torch.no_grad():
         own, most = part(parameters, "featurizer."), request.task.training.chunk
-        features = with_bias(in_pieces(client.model, client.model.featurizer, own, examples.inputs, most))
-        head = head_matrix(parameters["head.weight"], parameters["head.bias"])
+        seen = in_pieces(client.model, client.model.featurizer, own, examples.inputs, most, evaluation=False)
+        features, head = with_bias(seen), whole_head(client.model, parameters)
         batch = Batch.at(head, features, examples.labels, request.references.get("gradient"))
         moments = measure(required(request.measure), batch)
     noise = noise_of(privacy) * privacy.statistics_noise

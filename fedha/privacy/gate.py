@@ -6,7 +6,7 @@ from torch import nn
 
 from fedha.data.domain import Domain
 from fedha.exchange import Request, Task
-from fedha.models.split import SplitModel, head_matrix
+from fedha.models.split import SplitModel, whole_head
 from fedha.privacy import guards
 from fedha.privacy.accounting import spent
 from fedha.privacy.beyond import refuse_beyond_examples
@@ -64,7 +64,7 @@ def check_model(task: Task, model: SplitModel, input_shape: Sequence[int]) -> No
 def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:
     if not isinstance(model.head, nn.Linear) or model.head.bias is None:
         return None
-    head = head_matrix(request.parameters["head.weight"], request.parameters["head.bias"])
+    head = whole_head(model, request.parameters)
     return guards.refuse_head(head, HeadLimits(limits.head.least_distance, limits.head.largest_norm))
 
 

@@ -39,7 +39,7 @@ def save_checkpoint(
     config: Mapping[str, Any] | None = None,
     data: str | None = None,
 ) -> None:
-    """Write the state after a round: model, optimiser, references, domain weights, and all moving averages.
+    """Write the state after a round: the whole model, optimiser, references, domain weights, all moving averages.
 
     Args:
         folder: The run's folder.
@@ -51,6 +51,8 @@ def save_checkpoint(
         data: A digest of what it was trained on, for the same reason.
     """
     tensors = {f"parameters/{name}": value for name, value in server.parameters.items()}
+    tensors |= {f"running/{name}": value for name, value in server.running.items()}
+    tensors |= {f"constants/{name}": value for name, value in server.constants.items()}
     for index, slots in server.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in slots.items() if isinstance(value, Tensor)}
     tensors |= {f"averages/{name}": value for name, value in server.averages.items()}
@@ -113,7 +115,8 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
         The round that had ended (0 without a checkpoint), each client's moving averages, and the pending record.
 
     Raises:
-        FedhaError: The file is damaged, or is of another model.
+        FedhaError: The file is damaged, or is of another model. One that an earlier version wrote has nothing of what
+            is never trained, which is then taken to be what it was.
     """
     path = folder / STATE
     if not path.exists():
@@ -130,7 +133,7 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
     except _DAMAGED as error:
         raise _damaged(path, error) from error
     before = deepcopy(server.optimizer.state_dict())
-    _check_parameters(path, server, _below(tensors, "parameters/"))
+    _check_parameters(path, server, tensors)
     try:
         slots = _slots(_below(tensors, "optimizer/"), list(server.parameters.values()))
         server.optimizer.load_state_dict({**before, "state": slots})
@@ -140,6 +143,8 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
     with torch.no_grad():  # only now that nothing can be refused any more
         for name, value in server.parameters.items():
             value.copy_(tensors[f"parameters/{name}"])
+    server.running = _below(tensors, "running/")
+    server.constants = _below(tensors, "constants/") or server.constants
     server.averages = _below(tensors, "averages/")
     server.references = _below(tensors, "references/")
     server.weights, server.spending = weights, spending
@@ -178,10 +183,14 @@ def _damaged(path: Path, error: Exception) -> FedhaError:
     return FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again")
 
 
-def _check_parameters(path: Path, server: Server, saved: Mapping[str, Tensor]) -> None:
-    wanted = {name: (value.shape, value.dtype) for name, value in server.parameters.items()}
-    if {name: (value.shape, value.dtype) for name, value in saved.items()} != wanted:
-        raise FedhaError(f"the checkpoint {path} is of another model; was config.yaml changed? Start a new run")
+def _check_parameters(path: Path, server: Server, tensors: Mapping[str, Tensor]) -> None:
+    parts = {"parameters/": server.parameters, "running/": server.running, "constants/": server.constants}
+    for prefix, own in parts.items():
+        saved, wanted = (
+            {name: (value.shape, value.dtype) for name, value in one.items()} for one in (_below(tensors, prefix), own)
+        )
+        if saved != wanted and (saved or prefix != "constants/"):
+            raise FedhaError(f"the checkpoint {path} is of another model; was config.yaml changed? Start a new run")
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
