@@ -2,8 +2,9 @@
 
 A run's moving averages are kept by round, so that a round that is asked for twice, or a run that goes on from an
 earlier checkpoint, finds what was true then. The global model is kept by its digest, so that it is sent once a round,
-not once an exchange; what of a model never moves, where it had to be sent at all. The site's data are not among it: they are read anew for each message, from where their owner
-keeps them, and no copy outlives them. What is kept is for the eyes of the containers' user alone.
+not once an exchange, and so is what of it never moves, where that had to be sent at all. The site's data are not among
+it: they are read anew for each message, from where their owner keeps them, and no copy outlives them. What is kept is
+for the eyes of the containers' user alone.
 """
 
 import hashlib

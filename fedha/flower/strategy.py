@@ -164,7 +164,7 @@ class HessianAlignment(Strategy):
         return self.server
 
     def restored(self) -> None:
-        """The server's state is another one than it was, by a checkpoint: what clients are sent and told is made anew."""
+        """The server has another state, of a checkpoint: what clients are sent and told is made anew."""
         server = self.begun()
         self._arrays, self._sent, self.talk.state = None, None, server.state
         self.talk.held.constants = pack_tensors(server.constants)

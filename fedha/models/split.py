@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from fedha.errors import FedhaError
 
-
 BatchNorm = Literal["frozen", "averaged", "local"]
 
 
@@ -33,6 +32,7 @@ class SplitModel(nn.Module):
         super().__init__()
         self.featurizer = featurizer
         self.head = head
+        self._held: list[nn.Module] = []  # layers that were in training mode before they were put out of it
         self._refuse_shared()
         self.set_batch_norm(batch_norm)
 
@@ -71,6 +71,8 @@ class SplitModel(nn.Module):
         if policy not in get_args(BatchNorm):
             raise FedhaError(f"batch_norm is {policy!r}; take {', '.join(get_args(BatchNorm))}")
         self.batch_norm = policy
+        for module in self._held if policy != "frozen" else ():
+            module.training = self.training
         self._hold()
 
     def train(self, mode: bool = True) -> "SplitModel":
@@ -80,10 +82,13 @@ class SplitModel(nn.Module):
         return self
 
     def _hold(self) -> None:
+        """Put layers with running statistics into evaluation mode, where these are frozen."""
+        kept = [one for one in self.modules() if isinstance(one, nn.modules.batchnorm._NormBase)]
         if self.batch_norm == "frozen":
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+            for module in kept:
+                if module.running_mean is not None and module.training:
                     module.training = False
+                    self._held.append(module)
 
     def _refuse_shared(self) -> None:
         """Refuse weights, or buffers, that are of the featurizer and of the head."""
