@@ -17,7 +17,7 @@ from fedha.audit.audit import audit
 from fedha.audit.drowning import drowned
 from fedha.audit.findings import Findings
 from fedha.audit.inversion import Inversion
-from fedha.audit.network import logits_of
+from fedha.audit.network import logits_of, precision
 from fedha.audit.record import Audited
 from fedha.audit.replay import Model, difference, replay
 from fedha.audit.sent import Sent
@@ -106,7 +106,7 @@ def _attacker_of(subject: Subject, settings: Settings, told: Told) -> Attacker:
     low, high = _value_range(public)
     return Attacker(
         domains.classes,
-        build(config.model, domains.input_shape, domains.classes, config.seed[0]),
+        build(config.model, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
         public,
         weight_decay=config.training.weight_decay,
         update_scale=update_scale(config, subject.clients),
@@ -163,7 +163,7 @@ def _on_sources(subject: Subject, final: Model) -> float | None:
     """
     config, domains = subject.config, subject.domains
     model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
-    kind = next(iter(final.values())).dtype
+    kind = precision(final)
     parts = (one.held_out for one in subject.clients)
     held_out = [Examples(part.inputs.to(kind), part.labels) for part in parts if len(part)]
     return fmean(evaluate(model, final, part)["accuracy"] for part in held_out) if held_out else None
@@ -228,7 +228,7 @@ def _shadow_training(subject: Subject, shadows: int, told: Told) -> Callable[[Ma
         trained = replay(other, domains, clients=clients)
         told("shadow models", number + 1, shadows)
         model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
-        kind = next(iter(trained.values())).dtype
+        kind = precision(trained)
         return lambda inputs: logits_of(model, trained, inputs.to(kind))
 
     return train

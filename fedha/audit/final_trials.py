@@ -18,7 +18,7 @@ from fedha.audit.membership import (
     shadow_confidences,
     shadow_halves,
 )
-from fedha.audit.network import logits_of
+from fedha.audit.network import logits_of, precision
 from fedha.data.domain import Domain, Examples
 from fedha.models.split import SplitModel
 
@@ -60,7 +60,7 @@ def _threshold(
     model: SplitModel, final: Mapping[str, Tensor], client: int, domain: Domain, attacker: Attacker
 ) -> Outcomes:
     inside, outside = (
-        loss_scores(logits_of(model, final, part.inputs.to(_dtype(final))), part.labels)
+        loss_scores(logits_of(model, final, part.inputs.to(precision(final))), part.labels)
         for part in (domain.train, domain.held_out)
     )
     yield from judge(ATTACKS[0], None, client, len(domain.train), (inside, outside), attacker.seed)
@@ -76,7 +76,7 @@ def _ratios(
     shadows = shadow_confidences(attacker.train, questions)
     for client, question in questions.items():
         both, members = question.candidates, len(question.candidates) - len(domains[client].held_out)
-        own = confidences(logits_of(model, final, both.inputs.to(_dtype(final))), both.labels)
+        own = confidences(logits_of(model, final, both.inputs.to(precision(final))), both.labels)
         ratios = likelihood_ratios(own, shadows[client], question.inside)
         scores = (ratios[:members], ratios[members:])
         yield from judge(ATTACKS[1], None, client, len(domains[client].train), scores, attacker.seed)
@@ -89,7 +89,3 @@ def _question(client: int, domain: Domain, attacker: Attacker) -> Question:
     both = Examples(torch.cat([members.inputs, others.inputs]), torch.cat([members.labels, others.labels]))
     inside = shadow_halves(len(both), attacker.shadows, attacker.seed, client)
     return Question(both, domain.train.select(always), inside)
-
-
-def _dtype(parameters: Mapping[str, Tensor]) -> torch.dtype:
-    return next(iter(parameters.values())).dtype

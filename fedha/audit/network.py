@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.func import functional_call
 
@@ -18,3 +19,8 @@ def features_of(model: SplitModel, parameters: Mapping[str, Tensor], inputs: Ten
 def logits_of(model: SplitModel, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
     """Logits, [n, C], without a graph."""
     return in_pieces(model, model, parameters, inputs)
+
+
+def precision(state: Mapping[str, Tensor]) -> torch.dtype:
+    """Of a network's numbers, some of whose buffers may be whole."""
+    return next(value.dtype for value in state.values() if value.is_floating_point())

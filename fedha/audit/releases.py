@@ -104,7 +104,7 @@ def _sent(
     examples: int,
     shares: Mapping[int, float] | None = None,
 ) -> Sent:
-    parameters = request.parameters
+    parameters = {**request.parameters, **request.running} if request.running else request.parameters
     linear = {"head.weight", "head.bias"} <= parameters.keys()
     head = head_matrix(parameters["head.weight"], parameters["head.bias"]) if linear else None
     mode = request.task.training.mode
