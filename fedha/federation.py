@@ -14,7 +14,7 @@ from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
 from fedha.models.check import check_batch_norm, check_parameters, check_trainable
 from fedha.models.reach import unreached
-from fedha.models.state import RUNNING, State, digest_of_all, state_of
+from fedha.models.state import RUNNING, State, digests, state_of
 from fedha.piggyback import RIDING, answer_train, riders
 from fedha.privacy.client_level import private_mean
 from fedha.privacy.mechanism import Mechanism
@@ -292,7 +292,7 @@ def run_round(
     Raises:
         FedhaError: A client fails, or none is left.
     """
-    constants = digest_of_all(server.constants)
+    constants = digests(server.constants)
     for model in {id(client.model): client.model for client in clients}.values():
         check_trainable(model)
         check_batch_norm(model, server.task.training, server.task.privacy)
@@ -303,7 +303,7 @@ def run_round(
                 "the server trains other parameters than the clients; make it with Server.holding(task, "
                 "state_of(model))"
             )
-        if constants and digest_of_all(state.constants) != constants:
+        if constants and digests(state.constants) != constants:
             raise FedhaError("a client's frozen parameters or buffers are not the server's; let both have one network")
     references, left_out = dict(server.references), dict[int, dict[str, Any]]()
     cohort = {one.index for one in server.gather(round, [_met(client, server.task) for client in clients])}

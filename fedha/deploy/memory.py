@@ -21,7 +21,7 @@ from fedha.atomic import write_bytes
 from fedha.errors import FedhaError
 from fedha.flower.held import digest
 from fedha.jsonfile import parse_json
-from fedha.models.state import digest_of_all
+from fedha.models.state import constants_name, digests
 
 _MODELS = 4  # kept: a run needs one, and a site may serve several
 _OWN = 0o600
@@ -116,7 +116,7 @@ def keep_constants(cache: Path, name: str, constants: Mapping[str, Tensor]) -> N
 def kept_constants(cache: Path, name: str) -> dict[str, Tensor] | None:
     """What `keep_constants` kept under this digest; None where it is not here, or not as it was written."""
     constants = _kept(cache / "constants", name)
-    return None if constants is None or digest_of_all(constants) != name else constants
+    return None if constants is None or constants_name(digests(constants)) != name else constants
 
 
 def _keep(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:

@@ -36,7 +36,7 @@ from fedha.flower.wire import (
 )
 from fedha.models.check import check_inputs, check_network, check_parameters, check_request
 from fedha.models.split import SplitModel
-from fedha.models.state import constant_digests, digest_of_all, take_constants
+from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
 from fedha.models.state import told as told_state
 from fedha.privacy.answers import remembered
 from fedha.privacy.site import Site
@@ -150,7 +150,7 @@ class Clients:
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at
-        self._constants: set[str] = set()  # what the model's constants are called
+        self._constants: dict[str, str] = {}  # digests of the model's
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
     def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
@@ -180,7 +180,7 @@ class Clients:
             shape = tuple(client.domain.train.inputs.shape[1:])
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
-            kinds, other = told_state(client.model, announced_digests(content))
+            kinds, other = told_state(kinds_of(client.model), self._constants, announced_digests(content))
             return handshake.greeted(pack_reply(replace(told, input_shape=shape, kinds=kinds, other=other)))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
@@ -286,7 +286,7 @@ class Clients:
             place = place_of(context)
             if self._model is None:
                 self._model = check_network(self._make_model(context)).to(torch.device(self._device))
-                self._constants = constant_digests(self._model)
+                self._constants = digests(state_of(self._model).constants)
             site = self._make_site()
             with told_as_kind(f"client {place}", site, content):
                 domain = self._domain(self._model, context, place, content)
@@ -322,17 +322,24 @@ class Clients:
         Raises:
             FedhaError: What came is not what the request names, or of another network.
         """
-        if not request.constants or self._model is None or request.constants in self._constants:
+        if not request.constants or self._model is None or request.constants in self._names():
             return True
         if sent is None:
             return False
-        if digest_of_all(sent) != request.constants:
+        found = digests(sent)
+        if constants_name(found) != request.constants:
             raise FedhaError("the constants that the server sent are not those that it names; look at the server")
         take_constants(self._model, sent)
-        self._constants = {request.constants}
+        self._constants = self._constants | found
         for client in self._clients.values():
             client._seen = None  # it was computed with others
         return True
+
+    def _names(self) -> set[str]:
+        """What a request may call the network's constants: all of them, or without buffers, where it has not these."""
+        parameters = {name for name, _ in self._model.named_parameters()} if self._model is not None else set()
+        frozen = {name: value for name, value in self._constants.items() if name in parameters}
+        return {constants_name(self._constants), constants_name(frozen)}
 
 
 def check_server(content: RecordDict) -> None:

@@ -107,6 +107,7 @@ class Correspondence:
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
     _contents: dict[int, RecordDict] = field(default_factory=dict)  # of the same, with the whole model
     _grid: Grid | None = None
+    _other: set[int] = field(default_factory=set)  # nodes that were told of for their constants
     _idle: set[tuple[str, ...]] = field(default_factory=set)  # parameters that were told of
 
     def meet(self, grid: Grid, round: int, before: str = "query.introduce") -> list[Member]:
@@ -129,7 +130,7 @@ class Correspondence:
         if nodes == self._met[0]:
             return self._met[1]
         while new := [node for node in nodes if node not in self._members]:
-            content = handshake.greeted(pack_introduction(self.task, self.state))
+            content = handshake.greeted(pack_introduction(self.task, self.state, self.kinds))
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
@@ -288,7 +289,12 @@ class Correspondence:
         if (grid := self._grid) is None:
             raise FedhaError("the strategy has met no client yet; call configure_train first")
         for node, message in lacking.items():
-            self.held.forget(node, message)
+            if self.held.forget(node, message) and node not in self._other:
+                self._other.add(node)
+                self.tell(
+                    f"{self._who(node)} comes with other frozen parameters or buffers than the server's, or has lost "
+                    "them; it is sent the server's"
+                )
         fresh = self._messages(kind, round, {node: self._contents[node] for node in lacking})
         self._asked |= fresh
         return self.deliver(grid, list(fresh.values()))
@@ -409,25 +415,43 @@ class Correspondence:
         """Whether the network of a node that introduces itself is trained as all others are."""
         if not reply.kinds:  # of somebody else's client
             return True
-        self.kinds = self.kinds or reply.kinds
         who = f"client {reply.index} (domain {reply.domain!r})"
-        if wrong := [name for name in {**self.kinds, **reply.kinds} if self.kinds.get(name) != reply.kinds.get(name)]:
-            name = wrong[0]
-            self._failed(
-                node,
-                "query.introduce",
-                FedhaError(
-                    f"{who} has {name!r} as {reply.kinds.get(name, 'nothing')} where the others have it as "
-                    f"{self.kinds.get(name, 'nothing')}; all must make one network (requires_grad, batch_norm, modes)"
-                ),
-            )
+        try:
+            self.check_kinds(who, reply.kinds)
+        except FedhaError as error:
+            self._failed(node, "query.introduce", error)
             return False
+        self.kinds = self.kinds or reply.kinds
         if reply.other:
+            self._other.add(node)
             self.tell(
                 f"{who} comes with other values than the server in {listed(map(repr, reply.other))}, which are never "
                 "trained; it takes the server's"
             )
         return True
+
+    def check_kinds(self, who: str, kinds: Mapping[str, str]) -> None:
+        """Refuse a network of which other parts are trained than is known of the others.
+
+        Args:
+            who: Whose it is.
+            kinds: What becomes of its parts; empty where it does not say.
+
+        Raises:
+            FedhaError: Names the first part.
+        """
+        known = self.kinds if kinds else {}
+        for name in {**known, **kinds} if known else ():
+            one, other = known.get(name, "nothing"), kinds.get(name, "nothing")
+            if one != other:
+                raise FedhaError(
+                    f"{who} has {name!r} as {other} where the others have it as {one}; all must make one network "
+                    "(requires_grad, batch_norm, .eval())"
+                )
+
+    def restart(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Begin a run of its own from this state: all clients introduce themselves anew."""
+        self.state, self.kinds, self._members, self._met, self._other = state, {}, {}, ([], []), set()
 
     def _failed(self, node: int, kind: str, error: FedhaError | ClientError, event: str = "skipped") -> None:
         """A client that fails, or whose answer is refused, ends the run or is left out: the rules say which."""

@@ -74,12 +74,14 @@ class HeldModels:
             return bool(self.constants) and node not in self._asking
         return bool(self.model) and self._by_node.get(node) == self.model
 
-    def forget(self, node: int, message: Message) -> None:
-        """A node does not hold what it was thought to: what its reply asks for."""
-        if _asks_for(message, CONSTANTS):
+    def forget(self, node: int, message: Message) -> bool:
+        """A node does not hold what it was thought to: what its reply asks for. Returns whether that never moves."""
+        constants = _asks_for(message, CONSTANTS)
+        if constants:
             self._asking.add(node)
         else:
             self._by_node.pop(node, None)
+        return constants
 
     def _named(self, content: RecordDict, *, held: bool) -> RecordDict:
         records = dict(content.items())

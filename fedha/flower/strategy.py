@@ -24,7 +24,7 @@ from fedha.flower.secure_rounds import SecureRounds
 from fedha.flower.secure_sums import least_clients
 from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
-from fedha.models.state import RUNNING, digest_of_all, divided
+from fedha.models.state import RUNNING, constants_name, digests, divided
 from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
 from fedha.runs.absences import absence_texts, left_out
@@ -146,8 +146,9 @@ class HessianAlignment(Strategy):
             kinds: What becomes of each part (`fedha.models.state.kinds_of`); None: all of it is trained.
 
         Raises:
-            FedhaError: A part that is trained holds whole numbers.
+            FedhaError: A part that is trained holds whole numbers, or the clients said that others are trained.
         """
+        self.talk.check_kinds("the server", kinds or {})
         parts = divided(state, kinds or {})
         for name, value in parts.trained.items():
             if not value.is_floating_point():
@@ -168,13 +169,14 @@ class HessianAlignment(Strategy):
         server = self.begun()
         self._arrays, self._sent, self.talk.state = None, None, server.state
         self.talk.held.constants = pack_tensors(server.constants)
-        self._constants = digest_of_all(server.constants)
+        self._constants = constants_name(digests(server.constants))
 
     @property
     def arrays(self) -> ArrayRecord:
         """The whole global model, packed once a round."""
         if self._arrays is None:
-            self._arrays = pack_tensors({name: value.clone() for name, value in self.begun().state.items()})
+            still, state = self.begun().constants, self.begun().state
+            self._arrays = pack_tensors({name: one if name in still else one.clone() for name, one in state.items()})
         return self._arrays
 
     def configure_train(
@@ -186,7 +188,7 @@ class HessianAlignment(Strategy):
         self.talk.events = []
         fresh = server is None or (server_round == 1 and bool(self.last_round))  # a second start() is a run of its own
         if fresh:
-            self.talk.state, self.talk.kinds = unpack_tensors(arrays), {}
+            self.talk.restart(unpack_tensors(arrays))
         members = self.talk.meet(grid, server_round)  # who say what of the state is trained
         server = self.begin(self.talk.state, self.talk.kinds) if server is None or fresh else server
         if not server.gather(server_round, members):

@@ -22,7 +22,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
 from fedha.jsonfile import parse_json
-from fedha.models.state import digests
+from fedha.models.state import CONSTANT, FROZEN, digests
 from fedha.recipes import Recipe, Term
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
@@ -131,12 +131,19 @@ def unpack_task(text: str) -> Task:
     return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
 
 
-def pack_introduction(task: str, state: Mapping[str, Tensor]) -> RecordDict:
-    """What a client is told before its first round: the task, and what state the global model has, if that is known."""
+def pack_introduction(task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str]) -> RecordDict:
+    """What a client is told before its first round.
+
+    Args:
+        task: The task, packed.
+        state: The global model's, if that is known.
+        kinds: What becomes of its parts, if that is known.
+    """
     scalars = ConfigRecord({"task": task})
     if state:
         scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in state.items()})
-        scalars[_DIGESTS] = json.dumps(digests(state))
+        still = {name: value for name, value in state.items() if kinds.get(name, FROZEN) in CONSTANT}
+        scalars[_DIGESTS] = json.dumps(digests(still))
     return RecordDict({"request": scalars})
 
 

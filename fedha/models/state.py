@@ -11,6 +11,8 @@
 - tied to NAME: a second name of another tensor.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -114,13 +116,14 @@ def mixing_layers(model: nn.Module) -> list[str]:
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """A short digest of each tensor."""
-    return {name: digest_of([(name, value)])[:16] for name, value in tensors.items()}
+    """A digest of each tensor."""
+    return {name: digest_of([(name, value)]) for name, value in tensors.items()}
 
 
-def digest_of_all(tensors: Mapping[str, Tensor]) -> str:
-    """One digest of tensors, whatever their order; "" of none."""
-    return digest_of(sorted(tensors.items())) if tensors else ""
+def constants_name(found: Mapping[str, str]) -> str:
+    """One name for constants, made of their digests, whatever their order; "" of none."""
+    told = json.dumps(sorted(found.items())).encode()
+    return hashlib.sha256(told).hexdigest()[:32] if found else ""
 
 
 def _moved(model: nn.Module) -> dict[str, str]:
@@ -139,35 +142,23 @@ def _is_tied(kinds: Mapping[str, str], name: str) -> bool:
     return kinds.get(name, "").startswith(TIED)
 
 
-def told(model: nn.Module, announced: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+def told(
+    kinds: Mapping[str, str], own: Mapping[str, str], announced: Mapping[str, str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """What a client says of its network's state when it introduces itself.
 
     Args:
-        model: Its network.
-        announced: Digests of the state that the server starts from, by name.
+        kinds: Of its network.
+        own: Digests of its constants.
+        announced: Digests of the constants that the server starts from; empty where it does not say.
 
     Returns:
         What becomes of each part, with the digest of constants that the server does not have; and the constants that
         have another digest there.
     """
-    state = state_of(model)
-    own = digests(state.constants)
-    kinds = (
-        {
-            name: f"{kind} {own[name]}" if own.get(name) and name not in announced else kind
-            for name, kind in state.kinds.items()
-        }
-        if announced
-        else dict(state.kinds)
-    )
-    return kinds, tuple(name for name, value in own.items() if announced.get(name, value) != value)
-
-
-def constant_digests(model: nn.Module) -> set[str]:
-    """The names that a request may give to the constants of a network: with its buffers, or without them."""
-    state = state_of(model)
-    frozen = {name: value for name, value in state.constants.items() if state.kinds[name] == FROZEN}
-    return {digest_of_all(state.constants), digest_of_all(frozen)}
+    alone = own.keys() - announced.keys() if announced else set()
+    said = {name: f"{kind} {own[name]}" if name in alone else kind for name, kind in kinds.items()}
+    return said, tuple(name for name, value in own.items() if announced.get(name, value) != value)
 
 
 def take_constants(model: nn.Module, constants: Mapping[str, Tensor]) -> None:
