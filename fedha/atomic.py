@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedha.errors import FedhaError
+from fedha.errors import UnwrittenError
 
 _BEGUN = re.compile(r"\..+\.[0-9a-f]{8}\.fedha")  # a file that is being written, or was when its writer died
 
@@ -37,7 +37,7 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
         mode: Who may read and write it, less the process's umask.
 
     Raises:
-        FedhaError: The folder is missing or cannot be written.
+        UnwrittenError: The folder is missing or cannot be written.
     """
     clear_leftovers(path.parent)
     beside = path
@@ -52,7 +52,7 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
         if beside != path:
             beside.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise FedhaError(
+            raise UnwrittenError(
                 f"cannot write {path}: {error.strerror}; choose a folder with space that you may write"
             ) from error
         raise

@@ -10,23 +10,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from fedha.errors import FedhaError
-from fedha.named import is_own
-from fedha.recipes import RECIPES, STATISTICS, UNRELEASABLE, Recipe, Term
+from fedha.named import call, is_own
+from fedha.recipes import RECIPES, Recipe, Term
+from fedha.registry import add_statistic, known, moments, statistic
+from fedha.rules.table import RULES, named_rule, of_mode
 from fedha.schema import explained, nearest, numbers_as_written, refusal, types_in
 from fedha.yamlfile import parse_yaml, read_yaml
-
-# What a private client measures; `fedha.privacy.moments` says how.
-MomentName = Literal[
-    "risk",
-    "accuracy",
-    "gradient",
-    "hessian_diagonal",
-    "pooled_gradient_hessian_product",
-    "squared_gradient",
-    "scale_gradient",
-    "feature_mean",
-    "feature_square",
-]
 
 # What may be changed in a run that has begun says so; everything else was what its past rounds were made with.
 _MAY_CHANGE: dict[str, JsonValue] = {"may_change": True}
@@ -163,7 +152,8 @@ class RecipeConfig(_Section):
 
     name: str = Field("custom", description="a row's name; any other name needs `align`")
     align: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
-        None, description="weight of each statistic; for a row, overrides its own weights"
+        None,
+        description="weight of each statistic, your own as package.module:function; for a row, overrides its weights",
     )
     gradient_weight: float | None = Field(None, ge=0, description="weight of the row's gradient term")
     hessian_weight: float | None = Field(None, ge=0, description="weight of the row's second-order terms")
@@ -187,20 +177,22 @@ class RecipeConfig(_Section):
             raise ValueError("align is empty; leave it out for the row's own terms, or take recipe erm for none")
         if self.align and (self.gradient_weight is not None or self.hessian_weight is not None):
             raise ValueError("align gives every weight; leave out gradient_weight and hessian_weight")
-        for statistic in self.align or {}:
-            if statistic not in STATISTICS:
-                raise ValueError(f"no statistic {statistic!r}{nearest(statistic, STATISTICS)}")
+        for name in self.align or {}:
+            if is_own(name):
+                add_statistic(call("recipe.align", name, {}, {}), name)
+            elif name not in known():
+                raise ValueError(f"no statistic {name!r}{nearest(name, known())}; your own is package.module:function")
         self._check_used()
         return self
 
     def _check_used(self) -> None:
         """A setting that would change nothing is an error, not a surprise."""
         recipe = self.resolve()
-        orders = {STATISTICS[term.statistic].order for term in recipe.terms}
+        orders = {statistic(term.statistic).order for term in recipe.terms}
         used = {
             "gradient_weight": 1 in orders,
             "hessian_weight": 2 in orders,
-            "probes": any(t.per_probe or t.statistic.startswith("hutchinson") for t in recipe.terms),
+            "probes": any(t.per_probe or statistic(t.statistic).signs for t in recipe.terms),
             "moving_average": any(
                 t.client_average or t.reference_average for t in RECIPES.get(self.name, Recipe(self.name)).terms
             ),
@@ -225,7 +217,7 @@ class RecipeConfig(_Section):
         return replace(row, terms=tuple(self._averaged(term) for term in terms), **schedule, **given)
 
     def _weighted(self, term: Term) -> Term:
-        weight = {1: self.gradient_weight, 2: self.hessian_weight}.get(STATISTICS[term.statistic].order)
+        weight = {1: self.gradient_weight, 2: self.hessian_weight}.get(statistic(term.statistic).order)
         return term if weight is None else replace(term, weight=weight)
 
     def _averaged(self, term: Term) -> Term:
@@ -263,8 +255,10 @@ class TrainingConfig(_Section):
         "synchronous", description="one step a round on the server, or several local steps a client"
     )
     rounds: int = Field(100, ge=1, json_schema_extra=_MAY_CHANGE, description="number of rounds")
-    optimizer: Literal["sgd", "adam", "fedavg", "fedavgm", "fedadam"] | None = Field(
-        None, description="the server's: sgd or adam (synchronous), fedavg, fedavgm or fedadam (local)"
+    optimizer: str | dict[str, Any] | None = Field(
+        None,
+        description="the server's rule: sgd or adam (synchronous), fedavg, fedavgm, fedadam or scaffold (local), or "
+        "your own as package.module:function; with arguments: {name: …, argument: …}",
     )
     learning_rate: float | None = Field(None, gt=0, description="of the server's optimiser")
     momentum: float | None = Field(None, ge=0, lt=1, description="of sgd and fedavgm")
@@ -293,6 +287,14 @@ class TrainingConfig(_Section):
     )
     local: LocalConfig = LocalConfig()
 
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _name_or_mapping(cls, value: Any) -> Any:
+        given = value.get("name") if isinstance(value, dict) else value
+        if value is not None and not isinstance(given, str):
+            raise ValueError(f"{value!r} names no rule; give a name, or {{name: …, argument: …}}")
+        return value
+
     @field_validator("clients_per_round", mode="before")
     @classmethod
     def _number_or_fraction(cls, value: Any) -> Any:
@@ -303,9 +305,18 @@ class TrainingConfig(_Section):
 
     @model_validator(mode="after")
     def _optimizer_fits_mode(self) -> "TrainingConfig":
-        allowed = ("sgd", "adam") if self.mode == "synchronous" else ("fedavg", "fedavgm", "fedadam")
-        if self.optimizer is not None and self.optimizer not in allowed:
-            raise ValueError(f"optimizer is {self.optimizer!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
+        if self.optimizer is None:
+            return self
+        name, options = named_rule(self.optimizer)
+        if is_own(name) or name == "objects":
+            return self
+        allowed, own = of_mode(self.mode), "or name your own rule as package.module:function"
+        if name not in RULES:
+            raise ValueError(f"there is no optimizer {name!r}{nearest(name, allowed)}; {own}")
+        if name not in allowed:
+            raise ValueError(f"optimizer is {name!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
+        if options:
+            raise ValueError(f"optimizer {name!r} takes no {', '.join(options)}; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -424,7 +435,7 @@ class PrivacyConfig(_Section):
     statistics_clip: float = Field(
         1.0, gt=0, description="largest norm of what one example, or one client, adds to the statistics"
     )
-    scales: dict[MomentName, Annotated[float, Field(gt=0)]] = Field(
+    scales: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="examples: public factor of a moment in the joint clip, such as {hessian_diagonal: 0.1}"
     )
     evaluation_noise: float | None = Field(
@@ -445,6 +456,14 @@ class PrivacyConfig(_Section):
     threshold: int | None = Field(None, ge=2, description="secure sums: so many clients must stay to the end")
     minimum: int = Field(3, ge=2, description="secure sums: none of fewer clients is learnt")
     bound: float = Field(65536.0, gt=0, description="secure sums: largest absolute value that can be sent")
+
+    @field_validator("scales")
+    @classmethod
+    def _moments_are_known(cls, scales: dict[str, float]) -> dict[str, float]:
+        for name in scales:
+            if name not in moments():
+                raise ValueError(f"no moment {name!r}{nearest(name, moments())}")
+        return scales
 
     @model_validator(mode="after")
     def _noise_is_given(self) -> "PrivacyConfig":
@@ -518,6 +537,21 @@ class Config(_Section):
                     f"training.local.batch_size is {size} but recipe {recipe.name!r} aligns {row.most_demanding}, "
                     f"which needs {row.least_examples} examples in each minibatch; raise it"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rule_fits(self) -> "Config":
+        """What a rule of the table refuses is said where the config is read; somebody's own is made where it runs."""
+        name = self.training.optimizer
+        if isinstance(name, str) and name in RULES and RULES[name].at_clients:
+            from fedha.rules.found import refusal, server_rule  # which know tensors, and are slow to import
+
+            try:
+                problem = refusal(server_rule(self.training), self.training, self.privacy)
+            except FedhaError as error:
+                raise ValueError(str(error)) from error
+            if problem:
+                raise ValueError(problem)
         return self
 
     @model_validator(mode="after")
@@ -607,8 +641,8 @@ class Config(_Section):
                     )
                 continue
             for name in active:
-                if name in UNRELEASABLE:
-                    return f"recipe {recipe.name!r} aligns {name}, which cannot be covered: {UNRELEASABLE[name]}"
+                if reason := statistic(name).refusal:
+                    return f"recipe {recipe.name!r} aligns {name}, which cannot be covered: {reason}"
             if self.model.head_hidden and (active or recipe.weighting == "risk"):
                 return (
                     f"recipe {recipe.name!r} measures the head, which then must be linear; leave model.head_hidden "
@@ -678,6 +712,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parsed(content: dict[str, Any], path: Path, overrides: Sequence[str]) -> Config:
+    check_overrides(overrides)
     for override in overrides:
         apply_override(content, override)
     return parse(content, str(path))
@@ -719,6 +754,30 @@ def to_json(config: Config) -> str:
 def to_yaml(config: Config) -> str:
     """The whole config as YAML, defaults included."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Whether no change of some undoes another.
+
+    Raises:
+        FedhaError: A key is given twice, or within what a later one replaces as a whole.
+    """
+    keys = [one.partition("=")[0].split(".") for one in overrides]
+    for place, (key, override) in enumerate(zip(keys, overrides, strict=True)):
+        for earlier, before in zip(keys[:place], overrides[:place], strict=True):
+            within = key[len(earlier) :]  # of a section that was given as a whole, another key may be set
+            if earlier[: len(key)] == key or (earlier == key[: len(earlier)] and _holds(before, within)):
+                raise FedhaError(f"{before!r} and {override!r} set the same; keep one")
+
+
+def _holds(override: str, keys: Sequence[str]) -> bool:
+    """Whether an override gives a value for a key within its own, or for what that would be within."""
+    held = parse_yaml(override.partition("=")[2], f"the value of {override!r}")
+    for key in keys:
+        if not isinstance(held, dict) or key not in held:
+            return False  # what is no section cannot be gone into: applying it says so
+        held = held[key]
+    return True
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:

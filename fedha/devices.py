@@ -5,6 +5,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fedha.errors import FedhaError
+
+
+def check_device(whose: str, name: object) -> None:
+    """Whether torch can compute there.
+
+    Args:
+        whose: Who was asked to, such as ``client_app``.
+        name: The device's, such as ``cpu`` or ``cuda:1``.
+
+    Raises:
+        FedhaError: There is no such device, or not here.
+    """
+    try:
+        device = torch.device(name) if isinstance(name, str) else None
+    except RuntimeError:
+        device = None
+    if device is None:
+        raise FedhaError(f"{whose} was given device={name!r}; give cpu, cuda or cuda:1")
+    if device.type == "cuda" and (device.index or 0) >= (seen := torch.cuda.device_count()):
+        raise FedhaError(f"{whose} was given device={name!r}, but torch sees {seen} GPUs here; give cpu")
+
 
 def to_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The same tensors on a device; on the CPU they are not copied."""

@@ -19,6 +19,10 @@ class FedhaError(Exception):
     """
 
 
+class UnwrittenError(FedhaError):
+    """A file cannot be written: the place is at fault, not what was asked for."""
+
+
 class StoppedError(FedhaError):
     """The run was asked to stop before its end; it goes on from its checkpoint."""
 

@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 from torch import Tensor
 
 from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.recipes import Recipe, in_local_steps
+from fedha.rules.found import rules_of
+from fedha.rules.rule import Rule
+
+Kind = Literal["introduce", "measure", "train", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,9 @@ class Task:
         training: How clients and server train.
         seed: The run's seed.
         privacy: How clients' answers are covered.
+
+    Raises:
+        FedhaError: The server's rule cannot be found, or does not go with the rest.
     """
 
     recipe: Recipe
@@ -28,6 +37,12 @@ class Task:
     def __post_init__(self) -> None:
         if self.training.mode == "local":
             object.__setattr__(self, "recipe", in_local_steps(self.recipe))
+        _ = self.rules  # what is wrong with them is said where the task is made: at the server and at every client
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """What the server makes of the answers: what the recipe asks for, and the rule that the config names."""
+        return rules_of(self.recipe, self.training, self.privacy)
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,9 @@ class Request:
             for alike, the weight of those who are left of the round.
         additive: Whether clients that answer together may send one weighted sum of their tensors: nobody needs theirs
             one by one.
-        evaluate: Parts of the domain to evaluate in a training exchange, at the global model: held_out, train.
+        evaluate: Parts of the domain to evaluate at the global model: held_out, train; in a training exchange, too.
+        sent: What the run's rules send along with a request to train, as ``rule's name/its name``.
+        kind: What is asked.
         running: The parts of the global model that move beside them, by name (`fedha.models.state`).
         constants: Digest of what of the model never moves; "" where nothing is said of it.
     """
@@ -57,6 +74,8 @@ class Request:
     share: float = 1.0
     additive: bool = False
     evaluate: tuple[str, ...] = ()
+    sent: Mapping[str, Tensor] = field(default_factory=dict)
+    kind: Kind = "train"
     running: Mapping[str, Tensor] = field(default_factory=dict)
     constants: str = ""
 
@@ -70,7 +89,9 @@ class Reply:
         domain: Its domain's name.
         index: Its place in client order, in which everything is summed.
         examples: Training examples it holds; 0 where only a sum over clients may tell.
-        tensors: Statistics by name, or the update by parameter name, and ``buffers/…``, how what is running moved.
+        tensors: Statistics by name, or the update by parameter name. What comes beside an update has a prefix:
+            ``statistics/`` what rides along (`fedha.piggyback`), ``rule/`` what the run's rules ask for, ``buffers/``
+            how what is running moved.
         metrics: Numbers for the log.
         input_shape: Shape of one of its inputs, when it introduces itself; else ().
         weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedha.aggregation import apply_update, risk_shares, server_optimizer
+from fedha.answers import answer_measure
+from fedha.client import Client
 from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
@@ -22,33 +23,35 @@ from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.shape import noise_of
 from fedha.privacy.site import Site
 from fedha.privacy.spending import Spending
-from fedha.recipes import STATISTICS
-from fedha.reference import moving_average, weighted_mean
-from fedha.training import PARTS, Client, answer_measure
+from fedha.reference import domain_means, weighted_mean
+from fedha.rules import applied
+from fedha.rules.rule import Answers, Standing
+from fedha.schedule import rate_factor
+from fedha.training import PARTS
 from fedha.verdict import problem, refused
 
 
 @dataclass
 class Server:
-    """The server's state: the global model, its optimiser, and what a recipe remembers.
+    """The server's state: the global model, and what the run's rules keep.
 
     Attributes:
         task: The run's task.
-        parameters: The global model's trained parameters, by name; changed in place.
+        parameters: The global model's trained parameters, by name; a step puts new tensors in the old ones' place.
         running: What moves beside them: running statistics that are averaged or stay with clients.
         constants: What never moves: frozen parameters, and buffers.
         kinds: What becomes of each part, in the order in which the whole is handed out; empty: all are trained.
         members: All clients as last met, in client order.
         cohort: The round's clients, in client order; who fails leaves it.
         shares: Each of its clients' weight in the averages, by place; they sum to 1.
-        averages: Moving averages of references, by statistic (FedIIR).
-        weights: Group DRO's weights, by domain.
+        states: The rules' tensors, by rule and name (`fedha.rules`).
         piggyback: Whether statistics ride along with the updates (`fedha.piggyback`).
         references: Then those of the round to come; empty where they have to be measured first.
         evaluated: What the last round's clients evaluated along with their updates, as `pool_evaluations` gives it.
         learned: What this round's answers averaged to so far: statistics as they were measured, then the update.
         spending: What the run has had released, where clients' answers are covered.
         site: Where the server's own noise comes from, if clients are protected as a whole.
+        beside: Shapes of what the rules have clients answer beside their updates, by name.
     """
 
     task: Task
@@ -59,23 +62,23 @@ class Server:
     members: list[Member] = field(default_factory=list)
     cohort: list[Member] = field(default_factory=list)
     shares: dict[int, float] = field(default_factory=dict)
-    averages: dict[str, Tensor] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
+    states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     piggyback: bool = False
     references: dict[str, Tensor] = field(default_factory=dict)
     evaluated: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     learned: dict[str, Tensor] = field(default_factory=dict)
     spending: Spending = field(default_factory=Spending)
     site: Site = field(default_factory=Site)
-    optimizer: torch.optim.Optimizer = field(init=False)
+    beside: Mapping[str, torch.Size] = field(init=False)
     _round: int = 0  # that is under way,
     _drawn: int = 1  # how many clients it drew,
     _sums: int = 0  # and how many sums of theirs it has disturbed
 
     def __post_init__(self) -> None:
         self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.optimizer = server_optimizer(self.task.training, list(self.parameters.values()))
         self.running = {name: value.detach().clone() for name, value in self.running.items()}
+        self.beside = applied.answer_shapes(self.task.rules, self.parameters)
+        self.states = self.states or applied.begin(self.task.rules, self.parameters)
 
     @classmethod
     def holding(cls, task: Task, state: State, *, piggyback: bool = False) -> "Server":
@@ -121,39 +124,56 @@ class Server:
         """The statistics that ride along with a round's updates: the last round's would serve nobody."""
         return riders(self.task.recipe) if self.piggyback and round < self.task.training.rounds else ()
 
+    def sent_along(self) -> dict[str, Tensor]:
+        """What the rules send along with a request to train."""
+        return applied.sent_along(self.task.rules, self.states)
+
+    @property
+    def weighs_updates(self) -> bool:
+        """Whether the weights of the clients' updates come after them, so that nobody may add them up before."""
+        return any(rule.weigh is not None for rule in self.task.rules)
+
     def refer(self, replies: Iterable[Reply]) -> dict[str, Tensor]:
         """Average one exchange's statistics into references; who did not answer leaves the cohort."""
         references, _ = self._mean(replies, self.shares, "statistics")
         self.learned |= references
-        return self._referred(references)
-
-    def _referred(self, references: dict[str, Tensor]) -> dict[str, Tensor]:
-        for term in self.task.recipe.terms:
-            name = STATISTICS[term.statistic].reference
-            if term.reference_average and name in references:
-                self.averages[name] = moving_average(self.averages.get(name), references[name], term.reference_average)
-                references[name] = self.averages[name]
-        return references
+        told, self.states = applied.referred(self.task.rules, self.states, references)
+        return told
 
     def step(self, round: int, replies: Iterable[Reply]) -> dict[str, Any]:
         """Average one round's updates, apply them, and return the round's numbers."""
-        shares = self.shares
-        if self.task.recipe.weighting == "risk":
+        rules, shares = self.task.rules, dict(self.shares)
+        if self.weighs_updates:
             # every risk must be known before any update can be weighed
             replies = list(in_order(replies, [one.index for one in self.cohort]))
-            shares = self._risk_shares(replies)
+            weights, self.states = applied.weighed(rules, self.states, _standing(replies, shares))
+            shares = dict(weights)
         mean, answered = self._mean(replies, shares, "update")
         self.learned |= mean
-        update = {name: value for name, value in mean.items() if not name.startswith((RIDING, RUNNING))}
-        rode = {name.removeprefix(RIDING): value for name, value in mean.items() if name.startswith(RIDING)}
-        self.references, self.evaluated = self._referred(rode), pool_evaluations(answered)
-        recipe = self.task.recipe
-        if recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1:
-            self.optimizer = server_optimizer(self.task.training, list(self.parameters.values()))
-        apply_update(self.task.training, self.optimizer, self.parameters, update, round)
-        for name, value in self.running.items():
-            self.running[name] = _moved(value, mean[f"{RUNNING}{name}"])
+        self.references, self.states = applied.referred(rules, self.states, applied.below(mean, RIDING))
+        self.evaluated = pool_evaluations(answered)
+        answers = self._answers(mean, round, len(answered))
+        parameters, self.states = applied.aggregated(rules, self.states, answers)
+        self.parameters |= parameters
+        self.running = {name: _moved(value, mean[f"{RUNNING}{name}"]) for name, value in self.running.items()}
         return _summary(self.task, round, answered)
+
+    def _answers(self, mean: Mapping[str, Tensor], round: int, answered: int) -> Answers:
+        """What a round's clients answered together, as the rules see it."""
+        training, recipe = self.task.training, self.task.recipe
+        usual = next(rule.rate for rule in self.task.rules if rule.aggregate is not None)
+        rate = usual if training.learning_rate is None else training.learning_rate
+        if training.mode == "synchronous":  # in local mode the clients' rate follows the schedule
+            rate *= rate_factor(training, round)
+        return Answers(
+            self.parameters,
+            {name: mean[name] for name in self.parameters},
+            applied.below(mean, applied.BESIDE),
+            rate,
+            len(self.members),
+            answered,
+            restart=bool(recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1),
+        )
 
     def _mean(
         self, replies: Iterable[Reply], shares: Mapping[int, float], what: str
@@ -197,22 +217,6 @@ class Server:
         every = ((name, mean.get(name)) for name in self.parameters)
         return {name: torch.zeros_like(self.parameters[name]) if value is None else value for name, value in every}
 
-    def _risk_shares(self, replies: Sequence[Reply]) -> dict[int, float]:
-        """Group DRO: the domains' weights move with their risks; the clients of a domain share its weight."""
-        risks = by_domain(replies, "risk")
-        known = list(dict.fromkeys([*self.weights, *risks]))
-        previous = [self.weights.get(domain, 1 / len(known)) for domain in known]
-        moved = risk_shares(self.task.recipe, previous, [risks.get(domain) for domain in known])
-        self.weights = dict(zip(known, moved, strict=True))
-        scale = 1 / sum(self.weights[domain] for domain in risks)
-        usual = dict.fromkeys(risks, 0.0)
-        for reply in replies:
-            usual[reply.domain] += self.shares[reply.index]
-        return {
-            reply.index: self.weights[reply.domain] * scale * (self.shares[reply.index] / usual[reply.domain])
-            for reply in replies
-        }
-
 
 def _moved(value: Tensor, by: Tensor) -> Tensor:
     """A running part after a round; counts stay whole."""
@@ -250,10 +254,7 @@ def in_order(replies: Iterable[Reply], places: Sequence[int]) -> Iterator[Reply]
 
 def by_domain(replies: Sequence[Reply], metric: str) -> dict[str, float]:
     """A number of each domain that sent it: its only client's, or the mean over its clients' examples."""
-    groups: dict[str, list[Reply]] = {}
-    for reply in (one for one in replies if metric in one.metrics):
-        groups.setdefault(reply.domain, []).append(reply)
-    return {domain: _pooled(group, metric) for domain, group in groups.items()}
+    return domain_means((one.domain, one.metrics[metric], one.examples) for one in replies if metric in one.metrics)
 
 
 def pool_evaluations(replies: Sequence[Reply]) -> dict[str, dict[str, dict[str, float]]]:
@@ -308,15 +309,14 @@ def run_round(
     references, left_out = dict(server.references), dict[int, dict[str, Any]]()
     cohort = {one.index for one in server.gather(round, [_met(client, server.task) for client in clients])}
 
-    def ask(what: str, measure: tuple[str, ...]) -> list[Reply]:
-        replies = []
+    def ask(what: Literal["measure", "train"], measure: tuple[str, ...]) -> list[Reply]:
+        replies, sent = [], server.sent_along() if what == "train" else {}
+        asked = Request(
+            server.task, round, server.parameters, references, measure, sent=sent, kind=what, running=server.running
+        )
         for client in (one for one in clients if one.index in cohort - left_out.keys()):
-            share = server.shares[client.index]
-            own = Request(
-                server.task, round, server.parameters, references, measure, share, running=dict(server.running)
-            )
             try:
-                replies.append(_answer(what, client, own))
+                replies.append(_answer(client, replace(asked, share=server.shares[client.index])))
             except FedhaError as error:
                 if on_client_error == "stop":
                     raise
@@ -333,11 +333,11 @@ def run_round(
     return {**record, **({"events": list(left_out.values())} if left_out else {})}
 
 
-def _answer(what: str, client: Client, request: Request) -> Reply:
+def _answer(client: Client, request: Request) -> Reply:
     """A client's answer, if it may enter an average."""
-    reply = (answer_measure if what == "measure" else answer_train)(client, request)
+    reply = (answer_measure if request.kind == "measure" else answer_train)(client, request)
     if (wrong := problem(reply, {})) is not None:
-        raise refused(client.member.who, what, request.round, wrong)
+        raise refused(client.member.who, request.kind, request.round, wrong)
     return reply
 
 
@@ -348,10 +348,13 @@ def _met(client: Client, task: Task) -> Member:
     return replace(client.member, unreached=unreached(client.model, client.domain.train.inputs.shape[1:]))
 
 
-def _pooled(replies: Sequence[Reply], metric: str) -> float:
-    if len(replies) == 1:
-        return replies[0].metrics[metric]
-    return sum(one.metrics[metric] * one.examples for one in replies) / sum(one.examples for one in replies)
+def _standing(replies: Sequence[Reply], weights: Mapping[int, float]) -> Standing:
+    return Standing(
+        weights,
+        {one.index: one.domain for one in replies},
+        {one.index: one.metrics["risk"] for one in replies if "risk" in one.metrics},
+        {one.index: one.examples for one in replies},
+    )
 
 
 def _joined(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:

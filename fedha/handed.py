@@ -3,8 +3,10 @@
 Nothing is pickled. Another process has none of them; who goes on with such a run hands the same object over again.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Iterable
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -48,3 +50,49 @@ def digest_of(parts: Iterable[tuple[str, Tensor]]) -> str:
         total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()[:32]
+
+
+def code_digest(value: Any) -> str:
+    """A digest of a function, or of a value made of functions: their code, and the values that they are made with.
+
+    Of an object that is none of these its type alone is seen, and of a function that is called its name.
+    """
+    total = hashlib.sha256()
+    for part in _told(value, set()):
+        total.update(part)
+        total.update(b"\n")
+    return total.hexdigest()[:32]
+
+
+def _told(value: Any, seen: set[int]) -> Iterator[bytes]:
+    if isinstance(value, Tensor):
+        yield digest_of([("", value)]).encode()
+    elif value is None or isinstance(value, str | bytes | int | float | bool | complex):
+        yield repr(value).encode()
+    elif id(value) in seen:
+        yield b"again"
+    else:
+        seen.add(id(value))
+        for part in _parts(value):
+            yield from _told(part, seen)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """What an object is made of."""
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return [name, value.__code__, value.__defaults__, value.__kwdefaults__, *cells]
+    if isinstance(value, types.MethodType):
+        return [name, value.__func__, value.__self__]
+    if isinstance(value, types.CodeType):
+        return [name, value.co_code, value.co_consts, value.co_names, value.co_varnames, value.co_freevars]
+    if isinstance(value, Mapping):
+        return [name, *(part for pair in value.items() for part in pair)]
+    if isinstance(value, tuple | list):
+        return [name, *value]
+    if isinstance(value, frozenset | set):
+        return [name, *sorted(value, key=repr)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [name, *(part for one in dataclasses.fields(value) for part in (one.name, getattr(value, one.name)))]
+    return [name]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from fedha.arguments import check_argument
 from fedha.config import load_written
 from fedha.errors import FedhaError
 from fedha.models import SplitModel, build
@@ -44,6 +45,7 @@ def load(run: str | Path, *, model: SplitModel | Callable[..., SplitModel] | Non
         FedhaError: The folder holds no finished run, its network cannot be made again here, or the weights are of
             another one.
     """
+    check_argument("fedha.load", "run", run, (str, Path), "the folder of a run")
     folder = Path(run).expanduser()
     if not runfolder.holds_run(folder):
         raise FedhaError(f"there is no run in {folder}; name the folder of one, with its config.yaml")

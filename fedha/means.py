@@ -9,128 +9,37 @@ Two statistics are two means deep. A covariance is the mean around the mean, who
 and as H is symmetric, ``H u`` is one more such mean, which joins g's pull.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fedha import statistics
 from fedha.errors import FedhaError
-from fedha.measurement import LARGEST_HESSIAN, Circumstances, HeadView, measure, refuse_chance
+from fedha.measurement import Circumstances, Piece
 from fedha.pieces import Batch
+from fedha.registry import statistic
+from fedha.statistic import Mean
+from fedha.table import COUNTED, STATISTICS
 
 Named = Mapping[str, Tensor]
 
+_TRIED = 8  # rows on which somebody's own mean is looked at
 
-@dataclass(frozen=True)
-class Piece:
-    """Some rows of a batch, at a head.
 
-    Attributes:
-        view: The head.
-        features: The view's prepared features, [n, D].
-        labels: Class indices, [n].
-        around: Signs, and references of earlier exchanges.
-        directions: Means of the whole batch along which others are taken.
+def means_needed(wanted: Iterable[str]) -> dict[str, Mean]:
+    """The means that some statistics are made of, by name.
+
+    Raises:
+        FedhaError: There is no such statistic, or two of them call different means by one name.
     """
-
-    view: HeadView
-    features: Tensor
-    labels: Tensor
-    around: Circumstances
-    directions: Named = field(default_factory=dict)
-
-    def mean(self, name: str) -> Tensor:
-        """One of the means that formulas name."""
-        return MEANS[name](self) if name in MEANS else self.measure(name)
-
-    def measure(self, name: str) -> Tensor:
-        """A statistic of these rows."""
-        return measure(name, self.view, self.features, self.labels, self.around)
-
-    def call(self, name: str, *extra: Tensor) -> Tensor:
-        """A function of the head's own kind, `fedha.statistics` or `fedha.nonlinear`, on these rows."""
-        refuse_chance(name, self.view)
-        value: Tensor = getattr(self.view.functions, name)(*self.view.arguments, self.features, self.labels, *extra)
-        return value
-
-
-def _whole_hessian(piece: Piece) -> Tensor:
-    if torch.Size(piece.view.shape).numel() > LARGEST_HESSIAN:
-        raise FedhaError(
-            "statistic 'off_diagonal_energy' of a head this large needs all examples of a batch in one piece; give a "
-            "smaller batch_size, raise training.chunk, or take another recipe"
-        )
-    return piece.measure("hessian")
-
-
-# Statistics that are means themselves are measured by their own names; these are the others.
-MEANS: Mapping[str, Callable[[Piece], Tensor]] = {
-    "gradient_hessian_product": lambda piece: piece.call("hessian_vector_product", piece.directions["gradient"]),
-    "squared_gradient": lambda piece: piece.call("squared_gradient"),
-    "feature_square": lambda piece: piece.call("feature_square", piece.directions["feature_mean"]),
-    "whole_hessian": _whole_hessian,
-}
-
-# Means that are taken along, or around, another one, which must be whole before.
-AFTER: Mapping[str, str] = {"gradient_hessian_product": "gradient", "feature_square": "feature_mean"}
-
-
-@dataclass(frozen=True)
-class Formula:
-    """How a statistic comes from means.
-
-    Attributes:
-        means: Their names.
-        derive: The function of them, and of n. A mean of two axes that stands for fewer is cut to its shape.
-    """
-
-    means: tuple[str, ...]
-    derive: Callable[[Named, float], Tensor]
-
-
-def mean_of(name: str) -> Formula:
-    """The formula of a statistic that is a mean over examples."""
-    return Formula((name,), lambda means, _: means[name])
-
-
-def _scalar(name: str) -> Formula:
-    return Formula((name,), lambda means, _: means[name].reshape(()))
-
-
-def _covariance(means: Named, examples: float) -> Tensor:
-    if examples < 2:
-        raise ValueError(f"a covariance needs two examples or more, got {examples:g}; raise the batch size")
-    return (examples / (examples - 1)) * means["feature_square"]
-
-
-def _off_diagonal_energy(means: Named, examples: float) -> Tensor:
-    full = means["whole_hessian"]
-    return full.square().sum() - full.diagonal().square().sum()
-
-
-FORMULAS: Mapping[str, Formula] = {
-    "risk": _scalar("risk"),
-    "accuracy": _scalar("accuracy"),
-    "gradient": mean_of("gradient"),
-    "hessian_diagonal": mean_of("hessian_diagonal"),
-    "pooled_gradient_hessian_product": mean_of("pooled_gradient_hessian_product"),
-    "gradient_hessian_product": Formula(
-        ("gradient", "gradient_hessian_product"), lambda means, _: means["gradient_hessian_product"]
-    ),
-    "hutchinson_diagonal": mean_of("hutchinson_diagonal"),
-    "hutchinson_diagonal_shared": mean_of("hutchinson_diagonal_shared"),
-    "hessian": mean_of("hessian"),
-    "hessian_off_diagonal": mean_of("hessian_off_diagonal"),
-    "off_diagonal_energy": Formula(("whole_hessian",), _off_diagonal_energy),
-    "gradient_variance": Formula(
-        ("gradient", "squared_gradient"), lambda means, _: means["squared_gradient"] - means["gradient"].square()
-    ),
-    "scale_gradient": _scalar("scale_gradient"),
-    "feature_mean": Formula(("feature_mean",), lambda means, _: means["feature_mean"].reshape(-1)),
-    "feature_covariance": Formula(("feature_mean", "feature_square"), _covariance),
-}
+    needed: dict[str, Mean] = {}
+    for name in wanted:
+        for mean in statistic(name).means:
+            if needed.setdefault(mean.name, mean) is not mean:
+                raise FedhaError(f"statistic {name!r} calls a mean {mean.name!r}, as another one does; rename it")
+    return needed
 
 
 def means_of(batch: Batch, wanted: Iterable[str], around: Circumstances) -> dict[str, Tensor]:
@@ -138,34 +47,66 @@ def means_of(batch: Batch, wanted: Iterable[str], around: Circumstances) -> dict
 
     Args:
         batch: Of n rows, n >= 1.
-        wanted: Statistics, keys of `FORMULAS`.
+        wanted: Statistics, as in `fedha.registry.statistic`.
         around: Signs, and references of earlier exchanges.
 
     Raises:
-        FedhaError: A statistic is too large for this head.
+        FedhaError: A statistic is too large for this head; or somebody's own mean is none.
     """
-    names = list(dict.fromkeys(mean for name in wanted for mean in FORMULAS[name].means))
-    first = _merged(batch, [name for name in names if name not in AFTER], around, {})
-    return first | _merged(batch, [name for name in names if name in AFTER], around, first)
+    names = list(wanted)
+    means = means_needed(names).values()
+    _check_own([name for name in names if name not in STATISTICS and name not in COUNTED], batch, around)
+    first = _merged(batch, [mean for mean in means if mean.along is None], around, {})
+    return first | _merged(batch, [mean for mean in means if mean.along is not None], around, first)
 
 
 def derived(wanted: Iterable[str], means: Named, examples: int) -> dict[str, Tensor]:
     """Statistics of a batch of n examples from its means, differentiable in them."""
-    return {name: FORMULAS[name].derive(means, examples) for name in wanted}
+    return {name: statistic(name).formula.derive(means, examples) for name in wanted}
 
 
-def curvature_along(batch: Batch, direction: Tensor, around: Circumstances) -> Tensor:
-    """The batch's Hessian times a direction in head space, shaped like it."""
-    return _merged(batch, ["gradient_hessian_product"], around, {"gradient": direction})["gradient_hessian_product"]
+def mean_along(batch: Batch, mean: Mean, direction: Tensor, around: Circumstances) -> Tensor:
+    """A batch's mean that is taken along another one, along a given direction in its place."""
+    if mean.along is None:
+        raise ValueError(f"the mean {mean.name!r} is taken along no other one")
+    return _merged(batch, [mean], around, {mean.along.name: direction})[mean.name]
 
 
-def _merged(batch: Batch, names: Iterable[str], around: Circumstances, directions: Named) -> dict[str, Tensor]:
-    names = list(names)
+def _merged(batch: Batch, means: Iterable[Mean], around: Circumstances, directions: Named) -> dict[str, Tensor]:
+    means = list(means)
     total: dict[str, Tensor] = {}
-    for seen in batch.measured() if names else ():
+    for seen in batch.measured() if means else ():
         piece = Piece(seen.view, seen.features, seen.labels, around, directions)
         with torch.no_grad(), statistics.shared():
-            for name in names:
-                value = piece.mean(name) * seen.share
-                total[name] = total[name].add_(value) if name in total else value
+            for mean in means:
+                value = mean.of(piece) * seen.share
+                total[mean.name] = total[mean.name].add_(value) if mean.name in total else value
     return total
+
+
+def _check_own(names: Iterable[str], batch: Batch, around: Circumstances) -> None:
+    """Look whether somebody's own means are means over examples, on a few rows: else no piece could be added up."""
+    own = [(name, mean) for name in names for mean in statistic(name).means if mean.along is None]
+    for seen in batch.measured() if own else ():
+        piece = Piece(seen.view, seen.features[:_TRIED], seen.labels[:_TRIED], around)
+        for name, mean in own:
+            if not _is_mean(mean, piece):
+                raise FedhaError(
+                    f"statistic {name!r}: {mean.name!r} of {len(piece.labels)} examples is not the mean of its values "
+                    "of one part and the rest, so that it cannot be taken in pieces; give the means that it is made "
+                    "of, and derive (fedha.Statistic), or raise training.chunk"
+                )
+        return
+
+
+def _is_mean(mean: Mean, piece: Piece) -> bool:
+    rows, cut = len(piece.labels), max(1, len(piece.labels) // 3)
+    if rows < 2:
+        return True
+    with torch.no_grad():
+        whole, *parts = (
+            mean.of(replace(piece, features=piece.features[own], labels=piece.labels[own]))
+            for own in (slice(None), slice(cut), slice(cut, None))
+        )
+    merged = (cut * parts[0] + (rows - cut) * parts[1]) / rows
+    return torch.allclose(whole, merged, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))

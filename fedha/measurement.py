@@ -1,7 +1,7 @@
 """Statistics by name, for whatever head a model has."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,12 @@ from fedha import nonlinear, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.models.chance import Key, drawing
 from fedha.models.split import SplitModel, evaluating, head_matrix, with_bias
-from fedha.recipes import STATISTICS
+from fedha.registry import statistic
+from fedha.statistic import Owner, Space
 
 LARGEST_HESSIAN = 4096  # weights of a head up to which its whole Hessian is held
 _ONE_BY_ONE = {
-    *("hessian_diagonal", "hutchinson_diagonal", "hutchinson_diagonal_shared", "hessian", "hessian_off_diagonal"),
+    *("hessian_diagonal", "hutchinson_diagonal", "hessian", "hessian_off_diagonal"),
     *("off_diagonal_energy", "gradient_variance", "squared_gradient"),
 }
 
@@ -51,6 +52,7 @@ class Circumstances:
         client: Whose statistic it is; None for a reference.
         probes: Sign vectors of the Hutchinson statistics.
         references: References of earlier exchanges.
+        signs: Sign vectors that were drawn before, [m, ...], by owner; others are drawn when they are asked for.
     """
 
     seed: int
@@ -58,6 +60,69 @@ class Circumstances:
     client: str | None
     probes: int
     references: Mapping[str, Tensor]
+    signs: Mapping[Owner, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a batch at a head: what a statistic's functions are given (`fedha.statistic`).
+
+    Attributes:
+        view: The head.
+        features: The view's prepared features, [n, D]; those of a linear head end with a column of ones.
+        labels: Class indices, [n].
+        around: Signs, and references of earlier exchanges.
+        directions: Means of the whole batch, by name, along which others are taken.
+    """
+
+    view: HeadView
+    features: Tensor
+    labels: Tensor
+    around: Circumstances
+    directions: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def logits(self) -> Tensor:
+        """[n, C]; a single one speaks for class 1."""
+        return self.call("logits")
+
+    @property
+    def losses(self) -> Tensor:
+        """Negative log-likelihoods, [n]."""
+        return statistics.losses(self.logits, self.labels)
+
+    @property
+    def representation(self) -> Tensor:
+        """What the featurizer gave, [n, D - 1], whatever the head."""
+        return self.features[:, :-1] if self.view.functions is statistics else self.features
+
+    def call(self, name: str, *extra: Tensor) -> Tensor:
+        """A function of the head's own kind, `fedha.statistics` or `fedha.nonlinear`, on these rows."""
+        refuse_chance(name, self.view)
+        value: Tensor = getattr(self.view.functions, name)(*self.view.arguments, self.features, self.labels, *extra)
+        return value
+
+    def probed(self, owner: Owner) -> Tensor:
+        """Hutchinson's estimate of the Hessian's diagonal, with the signs of the client or of the round."""
+        refuse_chance("hutchinson_diagonal", self.view)
+        functions = sketches if self.view.functions is statistics else nonlinear
+        known = self.around.signs.get(owner)
+        signs = draw_signs(owner, self.view, self.around, self.features) if known is None else known
+        value: Tensor = functions.hutchinson_diagonal(*self.view.arguments, self.features, self.labels, signs)
+        return value
+
+    def refuse_large(self, name: str, advice: str) -> None:
+        """Refuse a head whose whole Hessian is too large.
+
+        Raises:
+            FedhaError: It is; names the statistic.
+        """
+        size = torch.Size(self.view.shape).numel()
+        if size > LARGEST_HESSIAN:
+            raise FedhaError(
+                f"statistic {name!r} would hold {size} x {size} numbers for this head; it is for heads of up to "
+                f"{LARGEST_HESSIAN} weights: {advice}"
+            )
 
 
 def view_head(model: SplitModel, parameters: Mapping[str, Tensor], draws: Key | None = None) -> HeadView:
@@ -82,33 +147,33 @@ def view_head(model: SplitModel, parameters: Mapping[str, Tensor], draws: Key | 
 
 
 def measure(name: str, view: HeadView, features: Tensor, labels: Tensor, around: Circumstances) -> Tensor:
-    """One statistic of one client.
+    """One statistic of one client, of all its rows at once.
 
     Args:
-        name: A key of `fedha.recipes.STATISTICS`, or the name of a reference there.
+        name: As in `fedha.registry.statistic`.
         view: The head.
         features: The view's prepared features, [n, D].
         labels: Class indices, [n].
         around: Signs and references.
 
     Raises:
-        FedhaError: The statistic is too large for this head, or not of one that draws at random.
+        FedhaError: There is no such statistic, it is too large for this head, or not of one that
+            draws at random.
     """
-    refuse_chance(name, view)
-    if name not in STATISTICS and name != "accuracy":
-        raise FedhaError(f"there is no statistic {name!r}; there are {', '.join(STATISTICS)}")
-    arguments = (*view.arguments, features, labels)
-    value: Tensor
-    if name == "pooled_gradient_hessian_product":
-        value = view.functions.hessian_vector_product(*arguments, around.references["gradient"])
-    elif name in ("hutchinson_diagonal", "hutchinson_diagonal_shared"):
-        functions = sketches if view.functions is statistics else nonlinear
-        value = functions.hutchinson_diagonal(*arguments, _signs(name, view, around, features))
-    else:
-        if name in ("hessian", "hessian_off_diagonal"):
-            _refuse_large(name, view)
-        value = getattr(view.functions, name)(*arguments)
-    return value
+    row, piece = statistic(name), Piece(view, features, labels, around)
+    if row.at_once is not None:
+        return row.at_once(piece)
+    means: dict[str, Tensor] = {}
+    for mean in row.means:
+        means[mean.name] = mean.of(piece if mean.along is None else replace(piece, directions=means))
+    return row.formula.derive(means, len(labels))
+
+
+def space_of(view: HeadView, rows: int, probes: int) -> Space:
+    """A head's sizes, and a batch's, for counting numbers."""
+    weights, closed = torch.Size(view.shape).numel(), view.functions is statistics
+    classes, width = view.shape if closed else (1, weights)
+    return Space(rows, weights, classes, width, probes, closed)
 
 
 def shapes(model: SplitModel, input_shape: Sequence[int], names: Iterable[str], probes: int) -> dict[str, torch.Size]:
@@ -130,35 +195,24 @@ def shapes(model: SplitModel, input_shape: Sequence[int], names: Iterable[str], 
 
 
 def refuse_chance(name: str, view: HeadView) -> None:
-    """Refuse a statistic that looks at many directions or examples one by one, of a head that draws at random.
+    """Refuse what calls a head once for each direction or example, where the head draws at random.
 
     Raises:
         FedhaError: It does; says what to do.
     """
     if view.draws and name in _ONE_BY_ONE:
         raise FedhaError(
-            f"statistic {name!r} calls the head once for each example or direction, and the head draws at random "
-            "(dropout?): each call would be of another head. Let the featurizer end with what draws, as in "
+            f"{name!r} calls the head once for each example or direction, and the head draws at random (dropout?): "
+            "each call would be of another head. Let the featurizer end with what draws, as in "
             "SplitModel(nn.Sequential(backbone, nn.Dropout(0.5)), nn.Linear(512, 10))"
         )
 
 
-def _signs(name: str, view: HeadView, around: Circumstances, features: Tensor) -> Tensor:
-    if name == "hutchinson_diagonal_shared":
-        owner = None
-    else:
-        owner = "reference" if around.client is None else f"client {around.client}"
-    return sketches.draw_signs(around.seed, around.round, around.probes, torch.Size(view.shape), owner).to(features)
-
-
-def _refuse_large(name: str, view: HeadView) -> None:
-    size = torch.Size(view.shape).numel()
-    if size > LARGEST_HESSIAN:
-        raise FedhaError(
-            f"statistic {name!r} would hold {size} x {size} numbers for this head; it is for heads of up to "
-            f"{LARGEST_HESSIAN} "
-            "weights: use hessian_diagonal or gradient_hessian_product"
-        )
+def draw_signs(owner: Owner, view: HeadView, around: Circumstances, like: Tensor) -> Tensor:
+    """The sign vectors of a client, or of a round, [m, ...], like some tensor."""
+    mine = "reference" if around.client is None else f"client {around.client}"
+    whose = None if owner == "round" else mine
+    return sketches.draw_signs(around.seed, around.round, around.probes, torch.Size(view.shape), whose).to(like)
 
 
 def _call(head: nn.Module, draws: Key | None, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:

@@ -22,14 +22,29 @@ def is_own(name: str) -> bool:
 def find(key: str, name: str) -> Callable[..., Any]:
     """The function that a key of the config names.
 
-    Modules are looked for where Python looks, and in the folder where the command was started.
-
     Args:
         key: Such as ``model.name``.
         name: ``package.module:function``, or a class, or a method as ``module:Class.method``.
 
     Raises:
-        FedhaError: There is no such module or function, or its import fails.
+        FedhaError: As in `look_up`; or it is no function.
+    """
+    found = look_up(key, name)
+    if not callable(found):
+        raise FedhaError(f"{key} is {name!r}, which is a {type(found).__name__}; name a function that makes it")
+    function: Callable[..., Any] = found
+    return function
+
+
+def look_up(key: str, name: str) -> Any:
+    """What a key of the config names. Modules are looked for where Python looks, and where the command was started.
+
+    Args:
+        key: As in `find`.
+        name: Likewise.
+
+    Raises:
+        FedhaError: There is no such module, or nothing of that name in it, or its import fails.
     """
     place, _, attribute = name.partition(":")
     if not place or not attribute:
@@ -46,10 +61,7 @@ def find(key: str, name: str) -> Callable[..., Any]:
             known = ", ".join(one for one in vars(found) if not one.startswith("_") and callable(getattr(found, one)))
             raise FedhaError(f"{key} is {name!r}, but {place} has no {attribute!r}, only {known or 'nothing to call'}")
         found = getattr(found, part)
-    if not callable(found):
-        raise FedhaError(f"{key} is {name!r}, which is a {type(found).__name__}; name a function that makes it")
-    function: Callable[..., Any] = found
-    return function
+    return found
 
 
 def call(key: str, name: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> Any:

@@ -41,6 +41,11 @@ def risk(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Ten
     return _loss(_logits(head, parameters, features, labels), labels)
 
 
+def logits(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
+    """Logits, [n, C]."""
+    return _logits(head, parameters, features, labels)
+
+
 def gradient(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
     """Gradient of the risk in the head, [P]."""
     value: Tensor = grad(_objective(head, parameters, features, labels))(_flat(parameters))

@@ -7,15 +7,14 @@ adds up the derivatives of ``<pull, means>``, piece by piece (`fedha.means`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from fedha import statistics
-from fedha.means import Piece, curvature_along, derived, means_of
-from fedha.measurement import Circumstances, measure
-from fedha.penalty import active_terms, loss_divisor, penalty_terms, term_weight
+from fedha.means import derived, mean_along, means_needed, means_of
+from fedha.measurement import Circumstances, HeadView, Piece, measure
+from fedha.penalty import loss_divisor, penalty_terms, term_weight
 from fedha.pieces import Batch
 from fedha.recipes import Recipe, Term
 
@@ -24,11 +23,12 @@ Named = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of one client in one round.
+    """The loss of one client in one round; plain, together and private steps sum it in their own ways.
 
     Attributes:
         recipe: What is aligned.
         round: From 1.
+        terms: Those that enter the loss (`fedha.penalty.active_terms`).
         weight_decay: Adds this times the squared norm of all parameters.
         around: Signs, and this round's references.
         offsets: What a moving average adds to a client's statistic, by statistic.
@@ -38,21 +38,31 @@ class Objective:
 
     recipe: Recipe
     round: int
+    terms: tuple[Term, ...]
     weight_decay: float
     around: Circumstances
     offsets: Mapping[str, Tensor]
     own: Mapping[str, Tensor]
     share: float
 
-    @cached_property
-    def terms(self) -> tuple[Term, ...]:
-        """Those that enter the loss."""
-        return active_terms(self.recipe, self.share)
-
-    @cached_property
+    @property
     def divisor(self) -> float:
         """What the whole loss is divided by."""
-        return loss_divisor(self.recipe, self.round, self.share)
+        return loss_divisor(self.recipe, self.round, self.terms)
+
+    def penalties(self, measured: Mapping[str, Tensor]) -> Named:
+        """Each term by statistic, unweighted, from the client's statistics."""
+        values = {
+            name: value + self.offsets[name] if name in self.offsets else value for name, value in measured.items()
+        }
+        return penalty_terms(self.terms, values, self.around.references, self.own, self.share)
+
+    def weighed(self, start: Tensor, penalties: Mapping[str, Tensor]) -> Tensor:
+        """``start + w sum_k lambda_k term_k``."""
+        weight = self.recipe.scheduled_weight(self.round)
+        for term in self.terms:
+            start = start + weight * term_weight(self.recipe, term) * penalties[term.statistic]
+        return start
 
     def parts(self, risk: Tensor, measured: Mapping[str, Tensor], norms: Tensor | float) -> Named:
         """``(risk + L2 + w sum_k lambda_k term_k) / divisor`` as ``loss``, and its parts.
@@ -62,17 +72,26 @@ class Objective:
             measured: The terms' statistics of the batch.
             norms: Squared norm of all parameters, times the weight decay.
         """
-        values = {
-            name: value + self.offsets[name] if name in self.offsets else value for name, value in measured.items()
-        }
-        terms = penalty_terms(self.terms, values, self.around.references, self.own, self.share)
-        weight = self.recipe.scheduled_weight(self.round)
-        loss = risk + norms if self.weight_decay else risk
-        for term in self.terms:
-            loss = loss + weight * term_weight(self.recipe, term) * terms[term.statistic]
+        terms = self.penalties(measured)
+        loss = self.weighed(risk + norms if self.weight_decay else risk, terms)
         if self.divisor != 1:
             loss = loss / self.divisor
         return {"loss": loss, "risk": risk, **{f"penalty/{name}": value for name, value in terms.items()}}
+
+    def at(self, view: HeadView, features: Tensor, labels: Tensor, norms: Tensor | float) -> Named:
+        """The parts for a batch in one piece, live.
+
+        Args:
+            view: The head.
+            features: Prepared features, [n, D].
+            labels: Class indices, [n].
+            norms: As in `parts`.
+        """
+        with statistics.shared():
+            risk = view.functions.risk(*view.arguments, features, labels)
+            names = [term.statistic for term in self.terms]
+            measured = {name: measure(name, view, features, labels, self.around) for name in names}
+            return self.parts(risk, measured, norms)
 
 
 def descend(batch: Batch, objective: Objective) -> tuple[Named, dict[str, float]]:
@@ -92,32 +111,28 @@ def descend(batch: Batch, objective: Objective) -> tuple[Named, dict[str, float]
 
 def _at_once(batch: Batch, objective: Objective) -> tuple[Named, Named]:
     seen = batch.live()
-    with statistics.shared():
-        risk = seen.view.functions.risk(*seen.view.arguments, seen.features, seen.labels)
-        measured = {
-            term.statistic: measure(term.statistic, seen.view, seen.features, seen.labels, objective.around)
-            for term in objective.terms
-        }
-        parts = objective.parts(risk, measured, _squared_norms(batch, objective))
+    parts = objective.at(seen.view, seen.features, seen.labels, _squared_norms(batch, objective))
     return parts, _derivatives(parts["loss"], batch.parameters)
 
 
 def _in_pieces(batch: Batch, objective: Objective) -> tuple[Named, Named]:
     names = [term.statistic for term in objective.terms]
+    needed = means_needed(["risk", *names])
     means = {
         name: value.requires_grad_() for name, value in means_of(batch, ["risk", *names], objective.around).items()
     }
     norms = _squared_norms(batch, objective)
     parts = objective.parts(means["risk"], derived(names, means, batch.size), norms)
     pulls = _derivatives(parts["loss"], means)
-    if "gradient_hessian_product" in pulls:
-        pulls["gradient"] += curvature_along(batch, pulls["gradient_hessian_product"], objective.around)
+    for name, mean in needed.items():
+        if mean.along is not None and mean.symmetric:
+            pulls[mean.along.name] += mean_along(batch, mean, pulls[name], objective.around)
     total = {name: torch.zeros_like(value) for name, value in batch.parameters.items()}
     directions = {name: value.detach() for name, value in means.items()}
     for seen in batch.pieces():
         piece = Piece(seen.view, seen.features, seen.labels, objective.around, directions)
         with statistics.shared():
-            loss = torch.stack([(pull * piece.mean(name)).sum() for name, pull in pulls.items()]).sum()
+            loss = torch.stack([(pull * needed[name].of(piece)).sum() for name, pull in pulls.items()]).sum()
         _add(total, _derivatives(loss * seen.share, batch.parameters))
     if isinstance(norms, Tensor):
         _add(total, _derivatives(norms / objective.divisor, batch.parameters))

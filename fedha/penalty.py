@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from fedha.recipes import STATISTICS, Recipe, Term
+from fedha.recipes import Recipe, Term
+from fedha.registry import reference_of
 
 
 def active_terms(recipe: Recipe, share: float) -> tuple[Term, ...]:
@@ -61,22 +62,22 @@ def term_weight(recipe: Recipe, term: Term) -> float:
     return term.weight / recipe.probes if term.per_probe else term.weight
 
 
-def loss_divisor(recipe: Recipe, round: int, share: float) -> float:
+def loss_divisor(recipe: Recipe, round: int, terms: Sequence[Term]) -> float:
     """What a client's whole loss is divided by: the scheduled weight, over 1, where the recipe asks for it.
 
     Args:
-        recipe: Which; one without active terms has no weight.
+        recipe: Which.
         round: From 1.
-        share: As in `active_terms`.
+        terms: Those that are active; where there are none, there is no weight.
     """
     weight = recipe.scheduled_weight(round)
-    return weight if recipe.rescale and weight > 1 and active_terms(recipe, share) else 1.0
+    return weight if recipe.rescale and weight > 1 and terms else 1.0
 
 
 def _reference(term: Term, references: Mapping[str, Tensor], own: Mapping[str, Tensor], share: float) -> Tensor | None:
     if term.target == "zero":
         return None
-    mean = references[STATISTICS[term.statistic].reference]
+    mean = references[reference_of(term.statistic)]
     if term.target == "others":
         return (mean - share * own[term.statistic]) / (1 - share)
     return mean

@@ -12,10 +12,11 @@ from torch.func import functional_call
 
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
-from fedha.measurement import HeadView, view_head
+from fedha.measurement import HeadView, space_of, view_head
 from fedha.models.chance import Key, chance_of, drawing, kept_apart, untouched
 from fedha.models.split import SplitModel, evaluating
 from fedha.models.state import mixing_layers
+from fedha.registry import statistic
 
 BUDGET_BYTES = 256 * 2**20  # of a piece: fixed, since sums are taken piece by piece and their bits depend on it
 
@@ -189,15 +190,8 @@ def rows_at_once(model: SplitModel, inputs: Tensor, statistics: Iterable[str], p
         statistics: What is measured, or aligned.
         probes: Sign vectors of the Hutchinson statistics.
     """
-    view = view_head(model, {})
-    weights = torch.Size(view.shape).numel()
-    classes = view.shape[0] if len(view.shape) == 2 else 1
-    numbers = {
-        "hutchinson_diagonal": probes * classes,
-        "hutchinson_diagonal_shared": probes * classes,
-        "gradient_variance": 0 if len(view.shape) == 2 else weights,
-    }
-    held = 3 * sum(numbers.get(name, 0) for name in statistics) * inputs.element_size()
+    space = space_of(view_head(model, {}), 1, probes)
+    held = 3 * sum(statistic(name).each(space) for name in statistics) * inputs.element_size()
     return max(1, BUDGET_BYTES // (example_bytes(model, inputs.shape[1:], inputs.dtype) + held))
 
 

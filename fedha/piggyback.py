@@ -15,15 +15,14 @@ one round older still.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from fedha import batching, training
+from fedha import answers, batching
+from fedha.client import Client
 from fedha.exchange import Reply, Request
-from fedha.recipes import STATISTICS, Recipe
-from fedha.training import Client
+from fedha.recipes import Recipe
+from fedha.registry import reference_of
 
-_OWN, _ROUND = "own/", "own"  # in a client's state: what it sent for a round's references, and for which round
 RIDING = "statistics/"  # before the name of a statistic that rides along
 
 
@@ -36,16 +35,16 @@ def answer_train(client: Client, request: Request) -> Reply:
     """Train, and answer what rides along: statistics to `measure`, parts of the domain to `evaluate`."""
     measured, evaluated, trained = _apart(request)
     trained = replace(trained, references=_carried(client, trained))
-    replies = [training.answer_measure(client, measured)] if measured.measure else []
+    replies = [answers.answer_measure(client, measured)] if measured.measure else []
     for reply in replies:
         _keep(client, measured.round, reply.tensors)
-    replies += [training.answer_evaluate(client, evaluated)] if evaluated.measure else []
-    return _joined(training.answer_train(client, trained), replies)
+    replies += [answers.answer_evaluate(client, evaluated)] if evaluated.evaluate else []
+    return _joined(answers.answer_train(client, trained), replies)
 
 
 def answer_train_together(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
     """As `answer_train`, for many clients; at once where all have the same references."""
-    if requests[0].measure or any(_ROUND in client.state for client in clients):
+    if requests[0].measure or any(client.state.rode_for for client in clients):
         return [answer_train(client, request) for client, request in zip(clients, requests, strict=True)]
     if not requests[0].evaluate:
         return batching.answer_train(clients, requests)
@@ -57,17 +56,17 @@ def answer_train_together(clients: Sequence[Client], requests: Sequence[Request]
 def _apart(request: Request) -> tuple[Request, Request, Request]:
     """What a client is asked to measure, to evaluate and to train."""
     plain = replace(request, measure=(), evaluate=())
-    next_round = replace(plain, measure=request.measure, round=request.round + 1)
-    return next_round, replace(plain, measure=request.evaluate), plain
+    next_round = replace(plain, kind="measure", measure=request.measure, round=request.round + 1)
+    return next_round, replace(plain, kind="evaluate", evaluate=request.evaluate), plain
 
 
 def _carried(client: Client, request: Request) -> Mapping[str, Tensor]:
     """References as this client takes them: carried forward where it knows what it sent for them."""
-    sent = {name.removeprefix(_OWN): value for name, value in client.state.items() if name.startswith(_OWN)}
-    if _ROUND not in client.state or int(client.state[_ROUND]) != request.round:
+    sent = client.state.rode
+    if client.state.rode_for != request.round:
         return request.references
-    measured = training.answer_measure(client, replace(request, measure=tuple(sent))).tensors
-    entered = {STATISTICS[term.statistic].reference: 1 - term.reference_average for term in request.task.recipe.terms}
+    measured = answers.answer_measure(client, replace(request, kind="measure", measure=tuple(sent))).tensors
+    entered = {reference_of(term.statistic): 1 - term.reference_average for term in request.task.recipe.terms}
     carried = {
         name: request.references[name] + entered.get(name, 1.0) * (measured[name] - value)
         for name, value in sent.items()
@@ -77,8 +76,7 @@ def _carried(client: Client, request: Request) -> Mapping[str, Tensor]:
 
 
 def _keep(client: Client, round: int, tensors: Mapping[str, Tensor]) -> None:
-    client.state |= {f"{_OWN}{name}": value for name, value in tensors.items()}
-    client.state[_ROUND] = torch.tensor(round)
+    client.state = replace(client.state, rode={**client.state.rode, **tensors}, rode_for=round)
 
 
 def _joined(trained: Reply, others: Sequence[Reply]) -> Reply:

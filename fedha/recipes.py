@@ -4,70 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from fedha.registry import reference_of, statistic
+
 Target = Literal["mean", "zero", "others"]
 Distance = Literal["squared", "mean_squared", "inner", "value"]
-
-
-@dataclass(frozen=True)
-class StatisticRow:
-    """How a statistic enters a round.
-
-    Attributes:
-        reference: The statistic whose average is the reference; another one than itself for HGP, whose reference is the
-            pooled ``mean_e(H_e g)``, with g already pooled.
-        needs: References that must be known before this one can be measured; each costs an earlier exchange.
-        order: 0, 1 or 2: derivatives of the risk in the head that it holds.
-        summary: One phrase for tables.
-        least_examples: Of how many examples it can be taken at all; domains and minibatches have so many.
-    """
-
-    reference: str
-    needs: tuple[str, ...] = ()
-    order: int = 0
-    summary: str = ""
-    least_examples: int = 1
-
-
-STATISTICS: Mapping[str, StatisticRow] = {
-    "risk": StatisticRow("risk", summary="mean negative log-likelihood"),
-    "gradient": StatisticRow("gradient", order=1, summary="head gradient"),
-    "hessian_diagonal": StatisticRow("hessian_diagonal", order=2, summary="exact Hessian diagonal"),
-    "gradient_hessian_product": StatisticRow(
-        "pooled_gradient_hessian_product", needs=("gradient",), order=2, summary="Hessian times gradient"
-    ),
-    "pooled_gradient_hessian_product": StatisticRow(
-        "pooled_gradient_hessian_product", needs=("gradient",), order=2, summary="Hessian times the mean gradient"
-    ),
-    "hutchinson_diagonal": StatisticRow(
-        "hutchinson_diagonal", order=2, summary="Hutchinson's diagonal, a client's own signs"
-    ),
-    "hutchinson_diagonal_shared": StatisticRow(
-        "hutchinson_diagonal_shared", order=2, summary="Hutchinson's diagonal, the round's signs"
-    ),
-    "hessian": StatisticRow("hessian", order=2, summary="whole Hessian"),
-    "hessian_off_diagonal": StatisticRow("hessian_off_diagonal", order=2, summary="off-diagonal Hessian"),
-    "off_diagonal_energy": StatisticRow("off_diagonal_energy", order=2, summary="size of the off-diagonal Hessian"),
-    "gradient_variance": StatisticRow("gradient_variance", order=1, summary="variance of example gradients"),
-    "feature_mean": StatisticRow("feature_mean", summary="feature mean"),
-    "feature_covariance": StatisticRow("feature_covariance", summary="feature covariance", least_examples=2),
-    "scale_gradient": StatisticRow("scale_gradient", order=1, summary="derivative in a dummy scale"),
-}
-
-
-# Statistics that are no function of means over examples, so that nothing bounds what one example adds: why, and what
-# can be aligned in their place where every example is protected (`fedha.privacy.releasable` has those that can).
-UNRELEASABLE: Mapping[str, str] = {
-    "gradient_hessian_product": "the product of two means is no mean over examples; "
-    "align pooled_gradient_hessian_product, the Hessian times the pooled gradient, instead",
-    "hutchinson_diagonal": "a probe's term is no outer product, and the probes add noise without adding privacy; "
-    "align hessian_diagonal, their expectation, instead",
-    "hutchinson_diagonal_shared": "a probe's term is no outer product, and the probes add noise without adding "
-    "privacy; align hessian_diagonal, their expectation, instead",
-    "hessian": "noise on (C D)^2 entries drowns it; align hessian_diagonal instead",
-    "hessian_off_diagonal": "noise on (C D)^2 entries drowns it; align hessian_diagonal instead",
-    "off_diagonal_energy": "it is quadratic in the whole Hessian, whose entries noise would drown; "
-    "align hessian_diagonal instead",
-}
 
 
 @dataclass(frozen=True)
@@ -75,7 +15,7 @@ class Term:
     """One term of a penalty.
 
     Attributes:
-        statistic: A key of `STATISTICS`.
+        statistic: As in `fedha.registry.statistic`.
         weight: Multiplies the term; the recipe's own weight multiplies it again.
         target: What the statistic is compared with: the clients' mean, zero, or the mean of the other clients.
         distance: Squared (a sum over entries), mean squared, the negative inner product, or the value itself.
@@ -132,21 +72,22 @@ class Recipe:
 
     def measurements(self) -> tuple[tuple[str, ...], ...]:
         """What is measured for the references: one tuple of statistics an exchange, in order."""
-        wanted = [STATISTICS[t.statistic] for t in self.terms if t.target != "zero" and t.weight > 0]
-        first = [row.reference for row in wanted if not row.needs] + [n for row in wanted for n in row.needs]
-        second = [row.reference for row in wanted if row.needs]
+        wanted = {t.statistic: statistic(t.statistic) for t in self.terms if t.target != "zero" and t.weight > 0}
+        first = [reference_of(name) for name, row in wanted.items() if not row.needs]
+        first += [needed for row in wanted.values() for needed in row.needs]
+        second = [reference_of(name) for name, row in wanted.items() if row.needs]
         return tuple(tuple(dict.fromkeys(names)) for names in (first, second) if names)
 
     @property
     def least_examples(self) -> int:
         """Examples without which a domain, or a minibatch, cannot be trained on: what the neediest statistic needs."""
-        return max((STATISTICS[term.statistic].least_examples for term in self.terms if term.weight), default=1)
+        return max((statistic(term.statistic).least_examples for term in self.terms if term.weight), default=1)
 
     @property
     def most_demanding(self) -> str:
         """The statistic that `least_examples` speaks of; "" where there is none."""
         active = (term.statistic for term in self.terms if term.weight)
-        return max(active, key=lambda name: STATISTICS[name].least_examples, default="")
+        return max(active, key=lambda name: statistic(name).least_examples, default="")
 
     @property
     def exchanges(self) -> int:
@@ -160,8 +101,7 @@ def in_local_steps(recipe: Recipe) -> Recipe:
     The live product is unstable there at every weight that was tried: the penalty falls fastest where the own gradient
     grows along flat directions. Held constant for a round, the direction is that of the reference itself.
     """
-    held = {"gradient_hessian_product": "pooled_gradient_hessian_product"}
-    terms = tuple(replace(term, statistic=held.get(term.statistic, term.statistic)) for term in recipe.terms)
+    terms = tuple(replace(term, statistic=statistic(term.statistic).local or term.statistic) for term in recipe.terms)
     return replace(recipe, terms=terms)
 
 

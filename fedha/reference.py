@@ -1,6 +1,6 @@
 """References: averages of the clients' statistics. The server needs the mean only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -41,6 +41,24 @@ def moving_average(previous: Tensor | None, value: Tensor, decay: float) -> Tens
     """``decay * previous + (1 - decay) * value``; nothing before counts as zero, as FedIIR and Fishr start."""
     fresh = (1 - decay) * value
     return fresh if previous is None else decay * previous + fresh
+
+
+def domain_means(numbers: Iterable[tuple[str, float, int]]) -> dict[str, float]:
+    """Each domain's number: its only client's, or the mean over its clients' examples.
+
+    Args:
+        numbers: Domain, number and examples of each client.
+    """
+    groups: dict[str, list[tuple[float, int]]] = {}
+    for domain, value, examples in numbers:
+        groups.setdefault(domain, []).append((value, examples))
+    return {domain: _pooled(group) for domain, group in groups.items()}
+
+
+def _pooled(group: Sequence[tuple[float, int]]) -> float:
+    if len(group) == 1:
+        return group[0][0]
+    return sum(value * examples for value, examples in group) / sum(examples for _, examples in group)
 
 
 def _shapes(value: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

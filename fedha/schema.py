@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -81,7 +82,7 @@ def shown(value: Any) -> str:
         return _cut(f"{{{keys}}}")
     if isinstance(value, list | tuple):
         return _cut(f"[{', '.join(shown(one) for one in value[:_SHOWN])}{', …' if len(value) > _SHOWN else ''}]")
-    return _cut(repr(value[: 2 * _WIDEST] if isinstance(value, str) else value))
+    return _cut(repr(value[: 2 * _WIDEST]) if isinstance(value, str) else " ".join(repr(value).split()))
 
 
 def _cut(text: str) -> str:
@@ -89,7 +90,8 @@ def _cut(text: str) -> str:
 
 
 def _explain(problem: dict[str, Any], schema: type[BaseModel]) -> str:
-    path = _cut(".".join(str(part) for part in problem["loc"] if not isinstance(part, int)))
+    keys, annotation = _place(problem["loc"], schema)
+    path = _cut(".".join(keys))
     if problem["type"] == "extra_forbidden":
         return f"unknown key {path!r}{nearest(str(problem['loc'][-1]), _known_keys(schema, problem['loc'][:-1]))}"
     if problem["type"] == "missing":
@@ -97,7 +99,67 @@ def _explain(problem: dict[str, Any], schema: type[BaseModel]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{path}: {message}" if path else message
-    return f"{path or 'it'} is {shown(problem['input'])}: {message[0].lower()}{message[1:]}"
+    return f"{path or 'it'} is {shown(problem['input'])}{_remedy(problem, annotation)}"
+
+
+def _remedy(problem: dict[str, Any], annotation: Any) -> str:
+    """What to give instead, with what stands before it."""
+    if len(_choices(annotation)) > 1:  # each of them has failed, in words of its own
+        *most, last = [word for choice in _choices(annotation) for word in _told(choice)]
+        return f"; give {', '.join(most)} or {last}"
+    kind, value = problem["type"], problem["input"]
+    if kind == "string_type":
+        written = "null" if value is None else str(value).lower() if isinstance(value, bool) else shown(value)
+        quotes = f"; where that is meant as text, write it in quotes: '{written}'"
+        return ": it should be text" if isinstance(value, Mapping | list | tuple) else quotes
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return ": it should be a mapping, such as {key: value}"
+    if kind == "path_type":
+        return ": it should be text, the path of a file or folder"
+    return f": {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _place(location: Iterable[str | int], schema: type[BaseModel]) -> tuple[list[str], Any]:
+    """The keys to a problem and the annotation there; a union's branches, which pydantic counts as keys, are none."""
+    keys: list[str] = []
+    annotation: Any = schema
+    for part in location:
+        choices = _choices(annotation)
+        if len(choices) > 1:
+            break
+        annotation = choices[0] if choices else annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            field = annotation.model_fields.get(str(part))
+            keys, annotation = [*keys, str(part)], field.annotation if field else None
+        else:  # a place in a list or a key of a mapping
+            keys = keys if isinstance(part, int) else [*keys, str(part)]
+            inner = [one for one in typing.get_args(annotation) if one is not Ellipsis]
+            annotation = inner[-1] if inner else None
+    return keys, annotation
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The kinds of value that a field takes, beside nothing at all."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _choices(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [one for one in typing.get_args(annotation) if one is not type(None)]
+    return [annotation]
+
+
+_NAMED: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
+
+
+def _told(choice: Any) -> list[str]:
+    """A kind of value in words: each of the words that may be given, or what it is and from where on."""
+    kind, arguments = typing.get_origin(choice), typing.get_args(choice)
+    if kind is typing.Literal:
+        return [str(one) for one in arguments]
+    if kind is not typing.Annotated:
+        return [_NAMED.get(choice, "a list" if kind in (list, tuple) else "a mapping")]
+    limits = [limit for given in arguments[1:] for limit in getattr(given, "metadata", [given])]
+    least = [f" from {limit.ge}" for limit in limits if hasattr(limit, "ge")]
+    return ["".join([*_told(arguments[0]), *least])]
 
 
 def _known_keys(schema: type[BaseModel], location: Iterable[str | int]) -> list[str]:
@@ -109,14 +171,16 @@ def _known_keys(schema: type[BaseModel], location: Iterable[str | int]) -> list[
 
 
 def _numeric(annotation: Any) -> bool:
-    """Whether a field's values, those of its lists and mappings included, are numbers or nothing."""
+    """Whether a field takes numbers, also in lists and mappings, and beside them only words or nothing."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _numeric(arguments[0])
     if origin in (dict, Mapping):
         return _numeric(arguments[1])
     if arguments and origin is not typing.Literal:
-        return all(_numeric(one) for one in arguments if one not in (type(None), Ellipsis))
+        other = [one for one in arguments if one not in (type(None), Ellipsis)]
+        kinds = [one for one in other if typing.get_origin(one) is not typing.Literal]
+        return bool(kinds) and all(_numeric(one) for one in kinds)
     return annotation in (int, float)
 
 

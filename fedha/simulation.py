@@ -1,5 +1,6 @@
 """One run from objects: domains, a network, a recipe. What `fedha run` does for a config, in program or notebook."""
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -8,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from fedha import temporary
-from fedha.config import Config, RecipeConfig, TrainingConfig, parse
+from fedha.arguments import check_argument, check_number
+from fedha.config import Config, EngineConfig, RecipeConfig, TrainingConfig, parse
 from fedha.data.domain import Domain, DomainSet, Examples, unseen
 from fedha.data.given import given_domain
 from fedha.data.labels import count_classes
 from fedha.errors import FedhaError
-from fedha.handed import NAME, digest_of, hand_over
+from fedha.handed import NAME, code_digest, digest_of, hand_over
 from fedha.loading import load
 from fedha.models import SplitModel
 from fedha.models.state import TRAINED, kinds_of, named_state
@@ -24,6 +27,8 @@ from fedha.named import name_of
 from fedha.report.comparison import read_runs, variants
 from fedha.report.formats import render
 from fedha.report.tables import accuracy_table
+from fedha.rules.rule import Rule
+from fedha.rules.table import named_rule
 from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener, Silent
@@ -95,7 +100,7 @@ def simulate(
     target: str | Sequence[str] | None = None,
     training: TrainingConfig | Mapping[str, Any] | None = None,
     seed: int = 0,
-    engine: str | Mapping[str, Any] = "auto",
+    engine: str | Mapping[str, Any] | EngineConfig = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     classes: int | None = None,
@@ -111,10 +116,11 @@ def simulate(
         recipe: A row's name, or what a config says under ``recipe``.
         target: The unseen domains among them, by name; the first is the one that rules and tables speak of. None:
             there are the sources' numbers alone.
-        training: What a config says under ``training``.
+        training: What a config says under ``training``; its ``optimizer`` may be a `fedha.rules.Rule`, or a function
+            that makes one.
         seed: The run's seed.
-        engine: A name, or what a config says under ``engine``. A network or function without an import name (a lambda,
-            a notebook's) can be trained in this process alone.
+        engine: A name, or what a config says under ``engine``. A network, rule or function without an import name (a
+            lambda, a notebook's) can be used in this process alone.
         out: The run's folder; None: a temporary one, which goes with the result.
         resume: Continue what the folder holds, with the same objects.
         classes: C; None: one more than the highest label.
@@ -127,14 +133,15 @@ def simulate(
     Raises:
         FedhaError: What is given does not fit; said before the first round where it can be.
     """
+    _check_arguments(domains, target, engine, listener, out, classes, sections)
     given = _domains(list(domains), [target] if isinstance(target, str) else list(target or []), classes)
     config = parse(
         {
             "name": "simulation",
             "recipe": _plain(recipe),
-            "training": _plain(training or {}),
+            "training": _known_training(training or {}),
             "seed": seed,
-            "engine": {"name": engine} if isinstance(engine, str) else dict(engine),
+            "engine": {"name": engine} if isinstance(engine, str) else _plain(engine),
             **{name: _plain(value) for name, value in sections.items()},
             "data": {"name": NAME, "digest": _known_domains(given)},
             "model": _known_network(model),
@@ -148,11 +155,36 @@ def simulate(
     return Result(folder, results, runfolder.read_metrics(folder), kept)
 
 
+def _check_arguments(
+    domains: object,
+    target: object,
+    engine: object,
+    listener: object,
+    out: object,
+    classes: object,
+    sections: Mapping[str, Any],
+) -> None:
+    whose, nothing = "fedha.simulate", type(None)
+    if isinstance(domains, Domain | str | Mapping):
+        check_argument(whose, "domains", type(domains), (), "a list of fedha.data.Domain, one a client and target")
+    check_argument(whose, "domains", domains, Iterable, "a list of fedha.data.Domain, one a client and target")
+    check_argument(whose, "target", target, (str, Sequence, nothing), "a domain's name, a list of them, or None")
+    check_argument(whose, "engine", engine, (str, Mapping, EngineConfig), "auto, inline or ray, or a dict of settings")
+    check_argument(whose, "listener", listener, (Listener, nothing), "a fedha.runs.listener.Listener, or None")
+    check_argument(whose, "out", out, (str, Path, nothing), "the folder to write, or None for a temporary one")
+    if classes is not None:
+        check_number(whose, "classes", classes, 2)
+    for name in {"data", "model"} & sections.keys():
+        raise FedhaError(f"{whose} was given a section {name}, which its first arguments stand for; leave it out")
+
+
 def _domains(handed: Sequence[Domain], unseen_names: Sequence[str], classes: int | None) -> DomainSet:
     given = [
         given_domain(one, place, trained=getattr(one, "name", None) not in unseen_names)
         for place, one in enumerate(handed)
     ]
+    if not given:
+        raise FedhaError("fedha.simulate was given no domain; give a list of fedha.data.Domain, one a client")
     names = [one.name for one in given]
     for name in unseen_names:
         if name not in names:
@@ -238,14 +270,42 @@ def _told_apart(model: SplitModel) -> Iterable[tuple[str, Tensor]]:
         yield name if kinds[name] == TRAINED else f"{name} {kinds[name]}", value
 
 
+def _known_training(training: TrainingConfig | Mapping[str, Any]) -> Any:
+    plain = _plain(training)
+    given = plain.get("optimizer") if isinstance(plain, Mapping) else None
+    name, more = (given.get("name"), dict(given)) if isinstance(given, Mapping) else (given, {})
+    if name is None or isinstance(name, str):
+        return plain
+    if not isinstance(name, Rule) and not callable(name):
+        raise FedhaError(f"training's optimizer is {name!r}; give a name, a fedha.rules.Rule, or what makes one")
+    if (known := _import_name(name)) is not None:
+        return {**plain, "optimizer": {**more, "name": known}}
+    digest = code_digest(name)
+    hand_over(digest, name)
+    return {**plain, "optimizer": {**more, "name": NAME, "digest": digest}}
+
+
+def _import_name(value: Rule | Callable[..., Any]) -> str | None:
+    """The name under which another process finds a rule or function; None where there is none."""
+    if not isinstance(value, Rule):
+        return name_of(value)
+    for place, module in list(sys.modules.items()):
+        for name, found in list(getattr(module, "__dict__", {}).items()):
+            if found is value and place not in ("__main__", "__mp_main__"):
+                return f"{place}:{name}"
+    return None
+
+
 def _placed(config: Config) -> Config:
     """The config with an engine that can have the objects."""
-    wanted, anonymous = config.engine.name, config.model.name == NAME
+    rule, _ = named_rule(config.training.optimizer or "")
+    wanted, anonymous = config.engine.name, NAME in (config.model.name, rule)
+    what = "rule" if rule == NAME else "network or function"
     if wanted == "flower":
         raise FedhaError("engine is 'flower', whose processes have none of this program's domains; take inline or ray")
     if anonymous and wanted == "ray":
         raise FedhaError(
-            "engine is 'ray', whose workers cannot import this network or function; define it in a module of its own "
+            f"engine is 'ray', whose workers cannot import this {what}; define it in a module of its own "
             "(not in the program that is started, and no lambda), or take engine='inline'"
         )
     if not anonymous or wanted == "inline":
@@ -254,7 +314,7 @@ def _placed(config: Config) -> Config:
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump() if hasattr(value, "model_dump") else value
+    return value.model_dump() if isinstance(value, BaseModel) else value
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -74,6 +74,11 @@ def risk(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels)
 
 
+def logits(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """Logits, [n, C]; arguments and errors as in `risk`."""
+    return _logits(head, features, labels)
+
+
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Negative log-likelihood of each example's label.
 

@@ -46,6 +46,11 @@ def decode(content: bytes, name: str) -> str:
         FedhaError: It is neither; says which byte, and where.
     """
     encoding = encoding_of(content)
+    if encoding == "utf-8" and (probable := _without_mark(content)):
+        raise FedhaError(
+            f"{name} is not text in UTF-8: its zero bytes lie as in {probable} without a byte-order mark; save it as "
+            "UTF-8"
+        )
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -60,3 +65,14 @@ def decode(content: bytes, name: str) -> str:
 def encoding_of(content: bytes) -> str:
     """What a byte-order mark at the beginning says, or UTF-8."""
     return next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
+
+
+def _without_mark(content: bytes) -> str | None:
+    """UTF-16 or UTF-32, where the zero bytes of the first characters, most of them Latin, lie as they do there."""
+    start = content[:256]
+    for name, size, letter in (("UTF-32", 4, 0), ("UTF-32", 4, 3), ("UTF-16", 2, 0), ("UTF-16", 2, 1)):
+        units = [start[place : place + size] for place in range(0, len(start) - size + 1, size)]
+        latin = [one for one in units if one[letter] and not any(one[:letter] + one[letter + 1 :])]
+        if units and 2 * len(latin) > len(units):
+            return name
+    return None

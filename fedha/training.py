@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fedha import statistics
-from fedha.cohort import Member
+from fedha.client_state import ClientState
 from fedha.config import LocalConfig
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
@@ -23,57 +24,35 @@ from fedha.numerics import take_step
 from fedha.objective import Objective, descend
 from fedha.penalty import active_terms
 from fedha.pieces import Batch, in_pieces, rows_at_once
-from fedha.privacy import answers
-from fedha.privacy.site import Site
 from fedha.recipes import Recipe
 from fedha.reference import moving_average
+from fedha.rules import applied
+from fedha.rules.rule import Work
 from fedha.schedule import rate_factor
 
 PARTS = ("held_out", "train")  # of a domain, that may be evaluated
-_KEPT = "local/"  # in a client's state, before the name of a part of the network that is its own
 _LARGE = 1e3  # inputs beyond are rarely meant
 
 
-@dataclass
-class Client:
-    """One client: its domain, a model to compute with, and the state that must survive between rounds.
-
-    Attributes:
-        index: Its place in client order.
-        domain: Its data, on the model's device and of the model's precision.
-        model: Structure, and what of its state is constant; the rest comes with each request.
-        state: Moving averages by statistic (Fishr), what rode along (`fedha.piggyback`), a round's released moments
-            where examples are protected, and the batch norms that are its own (``local/…``); mostly empty.
-        site: Its own rules: where its noise comes from, what it refuses.
-    """
+class Holder(Protocol):
+    """Who holds the data and answers: what a client is here (`fedha.client.Client`)."""
 
     index: int
     domain: Domain
     model: SplitModel
-    state: dict[str, Tensor] = field(default_factory=dict)
-    site: Site = field(default_factory=Site)
-    _seen: Batch | None = None  # what it measured last, kept until it has trained
-
-    @property
-    def member(self) -> Member:
-        """What the server knows of it."""
-        return Member(self.index, self.domain.name, len(self.domain.train))
+    state: ClientState
+    seen: Batch | None
 
     def reply(
         self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
     ) -> Reply:
         """An answer in this client's name."""
-        domain = self.domain
-        return Reply(domain.client, domain.name, self.index, len(domain.train), tensors, metrics or {}, weighed)
 
 
-def answer_measure(client: Client, request: Request) -> Reply:
+def answer_measure(client: Holder, request: Request) -> Reply:
     """Measure the statistics that a request asks for, on the round's examples at the global model."""
-    if answers.is_private(request.task.privacy):
-        with _named(client, request):
-            return client.reply(answers.release_statistics(client, request))
     batch = _measured_batch(client, request)
-    with _named(client, request):
+    with named(client, request):
         tensors = _measured(batch, request.measure, circumstances(client, request, reference=True))
     for name, offset in average_offsets(client, request.task.recipe).items():
         if name in tensors:
@@ -84,25 +63,33 @@ def answer_measure(client: Client, request: Request) -> Reply:
     return client.reply(tensors)
 
 
-def answer_train(client: Client, request: Request) -> Reply:
+def answer_train(client: Holder, request: Request) -> Reply:
     """Minimise risk plus penalty from the global model, and return the update.
 
     The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
-    local mode.
+    local mode. What the run's rules ask for beside it has their names (`fedha.rules.applied`).
     """
-    if answers.is_private(request.task.privacy):
-        with _named(client, request):
-            return client.reply(*answers.train_privately(client, request, lambda own: _round_optimizer(request, own)))
     train = _one_gradient if request.task.training.mode == "synchronous" else _local_steps
-    with _named(client, request):
+    with as_before(client), named(client, request):
         update, metrics = train(client, request)
-    client._seen = None
-    if not all(bool(value.isfinite().all()) for value in update.values()):
-        raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
+        client.seen = None
+        if not all(bool(value.isfinite().all()) for value in update.values()):
+            raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
     return client.reply(update, metrics)
 
 
-def not_finite(client: Client, request: Request, what: str, more: str = "") -> FedhaError:
+@contextmanager
+def as_before(client: Holder) -> Iterator[None]:
+    """What was not answered has not happened: a client remembers nothing of it."""
+    before = client.state
+    try:
+        yield
+    except Exception:
+        client.state = before
+        raise
+
+
+def not_finite(client: Holder, request: Request, what: str, more: str = "") -> FedhaError:
     """The error for an answer that is not finite: it blames the inputs where these are large, else the training."""
     largest = float(client.domain.train.inputs.abs().max())
     scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
@@ -112,12 +99,10 @@ def not_finite(client: Client, request: Request, what: str, more: str = "") -> F
     )
 
 
-def answer_evaluate(client: Client, request: Request) -> Reply:
-    """Evaluate the global model on the parts of the domain that a request names in `measure`: held_out, train."""
-    if answers.is_private(request.task.privacy):
-        return client.reply({}, answers.evaluate_privately(client, request))
+def answer_evaluate(client: Holder, request: Request) -> Reply:
+    """Evaluate the global model on the parts of the domain that a request names: held_out, train."""
     numbers = {}
-    for part in request.measure:
+    for part in request.evaluate:
         if part not in PARTS:
             raise FedhaError(f"the server asks to evaluate {part!r}; the parts of a domain are {', '.join(PARTS)}")
         examples: Examples = getattr(client.domain, part)
@@ -148,7 +133,7 @@ def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Exam
 
 
 @contextmanager
-def _named(client: Client, request: Request) -> Iterator[None]:
+def named(client: Holder, request: Request) -> Iterator[None]:
     """Say whose batch, and when, was too small for a statistic."""
     try:
         yield
@@ -156,7 +141,7 @@ def _named(client: Client, request: Request) -> Iterator[None]:
         raise FedhaError(f"domain {client.domain.client!r} in round {request.round}: {error}") from error
 
 
-def _one_gradient(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _one_gradient(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
     batch = _measured_batch(client, request)
     objective = _at_start(client, request, batch)
     gradient, metrics = descend(batch, objective)
@@ -164,36 +149,45 @@ def _one_gradient(client: Client, request: Request) -> tuple[dict[str, Tensor], 
     return gradient | moved, {**metrics, "accuracy": _mean(batch, "accuracy")}
 
 
-def _local_steps(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
     start = _measured_batch(client, request)
     objective = _at_start(client, request, start)
     looks = looks_at_start(request)
     first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
     parameters, running = _at_request(client, request)
-    optimizer = _round_optimizer(request, list(parameters.values()))
-    seen: list[dict[str, float]] = []
+    optimizer = round_optimizer(request, list(parameters.values()))
+    rules, seen = request.task.rules, list[dict[str, float]]()
+    own = applied.client_start(rules, client.state.rule, request.parameters)
+    correct = applied.correction(rules, request.parameters, request.sent, own)
     for step, rows in enumerate(minibatches(request, len(client.domain.train), client.index), 1):
         draws = _draws(client, request, step)
         batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, draws=draws)
         gradient, metrics = descend(batch, objective)
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
+        gradient |= correct(
+            {name: gradient[name] for name in request.parameters},
+            {name: parameters[name].detach() for name in request.parameters},
+        )
         for name, value in parameters.items():
             value.grad = gradient[name]
         take_step(optimizer)
         running = batch.moved
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
-    update = {name: value - parameters[name].detach() for name, value in request.parameters.items()}
+    end = {name: parameters[name].detach() for name in request.parameters}
+    rate = optimizer.param_groups[0]["lr"]
+    beside, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
+    client.state = replace(client.state, rule=own)
+    update = {name: request.parameters[name] - value for name, value in end.items()}
     moved = how_moved(client, request, {**parameters, **running}) if request.running else {}
-    return update | moved, {**means, **first}
+    return update | beside | moved, {**means, **first}
 
 
-def running_of(client: Client, request: Request) -> dict[str, Tensor]:
+def running_of(client: Holder, request: Request) -> dict[str, Tensor]:
     """What moves beside the trained parameters, at a round's start: the server's, or the client's own."""
-    own = {name.removeprefix(_KEPT): value for name, value in client.state.items() if name.startswith(_KEPT)}
-    return {name: own.get(name, value) for name, value in request.running.items()}
+    return {name: client.state.local.get(name, value) for name, value in request.running.items()}
 
 
-def how_moved(client: Client, request: Request, now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def how_moved(client: Holder, request: Request, now: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the server subtracts of the parts that are running, and what the client keeps of them for itself.
 
     Args:
@@ -202,7 +196,8 @@ def how_moved(client: Client, request: Request, now: Mapping[str, Tensor]) -> di
         now: These parts after the round, by name, beside others.
     """
     if client.model.batch_norm == LOCAL:
-        client.state |= {f"{_KEPT}{name}": now[name].detach().clone() for name in request.running}
+        own = {name: now[name].detach().clone() for name in request.running}
+        client.state = replace(client.state, local=own)
     precision = next(iter(request.parameters.values())).dtype
     return {f"{RUNNING}{name}": (was - now[name].detach()).to(precision) for name, was in request.running.items()}
 
@@ -222,7 +217,7 @@ def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim
     return torch.optim.SGD(parameters, lr=local.learning_rate, momentum=local.momentum)
 
 
-def _round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.Optimizer:
+def round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.Optimizer:
     """The local steps' optimiser, at the round's learning rate."""
     optimizer = local_optimizer(request.task.training.local, parameters)
     for group in optimizer.param_groups:
@@ -230,21 +225,21 @@ def _round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.
     return optimizer
 
 
-def _measured_batch(client: Client, request: Request) -> Batch:
+def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
     rows, draws = measured_rows(request, len(client.domain.train), client.index), _draws(client, request, 0)
-    kept = client._seen
+    kept = client.seen
     if kept is not None and (kept.draws, _same(kept.rows, rows)) == (draws, True):
         known, given = {**kept.parameters, **kept.running}, {**request.parameters, **running_of(client, request)}
         if known.keys() == given.keys() and all(_same(known[name], value) for name, value in given.items()):
             return kept
     parameters, running = _at_request(client, request)
     most, trained = _rows_at_once(client, request), request.task.training.mode == "synchronous"
-    client._seen = Batch(client.model, parameters, client.domain.train, rows, most, trained, running, draws)
-    return client._seen
+    client.seen = Batch(client.model, parameters, client.domain.train, rows, most, trained, running, draws)
+    return client.seen
 
 
-def _at_request(client: Client, request: Request) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _at_request(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Leaves of what is trained at the request's model, and the running statistics there."""
     weights, trained, running = set[str](), dict(request.parameters), running_of(client, request)
     if running:
@@ -254,7 +249,7 @@ def _at_request(client: Client, request: Request) -> tuple[dict[str, Tensor], di
     return leaves, {name: value for name, value in running.items() if name not in weights}
 
 
-def _draws(client: Client, request: Request, step: int) -> Key | None:
+def _draws(client: Holder, request: Request, step: int) -> Key | None:
     """By what a step's forward passes draw; step 0 is the one that is measured. None: the network draws nothing."""
     if not any(chance_of(client.model, client.domain.train.inputs)):
         return None
@@ -265,7 +260,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other if one is None or other is None else torch.equal(one, other)
 
 
-def _rows_at_once(client: Client, request: Request) -> int:
+def _rows_at_once(client: Holder, request: Request) -> int:
     recipe = request.task.recipe
     wanted = [term.statistic for term in recipe.terms]
     return request.task.training.chunk or rows_at_once(client.model, client.domain.train.inputs, wanted, recipe.probes)
@@ -290,7 +285,7 @@ def _mean(batch: Batch, name: str) -> float:
     return float(torch.stack(values).sum())
 
 
-def _at_start(client: Client, request: Request, batch: Batch) -> Objective:
+def _at_start(client: Holder, request: Request, batch: Batch) -> Objective:
     """The round's loss, with what the client measures at its start; moves the moving averages on."""
     recipe = request.task.recipe
     offsets = average_offsets(client, recipe)
@@ -298,24 +293,31 @@ def _at_start(client: Client, request: Request, batch: Batch) -> Objective:
         term.statistic for term in recipe.terms if term.weight and (term.target == "others" or term.client_average)
     ]
     own = _measured(batch, known, circumstances(client, request, reference=True)) if known else {}
+    move_averages(client, recipe, own)
+    around, terms = circumstances(client, request, reference=False), active_terms(recipe, request.share)
+    decay = request.task.training.weight_decay
+    return Objective(recipe, request.round, terms, decay, around, offsets, own, request.share)
+
+
+def move_averages(client: Holder, recipe: Recipe, own: Mapping[str, Tensor]) -> None:
+    """Move the moving averages of a client on by what it measured of itself."""
     for term in recipe.terms:
         if term.client_average and term.statistic in own:
-            previous = client.state.get(term.statistic)
-            client.state[term.statistic] = moving_average(previous, own[term.statistic], term.client_average)
-    around = circumstances(client, request, reference=False)
-    return Objective(recipe, request.round, request.task.training.weight_decay, around, offsets, own, request.share)
+            averages = client.state.averages
+            moved = moving_average(averages.get(term.statistic), own[term.statistic], term.client_average)
+            client.state = replace(client.state, averages={**averages, term.statistic: moved})
 
 
-def average_offsets(client: Client, recipe: Recipe) -> dict[str, Tensor]:
+def average_offsets(client: Holder, recipe: Recipe) -> dict[str, Tensor]:
     """What a moving average adds to a statistic: with the published 1 / (1 - decay), decay / (1 - decay) times it."""
     return {
-        term.statistic: client.state[term.statistic] * (term.client_average / (1 - term.client_average))
+        term.statistic: client.state.averages[term.statistic] * (term.client_average / (1 - term.client_average))
         for term in recipe.terms
-        if term.client_average and term.statistic in client.state
+        if term.client_average and term.statistic in client.state.averages
     }
 
 
-def circumstances(client: Client, request: Request, reference: bool) -> Circumstances:
+def circumstances(client: Holder, request: Request, reference: bool) -> Circumstances:
     owner = None if reference else client.domain.client
     task = request.task
     return Circumstances(task.seed, request.round, owner, task.recipe.probes, request.references)

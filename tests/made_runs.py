@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ FAST = (
     "evaluation.leave_one_domain_out=false",
     "model.hidden=[4]",
 )
+
+
+def changed(overrides: Iterable[str], *changes: str) -> tuple[str, ...]:
+    """Overrides with others of the same keys in their places: given twice, a key is refused."""
+    return tuple({one.partition("=")[0]: one for one in (*overrides, *changes)}.values())
+
 
 VERSIONS = {"fedha": "0.1.0", "python": "3.11", "torch": "2.13.0", "flwr": "1.41.0", "ray": "2.55.1", "numpy": "2.4.6"}
 

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import fedha
 from fedha.batching.limits import refusal
+from fedha.client import Client
 from fedha.config import LocalConfig, PrivacyConfig, TrainingConfig
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
@@ -25,7 +26,7 @@ from fedha.pieces import Batch
 from fedha.recipes import RECIPES
 from fedha.run import execute
 from fedha.runs.listener import Silent
-from fedha.training import Client, answer_measure, answer_train
+from fedha.training import answer_measure, answer_train
 from tests import models_of_others as others
 from tests.test_resume import Killed
 from tests.test_state import domain, own, seeded

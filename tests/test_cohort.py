@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from fedha.answers import answer_train
+from fedha.client import Client
 from fedha.cohort import Member, average_shares, cohort_size, draw_cohort
 from fedha.config import TrainingConfig, parse
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.federation import by_domain, in_order, pool_evaluations, run_round
 from fedha.recipes import RECIPES
-from fedha.training import Client, answer_train
 from tests.test_recipes import make_problem
 
 SIZES = [5, 1, 30, 4, 10]

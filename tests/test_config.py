@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from fedha.config import (
     Config,
-    MomentName,
     RecipeConfig,
     apply_override,
     from_json,
@@ -21,7 +20,6 @@ from fedha.config import (
     to_yaml,
 )
 from fedha.errors import FedhaError
-from fedha.privacy.moments import MOMENTS
 from fedha.recipes import RECIPES, Recipe, Term
 
 
@@ -154,6 +152,22 @@ def test_an_unknown_key_is_answered_with_the_nearest(content: dict, message: str
         ({"recipe": {"name": "mine", "align": {"hesian": 1}}}, "no statistic 'hesian'; did you mean 'hessian'"),
         ({"training": {"optimizer": "fedadam"}}, "'fedadam' but mode 'synchronous' takes sgd or adam"),
         ({"training": {"mode": "local", "optimizer": "adam"}}, "mode 'local' takes fedavg or fedavgm or fedadam"),
+        (
+            {"training": {"local": {"measure": "foo"}}},
+            "training.local.measure is 'foo'; give all, batch or a whole number from 1",
+        ),
+        ({"training": {"local": {"measure": 0}}}, "training.local.measure is 0; give all, batch or a whole number"),
+        (
+            {"data": {"sources": ["a", None]}},
+            "data.sources is None; where that is meant as text, write it in quotes",
+        ),
+        (
+            {"data": {"sources": ["a", True]}},
+            "data.sources is True; where that is meant as text, write it in quotes",
+        ),
+        ({"data": {"target": 38}}, "data.target is 38; where that is meant as text, write it in quotes: '38'"),
+        ({"data": "foo"}, "data is 'foo': it should be a mapping, such as {key: value}"),
+        ({"data": {"root": 3}}, "data.root is 3: it should be text, the path of a file or folder"),
         ({"training": {"local": {"steps": 1, "epochs": 2}}}, "steps is 1 and epochs is 2; give one of them"),
     ],
 )
@@ -180,7 +194,7 @@ def test_overrides_replace_values_and_make_sections(tmp_path: Path) -> None:
     assert (config.training.rounds, config.training.schedule, config.seed) == (7, "cosine", [4])
     assert [one.name for one in config.recipe] == ["erm", "hgp"]
     assert config.model.hidden == [3]
-    later = load(path, ["training.rounds=7", "training.rounds=8", "recipe={name: irm, weight: 3}", "name=a=b"])
+    later = load(path, ["training.rounds=8", "recipe={name: irm, weight: 3}", "name=a=b"])
     assert (later.training.rounds, later.recipe[0].weight, later.name) == (8, 3, "a=b")
 
 
@@ -196,6 +210,29 @@ def test_overrides_replace_values_and_make_sections(tmp_path: Path) -> None:
 def test_a_wrong_override_is_named(override: str, message: str) -> None:
     with pytest.raises(FedhaError, match=message):
         apply_override({"seed": [0, 1]}, override)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("seed=0", "seed=1"),
+        ("training.rounds=3", "training={mode: local}"),
+        ("training={rounds: 3}", "training.rounds=4"),
+        ("training={local: {steps: 3}}", "training.local.steps=3"),
+        ("training.local.steps=3", "training.local={batch_size: 2}"),
+    ],
+)
+def test_changes_of_which_one_would_undo_the_other_are_refused_with_both(
+    tmp_path: Path, overrides: tuple[str, str]
+) -> None:
+    first, second = map(re.escape, map(repr, overrides))
+    with pytest.raises(FedhaError, match=f"^{first} and {second} set the same; keep one"):
+        load(write(tmp_path, ""), ["name=x", *overrides])
+
+
+def test_of_a_section_that_is_given_as_a_whole_another_key_may_be_set(tmp_path: Path) -> None:
+    config = load(write(tmp_path, ""), ["training={mode: local}", "training.rounds=4", "training.local={steps: 2}"])
+    assert (config.training.mode, config.training.rounds, config.training.local.steps) == ("local", 4, 2)
 
 
 def test_an_unknown_key_in_an_override_is_answered_with_the_nearest(tmp_path: Path) -> None:
@@ -313,4 +350,7 @@ def test_a_head_that_is_not_linear_is_covered_where_nothing_of_it_is_measured() 
 
 
 def test_scales_are_those_of_the_moments_that_are_measured() -> None:
-    assert set(get_args(MomentName)) == set(MOMENTS)
+    scaled = parse({"recipe": "iga", "privacy": {**PRIVATE, "scales": {"hessian_diagonal": 0.1}}})
+    assert scaled.privacy.scales == {"hessian_diagonal": 0.1}
+    with pytest.raises(FedhaError, match=r"no moment 'hessian_diagonl'; did you mean 'hessian_diagonal'"):
+        parse({"recipe": "iga", "privacy": {**PRIVATE, "scales": {"hessian_diagonl": 0.1}}})

@@ -12,6 +12,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fedha.client_state import ClientState, to_tensors
 from fedha.config import TrainingConfig
 from fedha.engine.inline import InlineGrid
 from fedha.errors import ClientError, FedhaError
@@ -149,11 +150,10 @@ def test_arrays_that_somebody_else_wrote_are_read(value: np.ndarray) -> None:
 def made_checkpoint(folder: Path) -> Server:
     problem = make_problem()
     server = Server(Task(RECIPES["fishr"], TRAINING, SEED), dict(problem.model.named_parameters()))
-    for name, value in server.parameters.items():
-        value.grad = torch.ones_like(value) * len(name)
-    server.optimizer.step()
+    server.states["adam"] = {name: torch.full_like(value, 0.5) for name, value in server.states["adam"].items()}
     folder.mkdir()
-    save_checkpoint(folder, 3, server, [{"gradient_variance": torch.ones(2)}, {}], {"round": 3}, {"seed": [0]}, "abc")
+    clients = [to_tensors(ClientState({"gradient_variance": torch.ones(2)})), {}]
+    save_checkpoint(folder, 3, server, clients, {"round": 3}, {"seed": [0]}, "abc")
     return server
 
 

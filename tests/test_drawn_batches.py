@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from fedha import training
+from fedha.client import Client
 from fedha.config import LocalConfig, TrainingConfig, parse
 from fedha.data.domain import Domain
 from fedha.engine.inline import InlineGrid
@@ -17,7 +18,6 @@ from fedha.flower import HessianAlignment, client_app
 from fedha.flower.wire import pack_tensors
 from fedha.minibatches import measured_rows
 from fedha.recipes import RECIPES
-from fedha.training import Client
 from tests.batching.twins import assert_same, make_cohort, twin_rounds
 from tests.test_recipes import ROWS, SEED, make_problem
 

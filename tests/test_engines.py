@@ -222,10 +222,13 @@ def test_tasks_travel_exactly(name: str, training: TrainingConfig) -> None:
 def test_requests_and_replies_travel_exactly() -> None:
     task = Task(RECIPES["vrex"], SYNCHRONOUS, SEED)
     risk = torch.tensor(1 / 3, dtype=torch.float64)
-    request = Request(task, 3, {"w": torch.ones(2, 2)}, {"risk": risk}, ("risk", "gradient"), 1 / 3)
+    request = Request(task, 3, {"w": torch.ones(2, 2)}, {"risk": risk}, ("risk", "gradient"), 1 / 3, sent={"a/w": risk})
     packed = pack_tensors(request.parameters), pack_tensors(request.references), pack_task(task)
-    received = unpack_request(pack_request(request, *packed))
-    assert received == replace(request, parameters=received.parameters, references=received.references)
+    received = unpack_request(pack_request(request, *packed, pack_tensors(request.sent)), "train")
+    assert received == replace(
+        request, parameters=received.parameters, references=received.references, sent=received.sent
+    )
+    assert torch.equal(received.sent["a/w"], risk)
     assert received.references["risk"].shape == ()
     assert float(received.references["risk"]) == 1 / 3
     reply = Reply("Zürich/3", "Zürich", 2, 17, {"risk": risk}, {"risk": 1 / 3, "penalty/risk": 1e-300})

@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
+from fedha.client import Client
 from fedha.config import TrainingConfig, parse
 from fedha.data.domain import DomainSet
 from fedha.engine.inline import InlineGrid, inline_grid
@@ -21,7 +22,6 @@ from fedha.flower.failure import Failure, failure_of, find_failure, pack_failure
 from fedha.flower.serve import Job, load_domains, serve
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
-from fedha.training import Client
 from tests.test_engines import app_of, train_over
 from tests.test_recipes import make_problem
 

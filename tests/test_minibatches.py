@@ -22,7 +22,8 @@ from fedha.models import build
 from fedha.privacy.noise import seeded
 from fedha.privacy.sampling import Sampling, draw_batches, releases
 from fedha.privacy.shape import local_draws
-from fedha.recipes import RECIPES, STATISTICS
+from fedha.recipes import RECIPES
+from fedha.table import STATISTICS
 from tests.batching.twins import SEED, assert_same, local, make_cohort, twin_rounds
 
 LEAST = st.integers(1, 4)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fedha import training as training_module
+from fedha.answers import answer_measure, answer_train
 from fedha.config import FederationConfig, LocalConfig, TrainingConfig, parse
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
@@ -25,7 +26,6 @@ from fedha.recipes import RECIPES
 from fedha.reference import weighted_mean
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
-from fedha.training import answer_measure, answer_train
 from tests.jobs import run_job
 from tests.test_engines import app_of, assert_same_bits, train_over
 from tests.test_recipes import PROBES, ROWS, SEED, SGD, Problem, make_problem

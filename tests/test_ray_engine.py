@@ -48,6 +48,15 @@ RUNS: dict[str, dict[str, Any]] = {
         "model": {"name": "tests.models_of_others:normed", "batch_norm": "local"},
         "training": LOCAL,
     },
+    "scaffold, local steps of some clients": {
+        "recipe": "erm",
+        "training": {
+            "mode": "local",
+            "optimizer": "scaffold",
+            "clients_per_round": 0.5,
+            "local": {"epochs": 1, "batch_size": 30},
+        },
+    },
 }
 
 
@@ -72,6 +81,7 @@ def model(folder: Path) -> bytes:
         "attention with dropout",
         "a frozen body with batch norm",
         "each client its own batch norm",
+        "scaffold, local steps of some clients",
     ],
 )
 def test_ray_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:

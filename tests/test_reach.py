@@ -7,7 +7,9 @@ import torch
 from flwr.app import ArrayRecord, Context
 from torch import Tensor, nn
 
+from fedha.answers import answer_train
 from fedha.batching import memory
+from fedha.client import Client
 from fedha.config import LocalConfig, PrivacyConfig, TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.engine.inline import InlineGrid
@@ -22,7 +24,6 @@ from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.noise import seeded
 from fedha.privacy.surrogate import risk_loss
 from fedha.recipes import RECIPES
-from fedha.training import Client, answer_train
 from tests.batching.twins import assert_same, local, make_clients, twin_rounds
 
 

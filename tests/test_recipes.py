@@ -18,6 +18,7 @@ from torch.func import grad as grad_of
 from torch.nn import functional
 from torch.testing import assert_close
 
+from fedha.client import Client
 from fedha.config import LocalConfig, ModelConfig, RecipeConfig, TrainingConfig, parse
 from fedha.data.domain import Domain, Examples
 from fedha.engine.inline import InlineGrid
@@ -30,7 +31,6 @@ from fedha.models import SplitModel, build
 from fedha.recipes import RECIPES, Recipe, Term
 from fedha.report.tables import bytes_per_round
 from fedha.sketches import draw_signs
-from fedha.training import Client
 
 SEED = 7
 PARTS = ("featurizer.", "head.")

@@ -95,7 +95,7 @@ def test_every_number_of_the_schema_takes_an_exponent(tmp_path: Path) -> None:
         ("training.learning_rate=inf", "training.learning_rate is 'inf': input should be a finite number"),
         ("training.rounds=true", "training.rounds is 'true'"),
         ("training.clients_per_round=yes", "'yes' is neither a number of clients"),
-        ("data.target=[a]", r"data.target is \['a'\]: input should be a valid string"),
+        ("data.target=[a]", r"data.target is \['a'\]: it should be text"),
     ],
 )
 def test_what_is_no_number_and_no_name_is_refused(tmp_path: Path, override: str, message: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import fedha
+from fedha.client import Client
 from fedha.config import LocalConfig, PrivacyConfig, TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.engine.inline import InlineGrid
@@ -23,7 +24,6 @@ from fedha.flower.wire import count_array_bytes
 from fedha.models import SplitModel
 from fedha.models.state import state_of
 from fedha.recipes import RECIPES
-from fedha.training import Client
 from tests import models_of_others as others
 
 SHAPE = (4, 2)

@@ -109,6 +109,16 @@ def test_a_byte_order_mark_is_believed(tmp_path: Path, encoding: str) -> None:
     assert read_limits(path).max_epsilon == 3
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_what_has_no_mark_is_named_by_what_it_probably_is(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "file.yaml"
+    for text in ("name: grün\ntraining: {rounds: 7}\n", "a: 1"):
+        path.write_bytes(text.encode(encoding))
+        for read in (load, read_limits, inventory.read):
+            with pytest.raises(FedhaError, match=rf"in {encoding[:6].upper()} without a byte-order mark; save it as U"):
+                read(path)
+
+
 def test_bytes_in_another_encoding_are_named_with_their_place(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     path.write_bytes("seed: 3\nname: grün\n".encode("latin-1"))

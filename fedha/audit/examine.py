@@ -125,6 +125,8 @@ def update_scale(config: Config, clients: Sequence[Domain]) -> float | None:
     if training.mode != "local" or local.optimizer != "sgd" or local.momentum or training.schedule != "constant":
         return None
     task = Task(config.recipe[0].resolve(), training, config.seed[0], config.privacy)
+    if any(rule.correct is not None for rule in task.rules):
+        return None
     steps = {len(step_sizes(task, len(one.train))) for one in clients}
     return local.learning_rate * steps.pop() if len(steps) == 1 else None
 

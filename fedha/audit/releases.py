@@ -16,6 +16,7 @@ from fedha.flower.wire import unpack_reply, unpack_request
 from fedha.models.split import head_matrix
 from fedha.models.state import RUNNING
 from fedha.piggyback import RIDING
+from fedha.rules.applied import BESIDE
 
 _READ = ("query.measure", "train")
 _MASKED = "masked"  # the one tensor of an answer under secure aggregation: fixed-point words with masks on
@@ -57,7 +58,8 @@ def releases_of(exchanges: Sequence[Exchange], server: Server, examples: Mapping
         raise FedhaError("no client answered in a round, so there is nothing to audit in it")
     own = [_sent(request, place, one.statistics, one.update, examples[place]) for place, one in sorted(heard.items())]
     together = _Heard()
-    beside = ((name, value) for name, value in server.learned.items() if name not in server.parameters)
+    other = (*server.parameters, *server.beside)
+    beside = ((name, value) for name, value in server.learned.items() if name not in other)
     measured = {name: value for name, value in beside if not name.startswith(RUNNING)}
     together.statistics = {name.removeprefix(RIDING): value for name, value in measured.items()}
     together.update = {name: value for name, value in server.learned.items() if name in server.parameters}
@@ -74,7 +76,7 @@ def shows_single_clients(exchanges: Sequence[Exchange]) -> bool:
 def _pairs(exchange: Exchange) -> Iterator[tuple[Request, Reply]]:
     if exchange.kind in _READ:
         for node, answer in exchange.answered.items():
-            yield unpack_request(exchange.asked[node]), unpack_reply(answer)
+            yield unpack_request(exchange.asked[node], exchange.kind), unpack_reply(answer)
 
 
 def _read(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> Mapping[str, Tensor]:
@@ -93,7 +95,7 @@ def _sort(one: _Heard, kind: str, tensors: Mapping[str, Tensor]) -> None:
         return
     riding = {name: value for name, value in tensors.items() if name.startswith(RIDING)}
     one.statistics |= {name.removeprefix(RIDING): value for name, value in riding.items()}
-    one.update = {name: value for name, value in tensors.items() if not name.startswith((RIDING, RUNNING))}
+    one.update = {name: value for name, value in tensors.items() if not name.startswith((RIDING, RUNNING, BESIDE))}
 
 
 def _sent(

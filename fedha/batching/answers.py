@@ -1,6 +1,7 @@
 """Answers of many clients at once: what `fedha.training` answers one by one, up to the order of sums."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -21,12 +22,12 @@ from fedha.exchange import Reply, Request
 from fedha.minibatches import measured_rows
 from fedha.pieces import rows_at_once
 from fedha.reference import weighted_mean
-from fedha.training import Client, average_offsets
+from fedha.training import Holder, average_offsets
 
 _ROWS = 2048  # examples evaluated in one pass: these stay in the cache
 
 
-def answer_measure(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
+def answer_measure(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
     """Measure the statistics that the requests ask for, on each client's whole domain at the global model.
 
     Args:
@@ -63,7 +64,7 @@ def answer_measure(clients: Sequence[Client], requests: Sequence[Request]) -> li
     return _weighed(clients, total, [{} for _ in clients])
 
 
-def answer_train(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
+def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
     """Minimise risk plus penalty from the global model, and return the updates.
 
     The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
@@ -100,8 +101,8 @@ def answer_train(clients: Sequence[Client], requests: Sequence[Request]) -> list
         averages |= dict(zip(places, trained.averages, strict=True))
         order += places
     for place, client in enumerate(clients):  # only now that nothing can fail any more
-        client.state.update(averages[place])
-        client._seen = None
+        client.state = replace(client.state, averages={**client.state.averages, **averages[place]})
+        client.seen = None
     if request.additive:
         return _weighed(clients, updates, [metrics[place] for place in range(len(clients))])
     row = {place: number for number, place in enumerate(order)}
@@ -111,21 +112,21 @@ def answer_train(clients: Sequence[Client], requests: Sequence[Request]) -> list
     ]
 
 
-def answer_evaluate(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
-    """Evaluate the global model on the parts of the domains that the requests name in `measure`: held_out, train.
+def answer_evaluate(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
+    """Evaluate the global model on the parts of the domains that the requests name: held_out, train.
 
     Args, Returns, Raises: As in `answer_measure`.
     """
     request = _common(requests)
     numbers: list[dict[str, float]] = [{} for _ in clients]
-    for name in request.measure:
+    for name in request.evaluate:
         parts: list[Examples] = [getattr(client.domain, name) for client in clients]
         for place, values in enumerate(_evaluate(clients[0], request.parameters, parts)):
             numbers[place] |= {f"{name}/{key}": value for key, value in values.items()}
     return [client.reply({}, own) for client, own in zip(clients, numbers, strict=True)]
 
 
-def _evaluate(client: Client, parameters: Mapping[str, Tensor], parts: Sequence[Examples]) -> list[dict[str, float]]:
+def _evaluate(client: Holder, parameters: Mapping[str, Tensor], parts: Sequence[Examples]) -> list[dict[str, float]]:
     """Accuracy, risk and number of examples of each part, several parts in one pass."""
     network = take_apart(client.model)
     layers, most = (*network.featurizer, *network.head), min(_ROWS, rows_at_once(client.model, parts[0].inputs, (), 1))
@@ -148,12 +149,14 @@ def _evaluate(client: Client, parameters: Mapping[str, Tensor], parts: Sequence[
     return answers
 
 
-def _with_drawn(client: Client, request: Request) -> Client:
+def _with_drawn(client: Holder, request: Request) -> Holder:
     """The client with the examples alone that it measures in this round; its state is its own."""
     rows = measured_rows(request, len(client.domain.train), client.index)
     if rows is None or request.task.training.mode == "local":
         return client
-    return replace(client, domain=replace(client.domain, train=client.domain.train.select(rows)))
+    drawn = copy(client)
+    drawn.domain = replace(client.domain, train=client.domain.train.select(rows))
+    return drawn
 
 
 def _updates(updates: dict[str, Tensor], chunk: Chunk, done: int, *, additive: bool) -> Updates:
@@ -165,7 +168,7 @@ def _updates(updates: dict[str, Tensor], chunk: Chunk, done: int, *, additive: b
 
 
 def _weighed(
-    clients: Sequence[Client], total: Mapping[str, Tensor], metrics: Sequence[Mapping[str, float]]
+    clients: Sequence[Holder], total: Mapping[str, Tensor], metrics: Sequence[Mapping[str, float]]
 ) -> list[Reply]:
     """Replies of which the first has what all of them sent, weighed and added up."""
     return [
@@ -174,7 +177,7 @@ def _weighed(
     ]
 
 
-def _corrected(client: Client, request: Request, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _corrected(client: Holder, request: Request, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Statistics with what the client's moving averages add."""
     offsets = average_offsets(client, request.task.recipe)
     return {name: value + offsets[name] if name in offsets else value for name, value in tensors.items()}
@@ -192,7 +195,8 @@ def _common(requests: Sequence[Request]) -> Request:
     """The first of requests that agree but for their share."""
     first = requests[0]
     for other in {id(one): one for one in requests[1:] if one is not first}.values():
-        same = (other.task, other.round, other.measure) == (first.task, first.round, first.measure)
+        same = (other.task, other.kind, other.round) == (first.task, first.kind, first.round)
+        same = same and (other.measure, other.evaluate) == (first.measure, first.evaluate)
         for mine, theirs in ((first.parameters, other.parameters), (first.references, other.references)):
             same = same and mine.keys() == theirs.keys()
             same = same and all(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedha.exchange import Request
-from fedha.training import Client
+from fedha.training import Holder
 
 _LEAST_FILLED = 0.75  # the smallest client of a chunk has at least this share of the largest one's examples
 _CACHE_UNKNOWN = 8 * 2**20
@@ -28,7 +28,7 @@ class Chunk:
     """
 
     places: tuple[int, ...]
-    clients: tuple[Client, ...]
+    clients: tuple[Holder, ...]
     shares: tuple[float, ...]
     inputs: Tensor
     labels: Tensor
@@ -65,7 +65,7 @@ def group(sizes: Sequence[int], bytes_each: Callable[[int], int], budget: int, o
     return chunks
 
 
-def stack(clients: Sequence[Client], requests: Sequence[Request], places: Sequence[int]) -> Chunk:
+def stack(clients: Sequence[Holder], requests: Sequence[Request], places: Sequence[int]) -> Chunk:
     """The training data of the clients in these places, side by side."""
     members = [clients[place] for place in places]
     parts = [client.domain.train for client in members]

@@ -9,13 +9,13 @@ from fedha.batching.memory import multiplications, training_bytes
 from fedha.batching.network import beyond_examples, take_apart
 from fedha.exchange import Request
 from fedha.models.chance import chance_of
-from fedha.training import Client
+from fedha.training import Holder
 
 # Multiplications of one client's step, forward. From here on a step fills a core, or a GPU, by itself.
 _LARGE = {"cpu": 2**24, "cuda": 2**31}
 
 
-def refusal(clients: Sequence[Client], request: Request) -> str | None:
+def refusal(clients: Sequence[Holder], request: Request) -> str | None:
     """Why these clients cannot, or should not, be answered together.
 
     Args:
@@ -30,7 +30,7 @@ def refusal(clients: Sequence[Client], request: Request) -> str | None:
     return _different(clients, request) or _unsuited(clients, request) or _large(clients, request)
 
 
-def _different(clients: Sequence[Client], request: Request) -> str | None:
+def _different(clients: Sequence[Holder], request: Request) -> str | None:
     first = clients[0]
     for other in clients[1:]:
         if other.model is not first.model and str(other.model) != str(first.model):
@@ -48,7 +48,7 @@ def _different(clients: Sequence[Client], request: Request) -> str | None:
     return None
 
 
-def _unsuited(clients: Sequence[Client], request: Request) -> str | None:
+def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
     missing = [name for name, _ in clients[0].model.named_parameters() if name not in request.parameters]
     if missing:
         frozen = not clients[0].model.get_parameter(missing[0]).requires_grad
@@ -57,9 +57,11 @@ def _unsuited(clients: Sequence[Client], request: Request) -> str | None:
         return f"{' and '.join(noted)} keeps statistics or draws at random, and clients must not share that"
     if any(chance_of(clients[0].model, clients[0].domain.train.inputs)):
         return "the network draws at random, and each client draws its own"
-    privacy, limited = request.task.privacy, any(client.site.limits is not None for client in clients)
-    if limited or privacy.protect == "examples" or privacy.min_examples > 1:
+    privacy = request.task.privacy
+    if privacy.protect == "examples" or privacy.min_examples > 1:
         return "every example is clipped by itself, and each client looks at what it is asked"
+    if request.kind == "train" and any(rule.at_clients for rule in request.task.rules):
+        return "the server's rule corrects each client's steps"
     if request.share >= 1:
         return "one client is the whole federation"
     if request.task.training.mode == "local" and request.task.training.local.measure != "all":
@@ -71,7 +73,7 @@ def _unsuited(clients: Sequence[Client], request: Request) -> str | None:
     return None
 
 
-def _large(clients: Sequence[Client], request: Request) -> str | None:
+def _large(clients: Sequence[Holder], request: Request) -> str | None:
     most = max(clients, key=lambda client: len(client.domain.train))
     products, limit = multiplications(most, request), _LARGE[_kind(request)]
     if products > limit:

@@ -8,17 +8,18 @@ import torch
 from fedha.batching.first_layer import pays
 from fedha.batching.network import Layer, forward, take_apart
 from fedha.exchange import Request
-from fedha.measurement import view_head
+from fedha.measurement import space_of, view_head
 from fedha.minibatches import step_sizes
 from fedha.models.reach import unreached
 from fedha.models.split import SplitModel
 from fedha.penalty import active_terms
-from fedha.training import Client
+from fedha.registry import statistic
+from fedha.training import Holder
 
 _COPIES = 2  # of a parameter: itself and its gradient
 
 
-def training_bytes(client: Client, request: Request) -> Callable[[int], int]:
+def training_bytes(client: Holder, request: Request) -> Callable[[int], int]:
     """Bytes that a step touches for a client of n examples, as a function of n.
 
     Args:
@@ -48,7 +49,7 @@ def training_bytes(client: Client, request: Request) -> Callable[[int], int]:
     return cache(count)
 
 
-def measuring_bytes(client: Client, request: Request) -> Callable[[int], int]:
+def measuring_bytes(client: Holder, request: Request) -> Callable[[int], int]:
     """As `training_bytes`, for measuring."""
     inputs = client.domain.train.inputs[:1]
     seen = inputs.numel() + _numbers_seen(client)
@@ -57,7 +58,7 @@ def measuring_bytes(client: Client, request: Request) -> Callable[[int], int]:
     )
 
 
-def multiplications(client: Client, request: Request) -> int:
+def multiplications(client: Holder, request: Request) -> int:
     """Multiplications of one step of a client, forward, in the layers' products.
 
     Raises:
@@ -72,12 +73,12 @@ def multiplications(client: Client, request: Request) -> int:
     )
 
 
-def _numbers_seen(client: Client) -> int:
+def _numbers_seen(client: Holder) -> int:
     """Numbers that all layers put out for one example."""
     return sum(shape.numel() for _, shape in _of(client))
 
 
-def _of(client: Client) -> tuple[tuple[Layer, torch.Size], ...]:
+def _of(client: Holder) -> tuple[tuple[Layer, torch.Size], ...]:
     inputs = client.domain.train.inputs
     return _layers_on_paper(client.model, inputs.shape[1:], inputs.dtype)
 
@@ -100,22 +101,9 @@ def _layers_on_paper(
     return tuple(found)
 
 
-def _statistics(names: Sequence[str], client: Client, request: Request, rows: int) -> int:
+def _statistics(names: Sequence[str], client: Holder, request: Request, rows: int) -> int:
     """Numbers that statistics hold at once for one client."""
     head = {name: value for name, value in request.parameters.items() if name.startswith("head.")}
     view = view_head(client.model, head)
-    weights = torch.Size(view.shape).numel()
-    probes = request.task.recipe.probes
-    closed = len(view.shape) == 2
-    classes, width = view.shape if closed else (1, weights)
-    large = {
-        "hessian": weights**2,
-        "hessian_off_diagonal": weights**2,
-        "off_diagonal_energy": min(rows, weights) ** 2 if closed else 256 * weights,
-        "hessian_diagonal": weights if closed else 256 * weights,
-        "gradient_variance": weights if closed else rows * weights,
-        "hutchinson_diagonal": probes * (weights + rows * classes),
-        "hutchinson_diagonal_shared": probes * (weights + rows * classes),
-        "feature_covariance": width**2,
-    }
-    return 3 * sum(large.get(name, weights) for name in names)
+    space = space_of(view, rows, request.task.recipe.probes)
+    return 3 * sum(rows * row.each(space) + row.once(space) for row in map(statistic, names))

@@ -1,49 +1,47 @@
-"""Risk and penalty of k clients at once: the closed forms of one client under torch.func.vmap."""
+"""Risk and penalty of k clients at once: one client's objective under torch.func.vmap."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fedha import nonlinear, sketches, statistics
+from fedha import statistics
 from fedha.batching.network import Network, forward
 from fedha.batching.rows import Batch
 from fedha.exchange import Request
-from fedha.measurement import Circumstances, HeadView, _signs, measure, view_head
+from fedha.measurement import Circumstances, draw_signs, measure, view_head
 from fedha.models.split import SplitModel
-from fedha.penalty import term_value, term_weight
-from fedha.recipes import Term
-from fedha.training import Client, circumstances
+from fedha.objective import Objective
+from fedha.registry import statistic
+from fedha.statistic import Owner
+from fedha.training import Holder, circumstances
 
-OWN_SIGNS, COMMON_SIGNS = "hutchinson_diagonal", "hutchinson_diagonal_shared"
 Named = dict[str, Tensor]
+
+_OWN, _OFFSET, _SIGNS = "own/", "offset/", "signs"  # what differs by client, by name
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What a chunk's loss needs beside batches and parameters.
+class Stacked:
+    """The losses of a chunk's clients.
 
     Attributes:
         model: Structure of the model.
         network: The same, taken apart.
-        request: Of the round.
-        terms: The penalty's terms that are not left out.
-        apart: What differs by client, [k, ...] each: ``offset/…`` and ``own/…`` by statistic, ``signs/…``, ``share``.
-        common: Signs that all clients share, by statistic.
+        common: What all clients' objectives have in common, the round's signs included.
+        apart: What differs by client, [k, ...] each: ``offset/…`` and ``own/…`` by statistic, ``signs``, ``share``.
     """
 
     model: SplitModel
     network: Network
-    request: Request
-    terms: tuple[Term, ...]
+    common: Objective
     apart: Named
-    common: Named
 
     def parts(self, parameters: Mapping[str, Tensor], features: Tensor, labels: Tensor, batch: Batch) -> Named:
-        """Each client's risk, and its terms as ``penalty/…``, or its accuracy where there are none: [k] each, live.
+        """Each client's loss without L2 and its parts, or its accuracy where there are no terms: [k] each, live.
 
         Args:
             parameters: The head's, at least, each [k, ...].
@@ -51,38 +49,68 @@ class Objective:
             labels: [k, b].
             batch: Which clients and rows these are.
         """
-        if not self.terms:
+        if not self.common.terms:
             logits = forward(self.network.head, parameters, features)
             right = statistics.hits(logits.detach(), labels).to(logits.dtype)
-            return {"risk": batch.mean(statistics.losses(logits, labels)), "accuracy": batch.mean(right)}
+            risk = batch.mean(statistics.losses(logits, labels))
+            return {"loss": risk, "risk": risk, "accuracy": batch.mean(right)}
         head = {name: value for name, value in parameters.items() if name.startswith("head.")}
         apart = {name: value[batch.clients] for name, value in self.apart.items()}
         parts: Named = vmap(self._one)(head, features, labels, apart)
         return parts
 
-    def combine(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Risk and weighted terms, [k], before L2 and `divisor`."""
-        recipe = self.request.task.recipe
-        weight = recipe.scheduled_weight(self.request.round)
-        loss = parts["risk"]
-        for term in self.terms:
-            loss = loss + weight * term_weight(recipe, term) * parts[f"penalty/{term.statistic}"]
-        return loss
-
     def _one(self, head: Named, features: Tensor, labels: Tensor, apart: Named) -> Named:
-        around = common_circumstances(self.request)
-        share = cast(float, apart["share"])  # under vmap a number for each client
-        own = {name.removeprefix("own/"): value for name, value in apart.items() if name.startswith("own/")}
-        signs = {**self.common, **({OWN_SIGNS: apart["signs"]} if "signs" in apart else {})}
-        with statistics.shared():
-            view = view_head(self.model, head)
-            arguments = (view, view.prepare(features), labels)
-            parts = {"risk": view.functions.risk(*view.arguments, *arguments[1:])}
-            for term in self.terms:
-                value = measure_given(term.statistic, *arguments, around, signs)
-                value = value + apart.get(f"offset/{term.statistic}", 0)
-                parts[f"penalty/{term.statistic}"] = term_value(term, value, around.references, own, share)
-        return parts
+        around = self.common.around
+        if _SIGNS in apart:
+            around = replace(around, signs={**around.signs, "client": apart[_SIGNS]})
+        objective = replace(
+            self.common,
+            around=around,
+            offsets=_named(apart, _OFFSET),
+            own=_named(apart, _OWN),
+            share=cast(float, apart["share"]),  # under vmap a number for each client
+        )
+        view = view_head(self.model, head)
+        return objective.at(view, view.prepare(features), labels, 0.0)
+
+
+def _named(apart: Named, prefix: str) -> Named:
+    return {name.removeprefix(prefix): value for name, value in apart.items() if name.startswith(prefix)}
+
+
+def stacked_objective(
+    model: SplitModel,
+    network: Network,
+    common: Objective,
+    clients: Sequence[Holder],
+    request: Request,
+    shares: Tensor,
+    own: Named,
+    offsets: Named,
+) -> Stacked:
+    """The losses of some clients, from what they have in common and each one's own.
+
+    Args:
+        model: Structure of the model.
+        network: The same, taken apart.
+        common: With what does not differ.
+        clients: k of them.
+        request: Of the round.
+        shares: Each one's weight in the references, [k].
+        own: Their statistics at the round's start, [k, ...] each.
+        offsets: What their moving averages add, likewise.
+    """
+    apart = {f"{_OWN}{name}": value for name, value in own.items()}
+    apart |= {f"{_OFFSET}{name}": value for name, value in offsets.items()}
+    view = view_head(model, {name: value for name, value in request.parameters.items() if name.startswith("head.")})
+    owners = {statistic(term.statistic).signs for term in common.terms}
+    if "client" in owners:
+        drawn = [draw_signs("client", view, circumstances(client, request, False), shares) for client in clients]
+        apart[_SIGNS] = torch.stack(drawn)
+    if "round" in owners:
+        around = common.around
+        common = replace(common, around=replace(around, signs={"round": draw_signs("round", view, around, shares)}))
+    return Stacked(model, network, common, {**apart, "share": shares})
 
 
 def measure_stacked(
@@ -100,44 +128,18 @@ def measure_stacked(
     """
     if not names:
         return {}
-    around = common_circumstances(request)
-    view = view_head(model, head)
-    signs = {name: _signs(name, view, around, features) for name in names if name in (OWN_SIGNS, COMMON_SIGNS)}
+    around, view = common_circumstances(request), view_head(model, head)
+    owners: set[Owner] = {owner for name in names if (owner := statistic(name).signs) is not None}
+    around = replace(around, signs={owner: draw_signs(owner, view, around, features) for owner in owners})
 
     def one(features: Tensor, labels: Tensor) -> Named:
         with statistics.shared():
             prepared = view.prepare(features)
-            return {name: measure_given(name, view, prepared, labels, around, signs) for name in names}
+            return {name: measure(name, view, prepared, labels, around) for name in names}
 
     with torch.no_grad():
         measured: Named = vmap(one)(features, labels)
     return measured
-
-
-def measure_given(
-    name: str, view: HeadView, features: Tensor, labels: Tensor, around: Circumstances, signs: Mapping[str, Tensor]
-) -> Tensor:
-    """As `fedha.measurement.measure`, with signs drawn before: vmap draws nothing, and knows no client's name."""
-    if name not in signs:
-        return measure(name, view, features, labels, around)
-    functions = sketches if view.functions is statistics else nonlinear
-    value: Tensor = functions.hutchinson_diagonal(*view.arguments, features, labels, signs[name])
-    return value
-
-
-def draw_signs(
-    terms: Sequence[Term], clients: Sequence[Client], request: Request, head: Named, like: Tensor
-) -> tuple[Named, Named]:
-    """The signs of each client, ``{"signs": [k, m, ...]}``, and those of all, where the terms want them."""
-    wanted = {term.statistic for term in terms}
-    view = view_head(clients[0].model, head)
-    own, common = {}, {}
-    if OWN_SIGNS in wanted:
-        each = [_signs(OWN_SIGNS, view, circumstances(client, request, False), like) for client in clients]
-        own["signs"] = torch.stack(each)
-    if COMMON_SIGNS in wanted:
-        common[COMMON_SIGNS] = _signs(COMMON_SIGNS, view, common_circumstances(request), like)
-    return own, common
 
 
 def common_circumstances(request: Request) -> Circumstances:

@@ -9,9 +9,10 @@ from torch import Tensor
 from fedha import statistics
 from fedha.batching.chunk import Chunk
 from fedha.batching.network import Network, forward
-from fedha.batching.objective import Named, Objective, draw_signs, measure_stacked
+from fedha.batching.objective import Named, Stacked, common_circumstances, measure_stacked, stacked_objective
 from fedha.batching.rows import Batch
 from fedha.exchange import Request
+from fedha.objective import Objective
 from fedha.penalty import active_terms
 from fedha.recipes import Recipe, Term
 from fedha.reference import moving_average
@@ -29,7 +30,7 @@ class Start:
     """
 
     numbers: dict[str, Tensor]
-    objective: Objective
+    objective: Stacked
     averages: list[dict[str, Tensor]]
 
 
@@ -53,11 +54,10 @@ def begin(
     model = chunk.clients[0].model
     measured = [measure_stacked(names, model, head, *data, request) for data in zip(features, labels, strict=True)]
     own = {name: torch.cat([one[name] for one in measured]) for name in names}
-    some = next(iter(head.values()))
-    signs, common = draw_signs(terms, chunk.clients, request, head, some)
-    shares = some.new_tensor(chunk.shares)
-    apart = {**_offsets(chunk, request.task.recipe, own), **{f"own/{name}": own[name] for name in names}}
-    objective = Objective(model, network, request, terms, {**apart, **signs, "share": shares}, common)
+    recipe, shares = request.task.recipe, next(iter(head.values())).new_tensor(chunk.shares)
+    common = Objective(recipe, request.round, terms, 0.0, common_circumstances(request), {}, {}, request.share)
+    offsets = _offsets(chunk, recipe, own)
+    objective = stacked_objective(model, network, common, chunk.clients, request, shares, own, offsets)
     numbers = _numbers(network, head, features, labels, batches) if features else {}
     return Start(numbers, objective, _moved(chunk, terms, own))
 
@@ -77,11 +77,11 @@ def _numbers(
 
 
 def _offsets(chunk: Chunk, recipe: Recipe, own: Mapping[str, Tensor]) -> Named:
-    """``offset/…`` of each statistic that has a moving average: zero for a client that has none yet."""
+    """What each moving average adds, [k, ...]: zero for a client that has none yet."""
     offsets = [average_offsets(client, recipe) for client in chunk.clients]
     names = dict.fromkeys(name for one in offsets for name in one if name in own)
     zero = {name: torch.zeros_like(own[name][0]) for name in names}
-    return {f"offset/{name}": torch.stack([one.get(name, zero[name]) for one in offsets]) for name in names}
+    return {name: torch.stack([one.get(name, zero[name]) for one in offsets]) for name in names}
 
 
 def _moved(chunk: Chunk, terms: Sequence[Term], own: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -89,7 +89,7 @@ def _moved(chunk: Chunk, terms: Sequence[Term], own: Mapping[str, Tensor]) -> li
     return [
         {
             term.statistic: moving_average(
-                client.state.get(term.statistic), own[term.statistic][place], term.client_average
+                client.state.averages.get(term.statistic), own[term.statistic][place], term.client_average
             )
             for term in averaged
         }

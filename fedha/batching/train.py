@@ -8,14 +8,14 @@ from torch import Tensor
 from fedha.batching.chunk import Chunk
 from fedha.batching.metrics import Sums
 from fedha.batching.network import Network
-from fedha.batching.objective import Objective
+from fedha.batching.objective import Stacked
 from fedha.batching.rows import Batch, steps, whole
 from fedha.batching.start import begin
 from fedha.batching.updates import Updates
 from fedha.batching.weights import Weights, decay_of
 from fedha.batching.whole import first_products, whole_features
 from fedha.exchange import Request
-from fedha.penalty import active_terms, loss_divisor
+from fedha.penalty import active_terms
 from fedha.training import looks_at_start
 
 
@@ -48,7 +48,7 @@ def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Upda
     start = begin(chunk, network, request, batches[: len(looked)], [features for features, _ in looked])
     sums = Sums(len(chunk.clients))
     for batch, (features, leaves) in zip(batches, seen, strict=True):
-        _descend(chunk, batch, features, leaves, start.objective, weights, sums)
+        _descend(chunk, batch, features, leaves, request, start.objective, weights, sums)
     weights.write_gradients(updates)
     accuracy = {name: value for name, value in start.numbers.items() if name == "accuracy"}
     return Trained(sums.means(accuracy), start.averages)
@@ -68,7 +68,7 @@ def local_steps(chunk: Chunk, network: Network, request: Request, updates: Updat
     for batches, ending in taken:
         for batch in batches:
             features, leaves = weights.features(batch)
-            _descend(chunk, batch, features, leaves, start.objective, weights, sums)
+            _descend(chunk, batch, features, leaves, request, start.objective, weights, sums)
         weights.step()
         for clients in ending:
             weights.write_moves(updates, clients)
@@ -80,17 +80,17 @@ def _descend(
     batch: Batch,
     features: Tensor,
     leaves: dict[str, Tensor],
-    objective: Objective,
+    request: Request,
+    objective: Stacked,
     weights: Weights,
     sums: Sums,
 ) -> None:
     """Take the loss's derivatives on one batch, and its numbers. L2 has its derivative added where weights move."""
-    parts, request = objective.parts(leaves, features, batch.take(chunk.labels), batch), objective.request
-    loss, divisor = objective.combine(parts), loss_divisor(request.task.recipe, request.round, request.share)
-    total = loss.sum() / divisor
-    gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)  # zeros where unreached
+    parts = objective.parts(leaves, features, batch.take(chunk.labels), batch)
+    loss = parts["loss"]
+    gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), materialize_grads=True)  # zeros where unreached
     value = loss.detach()
     if decay := request.task.training.weight_decay:
-        value = value + decay * weights.squared_norms(batch.clients)
-    sums.add(batch, {"loss": value / divisor, **parts})
+        value = value + decay * weights.squared_norms(batch.clients) / objective.common.divisor
+    sums.add(batch, {**parts, "loss": value})
     weights.receive(batch, dict(zip(leaves, gradients, strict=True)), decay_of(request))

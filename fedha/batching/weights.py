@@ -12,7 +12,7 @@ from fedha.batching.rows import Batch
 from fedha.batching.stacked import StackedParameters
 from fedha.batching.updates import Updates
 from fedha.exchange import Request
-from fedha.penalty import loss_divisor
+from fedha.penalty import active_terms, loss_divisor
 from fedha.schedule import rate_factor
 
 
@@ -88,7 +88,8 @@ class Weights:
 
 def decay_of(request: Request) -> float:
     """What L2 adds to a gradient, times the parameter: weight_decay multiplies the squared norm in the loss."""
-    divisor = loss_divisor(request.task.recipe, request.round, request.share)
+    recipe = request.task.recipe
+    divisor = loss_divisor(recipe, request.round, active_terms(recipe, request.share))
     return 2 * request.task.training.weight_decay / divisor
 
 

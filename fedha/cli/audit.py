@@ -16,6 +16,7 @@ from fedha.cli.steps import Steps
 from fedha.config import Config
 from fedha.errors import FedhaError, StoppedError
 from fedha.runs import belongings, folders, owner, runfolder
+from fedha.runs.files import typed
 from fedha.runs.wording import run_title
 
 if TYPE_CHECKING:  # torch and Flower: slow to import, and help should come at once
@@ -187,7 +188,7 @@ def _finished(path: Path, console: Console) -> list[Path]:
     found = folders.find_runs([path])
     finished = [one for one in found if runfolder.is_finished(one)]
     if not finished:
-        raise FedhaError(f"no run has finished yet in {path}; continue with: fedha resume {path}")
+        raise FedhaError(f"no run has finished yet in {path}; continue with: fedha resume {typed(path)}")
     for folder in found:
         if folder not in finished:
             publish.say(f"Not finished, left out: {folder}", console)

@@ -39,6 +39,8 @@ def exit_code(command: Callable[..., Any]) -> int:
 def _ended(command: Callable[..., Any]) -> int:
     try:
         code = command(standalone_mode=False)
+        if code == stopping.INTERRUPTED and stopping.asked():  # typer makes that of KeyboardInterrupt, whatever signal
+            return _explain("stopped", stopping.exit_code())
         return code if isinstance(code, int) else 0
     except StoppedError as error:
         return _explain(str(error), stopping.exit_code())

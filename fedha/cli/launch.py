@@ -1,6 +1,6 @@
 """One experiment from the command line: its folders, its runs one after the other, its reports."""
 
-import shlex
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +14,9 @@ from fedha import config as configs
 from fedha.cli import display, publish, stopping
 from fedha.cli.exits import FAILED, EndedError, one_line
 from fedha.config import Config
-from fedha.errors import FedhaError, StoppedError
+from fedha.errors import FedhaError, StoppedError, UnwrittenError
 from fedha.runs import belongings, folders, runfolder
+from fedha.runs.files import typed
 from fedha.runs.listener import Listener
 from fedha.runs.wording import run_title
 
@@ -222,7 +223,7 @@ def _here(config: Config, folder: Path, listener: Listener, *, resume: bool, sto
 @contextmanager
 def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
     """Turn what ends a run early into a sentence and an exit code; keep the traceback of what nobody expected."""
-    resume = f"continue with: {command} {shlex.quote(str(common))}"
+    resume = f"continue with: {command} {typed(common)}"
     if runfolder.ERROR in belongings.owned(folder):
         (folder / runfolder.ERROR).unlink(missing_ok=True)
     try:
@@ -234,8 +235,14 @@ def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
     except FedhaError:
         raise  # a sentence already
     except Exception as error:
-        belongings.write_text(runfolder.make_folder(folder), runfolder.ERROR, traceback.format_exc())
+        trace = traceback.format_exc()
+        try:
+            belongings.write_text(runfolder.make_folder(folder), runfolder.ERROR, trace)
+            told = f"traceback: {folder / runfolder.ERROR}"
+        except UnwrittenError as unwritten:
+            sys.stderr.write(trace)
+            told = f"the traceback is above: {unwritten}"
         kept = runfolder.holds_run(folder) or folders.holds_experiment(common)
         further = resume if kept else "it had not begun: start it again"
-        message = f"failed with {one_line(error)} (traceback: {folder / runfolder.ERROR}); {further}"
+        message = f"failed with {one_line(error)} ({told}); {further}"
         raise EndedError(message, FAILED) from error

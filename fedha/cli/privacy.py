@@ -77,16 +77,19 @@ def _planned(name: str, overrides: list[str]) -> tuple[Config, float | None]:
     """The config, which may have no noise yet, and the noise that it has."""
     from fedha.cli.launch import find_config
 
+    noise = "privacy.noise_multiplier"
+    given = [one.partition("=")[0] for one in overrides]
     try:
         found = find_config(name, overrides)
     except FedhaError:  # the noise is what is looked for
-        return find_config(name, [*overrides, "privacy.noise_multiplier=1.0"]), None
+        if noise in given:
+            raise
+        return find_config(name, [*overrides, f"{noise}=1.0"]), None
     if found.privacy.protect != "nothing":
         return found, found.privacy.noise_multiplier
-    noise = found.privacy.noise_multiplier
-    return find_config(
-        name, [*overrides, "privacy.protect=examples", f"privacy.noise_multiplier={noise or 1.0}"]
-    ), noise
+    others = [one for one, key in zip(overrides, given, strict=True) if key not in ("privacy.protect", noise)]
+    known = found.privacy.noise_multiplier
+    return find_config(name, [*others, "privacy.protect=examples", f"{noise}={known or 1.0}"]), known
 
 
 def _shapes(config: Config, examples: int | None) -> "dict[tuple[str, str], RoundShape]":

@@ -10,7 +10,7 @@ from rich.console import Console
 from fedha.atomic import write_text
 from fedha.errors import FedhaError
 from fedha.report.comparison import Run, read_runs, variants
-from fedha.report.formats import Format, Table, render, rich_table
+from fedha.report.formats import Format, Table, plain_table, render, rich_table
 from fedha.report.section import Section
 from fedha.report.tables import accuracy_table
 from fedha.runs import runfolder
@@ -69,12 +69,12 @@ def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None =
 
 
 def conclude(folders: Sequence[Path], output: Path, console: Console) -> None:
-    """Write the page of some runs, print their table, and say where the page is."""
-    write(folders, output)
+    """Print the table of some runs, write their page, and say where that is: a full disk costs the page alone."""
     runs, unfinished = read_runs(folders)
     show(table_of(runs), console)
     for folder in unfinished:
         say(f"Not finished, left out: {folder}", console)
+    write(folders, output)
     say(f"Report: {output}", console)
 
 
@@ -114,11 +114,12 @@ def table_of(runs: Sequence[Run]) -> Table:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print a table: with lines on a terminal, as plain text elsewhere."""
+    """Print a table: with lines on a terminal; elsewhere as text, in full length unless COLUMNS says how wide it is."""
     if console.is_terminal:
         console.print(rich_table(table, console.width))
     else:
-        console.file.write(render(table, "text"))
+        columns = os.environ.get("COLUMNS", "")
+        console.file.write(plain_table(table, int(columns) if columns.isdecimal() and int(columns) else None))
 
 
 def say(text: str, console: Console) -> None:

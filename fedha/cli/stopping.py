@@ -16,6 +16,7 @@ from types import FrameType
 from fedha.errors import StoppedError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 128 + signal.SIGINT
 _TOLD = b"fedha: stopping; what is done will be saved (once more: stop at once, without saving)\n"
 
 

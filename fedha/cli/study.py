@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from fedha.cli import audit, launch, publish
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, UnwrittenError
 from fedha.report.formats import Column, Table
 from fedha.runs import belongings, folders, owner, runfolder
 from fedha.study.cells import Cell, cells_of, noise_text, read_aggregations, read_noises
@@ -78,9 +78,11 @@ def privacy(
     if dry_run:
         publish.show(_plan_table(cells, folder, settings), console)
         return
-    with owner.owning(runfolder.make_folder(folder)):
+    new = not folder.exists()
+    with launch.leaving_nothing(folder) as made, owner.owning(runfolder.make_folder(folder)):
         files.take(folder, wanted)
         belongings.claim(folder, *(f"{one.name}/" for one in cells))
+        made += [folder, *(folder / one.name for one in cells)] if new else []
         refused = _work(cells, folder, settings, console, quiet=quiet, again=_command(config, overrides or []))
         _conclude(cells, refused, folder, console)
 
@@ -100,6 +102,8 @@ def _work(
         try:
             launch.train([(cell.config, place)], console, quiet=quiet, common=folder, again=again)
             audit.work({place: place}, settings, console, quiet=quiet)
+        except UnwrittenError:
+            raise  # of the disk, not of the combination: the others would be left out alike
         except FedhaError as error:
             refused[cell.name], first = str(error), first or error
             if not quiet:

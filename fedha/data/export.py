@@ -12,7 +12,7 @@ import torch
 
 from fedha.atomic import write_bytes
 from fedha.data.domain import Domain, DomainSet, Examples
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, UnwrittenError
 
 FILE = "domain.npz"
 _ARRAYS = ("train_inputs", "train_labels", "held_out_inputs", "held_out_labels")
@@ -54,12 +54,21 @@ def export_sources(domains: DomainSet, folder: Path) -> list[Path]:
     for path in files:
         if os.path.lexists(path):
             raise FedhaError(f"{path} is there already and nothing is overwritten; choose another folder")
-    for path, domain in zip(files, domains.sources, strict=True):
-        try:
+    there = {one for path in files for one in (path.parent, folder, *folder.parents) if one.exists()}
+    try:
+        for path, domain in zip(files, domains.sources, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_domain(path, domain, domains.classes)
-        except OSError as error:
-            raise FedhaError(f"cannot write {path}: {error.strerror}; choose a folder that you may write") from error
+    except (OSError, UnwrittenError) as error:  # all of them or none: the command can be repeated elsewhere
+        for done in files:
+            done.unlink(missing_ok=True)
+        for place in (*(done.parent for done in files), folder, *folder.parents):
+            if place not in there and place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
+        if isinstance(error, OSError):
+            told = f"cannot write {path}: {error.strerror}; choose a folder that you may write"
+            raise UnwrittenError(told) from error
+        raise
     return files
 
 

@@ -50,7 +50,7 @@ from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
-from fedha.flower.client import Clients, check_server, place_of, recall_averages, register, state_record
+from fedha.flower.client import Clients, check_server, place_of, recall_lasting, register, state_record
 from fedha.flower.failure import telling
 from fedha.flower.guarded import as_kind, is_covered
 from fedha.flower.held import lacking, model_of, with_model
@@ -63,6 +63,7 @@ from fedha.piggyback import riders
 from fedha.privacy.book import Book
 from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
+from fedha.rules.found import server_rule
 
 EVENTS = ".events"  # the folder beside the runs
 
@@ -130,7 +131,7 @@ def deployed_client_app() -> ClientApp:
         averaging = remembers(job.config)
         number = _round(content)
         if averaging and number is not None:  # what is evaluated is the model after its round
-            recall_averages(context.state, recall(averages, number + (kind == "evaluate")))
+            recall_lasting(context.state, recall(averages, number + (kind == "evaluate")))
         reply = clients.answer(kind, content, context)
         if averaging and number is not None and kind == "train":
             after = state_record(context.state) or ArrayRecord()
@@ -152,11 +153,12 @@ def _attendance(told: str) -> Attendance:
 
 
 def remembers(config: Config) -> bool:
-    """Whether a run's clients must know in a round what they computed in the last one."""
+    """Whether a run's clients must know in a round what they computed in an earlier one."""
     recipe = config.recipe[0].resolve()
     rides = config.federation.schedule == "piggyback" and bool(riders(recipe))
     own = is_own(config.model.name) and config.model.batch_norm in (None, "local")  # the network itself may say so
-    return rides or own or any(term.client_average for term in recipe.terms)
+    averages = any(term.client_average for term in recipe.terms)
+    return rides or own or averages or server_rule(config.training).answer is not None
 
 
 def whole(content: RecordDict, cache: Path) -> RecordDict | None:

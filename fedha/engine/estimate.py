@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedha.batching import refusal
+from fedha.client import Client
 from fedha.cohort import cohort_size
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
@@ -11,7 +12,6 @@ from fedha.engine.plan import Plan
 from fedha.exchange import Request, Task
 from fedha.models import build
 from fedha.models.state import trained_parameters
-from fedha.training import Client
 
 _PROCESS_BYTES = 240_000_000  # a worker that has imported torch, Flower and fedha; its part of what is shared included
 _MODEL_COPIES = 4  # parameters, gradients, the update, and what is being sent

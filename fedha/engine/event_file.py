@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from fedha.atomic import finite
 from fedha.config import Config
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, UnwrittenError
 from fedha.jsonfile import parse_json
 
 
@@ -69,7 +69,7 @@ class EventFile:
                     file.truncate(before)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise FedhaError(f"cannot write {self.path}: {error.strerror}; free some space, then resume") from error
+            raise UnwrittenError(f"cannot write {self.path}: {error.strerror}; free some space, then resume") from error
 
 
 def stop_file(events: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import shlex
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +25,7 @@ from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
 from fedha.models import SplitModel, build
+from fedha.runs.files import typed
 from fedha.runs.listener import Listener
 
 _LEAVING_SECONDS = 10.0
@@ -64,7 +64,7 @@ def run_ray(
 
 def _how_to_go_on(job: Job) -> str:
     address, folder = job.config.engine.address, job.folder if job.left_out is None else job.folder.parents[1]
-    command = f"continue from the last checkpoint with: fedha resume {shlex.quote(str(folder))}"
+    command = f"continue from the last checkpoint with: fedha resume {typed(folder)}"
     if address is None:
         return command
     return f"{command}, once a cluster answers at {address}, or with engine.address= behind it on this machine alone"

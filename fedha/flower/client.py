@@ -10,9 +10,13 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
-from fedha import batching, numerics, piggyback
+from fedha import answers, batching, numerics, piggyback
+from fedha.arguments import check_argument, check_number
+from fedha.client import Client
+from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
 from fedha.data.domain import Domain, Examples
 from fedha.data.given import check_domain, given_domain, without_unusable
+from fedha.devices import check_device
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower import handshake, secure_client
@@ -38,18 +42,16 @@ from fedha.models.check import check_inputs, check_network, check_parameters, ch
 from fedha.models.split import SplitModel
 from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
 from fedha.models.state import told as told_state
-from fedha.privacy.answers import remembered
 from fedha.privacy.site import Site
-from fedha.training import Client, answer_evaluate, answer_measure
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
 QUERIES = ("introduce", "measure", *(kind.removeprefix("query.") for kind in STEPS))  # what an app answers
 
 _ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
-    "query.measure": answer_measure,
+    "query.measure": answers.answer_measure,
     "train": piggyback.answer_train,
-    "evaluate": answer_evaluate,
+    "evaluate": answers.answer_evaluate,
 }
 
 _TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Reply]]] = {
@@ -100,6 +102,11 @@ def client_app(
                 f"client_app was given a {type(given).__name__} as {name}; give the function that makes it, of the "
                 "context: lambda context: …"
             )
+    check_number("client_app", "threads", threads, 1)
+    check_device("client_app", device)
+    check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")
+    if not callable(site):
+        check_argument("client_app", "site", site, (), "a function that makes a Site, such as sworn")
     return app_for(Clients(model, domain, threads=threads, device=device, party=party, site=site), logs=True)
 
 
@@ -185,7 +192,7 @@ class Clients:
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
         with told_as_kind(client.domain.client, client.site, content):
-            request = unpack_request(content, self._device)
+            request = unpack_request(content, kind, self._device)
         if not self._holds_constants(request, sent_constants(content)):
             return lacking(CONSTANTS)
         admit(client, kind, request)
@@ -233,7 +240,7 @@ class Clients:
         numerics.configure(self._threads)
         clients = [self._client(*one) for one in zip(contexts, contents, strict=True)]
         distinct = {id(content): content for content in contents}
-        unpacked = {key: unpack_request(content, self._device) for key, content in distinct.items()}
+        unpacked = {key: unpack_request(content, kind, self._device) for key, content in distinct.items()}
         requests = [unpacked[id(content)] for content in contents]
         for client, request, content in zip(clients, requests, contents, strict=True):
             if not self._holds_constants(request, sent_constants(content)):
@@ -243,7 +250,7 @@ class Clients:
             asked = zip(clients, contents, requests, contexts, strict=True)
             opened = [secure_client.open_question(kind, *one) for one in asked]
             return self._masked_together(self._party, kind, clients, opened, contexts)
-        if batching.refusal(clients, requests[0]) is not None:
+        if answers.refusal(clients, requests[0]) is not None:
             return None
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
@@ -259,7 +266,7 @@ class Clients:
         contexts: Sequence[Context],
     ) -> list[PlainReply] | None:
         """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
-        if batching.refusal(clients, opened[0].request) is not None:
+        if answers.refusal(clients, opened[0].request) is not None:
             return None
         plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [
@@ -293,7 +300,8 @@ class Clients:
             self._clients[key] = Client(place, domain, self._model, site=site)
         client = self._clients[key]
         known = context.state.get(_STATE)
-        client.state = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
+        named = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
+        client.state = from_tensors(named) if named else ClientState()
         return client
 
     def _domain(self, model: SplitModel, context: Context, place: int, content: RecordDict) -> Domain:
@@ -332,7 +340,7 @@ class Clients:
         take_constants(self._model, sent)
         self._constants = self._constants | found
         for client in self._clients.values():
-            client._seen = None  # it was computed with others
+            client.seen = None  # it was computed with others
         return True
 
     def _names(self) -> set[str]:
@@ -354,11 +362,11 @@ def check_server(content: RecordDict) -> None:
 
 
 def state_record(state: RecordDict) -> ArrayRecord | None:
-    """What a node must remember for a run to resume, out of its context's state: its moving averages, or None.
+    """What a node must remember for a run to resume, out of its context's state; None if that is nothing.
 
     What it released in a round serves that round alone, so it is no part of a checkpoint.
     """
-    known = remembered(state.array_records.get(_STATE, ArrayRecord()))
+    known = lasting(state.array_records.get(_STATE, ArrayRecord()))
     return array_record(known) if known else None
 
 
@@ -367,10 +375,10 @@ def restore_state(state: ArrayRecord | None) -> RecordDict:
     return RecordDict() if state is None else RecordDict({_STATE: state})
 
 
-def recall_averages(state: RecordDict, averages: Mapping[str, torch.Tensor]) -> None:
-    """Give a node's context the moving averages that were true before a round, beside what it released in the round."""
+def recall_lasting(state: RecordDict, before: Mapping[str, torch.Tensor]) -> None:
+    """Give a node's context what it remembered before a round, beside what it released in the round."""
     known = unpack_tensors(state.array_records.get(_STATE, ArrayRecord()))
-    kept = {name: value for name, value in known.items() if name not in remembered(known)} | dict(averages)
+    kept = {name: value for name, value in known.items() if name not in lasting(known)} | dict(before)
     state.pop(_STATE, None)
     if kept:
         state[_STATE] = pack_tensors(kept)
@@ -378,7 +386,7 @@ def recall_averages(state: RecordDict, averages: Mapping[str, torch.Tensor]) -> 
 
 def _remember(client: Client, context: Context) -> None:
     if client.state:
-        context.state[_STATE] = pack_tensors(client.state)
+        context.state[_STATE] = pack_tensors(to_tensors(client.state))
 
 
 def place_of(context: Context) -> int:

@@ -11,6 +11,7 @@ from logging import ERROR, WARNING
 from flwr.app import RecordDict
 from flwr.supercore import log
 
+from fedha.client import Client
 from fedha.config import PrivacyConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request
@@ -21,7 +22,6 @@ from fedha.models.check import check_batch_norm
 from fedha.models.reach import unreached
 from fedha.privacy import gate
 from fedha.privacy.site import Site, sensitive
-from fedha.training import Client
 
 
 def introduced(client: Client, content: RecordDict) -> dict[str, float]:

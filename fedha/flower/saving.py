@@ -74,10 +74,10 @@ class Saving:
         self.strategy.restored()
         if isinstance(self.grid, RemembersStates) and states:
             self.grid.restore_states([pack_tensors(state) if state else None for state in states])
-        elif is_simulation(self.grid) and done and self._clients_remember():
+        elif is_simulation(self.grid) and done and self._who_remembers():
             raise FedhaError(
-                f"recipe {self.strategy.task.recipe.name!r} keeps statistics at the clients, which this engine "
-                "forgets; resume it with --engine inline, or start a new run"
+                f"{self._who_remembers()} keeps what it needs at the clients, which this engine forgets; resume it "
+                "with --engine inline, or start a new run"
             )
         return done, pending
 
@@ -102,8 +102,8 @@ class Saving:
     def giving_up(self, round: int, pending: dict[str, Any] | None) -> Iterator[None]:
         """While clients are asked: where the run should stop, or they are lost, what is under way is given up.
 
-        The server's state changes when all have answered, so until then it is the one after `round`, but for the little
-        that is remembered here. A step that was taken is not given up.
+        What the server keeps is replaced, never changed, and its model last, when all have answered: a copy from before
+        is the state after `round`. A step that was taken is not given up.
 
         Args:
             round: The last one that is done.
@@ -113,7 +113,7 @@ class Saving:
             StoppedError: The run was asked to stop; the state after `round` is saved.
             ClusterError: What the clients computed on is gone; the same is saved.
         """
-        before, states, taken = _remembered(self.strategy.begun()), self._states(), self.strategy.last_round
+        before, states, taken = copy.copy(self.strategy.begun()), self._states(), self.strategy.last_round
         try:
             yield
         except Exception as error:  # the same signal may have ended workers too: whatever they say, it was asked for
@@ -140,15 +140,12 @@ class Saving:
         fold = f" of the fold without {self.left_out}" if self.left_out else ""
         return StoppedError(f"stopped {where}{fold}{', which is saved' if round else ''}")
 
-    def _clients_remember(self) -> bool:
+    def _who_remembers(self) -> str:
+        """What of the run has clients remember something; "" where nothing does."""
         recipe = self.strategy.task.recipe
         riding = self.strategy.piggyback and bool(riders(recipe))
-        own = LOCAL in self.strategy.begun().kinds.values()
-        return riding or own or any(term.client_average for term in recipe.terms)
-
-
-def _remembered(server: Server) -> Server:
-    """The server as it is now; its model and optimiser are not copied, for they change last."""
-    same = copy.copy(server)
-    same.averages, same.running = dict(server.averages), dict(server.running)
-    return same
+        if LOCAL in self.strategy.begun().kinds.values():
+            return "model.batch_norm local"
+        if riding or any(term.client_average for term in recipe.terms):
+            return f"recipe {recipe.name!r}"
+        return next((f"rule {rule.name!r}" for rule in self.strategy.task.rules if rule.answer is not None), "")

@@ -13,6 +13,7 @@ import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.supercore import log
 
+from fedha.client import Client
 from fedha.config import Config
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
@@ -36,7 +37,6 @@ from fedha.privacy.secure.numbers import NUMBERS, to_vector
 from fedha.privacy.secure.packing import pack, unpack
 from fedha.privacy.secure.session import Session
 from fedha.privacy.secure.states import Advertised, Confirmed, Masked, Shared
-from fedha.training import Client
 
 _SECRETS, _DONE = "fedha-secrets", "done"
 _ROUNDING = 1e-9  # of sums of weights

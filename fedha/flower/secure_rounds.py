@@ -62,10 +62,10 @@ class SecureRounds:
         riding = server.riders(round)
         update = {name: value.shape for name, value in server.parameters.items()}
         update |= {f"{RUNNING}{name}": value.shape for name, value in server.running.items()}
-        update |= {f"{RIDING}{name}": shape for name, shape in _known(riding, statistics).items()}
+        update |= {f"{RIDING}{name}": shape for name, shape in _known(riding, statistics).items()} | dict(server.beside)
         training = Request(self._task, round, {}, {}, riding, evaluate=parts)
         wanted = [
-            _wanted("query.measure", Request(self._task, round, {}, {}, measure), server, _known(measure, statistics))
+            _wanted("query.measure", self._measuring(round, measure), server, _known(measure, statistics))
             for measure in server.measurements()
         ]
         self._sums.begin(grid, round, [*wanted, _wanted("train", training, server, update)])
@@ -73,12 +73,21 @@ class SecureRounds:
     def begin_evaluation(self, grid: Grid, round: int, members: Sequence[Member], parts: tuple[str, ...]) -> None:
         """Prepare the sum of the clients' evaluations of these parts of the domains."""
         self._grid = grid
-        names = number_names("evaluate", Request(self._task, round, {}, {}, parts))
+        names = number_names("evaluate", Request(self._task, round, {}, evaluate=parts, kind="evaluate"))
         alike = {member.index: 1 / len(members) for member in members}
-        self._sums.begin(grid, round, [Wanted(exchange_name("evaluate", parts), members, names, {}, alike)])
+        self._sums.begin(grid, round, [Wanted(exchange_name("evaluate", ()), members, names, {}, alike)])
+
+    def _measuring(self, round: int, measure: tuple[str, ...]) -> Request:
+        return Request(self._task, round, {}, {}, measure, kind="measure")
 
     def ask(
-        self, kind: str, request: Request, arrays: ArrayRecord, references: ArrayRecord, members: Sequence[Member]
+        self,
+        kind: str,
+        request: Request,
+        arrays: ArrayRecord,
+        references: ArrayRecord,
+        sent: ArrayRecord,
+        members: Sequence[Member],
     ) -> list[Message]:
         """The messages of an exchange, to those who can answer it masked: all of them are asked the same.
 
@@ -87,12 +96,13 @@ class SecureRounds:
             request: But for the share and what is packed.
             arrays: The global model, packed.
             references: Packed.
+            sent: What the rules send along, packed.
             members: Whom it is for: those who are left of the round's clients.
         """
         self._under_way = exchange_name(kind, request.measure)
         left = self._sums.weight_of(self._under_way, [member.index for member in members])
-        packed = pack_request(replace(request, share=left), arrays, references, self._talk.task)
-        inboxes = self._sums.inboxes(self._under_way, asked(kind, packed, unpack_request(packed)))
+        packed = pack_request(replace(request, share=left), arrays, references, self._talk.task, sent)
+        inboxes = self._sums.inboxes(self._under_way, asked(kind, packed, unpack_request(packed, kind)))
         places = [member.index for member in members if member.index in inboxes]
         contents = {
             node: RecordDict({**packed, RECORD: inboxes[place]})

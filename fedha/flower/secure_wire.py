@@ -30,7 +30,7 @@ def exchange_name(kind: str, measure: tuple[str, ...]) -> str:
 
     Args:
         kind: The message type.
-        measure: As in the request.
+        measure: The statistics that are asked for.
     """
     if kind == "query.measure":
         return " ".join(("mean of", *measure))
@@ -41,7 +41,7 @@ def number_names(kind: str, request: Request) -> tuple[str, ...]:
     """The numbers that are summed with the answers to a request."""
     if kind == "train":
         return trained_numbers(request.task.recipe, request.evaluate)
-    return evaluated_numbers(request.measure) if kind == "evaluate" else measured_numbers()
+    return evaluated_numbers(request.evaluate) if kind == "evaluate" else measured_numbers()
 
 
 def asked(kind: str, content: RecordDict, request: Request) -> bytes:
@@ -55,6 +55,7 @@ def asked(kind: str, content: RecordDict, request: Request) -> bytes:
     tensors = {f"parameters/{name}": value for name, value in request.parameters.items()}
     tensors |= {f"references/{name}": value for name, value in request.references.items()}
     tensors |= {f"running/{name}": value for name, value in request.running.items()}
+    tensors |= {f"rule/{name}": value for name, value in request.sent.items()}
     scalars = content["request"]
     task = str(scalars["task"]) if isinstance(scalars, ConfigRecord) else ""
     about = json.dumps([kind, request.round, request.measure, request.share, request.evaluate, request.constants])

@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from flwr.supercore import log
 from torch import Tensor
 
+from fedha.arguments import check_argument, check_number
 from fedha.cohort import Member
 from fedha.config import FederationConfig, PrivacyConfig, RecipeConfig, TrainingConfig
 from fedha.errors import FedhaError
@@ -69,6 +70,7 @@ class HessianAlignment(Strategy):
         on_client_error: Literal["stop", "skip"] = "stop",
         privacy: PrivacyConfig | None = None,
     ) -> None:
+        _check_arguments(recipe, training, seed, clients, federation, on_client_error, privacy)
         row = RecipeConfig(name=recipe) if isinstance(recipe, str) else recipe
         resolved = row if isinstance(row, Recipe) else row.resolve()
         self.task = Task(resolved, training or TrainingConfig(), seed, privacy or PrivacyConfig())
@@ -124,6 +126,10 @@ class HessianAlignment(Strategy):
         Raises:
             FedhaError: A setting that nobody would read, or as the rounds do.
         """
+        whose = "HessianAlignment.start"
+        check_argument(whose, "initial_arrays", initial_arrays, ArrayRecord, "ArrayRecord(network.state_dict())")
+        check_argument(whose, "grid", grid, Grid, "the grid of your ServerApp's main function")
+        check_number(whose, "num_rounds", num_rounds, 1)
         refuse_settings("train_config", train_config or {}, ())
         refuse_settings("evaluate_config", evaluate_config or {}, ("parts",))
         parts_of(evaluate_config or {})
@@ -197,7 +203,7 @@ class HessianAlignment(Strategy):
             self.secure.begin(grid, server_round, server, self.expected, self.parts)
         references = dict(server.references)
         for measure in server.measurements():
-            wanted = Request(self.task, server_round, {}, references, measure)
+            wanted = Request(self.task, server_round, {}, references, measure, kind="measure")
             messages = self._ask("query.measure", wanted, arrays, server.cohort)
             replies = self.talk.deliver(grid, messages)
             expected = {name: self.expected[name] for name in measure if name in self.expected}
@@ -205,7 +211,7 @@ class HessianAlignment(Strategy):
         riding = server.riders(server_round)
         return self._ask(
             "train",
-            Request(self.task, server_round, {}, references, riding, evaluate=self.parts),
+            Request(self.task, server_round, {}, references, riding, evaluate=self.parts, sent=server.sent_along()),
             arrays,
             server.cohort,
         )
@@ -215,7 +221,7 @@ class HessianAlignment(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the updates in client order, as they come, and take the server's step."""
         server = self.begun()
-        expected = {name: value.shape for name, value in server.parameters.items()}
+        expected = {name: value.shape for name, value in server.parameters.items()} | dict(server.beside)
         expected |= {f"{RUNNING}{name}": value.shape for name, value in server.running.items()}
         for name in server.riders(server_round) if self.expected else ():
             expected[f"{RIDING}{name}"] = self.expected[name]
@@ -253,7 +259,8 @@ class HessianAlignment(Strategy):
         server.spending = server.spending.evaluation(server.task, server.members)
         if self.secure is not None:
             self.secure.begin_evaluation(grid, server_round, members, parts)
-        return self._ask("evaluate", Request(self.task, server_round, {}, {}, parts), arrays, members)
+        request = Request(self.task, server_round, {}, evaluate=parts, kind="evaluate")
+        return self._ask("evaluate", request, arrays, members)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Collect each domain's numbers; domains are not averaged, that is the point of them."""
@@ -284,18 +291,18 @@ class HessianAlignment(Strategy):
         if self.clients_keep_models and arrays is not self._named:
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
         request = replace(request, running=self.begun().running, constants=self._constants)
-        packed, shares = pack_tensors(request.references), self.begun().shares
-        additive = kind != "evaluate" and self.task.recipe.weighting != "risk"  # else shares come after the updates
+        packed, sent, shares = pack_tensors(request.references), pack_tensors(request.sent), self.begun().shares
+        additive = kind != "evaluate" and not self.begun().weighs_updates
         additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
         if self.secure is not None:
-            return self.secure.ask(kind, request, arrays, packed, members)
+            return self.secure.ask(kind, request, arrays, packed, sent, members)
         contents: dict[float, RecordDict] = {}
         by_node: dict[int, RecordDict] = {}
         for node, member in zip(self.talk.nodes(members), members, strict=True):
             share = shares.get(member.index, 1.0)
             if share not in contents:
-                own = replace(request, references={}, share=share, additive=additive)
-                contents[share] = pack_request(own, arrays, packed, self._packed_task)
+                own = replace(request, share=share, additive=additive)
+                contents[share] = pack_request(own, arrays, packed, self._packed_task, sent)
             by_node[node] = contents[share]
         return self.talk.ask(kind, request.round, by_node)
 
@@ -349,3 +356,27 @@ def parts_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     if unknown := [part for part in parts if part not in PARTS]:
         raise FedhaError(f"evaluate_config has parts = {unknown[0]!r}; a domain's parts are {' and '.join(PARTS)}")
     return parts
+
+
+def _check_arguments(
+    recipe: object,
+    training: object,
+    seed: object,
+    clients: object,
+    federation: object,
+    on_client_error: object,
+    privacy: object,
+) -> None:
+    whose, nothing = "HessianAlignment", type(None)
+    kinds = (str, RecipeConfig, Recipe)
+    check_argument(whose, "recipe", recipe, kinds, "a row's name (`fedha recipes`), a RecipeConfig or a Recipe")
+    for name, value, kind in (
+        ("training", training, TrainingConfig),
+        ("federation", federation, FederationConfig),
+        ("privacy", privacy, PrivacyConfig),
+    ):
+        check_argument(whose, name, value, (kind, nothing), f"a {kind.__name__}, such as {kind.__name__}(), or None")
+    check_number(whose, "seed", seed, 0)
+    check_number(whose, "clients", clients, 1)
+    if on_client_error not in ("stop", "skip"):
+        raise FedhaError(f"{whose} was given on_client_error={on_client_error!r}; give 'stop' or 'skip'")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
 from fedha.errors import FedhaError
-from fedha.exchange import Reply, Request, Task
+from fedha.exchange import Kind, Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
 from fedha.jsonfile import parse_json
 from fedha.models.state import CONSTANT, FROZEN, digests
@@ -29,6 +29,7 @@ _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
 _LONGEST = 300  # characters of what the other side calls itself, or fails with
 _SHAPE, _SECURE = "input_shape", "secure"
+_SENT = "rule"  # the record of what the run's rules send along
 _SHAPES, _DIGESTS = "parameters", "digests"  # of an introduction's request
 _KINDS, _OTHER = "kinds", "other"  # of an introduction's reply
 _RUNNING, CONSTANTS = "running", "constants"  # records of a request; the latter also the scalar that names it
@@ -165,8 +166,12 @@ def announced_digests(content: RecordDict) -> dict[str, str]:
         return {str(name): str(value) for name, value in told.items()}
 
 
-def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str) -> RecordDict:
-    """A request's records; the arrays are packed once by the caller and shared by all clients."""
+def pack_request(
+    request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str, sent: ArrayRecord | None = None
+) -> RecordDict:
+    """A request's records; the arrays are packed once by the caller and shared by all clients. Its kind is the type of
+    the message that carries it.
+    """
     scalars = ConfigRecord({"task": task, "round": request.round, "share": request.share})
     if request.additive:
         scalars["additive"] = True
@@ -175,8 +180,13 @@ def pack_request(request: Request, parameters: ArrayRecord, references: ArrayRec
             scalars[name] = list(wanted)
     if request.constants:
         scalars[CONSTANTS] = request.constants
-    running = {_RUNNING: pack_tensors(request.running)} if request.running else {}
-    return RecordDict({"parameters": parameters, "references": references, **running, "request": scalars})
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
+        "parameters": parameters,
+        "references": references,
+        "request": scalars,
+    }
+    records |= {_SENT: sent} if sent else {}
+    return RecordDict(records | ({_RUNNING: pack_tensors(request.running)} if request.running else {}))
 
 
 def sent_constants(content: RecordDict) -> dict[str, Tensor] | None:
@@ -187,17 +197,34 @@ def sent_constants(content: RecordDict) -> dict[str, Tensor] | None:
         return unpack_tensors(_record(content, CONSTANTS, ArrayRecord))
 
 
-def unpack_request(content: RecordDict, device: torch.device | str = "cpu") -> Request:
+def kind_of(message_type: str) -> Kind:
+    """What a message of this type asks, such as ``query.measure``; one of a secure sum's steps asks nothing new.
+
+    Raises:
+        FedhaError: It asks nothing that there is.
+    """
+    kind: Any = message_type.removeprefix("query.")
+    if kind not in get_args(Kind):
+        raise FedhaError(f"a message of type {message_type!r} is no request; there are {', '.join(get_args(Kind))}")
+    return kind  # type: ignore[no-any-return]
+
+
+def unpack_request(content: RecordDict, message_type: str, device: torch.device | str = "cpu") -> Request:
     """Read what `pack_request` wrote.
+
+    Args:
+        content: The message's.
+        message_type: Its own.
+        device: Where the tensors are wanted.
 
     Raises:
         FedhaError: It is something else.
     """
     with _reading("a request"):
-        return _request(content, device)
+        return _request(content, kind_of(message_type), device)
 
 
-def _request(content: RecordDict, device: torch.device | str) -> Request:
+def _request(content: RecordDict, kind: Kind, device: torch.device | str) -> Request:
     scalars = _record(content, "request", ConfigRecord)
     return Request(
         task=unpack_task(str(scalars["task"])),
@@ -208,6 +235,8 @@ def _request(content: RecordDict, device: torch.device | str) -> Request:
         share=float(str(scalars["share"])),
         additive=bool(scalars.get("additive", False)),
         evaluate=_names(scalars, "evaluate"),
+        sent=unpack_tensors(_record(content, _SENT, ArrayRecord), device) if _SENT in content else {},
+        kind=kind,
         running=unpack_tensors(_record(content, _RUNNING, ArrayRecord), device) if _RUNNING in content else {},
         constants=str(scalars.get(CONSTANTS, "")),
     )

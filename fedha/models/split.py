@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fedha.arguments import check_argument
 from fedha.errors import FedhaError
 
 BatchNorm = Literal["frozen", "averaged", "local"]
@@ -30,6 +31,8 @@ class SplitModel(nn.Module):
 
     def __init__(self, featurizer: nn.Module, head: nn.Module, *, batch_norm: BatchNorm = "frozen") -> None:
         super().__init__()
+        for name, part in (("featurizer", featurizer), ("head", head)):
+            check_argument("SplitModel", name, part, nn.Module, "an nn.Module")
         self.featurizer = featurizer
         self.head = head
         self._held: list[nn.Module] = []  # layers that were in training mode before they were put out of it
@@ -51,6 +54,8 @@ class SplitModel(nn.Module):
         Raises:
             FedhaError: There is no such layer, or the rest of the network shares its weights.
         """
+        check_argument("SplitModel.of", "network", network, nn.Module, "a network, an nn.Module that was made")
+        check_argument("SplitModel.of", "head", head or None, str, "the name of its last layer, such as 'fc'")
         body = copy.deepcopy(network)
         owner, _, name = head.rpartition(".")
         try:

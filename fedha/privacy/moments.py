@@ -6,13 +6,14 @@ moments: `fedha.privacy.releasable` says how. n examples, C classes, D features 
 probabilities.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from fedha.registry import moments
 from fedha.statistics import hits, losses
 
 
@@ -114,12 +115,38 @@ class Batch:
         """[n, 1]."""
         return self.features.new_ones(len(self.features), 1)
 
+    @cached_property
+    def losses(self) -> Tensor:
+        """Negative log-likelihoods, [n, 1]."""
+        return losses(self.logits, self.labels)[:, None]
+
+    @cached_property
+    def hits(self) -> Tensor:
+        """Whether the label has the largest logit, [n, 1]."""
+        return hits(self.logits, self.labels).to(self.logits.dtype)[:, None]
+
+    @cached_property
+    def changes(self) -> Tensor:
+        """``p * (a - sum_c p_c a_c)`` with ``a = z V^T``, [n, C].
+
+        Raises:
+            ValueError: There is no direction of the head's shape.
+        """
+        vector, shape = self.vector, (self.logits.shape[1], self.features.shape[1])
+        if vector is None or vector.shape != shape:
+            raise ValueError(
+                f"the Hessian-vector product needs a direction of the head's shape {shape}, got "
+                f"{None if vector is None else tuple(vector.shape)}; pass the pooled gradient that the server sent"
+            )
+        p, along = self.probabilities, (vector @ self.features.T).T
+        return p * (along - (p * along).sum(1, keepdim=True))
+
 
 def measure(names: Iterable[str], batch: Batch) -> dict[str, Moment]:
     """The moments of a batch by name, differentiable through logits and features.
 
     Args:
-        names: Keys of `MOMENTS`.
+        names: Keys of `fedha.registry.moments`.
         batch: The examples.
 
     Raises:
@@ -132,38 +159,11 @@ def measure(names: Iterable[str], batch: Batch) -> dict[str, Moment]:
         raise ValueError(
             f"there are {len(batch.features)} feature rows but {len(batch.labels)} labels; pass one label a row"
         )
-    return {name: MOMENTS[name](batch) for name in names}
-
-
-def _hits(batch: Batch) -> Moment:
-    return Moment(hits(batch.logits, batch.labels).to(batch.logits.dtype)[:, None], batch.ones)
-
-
-def _curvatures(batch: Batch) -> Moment:
-    p = batch.probabilities
-    return Moment(p - p * p, batch.squares)
-
-
-def _changes(batch: Batch) -> Moment:
-    """``(p * (a - sum_c p_c a_c)) ⊗ z`` with ``a = z V^T``."""
-    vector, shape = batch.vector, (batch.logits.shape[1], batch.features.shape[1])
-    if vector is None or vector.shape != shape:
-        raise ValueError(
-            f"the Hessian-vector product needs a direction of the head's shape {shape}, got "
-            f"{None if vector is None else tuple(vector.shape)}; pass the pooled gradient that the server sent"
-        )
-    p, along = batch.probabilities, (vector @ batch.features.T).T
-    return Moment(p * (along - (p * along).sum(1, keepdim=True)), batch.features)
-
-
-MOMENTS: Mapping[str, Callable[[Batch], Moment]] = {
-    "risk": lambda batch: Moment(losses(batch.logits, batch.labels)[:, None], batch.ones),
-    "accuracy": _hits,
-    "gradient": lambda batch: Moment(batch.residuals, batch.features),
-    "hessian_diagonal": _curvatures,
-    "pooled_gradient_hessian_product": _changes,
-    "squared_gradient": lambda batch: Moment(batch.residuals.square(), batch.squares),
-    "scale_gradient": lambda batch: Moment((batch.residuals * batch.logits).sum(1, keepdim=True), batch.ones),
-    "feature_mean": lambda batch: Moment(batch.ones, batch.features[:, :-1]),
-    "feature_square": lambda batch: Moment(batch.features[:, :-1], batch.features[:, :-1]),
-}
+    known = moments()
+    found = {}
+    for name in names:
+        outer = known[name].outer
+        if outer is None:
+            raise ValueError(f"nobody has bounded what one example adds to {name!r}")
+        found[name] = Moment(*outer(batch))
+    return found

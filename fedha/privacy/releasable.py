@@ -4,46 +4,26 @@ A statistic that is a function of means over examples is computed from their rel
 from a release costs no privacy. Those that are no such function are refused, each with its reason.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 from fedha.errors import FedhaError
-from fedha.recipes import UNRELEASABLE, Recipe
-
-
-@dataclass(frozen=True)
-class Releasable:
-    """How a statistic comes from moments.
-
-    Attributes:
-        moments: Keys of `MOMENTS`.
-        value: The function of their means and of n.
-    """
-
-    moments: tuple[str, ...]
-    value: Callable[[Mapping[str, Tensor], float], Tensor]
+from fedha.recipes import Recipe
+from fedha.registry import known, statistic
+from fedha.statistic import Formula
 
 
 def required(statistics: Iterable[str]) -> tuple[str, ...]:
     """The moments that must be released so that these statistics can be made.
 
     Args:
-        statistics: Names as in `fedha.recipes.STATISTICS`, or of a reference there.
+        statistics: As in `fedha.registry.statistic`.
 
     Raises:
         FedhaError: A statistic is no function of means over examples that could be clipped; says why and what instead.
     """
-    wanted = list(statistics)
-    for name in wanted:
-        if name not in RELEASABLE:
-            raise FedhaError(
-                f"statistic {name!r} cannot be sent with example-level privacy: "
-                f"{UNRELEASABLE.get(name, 'nobody has bounded what one example adds to it')}; "
-                f"those that can are {', '.join(RELEASABLE)}"
-            )
-    return tuple(dict.fromkeys(moment for name in wanted for moment in RELEASABLE[name].moments))
+    return tuple(dict.fromkeys(mean.name for name in statistics for mean in _release(name).means))
 
 
 def private_exchanges(recipe: Recipe) -> tuple[tuple[str, ...], ...]:
@@ -65,11 +45,11 @@ def private_exchanges(recipe: Recipe) -> tuple[tuple[str, ...], ...]:
     return tuple(groups)
 
 
-def derive(statistic: str, means: Mapping[str, Tensor], examples: float) -> Tensor:
+def derive(name: str, means: Mapping[str, Tensor], examples: float) -> Tensor:
     """A statistic from the means of its moments, released or plain; differentiable in them.
 
     Args:
-        statistic: A key of `RELEASABLE`.
+        name: The statistic's.
         means: By moment, [U, V] each.
         examples: n, the public number that the means were divided by.
 
@@ -79,29 +59,19 @@ def derive(statistic: str, means: Mapping[str, Tensor], examples: float) -> Tens
     Raises:
         ValueError: A covariance of fewer than two examples.
     """
-    return RELEASABLE[statistic].value(means, examples)
+    return _release(name).derive(means, examples)
 
 
-def _covariance(means: Mapping[str, Tensor], examples: float) -> Tensor:
-    if examples < 2:
-        raise ValueError(f"a covariance needs two examples or more, got {examples:g}; raise the batch size")
-    square, mean = means["feature_square"], means["feature_mean"]
-    # both triangles carry their own noise; their average is as good a matrix as any, with half of it
-    return (examples / (examples - 1)) * ((square + square.T) / 2 - mean.T @ mean)
+def releasable() -> tuple[str, ...]:
+    """The statistics that can be aligned where every example is protected."""
+    return tuple(name for name in known() if statistic(name).release is not None)
 
 
-RELEASABLE: Mapping[str, Releasable] = {
-    "risk": Releasable(("risk",), lambda means, _: means["risk"].reshape(())),
-    "accuracy": Releasable(("accuracy",), lambda means, _: means["accuracy"].reshape(())),
-    "gradient": Releasable(("gradient",), lambda means, _: means["gradient"]),
-    "hessian_diagonal": Releasable(("hessian_diagonal",), lambda means, _: means["hessian_diagonal"]),
-    "pooled_gradient_hessian_product": Releasable(
-        ("pooled_gradient_hessian_product",), lambda means, _: means["pooled_gradient_hessian_product"]
-    ),
-    "gradient_variance": Releasable(
-        ("gradient", "squared_gradient"), lambda means, _: means["squared_gradient"] - means["gradient"].square()
-    ),
-    "scale_gradient": Releasable(("scale_gradient",), lambda means, _: means["scale_gradient"].reshape(())),
-    "feature_mean": Releasable(("feature_mean",), lambda means, _: means["feature_mean"].reshape(-1)),
-    "feature_covariance": Releasable(("feature_mean", "feature_square"), _covariance),
-}
+def _release(name: str) -> Formula:
+    row = statistic(name)
+    if row.release is None:
+        raise FedhaError(
+            f"statistic {name!r} cannot be sent with example-level privacy: {row.refusal}; those that can are "
+            f"{', '.join(releasable())}"
+        )
+    return row.release

@@ -21,16 +21,16 @@ def refuse_request(request: Request, model: SplitModel) -> Refusal | None:
     if request.round < 1 or not 0 < request.share <= 1:
         return Refusal("request", f"the server asked for round {request.round} with a share of {request.share:g}")
     own = {name: value.shape for name, value in trained_parameters(model).items()}
-    sent = {name: value.shape for name, value in request.parameters.items()}
-    if own != sent:
-        wrong = sorted(name for name in own.keys() | sent.keys() if own.get(name) != sent.get(name))
+    told = {name: value.shape for name, value in request.parameters.items()}
+    if own != told:
+        wrong = sorted(name for name in own.keys() | told.keys() if own.get(name) != told.get(name))
         return Refusal(
             "request",
             f"the model that the server sent is not this site's: {', '.join(wrong)} missing, foreign or of another "
             "shape; do both have one config?",
         )
-    sent_parts = {"parameter": request.parameters, "reference": request.references, "buffer": request.running}
-    for kind, tensors in sent_parts.items():
+    sent = {"parameter": request.parameters, "reference": request.references, "rule's tensor": request.sent}
+    for kind, tensors in (sent | {"buffer": request.running}).items():
         if (name := _not_finite(tensors)) is not None:
             return Refusal("request", f"the {kind} {name} that the server sent has numbers that are not finite")
     return None

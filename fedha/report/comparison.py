@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from fedha.config import load_written
 from fedha.errors import FedhaError
 from fedha.runs import runfolder
+from fedha.runs.files import typed
 
 # What may differ between runs of one row: who and where, not what is computed (a run may be resumed elsewhere than its
 # siblings were). The target and the sources may, because
@@ -75,7 +76,8 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Path]]:
             unfinished.append(folder)
     if not finished:
         raise FedhaError(
-            f"no run has finished yet in {', '.join(map(str, unfinished))}; continue with: fedha resume {unfinished[0]}"
+            f"no run has finished yet in {', '.join(map(str, unfinished))}; continue with: "
+            f"fedha resume {typed(unfinished[0])}"
         )
     return finished, unfinished
 

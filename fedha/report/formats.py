@@ -107,6 +107,27 @@ def rich_table(table: Table, width: int) -> RichTable:
     return shown
 
 
+def plain_table(table: Table, width: int | None = None) -> str:
+    """The table as text for a file or another program, nothing of it cut.
+
+    Args:
+        table: The table.
+        width: Characters that a line may have; where the table has longer ones, each row's cells stand one under the
+            other. None: as long as they are.
+    """
+    whole = _text(table)
+    lines = len(table.rows) + 3  # what is above and below the rows are sentences, which whoever reads them wraps
+    if width is None or all(len(line) <= width for line in whole.splitlines()[2 : 2 + lines]):
+        return whole
+    first, *others = table.columns
+    parts = [table.caption]
+    for row in table.rows:
+        cells = [(c, cell) for c, cell in zip(others, row[1:], strict=True) if cell is not None]
+        shown = [f"{first.heading}: {cell_text(row[0])}", *(f"  {c.heading}: {cell_text(one)}" for c, one in cells)]
+        parts.append("\n".join(shown))
+    return "\n\n".join([*parts, *(["\n".join(table.notes)] if table.notes else [])]) + "\n"
+
+
 _PROSE = 24  # columns that words need, which may go on in the next line
 _BORDER = 3  # columns a cell takes beside its text
 

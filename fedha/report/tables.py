@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fedha.config import POOLED
-from fedha.recipes import RECIPES, STATISTICS, Recipe, Term
+from fedha.recipes import RECIPES, Recipe, Term
+from fedha.registry import statistic
 from fedha.report.accuracies import (
     RULES,
     Results,
@@ -104,20 +105,9 @@ def bytes_per_round(recipe: Recipe, classes: int, width: int, parameters: int, n
     """
     down, up, known = 0, 0, 0
     for measured in recipe.measurements():
-        size = sum(statistic_size(name, classes, width) for name in measured)
+        size = sum(statistic(name).size(classes, width) for name in measured)
         down, up, known = down + parameters + known, up + size, known + size
     return Traffic(number * (down + parameters + known), number * (up + parameters))
-
-
-def statistic_size(name: str, classes: int, width: int) -> int:
-    """How many numbers a statistic of a linear head [classes, width] has."""
-    if name in ("risk", "scale_gradient", "off_diagonal_energy"):
-        return 1
-    if name in ("hessian", "hessian_off_diagonal"):
-        return (classes * width) ** 2
-    if name in ("feature_mean", "feature_covariance"):
-        return (width - 1) ** (1 if name == "feature_mean" else 2)
-    return classes * width
 
 
 def recipe_table(classes: int, features: int, parameters: int) -> Table:
@@ -145,7 +135,7 @@ _DISTANCES = {"squared": "", "mean_squared": " (mean over entries)", "inner": " 
 
 
 def _term(term: Term) -> str:
-    return STATISTICS[term.statistic].summary + _DISTANCES[term.distance]
+    return (statistic(term.statistic).summary or term.statistic) + _DISTANCES[term.distance]
 
 
 def _columns(results: Sequence[Results], firsts: Sequence[str], judged: str) -> list[tuple[Column, Value]]:

@@ -1,11 +1,12 @@
 """What a run continues from, in one safetensors file that is replaced whole.
 
-No random state is kept: every draw comes from (seed, round, client).
+A rule of the server keeps ``rule/its name/a tensor's name``, client i ``clients/i/…``. Earlier versions had other names
+for what Adam, FedIIR and Group DRO keep, which are read too. No random state is kept: every draw comes from (seed,
+round, client).
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fedha.errors import FedhaError
 from fedha.federation import Server
 from fedha.jsonfile import parse_json
 from fedha.privacy.spending import restore_spending
+from fedha.rules.applied import below, check_states
 from fedha.runs import belongings
 from fedha.runs.files import STATE
 
@@ -39,13 +41,13 @@ def save_checkpoint(
     config: Mapping[str, Any] | None = None,
     data: str | None = None,
 ) -> None:
-    """Write the state after a round: the whole model, optimiser, references, domain weights, all moving averages.
+    """Write the state after a round: the whole model, references, and what the rules and the clients remember.
 
     Args:
         folder: The run's folder.
         round: The round that has just ended.
         server: The server after it.
-        clients: Each client's moving averages, in client order; empty mappings where there are none.
+        clients: What each client remembers (`fedha.client_state`), in client order; empty where that is nothing.
         pending: The round's record, if it waits for numbers that come with the next round.
         config: What the run was made with, so that it does not go on with anything else.
         data: A digest of what it was trained on, for the same reason.
@@ -53,13 +55,11 @@ def save_checkpoint(
     tensors = {f"parameters/{name}": value for name, value in server.parameters.items()}
     tensors |= {f"running/{name}": value for name, value in server.running.items()}
     tensors |= {f"constants/{name}": value for name, value in server.constants.items()}
-    for index, slots in server.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": value for key, value in slots.items() if isinstance(value, Tensor)}
-    tensors |= {f"averages/{name}": value for name, value in server.averages.items()}
+    tensors |= {f"rule/{rule}/{name}": value for rule, kept in server.states.items() for name, value in kept.items()}
     tensors |= {f"references/{name}": value for name, value in server.references.items()}
     for index, state in enumerate(clients):
         tensors |= {f"clients/{index}/{name}": value for name, value in state.items()}
-    numbers = {"round": round, "weights": server.weights, "clients": len(clients), "pending": finite(pending)}
+    numbers = {"round": round, "clients": len(clients), "pending": finite(pending)}
     numbers |= {"spending": server.spending.state(), "config": config, "data": data}
     content = save(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
@@ -112,7 +112,7 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
         server: A server with the same task and model; changed in place.
 
     Returns:
-        The round that had ended (0 without a checkpoint), each client's moving averages, and the pending record.
+        The round that had ended (0 without a checkpoint), what each client remembers, and the pending record.
 
     Raises:
         FedhaError: The file is damaged, or is of another model. One that an earlier version wrote has nothing of what
@@ -127,27 +127,25 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         done, count = (_whole(numbers[key]) for key in ("round", "clients"))
         pending = None if numbers["pending"] is None else dict(numbers["pending"])
-        weights = {str(name): float(value) for name, value in numbers["weights"].items()}
         spending = restore_spending(numbers.get("spending"))
-        clients = _states(_below(tensors, "clients/"), count)
+        clients = _states(below(tensors, "clients/"), count)
     except _DAMAGED as error:
         raise _damaged(path, error) from error
-    before = deepcopy(server.optimizer.state_dict())
     _check_parameters(path, server, tensors)
+    rules = server.task.rules
     try:
-        slots = _slots(_below(tensors, "optimizer/"), list(server.parameters.values()))
-        server.optimizer.load_state_dict({**before, "state": slots})
+        earlier = _of_an_earlier_version(tensors, numbers, server)
+        states = {rule.name: below(tensors, f"rule/{rule.name}/") | earlier.get(rule.name, {}) for rule in rules}
+        check_states(rules, server.parameters, states)
     except _DAMAGED as error:
-        server.optimizer.load_state_dict(before)
         raise _damaged(path, error) from error
     with torch.no_grad():  # only now that nothing can be refused any more
         for name, value in server.parameters.items():
             value.copy_(tensors[f"parameters/{name}"])
-    server.running = _below(tensors, "running/")
-    server.constants = _below(tensors, "constants/") or server.constants
-    server.averages = _below(tensors, "averages/")
-    server.references = _below(tensors, "references/")
-    server.weights, server.spending = weights, spending
+    server.running = below(tensors, "running/")
+    server.constants = below(tensors, "constants/") or server.constants
+    server.references = below(tensors, "references/")
+    server.states, server.spending = states, spending
     return done, clients, pending
 
 
@@ -168,15 +166,20 @@ def _states(saved: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
     return states
 
 
-def _slots(saved: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
-    """What the optimiser remembers of each parameter: numbers, or tensors shaped like it."""
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in saved.items():
-        index, key = name.split("/")
-        if value.dim() and value.shape != parameters[_whole(int(index))].shape:
-            raise ValueError(f"the optimiser's {key} of parameter {index} has another shape than it")
-        slots.setdefault(int(index), {})[key] = value
-    return slots
+def _of_an_earlier_version(
+    tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], server: Server
+) -> dict[str, dict[str, Tensor]]:
+    """What was written before rules had names: an optimiser's slots by the parameter's number, averages, weights."""
+    names, slots = list(server.parameters), dict[str, Tensor]()
+    for name, value in below(tensors, "optimizer/").items():
+        index, slot = name.split("/")
+        slots[f"{slot}/{names[_whole(int(index))]}"] = value
+    weights = {
+        str(domain): torch.tensor(float(value), dtype=torch.float64)
+        for domain, value in numbers.get("weights", {}).items()
+    }
+    found = {"groupdro": weights, "reference_average": below(tensors, "averages/")}
+    return {server.task.rules[-1].name: slots, **found}
 
 
 def _damaged(path: Path, error: Exception) -> FedhaError:
@@ -187,11 +190,7 @@ def _check_parameters(path: Path, server: Server, tensors: Mapping[str, Tensor])
     parts = {"parameters/": server.parameters, "running/": server.running, "constants/": server.constants}
     for prefix, own in parts.items():
         saved, wanted = (
-            {name: (value.shape, value.dtype) for name, value in one.items()} for one in (_below(tensors, prefix), own)
+            {name: (value.shape, value.dtype) for name, value in one.items()} for one in (below(tensors, prefix), own)
         )
         if saved != wanted and (saved or prefix != "constants/"):
             raise FedhaError(f"the checkpoint {path} is of another model; was config.yaml changed? Start a new run")
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,5 +1,8 @@
 """What the files of runs, experiments, audits and studies are called."""
 
+import shlex
+from pathlib import Path
+
 CONFIG = "config.yaml"
 EXPERIMENT = "experiment.yaml"  # in the common folder of several runs: the config that makes them all
 METRICS = "metrics.jsonl"
@@ -17,3 +20,8 @@ RUN = (CONFIG, METRICS, MODEL, RESULTS, FOLD, REPORT, SPENDING, ERROR, STATE)  #
 
 ASKED, FOUND, MARKDOWN, CSV, FIGURE = "study.yaml", "study.json", "study.md", "study.csv", "study.svg"
 STUDY = (ASKED, FOUND, MARKDOWN, CSV, FIGURE, REPORT)
+
+
+def typed(path: Path) -> str:
+    """A path as a command line takes it, whatever its name: quoted, and never an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from fedha.config import Config
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Told of a run's events, in order."""
 

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, UnwrittenError
 from fedha.jsonfile import parse_json
 
 LOCK = ".fedha.lock"
@@ -34,10 +34,17 @@ def owning(folder: Path) -> Iterator[None]:
     try:
         file = _locked(path)
     except OSError as error:
-        raise FedhaError(f"cannot write in {folder}: {error.strerror}; choose a folder that you may write") from error
+        raise UnwrittenError(
+            f"cannot write in {folder}: {error.strerror}; choose a folder that you may write"
+        ) from error
     try:
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(_self()).encode(), 0)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps(_self()).encode(), 0)
+        except OSError as error:
+            raise UnwrittenError(
+                f"cannot write in {folder}: {error.strerror}; choose a folder with space that you may write"
+            ) from error
         yield
     finally:
         with suppress(FileNotFoundError):

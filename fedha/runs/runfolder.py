@@ -9,7 +9,7 @@ from fedha import __version__, atomic
 from fedha import config as configs
 from fedha.atomic import finite
 from fedha.config import Config
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, UnwrittenError
 from fedha.jsonfile import parse_json
 from fedha.runs import belongings
 from fedha.runs.files import (
@@ -26,6 +26,7 @@ from fedha.runs.files import (
     RUN,
     SPENDING,
     STATE,
+    typed,
 )
 from fedha.runs.shapes import wrong_line, wrong_results
 
@@ -105,7 +106,7 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FedhaError(f"cannot make the folder {folder}: {error.strerror}; choose another with --out") from error
+        raise UnwrittenError(f"cannot make the folder {folder}: {error.strerror}; choose another with --out") from error
     return folder
 
 
@@ -128,8 +129,8 @@ def is_finished(folder: Path) -> bool:
 def occupied(folder: Path) -> FedhaError:
     """The error for a folder that holds a run where a new one was to go."""
     return FedhaError(
-        f"{folder} already holds a run; continue it with `fedha resume {folder}`, choose another folder with --out, "
-        "or replace it with --overwrite"
+        f"{folder} already holds a run; continue it with `fedha resume {typed(folder)}`, choose another folder with "
+        "--out, or replace it with --overwrite"
     )
 
 
@@ -164,7 +165,7 @@ class MetricsLog:
             with self.path.open("ab") as file:
                 file.write(_line(record).encode("utf-8"))
         except OSError as error:
-            raise FedhaError(f"cannot write {self.path}: {error.strerror}; free some space and resume") from error
+            raise UnwrittenError(f"cannot write {self.path}: {error.strerror}; free some space and resume") from error
 
     def append_changes(self, first: int, changes: Mapping[str, Any]) -> None:
         """Add a line that says from which round on the run goes on with other settings.
@@ -231,7 +232,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     try:
         content = parse_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise FedhaError(f"the run in {folder} has not finished; continue it with: fedha resume {folder}") from error
+        raise FedhaError(
+            f"the run in {folder} has not finished; continue it with: fedha resume {typed(folder)}"
+        ) from error
     except (OSError, ValueError) as error:
         raise FedhaError(f"cannot read {path} ({error}); delete it and resume the run") from error
     if not isinstance(content, dict):

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from fedha import data
+from fedha.answers import answer_measure, answer_train
 from fedha.audit.sent import Sent
+from fedha.client import Client
 from fedha.config import DataConfig, LocalConfig, ModelConfig, TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.exchange import Request, Task
 from fedha.federation import Server
 from fedha.models import SplitModel, build, head_matrix
 from fedha.recipes import RECIPES, Recipe, Term
-from fedha.training import Client, answer_measure, answer_train
 
 EVERYTHING = ("gradient", "hessian_diagonal", "gradient_variance", "feature_mean")
 

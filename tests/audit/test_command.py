@@ -12,10 +12,10 @@ from fedha.audit.findings import Finding, Findings
 from fedha.cli.commands import app
 from fedha.cli.exits import exit_code
 from tests.audit.bounds import chance_bound
-from tests.made_runs import FAST
+from tests.made_runs import FAST, changed
 
 Command = Callable[..., tuple[int, str, str]]
-TINY = (*FAST, "model.hidden=[16]", "recipe=exact_diagonal")
+TINY = changed(FAST, "model.hidden=[16]", "recipe=exact_diagonal")
 
 
 @pytest.fixture

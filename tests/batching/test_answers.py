@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from fedha import batching, training
 from fedha.batching import answers, chunk
+from fedha.client_state import to_tensors
 from fedha.config import ModelConfig, TrainingConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
@@ -201,7 +202,7 @@ def test_an_additive_answer_is_the_weighted_sum_of_the_answers(recipe: str, netw
             torch.testing.assert_close(dict(first.tensors), total, rtol=1e-11, atol=1e-14)
             assert [replace(one, tensors={}, weighed=True) for one in replies] == [replace(first, tensors={}), *others]
             for one, other in zip(own, summed, strict=True):
-                torch.testing.assert_close(dict(other.state), dict(one.state), rtol=0, atol=0)
+                torch.testing.assert_close(to_tensors(other.state), to_tensors(one.state), rtol=0, atol=0)
             references = references | mean_tensors(replies)
 
 
@@ -212,7 +213,7 @@ def test_evaluation_is_that_of_each_client_alone(head: str, rows: int, monkeypat
     clients = make_problem(head).clients()
     empty = replace(clients[1].domain, held_out=clients[1].domain.held_out.select(slice(0)))
     clients[1] = replace(clients[1], domain=empty)
-    requests = make_requests(clients, SGD, measure=("held_out", "train"))
+    requests = make_requests(clients, SGD, evaluate=("held_out", "train"), kind="evaluate")
     for client, request, reply in zip(clients, requests, batching.answer_evaluate(clients, requests), strict=True):
         expected = training.answer_evaluate(client, request)
         assert replace(reply, metrics={}) == replace(expected, metrics={})
@@ -235,15 +236,13 @@ def test_each_clients_own_share_counts() -> None:
 def test_a_failure_leaves_every_clients_moving_average_as_it_was() -> None:
     clients = make_cohort(MLP, (4,), sizes=(9, 9, 30))
     twin_rounds(clients, RECIPES["fishr"], SGD, 1)
-    before = [dict(client.state) for client in clients]
-    requests = make_requests(clients, SGD, "fishr", references=before[0])
+    before = [client.state for client in clients]
+    requests = make_requests(clients, SGD, "fishr", references=before[0].averages)
     broken = clients[2].domain.train.inputs
     broken[3] = torch.inf  # the last chunk's
     with pytest.raises(FedhaError, match="not finite in round 1"):
         batching.answer_train(clients, requests)
-    assert all(
-        client.state[name] is value for client, old in zip(clients, before, strict=True) for name, value in old.items()
-    )
+    assert all(client.state is old for client, old in zip(clients, before, strict=True))
 
 
 @pytest.mark.parametrize("additive", [False, True])

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedha import batching
+from fedha import answers
+from fedha.client import Client
 from fedha.config import ModelConfig, TrainingConfig
 from fedha.exchange import Request, Task
 from fedha.models import SplitModel
 from fedha.privacy.limits import Limits
 from fedha.privacy.site import Site
 from fedha.recipes import RECIPES
-from fedha.training import Client
 from tests.batching.twins import local, make_clients, make_cohort
 
 SMALL = local(epochs=1, batch_size=5)
@@ -22,7 +22,7 @@ SMALL = local(epochs=1, batch_size=5)
 
 def ask(clients: list[Client], settings: TrainingConfig = SMALL, share: float = 0.1) -> str | None:
     parameters = {name: value.detach() for name, value in clients[0].model.named_parameters()}
-    return batching.refusal(clients, Request(Task(RECIPES["hgp"], settings, 0), 1, parameters, share=share))
+    return answers.refusal(clients, Request(Task(RECIPES["hgp"], settings, 0), 1, parameters, share=share))
 
 
 def of(featurizer: nn.Module) -> list[Client]:
@@ -111,4 +111,4 @@ def test_a_missing_parameter_is_refused() -> None:
     clients = make_cohort(ModelConfig(hidden=[8]), (4,))
     parameters = {name: value for name, value in clients[0].model.named_parameters() if name != "head.bias"}
     request = Request(Task(RECIPES["erm"], SMALL, 0), 1, parameters, share=0.1)
-    assert batching.refusal(clients, request) == "the request has no parameter 'head.bias'"
+    assert answers.refusal(clients, request) == "the request has no parameter 'head.bias'"

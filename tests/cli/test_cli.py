@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from fedha.errors import FedhaError
 from fedha.recipes import RECIPES
 from fedha.runs import folders, runfolder
 from fedha.runs.versions import versions
-from tests.made_runs import FAST, write_run
+from tests.made_runs import FAST, changed, write_run
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -131,8 +132,8 @@ def test_a_single_run_is_its_folder(fedha: Command, tmp_path: Path) -> None:
 
 
 def test_several_runs_get_a_folder_each_a_common_report_and_a_new_name_the_next_time(fedha: Command) -> None:
-    arguments = ("run", "quickstart", *FAST, "recipe=[erm, hgp]", "seed=[0, 1]", "--quiet")
-    code, out, _ = fedha(*arguments)
+    arguments = ("run", "quickstart", *FAST, "--quiet")
+    code, out, _ = fedha(*arguments, "recipe=[erm, hgp]", "seed=[0, 1]")
     assert code == 0
     assert out.startswith("Accuracy in %, mean ± sample standard deviation over seeds")
     runs = Path("runs/quickstart")
@@ -289,7 +290,7 @@ def test_a_signal_ends_the_program_with_its_code_after_saving_and_says_how_to_go
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    changes = (*FAST, "recipe=erm", "seed=0", "training.rounds=1000000", "checkpoint.every=1000000")
+    changes = changed(FAST, "recipe=erm", "seed=0", "training.rounds=1000000", "checkpoint.every=1000000")
     command = [sys.executable, "-m", "fedha", "run", "quickstart", *changes, "--out", str(folder)]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     patience = time.monotonic() + 120
@@ -309,3 +310,38 @@ def test_a_signal_ends_the_program_with_its_code_after_saving_and_says_how_to_go
     done = len(runfolder.read_metrics(folder))
     assert int(found[1]) - done in (0, 1)  # a round whose evaluation was broken off is saved and gets its line later
     assert (folder / "checkpoint" / "state.safetensors").is_file()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """A call of it, and no file of this process can grow: what is written from then on fails, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "quickstart", *FAST, "recipe=erm", "seed=0", "--out", "new"),
+        ("resume", "run", "training.rounds=20"),
+        ("report", "run", "--output", "new.html"),
+        ("report", "run", "--output", "new.csv"),
+        ("audit", "run", "--attacks", "labels", "--shadows", "0"),
+        ("study", "privacy", "quickstart", *FAST, "recipe=erm", "seed=[0, 1]", "--noise", "none", "--out", "new"),
+        ("export", "quickstart", "new"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing_new(
+    arguments: tuple[str, ...], fedha: Command, full_disk: Callable[[], None]
+) -> None:
+    write_run(Path("run"), "erm")
+    before = {path: path.read_bytes() if path.is_file() else None for path in Path.cwd().rglob("*")}
+    full_disk()
+    code, _, err = fedha(*arguments, *(["-q"] if arguments[0] in ("run", "resume", "audit", "study") else []))
+    assert code == 2, err
+    assert err.startswith("fedha: cannot "), err
+    assert "File too large" in err
+    assert err.count("\n") == 1
+    assert {path: path.read_bytes() if path.is_file() else None for path in Path.cwd().rglob("*")} == before

@@ -13,7 +13,7 @@ from fedha.cli.exits import EndedError
 from fedha.errors import FedhaError
 from fedha.runs import runfolder
 from fedha.runs.folders import planned_runs
-from tests.made_runs import FAST
+from tests.made_runs import FAST, changed
 
 
 class _Breaks(io.StringIO):
@@ -30,7 +30,7 @@ class _Breaks(io.StringIO):
 
 
 def _plan(out: Path, *changes: str) -> tuple[Path, launch.Plan]:
-    return launch.plan_new(launch.find_config("quickstart", [*FAST, *changes]), out)
+    return launch.plan_new(launch.find_config("quickstart", changed(FAST, *changes)), out)
 
 
 def test_after_ctrl_c_resume_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 
 from fedha.cli import launch, stopping
@@ -13,7 +14,7 @@ from fedha.cli.exits import EndedError, exit_code
 from fedha.errors import StoppedError
 from fedha.runs import runfolder
 from fedha.runs.folders import planned_runs
-from tests.made_runs import FAST
+from tests.made_runs import FAST, changed
 
 
 class _Signals(io.StringIO):
@@ -38,7 +39,7 @@ def noted() -> Iterator[None]:
 
 
 def _planned(folder: Path, *changes: str) -> launch.Plan:
-    return launch.plan_new(launch.find_config("quickstart", [*FAST, "seed=0", *changes]), folder)[1]
+    return launch.plan_new(launch.find_config("quickstart", changed(FAST, "seed=0", *changes)), folder)[1]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -120,4 +121,18 @@ def test_a_command_that_is_stopped_ends_with_the_signals_code(capsys: pytest.Cap
         signal.raise_signal(signal.SIGTERM)
 
     assert exit_code(command) == 143
+    assert capsys.readouterr().err == "fedha: stopped\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_outside_of_training_ends_with_its_code_and_a_sentence(
+    number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def work() -> None:
+        signal.raise_signal(number)
+
+    assert exit_code(lambda **settings: app([], **settings)) == code
     assert capsys.readouterr().err == "fedha: stopped\n"

@@ -84,7 +84,7 @@ class Running:
     def server(self) -> None:
         """The SuperExec that starts ServerApps."""
         secrets = self.office.server / "secrets"
-        self._run("server", "flower-superexec", *self._executor(self.port, secrets), FEDHA_RUNS=str(self.runs))
+        self._run("server", sys.executable, *self._executor(self.port, secrets), FEDHA_RUNS=str(self.runs))
 
     def connected(self, name: str) -> Path:
         """The file that a site's SuperNode touches while it is connected."""
@@ -121,7 +121,7 @@ class Running:
         data = {"FEDHA_DATA": str(site / "data"), "FEDHA_CACHE": str(site / "cache")}
         data |= {"FEDHA_SIGNING_KEY": str(site / "secrets" / "signing.key"), "FEDHA_ROSTER": str(site / "roster.json")}
         executor = self._executor(self.node_ports[name], site / "secrets")
-        self._run(f"{name}-app", "flower-superexec", *executor, **data, **environment)
+        self._run(f"{name}-app", sys.executable, *executor, **data, **environment)
 
     @property
     def runs(self) -> Path:
@@ -158,6 +158,7 @@ class Running:
 
     def _executor(self, port: int, secrets: Path) -> tuple[object, ...]:
         return (
+            *("-m", "fedha.deploy.executor"),
             *("--runtime-api-address", f"127.0.0.1:{port}", "--root-certificates", secrets / "ca.crt"),
             *("--superexec-auth-secret-file", secrets / "superexec.secret"),
         )

@@ -235,7 +235,7 @@ def test_flower_takes_every_command() -> None:
     parsers = {
         "fedha.deploy.superlink": _parse_args_run_superlink(),
         "fedha.deploy.node": _parse_args_run_supernode(),
-        "flower-superexec": _parse_args(),
+        "fedha.deploy.executor": _parse_args(),
     }
     called = [one["command"] for one in parsed(FILES["all in one"])["services"].values() if "command" in one]
     commands = [words[2:] if words[:2] == ["python", "-m"] else words for words in called]

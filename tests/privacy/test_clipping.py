@@ -14,7 +14,7 @@ from fedha.privacy.clipping import joint_norms, private_means
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
 from fedha.privacy.noise import Source, cryptographic, grid, seeded
-from fedha.privacy.releasable import RELEASABLE, derive, required
+from fedha.privacy.releasable import derive, releasable, required
 from tests.privacy.chance import variance_bounds
 from tests.privacy.test_moments import batch_of, plain
 from tests.privacy.twins import clients, make_vector, terms
@@ -36,7 +36,7 @@ def released(client: Client, norm: float, scales: Mapping[str, float], divisor: 
     return torch.cat([scales[name] * means[name].flatten() for name in TRAVELLING])
 
 
-@pytest.mark.parametrize("statistic", RELEASABLE)
+@pytest.mark.parametrize("statistic", releasable())
 @given(client=clients())
 def test_without_clip_and_noise_the_private_statistic_is_the_plain_one(statistic: str, client: Client) -> None:
     n = len(client.features)

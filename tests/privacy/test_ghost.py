@@ -16,9 +16,9 @@ from fedha.privacy import dpsgd, ghost
 from fedha.privacy.dpsgd import private_gradient
 from fedha.privacy.loss import Loss
 from fedha.privacy.mechanism import Mechanism
-from fedha.privacy.moments import MOMENTS
 from fedha.privacy.noise import Source, cryptographic, seeded
 from fedha.privacy.surrogate import aligned_loss, risk_loss
+from fedha.registry import moments
 
 SHAPE, EXAMPLES = (2, 3, 3), 12
 
@@ -64,7 +64,7 @@ def aligned(model: SplitModel, names: tuple[str, ...]) -> Loss:
     draws = torch.Generator().manual_seed(5)
     classes, width = model.head.out_features, model.head.in_features
     shapes = {
-        **dict.fromkeys(MOMENTS, (classes, width + 1)),
+        **dict.fromkeys(moments(), (classes, width + 1)),
         **dict.fromkeys(("risk", "accuracy", "scale_gradient"), (1, 1)),
         "feature_mean": (1, width),
         "feature_square": (width, width),
@@ -123,7 +123,9 @@ def test_the_sum_of_clipped_risks_is_torch_funcs(name: str, cut: bool, monkeypat
 
 
 @pytest.mark.parametrize("cut", [True, False])
-@pytest.mark.parametrize("moments", [*((one,) for one in MOMENTS), tuple(MOMENTS), ()], ids=lambda own: "+".join(own))
+@pytest.mark.parametrize(
+    "moments", [*((one,) for one in moments()), tuple(moments()), ()], ids=lambda own: "+".join(own)
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_so_is_that_of_every_moments_pull(
     name: str, moments: tuple[str, ...], cut: bool, monkeypatch: pytest.MonkeyPatch
@@ -191,7 +193,7 @@ def test_in_float64_both_ways_agree_to_its_last_digits(monkeypatch: pytest.Monke
 
 
 def test_the_same_batch_gives_the_same_bits_and_leaves_the_model_alone() -> None:
-    loss = aligned(model := make("mlp"), tuple(MOMENTS))
+    loss = aligned(model := make("mlp"), tuple(moments()))
     inputs, labels = examples(model)
     parameters = dict(model.named_parameters())
     before = {name: value.detach().clone() for name, value in parameters.items()}

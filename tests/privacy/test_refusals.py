@@ -76,8 +76,8 @@ def test_an_honest_request_is_answered() -> None:
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "a statistic that the recipe does not need": ("query.measure", {"measure": ("feature_covariance",)}),
     "more than one exchange at once": ("query.measure", {"measure": ("gradient", "hessian_diagonal")}),
-    "evaluation of training examples": ("evaluate", {"measure": ("train",)}),
-    "evaluation that is not covered": ("evaluate", {"measure": ("held_out",)}),
+    "evaluation of training examples": ("evaluate", {"measure": (), "evaluate": ("train",)}),
+    "evaluation that is not covered": ("evaluate", {"measure": (), "evaluate": ("held_out",)}),
     "statistics beside an update": ("train", {"measure": ("gradient",)}),
     "evaluation beside an update": ("train", {"measure": (), "evaluate": ("held_out",)}),
 }

@@ -11,6 +11,8 @@ import torch
 from flwr.app import MetricRecord
 from torch.testing import assert_close
 
+from fedha.answers import answer_measure, answer_train
+from fedha.client import Client
 from fedha.data.domain import Domain, Examples
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
@@ -20,13 +22,11 @@ from fedha.flower.serve import Job, load_domains
 from fedha.flower.wire import pack_task, unpack_reply, unpack_task
 from fedha.models import build
 from fedha.privacy.accounting import spent
-from fedha.privacy.answers import RELEASED
 from fedha.privacy.ledger import Ledger, Release
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
-from fedha.training import Client, answer_measure, answer_train
 from tests.jobs import run_job
 from tests.privacy.rounds import EXAMPLES, LOCAL, grid_of, records_of, run_on, settings
 from tests.test_resume import Killed, without_time
@@ -127,10 +127,10 @@ def test_one_example_moves_what_is_sent_by_no_more_than_the_clip_allows() -> Non
     for one in (domain, moved):
         client = Client(0, one, model)  # the same seed: the same noise, so that the difference is the data's
         measured = answer_measure(client, Request(task, 1, parameters, {}, ("gradient", "hessian_diagonal"), 1.0))
-        client.state |= sent[0][2] if sent else {}  # the same pull for both
+        client.state = sent[0][2] if sent else client.state  # the same pull for both
         references = sent[0][0] if sent else measured.tensors
         trained = answer_train(client, Request(task, 1, parameters, references, (), 1.0))
-        sent.append((dict(measured.tensors), dict(trained.tensors), dict(client.state)))
+        sent.append((dict(measured.tensors), dict(trained.tensors), client.state))
     n = len(domain.train)
     for part in (0, 1):
         moves = [sent[1][part][key] - sent[0][part][key] for key in sent[0][part]]
@@ -148,7 +148,7 @@ def test_a_round_uses_its_own_released_moments_and_no_fresh_ones() -> None:
     with pytest.raises(FedhaError, match="without its statistics"):
         answer_train(client, Request(task, 1, parameters, {"gradient": torch.zeros(1, 7)}))
     reply = answer_measure(client, Request(task, 1, parameters, {}, ("gradient",)))
-    assert_close(client.state[f"{RELEASED}gradient"], reply.tensors["gradient"])
+    assert_close(client.state.released["gradient"], reply.tensors["gradient"])
     answer_train(client, Request(task, 1, parameters, reply.tensors))
     with pytest.raises(FedhaError, match="without its statistics"):
         answer_train(client, Request(task, 2, parameters, reply.tensors))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedha.report.formats import FORMATS, Column, Format, Summary, Table, cell_text, render, rich_table
+from fedha.report.formats import FORMATS, Column, Format, Summary, Table, cell_text, plain_table, render, rich_table
 
 TABLE = Table(
     "What it shows",
@@ -122,3 +122,13 @@ def test_every_row_is_in_every_format(cells: list[tuple[str, Summary | None]], f
 )
 def test_a_summary_shows_one_digit_after_the_point(summary: Summary, text: str) -> None:
     assert cell_text(summary) == text
+
+
+def test_elsewhere_than_on_a_terminal_a_table_is_as_long_as_it_is_unless_a_width_is_given() -> None:
+    name, long = "a recipe with a long name", "what nobody may cut " * 20
+    table = Table(
+        "Caption", (Column("recipe"), Column("target", "final"), Column("remark")), ((name, Summary(1.0), long),)
+    )
+    assert plain_table(table) == plain_table(table, 1000) == render(table, "text")
+    narrow = plain_table(table, 60)
+    assert narrow.splitlines() == ["Caption", "", f"recipe: {name}", "  target (final): 1.0", f"  remark: {long}"]

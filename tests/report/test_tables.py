@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedha import statistics
-from fedha.recipes import RECIPES, STATISTICS
+from fedha.recipes import RECIPES
 from fedha.report.comparison import Variant
 from fedha.report.formats import Summary, Table
-from fedha.report.tables import accuracy_table, bytes_per_round, recipe_table, statistic_size
+from fedha.report.tables import accuracy_table, bytes_per_round, recipe_table
+from fedha.table import STATISTICS
 from tests.made_runs import part, results
 
 
@@ -137,7 +138,7 @@ def test_the_size_of_a_statistic_is_that_of_its_tensor(name: str) -> None:
     head, features = torch.randn(3, 5), torch.randn(7, 5)
     labels = torch.arange(7) % 3
     closed = "gradient" if "pooled" in name else "hessian_diagonal" if "hutchinson" in name else name
-    assert statistic_size(name, 3, 5) == getattr(statistics, closed)(head, features, labels).numel()
+    assert STATISTICS[name].size(3, 5) == getattr(statistics, closed)(head, features, labels).numel()
 
 
 def test_bytes_of_a_round_are_those_of_the_tensors_in_its_messages() -> None:

@@ -10,7 +10,7 @@ from fedha.cli import launch
 from fedha.errors import FedhaError
 from fedha.runs import belongings, folders, runfolder
 from fedha.runs.files import RUN
-from tests.made_runs import FAST, record, write_run
+from tests.made_runs import FAST, changed, record, write_run
 
 NAMES = [*RUN, "checkpoint", "sent/letter.txt", "folds/f", "notes.txt", "audit.json", "checkpoint/mine.pt"]
 TAKEN = {*RUN, "checkpoint"}  # what a run would write, or have to make a folder of
@@ -24,7 +24,7 @@ def put(folder: Path, name: str, text: str = "mine") -> Path:
 
 
 def plan(folder: Path, *changes: str, overwrite: bool = False) -> launch.Plan:
-    config = launch.find_config("quickstart", [*FAST, "seed=0", "recipe=erm", *changes])
+    config = launch.find_config("quickstart", changed(FAST, "seed=0", "recipe=erm", *changes))
     return launch.plan_new(config, folder, overwrite=overwrite)[1]
 
 

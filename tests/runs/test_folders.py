@@ -1,5 +1,6 @@
 """No run is lost to another, and every run is found."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,16 @@ def test_a_run_that_began_is_told_from_one_that_finished(tmp_path: Path) -> None
     ]
     assert len(runfolder.read_metrics(begun)) == 7
     assert made_runs.config() == configs.load(done / "config.yaml")
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", 'a"b', "-out", "[red]a", "a\nb", "$(true)", "ü", "*"])
+def test_a_sentence_names_a_folder_as_a_command_line_takes_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(Path(name))
+    with pytest.raises(FedhaError) as caught:
+        folders.take(Path(name))
+    command = str(caught.value).split("`")[1]
+    assert Path(shlex.split(command)[2]) == Path(name)
+    assert not shlex.split(command)[2].startswith("-")

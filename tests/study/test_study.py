@@ -23,7 +23,7 @@ from fedha.study.cells import Cell, cells_of, read_aggregations, read_noises
 from fedha.study.figure import study_figure
 from fedha.study.outcome import grouped, leak_table, study_table
 from fedha.study.points import Point, Success, advantage, epsilon_of, read_point
-from tests.made_runs import FAST, write_run
+from tests.made_runs import FAST, changed, write_run
 
 Command = Callable[..., tuple[int, str, str]]
 TINY = (*FAST, "recipe=[erm, exact_diagonal]", "seed=[0, 1]")
@@ -234,7 +234,7 @@ def test_a_study_trains_audits_and_goes_on_where_it_was_stopped(fedha: Command, 
     assert json.loads((tmp_path / "study" / "study.json").read_text())["runs"] == runs
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     # another config is another study
-    code, _, err = fedha("study", "privacy", "quickstart", *TINY, "training.rounds=5", *options)
+    code, _, err = fedha("study", "privacy", "quickstart", *changed(TINY, "training.rounds=5"), *options)
     assert code == 2
     assert "another study" in err or "study of another config" in err
 

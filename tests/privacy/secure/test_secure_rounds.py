@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fedha import numerics
+from fedha.answers import answer_evaluate, answer_measure
+from fedha.client import Client
 from fedha.config import POOLED, FederationConfig, LocalConfig, TrainingConfig
 from fedha.errors import FedhaError
 from fedha.flower.wire import pack_tensors, unpack_reply, unpack_request, unpack_tensors
@@ -20,7 +22,6 @@ from fedha.privacy.secure.numbers import NUMBERS
 from fedha.privacy.secure.packing import unpack
 from fedha.privacy.secure.session import Session
 from fedha.recipes import RECIPES
-from fedha.training import Client, answer_evaluate, answer_measure
 from tests.privacy.secure.grids import FAILED, SGD, SILENT, Said, at, grid_of, make_five, strategy_of, train
 from tests.test_engines import train_plainly
 from tests.test_recipes import Problem, make_problem
@@ -120,7 +121,7 @@ def own_answers(problem: Problem, said: list[Said]) -> Iterator[tuple[Said, dict
     for one in said:
         kind, _, place = one.key
         if kind in ANSWERS:
-            reply = ANSWERS[kind](clients[place], unpack_request(one.sent))
+            reply = ANSWERS[kind](clients[place], unpack_request(one.sent, kind))
             yield one, dict(reply.tensors), {**reply.metrics, "examples": reply.examples}
 
 

@@ -1,0 +1,47 @@
+"""A client: its data, a model to compute with, what it remembers between rounds, and its own rules."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fedha.client_state import ClientState
+from fedha.cohort import Member
+from fedha.data.domain import Domain
+from fedha.exchange import Reply
+from fedha.models.split import SplitModel
+from fedha.pieces import Batch
+from fedha.privacy.site import Site
+
+
+@dataclass
+class Client:
+    """One client, as all who answer for it take it (`fedha.training.Holder`).
+
+    Attributes:
+        index: Its place in client order.
+        domain: Its data, on the model's device and of the model's precision.
+        model: Structure, and what of its state is constant; the rest comes with each request.
+        state: What it remembers; mostly nothing.
+        site: Its own rules: where its noise comes from, what it refuses.
+        seen: What it measured last, kept until it has trained.
+    """
+
+    index: int
+    domain: Domain
+    model: SplitModel
+    state: ClientState = field(default_factory=ClientState)
+    site: Site = field(default_factory=Site)
+    seen: Batch | None = field(default=None, repr=False)
+
+    @property
+    def member(self) -> Member:
+        """What the server knows of it."""
+        return Member(self.index, self.domain.name, len(self.domain.train))
+
+    def reply(
+        self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
+    ) -> Reply:
+        """An answer in this client's name."""
+        domain = self.domain
+        return Reply(domain.client, domain.name, self.index, len(domain.train), tensors, metrics or {}, weighed)

@@ -1,0 +1,76 @@
+"""Which statistics there are: fedha's table, those of installed packages, and those that a program adds.
+
+A package adds one by an entry point of the group `fedha.statistics` that names a function without arguments, a config
+by naming such a function, ``align: {"package.module:function": 1.0}``, and a program by `add_statistic`. A message
+never adds one: what a client computes is decided by what is installed where it runs, and by the config that it reads.
+"""
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from fedha.errors import FedhaError
+from fedha.schema import nearest
+from fedha.statistic import Mean, Statistic
+from fedha.table import COUNTED, STATISTICS
+
+GROUP = "fedha.statistics"
+
+_added: dict[str, Statistic] = {}
+
+
+def add_statistic(row: Statistic, name: str = "") -> Statistic:
+    """Make a statistic known to this process; recipes then name it. On other processes it has to be added too.
+
+    Args:
+        row: The statistic.
+        name: What recipes call it; default: the row's own name.
+
+    Returns:
+        The row.
+
+    Raises:
+        FedhaError: It is no `Statistic`, or the name is one of fedha's own.
+    """
+    if not isinstance(row, Statistic):
+        raise FedhaError(f"{name or 'what was added'} is a {type(row).__name__}, not a fedha.Statistic")
+    called = name or row.name
+    if called in STATISTICS or called in COUNTED:
+        raise FedhaError(f"statistic {called!r} is one of fedha's own; give yours another name")
+    _added[called] = row
+    return row
+
+
+def known() -> tuple[str, ...]:
+    """The names that recipes can align."""
+    return (*STATISTICS, *_added, *(one for one in _installed() if one not in _added))
+
+
+def statistic(name: str) -> Statistic:
+    """A statistic by its name.
+
+    Raises:
+        FedhaError: There is none of this name; or a package's entry point makes none.
+    """
+    row = STATISTICS.get(name) or COUNTED.get(name) or _added.get(name)
+    if row is not None:
+        return row
+    if name in _installed():
+        return add_statistic(_installed()[name].load()(), name)
+    raise FedhaError(f"there is no statistic {name!r}{nearest(name, known())}")
+
+
+def reference_of(name: str) -> str:
+    """The statistic whose average is a statistic's reference."""
+    return statistic(name).reference or name
+
+
+def moments() -> dict[str, Mean]:
+    """All means that can be released, by name."""
+    rows = [*STATISTICS.values(), *COUNTED.values(), *_added.values()]
+    formulas = [row.release for row in rows]
+    return {mean.name: mean for formula in formulas if formula is not None for mean in formula.means}
+
+
+@cache
+def _installed():  # type: ignore[no-untyped-def]
+    return {one.name: one for one in entry_points(group=GROUP)}

@@ -1,0 +1,213 @@
+"""A run's rules at work. What they keep is kept for each by itself; what travels is called ``rule's name/its name``."""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedha.errors import FedhaError
+from fedha.rules.rule import Answers, Named, Rule, Standing, Step, Work
+
+Rules = Sequence[Rule]
+States = dict[str, dict[str, Tensor]]  # the server's tensors, by rule
+
+BESIDE = "rule/"  # before the name of what a rule has clients answer beside their update
+
+
+def begin(rules: Rules, parameters: Named) -> States:
+    """The server's tensors at the start of a run."""
+    return {rule.name: _made(rule, "init", rule.init, parameters) for rule in rules}
+
+
+def sent_along(rules: Rules, states: Mapping[str, Named]) -> dict[str, Tensor]:
+    """What goes along with a request to train."""
+    return _joined(rules, lambda rule: _made(rule, "sends", rule.sends, states[rule.name]))
+
+
+def weighed(rules: Rules, states: States, standing: Standing) -> tuple[Mapping[int, float], States]:
+    """The weights of the clients' updates by client id, and the server's tensors after it."""
+    for rule in rules:
+        if rule.weigh is not None:
+            with _told(rule, "weigh"):
+                weights, state = rule.weigh(states[rule.name], standing)
+                states, standing = states | {rule.name: dict(state)}, replace(standing, weights=weights)
+    return standing.weights, states
+
+
+def referred(rules: Rules, states: States, references: Named) -> tuple[dict[str, Tensor], States]:
+    """What clients are told as references, and the server's tensors after it."""
+    for rule in rules:
+        if rule.refer is not None:
+            with _told(rule, "refer"):
+                references, state = rule.refer(states[rule.name], references)
+                states = states | {rule.name: dict(state)}
+    return dict(references), states
+
+
+def aggregated(rules: Rules, states: States, answers: Answers) -> tuple[dict[str, Tensor], States]:
+    """The new parameters, and the server's tensors after it.
+
+    Args:
+        rules: The run's.
+        states: The server's tensors.
+        answers: The means; what rules had clients answer beside the update has their names in front.
+
+    Raises:
+        FedhaError: A rule fails, or gives parameters of other names, shapes or types.
+    """
+    parameters: Named = answers.parameters
+    for rule in rules:
+        if rule.aggregate is not None:
+            own = replace(answers, parameters=parameters, beside=below(answers.beside, f"{rule.name}/"))
+            with _told(rule, "aggregate"):
+                parameters, state = rule.aggregate(states[rule.name], own)
+                parameters, state = dict(parameters), dict(state)
+            _check_alike(rule, "aggregate", "parameters", parameters, answers.parameters)
+            states = states | {rule.name: state}
+    return dict(parameters), states
+
+
+def client_start(rules: Rules, own: Named, parameters: Named) -> dict[str, Tensor]:
+    """What a client remembers of the rules when it begins to train: from before, or as it starts."""
+    return _joined(
+        rules,
+        lambda rule: below(own, f"{rule.name}/") or _made(rule, "init_client", rule.init_client, parameters),
+    )
+
+
+def correction(rules: Rules, start: Named, sent: Named, own: Named) -> Callable[[Named, Named], dict[str, Tensor]]:
+    """What makes of a gradient the one that a local step takes; also given where it was taken.
+
+    Args:
+        rules: The run's.
+        start: The round's global model.
+        sent: What the server sent along.
+        own: Of `client_start`.
+    """
+    parts = [(rule, below(sent, f"{rule.name}/"), below(own, f"{rule.name}/")) for rule in rules]
+
+    def corrected(gradient: Named, parameters: Named) -> dict[str, Tensor]:
+        for rule, along, remembered in parts:
+            if rule.correct is not None:
+                with torch.no_grad(), _told(rule, "correct"):
+                    gradient = rule.correct(Step(gradient, parameters, start, along, remembered))
+        return dict(gradient)
+
+    return corrected
+
+
+def answered(rules: Rules, work: Work) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a client answers beside its update, and what it remembers of the rules from then on.
+
+    Args:
+        rules: The run's.
+        work: Its round; what was sent, and its own tensors, have the rules' names in front.
+
+    Raises:
+        FedhaError: A rule fails, or remembers something else than what it began with.
+    """
+    beside, own = dict[str, Tensor](), dict(work.own)
+    for rule in rules:
+        if rule.answer is None:
+            continue
+        prefix = f"{rule.name}/"
+        mine = below(work.own, prefix)
+        with torch.no_grad(), _told(rule, "answer"):
+            told, kept = rule.answer(replace(work, sent=below(work.sent, prefix), own=mine))
+            told, kept = dict(told), dict(kept)
+        _check_alike(rule, "answer", "a client's tensors", kept, mine)
+        beside |= {f"{BESIDE}{prefix}{name}": value for name, value in told.items()}
+        own |= {f"{prefix}{name}": value for name, value in kept.items()}
+    return beside, own
+
+
+def answer_shapes(rules: Rules, parameters: Named) -> dict[str, torch.Size]:
+    """What clients will answer beside their updates, by name, found by trying the rules on models of zeros.
+
+    Raises:
+        FedhaError: A rule fails, or its functions do not fit each other: said before the first round.
+    """
+    zeros = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    states = begin(rules, zeros)
+    sent, own = sent_along(rules, states), client_start(rules, {}, zeros)
+    gradient = correction(rules, zeros, sent, own)(zeros, zeros)
+    for rule in rules:
+        if rule.correct is not None:
+            _check_alike(rule, "correct", "a gradient", gradient, zeros)
+    beside, _ = answered(rules, Work(zeros, zeros, 1, 1.0, sent, own))
+    aggregated(rules, states, Answers(zeros, zeros, below(beside, BESIDE), 1.0, 1, 1))
+    return {name: value.shape for name, value in beside.items()}
+
+
+def check_states(rules: Rules, parameters: Named, states: Mapping[str, Named]) -> None:
+    """Look whether tensors are those that these rules keep of such parameters.
+
+    Raises:
+        ValueError: One is missing, or has another shape or type.
+    """
+    for name, wanted in begin(rules, parameters).items():
+        found = states.get(name, {})
+        for key, value in wanted.items():
+            if key not in found or _kind(found[key]) != _kind(value):
+                told = f"{found[key].dtype} of shape {tuple(found[key].shape)}" if key in found else "missing"
+                raise ValueError(f"{key} of rule {name} is {told}, not {value.dtype} of shape {tuple(value.shape)}")
+
+
+def below(tensors: Named, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _joined(rules: Rules, of: Callable[[Rule], Named]) -> dict[str, Tensor]:
+    return {f"{rule.name}/{name}": value for rule in rules for name, value in of(rule).items()}
+
+
+def _made(rule: Rule, part: str, function: Callable[[Named], Named], given: Named) -> dict[str, Tensor]:
+    with torch.no_grad(), _told(rule, part):
+        made = dict(function(given))
+    if wrong := [name for name, value in made.items() if not isinstance(value, Tensor)]:
+        raise FedhaError(f"rule {rule.name!r}: its {part} gives {wrong[0]!r} that is no tensor; make it one")
+    return made
+
+
+def _check_alike(rule: Rule, part: str, what: str, given: Mapping[str, Any], wanted: Named) -> None:
+    """Refuse what a rule's function gave where names, shapes or types are not what they must be."""
+    if given.keys() != wanted.keys():
+        odd = sorted(given.keys() ^ wanted.keys())[0]
+        raise FedhaError(
+            f"rule {rule.name!r}: its {part} gives {what} {'without' if odd in wanted else 'with'} {odd!r}; keep the "
+            "names that it was given"
+        )
+    for name, value in wanted.items():
+        if not isinstance(given[name], Tensor) or _kind(given[name]) != _kind(value):
+            raise FedhaError(
+                f"rule {rule.name!r}: its {part} gives {name!r} of {what} as {_described(given[name])}, not as "
+                f"{_described(value)}; keep shapes and types"
+            )
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _kind(value: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return value.shape, value.dtype
+
+
+@contextmanager
+def _told(rule: Rule, part: str) -> Iterator[None]:
+    """Say whose function failed, and where."""
+    try:
+        yield
+    except FedhaError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise FedhaError(
+            f"rule {rule.name!r}: its {part} fails with {type(error).__name__}: {error} ({last.filename}, line "
+            f"{last.lineno}); mend it"
+        ) from error

@@ -1,0 +1,92 @@
+"""The rules of a run: the one that its config names, and those that its recipe comes with."""
+
+from typing import TYPE_CHECKING
+
+from fedha.errors import FedhaError
+from fedha.named import invoke, is_own, look_up
+from fedha.recipes import Recipe
+from fedha.registry import reference_of
+from fedha.rules.groupdro import group_dro
+from fedha.rules.references import moving_references
+from fedha.rules.rule import Rule
+from fedha.rules.table import RULES, USUAL, named_rule
+
+if TYPE_CHECKING:
+    from fedha.config import PrivacyConfig, TrainingConfig
+
+KEY = "training.optimizer"
+
+
+def rules_of(recipe: Recipe, training: "TrainingConfig", privacy: "PrivacyConfig") -> tuple[Rule, ...]:
+    """A run's rules, in the order in which they are applied.
+
+    Raises:
+        FedhaError: There is no such rule, or it does not go with the rest.
+    """
+    rules = (*rules_of_recipe(recipe), server_rule(training))
+    names = [rule.name for rule in rules]
+    if len(set(names)) < len(names):
+        raise FedhaError(f"recipe {recipe.name!r} comes with a rule {names[0]!r}; name yours otherwise")
+    for rule in rules:
+        if problem := refusal(rule, training, privacy):
+            raise FedhaError(problem)
+    return rules
+
+
+def rules_of_recipe(recipe: Recipe) -> tuple[Rule, ...]:
+    """What a recipe asks of the server beside a mean."""
+    decays = {reference_of(term.statistic): term.reference_average for term in recipe.terms if term.reference_average}
+    weighing = (group_dro(recipe.step_size),) if recipe.weighting == "risk" else ()
+    return (*weighing, *((moving_references(decays),) if decays else ()))
+
+
+def server_rule(training: "TrainingConfig") -> Rule:
+    """The rule that a config names, or the mode's usual one.
+
+    Raises:
+        FedhaError: There is none of that name, or it cannot be made.
+    """
+    name, options = named_rule(training.optimizer or USUAL[training.mode])
+    if name == "objects":
+        from fedha.handed import handed_over  # which knows tensors
+
+        found = handed_over(KEY, options.get("digest"))
+    else:
+        place = name if is_own(name) else RULES[name].maker
+        found = look_up(KEY, place)
+    if not isinstance(found, Rule):
+        if not callable(found):
+            raise FedhaError(f"{KEY} is {name!r}, which is a {type(found).__name__}; name a Rule, or what makes one")
+        made = {} if name == "objects" else options
+        found = invoke(KEY, name, found, made, {"training": training})
+    elif options and name != "objects":
+        raise FedhaError(f"{KEY} {name!r} is a rule as it is and takes no {', '.join(options)}; name what makes one")
+    if not isinstance(found, Rule):
+        raise FedhaError(f"{KEY} is {name!r}, which makes a {type(found).__name__}; let it make a fedha.rules.Rule")
+    return found
+
+
+def refusal(rule: Rule, training: "TrainingConfig", privacy: "PrivacyConfig") -> str | None:
+    """Why a rule does not go with the rest of a config, in a sentence; None if it does."""
+    if training.mode not in rule.modes:
+        return f"{KEY} is {rule.name!r}, which is for training.mode {' or '.join(rule.modes)}, not {training.mode}"
+    if rule.at_clients and training.mode == "synchronous":
+        return f"{KEY} is {rule.name!r}, which corrects clients' local steps; set training.mode to local"
+    if rule.at_clients and privacy.protect != "nothing":
+        return (
+            f"{KEY} is {rule.name!r}, whose clients answer more than their update, and privacy.protect is "
+            f"{privacy.protect!r}, which covers the update alone; set it to nothing, or take another optimizer"
+        )
+    if rule.weigh is None:
+        return None
+    if privacy.secure_aggregation:
+        return (
+            f"rule {rule.name!r} weighs clients by their own numbers, which the server does not learn with "
+            "privacy.secure_aggregation; set that to false, or take another rule"
+        )
+    if privacy.protect == "clients":
+        return (
+            f"rule {rule.name!r} weighs clients by their own numbers, which are no part of a clipped sum; set "
+            "privacy.protect to examples or nothing, or take another rule"
+        )
+    return None

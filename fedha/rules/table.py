@@ -1,0 +1,46 @@
+"""The server rules that a config can name. A new one is its file and a row here, or `package.module:function`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """Where a rule is made.
+
+    Attributes:
+        mode: In which it makes sense.
+        maker: The function that makes it, from the config's `training` where it asks for that.
+        source: Where it was published.
+        at_clients: Whether it does not go with everything, because clients do more than train.
+    """
+
+    mode: str
+    maker: str
+    source: str = ""
+    at_clients: bool = False
+
+
+RULES: Mapping[str, RuleRow] = {
+    "sgd": RuleRow("synchronous", "fedha.rules.optimizers:sgd"),
+    "adam": RuleRow("synchronous", "fedha.rules.optimizers:adam", "Kingma and Ba, ICLR 2015"),
+    "fedavg": RuleRow("local", "fedha.rules.optimizers:fedavg", "McMahan et al., AISTATS 2017"),
+    "fedavgm": RuleRow("local", "fedha.rules.optimizers:fedavgm", "Hsu et al., 2019"),
+    "fedadam": RuleRow("local", "fedha.rules.optimizers:fedadam", "Reddi et al., ICLR 2021"),
+    "scaffold": RuleRow("local", "fedha.rules.scaffold:scaffold", "Karimireddy et al., ICML 2020", at_clients=True),
+}
+
+USUAL: Mapping[str, str] = {"synchronous": "adam", "local": "fedavg"}  # by mode, where a config names none
+
+
+def of_mode(mode: str) -> list[str]:
+    """The names of the rules that make sense in a mode."""
+    return [name for name, row in RULES.items() if row.mode == mode]
+
+
+def named_rule(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A rule's name and arguments, out of what a config says: a name, or a mapping with one and the arguments."""
+    if isinstance(given, str):
+        return given, {}
+    return str(given["name"]), {key: value for key, value in given.items() if key != "name"}

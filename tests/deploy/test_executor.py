@@ -1,0 +1,109 @@
+"""Apps are forked from a process that waits: the right command, options, silence and end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResultStatus
+
+from fedha.deploy.executor import ForkingExecutor, options
+
+NOBODY = "127.0.0.1:9"
+
+
+def spec(**changes: object) -> ExecutionSpec:
+    told = {"task_type": TaskType.CLIENT_APP, "runtime_api_address": NOBODY, "token": "secret-token", "insecure": True}
+    told |= {"root_certificates_path": None, "runtime_dependency_install": False, "parent_pid": os.getpid()}
+    return ExecutionSpec(**(told | {"suppress_output": False, "task_id": 1} | changes))  # type: ignore[arg-type]
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def executor() -> Iterator[ForkingExecutor]:
+    made = ForkingExecutor()
+    yield made
+    template = made._ready().pid
+    forked = children(template)
+    made.close()
+    for pid in forked:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({}, ["--insecure"]),
+        ({"insecure": False, "root_certificates_path": "/ca.crt"}, ["--root-certificates", "/ca.crt"]),
+        ({"runtime_dependency_install": True}, ["--insecure", "--allow-runtime-dependency-installation"]),
+        ({"parent_pid": None}, ["--insecure"]),
+    ],
+)
+def test_a_task_gets_the_options_that_flowers_own_executor_gives(
+    changes: dict[str, object], more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **_: seen.append(words))
+    from flwr.supercore.superexec.executor import SubprocessExecutor
+
+    SubprocessExecutor().launch(spec(**changes))
+    assert seen == [["flwr-clientapp", *options(spec(**changes))]]
+    assert set(more) <= set(seen[0])
+
+
+@pytest.mark.slow
+def test_an_app_is_forked_and_its_token_stands_on_no_command_line(executor: ForkingExecutor) -> None:
+    template = executor._ready().pid
+    assert executor.launch(spec()).status == LaunchResultStatus.ACCEPTED
+    until(lambda: children(template))
+    (app,) = children(template)
+    assert b"secret-token" not in Path(f"/proc/{app}/cmdline").read_bytes()
+    os.kill(app, signal.SIGKILL)
+    until(lambda: not children(template))  # nobody has to wait for it
+
+
+@pytest.mark.slow
+def test_a_template_that_was_killed_is_made_anew(executor: ForkingExecutor) -> None:
+    first = executor._ready()
+    first.kill()
+    first.wait()
+    assert executor.launch(spec()).status == LaunchResultStatus.ACCEPTED
+    second = executor._ready().pid
+    assert second != first.pid
+    until(lambda: children(second))
+
+
+@pytest.mark.slow
+def test_apps_end_when_the_superexec_ends() -> None:
+    program = (
+        "import os, sys\n"
+        "from tests.deploy.test_executor import spec\n"
+        "from fedha.deploy.executor import ForkingExecutor\n"
+        "made = ForkingExecutor()\n"
+        "made.launch(spec())\n"
+        "print(made._ready().pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        template = int(process.stdout.readline())
+        until(lambda: children(template))
+        (app,) = children(template)
+        process.kill()
+    until(lambda: not Path(f"/proc/{template}").exists())
+    until(lambda: not Path(f"/proc/{app}").exists() or "Z" in Path(f"/proc/{app}/stat").read_text().split()[2])

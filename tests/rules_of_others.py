@@ -1,0 +1,64 @@
+"""Server rules as somebody else writes them, named in configs of the tests as tests.rules_of_others:function."""
+
+import torch
+
+from fedha.rules import Answers, Rule, Step, Work, mean_step
+
+
+def prox(strength: float = 0.5) -> Rule:
+    """FedProx (Li et al., MLSys 2020): each step is also pulled back to the round's global model."""
+
+    def correct(step: Step) -> dict[str, torch.Tensor]:
+        return {
+            name: value + strength * (step.parameters[name] - step.start[name]) for name, value in step.gradient.items()
+        }
+
+    return Rule("prox", correct=correct)
+
+
+def nova() -> Rule:
+    """FedNova (Wang et al., NeurIPS 2020): the mean move of a step, times the mean number of steps."""
+
+    def answer(work: Work) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        own = {name: (start - work.end[name]) / work.steps for name, start in work.start.items()}
+        return {
+            **{f"move/{name}": value for name, value in own.items()},
+            "steps": torch.tensor(work.steps, dtype=torch.float64),
+        }, {}
+
+    def aggregate(state: object, answers: Answers) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        rate = answers.rate * answers.beside["steps"]
+        moved = {name: value - rate * answers.beside[f"move/{name}"] for name, value in answers.parameters.items()}
+        return moved, {}
+
+    return Rule("nova", answer=answer, aggregate=aggregate)
+
+
+def halved(training: object) -> Rule:
+    """FedAvg at half its rate, for both modes."""
+    return Rule("halved", rate=0.5)
+
+
+AVERAGE = Rule("average")
+NUMBER = 3
+
+
+def _forgets(state: object, answers: Answers) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    parameters, _ = mean_step({}, answers)
+    return {name: value for name, value in parameters.items() if "head" not in name}, {}
+
+
+def forgetful() -> Rule:
+    return Rule("forgetful", aggregate=_forgets)
+
+
+def divides() -> Rule:
+    return Rule("divides", correct=lambda step: {name: value / 0 for name, value in [("w", 1)]})
+
+
+def fails() -> Rule:
+    raise KeyError("strength")
+
+
+def no_rule() -> int:
+    return 3
