@@ -17,6 +17,7 @@ from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.requests import refuse_request
 from fedha.privacy.shape import DELTA_SHARE, Releases, answer_releases, round_shape
 from fedha.privacy.site import Site
+from fedha.privacy.surrogate import check_head
 
 EVALUATION, _UPDATE = "evaluation", "update"  # what the limits call held-out accuracy, and the book training
 
@@ -47,7 +48,7 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
 
 
 def check_model(task: Task, model: SplitModel, input_shape: Sequence[int]) -> None:
-    """Raise unless every layer treats an example alone, where examples are protected.
+    """Raise unless every layer treats an example alone and the head has what is released, where examples are protected.
 
     Args:
         task: The run's.
@@ -59,6 +60,8 @@ def check_model(task: Task, model: SplitModel, input_shape: Sequence[int]) -> No
     """
     if task.privacy.protect == "examples":
         refuse_beyond_examples(model, input_shape)
+        if task.recipe.terms or task.recipe.weighting == "risk":
+            check_head(model)
 
 
 def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:
