@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedha.loading import load
+    from fedha.registry import add_statistic
     from fedha.simulation import simulate
+    from fedha.statistic import Mean, Statistic
 
-__all__ = ["__version__", "load", "simulate"]
+__all__ = ["Mean", "Statistic", "__version__", "add_statistic", "load", "simulate"]
 
 try:
     __version__ = metadata.version("fedha")  # pyproject.toml's, as it was installed
@@ -21,7 +23,13 @@ if sys.platform == "win32":  # before anything that only fails there
         sys.exit(_REFUSAL)  # the command: a sentence, no traceback
     raise ImportError(_REFUSAL)
 
-_ENTRIES = {"simulate": "fedha.simulation", "load": "fedha.loading"}  # imported when asked for: torch takes a second
+_ENTRIES = {  # imported when asked for: torch takes a second
+    "Mean": "fedha.statistic",
+    "Statistic": "fedha.statistic",
+    "add_statistic": "fedha.registry",
+    "load": "fedha.loading",
+    "simulate": "fedha.simulation",
+}
 
 
 def __getattr__(name: str) -> Any:

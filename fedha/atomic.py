@@ -6,7 +6,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,13 +27,18 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file at once, as `write_parts` does."""
+    write_parts(path, [content], mode)
+
+
+def write_parts(path: Path, parts: Iterable[bytes], mode: int = 0o666) -> None:
     """Write a file at once: to a temporary file beside it, to the disk, then renamed over it.
 
     What other writers left in the folder when they died is removed.
 
     Args:
         path: Its folder is there.
-        content: All of it.
+        parts: Its content, one after the other.
         mode: Who may read and write it, less the process's umask.
 
     Raises:
@@ -44,7 +49,8 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     try:
         beside, file = _begin(path, mode)
         with file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
             beside.replace(path)

@@ -10,7 +10,6 @@ from fedha.cohort import Member
 from fedha.data.domain import Domain
 from fedha.exchange import Reply
 from fedha.models.split import SplitModel
-from fedha.pieces import Batch
 from fedha.privacy.site import Site
 
 
@@ -24,7 +23,7 @@ class Client:
         model: Structure, and what of its state is constant; the rest comes with each request.
         state: What it remembers; mostly nothing.
         site: Its own rules: where its noise comes from, what it refuses.
-        seen: What it measured last, kept until it has trained.
+        seen: What was computed of its rows last, kept until it has trained; who made it knows it again.
     """
 
     index: int
@@ -32,7 +31,7 @@ class Client:
     model: SplitModel
     state: ClientState = field(default_factory=ClientState)
     site: Site = field(default_factory=Site)
-    seen: Batch | None = field(default=None, repr=False)
+    seen: object = field(default=None, repr=False)
 
     @property
     def member(self) -> Member:

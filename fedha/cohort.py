@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ class Member:
         index: Its place in client order.
         domain: Its domain's name.
         examples: Training examples it holds; 0 where it does not say.
-        input_shape: Shape of one of its inputs; () where it did not say.
+        input_shape: Shape of one of its inputs (of several, their shapes); () where it did not say.
         noise: Where its noise comes from, seeded or cryptographic; "" where it has none.
         held_out: Held-out examples that it could evaluate, where it says so.
         unreached: Parameters that no loss can move, as its network is made.
@@ -28,7 +29,7 @@ class Member:
     index: int
     domain: str
     examples: int
-    input_shape: tuple[int, ...] = ()
+    input_shape: Any = ()
     noise: str = ""
     held_out: int = 0
     unreached: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -93,7 +93,7 @@ class Reply:
             ``statistics/`` what rides along (`fedha.piggyback`), ``rule/`` what the run's rules ask for, ``buffers/``
             how what is running moved.
         metrics: Numbers for the log.
-        input_shape: Shape of one of its inputs, when it introduces itself; else ().
+        input_shape: Shape of one of its inputs (of several, their shapes), when it introduces itself; else ().
         weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.
         secure: What belongs to a secure sum's protocol, by name.
         kinds: When it introduces itself, what becomes of the parts of its network's state (`fedha.models.state`).
@@ -107,7 +107,7 @@ class Reply:
     tensors: Mapping[str, Tensor]
     metrics: Mapping[str, float] = field(default_factory=dict)
     weighed: bool = False
-    input_shape: tuple[int, ...] = ()
+    input_shape: Any = ()
     secure: Mapping[str, bytes | list[bytes]] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
     other: tuple[str, ...] = ()

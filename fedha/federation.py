@@ -345,7 +345,7 @@ def _met(client: Client, task: Task) -> Member:
     """A client as it would introduce itself."""
     if task.privacy.protect != "clients":
         return client.member
-    return replace(client.member, unreached=unreached(client.model, client.domain.train.inputs.shape[1:]))
+    return replace(client.member, unreached=unreached(client.model, client.domain.train.form))
 
 
 def _standing(replies: Sequence[Reply], weights: Mapping[int, float]) -> Standing:

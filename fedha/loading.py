@@ -4,12 +4,14 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from fedha.arguments import check_argument
 from fedha.config import load_written
 from fedha.errors import FedhaError
+from fedha.inputs import each, nested
 from fedha.models import SplitModel, build
 from fedha.models.state import CONSTANT, TIED, TRAINED, kinds_of, named_state
 from fedha.named import invoke
@@ -21,12 +23,12 @@ class Expectation:
     """What a run's network was trained on.
 
     Attributes:
-        input_shape: Shape of one input, without the batch axis.
+        input_shape: Shape of one input, without the batch axis; of several, a tuple of shapes or shapes by name.
         classes: C; a network with one logit speaks for class 1 of two.
         data: What the data were and what was done to them, such as how they were scaled.
     """
 
-    input_shape: tuple[int, ...]
+    input_shape: Any
     classes: int
     data: str
 
@@ -55,7 +57,7 @@ def load(run: str | Path, *, model: SplitModel | Callable[..., SplitModel] | Non
             f"{folder} does not say what its network expects, for an earlier version wrote it; resume it once with "
             f"more rounds, or build the network with fedha.models.build and read {runfolder.MODEL}"
         )
-    wanted = Expectation(tuple(results["expects"]["input_shape"]), results["expects"]["classes"], results["data"])
+    wanted = Expectation(_shape(results["expects"]["input_shape"]), results["expects"]["classes"], results["data"])
     if model is None:
         network = build(config.model, wanted.input_shape, wanted.classes, config.seed[0])
     else:
@@ -64,6 +66,13 @@ def load(run: str | Path, *, model: SplitModel | Callable[..., SplitModel] | Non
     network.expects = wanted  # type: ignore[assignment]  # an attribute that is no part of the network
     network.eval()
     return network
+
+
+def _shape(written: Any) -> Any:
+    """A shape as JSON holds it: lists in the place of tuples."""
+    if isinstance(written, list) and not nested(written):
+        return tuple(written)
+    return each(tuple, tuple(written) if isinstance(written, list) else written)
 
 
 def _given(model: SplitModel | Callable[..., SplitModel], wanted: Expectation) -> SplitModel:

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from fedha import nonlinear, sketches, statistics
 from fedha.errors import FedhaError
+from fedha.inputs import Form, arguments
 from fedha.models.chance import Key, drawing
 from fedha.models.split import SplitModel, evaluating, head_matrix, with_bias
 from fedha.registry import statistic
@@ -176,12 +177,12 @@ def space_of(view: HeadView, rows: int, probes: int) -> Space:
     return Space(rows, weights, classes, width, probes, closed)
 
 
-def shapes(model: SplitModel, input_shape: Sequence[int], names: Iterable[str], probes: int) -> dict[str, torch.Size]:
+def shapes(model: SplitModel, form: Form | Sequence[int], names: Iterable[str], probes: int) -> dict[str, torch.Size]:
     """The shape of each of these statistics for a model.
 
     Args:
         model: Its structure.
-        input_shape: Shape of one input.
+        form: Of its inputs, or the shape of one.
         names: As for `measure`.
         probes: As in `Circumstances`.
     """
@@ -189,7 +190,8 @@ def shapes(model: SplitModel, input_shape: Sequence[int], names: Iterable[str], 
     view = view_head(model, {})
     around = Circumstances(0, 1, None, probes, {"gradient": some.new_zeros(view.shape)})
     with torch.no_grad(), statistics.shared(), evaluating(model):
-        features = view.prepare(model.featurizer(some.new_zeros(2, *input_shape)))
+        by_place, by_name = arguments(Form.of(form, some.dtype).zeros(2, device=some.device))
+        features = view.prepare(model.featurizer(*by_place, **by_name))
         labels = torch.zeros(2, dtype=torch.int64, device=some.device)
         return {name: measure(name, view, features, labels, around).shape for name in names}
 

@@ -78,20 +78,18 @@ class Objective:
             loss = loss / self.divisor
         return {"loss": loss, "risk": risk, **{f"penalty/{name}": value for name, value in terms.items()}}
 
-    def at(self, view: HeadView, features: Tensor, labels: Tensor, norms: Tensor | float) -> Named:
-        """The parts for a batch in one piece, live.
+    def measure(self, view: HeadView, features: Tensor, labels: Tensor) -> tuple[Tensor, Named]:
+        """Risk, and the terms' statistics, of a batch in one piece, live.
 
         Args:
             view: The head.
             features: Prepared features, [n, D].
             labels: Class indices, [n].
-            norms: As in `parts`.
         """
         with statistics.shared():
             risk = view.functions.risk(*view.arguments, features, labels)
             names = [term.statistic for term in self.terms]
-            measured = {name: measure(name, view, features, labels, self.around) for name in names}
-            return self.parts(risk, measured, norms)
+            return risk, {name: measure(name, view, features, labels, self.around) for name in names}
 
 
 def descend(batch: Batch, objective: Objective) -> tuple[Named, dict[str, float]]:
@@ -111,8 +109,9 @@ def descend(batch: Batch, objective: Objective) -> tuple[Named, dict[str, float]
 
 def _at_once(batch: Batch, objective: Objective) -> tuple[Named, Named]:
     seen = batch.live()
-    parts = objective.at(seen.view, seen.features, seen.labels, _squared_norms(batch, objective))
-    return parts, _derivatives(parts["loss"], batch.parameters)
+    risk, measured = objective.measure(seen.view, seen.features, seen.labels)
+    parts = objective.parts(risk, measured, _squared_norms(batch, objective))
+    return parts, derivatives(parts["loss"], batch.parameters)
 
 
 def _in_pieces(batch: Batch, objective: Objective) -> tuple[Named, Named]:
@@ -123,7 +122,7 @@ def _in_pieces(batch: Batch, objective: Objective) -> tuple[Named, Named]:
     }
     norms = _squared_norms(batch, objective)
     parts = objective.parts(means["risk"], derived(names, means, batch.size), norms)
-    pulls = _derivatives(parts["loss"], means)
+    pulls = derivatives(parts["loss"], means)
     for name, mean in needed.items():
         if mean.along is not None and mean.symmetric:
             pulls[mean.along.name] += mean_along(batch, mean, pulls[name], objective.around)
@@ -133,9 +132,9 @@ def _in_pieces(batch: Batch, objective: Objective) -> tuple[Named, Named]:
         piece = Piece(seen.view, seen.features, seen.labels, objective.around, directions)
         with statistics.shared():
             loss = torch.stack([(pull * needed[name].of(piece)).sum() for name, pull in pulls.items()]).sum()
-        _add(total, _derivatives(loss * seen.share, batch.parameters))
+        _add(total, derivatives(loss * seen.share, batch.parameters))
     if isinstance(norms, Tensor):
-        _add(total, _derivatives(norms / objective.divisor, batch.parameters))
+        _add(total, derivatives(norms / objective.divisor, batch.parameters))
     return parts, total
 
 
@@ -145,8 +144,8 @@ def _squared_norms(batch: Batch, objective: Objective) -> Tensor | float:
     return objective.weight_decay * sum(value.square().sum() for value in batch.parameters.values())
 
 
-def _derivatives(value: Tensor, leaves: Mapping[str, Tensor]) -> Named:
-    """Zeros where nothing reaches; an embedding's are dense, since not every optimiser takes others."""
+def derivatives(value: Tensor, leaves: Mapping[str, Tensor]) -> Named:
+    """Of a scalar: zeros where nothing reaches; an embedding's are dense, since not every optimiser takes others."""
     found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return {name: one.to_dense() for name, one in zip(leaves, found, strict=True)}
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
-from fedha.data.domain import Examples
+from fedha.data.examples import Draws, Examples
 from fedha.errors import FedhaError
+from fedha.inputs import Form, arguments, several
 from fedha.measurement import HeadView, space_of, view_head
 from fedha.models.chance import Key, chance_of, drawing, kept_apart, untouched
 from fedha.models.split import SplitModel, evaluating
@@ -49,8 +50,9 @@ class Batch:
         rows: Which, as indices; None: all of them.
         most: Rows that go through the network at once.
         trained: Whether its gradient will be taken: then its only piece is computed once, with its graph.
+        draws: What chance does to its inputs; None: nothing.
         running: Running statistics that the network moves, as they are before; they are not written to.
-        draws: What the network draws is drawn by this and the piece's place; None: it draws nothing.
+        chance: What the network draws is drawn by this and the piece's place; None: it draws nothing.
         moved: The running statistics after the last piece that was computed.
     """
 
@@ -60,8 +62,9 @@ class Batch:
     rows: Tensor | None
     most: int
     trained: bool
+    draws: Draws | None = None
     running: Mapping[str, Tensor] = field(default_factory=dict)
-    draws: Key | None = None
+    chance: Key | None = None
     moved: dict[str, Tensor] = field(default_factory=dict, init=False)
     _live: Seen | None = field(default=None, init=False)  # the only piece, with its graph
     _features: list[Tensor] = field(default_factory=list, init=False)  # of every piece, without one; empty: not kept
@@ -115,19 +118,19 @@ class Batch:
 
     def _look(self, place: int, rows: Tensor | slice) -> Seen:
         view, own = self._view(place), self.parameters | {name: value.clone() for name, value in self.running.items()}
-        inputs, labels = self.examples.inputs[rows], self.examples.labels[rows]
-        with drawing(self._key(place, "featurizer"), inputs.device):
-            features = view.prepare(functional_call(self.model.featurizer, _below(own, "featurizer."), (inputs,)))
-        self.moved = {name: own[name] for name in self.running}
+        inputs, labels = self.examples.take(rows, self.draws), self.examples.labels[rows]
+        with drawing(self._key(place, "featurizer"), labels.device):
+            features = functional_call(self.model.featurizer, _below(own, "featurizer."), *arguments(inputs))
+        features, self.moved = view.prepare(features), {name: own[name] for name in self.running}
         return Seen(view, features, labels, len(labels) / self.size)
 
     def _view(self, place: int) -> HeadView:
         return view_head(self.model, self.parameters, self._key(place, "head"))
 
     def _key(self, place: int, part: str) -> Key | None:
-        if self.draws is None or not getattr(chance_of(self.model, self.examples.inputs), part):
+        if self.chance is None or not getattr(chance_of(self.model, self.examples.form), part):
             return None
-        return (*self.draws, place, part)
+        return (*self.chance, place, part)
 
 
 def refuse_pieces(model: nn.Module, size: int, most: int) -> None:
@@ -153,61 +156,77 @@ def in_pieces(
     model: SplitModel,
     module: nn.Module,
     parameters: Mapping[str, Tensor],
-    inputs: Tensor,
+    examples: Examples,
     most: int | None = None,
     *,
     evaluation: bool = True,
 ) -> Tensor:
-    """What a module of a model makes of some inputs, without a graph.
+    """What a module of a model makes of some examples' inputs, without a graph.
 
     Args:
         model: Whose memory is bounded.
         module: The model, or its featurizer.
         parameters: The module's own, and buffers, by name; what is left out is the model's.
-        inputs: [n, ...]; n may be 0.
+        examples: n of them; n may be 0.
         most: Rows at once; default: what the budget holds.
         evaluation: Whether in evaluation mode; else as the model stands.
 
     Raises:
         FedhaError: A layer makes statistics of a batch, and this one is too large.
     """
-    rows = most or rows_at_once(model, inputs, (), 1)
-    chance = (0,) if evaluation and any(chance_of(model, inputs, evaluation=True)) else None
-    with torch.no_grad(), evaluating(model) if evaluation else nullcontext(), drawing(chance, inputs.device):
-        if len(inputs) > rows:
-            refuse_pieces(model, len(inputs), rows)
-        return torch.cat([functional_call(module, dict(parameters), (some,)) for some in inputs.split(rows)])
+    form = examples.form
+    rows = most or rows_at_once(model, form, (), 1)
+    chance = (0,) if evaluation and any(chance_of(model, form, evaluation=True)) else None
+
+    def made(start: int) -> Tensor:
+        inputs = examples.take(slice(start, start + rows))
+        by_place, by_name = ((inputs,), {}) if module is model else arguments(inputs)
+        found: Tensor = functional_call(module, dict(parameters), by_place, by_name)
+        return found
+
+    device = next(model.parameters()).device
+    with torch.no_grad(), evaluating(model) if evaluation else nullcontext(), drawing(chance, device):
+        if len(examples) > rows:
+            refuse_pieces(model, len(examples), rows)
+        return torch.cat([made(start) for start in range(0, max(1, len(examples)), rows)])
 
 
-def rows_at_once(model: SplitModel, inputs: Tensor, statistics: Iterable[str], probes: int) -> int:
+def rows_at_once(model: SplitModel, form: Form, statistics: Iterable[str], probes: int) -> int:
     """How many rows go through a model in one piece: as many as the budget holds, and one at least.
 
     A function of the model and of the recipe alone, so that it is the same on every engine and at every site.
 
     Args:
         model: Its structure, on the device where it computes.
-        inputs: Any of the data; only its shape behind the first axis and its type are looked at.
+        form: Of an example's inputs.
         statistics: What is measured, or aligned.
         probes: Sign vectors of the Hutchinson statistics.
     """
+    return _rows(model, form, tuple(statistics), probes, BUDGET_BYTES)
+
+
+@lru_cache(maxsize=16)
+def _rows(model: SplitModel, form: Form, names: tuple[str, ...], probes: int, budget: int) -> int:
+    """As `rows_at_once`; kept, since looking through a network's modules takes as long as a small one's step."""
     space = space_of(view_head(model, {}), 1, probes)
-    held = 3 * sum(statistic(name).each(space) for name in statistics) * inputs.element_size()
-    return max(1, BUDGET_BYTES // (example_bytes(model, inputs.shape[1:], inputs.dtype) + held))
+    itemsize = next(model.parameters()).element_size()
+    held = 3 * sum(statistic(name).each(space) for name in names) * itemsize
+    return max(1, budget // (example_bytes(model, form) + held))
 
 
 @lru_cache(maxsize=8)
-def example_bytes(model: SplitModel, shape: torch.Size, precision: torch.dtype) -> int:
+def example_bytes(model: SplitModel, form: Form) -> int:
     """About what one example takes on its way forth and back: twice what its graph keeps, inputs included.
 
     Args:
         model: Run once, on two examples of zeros.
-        shape: Of an input.
-        precision: Of the inputs.
+        form: Of an example's inputs.
     """
     device = next(model.parameters()).device
-    inputs = torch.zeros(2, *shape, dtype=precision, device=device)
+    inputs = form.zeros(2, device=device)
     shared = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {inputs.untyped_storage().data_ptr(): inputs.untyped_storage().nbytes()}
+    given = [one.untyped_storage() for one in several(inputs).values()]
+    kept: dict[int, int] = {one.data_ptr(): one.nbytes() for one in given}
     held = []  # so that no two have one address
 
     def note(tensor: Tensor) -> Tensor:

@@ -21,10 +21,14 @@ def weighted_mean(values: Iterable[tuple[Mapping[str, Tensor], float]]) -> dict[
         FedhaError: No clients, or names or shapes that differ.
     """
     mean: dict[str, Tensor] | None = None
+    alone = False  # whether the mean is still the first client's own tensors
     for tensors, share in values:
         if mean is None:
-            mean = {name: tensor * share for name, tensor in tensors.items()}
+            alone = share == 1
+            mean = dict(tensors) if alone else {name: tensor * share for name, tensor in tensors.items()}
             continue
+        if alone:
+            mean, alone = {name: tensor.clone() for name, tensor in mean.items()}, False
         if _shapes(tensors) != _shapes(mean):
             raise FedhaError(
                 f"clients disagree on what they sent: {_shapes(mean)} against {_shapes(tensors)}; "

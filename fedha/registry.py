@@ -15,6 +15,8 @@ from fedha.table import COUNTED, STATISTICS
 
 GROUP = "fedha.statistics"
 
+_OURS = (*STATISTICS.values(), *COUNTED.values())
+
 _added: dict[str, Statistic] = {}
 
 
@@ -29,13 +31,18 @@ def add_statistic(row: Statistic, name: str = "") -> Statistic:
         The row.
 
     Raises:
-        FedhaError: It is no `Statistic`, or the name is one of fedha's own.
+        FedhaError: It is no `Statistic`, or its name, or that of a mean, is taken.
     """
     if not isinstance(row, Statistic):
         raise FedhaError(f"{name or 'what was added'} is a {type(row).__name__}, not a fedha.Statistic")
     called = name or row.name
     if called in STATISTICS or called in COUNTED:
         raise FedhaError(f"statistic {called!r} is one of fedha's own; give yours another name")
+    taken = {mean.name for known in _OURS for mean in (*known.means, *(known.release or known.formula).means)}
+    taken |= {mean.name for name, one in _added.items() if name != called for mean in one.means if mean.outer}
+    for mean in row.means:
+        if mean.name in taken:
+            raise FedhaError(f"statistic {called!r} calls a mean {mean.name!r}, as another one does; rename it")
     _added[called] = row
     return row
 
@@ -66,8 +73,7 @@ def reference_of(name: str) -> str:
 
 def moments() -> dict[str, Mean]:
     """All means that can be released, by name."""
-    rows = [*STATISTICS.values(), *COUNTED.values(), *_added.values()]
-    formulas = [row.release for row in rows]
+    formulas = [row.release for row in (*_OURS, *_added.values())]
     return {mean.name: mean for formula in formulas if formula is not None for mean in formula.means}
 
 

@@ -4,20 +4,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 from fedha import temporary
 from fedha.arguments import check_argument, check_number
 from fedha.config import Config, EngineConfig, RecipeConfig, TrainingConfig, parse
-from fedha.data.domain import Domain, DomainSet, Examples, unseen
-from fedha.data.given import given_domain
-from fedha.data.labels import count_classes
+from fedha.data.brought import digest, domain_set
+from fedha.data.domain import Domain
 from fedha.errors import FedhaError
 from fedha.handed import NAME, code_digest, digest_of, hand_over
 from fedha.loading import load
@@ -134,7 +132,13 @@ def simulate(
         FedhaError: What is given does not fit; said before the first round where it can be.
     """
     _check_arguments(domains, target, engine, listener, out, classes, sections)
-    given = _domains(list(domains), [target] if isinstance(target, str) else list(target or []), classes)
+    some = list(domains)
+    if not some:
+        raise FedhaError("fedha.simulate was given no domain; give a list of fedha.data.Domain, one a client")
+    targets = [target] if isinstance(target, str) else list(target or [])
+    given = domain_set(some, targets, classes, "domains of a program")
+    known = digest(given)
+    hand_over(known, given)
     config = parse(
         {
             "name": "simulation",
@@ -143,7 +147,7 @@ def simulate(
             "seed": seed,
             "engine": {"name": engine} if isinstance(engine, str) else _plain(engine),
             **{name: _plain(value) for name, value in sections.items()},
-            "data": {"name": NAME, "digest": _known_domains(given)},
+            "data": {"name": NAME, "digest": known},
             "model": _known_network(model),
         },
         "fedha.simulate",
@@ -176,72 +180,6 @@ def _check_arguments(
         check_number(whose, "classes", classes, 2)
     for name in {"data", "model"} & sections.keys():
         raise FedhaError(f"{whose} was given a section {name}, which its first arguments stand for; leave it out")
-
-
-def _domains(handed: Sequence[Domain], unseen_names: Sequence[str], classes: int | None) -> DomainSet:
-    given = [
-        given_domain(one, place, trained=getattr(one, "name", None) not in unseen_names)
-        for place, one in enumerate(handed)
-    ]
-    if not given:
-        raise FedhaError("fedha.simulate was given no domain; give a list of fedha.data.Domain, one a client")
-    names = [one.name for one in given]
-    for name in unseen_names:
-        if name not in names:
-            raise FedhaError(f"target names {name!r}, which is no domain; the domains are {', '.join(names)}")
-    sources = tuple(one for one in given if one.name not in unseen_names)
-    targets = tuple(unseen(name, _whole(given[names.index(name)])) for name in unseen_names)
-    labels = {one.name: torch.cat([one.train.labels, one.held_out.labels]) for one in (*sources, *targets)}
-    sizes = ", ".join(f"{one.name} {len(one.train)}" for one in sources)
-    told = f"domains of a program: {sizes} examples" + (f", unseen {', '.join(unseen_names)}" if unseen_names else "")
-    notes = tuple(_twice([*sources, *targets]))
-    floating = [tuple(_floating(one) for one in some) for some in (sources, targets)]
-    return DomainSet(floating[0], floating[1], classes or count_classes(labels), told, notes)
-
-
-def _whole(domain: Domain) -> Examples:
-    parts = (domain.train, domain.held_out)
-    return Examples(torch.cat([one.inputs for one in parts]), torch.cat([one.labels for one in parts]))
-
-
-def _floating(domain: Domain) -> Domain:
-    train, held_out = (
-        part if part.inputs.is_floating_point() else replace(part, inputs=part.inputs.float())
-        for part in (domain.train, domain.held_out)
-    )
-    return replace(domain, train=train, held_out=held_out)
-
-
-def _twice(domains: Sequence[Domain]) -> list[str]:
-    """Rows that stand in two parts, a sentence a pair; reported, for it may be meant."""
-    parts = {
-        f"{one.name!r} ({title})": _rows(part)
-        for one in domains
-        for title, part in (("train", one.train), ("held-out", one.held_out))
-    }
-    notes, names = [], list(parts)
-    for place, name in enumerate(names):
-        for other in names[place + 1 :]:
-            if shared := len(parts[name] & parts[other]):
-                notes.append(f"{shared} rows of {name} are also in {other}")
-    return notes
-
-
-def _rows(examples: Examples) -> set[bytes]:
-    flat = examples.inputs.reshape(len(examples), -1) if len(examples) else examples.inputs
-    return {row.numpy().tobytes() for row in flat} if flat.numel() <= 2**26 else set()
-
-
-def _known_domains(given: DomainSet) -> str:
-    def tensors() -> Iterable[tuple[str, Tensor]]:
-        for one in (*given.sources, *given.targets):
-            for title, part in (("train", one.train), ("held_out", one.held_out)):
-                yield f"{one.name}/{title}/inputs", part.inputs
-                yield f"{one.name}/{title}/labels", part.labels
-
-    digest = digest_of(tensors())
-    hand_over(digest, given)
-    return digest
 
 
 def _known_network(model: Network) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from fedha import statistics
 from fedha.client_state import ClientState
 from fedha.config import LocalConfig
-from fedha.data.domain import Domain, Examples
+from fedha.data.domain import Domain
+from fedha.data.examples import Examples, largest_number
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
@@ -41,7 +42,7 @@ class Holder(Protocol):
     domain: Domain
     model: SplitModel
     state: ClientState
-    seen: Batch | None
+    seen: object
 
     def reply(
         self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
@@ -91,7 +92,7 @@ def as_before(client: Holder) -> Iterator[None]:
 
 def not_finite(client: Holder, request: Request, what: str, more: str = "") -> FedhaError:
     """The error for an answer that is not finite: it blames the inputs where these are large, else the training."""
-    largest = float(client.domain.train.inputs.abs().max())
+    largest = largest_number(client.domain.train)
     scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
     return FedhaError(
         f"the {what} of domain {client.domain.client!r} is not finite in round {request.round} ({more}inputs up to "
@@ -126,7 +127,7 @@ def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Exam
     if len(examples) == 0:
         return {"examples": 0}
     own = {name: value.clone() for name, value in parameters.items()}  # a network may write to what it is handed
-    logits = in_pieces(model, model, own, examples.inputs)
+    logits = in_pieces(model, model, own, examples)
     correct = float(statistics.hits(logits, examples.labels).sum())
     total = float(statistics.losses(logits, examples.labels).double().sum())
     return {"accuracy": correct / len(examples), "risk": total / len(examples), "examples": len(examples)}
@@ -160,8 +161,8 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     own = applied.client_start(rules, client.state.rule, request.parameters)
     correct = applied.correction(rules, request.parameters, request.sent, own)
     for step, rows in enumerate(minibatches(request, len(client.domain.train), client.index), 1):
-        draws = _draws(client, request, step)
-        batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, draws=draws)
+        chance = _chance(client, request, step)
+        batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, chance=chance)
         gradient, metrics = descend(batch, objective)
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
         gradient |= correct(
@@ -227,16 +228,18 @@ def round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.O
 
 def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
-    rows, draws = measured_rows(request, len(client.domain.train), client.index), _draws(client, request, 0)
+    rows, chance = measured_rows(request, len(client.domain.train), client.index), _chance(client, request)
     kept = client.seen
-    if kept is not None and (kept.draws, _same(kept.rows, rows)) == (draws, True):
+    if isinstance(kept, Batch) and (kept.chance, _same(kept.rows, rows)) == (chance, True):
         known, given = {**kept.parameters, **kept.running}, {**request.parameters, **running_of(client, request)}
         if known.keys() == given.keys() and all(_same(known[name], value) for name, value in given.items()):
             return kept
     parameters, running = _at_request(client, request)
-    most, trained = _rows_at_once(client, request), request.task.training.mode == "synchronous"
-    client.seen = Batch(client.model, parameters, client.domain.train, rows, most, trained, running, draws)
-    return client.seen
+    most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
+    draws = (request.task.seed, request.round, client.index)
+    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, chance)
+    client.seen = fresh
+    return fresh
 
 
 def _at_request(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -249,9 +252,9 @@ def _at_request(client: Holder, request: Request) -> tuple[dict[str, Tensor], di
     return leaves, {name: value for name, value in running.items() if name not in weights}
 
 
-def _draws(client: Holder, request: Request, step: int) -> Key | None:
+def _chance(client: Holder, request: Request, step: int = 0) -> Key | None:
     """By what a step's forward passes draw; step 0 is the one that is measured. None: the network draws nothing."""
-    if not any(chance_of(client.model, client.domain.train.inputs)):
+    if not any(chance_of(client.model, client.domain.train.form)):
         return None
     return (request.task.seed, "chance", request.round, client.index, step)
 
@@ -260,10 +263,11 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other if one is None or other is None else torch.equal(one, other)
 
 
-def _rows_at_once(client: Holder, request: Request) -> int:
+def rows_of_a_piece(client: Holder, request: Request) -> int:
+    """Rows that go through the network at once."""
     recipe = request.task.recipe
     wanted = [term.statistic for term in recipe.terms]
-    return request.task.training.chunk or rows_at_once(client.model, client.domain.train.inputs, wanted, recipe.probes)
+    return request.task.training.chunk or rows_at_once(client.model, client.domain.train.form, wanted, recipe.probes)
 
 
 def _measured(batch: Batch, names: Sequence[str], around: Circumstances) -> dict[str, Tensor]:
@@ -288,15 +292,33 @@ def _mean(batch: Batch, name: str) -> float:
 def _at_start(client: Holder, request: Request, batch: Batch) -> Objective:
     """The round's loss, with what the client measures at its start; moves the moving averages on."""
     recipe = request.task.recipe
-    offsets = average_offsets(client, recipe)
-    known = [
-        term.statistic for term in recipe.terms if term.weight and (term.target == "others" or term.client_average)
-    ]
+    offsets, known = average_offsets(client, recipe), known_at_start(recipe)
     own = _measured(batch, known, circumstances(client, request, reference=True)) if known else {}
     move_averages(client, recipe, own)
-    around, terms = circumstances(client, request, reference=False), active_terms(recipe, request.share)
-    decay = request.task.training.weight_decay
-    return Objective(recipe, request.round, terms, decay, around, offsets, own, request.share)
+    return objective_of(client, request, own, offsets)
+
+
+def known_at_start(recipe: Recipe) -> tuple[str, ...]:
+    """The statistics of its own that a client must know at a round's start."""
+    return tuple(
+        term.statistic for term in recipe.terms if term.weight and (term.target == "others" or term.client_average)
+    )
+
+
+def objective_of(
+    client: Holder, request: Request, own: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
+) -> Objective:
+    """The round's loss of a client.
+
+    Args:
+        client: Whose signs are taken.
+        request: Of the round.
+        own: Its statistics at the round's start (`known_at_start`).
+        offsets: What moving averages add (`average_offsets`).
+    """
+    recipe, share = request.task.recipe, request.share
+    around, terms = circumstances(client, request, reference=False), active_terms(recipe, share)
+    return Objective(recipe, request.round, terms, request.task.training.weight_decay, around, offsets, own, share)
 
 
 def move_averages(client: Holder, recipe: Recipe, own: Mapping[str, Tensor]) -> None:

@@ -43,6 +43,37 @@ def too_narrow() -> SplitModel:
     return SplitModel(nn.Linear(7, 4), nn.Linear(4, 2))
 
 
+class Words(nn.Module):
+    """Mean of embeddings; refuses what is no token id."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.embedding(tokens).mean(1)
+
+
+def reads_words(vocabulary: int = 20, width: int = 5) -> SplitModel:
+    return SplitModel(Words(vocabulary, width), nn.Linear(width, 2))
+
+
+class Both(nn.Module):
+    """Words and numbers, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.numbers = Words(20, 5), nn.Linear(3, 4)
+
+    def forward(self, tokens: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.words(tokens), self.numbers(numbers).tanh()], 1)
+
+
+def reads_both(input_shape: object) -> SplitModel:
+    assert input_shape in ({"tokens": (6,), "numbers": (3,)}, ((6,), (3,)))
+    return SplitModel(Both(), nn.Linear(9, 2))
+
+
 def normed(
     input_shape: tuple[int, ...], classes: int, *, freeze: bool = False, batch_norm: str = "frozen"
 ) -> SplitModel:
@@ -85,7 +116,7 @@ class Last(nn.Module):
         return self.layer(inputs)[0][:, -1]
 
 
-class Words(nn.Module):
+class Rounded(nn.Module):
     """The mean of tokens' vectors; tokens are what an input rounds to."""
 
     def __init__(self) -> None:
@@ -99,7 +130,7 @@ class Words(nn.Module):
 BODIES = {
     "lstm": lambda rows, wide: (Last(nn.LSTM(wide, 5, 2, dropout=0.4, batch_first=True)), 5),
     "attention": lambda rows, wide: (Attending(wide, 0.4), rows * wide),
-    "words": lambda rows, wide: (Words(), 6),
+    "words": lambda rows, wide: (Rounded(), 6),
     "dropout": lambda rows, wide: (nn.Sequential(nn.Flatten(), nn.Dropout(0.4), nn.Linear(rows * wide, 6)), 6),
     "drop path": lambda rows, wide: (nn.Sequential(nn.Flatten(), nn.Linear(rows * wide, 6), DropPath()), 6),
 }

@@ -47,10 +47,10 @@ def request(model: SplitModel, recipe: str, training: TrainingConfig, **more: An
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_draws_is_found_by_trying(kind: str) -> None:
-    model, inputs = shaped(kind)(), domain(0).train.inputs
+    model, form = shaped(kind)(), domain(0).train.form
     before = torch.get_rng_state()
-    assert any(chance_of(model, inputs)) == (kind in DRAWING)
-    assert not any(chance_of(model, inputs, evaluation=True))
+    assert any(chance_of(model, form)) == (kind in DRAWING)
+    assert not any(chance_of(model, form, evaluation=True))
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -74,7 +74,7 @@ def drawn(kind: str, round: int = 1, index: int = 0, seed: int = 0, step: int = 
     """Features of the two pieces of a batch, which are of the same examples; taken twice."""
     model, rows = shaped(kind)(), torch.arange(30).repeat(2)
     parameters = {name: value.clone().requires_grad_() for name, value in state_of(model).trained.items()}
-    batch = Batch(model, parameters, domain(0).train, rows, 30, True, draws=(seed, "chance", round, index, step))
+    batch = Batch(model, parameters, domain(0).train, rows, 30, True, chance=(seed, "chance", round, index, step))
     first, second = ([seen.features.detach() for seen in batch.pieces()] for _ in range(2))
     assert_close(first, second, rtol=0, atol=0)
     return first

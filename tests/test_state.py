@@ -19,7 +19,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.federation import Server, run_round
 from fedha.flower import HessianAlignment, client_app
-from fedha.flower.client import simulated
+from fedha.flower.client import Clients, app_for, simulated
 from fedha.flower.wire import count_array_bytes
 from fedha.models import SplitModel
 from fedha.models.state import state_of
@@ -241,6 +241,28 @@ def test_a_head_and_a_featurizer_that_share_a_layer_are_refused_by_name() -> Non
     head.weight = body[0].weight
     with pytest.raises(FedhaError, match=r"'featurizer.0.weight' and 'head.weight' are one tensor"):
         SplitModel(body, head)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_synchronous_clients_of_one_process_share_a_pass_with_constants(freeze: bool) -> None:
+    """One pass for all three, and to 1e-5 the model of those who are asked one by one."""
+    network = seeded(others.normed, freeze=freeze)
+    found = {}
+    for together in (False, True):
+        passes: list[int] = []
+        made = Clients(lambda _, passes=passes: counting(network(), passes), own, site=simulated)
+        grid = InlineGrid(app_for(made), 3, together=made if together else None)
+        strategy = HessianAlignment("exact_diagonal", TrainingConfig(optimizer="sgd", learning_rate=0.1), clients=3)
+        strategy.start(grid, ArrayRecord(network().state_dict()), 2, evaluate_config=None)
+        found[together] = strategy.begun().state
+        assert (90 in passes) == together
+    assert_close(found[True], found[False], rtol=1e-4, atol=1e-5)
+
+
+def counting(model: SplitModel, passes: list[int]) -> SplitModel:
+    """Writes down how many rows each pass has."""
+    model.featurizer.register_forward_pre_hook(lambda module, given: passes.append(len(given[0])))
+    return model
 
 
 # --- batch norm ---

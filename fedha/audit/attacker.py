@@ -9,7 +9,7 @@ from fedha.audit.inversion import Inversion
 from fedha.data.domain import Examples
 from fedha.models.split import SplitModel
 
-Predict = Callable[[Tensor], Tensor]  # inputs [n, ...] to logits [n, C]
+Predict = Callable[[Examples], Tensor]  # n of them to logits [n, C]
 Train = Callable[[Mapping[int, Examples], int], Predict]  # every client's training examples, the shadow's number
 
 

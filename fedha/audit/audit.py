@@ -38,7 +38,7 @@ def audit(
         Of ROC curves, the last release's of each client is kept.
     """
     if input_shape is None and truth:
-        input_shape = tuple(next(iter(truth.values())).train.inputs.shape[1:])
+        input_shape = next(iter(truth.values())).train.shape
     outcomes: list[Outcome] = []
     inversions = attacker.inversions
     for one in sent:

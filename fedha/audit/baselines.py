@@ -24,5 +24,5 @@ def placed_by_public(truth: Tensor, public: Examples) -> float:
 def middle_input(shape: torch.Size, low: float | None, high: float | None, public: Examples | None) -> Tensor:
     """The guess for an input: the mean of public inputs, else the middle of the range, else zero."""
     if public is not None:
-        return public.inputs.mean(0)
+        return public.numbers()[""].mean(0)
     return torch.full(shape, 0.0 if low is None or high is None else (low + high) / 2)

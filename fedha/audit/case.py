@@ -4,17 +4,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fedha.audit.attacker import Attacker
 from fedha.audit.evidence import Evidence, collect
 from fedha.audit.findings import Curve, Finding, NotRun, Picture
-from fedha.audit.network import features_of
+from fedha.audit.network import features_at
 from fedha.audit.scores import Interval
 from fedha.audit.sent import Sent
 from fedha.audit.truth import Truth, truth_of
 from fedha.data.domain import Domain
+from fedha.data.examples import Examples
 
 Outcome = Finding | NotRun | Picture | Curve
 Outcomes = Iterator[Outcome]
@@ -54,16 +54,11 @@ class Case:
         """Why an attack could not run on this release."""
         return NotRun(attack, self.sent.round, self.sent.client, reason)
 
-    def cast(self, inputs: Tensor) -> Tensor:
-        """Inputs in the precision of the parameters."""
-        return inputs.to(next(iter(self.sent.parameters.values())).dtype)
-
-    def features(self, inputs: Tensor) -> Tensor | None:
+    def features(self, examples: Examples) -> Tensor | None:
         """Features with the column of ones at the release's model, without a graph; None without the structure."""
         if self.attacker.model is None:
             return None
-        with torch.no_grad():
-            return features_of(self.attacker.model, self.sent.parameters, self.cast(inputs))
+        return features_at(self.attacker.model, self.sent.parameters, examples)
 
 
 def make_case(sent: Sent, attacker: Attacker, domains: Mapping[int, Domain] | None, inverted: bool) -> Case:

@@ -17,7 +17,7 @@ from fedha.audit.audit import audit
 from fedha.audit.drowning import drowned
 from fedha.audit.findings import Findings
 from fedha.audit.inversion import Inversion
-from fedha.audit.network import logits_of, precision
+from fedha.audit.network import logits_of, some_of
 from fedha.audit.record import Audited
 from fedha.audit.replay import Model, difference, replay
 from fedha.audit.sent import Sent
@@ -30,6 +30,7 @@ from fedha.exchange import Task
 from fedha.flower.serve import load_domains
 from fedha.minibatches import step_sizes
 from fedha.models import build
+from fedha.placement import placed
 from fedha.runs.versions import versions
 from fedha.training import evaluate
 
@@ -165,9 +166,7 @@ def _on_sources(subject: Subject, final: Model) -> float | None:
     """
     config, domains = subject.config, subject.domains
     model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
-    kind = precision(final)
-    parts = (one.held_out for one in subject.clients)
-    held_out = [Examples(part.inputs.to(kind), part.labels) for part in parts if len(part)]
+    held_out = [placed(one.held_out, model, some_of(final)) for one in subject.clients if len(one.held_out)]
     return fmean(evaluate(model, final, part)["accuracy"] for part in held_out) if held_out else None
 
 
@@ -230,17 +229,17 @@ def _shadow_training(subject: Subject, shadows: int, told: Told) -> Callable[[Ma
         trained = replay(other, domains, clients=clients)
         told("shadow models", number + 1, shadows)
         model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
-        kind = precision(trained)
-        return lambda inputs: logits_of(model, trained, inputs.to(kind))
+        return lambda examples: logits_of(model, trained, examples)
 
     return train
 
 
 def _value_range(public: Examples | None) -> tuple[float | None, float | None]:
     """The range of pixels, where inputs are images; what is no image has none."""
-    if public is None or public.inputs.dim() != 4 or not len(public):
+    if public is None or not public.form.alone or len(public.shape) != 3 or not len(public):
         return None, None
-    low, high = float(public.inputs.min()), float(public.inputs.max())
+    numbers = public.numbers()[""]
+    low, high = float(numbers.min()), float(numbers.max())
     return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
 
 

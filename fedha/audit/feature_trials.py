@@ -98,7 +98,7 @@ def _against(case: Case, attack: str, estimate: Tensor, source: str, square: boo
 def _guess(case: Case, truth: Truth, square: bool) -> Tensor | None:
     """The same mean over public inputs, or over the clients' own held-out examples."""
     examples = case.attacker.public if case.attacker.public is not None else truth.others
-    features = case.features(examples.inputs) if len(examples) else None
+    features = case.features(examples) if len(examples) else None
     if features is None:
         return None
     return (features.square() if square else features)[:, :-1].mean(0)
@@ -109,7 +109,7 @@ def _mean_feature(case: Case) -> Tensor | None:
     evidence = case.evidence
     if evidence.feature_mean is not None:
         return evidence.feature_mean
-    public = None if case.attacker.public is None else case.features(case.attacker.public.inputs)
+    public = None if case.attacker.public is None else case.features(case.attacker.public)
     if evidence.diagonal is not None and (evidence.exact or public is None):
         return forms.second_moments(evidence.diagonal).sqrt()
     return None if public is None else public[:, :-1].mean(0)
@@ -119,5 +119,5 @@ def _behind(case: Case) -> tuple[Truth, Tensor] | str:
     """The examples and their features, [n, D - 1], or why they are not known."""
     if isinstance(case.truth, str):
         return case.truth
-    features = case.features(case.truth.members.inputs)
+    features = case.features(case.truth.members)
     return "the network's structure is not known" if features is None else (case.truth, features[:, :-1])

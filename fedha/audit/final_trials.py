@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 
-import torch
 from torch import Tensor
 
 from fedha.audit.attacker import Attacker
@@ -18,8 +17,9 @@ from fedha.audit.membership import (
     shadow_confidences,
     shadow_halves,
 )
-from fedha.audit.network import logits_of, precision
-from fedha.data.domain import Domain, Examples
+from fedha.audit.network import logits_of
+from fedha.data.domain import Domain
+from fedha.data.examples import joined
 from fedha.models.split import SplitModel
 
 ATTACKS = ("membership_loss", "membership_lira")
@@ -60,8 +60,7 @@ def _threshold(
     model: SplitModel, final: Mapping[str, Tensor], client: int, domain: Domain, attacker: Attacker
 ) -> Outcomes:
     inside, outside = (
-        loss_scores(logits_of(model, final, part.inputs.to(precision(final))), part.labels)
-        for part in (domain.train, domain.held_out)
+        loss_scores(logits_of(model, final, part), part.labels) for part in (domain.train, domain.held_out)
     )
     yield from judge(ATTACKS[0], None, client, len(domain.train), (inside, outside), attacker.seed)
 
@@ -76,7 +75,7 @@ def _ratios(
     shadows = shadow_confidences(attacker.train, questions)
     for client, question in questions.items():
         both, members = question.candidates, len(question.candidates) - len(domains[client].held_out)
-        own = confidences(logits_of(model, final, both.inputs.to(precision(final))), both.labels)
+        own = confidences(logits_of(model, final, both), both.labels)
         ratios = likelihood_ratios(own, shadows[client], question.inside)
         scores = (ratios[:members], ratios[members:])
         yield from judge(ATTACKS[1], None, client, len(domains[client].train), scores, attacker.seed)
@@ -86,6 +85,6 @@ def _question(client: int, domain: Domain, attacker: Attacker) -> Question:
     """As many members as there are others are in question, and each of both is in half of the shadows."""
     questioned, always = balanced(len(domain.train), len(domain.held_out), attacker.seed)
     members, others = domain.train.select(questioned), domain.held_out
-    both = Examples(torch.cat([members.inputs, others.inputs]), torch.cat([members.labels, others.labels]))
+    both = joined([members, others])
     inside = shadow_halves(len(both), attacker.shadows, attacker.seed, client)
     return Question(both, domain.train.select(always), inside)

@@ -15,7 +15,9 @@ from fedha.audit.label_counts import label_counts
 from fedha.audit.label_trials import best_belief
 from fedha.audit.matching import matched
 from fedha.audit.scores import psnr, ssim
+from fedha.data.examples import Examples
 from fedha.models.split import SplitModel
+from fedha.models.state import trained_parameters
 
 ATTACKS = ("input_exact", "input_update", "input_head")
 
@@ -33,6 +35,11 @@ def run(case: Case, input_shape: tuple[int, ...] | None) -> Outcomes:
             case.not_run(attack, "the network's structure or its input's shape is not known") for attack in ATTACKS
         )
         return
+    if not isinstance(case.truth, str) and not _continuous(case.truth.members):
+        yield from (
+            case.not_run(attack, "inputs are whole numbers or several: no gradient leads to them") for attack in ATTACKS
+        )
+        return
     yield from _exact(case, model, input_shape)
     if case.sent.examples > most:
         reason = f"the release is a mean over {case.sent.examples} examples; batches of up to {most} are inverted"
@@ -43,6 +50,12 @@ def run(case: Case, input_shape: tuple[int, ...] | None) -> Outcomes:
         return
     for attack, target in (("input_update", _update(case)), ("input_head", _head(case))):
         yield from _invert(case, model, attack, target, input_shape)
+
+
+def _continuous(examples: Examples) -> bool:
+    """Whether one tensor of floating numbers is all that an example is, once it is taken."""
+    form = examples.form
+    return form.alone and form.kinds[0].is_floating_point
 
 
 def _exact(case: Case, model: SplitModel, input_shape: tuple[int, ...]) -> Outcomes:
@@ -86,7 +99,7 @@ def _compare(case: Case, attack: str, found: Tensor, loss: float | None = None) 
         for one in found if images else ():
             yield Picture(attack, sent.round, sent.client, None, one.tolist(), None, None)
         return
-    originals = case.truth.members.inputs
+    originals = case.truth.members.numbers()[""]
     low, high = settings.low, settings.high
     if low is None or high is None:
         low, high = float(originals.min()), float(originals.max())
@@ -108,7 +121,7 @@ def _update(case: Case) -> Mapping[str, Tensor] | str:
     """What to match: a local update has no known size, but its direction is what the cosine compares."""
     if case.sent.update is None:
         return "no update was sent"
-    if not case.sent.update.keys() >= {name for name, _ in case.attacker.model.named_parameters()}:  # type: ignore[union-attr]
+    if not case.sent.update.keys() >= trained_parameters(case.attacker.model).keys():  # type: ignore[arg-type]
         return "the update does not hold every parameter"
     return plain_update(case.sent, case.attacker) or case.sent.update
 

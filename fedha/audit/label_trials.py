@@ -51,7 +51,7 @@ def mean_probabilities(case: Case, method: str) -> Tensor | str:
         if evidence.variance is None:
             return evidence.missing["gradient_variance"]
         return label_counts.variance_probabilities(evidence.gradient, evidence.variance)
-    features = None if case.attacker.public is None else case.features(case.attacker.public.inputs)
+    features = None if case.attacker.public is None else case.features(case.attacker.public)
     if features is None:
         return "the attacker has no public inputs, or not the network's structure"
     return label_counts.public_probabilities(head, features)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedha.data.domain import Examples
+from fedha.data.examples import Examples, joined
 from fedha.randomness import generator
 from fedha.statistics import losses
 
@@ -77,19 +77,19 @@ class Question:
     def part(self, number: int) -> Examples:
         """The client's training examples in a shadow."""
         own, always = self.candidates.select(self.inside[number]), self.always
-        return Examples(torch.cat([always.inputs, own.inputs]), torch.cat([always.labels, own.labels]))
+        return joined([always, own])
 
 
 def shadow_confidences(
-    train: Callable[[Mapping[int, Examples], int], Callable[[Tensor], Tensor]], questions: Mapping[int, Question]
+    train: Callable[[Mapping[int, Examples], int], Callable[[Examples], Tensor]], questions: Mapping[int, Question]
 ) -> dict[int, Tensor]:
     """Train the shadow models, and ask each how sure it is of every candidate: [shadows, n] by client.
 
     Each shadow serves all clients: its examples are drawn anew at each of them.
 
     Args:
-        train: Every client's examples and the shadow's number to a function from inputs to logits: the federation's own
-            training.
+        train: Every client's examples and the shadow's number to a function from examples to logits: the
+            federation's own training.
         questions: By client; of the same number of shadows.
     """
     rows: dict[int, list[Tensor]] = {client: [] for client in questions}
@@ -97,7 +97,7 @@ def shadow_confidences(
         predict = train({client: one.part(number) for client, one in questions.items()}, number)
         for client, one in questions.items():
             known = one.candidates
-            rows[client].append(confidences(predict(known.inputs), known.labels).detach())
+            rows[client].append(confidences(predict(known), known.labels).detach())
     return {client: torch.stack(found) for client, found in rows.items()}
 
 

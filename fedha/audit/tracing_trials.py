@@ -89,7 +89,7 @@ def _folds(case: Case, truth: Truth) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def _terms(case: Case, name: str, examples: Examples) -> Tensor:
-    features, head = case.features(examples.inputs), case.sent.head
+    features, head = case.features(examples), case.sent.head
     if features is None or head is None:
         raise ValueError("terms need the network's structure and a linear head; ask _reason first")
     return example_terms(name, head, features, examples.labels)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedha.audit.sent import Sent
 from fedha.data.domain import Domain, Examples
+from fedha.data.examples import joined
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,4 @@ def truth_of(sent: Sent, domains: Mapping[int, Domain] | None) -> Truth | str:
         torch.full((len(part),), share / total / len(part), dtype=torch.float64)
         for part, share in zip(parts, sent.shares.values(), strict=True)
     ]
-    return Truth(_together(parts), torch.cat(weights), _together([domains[place].held_out for place in sent.shares]))
-
-
-def _together(parts: list[Examples]) -> Examples:
-    return Examples(torch.cat([one.inputs for one in parts]), torch.cat([one.labels for one in parts]))
+    return Truth(joined(parts), torch.cat(weights), joined([domains[place].held_out for place in sent.shares]))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedha import statistics
+from fedha.batching import shared
 from fedha.batching.chunk import Chunk, budget, group, stack
 from fedha.batching.memory import measuring_bytes, training_bytes
 from fedha.batching.network import forward, take_apart
@@ -22,7 +23,7 @@ from fedha.exchange import Reply, Request
 from fedha.minibatches import measured_rows
 from fedha.pieces import rows_at_once
 from fedha.reference import weighted_mean
-from fedha.training import Holder, average_offsets
+from fedha.training import Holder, average_offsets, move_averages
 
 _ROWS = 2048  # examples evaluated in one pass: these stay in the cache
 
@@ -43,6 +44,10 @@ def answer_measure(clients: Sequence[Holder], requests: Sequence[Request]) -> li
         FedhaError: A statistic is not finite.
     """
     request = _common(requests)
+    if shared.serves(clients, request):
+        found = shared.measure_all(clients, request)
+        _check_finite(torch.stack([value.abs().amax() for one in found for value in one.values()]), request)
+        return _summed(clients, requests, [_corrected(*one, request) for one in zip(clients, found, strict=True)])
     network, head = take_apart(clients[0].model), _head(request)
     answers: dict[int, dict[str, Tensor]] = {}
     seen = [_with_drawn(client, request) for client in clients]
@@ -57,8 +62,16 @@ def answer_measure(clients: Sequence[Holder], requests: Sequence[Request]) -> li
             _check_finite(torch.stack([value.abs().amax() for value in values.values()]), request)
             for row, place in enumerate(places[batch.clients]):
                 answers[place] = {name: value[row] for name, value in values.items()}
-    measured = [_corrected(client, request, answers[place]) for place, client in enumerate(clients)]
-    if not request.additive:
+    return _summed(
+        clients, requests, [_corrected(client, answers[place], request) for place, client in enumerate(clients)]
+    )
+
+
+def _summed(
+    clients: Sequence[Holder], requests: Sequence[Request], measured: Sequence[Mapping[str, Tensor]]
+) -> list[Reply]:
+    """Replies with each client's statistics, or with their weighted sum where that is enough."""
+    if not requests[0].additive:
         return [client.reply(own) for client, own in zip(clients, measured, strict=True)]
     total = weighted_mean(zip(measured, (one.share for one in requests), strict=True))
     return _weighed(clients, total, [{} for _ in clients])
@@ -83,6 +96,8 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
         ValueError: As in `answer_measure`.
     """
     request = _common(requests)
+    if shared.serves(clients, request):
+        return _trained_at_once(clients, requests)
     train = one_gradient if request.task.training.mode == "synchronous" else local_steps
     network = take_apart(clients[0].model)
     rows = () if request.additive else (len(clients),)
@@ -112,6 +127,15 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
     ]
 
 
+def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
+    trained = shared.train_all(clients, requests)
+    _check_finite(torch.stack([value.sum() for value in trained.update.values()]), requests[0])
+    for client, own in zip(clients, trained.own, strict=True):  # only now that nothing can fail any more
+        move_averages(client, requests[0].task.recipe, own)
+        client.seen = None
+    return _weighed(clients, trained.update, trained.metrics)
+
+
 def answer_evaluate(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
     """Evaluate the global model on the parts of the domains that the requests name: held_out, train.
 
@@ -129,13 +153,14 @@ def answer_evaluate(clients: Sequence[Holder], requests: Sequence[Request]) -> l
 def _evaluate(client: Holder, parameters: Mapping[str, Tensor], parts: Sequence[Examples]) -> list[dict[str, float]]:
     """Accuracy, risk and number of examples of each part, several parts in one pass."""
     network = take_apart(client.model)
-    layers, most = (*network.featurizer, *network.head), min(_ROWS, rows_at_once(client.model, parts[0].inputs, (), 1))
+    layers, most = (*network.featurizer, *network.head), min(_ROWS, rows_at_once(client.model, parts[0].form, (), 1))
     shared = {name: value[None] for name, value in parameters.items()}
     answers: list[dict[str, float]] = [{"examples": 0} for _ in parts]
     filled = [place for place, part in enumerate(parts) if len(part)]
     for chosen in group([len(parts[place]) for place in filled], lambda size: size, _ROWS, ordered=False):
         places = [filled[one] for one in chosen]
-        inputs, labels = (torch.cat([getattr(parts[place], name) for place in places]) for name in ("inputs", "labels"))
+        inputs = torch.cat([parts[place].take() for place in places])
+        labels = torch.cat([parts[place].labels for place in places])
         seen = []
         with torch.no_grad():
             for rows, truth in zip(inputs.split(most), labels.split(most), strict=True):
@@ -177,7 +202,7 @@ def _weighed(
     ]
 
 
-def _corrected(client: Holder, request: Request, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _corrected(client: Holder, tensors: dict[str, Tensor], request: Request) -> dict[str, Tensor]:
     """Statistics with what the client's moving averages add."""
     offsets = average_offsets(client, request.task.recipe)
     return {name: value + offsets[name] if name in offsets else value for name, value in tensors.items()}

@@ -34,6 +34,11 @@ class Chunk:
     labels: Tensor
 
     @property
+    def kept(self) -> list[Tensor]:
+        """Each client's inputs as they are held: what is made of them is known by them."""
+        return [client.domain.train.inputs for client in self.clients]
+
+    @property
     def sizes(self) -> list[int]:
         """Training examples of each client."""
         return [len(client.domain.train) for client in self.clients]
@@ -70,7 +75,7 @@ def stack(clients: Sequence[Holder], requests: Sequence[Request], places: Sequen
     members = [clients[place] for place in places]
     parts = [client.domain.train for client in members]
     shares = tuple(requests[place].share for place in places)
-    inputs, labels = (_side_by_side([getattr(part, name) for part in parts]) for name in ("inputs", "labels"))
+    inputs, labels = _side_by_side([part.take() for part in parts]), _side_by_side([part.labels for part in parts])
     return Chunk(tuple(places), tuple(members), shares, inputs, labels)
 
 

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
+from fedha.batching import shared
 from fedha.batching.chunk import budget
 from fedha.batching.memory import multiplications, training_bytes
 from fedha.batching.network import beyond_examples, take_apart
 from fedha.exchange import Request
 from fedha.models.chance import chance_of
+from fedha.models.state import mixing_layers, moving_layers, trained_parameters
 from fedha.training import Holder
 
 # Multiplications of one client's step, forward. From here on a step fills a core, or a GPU, by itself.
@@ -20,24 +22,29 @@ def refusal(clients: Sequence[Holder], request: Request) -> str | None:
 
     Args:
         clients: Of one worker.
-        request: Of an exchange; only its task, parameters and share are read.
+        request: Of an exchange; only its task, parameters and share are read, and whether it is additive.
 
     Returns:
         A phrase for a log, after "one by one: "; None where they are answered together.
     """
     if len(clients) < 2:
         return f"{len(clients)} client is nothing to put together"
-    return _different(clients, request) or _unsuited(clients, request) or _large(clients, request)
+    reason = _different(clients, request) or _unsuited(clients, request)
+    if reason is not None or shared.serves(clients, request):
+        return reason
+    return _stacked(clients, request) or _large(clients, request)
 
 
 def _different(clients: Sequence[Holder], request: Request) -> str | None:
     first = clients[0]
+    if not all(client.domain.train.in_memory and client.domain.held_out.in_memory for client in clients):
+        return "inputs are read as they are needed, or an example has several"
     for other in clients[1:]:
         if other.model is not first.model and str(other.model) != str(first.model):
             return f"clients {first.domain.client!r} and {other.domain.client!r} have different models"
-    kinds = {(*client.domain.train.inputs.shape[1:], client.domain.train.inputs.dtype) for client in clients}
+    kinds = {client.domain.train.form for client in clients}
     kinds_of = {str(value.dtype) for value in request.parameters.values()}
-    places = {client.domain.train.inputs.device for client in clients}
+    places = {client.domain.train.device for client in clients}
     places |= {value.device for value in request.parameters.values()}
     if len(kinds) > 1 or len(kinds_of) > 1:
         return "the clients' inputs differ in shape or precision, or the parameters in precision"
@@ -49,13 +56,16 @@ def _different(clients: Sequence[Holder], request: Request) -> str | None:
 
 
 def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
-    missing = [name for name, _ in clients[0].model.named_parameters() if name not in request.parameters]
+    model = clients[0].model
+    missing = [name for name in trained_parameters(model) if name not in request.parameters]
     if missing:
-        frozen = not clients[0].model.get_parameter(missing[0]).requires_grad
-        return f"{missing[0]!r} is frozen" if frozen else f"the request has no parameter {missing[0]!r}"
-    if noted := beyond_examples(take_apart(clients[0].model)):
-        return f"{' and '.join(noted)} keeps statistics or draws at random, and clients must not share that"
-    if any(chance_of(clients[0].model, clients[0].domain.train.inputs)):
+        return f"the request has no parameter {missing[0]!r}"
+    if mixing := mixing_layers(model):
+        kind = type(model.get_submodule(mixing[0])).__name__
+        return f"layer {mixing[0]!r} ({kind}) makes statistics of a batch, which are each client's own"
+    if moving := list(moving_layers(model)):
+        return f"layer {moving[0]!r} keeps statistics, and clients must not share that"
+    if any(chance_of(model, clients[0].domain.train.form)):
         return "the network draws at random, and each client draws its own"
     privacy = request.task.privacy
     if privacy.protect == "examples" or privacy.min_examples > 1:
@@ -66,6 +76,15 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
         return "one client is the whole federation"
     if request.task.training.mode == "local" and request.task.training.local.measure != "all":
         return "statistics are of examples that are drawn each round"
+    return None
+
+
+def _stacked(clients: Sequence[Holder], request: Request) -> str | None:
+    frozen = [name for name, value in clients[0].model.named_parameters() if not value.requires_grad]
+    if frozen:
+        return f"{frozen[0]!r} is frozen, which is not stacked"
+    if noted := beyond_examples(take_apart(clients[0].model)):
+        return f"{' and '.join(noted)} keeps statistics or draws at random, which is not stacked"
     try:
         multiplications(clients[0], request)
     except Exception as error:  # whatever a stranger's layer does under vmap

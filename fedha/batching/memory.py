@@ -8,6 +8,7 @@ import torch
 from fedha.batching.first_layer import pays
 from fedha.batching.network import Layer, forward, take_apart
 from fedha.exchange import Request
+from fedha.inputs import Form
 from fedha.measurement import space_of, view_head
 from fedha.minibatches import step_sizes
 from fedha.models.reach import unreached
@@ -27,34 +28,35 @@ def training_bytes(client: Holder, request: Request) -> Callable[[int], int]:
         request: Of the round.
     """
     network, training = take_apart(client.model), request.task.training
-    inputs = client.domain.train.inputs[:1]
+    form = client.domain.train.form
+    numbers, itemsize = form.numbers, next(client.model.parameters()).itemsize
     weights = sum(value.numel() for value in request.parameters.values())
     seen = _numbers_seen(client)
     names = [term.statistic for term in active_terms(request.task.recipe, request.share)]
     place = network.leading_linear()
     first = 0 if place is None else request.parameters[f"{network.featurizer[place].name}.weight"].numel()
-    hidden = first // inputs.numel()
+    hidden = first // numbers
 
     def count(examples: int) -> int:
         sizes = step_sizes(request.task, examples)
         rows = max(sizes)
         batch = 2 * rows * seen + _statistics(names, client, request, rows)
         if training.mode == "synchronous":
-            return inputs.itemsize * (batch + rows * inputs.numel() + _COPIES * (weights - first))
-        if first and pays(examples, inputs.numel(), len(sizes), rows, training):
+            return itemsize * (batch + rows * numbers + _COPIES * (weights - first))
+        if first and pays(examples, numbers, len(sizes), rows, training):
             kept = examples * examples + 2 * examples * hidden
-            return inputs.itemsize * (batch + kept + _COPIES * (weights - first))
-        return inputs.itemsize * (batch + rows * inputs.numel() + _COPIES * weights)
+            return itemsize * (batch + kept + _COPIES * (weights - first))
+        return itemsize * (batch + rows * numbers + _COPIES * weights)
 
     return cache(count)
 
 
 def measuring_bytes(client: Holder, request: Request) -> Callable[[int], int]:
     """As `training_bytes`, for measuring."""
-    inputs = client.domain.train.inputs[:1]
-    seen = inputs.numel() + _numbers_seen(client)
+    itemsize = next(client.model.parameters()).itemsize
+    seen = client.domain.train.form.numbers + _numbers_seen(client)
     return cache(
-        lambda examples: inputs.itemsize * (examples * seen + _statistics(request.measure, client, request, examples))
+        lambda examples: itemsize * (examples * seen + _statistics(request.measure, client, request, examples))
     )
 
 
@@ -64,7 +66,7 @@ def multiplications(client: Holder, request: Request) -> int:
     Raises:
         Exception: What torch.func.vmap raises for a layer that it cannot take.
     """
-    idle = unreached(client.model, client.domain.train.inputs.shape[1:])
+    idle = unreached(client.model, client.domain.train.form)
     return max(step_sizes(request.task, len(client.domain.train))) * sum(
         weight.numel() * shape[3:].numel()
         for layer, shape in _of(client)
@@ -79,20 +81,17 @@ def _numbers_seen(client: Holder) -> int:
 
 
 def _of(client: Holder) -> tuple[tuple[Layer, torch.Size], ...]:
-    inputs = client.domain.train.inputs
-    return _layers_on_paper(client.model, inputs.shape[1:], inputs.dtype)
+    return _layers_on_paper(client.model, client.domain.train.form)
 
 
 @lru_cache(maxsize=8)
-def _layers_on_paper(
-    model: SplitModel, shape: torch.Size, precision: torch.dtype
-) -> tuple[tuple[Layer, torch.Size], ...]:
+def _layers_on_paper(model: SplitModel, form: Form) -> tuple[tuple[Layer, torch.Size], ...]:
     """Each layer of a model and the shape of what it puts out for one example, [1, 1, ...]; nothing is computed.
 
     Kept, because torch takes longer over tensors without numbers than over a small client's whole step.
     """
     network = take_apart(model)
-    rows = torch.empty(1, 1, *shape, dtype=precision, device="meta")
+    rows = form.zeros(1, 1, device="meta")
     shared = {name: value.detach()[None].to("meta") for name, value in model.named_parameters()}
     found = []
     for layer in (*network.featurizer, *network.head):

@@ -71,7 +71,7 @@ class Stacked:
             share=cast(float, apart["share"]),  # under vmap a number for each client
         )
         view = view_head(self.model, head)
-        return objective.at(view, view.prepare(features), labels, 0.0)
+        return objective.parts(*objective.measure(view, view.prepare(features), labels), 0.0)
 
 
 def _named(apart: Named, prefix: str) -> Named:

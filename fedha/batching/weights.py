@@ -104,6 +104,6 @@ def _first_layer(chunk: Chunk, request: Request, weight: Tensor, products: Tenso
     training, inputs, decay = request.task.training, chunk.inputs.flatten(2), decay_of(request)
     if training.mode == "synchronous":
         return FirstLayer(weight, inputs, products, None, 1.0, 0.0, decay)
-    gram = gram_matrices([client.domain.train.inputs for client in chunk.clients], inputs)
+    gram = gram_matrices(chunk.kept, inputs)
     rate = training.local.learning_rate * rate_factor(training, request.round)
     return FirstLayer(weight, inputs, products, gram, rate, training.local.momentum, decay)

@@ -21,8 +21,7 @@ def first_products(chunk: Chunk, network: Network, request: Request) -> Tensor |
     if place is None:
         return None
     weight = request.parameters[f"{network.featurizer[place].name}.weight"]
-    inputs = [client.domain.train.inputs for client in chunk.clients]
-    return products.of(inputs, chunk.inputs.flatten(2), weight, keep=bool(request.measure))
+    return products.of(chunk.kept, chunk.inputs.flatten(2), weight, keep=bool(request.measure))
 
 
 def whole_features(

@@ -15,11 +15,13 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedha.data.mapped import Mapped, open_array, torch_kind
 from fedha.errors import FedhaError
 
 RECIPE = "write it with numpy.savez(path, inputs=inputs, labels=labels)"
 
 _PIECE_BYTES = 2**22
+_FLOATS: numpy.dtype[Any] = numpy.dtype(numpy.float32)
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
@@ -42,11 +44,13 @@ class Member:
 
 
 def members(path: Path) -> dict[str, Member]:
-    """The arrays of an archive, by name; their values are not read.
+    """The arrays of an archive, or of a folder of ``.npy`` files, by name; their values are not read.
 
     Raises:
         FedhaError: The file is missing, is no archive, holds objects, or less than its headers say.
     """
+    if path.is_dir():
+        return {one.stem: member_of(one.stem, open_array(one)) for one in sorted(path.glob("*.npy"))}
     with _readable(path), path.open("rb") as file:
         if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
             raise FedhaError(f"{path} holds a single array; {RECIPE}")
@@ -58,26 +62,38 @@ def members(path: Path) -> dict[str, Member]:
             return found
 
 
+def member_of(name: str, mapped: Mapped) -> Member:
+    """A file's array, as a header says of an archive's."""
+    return Member(name, numpy.dtype(mapped.kind), mapped.file_shape, mapped.fortran)
+
+
 def read_values(path: Path, member: Member) -> NDArray[Any]:
     """A small array as it is, such as labels.
 
     Raises:
         FedhaError: It cannot be read.
     """
+    if path.is_dir():
+        with _readable(path):
+            values: NDArray[Any] = numpy.load(path / f"{member.name}.npy", allow_pickle=False)
+            return values
     with _readable(path), zipfile.ZipFile(path) as archive, _opened(archive, member.name) as (_, stream):
         count = int(numpy.prod(member.shape, dtype=numpy.int64))
         values = numpy.frombuffer(_exactly(stream, count * member.dtype.itemsize), member.dtype)
         return values.reshape(member.shape, order="F" if member.fortran else "C")
 
 
-def read_inputs(path: Path, member: Member, layout: tuple[int, ...], divisor: float) -> Tensor:
-    """Inputs as float32, a piece of the file at a time: what is in memory is the result and one piece.
+def read_inputs(
+    path: Path, member: Member, layout: tuple[int, ...], divisor: float, kind: numpy.dtype[Any] = _FLOATS
+) -> Tensor:
+    """Inputs, a piece of the file at a time: what is in memory is the result and one piece.
 
     Args:
         path: The archive.
         member: Its inputs, [n, ...], real numbers.
         layout: Which axis of the file comes first, second, …, in the result; the first stays the first.
         divisor: What they are divided by; 1 leaves them as they are.
+        kind: In which they are kept; whole numbers are not divided.
 
     Returns:
         Contiguous; beyond float32 is infinity.
@@ -85,7 +101,7 @@ def read_inputs(path: Path, member: Member, layout: tuple[int, ...], divisor: fl
     Raises:
         FedhaError: The file cannot be read or ends too early.
     """
-    made = torch.empty([member.shape[axis] for axis in layout], dtype=torch.float32)
+    made = torch.empty([member.shape[axis] for axis in layout], dtype=torch_kind(kind))
     as_in_file = made.numpy().transpose(numpy.argsort(layout))
     with (
         _readable(path),
@@ -118,9 +134,7 @@ def reorder(values: Tensor, order: Tensor) -> Tensor:
     return values
 
 
-def _pieces(
-    stream: IO[bytes], member: Member, target: NDArray[numpy.float32]
-) -> Iterator[tuple[NDArray[numpy.float32], NDArray[Any]]]:
+def _pieces(stream: IO[bytes], member: Member, target: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Parts of the target with the file's values for them: some rows, or a column where the first axis runs fastest."""
     if member.fortran:
         turned = target.T

@@ -1,6 +1,8 @@
 """A user's own data: a folder with one NumPy archive for every domain."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedha.config import DataConfig
-from fedha.data.archive import RECIPE, Member, members, read_inputs, read_values, reorder
+from fedha.data.archive import RECIPE, Member, member_of, members, read_inputs, read_values, reorder
 from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, own_source
-from fedha.data.folder import domains_in
+from fedha.data.examples import rows_of
+from fedha.data.folder import INPUTS, domains_in
 from fedha.data.labels import count_classes
-from fedha.data.layout import layout_of
+from fedha.data.layout import Layout, layout_of
+from fedha.data.mapped import Mapped, kept_as, open_array
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 
-FILE = "{}.npz"  # of a domain
+FILES = ("{}.npz", "{}/inputs.npy")  # of a domain
 
 
 def load(config: DataConfig, cut: Cut) -> DomainSet:
     """Domains from ``<root>/<domain>.npz``, each with the arrays ``inputs`` and ``labels``.
+
+    Inputs may stay in a file, and are then mapped, never held whole: ``<root>/<domain>.inputs.npy`` beside an archive
+    with the labels alone, or a folder ``<root>/<domain>`` with ``inputs.npy`` and ``labels.npy``.
 
     Args:
         config: Its root, target (required), sources (default: all but the target, by name), classes, unlabelled, layout
@@ -30,8 +37,9 @@ def load(config: DataConfig, cut: Cut) -> DomainSet:
         cut: Decides which examples of the sources are held out.
 
     Returns:
-        Inputs [n, ...] as float32, channels first, and scaled where they are images of bytes; labels [n], integers from
-        0. The number of classes is that of the config, or one more than the highest label of all the domains used.
+        Inputs [n, ...], channels first, floating ones as float32, whole ones as they are until they are taken (divided
+        by their range where they are images of bytes); labels [n], integers from 0. The number of classes is that of
+        the config, or one more than the highest label of all the domains used.
 
     Raises:
         FedhaError: No root, no target, an unknown domain, a file that is no such archive, or labels that leave a class
@@ -74,7 +82,7 @@ def load_target(config: DataConfig, root: Path) -> Domain:
     """
     if config.target is None:
         raise FedhaError("data.target is not set; name the unseen domain")
-    return read(root / f"{config.target}.npz", config, None)
+    return read(_place(root, config.target), config, None)
 
 
 def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
@@ -100,27 +108,33 @@ def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
             f"{config.root} holds {len(known)} .npz files{hint}; keep the client's own alone there, or set "
             "data.sources, whose order is that of the clients"
         )
-    name = known[0] if config.sources is None else own_source(config.sources, place, config.root, FILE)
+    name = known[0] if config.sources is None else own_source(config.sources, place, config.root, *FILES)
     if name not in known:  # a name comes with the config, from a server: it leads nowhere but into this folder
         raise FedhaError(f"{config.root} holds no {name}.npz, only {', '.join(known) or 'no archive'}; put it there")
     return _source(config, name, cut)
 
 
 def _source(config: DataConfig, name: str, cut: Cut) -> Domain:
-    return read(Path(config.root or ".") / f"{name}.npz", config, cut)
+    return read(_place(Path(config.root or "."), name), config, cut)
+
+
+def _place(root: Path, name: str) -> Path:
+    """A domain's archive, or its folder."""
+    folder = root / name
+    return folder if not (root / f"{name}.npz").is_file() and folder.is_dir() else root / f"{name}.npz"
 
 
 def read(path: Path, config: DataConfig, cut: Cut | None = None) -> Domain:
-    """One archive as a domain.
+    """One archive, or folder, as a domain.
 
     Args:
-        path: An .npz file; nothing in it is unpickled.
+        path: An .npz file, or a folder of .npy files; nothing in it is unpickled.
         config: Its unlabelled, layout and scale.
         cut: Which examples are held out; None: all of them, as of a target.
 
     Returns:
-        Inputs [n, ...] as float32, labels [n] and, where the archive has them and the split heeds them, groups [n] as
-        int64. Both parts are views of one tensor.
+        Inputs [n, ...], labels [n] and, where the archive has them and the split heeds them, groups [n] as int64. In
+        memory both parts are views of one tensor; of a mapped file they are its rows.
 
     Raises:
         FedhaError: The file is missing or is no .npz, an array is missing, inputs are not numbers or have one axis
@@ -128,6 +142,9 @@ def read(path: Path, config: DataConfig, cut: Cut | None = None) -> Domain:
             than of the other.
     """
     found = members(path)
+    mapped = _mapped(path, found)
+    if mapped is not None:
+        found = {**found, "inputs": member_of("inputs", mapped)}
     check(path, found)
     labels = torch.from_numpy(read_values(path, found["labels"]).astype(numpy.int64))
     groups, notes = None, []
@@ -135,20 +152,52 @@ def read(path: Path, config: DataConfig, cut: Cut | None = None) -> Domain:
         notes.append("data.split is random, so the groups are not kept together")
     elif "groups" in found:
         groups = _numbered(read_values(path, found["groups"]))
-    layout = layout_of(str(path), found["inputs"].dtype, found["inputs"].shape, config)
-    inputs = read_inputs(path, found["inputs"], layout.axes, layout.divisor)
-    labelled = torch.ones_like(labels) if config.unlabelled is None else labels.ne(config.unlabelled)
-    kept = labelled.nonzero()[:, 0]
-    if left_out := len(labels) - len(kept):
+    out = labels == (-(2**63) if config.unlabelled is None else config.unlabelled)
+    if left_out := int(out.sum()):
         notes.append(f"{left_out} of {len(labels)} rows have no label ({config.unlabelled}) and are left out")
-        order = torch.cat([kept, labelled.logical_not().nonzero()[:, 0]])
-        inputs, labels = reorder(inputs, order)[: len(kept)], labels[kept]
-        groups = None if groups is None else groups[kept]
+    layout = layout_of(str(path), found["inputs"].dtype, found["inputs"].shape, config)
     notes += [layout.note] if layout.note else []
     if unread := sorted(found.keys() - {"inputs", "labels", "groups"}):
         notes.append(f"of the archive only inputs, labels and groups are read, not {', '.join(unread)}")
-    whole = Examples(inputs, labels, groups)
-    return _divided(path.stem, whole, cut, tuple(notes))
+    whole = _whole(path, found["inputs"], mapped, layout, labels, groups)
+    if left_out:
+        whole = _ordered(whole, ~out, out)
+    name = path.name if path.is_dir() else path.stem
+    return _divided(name, whole, cut, tuple(notes))
+
+
+def _mapped(path: Path, found: Mapping[str, Member]) -> Mapped | None:
+    """The inputs that stay in their file, if there is one."""
+    if path.is_dir():
+        return open_array(path / "inputs.npy")
+    beside = path.with_name(path.stem + INPUTS)
+    if not beside.is_file():
+        return None
+    if "inputs" in found:
+        raise FedhaError(f"inputs are in {path} and in {beside}; keep one of them")
+    return open_array(beside)
+
+
+def _whole(
+    path: Path, member: Member, mapped: Mapped | None, layout: Layout, labels: Tensor, groups: Tensor | None
+) -> Examples:
+    """All rows, as the file has them."""
+    if mapped is not None:
+        return Examples(replace(mapped, axes=layout.axes), labels, groups, divisor=layout.divisor)
+    kind = kept_as(member.dtype)
+    inputs = read_inputs(path, member, layout.axes, layout.divisor if kind.kind == "f" else 1.0, kind)
+    return Examples(inputs, labels, groups, divisor=1.0 if kind.kind == "f" else layout.divisor)
+
+
+def _ordered(whole: Examples, first: Tensor, rest: Tensor) -> Examples:
+    """The first ones of some rows; in memory both are put in order where they are, and nothing is copied."""
+    places = [one.nonzero()[:, 0] if one.dtype == torch.bool else one for one in (first, rest)]
+    if not isinstance(whole.inputs, Tensor):
+        return whole.select(places[0])
+    order = torch.cat(places)
+    groups = None if whole.groups is None else whole.groups[order]
+    moved = replace(whole, inputs=reorder(whole.inputs, order), labels=whole.labels[order], groups=groups)
+    return moved.select(slice(len(places[0])))
 
 
 def check(path: Path, found: dict[str, Member]) -> None:
@@ -189,11 +238,12 @@ def _divided(name: str, whole: Examples, cut: Cut | None, notes: tuple[str, ...]
     """The domain in its two parts, where its rows are already."""
     if cut is None:
         return Domain(name, train=whole.select(slice(0, 0)), held_out=whole, notes=notes)
-    train, held_out = cut.sides(name, whole.inputs, whole.labels, whole.groups)
+    train, held_out = cut.sides(name, rows_of(whole), whole.labels, whole.groups)
     if whole.groups is not None and len(whole.groups) and bool((whole.groups == whole.groups[0]).all()):
         side = "trained on" if len(train) else "held out"
         notes = (*notes, f"all rows are one group, so all are {side}")
+    if not isinstance(whole.inputs, Tensor):
+        return Domain(name, whole.select(train), whole.select(held_out), notes=notes)
     order, count = torch.cat([train, held_out]), len(train)
-    groups = None if whole.groups is None else whole.groups[order]
-    ordered = Examples(reorder(whole.inputs, order), whole.labels[order], groups)
+    ordered = _ordered(whole, order, order[:0])
     return Domain(name, ordered.select(slice(count)), ordered.select(slice(count, None)), notes=notes)

@@ -6,42 +6,52 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fedha.data.examples import Examples
 from fedha.errors import FedhaError
+from fedha.inputs import several
 
 _SHOWN = 5  # columns that are named
 _PIECE = 2**20  # numbers that are looked at at once: the answers need a quarter of their memory
 
 
-def check_kinds(domain: str, part: str, inputs: Tensor, labels: Tensor) -> None:
+def check_kinds(domain: str, part: str, examples: Examples) -> None:
     """Refuse what cannot be examples, by types and shapes alone.
 
     Args:
         domain: Its name.
         part: Which part of it: train or held-out.
-        inputs: Should be [n, ...], floating point.
-        labels: Should be [n], int64.
+        examples: Inputs should be [n, ...], real numbers; labels [n], int64.
 
     Raises:
         FedhaError: It is something else.
     """
-    where = f"domain {domain!r} ({part})"
-    if inputs.ndim < 2:
-        raise FedhaError(
-            f"inputs of {where} have shape {tuple(inputs.shape)}; they must be [n, ...], such as [n, features] or "
-            "[n, channels, height, width]"
-        )
+    labels = examples.labels
+    for name, inputs in several(examples.inputs).items():
+        what = f"inputs {name!r}" if name else "inputs"
+        where = f"domain {domain!r} ({part})"
+        if len(inputs.shape) < 2:
+            raise FedhaError(
+                f"{what} of {where} have shape {tuple(inputs.shape)}; they must be [n, ...], such as [n, features] or "
+                "[n, channels, height, width]"
+            )
+        if inputs.dtype.is_complex:
+            raise FedhaError(f"{what} of {where} are {inputs.dtype}; give real numbers, such as inputs.abs()")
+    _check_label_kinds(domain, part, labels)
+    for name, inputs in several(examples.inputs).items():
+        if len(inputs) != len(labels):
+            which = f" {name!r}" if name else ""
+            raise FedhaError(f"domain {domain!r} has {len(inputs)} {part} inputs{which} but {len(labels)} labels")
+
+
+def _check_label_kinds(domain: str, part: str, labels: Tensor) -> None:
     if labels.ndim != 1:
         hint = "labels.squeeze(1)" if labels.ndim == 2 and labels.shape[1] == 1 else "labels.argmax(1) where one-hot"
         raise FedhaError(
-            f"labels of {where} have shape {tuple(labels.shape)}; they must be one class index an input, [n] ({hint})"
+            f"labels of domain {domain!r} ({part}) have shape {tuple(labels.shape)}; they must be one class index an "
+            f"input, [n] ({hint})"
         )
-    if len(inputs) != len(labels):
-        raise FedhaError(f"domain {domain!r} has {len(inputs)} {part} inputs but {len(labels)} labels")
-    if labels.dtype != torch.int64 or not inputs.is_floating_point():
-        raise FedhaError(
-            f"domain {domain!r} has {inputs.dtype} inputs and {labels.dtype} labels; "
-            "convert them with inputs.float() and labels.long()"
-        )
+    if labels.dtype != torch.int64:
+        raise FedhaError(f"domain {domain!r} has {labels.dtype} labels ({part}); convert them with labels.long()")
 
 
 def check_labels(domain: str, labels: Tensor, classes: int) -> None:
@@ -71,38 +81,58 @@ def check_labels(domain: str, labels: Tensor, classes: int) -> None:
     )
 
 
-def check_finite(domain: str, part: str, inputs: Tensor, given: Tensor | None = None) -> None:
-    """Refuse inputs that are not finite.
+def check_finite(domain: str, part: str, examples: Examples, given: Examples | None = None) -> None:
+    """Refuse inputs that are not finite; they are looked at a block at a time.
 
     Args:
         domain: Its name.
         part: Which part of it.
-        inputs: [n, ...], in the precision that they are computed with.
+        examples: As they are computed with.
         given: The same as the user gave them, if in another precision.
 
     Raises:
         FedhaError: Says how many numbers are not, in which columns, and where the first one is.
     """
-    bad = find_not_finite(inputs)
-    if not len(bad):
-        return
+    for name, kept in several(examples.inputs).items():
+        if kept.dtype.is_floating_point and len(bad := find_not_finite(examples, name)):
+            what = f"inputs {name!r}" if name else "inputs"
+            raise FedhaError(f"{what} of domain {domain!r} ({part}) {_not_finite(bad, name, examples, given)}")
+
+
+def _not_finite(bad: Tensor, name: str, examples: Examples, given: Examples | None) -> str:
     row, *place = bad[0].tolist()
     what, todo = "contain NaN or infinity", "clean or impute them first"
-    if given is not None and math.isfinite(value := float(given[tuple(bad[0].tolist())])):
-        what = f"hold numbers such as {value:g}, beyond {str(inputs.dtype).removeprefix('torch.')}"
-        todo = "scale them first"
+    if given is not None:
+        value = float(given.numbers(slice(row, row + 1))[name][0][tuple(place)])
+        if math.isfinite(value):
+            kind = several(examples.take(slice(0, 1)))[name].dtype
+            what, todo = (
+                f"hold numbers such as {value:g}, beyond {str(kind).removeprefix('torch.')}",
+                "scale them first",
+            )
     count = "1 number" if len(bad) == 1 else f"{len(bad)} numbers"
     rows = len(bad[:, 0].unique())
-    raise FedhaError(
-        f"inputs of domain {domain!r} ({part}) {what}: {count} in {rows} of {len(inputs)} examples, "
-        f"{_columns(bad[:, 1:])}, first in example {row}{_at(place)} (counted from 0); {todo}"
+    return (
+        f"{what}: {count} in {rows} of {len(examples)} examples, {_columns(bad[:, 1:])}, first in example {row}"
+        f"{_at(place)} (counted from 0); {todo}"
     )
 
 
-def find_not_finite(inputs: Tensor) -> Tensor:
-    """Where inputs are not finite: [k, number of axes]."""
-    found = [torch.nonzero(~piece.isfinite()) + _shift(start, piece) for start, piece in _pieces(inputs)]
-    return torch.cat(found) if found else torch.zeros(0, max(1, inputs.ndim), dtype=torch.int64)
+def find_not_finite(examples: Examples, name: str = "") -> Tensor:
+    """Where inputs are not finite: [k, number of axes].
+
+    Args:
+        examples: Any.
+        name: Which of several inputs.
+    """
+    found = []
+    for block in examples.blocks():
+        inputs = several(examples.take(block))[name]
+        found += [
+            torch.nonzero(~piece.isfinite()) + _shift(block.start + start, piece) for start, piece in _pieces(inputs)
+        ]
+    axes = len(several(examples.inputs)[name].shape)
+    return torch.cat(found) if found else torch.zeros(0, max(1, axes), dtype=torch.int64)
 
 
 def _pieces(inputs: Tensor) -> Iterator[tuple[int, Tensor]]:

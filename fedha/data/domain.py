@@ -4,34 +4,14 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from fedha.data.check import check_finite, check_kinds, check_labels
+from fedha.data.examples import Examples, rows_of
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 
-
-@dataclass(frozen=True)
-class Examples:
-    """Inputs and labels of one part of one domain.
-
-    Attributes:
-        inputs: [n, ...], floating point.
-        labels: Class indices, [n], int64.
-        groups: Which group an example is in, [n], int64, such as its patient; None: each stands for itself.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    groups: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.labels.shape[0]  # len() of a tensor takes ten times as long
-
-    def select(self, index: Tensor | slice) -> "Examples":
-        """The examples at these places, in this order."""
-        return Examples(self.inputs[index], self.labels[index], None if self.groups is None else self.groups[index])
+__all__ = ["Domain", "DomainSet", "Examples", "choose_sources", "held_sources", "nth", "own_source", "split", "unseen"]
 
 
 @dataclass(frozen=True)
@@ -77,17 +57,16 @@ class DomainSet:
     notes: tuple[str, ...] = ()
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch axis."""
-        return tuple(self.sources[0].train.inputs.shape[1:])
+    def input_shape(self) -> Any:
+        """Shape of one input, without the batch axis; of several inputs, a tuple of shapes or shapes by name."""
+        return self.sources[0].train.shape
 
     def check(self) -> "DomainSet":
         """Return self, or say what is wrong with the data.
 
         Raises:
             FedhaError: No source, two domains of one name, a source or a target with no examples, a label out of
-                range or not int64, inputs that are not finite or not floating point, or domains whose inputs have
-                different shapes.
+                range or not int64, inputs that are not finite, or domains whose inputs have different shapes.
         """
         if not self.sources:
             raise FedhaError("the data have no source domain; name at least one in data.sources")
@@ -106,18 +85,16 @@ class DomainSet:
         return self
 
     def _check_part(self, name: str, part: str, examples: Examples) -> None:
-        inputs, labels = examples.inputs, examples.labels
-        if len(inputs) == len(labels) == 0:
+        if examples.is_empty:
             return
-        shape = tuple(inputs.shape[1:])
-        if shape != self.input_shape:
+        if examples.shape != self.input_shape:
             raise FedhaError(
-                f"inputs of domain {name!r} have shape {shape} but those of {self.sources[0].name!r} "
+                f"inputs of domain {name!r} have shape {examples.shape} but those of {self.sources[0].name!r} "
                 f"{self.input_shape}; every domain must have the same input shape"
             )
-        check_kinds(name, part, inputs, labels)
-        check_labels(name, labels, self.classes)
-        check_finite(name, part, inputs)
+        check_kinds(name, part, examples)
+        check_labels(name, examples.labels, self.classes)
+        check_finite(name, part, examples)
 
 
 def split(name: str, examples: Examples, cut: Cut) -> Domain:
@@ -131,7 +108,7 @@ def split(name: str, examples: Examples, cut: Cut) -> Domain:
     Returns:
         The domain; its two parts are disjoint and together are `examples`.
     """
-    train, held_out = cut.sides(name, examples.inputs, examples.labels, examples.groups)
+    train, held_out = cut.sides(name, rows_of(examples), examples.labels, examples.groups)
     return Domain(name, train=examples.select(train), held_out=examples.select(held_out))
 
 
@@ -169,7 +146,7 @@ def choose_sources(
     return list(sources)
 
 
-def own_source(sources: Sequence[str], place: int, root: Path, file: str) -> str:
+def own_source(sources: Sequence[str], place: int, root: Path, *files: str) -> str:
     """The source that a site holds: the only one whose file is in its folder, or else that of its place.
 
     Places have holes once a client was removed, so a file says more than a place.
@@ -178,18 +155,18 @@ def own_source(sources: Sequence[str], place: int, root: Path, file: str) -> str
         sources: All of a run, in client order.
         place: The site's.
         root: The site's folder.
-        file: What a source's file is called, with {} in the place of its name.
+        files: What a source's file may be called, with {} in the place of its name.
 
     Raises:
         FedhaError: Neither says.
     """
-    held = held_sources(sources, root, file)
+    held = held_sources(sources, root, *files)
     return held[0] if len(held) == 1 else nth(sources, place)
 
 
-def held_sources(sources: Sequence[str], root: Path, file: str) -> list[str]:
+def held_sources(sources: Sequence[str], root: Path, *files: str) -> list[str]:
     """The sources whose files are in a folder; arguments as for `own_source`."""
-    return [name for name in sources if (root / file.format(name)).is_file()]
+    return [name for name in sources if any((root / file.format(name)).is_file() for file in files)]
 
 
 def nth(sources: Sequence[str], place: int) -> str:

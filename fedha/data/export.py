@@ -4,22 +4,28 @@ import io
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+from numpy.lib import format as npy
+from torch import Tensor
 
-from fedha.atomic import write_bytes
+from fedha.atomic import write_bytes, write_parts
 from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.data.mapped import open_array
 from fedha.errors import FedhaError, UnwrittenError
 
 FILE = "domain.npz"
-_ARRAYS = ("train_inputs", "train_labels", "held_out_inputs", "held_out_labels")
+_PARTS = ("train", "held_out")
 
 
 def write_domain(path: Path, domain: Domain, classes: int) -> None:
-    """Write a domain at once.
+    """Write a domain at once. Inputs that are in a file stay in one of their own, ``domain.train_inputs.npy``, mapped.
 
     Args:
         path: An .npz file; its folder is there.
@@ -27,14 +33,41 @@ def write_domain(path: Path, domain: Domain, classes: int) -> None:
         classes: C, the number of classes of the whole federation.
 
     Raises:
-        FedhaError: The file cannot be written.
+        FedhaError: The file cannot be written, or an example has several inputs.
     """
-    parts = (domain.train.inputs, domain.train.labels, domain.held_out.inputs, domain.held_out.labels)
-    arrays: dict[str, Any] = {name: part.numpy() for name, part in zip(_ARRAYS, parts, strict=True)}
+    arrays: dict[str, Any] = {}
+    for name in _PARTS:
+        part: Examples = getattr(domain, name)
+        if not part.form.alone:
+            raise FedhaError(
+                f"an example of domain {domain.name!r} has several inputs, which `fedha export` does not write; let "
+                "data.name name the function that makes them at the site"
+            )
+        if isinstance(part.inputs, Tensor):
+            arrays[f"{name}_inputs"] = part.inputs.numpy()
+        else:
+            write_parts(_beside(path, name), _as_npy(part))
+        arrays |= {f"{name}_labels": part.labels.numpy(), f"{name}_divisor": part.divisor_of(part.inputs)}
     arrays |= {"name": domain.name, "shard": -1 if domain.shard is None else domain.shard, "classes": classes}
     file = io.BytesIO()
     numpy.savez_compressed(file, **arrays)
     write_bytes(path, file.getvalue())
+
+
+def _beside(path: Path, part: str) -> Path:
+    return path.with_name(f"{path.stem}.{part}_inputs.npy")
+
+
+def _as_npy(part: Examples) -> Iterator[bytes]:
+    """A file of the inputs as they are kept, a block at a time."""
+    kept = replace(part, divisor=1.0)
+    header = io.BytesIO()
+    like = kept.take(slice(0, 0)).numpy()
+    fields = {"descr": npy.dtype_to_descr(like.dtype), "fortran_order": False, "shape": (len(part), *part.shape)}
+    npy.write_array_header_1_0(header, fields)
+    yield header.getvalue()
+    for block in kept.blocks():
+        yield kept.take(block).numpy().tobytes()
 
 
 def export_sources(domains: DomainSet, folder: Path) -> list[Path]:
@@ -61,7 +94,9 @@ def export_sources(domains: DomainSet, folder: Path) -> list[Path]:
             write_domain(path, domain, domains.classes)
     except (OSError, UnwrittenError) as error:  # all of them or none: the command can be repeated elsewhere
         for done in files:
-            done.unlink(missing_ok=True)
+            for one in (done, *(_beside(done, part) for part in _PARTS)):
+                with suppress(OSError):  # it was never made
+                    one.unlink()
         for place in (*(done.parent for done in files), folder, *folder.parents):
             if place not in there and place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
@@ -83,7 +118,7 @@ def read_domain(path: Path) -> tuple[Domain, int]:
     """
     try:
         with numpy.load(path, allow_pickle=False) as archive:
-            arrays = [torch.from_numpy(archive[name]) for name in _ARRAYS]
+            train, held_out = (_read(path, archive, name) for name in _PARTS)
             name, shard, classes = str(archive["name"]), int(archive["shard"]), int(archive["classes"])
     except (
         OSError,
@@ -96,5 +131,13 @@ def read_domain(path: Path) -> tuple[Domain, int]:
         zlib.error,
     ) as error:
         raise FedhaError(f"cannot read {path} as a domain ({error}); make it again with `fedha export`") from error
-    domain = Domain(name, Examples(*arrays[:2]), Examples(*arrays[2:]), None if shard < 0 else shard)
+    domain = Domain(name, train, held_out, None if shard < 0 else shard)
     return DomainSet((domain,), (), classes, str(path)).check().sources[0], classes
+
+
+def _read(path: Path, archive: Any, part: str) -> Examples:
+    divisor = float(archive[f"{part}_divisor"]) if f"{part}_divisor" in archive else 1.0
+    labels = torch.from_numpy(archive[f"{part}_labels"])
+    if f"{part}_inputs" not in archive and _beside(path, part).is_file():
+        return Examples(open_array(_beside(path, part)), labels, divisor=divisor)
+    return Examples(torch.from_numpy(archive[f"{part}_inputs"]), labels, divisor=divisor)

@@ -21,4 +21,5 @@ def _parts(domains: DomainSet) -> Iterator[tuple[str, Tensor]]:
         for side, part in (("train", domain.train), ("held_out", domain.held_out)):
             step = max(1, -(-len(part) // _ROWS))
             yield f"{domain.name}/{side}/labels", part.labels
-            yield f"{domain.name}/{side}/inputs", part.inputs[torch.arange(0, len(part), step)]
+            for name, inputs in part.numbers(torch.arange(0, len(part), step)).items():
+                yield f"{domain.name}/{side}/inputs{name and '/'}{name}", inputs

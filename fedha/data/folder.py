@@ -1,9 +1,10 @@
-"""The archives in a user's folder: one a domain; and what lies beside them and could have been meant as one."""
+"""The archives in a user's folder: one file or folder a domain; and what could have been meant as one."""
 
 from pathlib import Path
 
 from fedha.errors import FedhaError
 
+INPUTS = ".inputs.npy"  # behind a domain's name: its inputs, mapped, where its archive has labels alone
 _MEANT = (".npz", ".npy")
 
 
@@ -11,7 +12,7 @@ def domains_in(root: Path) -> tuple[list[str], list[str]]:
     """The domains that a folder holds.
 
     Args:
-        root: A folder with ``<domain>.npz`` files.
+        root: A folder with ``<domain>.npz`` files, or folders ``<domain>`` with ``inputs.npy`` and ``labels.npy``.
 
     Returns:
         Their names in order, and for each entry that was passed over and could have been meant, why. Of hidden entries
@@ -28,7 +29,10 @@ def domains_in(root: Path) -> tuple[list[str], list[str]]:
     for path in found:
         reason = _passed_over(path)
         if reason is None:
-            names.append(path.stem)
+            name = path.name if path.is_dir() else path.stem
+            if name in names:
+                raise FedhaError(f"{root} holds both {name}.npz and {name}/inputs.npy; keep one of them")
+            names.append(name)
         elif reason:
             notes.append(f"{path.name} is passed over: {reason}")
     return names, notes
@@ -36,6 +40,8 @@ def domains_in(root: Path) -> tuple[list[str], list[str]]:
 
 def _passed_over(path: Path) -> str | None:
     """Why an entry is no domain, "" where nobody could have meant it; None: it is one."""
+    if path.is_dir() and (path / "inputs.npy").is_file() and not path.name.startswith("."):
+        return None
     if path.name.startswith(".") or not path.name.lower().endswith(_MEANT):
         return ""
     if path.is_dir():
@@ -46,4 +52,8 @@ def _passed_over(path: Path) -> str | None:
         return None
     if path.suffix.lower() == ".npz":
         return f"call it {path.stem}.npz"
+    owner = path.name.removesuffix(INPUTS)
+    if owner != path.name:
+        beside = path.with_name(f"{owner}.npz").is_file()
+        return "" if beside else f"there is no {owner}.npz with its labels beside it"
     return "it is a single array; a domain is an archive with inputs and labels"

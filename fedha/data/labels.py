@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedha.data.domain import Domain, DomainSet
+from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.shards import client_domains
 from fedha.data.sides import Split
 from fedha.errors import FedhaError
@@ -80,5 +80,5 @@ def _missing(found: Tensor, classes: int, *, few: bool = False) -> str:
 
 
 def _labels_alone(domain: Domain) -> Domain:
-    train, held_out = (replace(one, inputs=one.labels[:, None]) for one in (domain.train, domain.held_out))
+    train, held_out = (Examples(one.labels[:, None], one.labels, one.groups) for one in (domain.train, domain.held_out))
     return replace(domain, train=train, held_out=held_out)

@@ -12,7 +12,7 @@ from fedha.data.domain import choose_sources, held_sources
 from fedha.data.export import FILE
 from fedha.errors import FedhaError
 
-_FILES = {"heart": heart.FILE, "arrays": arrays.FILE}  # of one source
+_FILES = {"heart": (heart.FILE,), "arrays": arrays.FILES}  # of one source
 
 
 def source_names(config: DataConfig) -> tuple[str, ...] | None:
@@ -52,7 +52,7 @@ def no_part(config: DataConfig, place: int) -> str | None:
 def _held(config: DataConfig, sources: Sequence[str]) -> list[str]:
     if (root := config.root) is None or config.name not in _FILES:
         return []
-    return held_sources(sources, root, _FILES[config.name])
+    return held_sources(sources, root, *_FILES[config.name])
 
 
 def _exported(config: DataConfig) -> str | None:

@@ -32,12 +32,14 @@ class Cut:
     covered: bool = False
     key: bytes | None = None
 
-    def sides(self, domain: str, inputs: Tensor, labels: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+    def sides(
+        self, domain: str, inputs: Iterable[Tensor], labels: Tensor, groups: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Places of the examples that are trained on, and of those that are held out.
 
         Args:
             domain: Its name; part of what decides.
-            inputs: [n, ...].
+            inputs: One after the other, [n, ...]; looked at only where an example's content decides.
             labels: [n].
             groups: Which group an example is in, [n], such as its patient; None for none.
 
@@ -192,7 +194,7 @@ def _quotas(counts: Tensor, held_out: int, share: float) -> Tensor:
     return quotas.long()
 
 
-def _contents(inputs: Tensor, labels: Tensor) -> Iterator[bytes]:
+def _contents(inputs: Iterable[Tensor], labels: Tensor) -> Iterator[bytes]:
     for one, label in zip(inputs, labels.tolist(), strict=True):
         yield one.contiguous().numpy().tobytes() + _bytes(label)
 

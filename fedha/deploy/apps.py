@@ -228,8 +228,7 @@ def _clients(settings: str, place: int, limits: Limits | None) -> Clients:
         log(WARNING, "%s", note)
 
     def model(context: Context) -> SplitModel:
-        shape = tuple(domain.train.inputs.shape[1:])
-        return build(config.model, shape, data.class_count(config.data), config.seed[0])
+        return build(config.model, domain.train.shape, data.class_count(config.data), config.seed[0])
 
     def load(context: Context) -> Domain:
         return domain

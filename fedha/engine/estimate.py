@@ -1,26 +1,25 @@
 """What a plan will need, from its config and data alone: bytes, and whether clients are trained together."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from fedha.batching import refusal
 from fedha.client import Client
 from fedha.cohort import cohort_size
 from fedha.config import Config
-from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.data.domain import Domain, DomainSet
 from fedha.engine.plan import Plan
 from fedha.exchange import Request, Task
 from fedha.models import build
 from fedha.models.state import trained_parameters
+from fedha.placement import placed_domain
 
 _PROCESS_BYTES = 240_000_000  # a worker that has imported torch, Flower and fedha; its part of what is shared included
 _MODEL_COPIES = 4  # parameters, gradients, the update, and what is being sent
 
 
 def data_bytes(part: Domain) -> int:
-    """Of a client's data, both parts."""
-    tensors = (part.train.inputs, part.train.labels, part.held_out.inputs, part.held_out.labels)
-    return sum(one.nbytes for one in tensors)
+    """Of a client's data in memory, both parts."""
+    return part.train.nbytes + part.held_out.nbytes
 
 
 def model_bytes(config: Config, domains: DomainSet) -> int:
@@ -74,12 +73,7 @@ def batching_note(config: Config, parts: Sequence[Domain], domains: DomainSet, d
         return "one by one: engine.batching is off"
     model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(device)
     parameters = trained_parameters(model)
-    kind = next(iter(parameters.values()))
-
-    def placed(part: Domain) -> Domain:
-        return replace(part, train=Examples(part.train.inputs.to(kind), part.train.labels.to(kind.device)))
-
-    clients = [Client(place, placed(part), model) for place, part in enumerate(parts)]
+    clients = [Client(place, placed_domain(part, model), model) for place, part in enumerate(parts)]
     task = Task(config.recipe[0].resolve(), config.training, config.seed[0])
     every = len(domains.sources) * config.data.clients_per_domain
     reason = refusal(clients, Request(task, 1, parameters, share=1 / every))

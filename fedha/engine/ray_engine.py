@@ -4,10 +4,12 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from flwr.app import Context
+from torch import Tensor
 
 from fedha.config import Config, from_json, to_json
 from fedha.data.domain import Domain, DomainSet, Examples
@@ -24,13 +26,14 @@ from fedha.flower.delivery import never
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
+from fedha.inputs import each
 from fedha.models import SplitModel, build
 from fedha.runs.files import typed
 from fedha.runs.listener import Listener
 
 _LEAVING_SECONDS = 10.0
 
-PackedDomain = tuple[str, int | None, list[np.ndarray[Any, Any]]]
+PackedDomain = tuple[str, int | None, list[Examples]]
 
 
 def run_ray(
@@ -104,7 +107,7 @@ def ray_grid(
 
 
 def make_clients(
-    settings: str, input_shape: tuple[int, ...], classes: int, device: str, data: Mapping[int, PackedDomain]
+    settings: str, input_shape: Any, classes: int, device: str, data: Mapping[int, PackedDomain]
 ) -> Clients:
     """The clients of a worker.
 
@@ -129,12 +132,26 @@ def make_clients(
 
 
 def _packed(domain: Domain) -> PackedDomain:
-    """A domain as arrays, which Ray keeps once on each machine and maps into the processes there."""
-    tensors = (domain.train.inputs, domain.train.labels, domain.held_out.inputs, domain.held_out.labels)
-    return domain.name, domain.shard, [tensor.numpy() for tensor in tensors]
+    """A domain's tensors as arrays, which Ray keeps once on each machine and maps into the processes there.
+
+    What lies in a file stays there: a worker maps it again.
+    """
+    return domain.name, domain.shard, [_exchanged(part, _as_array) for part in (domain.train, domain.held_out)]
 
 
 def _unpacked(packed: PackedDomain) -> Domain:
-    name, shard, arrays = packed
-    inputs, labels, held_out_inputs, held_out_labels = (as_tensor(values) for values in arrays)
-    return Domain(name, Examples(inputs, labels), Examples(held_out_inputs, held_out_labels), shard)
+    name, shard, parts = packed
+    train, held_out = (_exchanged(part, _as_tensor) for part in parts)
+    return Domain(name, train, held_out, shard)
+
+
+def _exchanged(part: Examples, change: Callable[[Any], Any]) -> Examples:
+    return replace(part, inputs=each(change, part.inputs), labels=change(part.labels), groups=None, metadata={})
+
+
+def _as_array(kept: Any) -> Any:
+    return kept.numpy() if isinstance(kept, Tensor) else kept
+
+
+def _as_tensor(kept: Any) -> Any:
+    return as_tensor(kept) if isinstance(kept, np.ndarray) else kept

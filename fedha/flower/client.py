@@ -14,7 +14,7 @@ from fedha import answers, batching, numerics, piggyback
 from fedha.arguments import check_argument, check_number
 from fedha.client import Client
 from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
-from fedha.data.domain import Domain, Examples
+from fedha.data.domain import Domain
 from fedha.data.given import check_domain, given_domain, without_unusable
 from fedha.devices import check_device
 from fedha.errors import FedhaError
@@ -42,6 +42,7 @@ from fedha.models.check import check_inputs, check_network, check_parameters, ch
 from fedha.models.split import SplitModel
 from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
 from fedha.models.state import told as told_state
+from fedha.placement import placed_domain
 from fedha.privacy.site import Site
 
 _STATE = "fedha-state"
@@ -156,7 +157,8 @@ class Clients:
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
-        self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at
+        self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
+        self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self._constants: dict[str, str] = {}  # digests of the model's
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
@@ -184,11 +186,11 @@ class Clients:
         if kind == _INTRODUCE:
             if shapes := announced_shapes(content):
                 check_parameters(client.model, shapes)
-            shape = tuple(client.domain.train.inputs.shape[1:])
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
             kinds, other = told_state(kinds_of(client.model), self._constants, announced_digests(content))
-            return handshake.greeted(pack_reply(replace(told, input_shape=shape, kinds=kinds, other=other)))
+            told = replace(told, input_shape=client.domain.train.shape, kinds=kinds, other=other)
+            return handshake.greeted(pack_reply(told))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
         with told_as_kind(client.domain.client, client.site, content):
@@ -307,8 +309,8 @@ class Clients:
     def _domain(self, model: SplitModel, context: Context, place: int, content: RecordDict) -> Domain:
         """A client's data, looked at before anything is trained."""
         given = given_domain(self._make_domain(context), place)
-        classes = check_inputs(model, given.name, given.train.inputs.shape[1:])
-        domain = _moved(given, next(model.parameters()))
+        domain = placed_domain(given, model)
+        classes = check_inputs(model, given.name, domain.train.form)
         if not protects_examples(content):
             check_domain(domain, classes, given)
             return domain
@@ -320,9 +322,13 @@ class Clients:
 
     def _check_parameters(self, client: Client, request: Request) -> None:
         """Look at what a request holds, once for all clients of this process that share it."""
-        if self._checked is not request.parameters:
+        if self._checked is request.parameters:
+            return
+        given = {**request.parameters, **request.running}
+        shapes = {name: value.shape for name, value in given.items()}
+        if shapes != self._fitting:
             check_request(client.model, request.parameters, request.running)
-            self._checked = request.parameters
+        self._checked, self._fitting = request.parameters, shapes
 
     def _holds_constants(self, request: Request, sent: Mapping[str, torch.Tensor] | None) -> bool:
         """Whether the clients' network has the constants that a request is about; it takes those that come along.
@@ -406,12 +412,3 @@ def place_of(context: Context) -> int:
             f"partition-id is {given!r}; give each client its place in client order, a whole number from 0"
         )
     return int(given)
-
-
-def _moved(domain: Domain, like: torch.Tensor) -> Domain:
-    """The domain on the model's device and of its precision; one that is there already is not copied."""
-    train, held_out = (
-        Examples(part.inputs.to(like.device, like.dtype), part.labels.to(like.device))
-        for part in (domain.train, domain.held_out)
-    )
-    return replace(domain, train=train, held_out=held_out)

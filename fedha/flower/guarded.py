@@ -4,7 +4,7 @@ An error's text can hold whatever the code had in its hands, and so can a traceb
 crosses the network.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import ERROR, WARNING
 
@@ -16,6 +16,7 @@ from fedha.config import PrivacyConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request
 from fedha.flower.wire import HELD_OUT, SEEDED, UNREACHED, unpack_task
+from fedha.inputs import Form
 from fedha.jsonfile import parse_json
 from fedha.minibatches import too_small
 from fedha.models.check import check_batch_norm
@@ -34,21 +35,21 @@ def introduced(client: Client, content: RecordDict) -> dict[str, float]:
     text = _task(content)
     if text is None:
         return {}
-    task, shape = unpack_task(text), client.domain.train.inputs.shape[1:]
+    task, form = unpack_task(text), client.domain.train.form
     check_batch_norm(client.model, task.training, task.privacy)
     if problem := too_small(task, len(client.domain.train)):
         raise FedhaError(f"domain {client.domain.client!r} cannot be trained on: {problem}")
     if task.privacy.protect != "examples":
-        return _idle(client, shape)  # nothing depends on it but a note, and the server's noise
-    gate.check_model(task, client.model, shape)
+        return _idle(client, form)  # nothing depends on it but a note, and the server's noise
+    gate.check_model(task, client.model, form)
     told = {SEEDED: float(client.site.chance == "seeded"), HELD_OUT: float(len(client.domain.held_out))}
-    return told | _idle(client, shape)
+    return told | _idle(client, form)
 
 
-def _idle(client: Client, input_shape: Sequence[int]) -> dict[str, float]:
+def _idle(client: Client, form: Form) -> dict[str, float]:
     """The parameters that no loss can move, for the server to tell of and to leave without noise."""
     try:
-        names = unreached(client.model, input_shape)
+        names = unreached(client.model, form)
     except Exception as error:  # a stranger's network may take nothing but its own data
         log(WARNING, "fedha: what of the network no loss can move is not known: inputs of ones give %r", error)
         names = ()

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from fedha import data, numerics
 from fedha.cohort import Member
 from fedha.config import POOLED, Config, is_elsewhere
-from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
 from fedha.errors import FedhaError, listed
 from fedha.federation import Server
@@ -24,12 +24,14 @@ from fedha.flower.outside import check_once
 from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
+from fedha.inputs import each, nested
 from fedha.jsonfile import parse_json
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
-from fedha.models.check import check_batch_norm, check_inputs
+from fedha.models.check import check_batch_norm, check_inputs, likely_form
 from fedha.models.state import kinds_of, named_state
 from fedha.piggyback import riders
+from fedha.placement import placed
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import restore_spending
@@ -83,8 +85,7 @@ def leave_out(domains: DomainSet, name: str) -> DomainSet:
     if not kept:
         raise FedhaError(f"leaving out {name!r} leaves no source; set evaluation.leave_one_domain_out to false")
     gone = next(one for one in domains.sources if one.name == name)
-    nothing = Examples(gone.train.inputs[:0], gone.train.labels[:0])
-    target = Domain(gone.name, nothing, gone.held_out if len(gone.held_out) else gone.train)
+    target = Domain(gone.name, gone.train.select(slice(0, 0)), gone.held_out if len(gone.held_out) else gone.train)
     return DomainSet(kept, (target,), domains.classes, domains.description)
 
 
@@ -94,14 +95,14 @@ class Setting:
 
     Attributes:
         names: The source domains, in client order.
-        input_shape: Shape of one input.
+        input_shape: Shape of one input; of several, a tuple of shapes or shapes by name.
         classes: C, the number of classes.
         targets: Domains that nobody trains on, if the server has any.
         description: One line for the report.
     """
 
     names: tuple[str, ...]
-    input_shape: tuple[int, ...]
+    input_shape: Any
     classes: int
     targets: tuple[Domain, ...]
     description: str
@@ -168,14 +169,15 @@ def _serve(
         strategy.talk.attendance = attendance
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
     model = build(config.model, setting.input_shape, setting.classes, seed)
-    check_inputs(model, next(iter(setting.names), POOLED), setting.input_shape)
+    form = likely_form(model, setting.input_shape)
+    check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
     server = strategy.begin(named_state(model), kinds_of(model))
     server.site = Site("cryptographic" if domains is None else "seeded")
     shown(strategy)
     recipe = strategy.task.recipe
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
-    strategy.expected = shapes(model, setting.input_shape, sent, recipe.probes)
+    strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()
     runfolder.create(job.folder, config, resume=resume)
     changed = resuming.changes(job.folder, config) if resume else []
@@ -285,13 +287,13 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     """What the clients say of their data when they introduce themselves; the targets are the server's."""
     config = job.config
     members = strategy.talk.meet(grid, 1)
-    found = {one.input_shape: one for one in members}
+    found = {str(one.input_shape): one for one in members}
     if len(found) > 1:
-        told = listed((f"client {one.index} ({one.domain}): {shape}" for shape, one in found.items()), between="; ")
+        told = listed((f"client {one.index} ({one.domain}): {one.input_shape}" for one in found.values()), between="; ")
         raise FedhaError(f"the clients' inputs have different shapes: {told}; every domain must have the same one")
     names = tuple(dict.fromkeys(one.domain for one in members))
     check_once(config.data, members)
-    (shape,) = found
+    shape = members[0].input_shape
     examples = listed((f"{one.domain} {one.examples}" for one in members), most=MANY)
     told = f"training examples: {examples}" if strategy.secure is None else "how many examples each has is secret"
     description = f"{config.data.name}, each domain at its own site; {told}"
@@ -326,7 +328,7 @@ def _evaluated(
 
 def _evaluate_targets(model: SplitModel, strategy: HessianAlignment, setting: Setting) -> dict[str, Any]:
     state = strategy.begun().state
-    return {one.name: evaluate(model, state, _as(one.held_out, model)) for one in setting.targets}
+    return {one.name: evaluate(model, state, placed(one.held_out, model)) for one in setting.targets}
 
 
 def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:
@@ -356,11 +358,16 @@ def _results(
         "selection": select(records, folds),
         **({"left_out": absences} if absences else {}),
         "data": setting.description,
-        "expects": {"input_shape": list(setting.input_shape), "classes": setting.classes},
+        "expects": {"input_shape": _written(setting.input_shape), "classes": setting.classes},
         **({"changes": changes} if (changes := runfolder.read_changes(job.folder)) else {}),
         **({"privacy": privacy} if privacy else {}),
         "versions": versions(),
     }
+
+
+def _written(shape: Any) -> Any:
+    """A shape as JSON holds it."""
+    return each(list, shape) if nested(shape) else list(shape)
 
 
 def fold_folder(folder: Path, left_out: str) -> Path:
@@ -404,8 +411,3 @@ def _spend_again(job: Job, server: Server, kind: str, place: int) -> None:
     server.spending = before.again(server.task, kind, place, server.members)
     if server.spending is not before:
         belongings.write_json(job.folder, runfolder.SPENDING, server.spending.state())
-
-
-def _as(examples: Examples, model: SplitModel) -> Examples:
-    kind = next(model.parameters())
-    return Examples(examples.inputs.to(kind.device, kind.dtype), examples.labels.to(kind.device))

@@ -21,6 +21,7 @@ from fedha.devices import to_device, to_host
 from fedha.errors import FedhaError
 from fedha.exchange import Kind, Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
+from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
 from fedha.models.state import CONSTANT, FROZEN, digests
 from fedha.recipes import Recipe, Term
@@ -28,7 +29,7 @@ from fedha.recipes import Recipe, Term
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
 _LONGEST = 300  # characters of what the other side calls itself, or fails with
-_SHAPE, _SECURE = "input_shape", "secure"
+_SHAPE, _BY_NAME, _BY_PLACE, _SECURE = "input_shape", "/", "#", "secure"
 _SENT = "rule"  # the record of what the run's rules send along
 _SHAPES, _DIGESTS = "parameters", "digests"  # of an introduction's request
 _KINDS, _OTHER = "kinds", "other"  # of an introduction's reply
@@ -285,7 +286,21 @@ def pack_reply(reply: Reply) -> RecordDict:
 
 
 def _shape(reply: Reply) -> dict[str, list[int]]:
-    return {_SHAPE: list(reply.input_shape)} if reply.input_shape else {}
+    """One entry for one input; of several, one each, by place or by name."""
+    shape = reply.input_shape
+    if not nested(shape):
+        return {_SHAPE: list(shape)} if shape else {}
+    sign = _BY_NAME if isinstance(shape, Mapping) else _BY_PLACE
+    return {f"{_SHAPE}{sign}{name}": list(one) for name, one in several(shape).items()}
+
+
+def _input_shape(metrics: Mapping[str, Any]) -> Any:
+    """What `_shape` told of; () where it told nothing."""
+    told = {name.removeprefix(_SHAPE): tuple(map(int, one)) for name, one in metrics.items() if isinstance(one, list)}
+    if by_name := {name[1:]: one for name, one in told.items() if name.startswith(_BY_NAME)}:
+        return by_name
+    by_place = {int(name[1:]): one for name, one in told.items() if name.startswith(_BY_PLACE)}
+    return tuple(by_place[place] for place in sorted(by_place)) or told.get("", ())
 
 
 def _state(reply: Reply) -> dict[str, str | bytes | list[bytes]]:
@@ -313,7 +328,6 @@ def _whole(value: float) -> int:
 def _reply(content: RecordDict) -> Reply:
     metrics = _record(content, "metrics", MetricRecord)
     numbers = {name: value for name, value in metrics.items() if not isinstance(value, list)}
-    shape = metrics.get(_SHAPE, [])
     index, examples = (_whole(numbers.pop(name)) for name in ("index", "examples"))
     for name in (SEEDED, HELD_OUT) if SEEDED in numbers or HELD_OUT in numbers else ():
         _whole(numbers[name])
@@ -328,7 +342,7 @@ def _reply(content: RecordDict) -> Reply:
         tensors=tensors,
         metrics=numbers,
         weighed=weighed,
-        input_shape=tuple(int(length) for length in shape) if isinstance(shape, list) else (),
+        input_shape=_input_shape(metrics),
         secure=_secure(content),
         kinds={str(name): str(kind) for name, kind in parse_json(str(who.get(_KINDS, "{}"))).items()},
         other=tuple(str(name) for name in parse_json(str(who.get(_OTHER, "[]")))),

@@ -1,8 +1,9 @@
 """The networks that a config can name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,18 +11,19 @@ from torch import nn
 from fedha.config import ModelConfig
 from fedha.errors import FedhaError
 from fedha.handed import NAME, handed_over
+from fedha.inputs import nested
 from fedha.models.split import MixedPrecision, SplitModel
 from fedha.named import call, invoke, is_own
 from fedha.randomness import generator
 
 
-def build(config: ModelConfig, input_shape: Sequence[int], classes: int, seed: int) -> SplitModel:
+def build(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> SplitModel:
     """Make the network a config describes, initialised from the seed alone.
 
     Args:
         config: The model section. Somebody's own function gets its options and, where its signature names them,
             ``input_shape`` and ``classes``; what it draws is drawn from the run's seed.
-        input_shape: Shape of one input.
+        input_shape: Shape of one input; of several, a tuple of shapes or shapes by name.
         classes: C, the number of classes.
         seed: The run's seed.
 
@@ -29,7 +31,12 @@ def build(config: ModelConfig, input_shape: Sequence[int], classes: int, seed: i
         FedhaError: The model does not fit the data, or what the function makes is no `SplitModel`.
     """
     if is_own(config.name) or config.name == NAME:
-        return _own(config, tuple(input_shape), classes, seed)
+        return _own(config, input_shape if nested(input_shape) else tuple(input_shape), classes, seed)
+    if nested(input_shape):
+        raise FedhaError(
+            f"model {config.name!r} takes one input but an example has several ({input_shape}); bring a network of "
+            "your own, whose featurizer takes them"
+        )
     if config.one_logit and classes != 2:
         raise FedhaError(f"model.one_logit is for two classes but the data have {classes}; set it to false")
     if config.name == "cnn" and len(input_shape) != 3:
@@ -50,7 +57,7 @@ def build(config: ModelConfig, input_shape: Sequence[int], classes: int, seed: i
     return model.to(torch.float64 if config.precision == "float64" else torch.float32)
 
 
-def _own(config: ModelConfig, input_shape: tuple[int, ...], classes: int, seed: int) -> SplitModel:
+def _own(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> SplitModel:
     offered = {"input_shape": input_shape, "classes": classes}
     with _seeded(seed):
         if config.name == NAME:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedha.inputs import Form, arguments
 from fedha.models.split import SplitModel, evaluating
 from fedha.randomness import generator
 
@@ -33,24 +34,24 @@ class Chance(NamedTuple):
     head: bool
 
 
-def chance_of(model: SplitModel, inputs: Tensor, *, evaluation: bool = False) -> Chance:
+def chance_of(model: SplitModel, form: Form, *, evaluation: bool = False) -> Chance:
     """Which parts of a network draw, tried once on two examples of zeros.
 
     Args:
         model: In the mode in which it is trained; it stays as it is.
-        inputs: Any of the data; only its shape behind the first axis and its type are looked at.
+        form: Of its inputs.
         evaluation: Whether it is looked at in evaluation mode, in which few draw.
     """
-    return _tried(model, inputs.shape[1:], inputs.dtype, evaluation)
+    return _tried(model, form, evaluation)
 
 
 @lru_cache(maxsize=16)
-def _tried(model: SplitModel, shape: torch.Size, precision: torch.dtype, evaluation: bool) -> Chance:
+def _tried(model: SplitModel, form: Form, evaluation: bool) -> Chance:
     device = next(model.parameters()).device
-    inputs = torch.zeros(2, *shape, dtype=precision, device=device)
+    inputs = arguments(form.zeros(2, device=device))
     with evaluating(model) if evaluation else nullcontext(), untouched(device), torch.no_grad():
         before = _drawn(device)
-        features = functional_call(model.featurizer, kept_apart(model.featurizer), (inputs,))
+        features = functional_call(model.featurizer, kept_apart(model.featurizer), *inputs)
         between = _drawn(device)
         functional_call(model.head, kept_apart(model.head), (features,))
         return Chance(not torch.equal(before, between), not torch.equal(between, _drawn(device)))

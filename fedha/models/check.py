@@ -1,13 +1,18 @@
 """Whether a network can be trained by many clients alike, and fits the data and the arrays that it is sent."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.errors import FedhaError
-from fedha.models.chance import untouched
+from fedha.inputs import Form, arguments, nested, several
+from fedha.models.chance import kept_apart, untouched
 from fedha.models.split import SplitModel
 from fedha.models.state import BUFFER, MOVED, TIED, kinds_of, moving_layers, named_state, state_of
 
@@ -135,13 +140,53 @@ def _check_arrays(own: Mapping[str, Sequence[int]], sent: Mapping[str, Sequence[
             )
 
 
-def check_inputs(model: SplitModel, domain: str, shape: Sequence[int]) -> int:
+_taken: WeakKeyDictionary[SplitModel, dict[Form, bool]] = WeakKeyDictionary()  # a trial takes a while
+
+
+def takes(model: SplitModel, form: Form) -> bool:
+    """Whether a network takes inputs of a form, such as whole numbers: one that begins with an embedding does.
+
+    Args:
+        model: Tried on zeros, once.
+        form: Of its inputs.
+    """
+    known = _taken.setdefault(model, {})
+    if form not in known:
+        known[form] = _tried(model, form)
+    return known[form]
+
+
+def _tried(model: SplitModel, form: Form) -> bool:
+    device = next(model.parameters()).device
+    try:
+        with untouched(device), torch.no_grad():
+            functional_call(model, kept_apart(model), (form.zeros(2, device=device),))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+        return False
+    return True
+
+
+def likely_form(model: SplitModel, input_shape: Any) -> Form:
+    """What a network's inputs are where only their shape is known: floating, or whole numbers where it takes no others.
+
+    Args:
+        model: Tried on zeros.
+        input_shape: Of one input; of several, a tuple of shapes or shapes by name.
+    """
+    parts = several(input_shape) if nested(input_shape) else {"": input_shape}
+    shapes, names = tuple(map(tuple, parts.values())), tuple(parts) if isinstance(input_shape, Mapping) else ()
+    kinds = (next(model.parameters()).dtype, torch.int64)
+    forms = [Form(shapes, some, names, not nested(input_shape)) for some in product(kinds, repeat=min(len(parts), 8))]
+    return next((one for one in forms if takes(model, one)), forms[0])
+
+
+def check_inputs(model: SplitModel, domain: str, form: Form | Sequence[int]) -> int:
     """The number of classes that a network tells apart, once it has been tried on inputs of this shape.
 
     Args:
         model: Tried on zeros, so that what it says depends on no example.
         domain: Whose inputs.
-        shape: Of one input.
+        form: Of its inputs, or the shape of one.
 
     Returns:
         C; 2 for a network with one logit.
@@ -151,18 +196,19 @@ def check_inputs(model: SplitModel, domain: str, shape: Sequence[int]) -> int:
             what is constant.
     """
     like, before = next(model.parameters()), {name: value.clone() for name, value in _state(model).items()}
+    wanted = Form.of(form, like.dtype)
+    shape, (by_place, by_name) = wanted.input_shape, arguments(wanted.zeros(2, device=like.device))
     with torch.no_grad(), untouched(like.device):
         try:
-            features = model.featurizer(torch.zeros(2, *shape, device=like.device, dtype=like.dtype))
+            features = model.featurizer(*by_place, **by_name)
             _check_output("featurizer", features, "[n, features]; end it with nn.Flatten()")
             logits = model.head(features)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            last = len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4)
+            last = wanted.alone and len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4)
             hint = "move the channels to the front with inputs.permute(0, 3, 1, 2)" if last else "change one of the two"
             raise FedhaError(
-                f"the network cannot take the inputs of domain {domain!r}, of shape {tuple(shape)} each: {reason}; "
-                f"{hint}"
+                f"the network cannot take the inputs of domain {domain!r}, of shape {shape} each: {reason}; {hint}"
             ) from error
     _check_output("head", logits, "[n, classes]")
     after = _state(model)

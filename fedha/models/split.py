@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedha.arguments import check_argument
 from fedha.errors import FedhaError
+from fedha.inputs import Inputs, arguments
 
 BatchNorm = Literal["frozen", "averaged", "local"]
 
@@ -106,9 +107,10 @@ class SplitModel(nn.Module):
                     "(copy.deepcopy), or split the network elsewhere"
                 )
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, [n, C]."""
-        logits: Tensor = self.head(self.featurizer(inputs))
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits, [n, C]; several inputs, in a tuple or by name, are so many arguments of the featurizer."""
+        by_place, by_name = arguments(inputs)
+        logits: Tensor = self.head(self.featurizer(*by_place, **by_name))
         return logits
 
 

@@ -21,7 +21,7 @@ from fedha.objective import Objective
 from fedha.penalty import active_terms
 from fedha.pieces import in_pieces
 from fedha.privacy.clipping import private_means
-from fedha.privacy.dpsgd import descend, private_gradient
+from fedha.privacy.dpsgd import descend, noisy_gradient
 from fedha.privacy.loss import Loss, part
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
@@ -39,7 +39,7 @@ def release_statistics(client: Holder, site: Site, request: Request) -> dict[str
     examples, place = client.domain.train, (request.round, client.index)
     with torch.no_grad():
         own, most = part(parameters, "featurizer."), request.task.training.chunk
-        seen = in_pieces(client.model, client.model.featurizer, own, examples.inputs, most, evaluation=False)
+        seen = in_pieces(client.model, client.model.featurizer, own, examples, most, evaluation=False)
         features, head = with_bias(seen), whole_head(client.model, parameters)
         batch = Batch.at(head, features, examples.labels, request.references.get("gradient"))
         moments = measure(required(request.measure), batch)
@@ -74,11 +74,11 @@ def train_privately(client: Holder, site: Site, request: Request) -> tuple[dict[
     noise = site.source(task.seed, *place, "update")
     if task.training.mode == "synchronous":
         start = dict(request.parameters)
-        gradient = private_gradient(loss, start, examples.inputs, examples.labels, mechanism, noise)
+        gradient = noisy_gradient(loss, start, examples, mechanism, noise)
         return {name: value + 2 * decay * start[name] for name, value in gradient.items()}, metrics
     leaves = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
     draws = draw_batches(sampling, steps, site.source(task.seed, *place, "batches"))
-    batches = ((examples.inputs[rows], examples.labels[rows]) for rows in draws)
+    batches = (examples.select(rows) for rows in draws)
     descend(loss, leaves, round_optimizer(request, list(leaves.values())), batches, mechanism, noise, decay)
     return {name: request.parameters[name] - value.detach() for name, value in leaves.items()}, metrics
 
@@ -96,7 +96,7 @@ def evaluate_privately(client: Holder, site: Site, request: Request) -> dict[str
         return {"held_out/examples": 0}
     release = evaluation_release(request.task.privacy, len(examples))
     with torch.no_grad():
-        logits = in_pieces(client.model, client.model, request.parameters, examples.inputs, request.task.training.chunk)
+        logits = in_pieces(client.model, client.model, request.parameters, examples, request.task.training.chunk)
         hits = statistics.hits(logits, examples.labels).to(torch.float64)[:, None]
     source = site.source(request.task.seed, request.round, client.index, "evaluation")
     moments = {"accuracy": Moment(hits, torch.ones_like(hits))}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fedha.errors import FedhaError
+from fedha.inputs import Form, Inputs, each
 
 _ROUNDING = 1e-4  # relative to the largest number: batches of one size are computed alike, to the bit or nearly
 
@@ -32,12 +33,12 @@ class _Pass:
     chance: Tensor
 
 
-def refuse_beyond_examples(model: nn.Module, input_shape: Sequence[int]) -> None:
+def refuse_beyond_examples(model: nn.Module, form: Form | Sequence[int]) -> None:
     """Raise unless every layer treats an example alone, draws nothing at random and keeps nothing.
 
     Args:
         model: As clients hold it, in the mode in which they train.
-        input_shape: Shape of one input.
+        form: Of its inputs, or the shape of one.
 
     Raises:
         FedhaError: Names the first layer that does not, and what to do about it.
@@ -45,7 +46,7 @@ def refuse_beyond_examples(model: nn.Module, input_shape: Sequence[int]) -> None
     for name, module in model.named_modules():
         if problem := _known_kind(module):
             raise FedhaError(f"layer {name!r} ({type(module).__name__}) {problem}")
-    if found := _tried(model, input_shape):
+    if found := _tried(model, Form.of(form, next(model.parameters()).dtype)):
         name, problem = found
         who = f"layer {name!r} ({type(model.get_submodule(name)).__name__})" if name else "the network"
         raise FedhaError(f"{who} {problem}")
@@ -73,18 +74,22 @@ def _keeps_or_mixes(module: nn.modules.batchnorm._NormBase) -> bool:
     return module.training
 
 
-def _tried(model: nn.Module, input_shape: Sequence[int]) -> tuple[str, str] | None:
+def _tried(model: nn.Module, form: Form) -> tuple[str, str] | None:
     """The first layer that fails a trial, and how."""
     some = next(model.parameters())
-    places = torch.arange(torch.Size(input_shape).numel()).view(torch.Size(input_shape))
-    one, other = places % 2, 1 - places // 2 % 2  # small whole numbers, which may be token ids
+
+    def batch(*ones: bool) -> Inputs:
+        """Three examples of small whole numbers, which may be token ids."""
+        kinds = iter(form.kinds)
+        return each(lambda zeros: _batch(zeros, ones).to(next(kinds)), form.zeros(device=some.device))
+
     kept = {name: value.clone() for name, value in model.named_buffers()}
     devices = [some.device] if some.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         before = _chance(some.device)
-        usual = _passed(model, torch.stack([other, other, other]).to(some))
+        usual = _passed(model, batch(False, False, False))
         changed = _put_back(model, kept)
-        mixed = _passed(model, torch.stack([one, other, one]).to(some))
+        mixed = _passed(model, batch(True, False, True))
         _put_back(model, kept)
     for name, passed in usual.items():
         if not torch.equal(passed.chance, before):
@@ -95,6 +100,12 @@ def _tried(model: nn.Module, input_shape: Sequence[int]) -> tuple[str, str] | No
         if _differ(passed.given, usual[name].given) and not _differ(passed.taken, usual[name].taken):
             return name, "mixes examples: what it gives for one changes with the others; is its first axis the batch?"
     return None
+
+
+def _batch(like: Tensor, ones: Sequence[bool]) -> Tensor:
+    places = torch.arange(like.numel(), device=like.device).view(like.shape)
+    one, other = places % 2, 1 - places // 2 % 2
+    return torch.stack([one if own else other for own in ones])
 
 
 def _put_back(model: nn.Module, kept: Mapping[str, Tensor]) -> list[str]:
@@ -111,13 +122,14 @@ def _chance(device: torch.device) -> Tensor:
     return torch.cat(states)
 
 
-def _passed(model: nn.Module, inputs: Tensor) -> dict[str, _Pass]:
+def _passed(model: nn.Module, inputs: Inputs) -> dict[str, _Pass]:
     """What each layer does, by name, in the order in which they end."""
+    device = next(model.parameters()).device
     passed: dict[str, _Pass] = {}
 
     def listen(name: str, module: nn.Module) -> RemovableHandle:
         def note(_: nn.Module, taken: Any, given: Any) -> None:
-            passed[name] = _Pass(_tensor(taken), _tensor(given), _chance(inputs.device))
+            passed[name] = _Pass(_tensor(taken), _tensor(given), _chance(device))
 
         return module.register_forward_hook(note)
 
@@ -126,8 +138,8 @@ def _passed(model: nn.Module, inputs: Tensor) -> dict[str, _Pass]:
         model(inputs)
     except Exception as error:
         raise FedhaError(
-            f"the network cannot be tried on inputs of zeros and ones of shape {tuple(inputs.shape)}, to see that no "
-            f"layer mixes examples: {type(error).__name__}: {' '.join(str(error).split())}"
+            f"the network cannot be tried on inputs of zeros and ones of shape {Form.like(inputs).input_shape}, to see "
+            f"that no layer mixes examples: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
     finally:
         for handle in handles:

@@ -11,12 +11,15 @@ over the examples of a chunk and holds their gradients. What it cannot map, such
 example after the other.
 """
 
+import operator
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from fedha.data.examples import Examples
+from fedha.inputs import Form, Inputs, each
 from fedha.models.reach import stackable, unreached
 from fedha.numerics import take_step
 from fedha.pieces import rows_at_once
@@ -34,8 +37,20 @@ MEMORY_BYTES = 64 * 2**20  # of example gradients, or activations, at once; from
 def private_gradient(
     loss: Loss,
     parameters: Named,
-    inputs: Tensor,
+    inputs: Inputs,
     labels: Tensor,
+    mechanism: Mechanism,
+    source: Source,
+    memory_bytes: int = MEMORY_BYTES,
+) -> dict[str, Tensor]:
+    """`noisy_gradient` of a batch that is at hand: inputs [b, ...] and labels [b]; the rest as there."""
+    return noisy_gradient(loss, parameters, Examples(inputs, labels, divisor=1.0), mechanism, source, memory_bytes)
+
+
+def noisy_gradient(
+    loss: Loss,
+    parameters: Named,
+    examples: Examples,
     mechanism: Mechanism,
     source: Source,
     memory_bytes: int = MEMORY_BYTES,
@@ -45,8 +60,7 @@ def private_gradient(
     Args:
         loss: Of each example.
         parameters: By name, P numbers in all; not changed.
-        inputs: [b, ...]; b may be 0, and noise is returned all the same.
-        labels: [b].
+        examples: b of them; b may be 0, and noise is returned all the same.
         mechanism: Norm, noise and divisor.
         source: Of this run of steps.
         memory_bytes: What the examples' gradients, or activations, may take at once; one example's at least.
@@ -60,17 +74,18 @@ def private_gradient(
         Abadi et al., "Deep learning with differential privacy" (CCS 2016), with the fixed divisor that Poisson sampling
         calls for.
     """
-    idle = unreached(loss.model, inputs.shape[1:])
+    form = examples.form
+    idle = unreached(loss.model, form)
     own = {name: value.detach() for name, value in parameters.items() if name not in idle}
     total = {name: torch.zeros_like(value, dtype=source.precision(value.dtype)) for name, value in own.items()}
-    if ghost.unsuited(loss.model, own, inputs):
+    if ghost.unsuited(loss.model, own, form):
         add, size = _add_clipped, sum(value.numel() * value.element_size() for value in total.values())
     else:
         add, size = ghost.add_clipped, ghost.row_bytes(total)
-    rows = max(1, min(memory_bytes // size, rows_at_once(loss.model, inputs, (), 1)))
-    for some, theirs in zip(inputs.split(rows), labels.split(rows), strict=True):
-        if len(some):
-            add(total, loss, own, some, theirs, mechanism.norm)
+    rows = max(1, min(memory_bytes // size, rows_at_once(loss.model, form, (), 1)))
+    for start in range(0, len(examples), rows):
+        some = slice(start, start + rows)
+        add(total, loss, own, examples.take(some), examples.labels[some], mechanism.norm)
     moved = _disturbed(total, mechanism, source, own)
     return {name: moved[name] if name in moved else torch.zeros_like(value) for name, value in parameters.items()}
 
@@ -79,7 +94,7 @@ def descend(
     loss: Loss,
     parameters: Named,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Examples],
     mechanism: Mechanism,
     source: Source,
     weight_decay: float = 0.0,
@@ -90,22 +105,22 @@ def descend(
         loss: As in `private_gradient`.
         parameters: Leaves that the optimiser holds.
         optimizer: Fresh.
-        batches: Inputs and labels of each step.
+        batches: Of each step.
         mechanism: Norm, noise and divisor of each step.
         source: Of all steps.
         weight_decay: Adds this times the squared norm of all parameters to the loss; no example's, so not clipped.
     """
-    for inputs, labels in batches:
-        gradient = private_gradient(loss, parameters, inputs, labels, mechanism, source)
+    for batch in batches:
+        gradient = noisy_gradient(loss, parameters, batch, mechanism, source)
         for name, value in parameters.items():
             value.grad = gradient[name] + 2 * weight_decay * value.detach() if weight_decay else gradient[name]
         take_step(optimizer)
 
 
-def _add_clipped(total: Named, loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor, clip: float) -> None:
+def _add_clipped(total: Named, loss: Loss, parameters: Named, inputs: Inputs, labels: Tensor, clip: float) -> None:
     """Add a chunk's clipped example gradients to the sums, for any network."""
-    each = _at_once if stackable(loss.model, inputs.shape[1:]) else _one_by_one
-    gradients = each(loss, parameters, inputs, labels)
+    gradients_of = _at_once if stackable(loss.model, Form.like(inputs)) else _one_by_one
+    gradients = gradients_of(loss, parameters, inputs, labels)
     flat = {name: value.reshape(len(value), -1).to(total[name].dtype) for name, value in gradients.items()}
     norms = torch.stack([torch.linalg.vector_norm(value, dim=1) for value in flat.values()])
     out, weights = factors(torch.linalg.vector_norm(norms, dim=0), clip)
@@ -114,20 +129,21 @@ def _add_clipped(total: Named, loss: Loss, parameters: Named, inputs: Tensor, la
         into += (weights @ (value if out is None else value.masked_fill(out[:, None], 0))).view(into.shape)
 
 
-def _at_once(loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    def alone(own: dict[str, Tensor], example: Tensor, label: Tensor) -> Tensor:
-        return loss.each(own, example[None], label[None]).sum()
+def _at_once(loss: Loss, parameters: Named, inputs: Inputs, labels: Tensor) -> dict[str, Tensor]:
+    def alone(own: dict[str, Tensor], example: Inputs, label: Tensor) -> Tensor:
+        return loss.each(own, each(lambda one: one[None], example), label[None]).sum()
 
     gradients: dict[str, Tensor] = vmap(grad(alone), in_dims=(None, 0, 0))(dict(parameters), inputs, labels)
     return gradients
 
 
-def _one_by_one(loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def _one_by_one(loss: Loss, parameters: Named, inputs: Inputs, labels: Tensor) -> dict[str, Tensor]:
     """For layers without a rule for vmap: about a hundred times slower for small networks, and the same numbers."""
     own = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     rows = []
-    for example, label in zip(inputs, labels, strict=True):
-        value = loss.each(own, example[None], label[None]).sum()
+    for row in range(len(labels)):
+        one = slice(row, row + 1)
+        value = loss.each(own, each(operator.itemgetter(one), inputs), labels[one]).sum()
         rows.append(torch.autograd.grad(value, list(own.values()), materialize_grads=True))
     return {
         name: torch.stack([one.to_dense() for one in column])

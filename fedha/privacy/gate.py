@@ -6,6 +6,7 @@ from torch import nn
 
 from fedha.data.domain import Domain
 from fedha.exchange import Request, Task
+from fedha.inputs import Form
 from fedha.models.split import SplitModel, whole_head
 from fedha.privacy import guards
 from fedha.privacy.accounting import spent
@@ -47,19 +48,19 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
     return found
 
 
-def check_model(task: Task, model: SplitModel, input_shape: Sequence[int]) -> None:
+def check_model(task: Task, model: SplitModel, form: Form | Sequence[int]) -> None:
     """Raise unless every layer treats an example alone and the head has what is released, where examples are protected.
 
     Args:
         task: The run's.
         model: This client's network.
-        input_shape: Shape of one input.
+        form: Of its inputs, or the shape of one.
 
     Raises:
         FedhaError: Names the layer.
     """
     if task.privacy.protect == "examples":
-        refuse_beyond_examples(model, input_shape)
+        refuse_beyond_examples(model, form)
         if task.recipe.terms or task.recipe.weighting == "risk":
             check_head(model)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
+from fedha.inputs import Form
 from fedha.models.split import SplitModel
 from fedha.privacy.clipping import factors
 from fedha.privacy.loss import Loss
@@ -35,17 +36,19 @@ _ROWWISE = {
 }
 
 
-def unsuited(model: SplitModel, parameters: Named, inputs: Tensor) -> str:
+def unsuited(model: SplitModel, parameters: Named, form: Form) -> str:
     """Why example gradients are not the outer products of activations that are found here; "" where they are.
 
     Args:
         model: Any.
         parameters: What is trained, by name.
-        inputs: [n, ...]; only the number of dimensions is looked at.
+        form: Of an example's inputs.
     """
+    if not form.alone:
+        return "an example has several inputs"
     if any(one._forward_hooks or one._forward_pre_hooks for one in model.modules()):
         return "the model has hooks, which may change what a layer gives"
-    dimensions, linear = inputs.dim(), set()
+    dimensions, linear = len(form.shapes[0]) + 1, set()
     for name, layer in _layers(model):
         if type(layer) is nn.Linear:
             if dimensions != 2:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.func import functional_call
 
+from fedha.inputs import Inputs, arguments
 from fedha.models.split import SplitModel
 
 
@@ -22,9 +23,9 @@ class Loss:
     model: SplitModel
     of: Callable[[Tensor, Tensor, Tensor], Tensor]
 
-    def each(self, parameters: Mapping[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+    def each(self, parameters: Mapping[str, Tensor], inputs: Inputs, labels: Tensor) -> Tensor:
         """Losses at these parameters, by name: [n]."""
-        features = functional_call(self.model.featurizer, part(parameters, "featurizer."), (inputs,))
+        features = functional_call(self.model.featurizer, part(parameters, "featurizer."), *arguments(inputs))
         logits = functional_call(self.model.head, part(parameters, "head."), (features,))
         return self.of(features, logits, labels)
 

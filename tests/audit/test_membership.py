@@ -100,7 +100,7 @@ def fit(parts: Mapping[int, Examples], _: int):  # type: ignore[no-untyped-def]
     (examples,) = parts.values()
     x, y = examples.inputs, 2 * examples.labels.double() - 1
     weights = torch.linalg.solve(x.T @ x + 0.1 * torch.eye(WIDTH, dtype=x.dtype), x.T @ y)
-    return lambda inputs: 4 * (inputs @ weights)[:, None]
+    return lambda examples: 4 * (examples.take() @ weights)[:, None]
 
 
 def ratios(pool: Examples, target: Tensor, always: Examples, seed: int) -> Tensor:
@@ -115,7 +115,7 @@ def test_members_of_an_overfit_model_are_found() -> None:
         pool, always = noise_examples(80, seed), noise_examples(10, seed + 100)
         half = pool.select(slice(0, 40))
         trained = Examples(torch.cat([half.inputs, always.inputs]), torch.cat([half.labels, always.labels]))
-        logits = fit({0: trained}, 0)(pool.inputs)
+        logits = fit({0: trained}, 0)(pool)
         scores = loss_scores(logits, pool.labels)
         loss.append(auc(scores[:40], scores[40:]))
         scores = ratios(pool, confidences(logits, pool.labels), always, seed)
@@ -130,7 +130,7 @@ def test_a_model_that_saw_none_of_them_or_only_noise_tells_nothing() -> None:
     stranger, drowned, seeds = [], [], 20
     for seed in range(seeds):
         pool, always = noise_examples(40, seed), noise_examples(10, seed + 100)
-        logits = fit({0: noise_examples(30, seed + 200)}, 0)(pool.inputs)
+        logits = fit({0: noise_examples(30, seed + 200)}, 0)(pool)
         scores = loss_scores(logits, pool.labels)
         stranger.append(auc(scores[:20], scores[20:]))
         noise = 1e6 * torch.randn(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -200,9 +200,12 @@ def test_an_additive_answer_is_the_weighted_sum_of_the_answers(recipe: str, netw
             first, *others = answer(summed, [replace(one, additive=True) for one in requests])
             total = weighted_mean(zip((one.tensors for one in replies), SHARES, strict=True))
             torch.testing.assert_close(dict(first.tensors), total, rtol=1e-11, atol=1e-14)
-            assert [replace(one, tensors={}, weighed=True) for one in replies] == [replace(first, tensors={}), *others]
+            told = [replace(first, tensors={}), *others]
+            for one, other in zip(replies, told, strict=True):
+                assert one.metrics == pytest.approx(other.metrics, rel=1e-12)
+                assert replace(one, tensors={}, metrics={}, weighed=True) == replace(other, metrics={})
             for one, other in zip(own, summed, strict=True):
-                torch.testing.assert_close(to_tensors(other.state), to_tensors(one.state), rtol=0, atol=0)
+                torch.testing.assert_close(to_tensors(other.state), to_tensors(one.state), rtol=1e-12, atol=1e-14)
             references = references | mean_tensors(replies)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fedha.config import DataConfig
 from fedha.data import load
 from fedha.data.arrays import read
+from fedha.data.examples import Placement
 from fedha.errors import FedhaError
 
 MINE = DataConfig(name="arrays")
@@ -61,13 +62,16 @@ def test_the_seed_decides_what_is_held_out(folder):
 @pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "uint8", "int64", "bool", ">f4"])
 @pytest.mark.parametrize("label_dtype", ["int64", "uint8", "bool", ">i2"])
-def test_numbers_of_any_type_become_float32_and_int64(tmp_path, shape, dtype, label_dtype):
+def test_numbers_of_any_type_are_taken_as_floats_and_whole_ones_kept_as_such(tmp_path, shape, dtype, label_dtype):
     inputs = (numpy.arange(5 * numpy.prod(shape)) % 100).astype(dtype).reshape(5, *shape)
     labels = numpy.array([0, 1, 1, 0, 1]).astype(label_dtype)
     part = read(save(tmp_path, "a", inputs=inputs, labels=labels), MINE).held_out
     scale = 255 if dtype == "uint8" and len(shape) == 3 else 1
-    assert (part.inputs.dtype, part.labels.dtype) == (torch.float32, torch.int64)
-    assert torch.equal(part.inputs, torch.from_numpy(inputs.astype("float32")) / scale)
+    whole = {"uint8": torch.uint8, "int64": torch.int64, "bool": torch.uint8}
+    assert (part.inputs.dtype, part.labels.dtype) == (whole.get(dtype, torch.float32), torch.int64)
+    for precision in (torch.float32, torch.float64):
+        taken = part.to(Placement(torch.device("cpu"), precision)).take()
+        assert torch.equal(taken, (torch.from_numpy(inputs.astype("float32")) / scale).to(precision))
     assert part.labels.tolist() == [0, 1, 1, 0, 1]
 
 

@@ -67,7 +67,7 @@ def test_good_data_pass_unchanged():
         (with_train(Examples(torch.zeros(2, 3), torch.tensor([0, 2]))), "run from 0 to 2 but there are 2 classes"),
         (with_train(Examples(torch.zeros(2, 3), torch.tensor([-1, 0]))), "run from -1 to 0"),
         (with_train(Examples(torch.zeros(2, 3), torch.zeros(2))), "float32 labels"),
-        (with_train(Examples(torch.zeros(2, 3).long(), torch.zeros(2).long())), "int64 inputs"),
+        (with_train(Examples(torch.zeros(2, 3) + 0j, torch.zeros(2).long())), "complex64; give real numbers"),
         (with_train(Examples(torch.full((2, 3), torch.nan), torch.zeros(2).long())), "NaN or infinity"),
         (with_train(Examples(torch.full((2, 3), torch.inf), torch.zeros(2).long())), "NaN or infinity"),
     ],

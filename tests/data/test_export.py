@@ -48,7 +48,7 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
-    numpy.savez(tmp_path / FILE, train_inputs=numpy.array([object()]))
+    numpy.savez(tmp_path / FILE, train_inputs=numpy.array([object()]), train_labels=numpy.zeros(1, int))
     with pytest.raises(FedhaError, match="Object arrays cannot be loaded"):
         read_domain(tmp_path / FILE)
 

@@ -76,13 +76,13 @@ def test_bytes_with_channels_last_become_images_in_simulations_and_at_sites(fold
     assert found.input_shape == (3, 28, 28)
     assert "inputs uint8 [28, 28, 3]: channels moved from last to first; divided by 255" in found.description
     raw = torch.from_numpy(numpy.load(folder / "t.npz")["inputs"]).permute(0, 3, 1, 2) / 255
-    assert torch.equal(found.targets[0].held_out.inputs, raw)
-    assert torch.equal(data.load_targets(DataConfig(root=folder / "t", **options), 0)[0].held_out.inputs, raw)
+    assert torch.equal(found.targets[0].held_out.take(), raw)
+    assert torch.equal(data.load_targets(DataConfig(root=folder / "t", **options), 0)[0].held_out.take(), raw)
     own = data.load_own(DataConfig(root=folder / "b", **options), 0, 1)
     assert torch.equal(own.train.inputs, found.sources[1].train.inputs)
     assert "divided by 255" in " ".join(data.notes_of(own, 2))
     model = build(ModelConfig(name="cnn", hidden=[4]), found.input_shape, 2, 0)
-    assert model(own.train.inputs).shape == (16, 2)
+    assert model(own.train.take()).shape == (16, 2)
 
 
 def test_a_scale_of_ones_own_is_taken(folder: Path) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from fedha.config import ModelConfig
+from fedha.data.examples import Examples
 from fedha.errors import FedhaError
 from fedha.models import SplitModel, build
 from fedha.privacy.beyond import refuse_beyond_examples
@@ -171,7 +172,7 @@ def test_descending_without_clip_and_noise_is_torchs_training() -> None:
         live = {key: value.clone().requires_grad_() for key, value in parameters.items()}
         optimizer = torch.optim.SGD(list(live.values()), lr=0.1, momentum=0.9)
         if private:
-            batches = [(inputs[some], labels[some]) for some in rows]
+            batches = [Examples(inputs[some], labels[some]) for some in rows]
             mechanism = Mechanism(math.inf, 0.0, 3)
             descend(risk_loss(model), live, optimizer, batches, mechanism, seeded(0), weight_decay=0.01)
         else:
@@ -194,7 +195,7 @@ def test_each_step_has_noise_of_its_own() -> None:
             super().step(closure)
             places.append(flat(live).detach().clone())
 
-    empty = [(inputs[:0], labels[:0])] * 2
+    empty = [Examples(inputs[:0], labels[:0])] * 2
     descend(risk_loss(model), live, Seen(list(live.values()), lr=1.0), empty, Mechanism(1.0, 1.0, 4), seeded(0))
     first, second = places[1] - places[0], places[2] - places[1]
     assert float((first - second).abs().min()) > 0

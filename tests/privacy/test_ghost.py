@@ -11,6 +11,7 @@ from torch.nn.utils import weight_norm
 from torch.testing import assert_close
 
 from fedha.config import ModelConfig
+from fedha.inputs import Form
 from fedha.models import SplitModel, build
 from fedha.privacy import dpsgd, ghost
 from fedha.privacy.dpsgd import private_gradient
@@ -278,7 +279,7 @@ def test_any_other_network_goes_through_torch_func(name: str, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(ghost, "add_clipped", None)
         gradient = private_gradient(loss, parameters, inputs, labels, Mechanism(math.inf, 0.0, EXAMPLES), seeded(0))
-    assert re.search(reason, ghost.unsuited(model, parameters, inputs))
+    assert re.search(reason, ghost.unsuited(model, parameters, Form.like(inputs)))
     assert gradient.keys() == parameters.keys()
 
 
@@ -286,4 +287,4 @@ def test_a_part_of_the_parameters_goes_through_torch_func() -> None:
     model = make("mlp")
     inputs, _ = examples(model)
     head = {name: value for name, value in model.named_parameters() if name.startswith("head.")}
-    assert ghost.unsuited(model, head, inputs).startswith("parameters ['featurizer.1.0.bias'")
+    assert ghost.unsuited(model, head, Form.like(inputs)).startswith("parameters ['featurizer.1.0.bias'")

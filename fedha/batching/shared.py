@@ -1,0 +1,162 @@
+"""Synchronous clients of one process: all stand at the global model, so that one pass of all their rows serves all.
+
+Each client's statistics are of its own slice of the features. Where the server needs no more than the clients' weighted
+sum, that is the gradient of ``sum_e share_e loss_e``: one backward pass, as in a loop that has all domains at hand.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from fedha import statistics
+from fedha.exchange import Request
+from fedha.measurement import HeadView, measure, view_head
+from fedha.minibatches import measured_rows, step_sizes
+from fedha.objective import Objective, derivatives
+from fedha.training import (
+    Holder,
+    average_offsets,
+    circumstances,
+    known_at_start,
+    objective_of,
+    rows_of_a_piece,
+)
+
+Named = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Clients' rows of a round at one model, with their graph.
+
+    Attributes:
+        round: Which.
+        clients: Their places in client order.
+        parameters: Leaves, by name.
+        view: The head at them.
+        features: Prepared features, [n, D], client after client.
+        labels: [n].
+        sizes: Rows of each client.
+    """
+
+    round: int
+    clients: tuple[int, ...]
+    parameters: Named
+    view: HeadView
+    features: Tensor
+    labels: Tensor
+    sizes: tuple[int, ...]
+
+    def apart(self) -> list[tuple[Tensor, Tensor]]:
+        """Each client's features and labels."""
+        return list(zip(self.features.split(self.sizes), self.labels.split(self.sizes), strict=True))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one backward pass gives.
+
+    Attributes:
+        update: The clients' weighted sum, by parameter name.
+        metrics: Of each client.
+        own: Each client's statistics at the round's start, which its moving averages take in.
+    """
+
+    update: Named
+    metrics: list[dict[str, float]]
+    own: list[Named]
+
+
+def serves(clients: Sequence[Holder], request: Request) -> bool:
+    """Whether one pass gives what is asked: all stand at one model, their sum is enough, and it is one piece."""
+    if request.task.training.mode != "synchronous" or not request.additive:
+        return False
+    rows = sum(step_sizes(request.task, len(client.domain.train))[0] for client in clients)
+    return rows <= rows_of_a_piece(clients[0], request)
+
+
+def measure_all(clients: Sequence[Holder], request: Request) -> list[Named]:
+    """Each client's statistics that a request asks for, without what its moving averages add."""
+    seen = _pass(clients, request)
+    return _measured(clients, seen, request, request.measure)
+
+
+def train_all(clients: Sequence[Holder], requests: Sequence[Request]) -> Trained:
+    """The gradient of the clients' weighted loss, and each one's numbers; nobody's state moves.
+
+    Args:
+        clients: Of one model.
+        requests: The same exchange for each; only `share` may differ.
+    """
+    request, seen = requests[0], _pass(clients, requests[0])
+    known = known_at_start(request.task.recipe)
+    own = _measured(clients, seen, request, known) if known else [{} for _ in clients]
+    objectives = [
+        objective_of(client, asked, mine, average_offsets(client, asked.task.recipe))
+        for client, asked, mine in zip(clients, requests, own, strict=True)
+    ]
+    parts = _parts(seen, objectives)
+    loss = torch.stack([asked.share * one["loss"] for asked, one in zip(requests, parts, strict=True)]).sum()
+    update = derivatives(loss, seen.parameters)
+    return Trained(update, _numbers(parts), own)
+
+
+def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
+    decay = objectives[0].weight_decay
+    norms = decay * sum(value.square().sum() for value in seen.parameters.values()) if decay else 0.0
+    found = []
+    for objective, (features, labels) in zip(objectives, seen.apart(), strict=True):
+        with statistics.shared():
+            parts = objective.parts(*objective.measure(seen.view, features, labels), norms)
+            right = seen.view.functions.accuracy(*seen.view.arguments, features, labels)  # shares the risk's logits
+        found.append({**parts, "accuracy": right})
+    return found
+
+
+def _numbers(parts: Sequence[Named]) -> list[dict[str, float]]:
+    """As numbers, all at once."""
+    values = torch.stack([value.detach() for one in parts for value in one.values()]).tolist()
+    names = list(parts[0])
+    rows = [values[start : start + len(names)] for start in range(0, len(values), len(names))]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _measured(clients: Sequence[Holder], seen: Pass, request: Request, names: Sequence[str]) -> list[Named]:
+    found = []
+    for client, (features, labels) in zip(clients, seen.apart(), strict=True):
+        around, features = circumstances(client, request, reference=True), features.detach()
+        with torch.no_grad(), statistics.shared():
+            found.append({name: measure(name, seen.view, features, labels, around) for name in names})
+    return found
+
+
+def _pass(clients: Sequence[Holder], request: Request) -> Pass:
+    """The round's pass; what the first client keeps of it serves the round's later exchanges."""
+    kept, places = clients[0].seen, tuple(client.index for client in clients)
+    if (
+        isinstance(kept, Pass)
+        and (kept.round, kept.clients) == (request.round, places)
+        and all(torch.equal(kept.parameters[name], value) for name, value in request.parameters.items())
+    ):
+        return kept
+    fresh = _computed(clients, request, places)
+    clients[0].seen = fresh
+    return fresh
+
+
+def _computed(clients: Sequence[Holder], request: Request, places: tuple[int, ...]) -> Pass:
+    parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
+    inputs, labels = [], []
+    for client in clients:
+        rows = measured_rows(request, len(client.domain.train), client.index)
+        part = client.domain.train if rows is None else client.domain.train.select(rows)
+        inputs.append(part.inputs)
+        labels.append(part.labels)
+    model = clients[0].model
+    view = view_head(model, parameters)
+    own = {name.removeprefix("featurizer."): v for name, v in parameters.items() if name.startswith("featurizer.")}
+    features = view.prepare(functional_call(model.featurizer, own, (torch.cat(inputs),)))
+    return Pass(request.round, places, parameters, view, features, torch.cat(labels), tuple(map(len, labels)))

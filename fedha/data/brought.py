@@ -1,0 +1,105 @@
+"""Domains that somebody's program or function made, as one federation's data."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fedha.data.domain import Domain, DomainSet, unseen
+from fedha.data.examples import Examples, joined
+from fedha.data.given import given_domain
+from fedha.data.labels import count_classes
+from fedha.errors import FedhaError
+from fedha.handed import digest_of
+from fedha.inputs import several
+
+_LOOKED_AT = 2**28  # bytes of a part whose rows are compared with others'
+
+
+def domain_set(brought: Sequence[object], targets: Sequence[str], classes: int | None, told: str) -> DomainSet:
+    """Domains as somebody has them: arrays become tensors, and each target's parts are evaluated together.
+
+    Args:
+        brought: Should be `Domain`s with names of their own.
+        targets: Names of the unseen ones among them; the first is the one that tables speak of.
+        classes: C; None: one more than the highest label.
+        told: How the description begins.
+
+    Raises:
+        FedhaError: One is no domain, or there is none of a target's name.
+    """
+    given = [
+        given_domain(one, place, trained=getattr(one, "name", None) not in targets) for place, one in enumerate(brought)
+    ]
+    names = [one.name for one in given]
+    for name in targets:
+        if name not in names:
+            raise FedhaError(f"target names {name!r}, which is no domain; the domains are {', '.join(names)}")
+    sources = tuple(one for one in given if one.name not in targets)
+    unseen_ones = tuple(unseen(name, _whole(given[names.index(name)])) for name in targets)
+    labels = {one.name: torch.cat([one.train.labels, one.held_out.labels]) for one in (*sources, *unseen_ones)}
+    sizes = ", ".join(f"{one.name} {len(one.train)}" for one in sources)
+    description = f"{told}: {sizes} examples" + (f", unseen {', '.join(targets)}" if targets else "")
+    notes = (*_divided([*sources, *unseen_ones]), *_twice([*sources, *unseen_ones]))
+    return DomainSet(sources, unseen_ones, classes or count_classes(labels), description, notes)
+
+
+def digest(domains: DomainSet) -> str:
+    """A digest of every number of the domains, by which they are known again."""
+    return digest_of(_parts(domains))
+
+
+def _whole(domain: Domain) -> Examples:
+    return joined([one for one in (domain.train, domain.held_out) if len(one)] or [domain.held_out])
+
+
+def _divided(domains: Sequence[Domain]) -> list[str]:
+    """What is done to pixels, a sentence a type and shape."""
+    told = {}
+    for one in domains:
+        for name, inputs in several(one.held_out.inputs).items():
+            if (divisor := one.held_out.divisor_of(inputs)) != 1:
+                what = f"inputs {name!r}" if name else "inputs"
+                kind = str(inputs.dtype).removeprefix("torch.")
+                told[f"{what} {kind} {[*inputs.shape[1:]]}: divided by {divisor:g}"] = True
+    return list(told)
+
+
+def _twice(domains: Sequence[Domain]) -> list[str]:
+    """Rows that stand in two parts, a sentence a pair; reported, for it may be meant."""
+    parts = {
+        f"{one.name!r} ({title})": part
+        for one in domains
+        for title, part in (("train", one.train), ("held-out", one.held_out))
+    }
+    large = [name for name, part in parts.items() if len(part) * part.form.bytes > _LOOKED_AT]
+    rows = {name: _rows(part) for name, part in parts.items() if name not in large}
+    notes, names = [], list(rows)
+    for place, name in enumerate(names):
+        for other in names[place + 1 :]:
+            if shared := len(rows[name] & rows[other]):
+                notes.append(f"{shared} rows of {name} are also in {other}")
+    if large:
+        notes.append(f"{', '.join(large)}: too large to look for rows that are also in another part")
+    return notes
+
+
+def _rows(examples: Examples) -> set[bytes]:
+    """A digest of each example's inputs."""
+    found: set[bytes] = set()
+    for block in examples.blocks():
+        parts = [one.contiguous().flatten(1) for one in examples.numbers(block).values()]
+        for row in zip(*parts, strict=True):
+            content = b"".join(one.numpy().tobytes() for one in row)
+            found.add(hashlib.blake2b(content, digest_size=16).digest())
+    return found
+
+
+def _parts(domains: DomainSet) -> Iterator[tuple[str, Tensor]]:
+    for one in (*domains.sources, *domains.targets):
+        for title, part in (("train", one.train), ("held_out", one.held_out)):
+            yield f"{one.name}/{title}/labels", part.labels
+            for block in part.blocks():
+                for name, inputs in part.numbers(block).items():
+                    yield f"{one.name}/{title}/inputs{name and '/'}{name}", inputs
