@@ -177,6 +177,17 @@ def test_secure_sums_of_a_frozen_backbone_are_those_in_the_clear(protect: str, t
     assert all(torch.equal(found[1][name], start_of[name]) for name in start_of if not name.startswith("head"))
 
 
+@pytest.mark.parametrize("batch_norm", ["averaged", "local"])
+def test_secure_sums_of_running_statistics_are_those_in_the_clear(batch_norm: str) -> None:
+    training = {"rounds": 2, "mode": "local", "local": {"steps": 3, "batch_size": 8, "learning_rate": 0.02}}
+    domains, network = [domain(place) for place in range(3)], seeded(others.normed, batch_norm=batch_norm)
+    found = [
+        fedha.simulate(domains, network, "erm", training=training, privacy={"secure_aggregation": secure})
+        for secure in (False, True)
+    ]
+    assert_close(*(one.model.state_dict() for one in found), rtol=0, atol=1e-5)
+
+
 def test_a_client_with_other_constants_takes_the_servers_and_is_told_of() -> None:
     made = []
 
