@@ -12,6 +12,12 @@ def listed(names: Iterable[object], most: int = _FEW, between: str = ", ") -> st
     return between.join(given) if rest <= 0 else f"{between.join(given[:most])} and {rest:,} more"
 
 
+def brief(error: BaseException, most: int = 200) -> str:
+    """What an exception of somebody else's says, in one line that is never a long one: it may quote what it read."""
+    told = " ".join(str(error).split())
+    return told if len(told) <= most else f"{told[: most - 1]}…"
+
+
 class FedhaError(Exception):
     """Something the user gave or asked for is wrong; the message says what, with the value, and what to do.
 

@@ -1,6 +1,6 @@
 """A finished run's network, ready to predict."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fedha.arguments import check_argument
-from fedha.config import load_written
+from fedha.config import Config, load_written
 from fedha.errors import FedhaError
 from fedha.inputs import each, nested
 from fedha.models import SplitModel, build
@@ -52,12 +52,7 @@ def load(run: str | Path, *, model: SplitModel | Callable[..., SplitModel] | Non
     if not runfolder.holds_run(folder):
         raise FedhaError(f"there is no run in {folder}; name the folder of one, with its config.yaml")
     config, results = load_written(folder / runfolder.CONFIG), runfolder.read_results(folder)
-    if "expects" not in results:
-        raise FedhaError(
-            f"{folder} does not say what its network expects, for an earlier version wrote it; resume it once with "
-            f"more rounds, or build the network with fedha.models.build and read {runfolder.MODEL}"
-        )
-    wanted = Expectation(_shape(results["expects"]["input_shape"]), results["expects"]["classes"], results["data"])
+    wanted = _expected(config, results)
     if model is None:
         network = build(config.model, wanted.input_shape, wanted.classes, config.seed[0])
     else:
@@ -66,6 +61,18 @@ def load(run: str | Path, *, model: SplitModel | Callable[..., SplitModel] | Non
     network.expects = wanted  # type: ignore[assignment]  # an attribute that is no part of the network
     network.eval()
     return network
+
+
+def _expected(config: Config, results: Mapping[str, Any]) -> Expectation:
+    """What results say, or the data themselves, for version 0.1.0 did not write it."""
+    if "expects" in results:
+        shape, classes = _shape(results["expects"]["input_shape"]), results["expects"]["classes"]
+    else:
+        from fedha.flower.serve import load_domains  # Flower: slow to import, and only needed here
+
+        domains = load_domains(config)
+        shape, classes = domains.input_shape, domains.classes
+    return Expectation(shape, classes, results["data"])
 
 
 def _shape(written: Any) -> Any:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.schema import number
 
 _WORDS = {"true": True, "false": False, "null": None}
@@ -54,7 +54,7 @@ def look_up(key: str, name: str) -> Any:
         found: Any = importlib.import_module(place)
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None and place.startswith(error.name)
-        why = "there is no such module" if missing else f"its import fails with {type(error).__name__}: {error}"
+        why = "there is no such module" if missing else f"its import fails with {type(error).__name__}: {brief(error)}"
         raise FedhaError(f"{key} is {name!r}, but {why}; is its folder in PYTHONPATH?") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -117,7 +117,7 @@ def _made(section: str, name: str, function: Callable[..., Any], arguments: Mapp
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {brief(error)}"
         raise FedhaError(
             f"{section}.name is {name!r}, which fails with {reason} ({last.filename}, line {last.lineno}); mend it, or "
             "its arguments"

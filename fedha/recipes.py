@@ -70,6 +70,12 @@ class Recipe:
         """The weight in a round, counted from 1."""
         return self.warmup_weight if round <= self.warmup_rounds else self.weight
 
+    @property
+    def weak_rounds(self) -> int:
+        """How many rounds at the beginning have another weight than the recipe's own: the warm-up, if it is one."""
+        aligns = any(term.weight > 0 for term in self.terms)
+        return self.warmup_rounds if aligns and self.warmup_weight != self.weight else 0
+
     def measurements(self) -> tuple[tuple[str, ...], ...]:
         """What is measured for the references: one tuple of statistics an exchange, in order."""
         wanted = {t.statistic: statistic(t.statistic) for t in self.terms if t.target != "zero" and t.weight > 0}

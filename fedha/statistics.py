@@ -25,11 +25,14 @@ def shared() -> Iterator[None]:
     """Statistics of the same head, features and labels taken inside share logits, probabilities and gradient.
 
     Values and derivatives stay as they are; a loss of several statistics costs fewer products. Everything shared is
-    forgotten on leaving. Do not change the tensors in place inside.
+    forgotten on leaving, of those within each other the outermost. Do not change the tensors in place inside.
 
     Yields:
         Nothing; to be used as ``with statistics.shared(): ...``.
     """
+    if _known.get() is not None:
+        yield
+        return
     token = _known.set({})
     try:
         yield

@@ -105,10 +105,14 @@ def as_in_0_1_0(folder: Path) -> Path:
     content["checkpoint"].pop("minutes", None)
     (folder / runfolder.CONFIG).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     (folder / belongings.MARKER).unlink()
+    if (path := folder / runfolder.RESULTS).exists():
+        found = json.loads(path.read_text())
+        found.pop("expects", None)
+        path.write_text(json.dumps(found))
     if (state := folder / STATE).exists():
         with safe_open(state, framework="pt") as file:
             numbers = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        del numbers["config"]
+        numbers = {"round": numbers["round"], "examples": [40, 40], "weights": [], "clients": numbers["clients"]}
         save_file(tensors, state, {"state": json.dumps(numbers)})
     return folder

@@ -17,6 +17,7 @@ from fedha.models import SplitModel
 from fedha.run import execute
 from fedha.runs.listener import Silent
 from tests import models_of_others
+from tests.made_runs import FAST, as_in_0_1_0
 
 
 def domain(place: int, name: str = "") -> Domain:
@@ -133,3 +134,11 @@ def test_rows_in_two_parts_are_told_and_not_refused() -> None:
     fedha.simulate([copied, twin], network, "erm", training={"rounds": 1}, listener=notes)
     assert "5 rows of 'd0' (train) are also in 'twin' (train)" in notes.said
     assert "20 rows of 'd0' (held-out) are also in 'twin' (held-out)" in notes.said
+
+
+def test_a_run_of_the_first_version_is_loaded_as_its_data_say(tmp_path: Path) -> None:
+    execute(find_config("quickstart", [*FAST, "recipe=erm", "seed=0"]), tmp_path / "run", Silent())
+    before = fedha.load(tmp_path / "run")
+    after = fedha.load(as_in_0_1_0(tmp_path / "run"))
+    assert after.expects == before.expects
+    assert all(torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items())

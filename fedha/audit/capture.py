@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedha.audit.sent import Sent
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.jsonfile import parse_json
 from fedha.runs import belongings
 from fedha.runs.files import SENT as FOLDER
@@ -91,7 +91,7 @@ def read_round(path: Path) -> list[Sent]:
             )
         return [_release(content["round"], place, one, tensors) for place, one in enumerate(content["releases"])]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise FedhaError(f"cannot read what was sent from {path} ({error}); remove it, or run again") from error
+        raise FedhaError(f"cannot read what was sent from {path} ({brief(error)}); remove it, or run again") from error
 
 
 def _entry(one: Sent, model: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedha.atomic import finite
 from fedha.audit.scores import Interval
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 
 _FORM = 1
 
@@ -143,7 +143,7 @@ def from_content(content: Mapping[str, Any]) -> Findings:
             (low, high),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise FedhaError(f"this is no audit of fedha ({error}); make it again with fedha audit") from error
+        raise FedhaError(f"this is no audit of fedha ({brief(error)}); make it again with fedha audit") from error
 
 
 def together(several: Sequence[Findings]) -> Findings:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedha.audit.findings import Findings, from_content, to_content
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.jsonfile import parse_json
 from fedha.runs import belongings
 from fedha.runs.files import AUDIT as FILE
@@ -60,4 +60,4 @@ def read(folder: Path) -> Audited:
         small = {int(one["examples"]): from_content(one) for one in content["small"]}
         return Audited(content["made"], from_content(content["run"]), small)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise FedhaError(f"cannot read the audit {path} ({error}); make it again with fedha audit") from error
+        raise FedhaError(f"cannot read the audit {path} ({brief(error)}); make it again with fedha audit") from error

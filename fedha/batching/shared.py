@@ -107,6 +107,8 @@ def train_all(clients: Sequence[Holder], requests: Sequence[Request]) -> Trained
 def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
     decay = objectives[0].weight_decay
     norms = decay * sum(value.square().sum() for value in seen.parameters.values()) if decay else 0.0
+    if not any(objective.terms for objective in objectives):
+        return _risks(seen, objectives, norms)
     found = []
     for objective, (features, labels) in zip(objectives, seen.apart(), strict=True):
         with statistics.shared():
@@ -114,6 +116,17 @@ def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
             right = seen.view.functions.accuracy(*seen.view.arguments, features, labels)  # shares the risk's logits
         found.append({**parts, "accuracy": right})
     return found
+
+
+def _risks(seen: Pass, objectives: Sequence[Objective], norms: Tensor | float) -> list[Named]:
+    """Where nothing is aligned: the risks of all rows at once."""
+    logits = seen.view.functions.logits(*seen.view.arguments, seen.features, seen.labels)
+    risks = [own.mean() for own in statistics.losses(logits, seen.labels).split(seen.sizes)]
+    right = [own.mean() for own in statistics.hits(logits, seen.labels).to(logits.dtype).split(seen.sizes)]
+    return [
+        {**objective.parts(risk, {}, norms), "accuracy": own}
+        for objective, risk, own in zip(objectives, risks, right, strict=True)
+    ]
 
 
 def _numbers(parts: Sequence[Named]) -> list[dict[str, float]]:

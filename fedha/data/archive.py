@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedha.data.mapped import Mapped, open_array, torch_kind
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 
 RECIPE = "write it with numpy.savez(path, inputs=inputs, labels=labels)"
 
@@ -186,4 +186,4 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        raise FedhaError(f"cannot read {path} as arrays: {error}; {RECIPE}") from error
+        raise FedhaError(f"cannot read {path} as arrays: {brief(error)}; {RECIPE}") from error

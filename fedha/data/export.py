@@ -16,9 +16,10 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from fedha.atomic import write_bytes, write_parts
+from fedha.data.check import check_kinds
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.mapped import open_array
-from fedha.errors import FedhaError, UnwrittenError
+from fedha.errors import FedhaError, UnwrittenError, brief
 
 FILE = "domain.npz"
 _PARTS = ("train", "held_out")
@@ -130,7 +131,11 @@ def read_domain(path: Path) -> tuple[Domain, int]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise FedhaError(f"cannot read {path} as a domain ({error}); make it again with `fedha export`") from error
+        raise FedhaError(
+            f"cannot read {path} as a domain ({brief(error)}); make it again with `fedha export`"
+        ) from error
+    for title, part in (("train", train), ("held-out", held_out)):
+        check_kinds(name, title, part)
     domain = Domain(name, train, held_out, None if shard < 0 else shard)
     return DomainSet((domain,), (), classes, str(path)).check().sources[0], classes
 

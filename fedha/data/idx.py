@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedha.atomic import write_bytes
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 
 TIMEOUT_SECONDS = 30.0
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -71,7 +71,7 @@ def read(file: IdxFile, root: Path, download: bool, mirrors: Sequence[str]) -> T
     try:
         content = unpack(path.read_bytes(), file)
     except _UNREADABLE as error:
-        raise FedhaError(f"cannot read {path}: {error}; replace it by a whole copy of {file.name}") from error
+        raise FedhaError(f"cannot read {path}: {brief(error)}; replace it by a whole copy of {file.name}") from error
     return parse(content, file, str(path))
 
 

@@ -10,7 +10,7 @@ from fedha.data import arrays, heart
 from fedha.data.colored import source_names as colored_names
 from fedha.data.domain import choose_sources, held_sources
 from fedha.data.export import FILE
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 
 _FILES = {"heart": (heart.FILE,), "arrays": arrays.FILES}  # of one source
 
@@ -63,4 +63,6 @@ def _exported(config: DataConfig) -> str | None:
         with numpy.load(path, allow_pickle=False) as archive:
             return str(archive["name"])
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise FedhaError(f"cannot read {path} as a domain ({error}); make it again with `fedha export`") from error
+        raise FedhaError(
+            f"cannot read {path} as a domain ({brief(error)}); make it again with `fedha export`"
+        ) from error

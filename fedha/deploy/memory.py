@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fedha.atomic import write_bytes
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.flower.held import digest
 from fedha.jsonfile import parse_json
 from fedha.models.state import constants_name, digests
@@ -51,7 +51,9 @@ def recall(folder: Path, round: int) -> dict[str, Tensor]:
     try:
         return load_file(known[-1])
     except (SafetensorError, OSError) as error:
-        raise FedhaError(f"cannot read the client's averages in {known[-1]} ({error}); start a new run") from error
+        raise FedhaError(
+            f"cannot read the client's averages in {known[-1]} ({brief(error)}); start a new run"
+        ) from error
 
 
 def remember(folder: Path, round: int, averages: Mapping[str, Tensor], keep: int) -> None:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from fedha.deploy.certificates import Identity
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.privacy.secure.delegation import Delegation, delegate, read_roster
 from fedha.privacy.secure.identity import Identity as Signer
 from fedha.privacy.secure.identity import read_identity
@@ -54,4 +54,4 @@ def known(path: Path) -> Mapping[int, Delegation]:
     try:
         return {one.place: one for one in read_roster(path.read_bytes())}
     except FedhaError as error:
-        raise FedhaError(f"{path} is no roster: {error}") from None
+        raise FedhaError(f"{path} is no roster: {brief(error)}") from None

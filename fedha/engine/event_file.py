@@ -9,8 +9,11 @@ from typing import Any, BinaryIO
 
 from fedha.atomic import finite
 from fedha.config import Config
-from fedha.errors import FedhaError, UnwrittenError
+from fedha.errors import FedhaError, UnwrittenError, brief
 from fedha.jsonfile import parse_json
+from fedha.runs.shapes import wrong_line
+
+_TEXTS = ("note", "failed", "stopped", "lost")  # events that are told in a sentence
 
 
 class EventFile:
@@ -82,11 +85,30 @@ def new_events(file: BinaryIO) -> Iterator[tuple[str, Any]]:
 
     Args:
         file: An `EventFile`'s, open for reading.
+
+    Raises:
+        FedhaError: A line is none that it writes.
     """
     while (line := file.readline()).endswith(b"\n"):
         try:
             event, value = parse_json(line)
+            _check(event, value)
         except (TypeError, ValueError) as error:
-            raise FedhaError(f"a line of the run's events cannot be read ({error}); resume the run") from error
+            raise FedhaError(f"a line of the run's events cannot be read ({brief(error)}); resume the run") from error
         yield event, value
     file.seek(-len(line), os.SEEK_CUR)
+
+
+def _check(event: Any, value: Any) -> None:
+    """Raise ValueError where no listener is told such a thing."""
+    if event == "round_done":
+        wrong = (wrong_line(value) or "") if isinstance(value, dict) and "round" in value else "it is no round"
+    elif event == "crashed":
+        told = isinstance(value, list) and len(value) == 2 and all(isinstance(one, str) for one in value)
+        wrong = "" if told else "it holds no sentence and trace"
+    else:
+        kinds: dict[Any, type] = {"started": int, "finished": type(None), **dict.fromkeys(_TEXTS, str)}
+        known = isinstance(event, str) and event in kinds and type(value) is kinds[event]
+        wrong = "" if known else "it holds no event"
+    if wrong:
+        raise ValueError(wrong)

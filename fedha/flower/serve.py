@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
 from fedha.inputs import each, nested
-from fedha.jsonfile import parse_json
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.models.check import check_batch_norm, check_inputs, likely_form
@@ -34,15 +33,17 @@ from fedha.piggyback import riders
 from fedha.placement import placed
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
-from fedha.privacy.spending import restore_spending
+from fedha.privacy.spending import read_spending
 from fedha.runs import belongings, owner, resuming, runfolder
 from fedha.runs.absences import left_out
+from fedha.runs.divergence import divergence
 from fedha.runs.files import METRICS
 from fedha.runs.listener import Listener
 from fedha.runs.selection import select
 from fedha.runs.versions import versions
 from fedha.runs.wording import MANY
 from fedha.training import evaluate
+from fedha.unmoved import unmoved
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Setting:
         classes: C, the number of classes.
         targets: Domains that nobody trains on, if the server has any.
         description: One line for the report.
+        remarks: What the run's numbers should not be read without, a sentence each.
     """
 
     names: tuple[str, ...]
@@ -106,6 +108,7 @@ class Setting:
     classes: int
     targets: tuple[Domain, ...]
     description: str
+    remarks: tuple[str, ...] = ()
 
 
 def serve(
@@ -176,6 +179,8 @@ def _serve(
     server.site = Site("cryptographic" if domains is None else "seeded")
     shown(strategy)
     recipe = strategy.task.recipe
+    idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
+    setting = replace(setting, remarks=tuple(idle))
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()
@@ -192,6 +197,8 @@ def _serve(
     records = runfolder.read_metrics(job.folder)
 
     listener.started(config, job.folder, done + 1)
+    for remark in setting.remarks:
+        listener.note(remark)
     if resumed:
         listener.note(_goes_on(done, config.training.rounds))
     with saving.giving_up(done, pending):
@@ -346,7 +353,7 @@ def _results(
     folds, absences = {}, left_out(records)
     if config.evaluation.leave_one_domain_out and job.left_out is None:
         folds = {name: runfolder.read_metrics(fold_folder(job.folder, name)) for name in setting.names}
-    return {
+    results = {
         "name": config.name,
         "recipe": config.recipe[0].name,
         "seed": config.seed[0],
@@ -355,14 +362,17 @@ def _results(
         "target": records[-1]["target"],
         "sources": records[-1]["held_out"],
         "train": strategy.last_evaluation.get("train", {}),
-        "selection": select(records, folds),
+        "selection": select(records, folds, strategy.task.recipe.weak_rounds),
         **({"left_out": absences} if absences else {}),
         "data": setting.description,
+        **({"remarks": list(setting.remarks)} if setting.remarks else {}),
         "expects": {"input_shape": _written(setting.input_shape), "classes": setting.classes},
         **({"changes": changes} if (changes := runfolder.read_changes(job.folder)) else {}),
         **({"privacy": privacy} if privacy else {}),
         "versions": versions(),
     }
+    wrong = divergence(records, results)
+    return {**results, "diverged": wrong} if wrong else results
 
 
 def _written(shape: Any) -> Any:
@@ -384,12 +394,7 @@ def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: i
     path = job.folder / runfolder.SPENDING
     server.members = list(members)
     if resume and path.exists():  # rounds after the checkpoint were released too, with noise that nobody can draw again
-        try:
-            server.spending = restore_spending(parse_json(path.read_bytes()))
-        except (OSError, TypeError, ValueError, AttributeError) as error:
-            raise FedhaError(
-                f"cannot read {path} ({error}): without it nothing is known of what was spent; restore it from a copy"
-            ) from error
+        server.spending = read_spending(path)
     if not done:
         budget.check_first(server, members)
         return ""

@@ -181,8 +181,7 @@ class HessianAlignment(Strategy):
     def arrays(self) -> ArrayRecord:
         """The whole global model, packed once a round."""
         if self._arrays is None:
-            still, state = self.begun().constants, self.begun().state
-            self._arrays = pack_tensors({name: one if name in still else one.clone() for name, one in state.items()})
+            self._arrays = pack_tensors(self.begun().state)  # a round makes new ones, and leaves these as they are
         return self._arrays
 
     def configure_train(

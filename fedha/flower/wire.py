@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.exchange import Kind, Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
 from fedha.inputs import nested, several
@@ -79,7 +79,7 @@ def _as_told(data: bytes, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.nda
     try:
         told, fortran, found = header(file)
     except (SyntaxError, tokenize.TokenError) as error:  # numpy reads the header as Python's literals
-        raise ValueError(f"an array's header cannot be read: {error}") from error
+        raise ValueError(f"an array's header cannot be read: {brief(error)}") from error
     if told != shape or found != kind:
         raise ValueError(f"an array says that it is {kind} of shape {shape}, and its header {found} of shape {told}")
     values = np.frombuffer(data, dtype=kind, offset=file.tell())

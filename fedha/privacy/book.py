@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedha.atomic import write_text
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.jsonfile import parse_json
 from fedha.privacy.ledger import Ledger, Release, restore
 
@@ -69,8 +69,8 @@ class Book:
             self.answered = [(float(moment), str(name)) for moment, name in content["answered"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FedhaError(
-                f"this site's account {self.path} cannot be read ({error}); restore it: without it nothing is known of "
-                "what was spent"
+                f"this site's account {self.path} cannot be read ({brief(error)}); restore it: without it nothing is "
+                "known of what was spent"
             ) from error
 
     def write(self) -> None:

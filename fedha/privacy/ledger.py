@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.privacy.sampling import Sampling, releases
+from fedha.schema import shown
 
 Unit = Literal["example", "client"]
 Sampled = Literal["whole", "poisson", "without_replacement", "shuffled", "unamplified"]
@@ -43,7 +44,7 @@ class Release:
             )
         if self.sampling not in get_args(Sampled):
             raise FedhaError(
-                f"sampling {self.sampling!r} cannot be accounted for; name one of {', '.join(get_args(Sampled))}"
+                f"sampling {shown(self.sampling)} cannot be accounted for; name one of {', '.join(get_args(Sampled))}"
             )
 
 
@@ -111,11 +112,12 @@ def restore(state: Mapping[str, Any]) -> Ledger:
         raise FedhaError(f"the privacy ledger is {type(state).__name__}, no mapping; restore it from a copy")
     if state.get("schema") != _SCHEMA:
         raise FedhaError(
-            f"the privacy ledger has version {state.get('schema')!r}, this is {_SCHEMA}; resume with the same fedha"
+            f"the privacy ledger has version {shown(state.get('schema'))}, this is {_SCHEMA}; resume with the same "
+            "fedha"
         )
     try:
         if state["unit"] not in get_args(Unit):
-            raise ValueError(f"unit {state['unit']!r}")
+            raise ValueError(f"unit {shown(state['unit'])}")
         entries = tuple(
             (Release(float(one["noise_multiplier"]), one["sampling"], int(one["sample"])), int(one["count"]))
             for one in state["entries"]
@@ -123,8 +125,8 @@ def restore(state: Mapping[str, Any]) -> Ledger:
         return Ledger(state["unit"], int(state["population"]), entries)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise FedhaError(
-            f"the privacy ledger cannot be read ({error}); restore the checkpoint: without it nothing is known of "
-            "what was spent"
+            f"the privacy ledger cannot be read ({brief(error)}); restore the checkpoint: without it nothing is known "
+            "of what was spent"
         ) from error
 
 

@@ -3,10 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from fedha.cohort import Member
+from fedha.errors import FedhaError, brief
 from fedha.exchange import Task
+from fedha.jsonfile import parse_json
 from fedha.privacy.ledger import Ledger, Release, restore
 from fedha.privacy.shape import answer_releases, cohort_round, evaluation_release, round_shape
 
@@ -95,6 +98,24 @@ def restore_spending(state: Mapping[str, Any] | None) -> Spending:
     """
     parts = {part: {name: restore(one) for name, one in ledgers.items()} for part, ledgers in (state or {}).items()}
     return Spending(parts.get("train", {}), parts.get("held_out", {}))
+
+
+def read_spending(path: Path) -> Spending:
+    """What a file holds of `Spending.state`.
+
+    Raises:
+        FedhaError: It cannot be read, or is damaged.
+    """
+    try:
+        state = parse_json(path.read_bytes())
+        if not isinstance(state, dict) or not state.keys() <= {"train", "held_out"}:
+            raise ValueError("it is no account of train and held_out")
+        return restore_spending(state)
+    except (OSError, TypeError, ValueError, AttributeError) as error:
+        raise FedhaError(
+            f"cannot read {path} ({brief(error)}): without it nothing is known of what was spent; restore it "
+            "from a copy"
+        ) from error
 
 
 def client_names(members: Iterable[Member]) -> dict[int, str]:

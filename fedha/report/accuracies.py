@@ -52,6 +52,11 @@ def first_target(results: Results) -> str:
     return next(iter(results["target"]), "")
 
 
+def sound(runs: Iterable[Results]) -> list[Results]:
+    """The runs that did not diverge: what the others ended with says nothing of their recipe."""
+    return [one for one in runs if not one.get("diverged")]
+
+
 def over_seeds(runs: Sequence[Results], value: Value) -> Summary | None:
     """Mean and deviation over seeds in percent; runs that share a seed are averaged first.
 
@@ -87,7 +92,7 @@ def unbalanced(runs: Sequence[Results]) -> str:
     if twice:
         return f"seed {', '.join(map(str, twice))} appears in more than one run of it and counts once, as their mean"
     by_seed = {seed: {target for other, target in judged if other == seed} for seed, _ in judged}
-    return "" if len({frozenset(one) for one in by_seed.values()}) == 1 else "not every seed was run on every target"
+    return "" if len({frozenset(one) for one in by_seed.values()}) <= 1 else "not every seed was run on every target"
 
 
 def _by_seed(runs: Sequence[Results], value: Value) -> dict[int, float]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from fedha.config import load_written
 from fedha.errors import FedhaError
 from fedha.runs import runfolder
+from fedha.runs.divergence import divergence
 from fedha.runs.files import typed
 
 # What may differ between runs of one row: who and where, not what is computed (a run may be resumed elsewhere than its
@@ -114,7 +115,10 @@ def _read(folder: Path) -> Run:
         config = load_written(folder / runfolder.CONFIG).model_dump(mode="json")
     except FedhaError as error:
         raise FedhaError(f"{folder} does not hold a run of fedha: {error}") from error
-    return Run(folder, config, runfolder.read_metrics(folder), results)
+    records = runfolder.read_metrics(folder)
+    if wrong := results.get("diverged") or divergence(records, results):  # earlier versions did not look
+        results = {**results, "diverged": wrong}
+    return Run(folder, config, records, results)
 
 
 def _flatten(content: Any, prefix: str = "") -> dict[str, str]:

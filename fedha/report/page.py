@@ -10,12 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedha.atomic import write_text
 from fedha.report import figures
-from fedha.report.accuracies import RULES
+from fedha.report.accuracies import RULES, sound
 from fedha.report.comparison import Run, Variant, variants
 from fedha.report.formats import Cell, Column, Table, cell_text
 from fedha.report.privacy import privacy_section
 from fedha.report.section import Section
-from fedha.report.tables import Key, accuracy_table, label
+from fedha.report.tables import DIVERGED, Key, accuracy_table, label
 from fedha.report.tables import group as group_results
 from fedha.runs.wording import byte_count, duration, shortened
 
@@ -87,7 +87,8 @@ def run_table(rows: Rows) -> Table:
     body: list[tuple[Cell, ...]] = []
     for title, runs in rows.items():
         for run in runs:
-            numbers = (title, str(run.results["seed"]), str(run.results["rounds"]))
+            named = f"{title}, {DIVERGED}" if run.results.get("diverged") else title
+            numbers = (named, str(run.results["seed"]), str(run.results["rounds"]))
             traffic = (_traffic(run, "bytes_down"), _traffic(run, "bytes_up"))
             chosen = (_chosen(run, rule) for rule in rules)
             body.append((*numbers, *chosen, f"{run.results['seconds']:.1f}", *traffic))
@@ -108,7 +109,8 @@ def _figures(rows: Rows) -> list[dict[str, Any]]:
         parts["penalty"].append((title, figures.penalty_figure(f"p{place}", title, records, warmup)))
     scatter = ""
     if sum(len(runs) for runs in rows.values()) > 1:
-        scatter = figures.scatter_figure("s0", {title: [run.results for run in runs] for title, runs in rows.items()})
+        whole = {title: sound(run.results for run in runs) for title, runs in rows.items()}
+        scatter = figures.scatter_figure("s0", whole)
     if len(rows) == 1:
         together = [(part.capitalize(), panels[0][1]) for part, panels in parts.items() if panels[0][1]]
         drawn = [{"part": "rounds", "panels": together}]
@@ -143,7 +145,8 @@ def _chosen(run: Run, rule: str) -> str | None:
     chosen = run.results.get("selection", {}).get(rule)
     if not chosen or chosen.get("target_accuracy") is None:
         return None
-    return f"{100 * chosen['target_accuracy']:.1f} @ {chosen['round']}"
+    weak = " (warm-up)" if chosen.get("within_warmup") else ""
+    return f"{100 * chosen['target_accuracy']:.1f} @ {chosen['round']}{weak}"
 
 
 def _traffic(run: Run, key: str) -> str | None:

@@ -16,6 +16,7 @@ from fedha.report.accuracies import (
     mean_over_domains,
     over_seeds,
     selected_accuracy,
+    sound,
     target_accuracy,
     unbalanced,
     worst_domain,
@@ -23,9 +24,10 @@ from fedha.report.accuracies import (
 from fedha.report.comparison import Variant
 from fedha.report.formats import Cell, Column, Table
 from fedha.runs.absences import absence_texts
-from fedha.runs.wording import MANY, shortened, target_title
+from fedha.runs.wording import MANY, shortened, target_title, warmup_texts
 
 BASELINE = "erm"
+DIVERGED = "diverged"
 
 Key = tuple[str, str, str]  # experiment, recipe, differences in the recipe's settings
 
@@ -50,10 +52,12 @@ def accuracy_table(results: Sequence[Results], told_apart: Sequence[Variant] | N
     baselines = {key[0]: runs for key, runs in rows.items() if key[1:] == (BASELINE, "")}
     body: list[tuple[Cell, ...]] = []
     for key, runs in rows.items():
-        cells: list[Cell] = [label(key), str(len({one["seed"] for one in runs}))]
-        cells += [over_seeds(runs, value) for _, value in columns]
+        kept = sound(runs)
+        cells: list[Cell] = [label(key), _counted(kept, runs)]
+        cells += [over_seeds(kept, value) if kept else DIVERGED for _, value in columns]
         if baselines:
-            cells.append(None if key[1] == BASELINE or key[0] not in baselines else gain(runs, baselines[key[0]]))
+            compared = key[1] != BASELINE and key[0] in baselines
+            cells.append(gain(kept, sound(baselines[key[0]])) if compared else None)
         body.append(tuple(cells))
     heads = [Column("recipe"), Column("seeds", number=True), *(column for column, _ in columns)]
     if baselines:
@@ -69,6 +73,12 @@ def group(results: Sequence[Results], told_apart: Sequence[Variant]) -> dict[Key
     for one, variant in zip(results, told_apart, strict=True):
         rows.setdefault((variant.experiment, one["recipe"], variant.recipe), []).append(one)
     return {key: rows[key] for key in sorted(rows, key=lambda key: (key[0], *_place(key[1]), key[2]))}
+
+
+def _counted(kept: Sequence[Results], runs: Sequence[Results]) -> str:
+    """Of how many seeds a row's numbers are, and of how many there were."""
+    seeds, every = ({one["seed"] for one in some} for some in (kept, runs))
+    return str(len(every)) if len(kept) == len(runs) or not kept else f"{len(seeds)} of {len(every)}"
 
 
 def label(key: Key) -> str:
@@ -170,15 +180,22 @@ def _place(recipe: str) -> tuple[int, str]:
 
 
 def _notes(results: Sequence[Results], rows: Mapping[Key, Sequence[Results]]) -> list[str]:
-    notes = [f"{label(key)}: {why}." for key, runs in rows.items() if (why := unbalanced(runs))]
+    notes = [f"{label(key)}: {why}." for key, runs in rows.items() if (why := unbalanced(sound(runs)))]
     for key, runs in rows.items():
-        notes += [f"{label(key)}, seed {one['seed']}: {text}." for one in runs for text in _absent(one)]
+        notes += [f"{label(key)}, seed {one['seed']}: {text}." for one in runs for text in _flags(one)]
     if any(selected_accuracy("oracle")(one) is not None for one in results):
         notes.append("The oracle selects the round by the unseen target itself: an upper bound, not a method.")
     if any(POOLED in one.get("sources", {}) for one in results):
         notes.append("Where the server learnt sums alone, the sources' accuracy is over all their examples together.")
     data = dict.fromkeys(shortened(str(one["data"])) for one in results if one.get("data"))
     return notes + [f"Data: {text}" + ("" if text.endswith(".") else ".") for text in data]
+
+
+def _flags(results: Results) -> list[str]:
+    """What a run's numbers must not be read without."""
+    wrong = results.get("diverged")
+    diverged = [f"diverged and is in no mean: {wrong}"] if wrong else warmup_texts(results)
+    return [*diverged, *(text.rstrip(".") for text in results.get("remarks", [])), *_absent(results)]
 
 
 def _absent(results: Results) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fedha import __version__, atomic
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.jsonfile import parse_json
 from fedha.runs import earlier, files
 
@@ -30,7 +30,9 @@ def owned(folder: Path) -> frozenset[str]:
     except (FileNotFoundError, NotADirectoryError):
         return frozenset(earlier.names(folder)) if folder.is_dir() else frozenset()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FedhaError(f"cannot read {path}, which lists what fedha wrote there ({error}); move it away") from error
+        raise FedhaError(
+            f"cannot read {path}, which lists what fedha wrote there ({brief(error)}); move it away"
+        ) from error
     if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
         raise FedhaError(f"{path} lists files outside its folder; it is not fedha's, so move it away")
     return names | ({files.REPORT} if earlier.is_page(folder / files.REPORT) else set())

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedha.atomic import finite
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief
 from fedha.federation import Server
 from fedha.jsonfile import parse_json
 from fedha.privacy.spending import restore_spending
@@ -126,7 +126,7 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
             numbers = parse_json(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         done, count = (_whole(numbers[key]) for key in ("round", "clients"))
-        pending = None if numbers["pending"] is None else dict(numbers["pending"])
+        pending = None if numbers.get("pending") is None else dict(numbers["pending"])  # version 0.1.0 had none
         spending = restore_spending(numbers.get("spending"))
         clients = _states(below(tensors, "clients/"), count)
     except _DAMAGED as error:
@@ -174,16 +174,16 @@ def _of_an_earlier_version(
     for name, value in below(tensors, "optimizer/").items():
         index, slot = name.split("/")
         slots[f"{slot}/{names[_whole(int(index))]}"] = value
-    weights = {
-        str(domain): torch.tensor(float(value), dtype=torch.float64)
-        for domain, value in numbers.get("weights", {}).items()
-    }
+    known = numbers.get("weights") or {}
+    if isinstance(known, list):
+        raise ValueError("it is of fedha 0.1.0, whose domain weights name no domain")
+    weights = {str(domain): torch.tensor(float(value), dtype=torch.float64) for domain, value in known.items()}
     found = {"groupdro": weights, "reference_average": below(tensors, "averages/")}
     return {server.task.rules[-1].name: slots, **found}
 
 
 def _damaged(path: Path, error: Exception) -> FedhaError:
-    return FedhaError(f"cannot read the checkpoint {path} ({error}); delete it to start the run again")
+    return FedhaError(f"cannot read the checkpoint {path} ({brief(error)}); delete it to start the run again")
 
 
 def _check_parameters(path: Path, server: Server, tensors: Mapping[str, Tensor]) -> None:

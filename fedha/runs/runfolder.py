@@ -9,7 +9,7 @@ from fedha import __version__, atomic
 from fedha import config as configs
 from fedha.atomic import finite
 from fedha.config import Config
-from fedha.errors import FedhaError, UnwrittenError
+from fedha.errors import FedhaError, UnwrittenError, brief
 from fedha.jsonfile import parse_json
 from fedha.runs import belongings
 from fedha.runs.files import (
@@ -218,7 +218,9 @@ def _read_lines(folder: Path) -> list[dict[str, Any]]:
                 raise ValueError(wrong)
             records.append(record)
         except ValueError as error:
-            raise FedhaError(f"line {number} of {path} is no record of a round ({error}); remove the line") from error
+            raise FedhaError(
+                f"line {number} of {path} is no record of a round ({brief(error)}); remove the line"
+            ) from error
     return records
 
 
@@ -236,7 +238,7 @@ def read_results(folder: Path) -> dict[str, Any]:
             f"the run in {folder} has not finished; continue it with: fedha resume {typed(folder)}"
         ) from error
     except (OSError, ValueError) as error:
-        raise FedhaError(f"cannot read {path} ({error}); delete it and resume the run") from error
+        raise FedhaError(f"cannot read {path} ({brief(error)}); delete it and resume the run") from error
     if not isinstance(content, dict):
         raise FedhaError(f"{path} holds a {type(content).__name__}, not an object; delete it and resume the run")
     if wrong := wrong_results(content):
@@ -284,7 +286,7 @@ def read_model(folder: Path) -> "dict[str, Tensor]":
     except OSError as error:
         raise FedhaError(f"cannot read the model {path}: {error.strerror}; has the run finished?") from error
     except (SafetensorError, ValueError) as error:
-        raise FedhaError(f"{path} is no safetensors file ({error}); resume or repeat the run") from error
+        raise FedhaError(f"{path} is no safetensors file ({brief(error)}); resume or repeat the run") from error
     if not isinstance(told, dict) or told.get("form", _FORM) != _FORM:
         raise FedhaError(f"{path} was written by another version of fedha ({str(told)[:80]}); install that one")
     order = [name for name in told.get("kinds", ()) if name in state]

@@ -12,16 +12,20 @@ RULES = {
 
 
 def select(
-    records: Sequence[Mapping[str, Any]], folds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+    records: Sequence[Mapping[str, Any]],
+    folds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    warmup: int = 0,
 ) -> dict[str, dict[str, float]]:
     """The round each rule picks and the target accuracy there; ties go to the earlier round.
 
     Args:
         records: A run's rounds, as in metrics.jsonl.
         folds: For each source, the rounds of the run without it, whose target it was.
+        warmup: Rounds in which the recipe had not yet its own weight.
 
     Returns:
-        {rule: {"round": …, "target_accuracy": …}}; a rule whose numbers are missing is left out.
+        {rule: {"round": …, "target_accuracy": …}}; a rule whose numbers are missing is left out. A round of the warm-up
+        has "within_warmup" beside it, how long that is: its model is not yet the recipe's.
 
     Source:
         Gulrajani and Lopez-Paz, "In Search of Lost Domain Generalization", ICLR 2021; there the oracle may not stop
@@ -38,7 +42,14 @@ def select(
         "oracle": targets,
     }
     chosen = {rule: max(by_round, key=by_round.__getitem__) for rule, by_round in scores.items() if by_round}
-    return {rule: {"round": number, "target_accuracy": targets[number]} for rule, number in chosen.items()}
+    return {
+        rule: {
+            "round": number,
+            "target_accuracy": targets[number],
+            **({"within_warmup": warmup} if number <= warmup else {}),
+        }
+        for rule, number in chosen.items()
+    }
 
 
 def _validation(evaluated: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:

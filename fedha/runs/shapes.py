@@ -53,9 +53,13 @@ class _Changes(TypedDict):
     changes: dict[_Text, Any]
 
 
-class _Selected(TypedDict):
+class _Chosen(TypedDict):
     round: _Whole
     target_accuracy: _Number
+
+
+class _Selected(_Chosen, total=False):
+    within_warmup: _Whole
 
 
 class _Absence(TypedDict):
@@ -90,6 +94,8 @@ class _Optional(TypedDict, total=False):
     versions: dict[_Text, _Text]
     privacy: _Privacy
     changes: list[_Changes]
+    diverged: _Text
+    remarks: list[_Text]
 
 
 class _Results(_Optional):

@@ -36,9 +36,11 @@ class RoundText:
         if record.get("target"):
             self.target = percents(part.get("accuracy") for part in list(record["target"].values())[:1])
         sources = self.sources or accuracies(record.get("accuracy", {}).values())
-        parts = [f"loss {_number(record['loss'])}"] if "loss" in record else []  # where it is protected it is not sent
+        parts = (
+            [f"loss {short_number(record['loss'])}"] if "loss" in record else []
+        )  # where it is protected it is not sent
         if record.get("penalty"):
-            parts.append(f"penalty {_number(sum(value or 0 for value in record['penalty'].values()))}")
+            parts.append(f"penalty {short_number(sum(value or 0 for value in record['penalty'].values()))}")
         if record.get("epsilon"):
             parts.append(f"ε {max(value or 0 for value in record['epsilon'].values()):.2f}")
         parts += [f"sources {sources}"] if sources else []
@@ -57,7 +59,16 @@ def result_text(results: Mapping[str, Any]) -> str:
         whose, epsilon = max(privacy["epsilon"].items(), key=lambda one: float(one[1] or 0), default=("", 0.0))
         text += f"; ε {epsilon:.2f} at δ {privacy['delta'].get(whose, 0):.1g} for one {privacy['protect'].rstrip('s')}"
         text += f"; ended after round {results['rounds']}, by privacy.max_epsilon" if privacy.get("stopped") else ""
-    return "; ".join([text, *absence_texts(results.get("left_out", {}), results["rounds"])])
+    flags = [f"diverged: {results['diverged']}"] if results.get("diverged") else warmup_texts(results)
+    return "; ".join([text, *flags, *absence_texts(results.get("left_out", {}), results["rounds"])])
+
+
+def warmup_texts(results: Mapping[str, Any]) -> list[str]:
+    """Which selection rules took a round of the warm-up, whose model is not yet the recipe's, in one phrase."""
+    chosen = {rule: one for rule, one in (results.get("selection") or {}).items() if one and one.get("within_warmup")}
+    told = [f"{rule.replace('_', '-')} takes round {one['round']}" for rule, one in chosen.items()]
+    length = next((one["within_warmup"] for one in chosen.values()), 0)
+    return [f"within the warm-up of {length} rounds: {', '.join(told)}"] if told else []
 
 
 def target_title(name: str) -> str:
@@ -105,5 +116,6 @@ def byte_count(count: float) -> str:
     return f"{count / 1000:.1f} GB"
 
 
-def _number(value: float | None) -> str:
+def short_number(value: float | None) -> str:
+    """Three digits of a number, or that it is none."""
     return "not finite" if value is None else f"{value:.3g}"

@@ -54,14 +54,19 @@ class Group:
         return max(one.epsilon for one in self.points)
 
     @property
+    def sound(self) -> list[Point]:
+        """Those whose training did not diverge."""
+        return [one for one in self.points if not one.diverged]
+
+    @property
     def accuracy(self) -> Summary | None:
         """On the target, percent."""
-        return _summary([100 * one.accuracy for one in self.points if one.accuracy is not None])
+        return _summary([100 * one.accuracy for one in self.sound if one.accuracy is not None])
 
     @property
     def sources(self) -> Summary | None:
         """On what the sources hold out, percent."""
-        return _summary([100 * one.sources for one in self.points if one.sources is not None])
+        return _summary([100 * one.sources for one in self.sound if one.sources is not None])
 
     def success(self, family: str, whose: str) -> Summary | None:
         """How far beyond the guess the best attack of a family comes, in points.
@@ -112,18 +117,31 @@ def study_table(groups: Sequence[Group], refused: Sequence[StudyCell] = ()) -> T
     rows: list[tuple[Cell, ...]] = []
     for one in groups:
         what = (one.recipe, noise_text(one.noise), one.aggregation, str(len(one.points)))
-        rows.append((*what, _epsilon(one.epsilon), one.sources, one.accuracy, *(one.success(*key) for key in wanted)))
+        seen = (one.sources, one.accuracy) if one.sound else ("diverged", "diverged")
+        rows.append((*what, _epsilon(one.epsilon), *seen, *(one.success(*key) for key in wanted)))
     notes = [
         "Points beyond the guess: 0 is what who reads nothing gets; of each family the attack that comes furthest. For "
         "shares and similarities the difference, for areas under a ROC curve twice it, for errors the part of the "
         "guess's error that is gone. ε: the largest that a client spent; ∞ without noise.",
         "Sources: the audit computes it from the final model, no client needs to have sent it. Read the target beside "
         "it: where noise has left a model that guesses, both are what a guess gets.",
+        *_diverged(groups),
         *_left_out(refused),
     ]
     return Table(
         "Target accuracy, epsilon and what attacks gain; final round", tuple(columns), tuple(rows), tuple(notes)
     )
+
+
+def _diverged(groups: Sequence[Group]) -> list[str]:
+    """A sentence a run."""
+    return [
+        f"{run.recipe} (noise {noise_text(run.noise)}, {run.aggregation}), seed {run.seed}: diverged and is in no mean "
+        f"of accuracies: {run.diverged}."
+        for group in groups
+        for run in group.points
+        if run.diverged
+    ]
 
 
 def _left_out(refused: Sequence[StudyCell]) -> list[str]:

@@ -44,6 +44,7 @@ class Point:
         accuracy: On the target, final round, 0 to 1; None where the run has no target.
         attacks: By attack, on single clients and on the aggregate, where they ran.
         sources: Accuracy on what the sources hold out, 0 to 1; None where that is nothing or was not computed.
+        diverged: Why the run's accuracies are in no mean; "" where they are.
     """
 
     recipe: str
@@ -54,6 +55,7 @@ class Point:
     accuracy: float | None
     attacks: Mapping[str, Mapping[str, Success]]
     sources: float | None = None
+    diverged: str = ""
 
 
 def read_point(cell: Cell, folder: Path) -> Point:
@@ -74,7 +76,8 @@ def read_point(cell: Cell, folder: Path) -> Point:
     attacks = {key: success for key in ATTACKS if (success := _by_whose(one for one in found if one.attack == key))}
     what = (cell.recipe, cell.noise, cell.aggregation, cell.seed)
     spent = math.inf if epsilon is None else epsilon
-    return Point(*what, spent, target_accuracy()(results), attacks, audited.made.get("sources_accuracy"))
+    sources, wrong = audited.made.get("sources_accuracy"), results.get("diverged", "")
+    return Point(*what, spent, target_accuracy()(results), attacks, sources, wrong)
 
 
 def epsilon_of(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> float | None:

@@ -179,3 +179,38 @@ def test_who_was_left_out_of_how_many_rounds_is_noted_with_the_first_reason() ->
     (note,) = [one for one in table.notes if "left out" in one]
     assert note.startswith("hgp, seed 3: client 1 (domain 'b') was left out of 2 of ")
     assert note.endswith(" rounds and of 1 evaluations (at first: it fell).")
+
+
+def test_a_run_that_diverged_leaves_the_means_and_its_row_says_so() -> None:
+    wrong = {"diverged": "its loss is 1e+18, where a uniform guess has 0.69"}
+    runs = [
+        *(results("erm", seed, 0.5) for seed in range(3)),
+        *(results("hgp", seed, 0.6 + seed / 10) for seed in range(2)),
+        results("hgp", 2, 0.01, **wrong),
+        *(results("irm", seed, 0.2, **wrong) for seed in range(2)),
+    ]
+    table = accuracy_table(runs)
+    heading = "target faraway % (final round)"
+    _close(_cell(table, "hgp", heading), 65, python_statistics.stdev([60, 70]))
+    assert _cell(table, "hgp", "seeds") == "2 of 3"
+    assert _cell(table, "irm", heading) == "diverged"
+    assert _cell(table, "irm", "train % (final round)") == "diverged"
+    assert _cell(table, "irm", "seeds") == "2"
+    assert _cell(table, "erm", "seeds") == "3"
+    minus = "target faraway minus erm, points (final round)"
+    assert _cell(table, "irm", minus) is None
+    assert _cell(table, "hgp", minus).mean == pytest.approx(15)
+    notes = [note for note in table.notes if "diverged" in note]
+    assert notes[1] == "irm, seed 0: diverged and is in no mean: its loss is 1e+18, where a uniform guess has 0.69."
+    assert len(notes) == 3
+
+
+def test_a_rule_that_took_a_round_of_the_warm_up_is_named() -> None:
+    found = results("hgp", 3)
+    found["selection"]["training_domain_validation"]["within_warmup"] = 16
+    told = "hgp, seed 3: within the warm-up of 16 rounds: training-domain-validation takes round 15."
+    assert told in accuracy_table([found]).notes
+
+
+def test_what_a_run_remarks_stands_under_the_table() -> None:
+    assert "hgp, seed 0: it trains as erm does." in accuracy_table([results(remarks=["it trains as erm does"])]).notes

@@ -92,3 +92,14 @@ def test_the_oracle_is_an_upper_bound_of_every_rule(accuracies: list[tuple[float
     mean_of = [math.fsum(sources) for _, *sources in accuracies]
     kept = int(chosen["training_domain_validation"]["round"]) - 1
     assert mean_of[kept] == pytest.approx(max(mean_of))
+
+
+def test_a_round_of_the_warm_up_is_marked() -> None:
+    records = [record(1, 0.9, [0.1, 0.2]), record(2, 0.6, [0.9, 0.7]), record(3, 0.8, [0.2, 0.8])]
+    chosen = select(records, {}, 2)
+    assert {rule: one.get("within_warmup") for rule, one in chosen.items()} == {
+        "final": None,
+        "training_domain_validation": 2,
+        "oracle": 2,
+    }
+    assert all(one["within_warmup"] == 3 for one in select(records, {}, 3).values())
