@@ -299,6 +299,16 @@ def test_frozen_statistics_are_those_it_came_with_and_their_affine_is_trained() 
     assert not torch.equal(found["featurizer.2.weight"], before["featurizer.2.weight"])
 
 
+def test_frozen_statistics_of_a_new_layer_are_told_of() -> None:
+    def new(shape: tuple[int, ...], classes: int, **more: Any) -> SplitModel:
+        return SplitModel(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(8)), nn.Linear(8, classes), **more)
+
+    (told,) = start(seeded(new))[2]
+    assert "'featurizer.1' are a new layer's, mean 0 and variance 1" in told
+    assert start(seeded(new, batch_norm="averaged"))[2] == []
+    assert start(seeded(others.normed))[2] == []
+
+
 def by_hand(network: SplitModel, place: int, steps: int) -> dict[str, Tensor]:
     """Full-batch SGD of one client, as anybody writes it."""
     part, optimizer = domain(place).train, torch.optim.SGD(network.parameters(), lr=0.1)

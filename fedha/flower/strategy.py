@@ -15,7 +15,7 @@ from torch import Tensor
 from fedha.arguments import check_argument, check_number
 from fedha.cohort import Member
 from fedha.config import FederationConfig, PrivacyConfig, RecipeConfig, TrainingConfig
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
 from fedha.federation import Server, pool_evaluations
 from fedha.flower import budget
@@ -25,7 +25,7 @@ from fedha.flower.secure_rounds import SecureRounds
 from fedha.flower.secure_sums import least_clients
 from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
-from fedha.models.state import RUNNING, constants_name, digests, divided
+from fedha.models.state import RUNNING, constants_name, digests, divided, new_statistics
 from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
 from fedha.runs.absences import absence_texts, left_out
@@ -168,6 +168,12 @@ class HessianAlignment(Strategy):
             kinds or {},
         )
         self.restored()
+        if new := new_statistics(self.server.constants):
+            self.talk.tell(
+                f"the running statistics of {listed(map(repr, new))} are a new layer's, mean 0 and variance 1, and stay "
+                "so: it normalises nothing; take model.batch_norm averaged or local, nn.GroupNorm, or start from a "
+                "trained network"
+            )
         return self.server
 
     def restored(self) -> None:

@@ -115,6 +115,18 @@ def mixing_layers(model: nn.Module) -> list[str]:
     ]
 
 
+def new_statistics(constants: Mapping[str, Tensor]) -> list[str]:
+    """Layers whose running statistics never move and are those of a new layer, which normalises nothing."""
+    means = {
+        name.removesuffix(".running_mean"): one for name, one in constants.items() if name.endswith("running_mean")
+    }
+    return [
+        name
+        for name, mean in means.items()
+        if not bool(mean.any()) and bool((constants.get(f"{name}.running_var", mean) == 1).all())
+    ]
+
+
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """A digest of each tensor."""
     return {name: digest_of([(name, value)]) for name, value in tensors.items()}
