@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import fedha
 from fedha.client import Client
-from fedha.config import LocalConfig, PrivacyConfig, TrainingConfig
+from fedha.config import LocalConfig, PrivacyConfig, TrainingConfig, parse
 from fedha.data.domain import Domain, Examples
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
@@ -24,7 +24,10 @@ from fedha.flower.wire import count_array_bytes
 from fedha.models import SplitModel
 from fedha.models.state import state_of
 from fedha.recipes import RECIPES
+from fedha.run import execute
+from fedha.runs.listener import Silent
 from tests import models_of_others as others
+from tests.test_resume import Killed
 
 SHAPE = (4, 2)
 SYNCHRONOUS = TrainingConfig(weight_decay=0.1)
@@ -431,6 +434,32 @@ def test_an_unknown_choice_is_refused() -> None:
 
 
 # --- files ---
+
+
+def test_a_run_goes_on_with_the_constants_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the function makes by then: the checkpoint has them, and the clients are sent them."""
+    config = parse(
+        {
+            "model": {"name": "tests.models_of_others:normed", "freeze": True},
+            "training": {"rounds": 4},
+            "engine": {"name": "inline"},
+            "checkpoint": {"every": 2},
+        }
+    )
+    execute(config, tmp_path / "straight", Silent())
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, tmp_path / "killed", Killed(3))
+    usual = others.normed
+
+    def drifted(input_shape: tuple[int, ...], classes: int, **options: Any) -> SplitModel:
+        model = usual(input_shape, classes, **options)
+        model.featurizer[2].running_mean.add_(1.0)
+        return model
+
+    monkeypatch.setattr(others, "normed", drifted)
+    execute(config, tmp_path / "killed", Silent(), resume=True)
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "killed"))
+    assert one == other
 
 
 def test_a_finished_runs_model_is_its_whole_state_and_an_earlier_versions_is_read(tmp_path: Path) -> None:

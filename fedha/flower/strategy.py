@@ -170,9 +170,9 @@ class HessianAlignment(Strategy):
         self.restored()
         if new := new_statistics(self.server.constants):
             self.talk.tell(
-                f"the running statistics of {listed(map(repr, new))} are a new layer's, mean 0 and variance 1, and stay "
-                "so: it normalises nothing; take model.batch_norm averaged or local, nn.GroupNorm, or start from a "
-                "trained network"
+                f"the running statistics of {listed(map(repr, new))} are a new layer's, mean 0 and variance 1, and "
+                "never change: it normalises nothing; take model.batch_norm averaged or local, nn.GroupNorm, or start "
+                "from a trained network"
             )
         return self.server
 
