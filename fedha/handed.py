@@ -43,12 +43,28 @@ def handed_over(key: str, digest: object) -> Any:
     return _objects[str(digest)]
 
 
-def digest_of(parts: Iterable[tuple[str, Tensor]]) -> str:
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """A tensor that is never held whole.
+
+    Attributes:
+        shape: Of all of it.
+        dtype: Likewise.
+        pieces: One after the other along the first axis.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: Iterable[Tensor]
+
+
+def digest_of(parts: Iterable[tuple[str, Tensor | Pieces]]) -> str:
     """A digest of named tensors: names, shapes, types and every byte."""
     total = hashlib.sha256()
     for name, value in parts:
         total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for piece in value.pieces if isinstance(value, Pieces) else (value,):
+            total.update(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()[:32]
 
 
@@ -58,13 +74,13 @@ def code_digest(value: Any) -> str:
     Of an object that is none of these its type alone is seen, and of a function that is called its name.
     """
     total = hashlib.sha256()
-    for part in _told(value, set()):
+    for part in _digested(value, set()):
         total.update(part)
         total.update(b"\n")
     return total.hexdigest()[:32]
 
 
-def _told(value: Any, seen: set[int]) -> Iterator[bytes]:
+def _digested(value: Any, seen: set[int]) -> Iterator[bytes]:
     if isinstance(value, Tensor):
         yield digest_of([("", value)]).encode()
     elif value is None or isinstance(value, str | bytes | int | float | bool | complex):
@@ -74,7 +90,7 @@ def _told(value: Any, seen: set[int]) -> Iterator[bytes]:
     else:
         seen.add(id(value))
         for part in _parts(value):
-            yield from _told(part, seen)
+            yield from _digested(part, seen)
 
 
 def _parts(value: Any) -> Iterable[Any]:

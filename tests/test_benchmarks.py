@@ -179,3 +179,15 @@ def test_the_model_of_a_round_has_every_piece_once(side_modules: Any) -> None:
     assert scaling.round_seconds(costs, here, clients=6) == pytest.approx(1 + 3 * 10 + 6 / (3 * 0.5) + 3 * 100 + 6 * 7)
     away = scaling.Cluster(workers=3, machines=2, rate=0.5, network=scaling.MODEL)  # a model a second
     assert scaling.round_seconds(costs, away, clients=6) == pytest.approx(1 + 3 * 10 + 2 + 4 + 3 * 101 + 6 * 7)
+
+
+@pytest.mark.slow
+def test_a_synchronous_round_is_held_against_a_step_by_hand() -> None:
+    (seen,) = found("synchronous", "--recipes", "erm").values()
+    assert 0 < seen["seconds batching"] < seen["seconds without"]
+
+
+@pytest.mark.slow
+def test_memory_is_told_by_the_number_of_examples() -> None:
+    sizes = found("pieces")
+    assert all(one["peak"] > 0 for one in sizes.values())
