@@ -13,7 +13,7 @@ from fedha.errors import FedhaError
 from fedha.named import call, is_own
 from fedha.recipes import RECIPES, Recipe, Term
 from fedha.registry import add_statistic, known, moments, statistic
-from fedha.rules.table import RULES, named_rule, of_mode
+from fedha.rules.table import RULES, allow, installed, named_rule, of_mode
 from fedha.schema import explained, nearest, numbers_as_written, refusal, types_in
 from fedha.yamlfile import parse_yaml, read_yaml
 
@@ -308,11 +308,11 @@ class TrainingConfig(_Section):
         if self.optimizer is None:
             return self
         name, options = named_rule(self.optimizer)
-        if is_own(name) or name == "objects":
+        if is_own(name) or name == "objects" or name in installed():
             return self
         allowed, own = of_mode(self.mode), "or name your own rule as package.module:function"
         if name not in RULES:
-            raise ValueError(f"there is no optimizer {name!r}{nearest(name, allowed)}; {own}")
+            raise ValueError(f"there is no optimizer {name!r}{nearest(name, [*allowed, *installed()])}; {own}")
         if name not in allowed:
             raise ValueError(f"optimizer is {name!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
         if options:
@@ -542,6 +542,7 @@ class Config(_Section):
     @model_validator(mode="after")
     def _rule_fits(self) -> "Config":
         """What a rule of the table refuses is said where the config is read; somebody's own is made where it runs."""
+        allow(self.training.optimizer)
         name = self.training.optimizer
         if isinstance(name, str) and name in RULES and RULES[name].at_clients:
             from fedha.rules.found import refusal, server_rule  # which know tensors, and are slow to import

@@ -176,11 +176,11 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
     end = {name: parameters[name].detach() for name in request.parameters}
     rate = optimizer.param_groups[0]["lr"]
-    beside, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
+    extra, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
     client.state = replace(client.state, rule=own)
     update = {name: request.parameters[name] - value for name, value in end.items()}
     moved = how_moved(client, request, {**parameters, **running}) if request.running else {}
-    return update | beside | moved, {**means, **first}
+    return update | extra | moved, {**means, **first}
 
 
 def running_of(client: Holder, request: Request) -> dict[str, Tensor]:
