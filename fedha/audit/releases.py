@@ -58,8 +58,9 @@ def releases_of(exchanges: Sequence[Exchange], server: Server, examples: Mapping
         raise FedhaError("no client answered in a round, so there is nothing to audit in it")
     own = [_sent(request, place, one.statistics, one.update, examples[place]) for place, one in sorted(heard.items())]
     together = _Heard()
-    other = (*server.parameters, *server.extra_shapes, *(f"{RUNNING}{name}" for name in server.running))
-    measured = {name: value for name, value in server.learned.items() if name not in other}
+    other = (*server.parameters, *server.extra_shapes)
+    beside = ((name, value) for name, value in server.learned.items() if name not in other)
+    measured = {name: value for name, value in beside if not name.startswith(RUNNING)}
     together.statistics = {name.removeprefix(RIDING): value for name, value in measured.items()}
     together.update = {name: value for name, value in server.learned.items() if name in server.parameters}
     count = sum(examples[place] for place in server.shares)

@@ -37,8 +37,6 @@ def refusal(clients: Sequence[Holder], request: Request) -> str | None:
 
 def _different(clients: Sequence[Holder], request: Request) -> str | None:
     first = clients[0]
-    if not all(client.domain.train.in_memory and client.domain.held_out.in_memory for client in clients):
-        return "inputs are read as they are needed, or an example has several"
     for other in clients[1:]:
         if other.model is not first.model and str(other.model) != str(first.model):
             return f"clients {first.domain.client!r} and {other.domain.client!r} have different models"
@@ -80,6 +78,8 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
 
 
 def _stacked(clients: Sequence[Holder], request: Request) -> str | None:
+    if not all(client.domain.train.in_memory and client.domain.held_out.in_memory for client in clients):
+        return "inputs are read as they are needed, or an example has several"
     frozen = [name for name, value in clients[0].model.named_parameters() if not value.requires_grad]
     if frozen:
         return f"{frozen[0]!r} is frozen, which is not stacked"
