@@ -29,6 +29,12 @@ PIECES = SYNCHRONOUS.model_copy(update={"chunk": 9})
 STEPS = LocalConfig(steps=2, batch_size=6, learning_rate=0.1)
 
 
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test adds is forgotten with it."""
+    monkeypatch.setattr(registry, "_added", dict(registry._added))
+
+
 def recipe(name: str = NAME, weight: float = 3.0) -> Recipe:
     return parse({"recipe": {"name": "mine", "align": {name: weight}}}).recipe[0].resolve()
 
