@@ -24,7 +24,7 @@ from fedha.errors import FedhaError
 from fedha.named import call, is_own
 from fedha.recipes import Recipe, Term, known_rows, row
 from fedha.registry import add_statistic, known, moments, statistic
-from fedha.rules.table import RULES, named_rule, of_mode
+from fedha.rules.table import RULES, allow, installed, named_rule, of_mode
 from fedha.schema import explained, nearest, numbers_as_written, refusal, types_in
 from fedha.yamlfile import parse_yaml, read_yaml
 
@@ -215,12 +215,18 @@ def keys_of(data_set: str) -> tuple[str, ...]:
 
 
 def without_others(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's content as it is written today: an earlier version wrote every data set's keys into each."""
-    data = content.get("data")
-    if not isinstance(data, Mapping):
-        return dict(content)
-    unread = set(DataConfig.model_fields).difference(keys_of(str(data.get("name"))))
-    return {**content, "data": {key: value for key, value in data.items() if key not in unread}}
+    """A config's content as it is written today: an earlier version wrote all data sets' and networks' keys."""
+    data, model, kept = content.get("data"), content.get("model"), dict(content)
+    if isinstance(data, Mapping):
+        unread = set(DataConfig.model_fields).difference(keys_of(str(data.get("name"))))
+        kept["data"] = {key: value for key, value in data.items() if key not in unread}
+    if isinstance(model, Mapping):
+        usual = {key: field.get_default() for key, field in ModelConfig.model_fields.items()}
+        name = str(model.get("name"))
+        kept["model"] = {
+            key: value for key, value in model.items() if _reads(name, key) or value != usual.get(key, value)
+        }
+    return kept
 
 
 def _readers(key: str) -> list[Any]:
@@ -269,6 +275,28 @@ class ModelConfig(_Section):
         if self.options:
             raise ValueError(f"network {self.name!r} takes no options, got {', '.join(self.options)}; leave them out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _own_keys(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {key: field.get_default() for key, field in type(self).model_fields.items()}
+        unread = [key for key in usual if not _reads(self.name, key) and getattr(self, key) == usual[key]]
+        return {key: value for key, value in write(self).items() if key not in unread}
+
+
+# Networks that read a key; all others are read by each. "own" is a function of somebody's, or an object.
+_NETWORKS: Mapping[str, tuple[str, ...]] = {
+    "options": ("own",),
+    "hidden": ("mlp", "cnn"),
+    "head_hidden": ("mlp", "cnn", "linear"),
+    "one_logit": ("mlp", "cnn", "linear"),
+    "init": ("mlp", "cnn", "linear"),
+    "precision": ("mlp", "cnn", "linear"),
+}
+
+
+def _reads(network: str, key: str) -> bool:
+    kind = network if network in ("mlp", "cnn", "linear") else "own"
+    return kind in _NETWORKS.get(key, (kind,))
 
 
 class RecipeConfig(_Section):
@@ -432,11 +460,11 @@ class TrainingConfig(_Section):
         if self.optimizer is None:
             return self
         name, options = named_rule(self.optimizer)
-        if is_own(plugins.place(plugins.RULES, name)) or name == "objects":
+        if is_own(name) or name == "objects" or name in installed():
             return self
         allowed, own = of_mode(self.mode), "or name your own rule as package.module:function"
         if name not in RULES:
-            raise ValueError(f"there is no optimizer {name!r}{nearest(name, allowed)}; {own}")
+            raise ValueError(f"there is no optimizer {name!r}{nearest(name, [*allowed, *installed()])}; {own}")
         if name not in allowed:
             raise ValueError(f"optimizer is {name!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
         if options:
@@ -666,6 +694,7 @@ class Config(_Section):
     @model_validator(mode="after")
     def _rule_fits(self) -> "Config":
         """What a rule of the table refuses is said where the config is read; somebody's own is made where it runs."""
+        allow(self.training.optimizer)
         name = self.training.optimizer
         if isinstance(name, str) and name in RULES and RULES[name].at_clients:
             from fedha.rules.found import refusal, server_rule  # which know tensors, and are slow to import

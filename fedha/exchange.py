@@ -12,7 +12,7 @@ from fedha.recipes import Recipe, in_local_steps
 from fedha.rules.found import rules_of
 from fedha.rules.rule import Rule
 
-Kind = Literal["introduce", "measure", "train", "evaluate"]
+Kind = Literal["measure", "train", "evaluate"]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from fedha.privacy.site import Site
 from fedha.privacy.spending import Spending
 from fedha.reference import domain_means, weighted_mean
 from fedha.rules import applied
-from fedha.rules.rule import Answers, Standing
+from fedha.rules.rule import Answers, Cohort
 from fedha.schedule import rate_factor
 from fedha.training import PARTS
 from fedha.verdict import problem, refused
@@ -47,7 +47,7 @@ class Server:
         learned: What this round's answers averaged to so far: statistics as they were measured, then the update.
         spending: What the run has had released, where clients' answers are covered.
         site: Where the server's own noise comes from, if clients are protected as a whole.
-        beside: Shapes of what the rules have clients answer beside their updates, by name.
+        extra_shapes: Shapes of what the rules have clients answer beside their updates, by name.
     """
 
     task: Task
@@ -62,14 +62,14 @@ class Server:
     learned: dict[str, Tensor] = field(default_factory=dict)
     spending: Spending = field(default_factory=Spending)
     site: Site = field(default_factory=Site)
-    beside: Mapping[str, torch.Size] = field(init=False)
+    extra_shapes: Mapping[str, torch.Size] = field(init=False)
     _round: int = 0  # that is under way,
     _drawn: int = 1  # how many clients it drew,
     _sums: int = 0  # and how many sums of theirs it has disturbed
 
     def __post_init__(self) -> None:
         self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.beside = applied.answer_shapes(self.task.rules, self.parameters)
+        self.extra_shapes = applied.answer_shapes(self.task.rules, self.parameters)
         self.states = self.states or applied.begin(self.task.rules, self.parameters)
 
     def gather(self, round: int, members: Sequence[Member]) -> list[Member]:
@@ -128,7 +128,7 @@ class Server:
         if self.weighs_updates:
             # every risk must be known before any update can be weighed
             replies = list(in_order(replies, [one.index for one in self.cohort]))
-            weights, self.states = applied.weighed(rules, self.states, _standing(replies, shares))
+            weights, self.states = applied.weighed(rules, self.states, _answering(replies, shares))
             shares = dict(weights)
         mean, answered = self._mean(replies, shares, "update")
         self.learned |= mean
@@ -149,7 +149,7 @@ class Server:
         return Answers(
             self.parameters,
             {name: mean[name] for name in self.parameters},
-            applied.below(mean, applied.BESIDE),
+            applied.below(mean, applied.EXTRA),
             rate,
             len(self.members),
             answered,
@@ -311,8 +311,8 @@ def _met(client: Client, task: Task) -> Member:
     return replace(client.member, unreached=unreached(client.model, client.domain.train.form))
 
 
-def _standing(replies: Sequence[Reply], weights: Mapping[int, float]) -> Standing:
-    return Standing(
+def _answering(replies: Sequence[Reply], weights: Mapping[int, float]) -> Cohort:
+    return Cohort(
         weights,
         {one.index: one.domain for one in replies},
         {one.index: one.metrics["risk"] for one in replies if "risk" in one.metrics},

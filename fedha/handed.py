@@ -74,13 +74,13 @@ def code_digest(value: Any) -> str:
     Of an object that is none of these its type alone is seen, and of a function that is called its name.
     """
     total = hashlib.sha256()
-    for part in _told(value, set()):
+    for part in _digested(value, set()):
         total.update(part)
         total.update(b"\n")
     return total.hexdigest()[:32]
 
 
-def _told(value: Any, seen: set[int]) -> Iterator[bytes]:
+def _digested(value: Any, seen: set[int]) -> Iterator[bytes]:
     if isinstance(value, Tensor):
         yield digest_of([("", value)]).encode()
     elif value is None or isinstance(value, str | bytes | int | float | bool | complex):
@@ -90,7 +90,7 @@ def _told(value: Any, seen: set[int]) -> Iterator[bytes]:
     else:
         seen.add(id(value))
         for part in _parts(value):
-            yield from _told(part, seen)
+            yield from _digested(part, seen)
 
 
 def _parts(value: Any) -> Iterable[Any]:

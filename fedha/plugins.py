@@ -7,10 +7,7 @@ from typing import Any
 
 from fedha.errors import FedhaError
 
-DATA, MODELS, RECIPES, RULES, STATISTICS = (
-    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics")
-)
-GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS)
+DATA, MODELS, RECIPES, STATISTICS = (f"fedha.{kind}" for kind in ("data", "models", "recipes", "statistics"))
 
 
 @cache

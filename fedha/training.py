@@ -162,10 +162,10 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
     end = {name: value.detach() for name, value in parameters.items()}
     rate = optimizer.param_groups[0]["lr"]
-    beside, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
+    extra, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
     client.state = replace(client.state, rule=own)
     update = {name: request.parameters[name] - value for name, value in end.items()}
-    return update | beside, {**means, **first}
+    return update | extra, {**means, **first}
 
 
 def looks_at_start(request: Request) -> bool:

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 from fedha import config as configs
 from fedha.config import Config
+from fedha.flower.serve import load_domains
+from fedha.models import build
 from fedha.runs import belongings, runfolder
 from fedha.runs.files import STATE
 
@@ -113,6 +115,23 @@ def as_in_0_1_0(folder: Path) -> Path:
         with safe_open(state, framework="pt") as file:
             numbers = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        numbers = {"round": numbers["round"], "examples": [40, 40], "weights": [], "clients": numbers["clients"]}
-        save_file(tensors, state, {"state": json.dumps(numbers)})
+        domains = load_domains(configs.parse(content))
+        model = build(configs.parse(content).model, domains.input_shape, domains.classes, 0)
+        order = [name for name, _ in model.named_parameters()]
+        prefix = "rule/groupdro/"
+        kept = [name for name in tensors if name.startswith(prefix)]
+        weights = {name.removeprefix(prefix): float(tensors.pop(name)) for name in kept}
+        numbers = {"round": numbers["round"], "weights": weights, "clients": numbers["clients"]}
+        renamed = {_named_before(name, order): value for name, value in tensors.items()}
+        save_file(renamed, state, {"state": json.dumps(numbers)})
     return folder
+
+
+def _named_before(name: str, order: list[str]) -> str:
+    """What a checkpoint called a tensor before server rules had names."""
+    if name.startswith("rule/reference_average/"):
+        return name.replace("rule/reference_average/", "averages/")
+    if name.startswith("rule/"):
+        _, _, slot, parameter = name.split("/")
+        return f"optimizer/{order.index(parameter)}/{slot}"
+    return name.replace("/averages/", "/") if name.startswith("clients/") else name

@@ -27,8 +27,8 @@ def nova() -> Rule:
         }, {}
 
     def aggregate(state: object, answers: Answers) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        rate = answers.rate * answers.beside["steps"]
-        moved = {name: value - rate * answers.beside[f"move/{name}"] for name, value in answers.parameters.items()}
+        rate = answers.rate * answers.extra["steps"]
+        moved = {name: value - rate * answers.extra[f"move/{name}"] for name, value in answers.parameters.items()}
         return moved, {}
 
     return Rule("nova", answer=answer, aggregate=aggregate)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from fedha.config import load
@@ -16,6 +17,8 @@ from fedha.report.formats import render
 from fedha.report.tables import recipe_table
 from fedha.run import execute
 from fedha.runs.listener import Silent
+from fedha.simulation import simulate
+from tests.models_of_others import fitted
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -112,3 +115,32 @@ def test_the_example_of_a_run_from_objects_runs(page: str, tmp_path: Path, monke
     with contextlib.suppress(FedhaError):  # a lambda has no name by which `load` could make its network again
         exec(example, names)
     assert names["result"].accuracy("sketch") >= 0
+
+
+def test_the_example_of_a_server_rule_trains_by_name_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(encoding="utf-8"), re.DOTALL)
+    example = next(one for one in examples if "FedDyn" in one)
+    (tmp_path / "myrule.py").write_text(example, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    draws = torch.Generator().manual_seed(0)
+    domains = [
+        Domain(name, *(Examples(torch.randn(n, 6, generator=draws), torch.arange(n) % 2) for n in (20, 8)))
+        for name in "abc"
+    ]
+    ends = {}
+    for name in ("fedavg", {"name": "myrule:feddyn", "strength": 0.5}):
+        training = {"mode": "local", "rounds": 3, "clients_per_round": 2, "optimizer": name, "averaging": "clients"}
+        for rounds in (2, 3):
+            out = tmp_path / ("fedavg" if name == "fedavg" else "feddyn")
+            given = {**training, "rounds": rounds}
+            ends[out.name] = simulate(
+                domains, fitted, "erm", training=given, out=out, resume=rounds == 3, engine="inline"
+            )
+    changed = [dict(ends[name].model.named_parameters())["head.weight"] for name in ends]
+    assert not torch.equal(*changed)
+    kept = load_file(tmp_path / "feddyn" / "checkpoint" / "state.safetensors")
+    assert "rule/feddyn/head.weight" in kept
+    assert "clients/1/rule/feddyn/head.weight" in kept

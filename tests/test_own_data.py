@@ -14,6 +14,7 @@ from fedha.data.domain import Domain
 from fedha.errors import FedhaError
 from fedha.models import build
 from fedha.report.tables import recipe_table
+from fedha.rules import table as rules
 from fedha.run import execute
 from fedha.runs.listener import Silent
 from fedha.runs.resuming import differences
@@ -144,10 +145,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "[fedha.rules]\nplain = fedha.rules.optimizers:sgd\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    plugins.installed.cache_clear()
+    for found in (plugins.installed, rules.installed):
+        found.cache_clear()
     yield
     sys.path.remove(str(tmp_path))
-    plugins.installed.cache_clear()
+    for found in (plugins.installed, rules.installed):
+        found.cache_clear()
 
 
 @pytest.mark.usefixtures("package")

@@ -200,8 +200,18 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         execute(wider, tmp_path, Silent(), resume=True)
 
 
-def test_a_run_of_0_1_0_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    config = settings(recipe={"name": "fishr", "weight": 30.0})
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fishr with the clients' moving averages",
+        "fediir with the server's moving average",
+        "groupdro with the domains' weights",
+        "sgd with momentum and a schedule",
+        "fedadam with minibatches and moving averages",
+    ],
+)
+def test_a_run_of_0_1_0_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    config = settings(**RUNS[name])
     execute(config, tmp_path / "whole", Silent())
     kill(config, tmp_path / "killed", Killed(5))
     as_in_0_1_0(tmp_path / "killed")

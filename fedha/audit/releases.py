@@ -15,7 +15,7 @@ from fedha.federation import Server
 from fedha.flower.wire import unpack_reply, unpack_request
 from fedha.models.split import head_matrix
 from fedha.piggyback import RIDING
-from fedha.rules.applied import BESIDE
+from fedha.rules.applied import EXTRA
 
 _READ = ("query.measure", "train")
 _MASKED = "masked"  # the one tensor of an answer under secure aggregation: fixed-point words with masks on
@@ -57,7 +57,7 @@ def releases_of(exchanges: Sequence[Exchange], server: Server, examples: Mapping
         raise FedhaError("no client answered in a round, so there is nothing to audit in it")
     own = [_sent(request, place, one.statistics, one.update, examples[place]) for place, one in sorted(heard.items())]
     together = _Heard()
-    other = (*server.parameters, *server.beside)
+    other = (*server.parameters, *server.extra_shapes)
     measured = {name: value for name, value in server.learned.items() if name not in other}
     together.statistics = {name.removeprefix(RIDING): value for name, value in measured.items()}
     together.update = {name: value for name, value in server.learned.items() if name in server.parameters}
@@ -93,7 +93,7 @@ def _sort(one: _Heard, kind: str, tensors: Mapping[str, Tensor]) -> None:
         return
     riding = {name: value for name, value in tensors.items() if name.startswith(RIDING)}
     one.statistics |= {name.removeprefix(RIDING): value for name, value in riding.items()}
-    one.update = {name: value for name, value in tensors.items() if not name.startswith((RIDING, BESIDE))}
+    one.update = {name: value for name, value in tensors.items() if not name.startswith((RIDING, EXTRA))}
 
 
 def _sent(

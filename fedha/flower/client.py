@@ -38,6 +38,7 @@ from fedha.models.check import check_inputs, check_network, check_parameters
 from fedha.models.split import SplitModel
 from fedha.placement import placed_domain
 from fedha.privacy.site import Site
+from fedha.rules.table import allow
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
@@ -79,8 +80,14 @@ def client_app(
     device: str = "cpu",
     party: Party | None = None,
     site: Callable[[], Site] = sworn,
+    rule: str | None = None,
 ) -> ClientApp:
     """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
+
+    Args:
+        model, domain, threads, device, party, site: As there.
+        rule: The server's rule, as ``package.module:function``, where it is none of fedha's: what a message alone names
+            is never imported.
 
     Returns:
         An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``, and the queries of secure sums.
@@ -97,6 +104,7 @@ def client_app(
                 f"client_app was given a {type(given).__name__} as {name}; give the function that makes it, of the "
                 "context: lambda context: …"
             )
+    allow(rule)
     check_number("client_app", "threads", threads, 1)
     check_device("client_app", device)
     check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")

@@ -60,7 +60,8 @@ class SecureRounds:
         self._grid = grid
         riding = server.riders(round)
         update = {name: value.shape for name, value in server.parameters.items()}
-        update |= {f"{RIDING}{name}": shape for name, shape in _known(riding, statistics).items()} | dict(server.beside)
+        update |= {f"{RIDING}{name}": shape for name, shape in _known(riding, statistics).items()}
+        update |= server.extra_shapes
         training = Request(self._task, round, {}, {}, riding, evaluate=parts)
         wanted = [
             _wanted("query.measure", self._measuring(round, measure), server, _known(measure, statistics))

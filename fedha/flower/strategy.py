@@ -26,6 +26,7 @@ from fedha.flower.secure_sums import least_clients
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
+from fedha.rules.table import allow
 from fedha.runs.absences import absence_texts, left_out
 from fedha.training import PARTS
 
@@ -72,6 +73,7 @@ class HessianAlignment(Strategy):
         row = RecipeConfig(name=recipe) if isinstance(recipe, str) else recipe
         resolved = row if isinstance(row, Recipe) else row.resolve()
         self.task = Task(resolved, training or TrainingConfig(), seed, privacy or PrivacyConfig())
+        allow(self.task.training.optimizer)
         given = federation or FederationConfig(on_missing="stop")
         rules = Rules(
             clients=clients,
@@ -192,7 +194,7 @@ class HessianAlignment(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the updates in client order, as they come, and take the server's step."""
         server = self.begun()
-        expected = {name: value.shape for name, value in server.parameters.items()} | dict(server.beside)
+        expected = {name: value.shape for name, value in server.parameters.items()} | dict(server.extra_shapes)
         for name in server.riders(server_round) if self.expected else ():
             expected[f"{RIDING}{name}"] = self.expected[name]
         known = expected if self.expected or not server.riders(server_round) else {}

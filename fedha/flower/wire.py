@@ -24,6 +24,7 @@ from fedha.flower.tensor_array import TensorArray, array_record
 from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
 from fedha.recipes import Recipe, Term
+from fedha.rules.table import check_allowed
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
@@ -122,11 +123,16 @@ def pack_task(task: Task) -> str:
 
 @functools.lru_cache(maxsize=8)
 def unpack_task(text: str) -> Task:
-    """Read what `pack_task` wrote."""
+    """Read what `pack_task` wrote.
+
+    Raises:
+        FedhaError: It names a rule that this process was not told of, or cannot use.
+    """
     content = parse_json(text)
     terms = tuple(Term(**term) for term in content["recipe"].pop("terms"))
     recipe = Recipe(terms=terms, **content["recipe"])
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
+    check_allowed(training.optimizer)  # before it would be imported
     return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
 
 

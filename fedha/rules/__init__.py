@@ -4,6 +4,6 @@
 a run, `applied` applies them. All others are rules.
 """
 
-from fedha.rules.rule import Answers, Rule, Standing, Step, Work, mean_step
+from fedha.rules.rule import Answers, Cohort, Rule, Step, Work, mean_step
 
-__all__ = ["Answers", "Rule", "Standing", "Step", "Work", "mean_step"]
+__all__ = ["Answers", "Cohort", "Rule", "Step", "Work", "mean_step"]

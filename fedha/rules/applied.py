@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fedha.errors import FedhaError
-from fedha.rules.rule import Answers, Named, Rule, Standing, Step, Work
+from fedha.rules.rule import Answers, Cohort, Named, Rule, Step, Work
 
 Rules = Sequence[Rule]
 States = dict[str, dict[str, Tensor]]  # the server's tensors, by rule
 
-BESIDE = "rule/"  # before the name of what a rule has clients answer beside their update
+EXTRA = "rule/"  # before the name of what a rule has clients answer beside their update
 
 
 def begin(rules: Rules, parameters: Named) -> States:
@@ -28,21 +28,21 @@ def sent_along(rules: Rules, states: Mapping[str, Named]) -> dict[str, Tensor]:
     return _joined(rules, lambda rule: _made(rule, "sends", rule.sends, states[rule.name]))
 
 
-def weighed(rules: Rules, states: States, standing: Standing) -> tuple[Mapping[int, float], States]:
+def weighed(rules: Rules, states: States, cohort: Cohort) -> tuple[Mapping[int, float], States]:
     """The weights of the clients' updates by client id, and the server's tensors after it."""
     for rule in rules:
         if rule.weigh is not None:
-            with _told(rule, "weigh"):
-                weights, state = rule.weigh(states[rule.name], standing)
-                states, standing = states | {rule.name: dict(state)}, replace(standing, weights=weights)
-    return standing.weights, states
+            with _blaming(rule, "weigh"):
+                weights, state = rule.weigh(states[rule.name], cohort)
+                states, cohort = states | {rule.name: dict(state)}, replace(cohort, weights=weights)
+    return cohort.weights, states
 
 
 def referred(rules: Rules, states: States, references: Named) -> tuple[dict[str, Tensor], States]:
     """What clients are told as references, and the server's tensors after it."""
     for rule in rules:
         if rule.refer is not None:
-            with _told(rule, "refer"):
+            with _blaming(rule, "refer"):
                 references, state = rule.refer(states[rule.name], references)
                 states = states | {rule.name: dict(state)}
     return dict(references), states
@@ -62,8 +62,8 @@ def aggregated(rules: Rules, states: States, answers: Answers) -> tuple[dict[str
     parameters: Named = answers.parameters
     for rule in rules:
         if rule.aggregate is not None:
-            own = replace(answers, parameters=parameters, beside=below(answers.beside, f"{rule.name}/"))
-            with _told(rule, "aggregate"):
+            own = replace(answers, parameters=parameters, extra=below(answers.extra, f"{rule.name}/"))
+            with _blaming(rule, "aggregate"):
                 parameters, state = rule.aggregate(states[rule.name], own)
                 parameters, state = dict(parameters), dict(state)
             _check_alike(rule, "aggregate", "parameters", parameters, answers.parameters)
@@ -93,7 +93,7 @@ def correction(rules: Rules, start: Named, sent: Named, own: Named) -> Callable[
     def corrected(gradient: Named, parameters: Named) -> dict[str, Tensor]:
         for rule, along, remembered in parts:
             if rule.correct is not None:
-                with torch.no_grad(), _told(rule, "correct"):
+                with torch.no_grad(), _blaming(rule, "correct"):
                     gradient = rule.correct(Step(gradient, parameters, start, along, remembered))
         return dict(gradient)
 
@@ -110,19 +110,19 @@ def answered(rules: Rules, work: Work) -> tuple[dict[str, Tensor], dict[str, Ten
     Raises:
         FedhaError: A rule fails, or remembers something else than what it began with.
     """
-    beside, own = dict[str, Tensor](), dict(work.own)
+    extra, own = dict[str, Tensor](), dict(work.state)
     for rule in rules:
         if rule.answer is None:
             continue
         prefix = f"{rule.name}/"
-        mine = below(work.own, prefix)
-        with torch.no_grad(), _told(rule, "answer"):
-            told, kept = rule.answer(replace(work, sent=below(work.sent, prefix), own=mine))
+        mine = below(work.state, prefix)
+        with torch.no_grad(), _blaming(rule, "answer"):
+            told, kept = rule.answer(replace(work, sent=below(work.sent, prefix), state=mine))
             told, kept = dict(told), dict(kept)
         _check_alike(rule, "answer", "a client's tensors", kept, mine)
-        beside |= {f"{BESIDE}{prefix}{name}": value for name, value in told.items()}
+        extra |= {f"{EXTRA}{prefix}{name}": value for name, value in told.items()}
         own |= {f"{prefix}{name}": value for name, value in kept.items()}
-    return beside, own
+    return extra, own
 
 
 def answer_shapes(rules: Rules, parameters: Named) -> dict[str, torch.Size]:
@@ -138,9 +138,9 @@ def answer_shapes(rules: Rules, parameters: Named) -> dict[str, torch.Size]:
     for rule in rules:
         if rule.correct is not None:
             _check_alike(rule, "correct", "a gradient", gradient, zeros)
-    beside, _ = answered(rules, Work(zeros, zeros, 1, 1.0, sent, own))
-    aggregated(rules, states, Answers(zeros, zeros, below(beside, BESIDE), 1.0, 1, 1))
-    return {name: value.shape for name, value in beside.items()}
+    extra, _ = answered(rules, Work(zeros, zeros, 1, 1.0, sent, own))
+    aggregated(rules, states, Answers(zeros, zeros, below(extra, EXTRA), 1.0, 1, 1))
+    return {name: value.shape for name, value in extra.items()}
 
 
 def check_states(rules: Rules, parameters: Named, states: Mapping[str, Named]) -> None:
@@ -167,7 +167,7 @@ def _joined(rules: Rules, of: Callable[[Rule], Named]) -> dict[str, Tensor]:
 
 
 def _made(rule: Rule, part: str, function: Callable[[Named], Named], given: Named) -> dict[str, Tensor]:
-    with torch.no_grad(), _told(rule, part):
+    with torch.no_grad(), _blaming(rule, part):
         made = dict(function(given))
     if wrong := [name for name, value in made.items() if not isinstance(value, Tensor)]:
         raise FedhaError(f"rule {rule.name!r}: its {part} gives {wrong[0]!r} that is no tensor; make it one")
@@ -199,7 +199,7 @@ def _kind(value: Tensor) -> tuple[torch.Size, torch.dtype]:
 
 
 @contextmanager
-def _told(rule: Rule, part: str) -> Iterator[None]:
+def _blaming(rule: Rule, part: str) -> Iterator[None]:
     """Say whose function failed, and where."""
     try:
         yield

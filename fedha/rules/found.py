@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from fedha import plugins
 from fedha.errors import FedhaError
-from fedha.named import invoke, look_up
+from fedha.named import invoke, is_own, look_up
 from fedha.recipes import Recipe
 from fedha.registry import reference_of
 from fedha.rules.groupdro import group_dro
 from fedha.rules.references import moving_references
 from fedha.rules.rule import Rule
-from fedha.rules.table import RULES, USUAL, named_rule
+from fedha.rules.table import RULES, USUAL, installed, named_rule
+from fedha.schema import nearest
 
 if TYPE_CHECKING:
     from fedha.config import PrivacyConfig, TrainingConfig
@@ -53,8 +53,10 @@ def server_rule(training: "TrainingConfig") -> Rule:
 
         found = handed_over(KEY, options.get("digest"))
     else:
-        place = RULES[name].maker if name in RULES else plugins.place(plugins.RULES, name)
-        found = look_up(KEY, place)
+        row = RULES.get(name)
+        if row is None and not is_own(name) and name not in installed():
+            raise FedhaError(f"there is no {KEY} {name!r}{nearest(name, [*RULES, *installed()])}")
+        found = look_up(KEY, installed().get(name, name) if row is None else row.maker)
     if not isinstance(found, Rule):
         if not callable(found):
             raise FedhaError(f"{KEY} is {name!r}, which is a {type(found).__name__}; name a Rule, or what makes one")

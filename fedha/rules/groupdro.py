@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from fedha.reference import domain_means
-from fedha.rules.rule import Named, Rule, Standing
+from fedha.rules.rule import Cohort, Named, Rule
 
 
 def group_dro(step_size: float) -> Rule:
@@ -21,18 +21,18 @@ def group_dro(step_size: float) -> Rule:
         Sagawa, Koh, Hashimoto, Liang (ICLR 2020), algorithm 1.
     """
 
-    def weigh(state: Named, standing: Standing) -> tuple[Mapping[int, float], Named]:
+    def weigh(state: Named, cohort: Cohort) -> tuple[Mapping[int, float], Named]:
         risks = domain_means(
-            (standing.domains[client], risk, standing.examples[client]) for client, risk in standing.risks.items()
+            (cohort.domains[client], risk, cohort.examples[client]) for client, risk in cohort.risks.items()
         )
         domain_weights = _moved({name: float(value) for name, value in state.items()}, risks, step_size)
         scale = 1 / sum(domain_weights[domain] for domain in risks)
         usual = dict.fromkeys(risks, 0.0)
-        for client, domain in standing.domains.items():
-            usual[domain] += standing.weights[client]
+        for client, domain in cohort.domains.items():
+            usual[domain] += cohort.weights[client]
         weights = {
-            client: domain_weights[domain] * scale * (standing.weights[client] / usual[domain])
-            for client, domain in standing.domains.items()
+            client: domain_weights[domain] * scale * (cohort.weights[client] / usual[domain])
+            for client, domain in cohort.domains.items()
         }
         return weights, {name: torch.tensor(value, dtype=torch.float64) for name, value in domain_weights.items()}
 

@@ -21,14 +21,14 @@ class Step:
         parameters: Where it was taken.
         start: The round's global model.
         sent: What the server sent along.
-        own: What the client remembers of the rule.
+        state: The client's tensors.
     """
 
     gradient: Named
     parameters: Named
     start: Named
     sent: Named
-    own: Named
+    state: Named
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Work:
         steps: How many it took.
         rate: Their learning rate.
         sent: What the server sent along.
-        own: What the client remembers of the rule.
+        state: The client's tensors.
     """
 
     start: Named
@@ -49,7 +49,7 @@ class Work:
     steps: int
     rate: float
     sent: Named
-    own: Named
+    state: Named
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Answers:
     Attributes:
         parameters: The round's global model.
         update: The weighted mean of what is to be subtracted: gradients, or what local steps moved.
-        beside: The weighted means of what the rule's own `answer` gave.
+        extra: The weighted means of what the rule's own `answer` gave.
         rate: The server's learning rate in this round.
         clients: How many the run has.
         answered: How many answered.
@@ -68,7 +68,7 @@ class Answers:
 
     parameters: Named
     update: Named
-    beside: Named
+    extra: Named
     rate: float
     clients: int
     answered: int
@@ -76,7 +76,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Cohort:
     """The clients that answered in a round, by client id, as `Rule.weigh` sees them.
 
     Attributes:
@@ -135,7 +135,7 @@ class Rule:
     sends: Callable[[Named], Named] = nothing
     correct: Callable[[Step], Named] | None = None
     answer: Callable[[Work], tuple[Named, Named]] | None = None
-    weigh: Callable[[Named, Standing], tuple[Mapping[int, float], Named]] | None = None
+    weigh: Callable[[Named, Cohort], tuple[Mapping[int, float], Named]] | None = None
     refer: Callable[[Named, Named], tuple[Named, Named]] | None = None
     aggregate: Callable[[Named, Answers], tuple[Named, Named]] | None = mean_step
 

@@ -65,7 +65,7 @@ def _control(state: Named) -> Named:
 
 
 def _correct(step: Step) -> Named:
-    return {name: value + step.sent[name] - step.own[name] for name, value in step.gradient.items()}
+    return {name: value + step.sent[name] - step.state[name] for name, value in step.gradient.items()}
 
 
 def _answer(work: Work) -> tuple[Named, Named]:
@@ -73,10 +73,10 @@ def _answer(work: Work) -> tuple[Named, Named]:
         name: (start - work.end[name]) / (work.steps * work.rate) - work.sent[name]
         for name, start in work.start.items()
     }
-    return moves, {name: work.own[name] + move for name, move in moves.items()}
+    return moves, {name: work.state[name] + move for name, move in moves.items()}
 
 
 def _aggregate(control: Named, answers: Answers) -> tuple[Named, Named]:
     parameters, _ = mean_step(control, answers)
     part = answers.answered / answers.clients
-    return parameters, {name: value + part * answers.beside[name] for name, value in control.items()}
+    return parameters, {name: value + part * answers.extra[name] for name, value in control.items()}

@@ -1,8 +1,16 @@
-"""The server rules that a config can name. A new one is its file and a row here, or `package.module:function`."""
+"""The server rules that a config can name: fedha's, those of installed packages, and somebody's own.
+
+A new one is its file and a row here; a package adds one by an entry point of the group `fedha.rules` that names what
+makes it; a config names ``package.module:function``. A message adds none: it may name what is installed, and of
+somebody's own what this process was told of, by the config that it reads or by the program that it runs.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from fedha.errors import FedhaError
+from fedha.named import is_own
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,28 @@ RULES: Mapping[str, RuleRow] = {
 }
 
 USUAL: Mapping[str, str] = {"synchronous": "adam", "local": "fedavg"}  # by mode, where a config names none
+
+_allowed: set[str] = set()
+
+
+def allow(given: str | Mapping[str, Any] | None) -> None:
+    """Make known to this process what its own config or program says of a rule, so that messages may name it too."""
+    if given is not None:
+        _allowed.add(named_rule(given)[0])
+
+
+def check_allowed(given: str | Mapping[str, Any] | None) -> None:
+    """Refuse a rule that a message names, where nobody in this process has named it: it would be imported and called.
+
+    Raises:
+        FedhaError: It is one.
+    """
+    name = "" if given is None else named_rule(given)[0]
+    if is_own(name) and name not in _allowed:
+        raise FedhaError(
+            f"the server's rule is {name!r}, which this client was not started with; name it in the client's config, "
+            f"or in client_app(…, rule={name!r})"
+        )
 
 
 def of_mode(mode: str) -> list[str]:

@@ -35,5 +35,5 @@ def test_its_steps_are_those_of_torch(
         parameters, state = dict(moved), dict(kept)
     for name, value in live.items():
         assert torch.equal(parameters[name], value)
-        for slot, value in optimizer.state[value].items():
-            assert torch.equal(state[f"{slot}/{name}"], value)
+        for slot, kept in optimizer.state[value].items():
+            assert torch.equal(state[f"{slot}/{name}"], kept)

@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ from torch.testing import assert_close
 
 import fedha
 from fedha.config import TrainingConfig, load, parse, to_yaml
+from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
 from fedha.federation import Server, run_round
+from fedha.flower import HessianAlignment, client_app
 from fedha.flower.wire import pack_task, unpack_task
 from fedha.handed import code_digest
 from fedha.recipes import RECIPES
-from fedha.rules import Rule, mean_step
+from fedha.rules import Rule, mean_step, table
 from fedha.rules.table import RULES
 from fedha.runs import runfolder
 from fedha.simulation import Result
 from fedha.training import answer_train
 from tests import models_of_others, rules_of_others
+from tests.test_engines import train_over
 from tests.test_recipes import SEED, Problem, make_problem
 from tests.test_simulation import DOMAINS
 
@@ -104,10 +108,49 @@ def test_a_maker_may_read_the_training_and_a_rule_may_stand_in_a_module_as_it_is
 
 
 def test_a_task_with_an_own_rule_travels() -> None:
-    task = Task(RECIPES["erm"], local(optimizer={"name": f"{OWN}prox", "strength": 0.25}), SEED)
+    named = {"name": f"{OWN}prox", "strength": 0.25}
+    task = Task(RECIPES["erm"], local(optimizer=named), SEED)
+    parse({"training": {**LOCAL, "optimizer": named}})  # the client's own config
     there = unpack_task(pack_task(task))
     assert there == task
     assert [rule.name for rule in there.rules] == ["prox"]
+
+
+def test_a_rule_that_a_message_alone_names_is_not_imported() -> None:
+    """A server could have anything called."""
+    text = pack_task(Task(RECIPES["erm"], local(), SEED)).replace('"optimizer": null', '"optimizer": "posix:abort"')
+    with pytest.raises(FedhaError, match="rule is 'posix:abort', which this client was not started with; name it in"):
+        unpack_task(text)
+    text = text.replace('"posix:abort"', '{"name": "subprocess:run", "args": "true"}')
+    with pytest.raises(FedhaError, match="rule is 'subprocess:run', which this client"):
+        unpack_task(text)
+
+
+def test_a_stranger_names_the_rule_at_both_ends() -> None:
+    name = f"{OWN}prox"
+    table._allowed.discard(name)
+    problem = make_problem()
+
+    def train(**told: Any) -> dict[str, torch.Tensor]:
+        app = client_app(
+            lambda _: problem.model, lambda at: problem.domains[int(at.node_config["partition-id"])], **told
+        )
+        strategy = HessianAlignment("erm", local(optimizer=name), seed=SEED, clients=3)
+        return train_over(InlineGrid(app, 3), strategy, problem, 3)[0]
+
+    assert_close(train(rule=name), trained(problem, local(optimizer=name)), rtol=0, atol=0)
+
+
+def test_a_package_adds_a_rule_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "entry_points", lambda group: [EntryPoint("proximal", f"{OWN}prox", group)])
+    table.installed.cache_clear()
+    try:
+        given = parse({"training": {**LOCAL, "optimizer": {"name": "proximal", "strength": 0.25}}}).training
+        assert [rule.name for rule in Task(RECIPES["erm"], given, SEED).rules] == ["prox"]
+        with pytest.raises(FedhaError, match="there is no optimizer 'proximl'; did you mean 'proximal'"):
+            parse({"training": {**LOCAL, "optimizer": "proximl"}})
+    finally:
+        table.installed.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,18 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
+from fedha.audit import capture
+from fedha.audit.replay import replay
 from fedha.cohort import draw_cohort
 from fedha.config import Config, LocalConfig, PrivacyConfig, TrainingConfig, parse
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
 from fedha.federation import Server, run_round
 from fedha.flower import HessianAlignment
-from fedha.flower.serve import Job
+from fedha.flower.serve import Job, load_domains
 from fedha.minibatches import minibatches
 from fedha.recipes import RECIPES
-from fedha.rules.applied import BESIDE
+from fedha.rules.applied import EXTRA
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from fedha.schedule import rate_factor
@@ -183,6 +185,26 @@ def test_secure_sums_give_the_plain_runs_model(whole: Path, tmp_path: Path) -> N
     assert_close(one, other, rtol=0, atol=1e-5)
 
 
+def test_an_audit_does_it_again_and_sees_updates_alone(whole: Path, tmp_path: Path) -> None:
+    run = config()
+    again = replay(run, load_domains(run), rounds=[5], keep=tmp_path)
+    assert_close(again, runfolder.read_model(whole), rtol=0, atol=0)
+    releases = list(capture.read(tmp_path))
+    assert len(releases) == 5  # of four clients, and of all together
+    for sent in releases:
+        assert set(sent.update or ()) == set(again)
+        assert set(sent.statistics) == {"gradient", "pooled_gradient_hessian_product"}
+
+
+def test_secure_sums_take_what_rides_along_too(tmp_path: Path) -> None:
+    ends = []
+    for secure in (False, True):
+        run = config(federation={"schedule": "piggyback"}, privacy={"secure_aggregation": secure})
+        run_job(Job(run, tmp_path / str(secure)), Silent())
+        ends.append(load_file(tmp_path / str(secure) / runfolder.MODEL))
+    assert_close(*ends, rtol=0, atol=1e-5)
+
+
 def test_clients_trained_together_are_answered_one_by_one(whole: Path, tmp_path: Path) -> None:
     run = config()
     together = run.model_copy(update={"engine": run.engine.model_copy(update={"batching": True})})
@@ -194,7 +216,7 @@ def test_clients_trained_together_are_answered_one_by_one(whole: Path, tmp_path:
 def test_what_travels_has_a_prefix_of_its_own() -> None:
     server = Server(Task(RECIPES["erm"], PART, SEED), dict(make_problem().model.named_parameters()))
     assert set(server.sent_along()) == {f"scaffold/{name}" for name in server.parameters}
-    assert set(server.beside) == {f"{BESIDE}scaffold/{name}" for name in server.parameters}
+    assert set(server.extra_shapes) == {f"{EXTRA}scaffold/{name}" for name in server.parameters}
 
 
 # --- what it does not go with ---
