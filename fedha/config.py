@@ -24,7 +24,7 @@ from fedha.errors import FedhaError
 from fedha.named import call, is_own
 from fedha.recipes import Recipe, Term, known_rows, row
 from fedha.registry import add_statistic, known, moments, statistic
-from fedha.rules.table import RULES, allow, installed, named_rule, of_mode
+from fedha.rules.table import RULES, allow, named_rule, of_mode
 from fedha.schema import explained, nearest, numbers_as_written, refusal, types_in
 from fedha.yamlfile import parse_yaml, read_yaml
 
@@ -460,11 +460,13 @@ class TrainingConfig(_Section):
         if self.optimizer is None:
             return self
         name, options = named_rule(self.optimizer)
-        if is_own(name) or name == "objects" or name in installed():
+        if is_own(plugins.place(plugins.RULES, name)) or name == "objects":
             return self
         allowed, own = of_mode(self.mode), "or name your own rule as package.module:function"
         if name not in RULES:
-            raise ValueError(f"there is no optimizer {name!r}{nearest(name, [*allowed, *installed()])}; {own}")
+            raise ValueError(
+                f"there is no optimizer {name!r}{nearest(name, [*allowed, *plugins.installed(plugins.RULES)])}; {own}"
+            )
         if name not in allowed:
             raise ValueError(f"optimizer is {name!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
         if options:

@@ -33,6 +33,15 @@ def several(inputs: Any) -> dict[str, Any]:
     return {"": inputs}
 
 
+def joined(parts: Sequence[Inputs]) -> Inputs:
+    """Several batches one after the other, alike in form."""
+    if isinstance(parts[0], Mapping):
+        return {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
+    if isinstance(parts[0], tuple):
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return torch.cat(list(parts))
+
+
 def arguments(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """How a module is called with these inputs: by place, or by name."""
     if isinstance(inputs, Mapping):

@@ -7,7 +7,10 @@ from typing import Any
 
 from fedha.errors import FedhaError
 
-DATA, MODELS, RECIPES, STATISTICS = (f"fedha.{kind}" for kind in ("data", "models", "recipes", "statistics"))
+DATA, MODELS, RECIPES, RULES, STATISTICS = (
+    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics")
+)
+GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS)
 
 
 @cache

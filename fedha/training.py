@@ -174,7 +174,7 @@ def looks_at_start(request: Request) -> bool:
     Where nothing is measured they are those of the steps, and no pass is made for them.
     """
     recipe = request.task.recipe
-    return bool(active_terms(recipe, request.share)) or recipe.weighting == "risk"
+    return bool(active_terms(recipe, request.share)) or any(rule.weigh for rule in request.task.rules)
 
 
 def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:

@@ -62,6 +62,14 @@ def test_memory_and_its_growth_are_told() -> None:
 
 
 @pytest.mark.slow
+def test_startup_is_told_beside_bare_imports() -> None:
+    sides = found("startup")
+    bare = sides.pop("import torch, flwr")
+    assert len(sides) == 2
+    assert all(one["cpu_seconds"] > bare["cpu_seconds"] for one in sides.values())
+
+
+@pytest.mark.slow
 def test_scaling_tells_the_pieces_and_the_rounds() -> None:
     scaling = found("scaling", "--workers", "2")
     assert set(scaling["seconds"]) == {"1", "2"}
@@ -171,3 +179,15 @@ def test_the_model_of_a_round_has_every_piece_once(side_modules: Any) -> None:
     assert scaling.round_seconds(costs, here, clients=6) == pytest.approx(1 + 3 * 10 + 6 / (3 * 0.5) + 3 * 100 + 6 * 7)
     away = scaling.Cluster(workers=3, machines=2, rate=0.5, network=scaling.MODEL)  # a model a second
     assert scaling.round_seconds(costs, away, clients=6) == pytest.approx(1 + 3 * 10 + 2 + 4 + 3 * 101 + 6 * 7)
+
+
+@pytest.mark.slow
+def test_a_synchronous_round_is_held_against_a_step_by_hand() -> None:
+    (seen,) = found("synchronous", "--recipes", "erm").values()
+    assert 0 < seen["seconds batching"] < seen["seconds without"]
+
+
+@pytest.mark.slow
+def test_memory_is_told_by_the_number_of_examples() -> None:
+    sizes = found("pieces")
+    assert all(one["peak"] > 0 for one in sizes.values())

@@ -14,7 +14,6 @@ from fedha.data.domain import Domain
 from fedha.errors import FedhaError
 from fedha.models import build
 from fedha.report.tables import recipe_table
-from fedha.rules import table as rules
 from fedha.run import execute
 from fedha.runs.listener import Silent
 from fedha.runs.resuming import differences
@@ -145,12 +144,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "[fedha.rules]\nplain = fedha.rules.optimizers:sgd\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    for found in (plugins.installed, rules.installed):
-        found.cache_clear()
+    plugins.installed.cache_clear()
     yield
     sys.path.remove(str(tmp_path))
-    for found in (plugins.installed, rules.installed):
-        found.cache_clear()
+    plugins.installed.cache_clear()
 
 
 @pytest.mark.usefixtures("package")

@@ -35,8 +35,6 @@ def refusal(clients: Sequence[Holder], request: Request) -> str | None:
 
 def _different(clients: Sequence[Holder], request: Request) -> str | None:
     first = clients[0]
-    if not all(client.domain.train.in_memory and client.domain.held_out.in_memory for client in clients):
-        return "inputs are read as they are needed, or an example has several"
     for other in clients[1:]:
         if other.model is not first.model and str(other.model) != str(first.model):
             return f"clients {first.domain.client!r} and {other.domain.client!r} have different models"
@@ -72,6 +70,8 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
 
 
 def _stacked(clients: Sequence[Holder], request: Request) -> str | None:
+    if not all(client.domain.train.in_memory and client.domain.held_out.in_memory for client in clients):
+        return "inputs are read as they are needed, or an example has several"
     try:
         multiplications(clients[0], request)
     except Exception as error:  # whatever a stranger's layer does under vmap

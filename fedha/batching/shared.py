@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedha import statistics
 from fedha.exchange import Request
+from fedha.inputs import arguments, joined
 from fedha.measurement import HeadView, measure, view_head
 from fedha.minibatches import measured_rows, step_sizes
 from fedha.objective import Objective, derivatives
@@ -161,15 +162,26 @@ def _pass(clients: Sequence[Holder], request: Request) -> Pass:
 
 
 def _computed(clients: Sequence[Holder], request: Request, places: tuple[int, ...]) -> Pass:
-    parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
+    model = clients[0].model
+    given = {name: value.detach() for name, value in request.parameters.items()}
+    if not _only_reads(model):  # nobody's network is handed the model itself
+        given = {name: value.clone() for name, value in given.items()}
+    parameters = {name: value.requires_grad_() for name, value in given.items()}
     inputs, labels = [], []
     for client in clients:
         rows = measured_rows(request, len(client.domain.train), client.index)
-        part = client.domain.train if rows is None else client.domain.train.select(rows)
-        inputs.append(part.inputs)
-        labels.append(part.labels)
-    model = clients[0].model
+        inputs.append(client.domain.train.take(rows, (request.task.seed, request.round, client.index)))
+        labels.append(client.domain.train.labels[slice(None) if rows is None else rows])
     view = view_head(model, parameters)
     own = {name.removeprefix("featurizer."): v for name, v in parameters.items() if name.startswith("featurizer.")}
-    features = view.prepare(functional_call(model.featurizer, own, (torch.cat(inputs),)))
+    features = view.prepare(functional_call(model.featurizer, own, *arguments(joined(inputs))))
     return Pass(request.round, places, parameters, view, features, torch.cat(labels), tuple(map(len, labels)))
+
+
+def _only_reads(model: nn.Module) -> bool:
+    """Whether a network is made of torch's own layers alone, none of which writes to its parameters."""
+    return all(
+        type(one).__module__.startswith("torch.nn.modules.") and not one._forward_hooks and not one._forward_pre_hooks
+        for one in model.modules()
+        if one is not model
+    )

@@ -14,6 +14,7 @@ from fedha.data.labels import missing_classes
 from fedha.data.shards import check_clients
 from fedha.data.sides import Cut, cut_of
 from fedha.errors import FedhaError
+from fedha.exhausted import out_of_memory
 
 __all__ = [
     "Domain",
@@ -197,7 +198,7 @@ def _fitting(config: DataConfig) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+        if out_of_memory(error) is None:
             raise
         raise FedhaError(
             f"the data in {config.root or config.name} do not fit into this machine's memory (examples are held as "

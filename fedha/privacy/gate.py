@@ -79,7 +79,8 @@ def _refuse_foreign(kind: str, request: Request) -> Refusal | None:
         return Refusal("statistic", f"the server asked for {asked}, which is no exchange of the run's recipe")
     if kind == "train" and (request.measure or request.evaluate):
         return Refusal("statistic", f"the server asked for {asked} to ride along with the update, uncovered by noise")
-    if kind == "evaluate" and (privacy.evaluation_noise is None or request.evaluate != ("held_out",)):
+    covered = privacy.evaluation_noise is not None and (request.measure, request.evaluate) == ((), ("held_out",))
+    if kind == "evaluate" and not covered:
         return Refusal("statistic", f"the server asked to evaluate {asked}, which the run's privacy does not cover")
     return None
 
