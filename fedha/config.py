@@ -252,6 +252,11 @@ class ModelConfig(_Section):
     precision: Literal["float32", "float64", "mixed"] = Field(
         "float32", description="of parameters, statistics and sums; mixed: float32, with the featurizer in bfloat16"
     )
+    batch_norm: Literal["frozen", "averaged", "local"] | None = Field(
+        None,
+        description="running statistics of your own network: frozen, averaged by the server, or local to each client "
+        "with weight and bias (FedBN); default: as the network says, frozen if it does not",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -261,7 +266,8 @@ class ModelConfig(_Section):
             return content
         if not is_own(plugins.place(plugins.MODELS, str(content.get("name")))):
             return content
-        return {"name": content["name"], "options": {key: value for key, value in content.items() if key != "name"}}
+        ours = {key: content[key] for key in ("name", "batch_norm") if key in content}
+        return {**ours, "options": {key: value for key, value in content.items() if key not in ours}}
 
     @model_validator(mode="after")
     def _known_or_own(self) -> "ModelConfig":
@@ -272,6 +278,8 @@ class ModelConfig(_Section):
             known = (*known, *plugins.installed(plugins.MODELS))
             own = "or name your own function as package.module:function"
             raise ValueError(f"there is no network {self.name!r}{nearest(self.name, known)}; {own}")
+        if self.batch_norm is not None:
+            raise ValueError(f"network {self.name!r} has no batch norm; leave out batch_norm")
         if self.options:
             raise ValueError(f"network {self.name!r} takes no options, got {', '.join(self.options)}; leave them out")
         return self

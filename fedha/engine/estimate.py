@@ -14,6 +14,7 @@ from fedha.engine.plan import Plan
 from fedha.exchange import Request, Task
 from fedha.models import build
 from fedha.models.check import likely_form
+from fedha.models.state import trained_parameters
 from fedha.pieces import BUDGET_BYTES, example_bytes, rows_at_once
 from fedha.placement import placed_domain
 
@@ -131,7 +132,7 @@ def batching_note(config: Config, parts: Sequence[Domain], domains: DomainSet, d
     if config.engine.batching is False:
         return "one by one: engine.batching is off"
     model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(device)
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    parameters = trained_parameters(model)
     clients = [Client(place, placed_domain(part, model), model) for place, part in enumerate(parts)]
     task = Task(config.recipe[0].resolve(), config.training, config.seed[0])
     every = len(domains.sources) * config.data.clients_per_domain

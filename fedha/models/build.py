@@ -70,6 +70,8 @@ def _own(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> Spli
             f"model.name is {config.name!r}, which makes a {type(made).__name__}; let it return "
             "fedha.models.SplitModel(featurizer, head), or SplitModel.of(network, head='fc')"
         )
+    if config.batch_norm is not None:
+        made.set_batch_norm(config.batch_norm)
     return made
 
 
