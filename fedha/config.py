@@ -215,12 +215,18 @@ def keys_of(data_set: str) -> tuple[str, ...]:
 
 
 def without_others(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's content as it is written today: an earlier version wrote every data set's keys into each."""
-    data = content.get("data")
-    if not isinstance(data, Mapping):
-        return dict(content)
-    unread = set(DataConfig.model_fields).difference(keys_of(str(data.get("name"))))
-    return {**content, "data": {key: value for key, value in data.items() if key not in unread}}
+    """A config's content as it is written today: an earlier version wrote all data sets' and networks' keys."""
+    data, model, kept = content.get("data"), content.get("model"), dict(content)
+    if isinstance(data, Mapping):
+        unread = set(DataConfig.model_fields).difference(keys_of(str(data.get("name"))))
+        kept["data"] = {key: value for key, value in data.items() if key not in unread}
+    if isinstance(model, Mapping):
+        usual = {key: field.get_default() for key, field in ModelConfig.model_fields.items()}
+        name = str(model.get("name"))
+        kept["model"] = {
+            key: value for key, value in model.items() if _reads(name, key) or value != usual.get(key, value)
+        }
+    return kept
 
 
 def _readers(key: str) -> list[Any]:
@@ -277,6 +283,28 @@ class ModelConfig(_Section):
         if self.options:
             raise ValueError(f"network {self.name!r} takes no options, got {', '.join(self.options)}; leave them out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _own_keys(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {key: field.get_default() for key, field in type(self).model_fields.items()}
+        unread = [key for key in usual if not _reads(self.name, key) and getattr(self, key) == usual[key]]
+        return {key: value for key, value in write(self).items() if key not in unread}
+
+
+# Networks that read a key; all others are read by each. "own" is a function of somebody's, or an object.
+_NETWORKS: Mapping[str, tuple[str, ...]] = {
+    "options": ("own",),
+    "hidden": ("mlp", "cnn"),
+    "head_hidden": ("mlp", "cnn", "linear"),
+    "one_logit": ("mlp", "cnn", "linear"),
+    "init": ("mlp", "cnn", "linear"),
+    "precision": ("mlp", "cnn", "linear"),
+}
+
+
+def _reads(network: str, key: str) -> bool:
+    kind = network if network in ("mlp", "cnn", "linear") else "own"
+    return kind in _NETWORKS.get(key, (kind,))
 
 
 class RecipeConfig(_Section):

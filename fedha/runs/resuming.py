@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedha import config as configs
-from fedha.config import Config, DataConfig, may_change
+from fedha.config import Config, DataConfig, ModelConfig, may_change
 from fedha.errors import FedhaError
 from fedha.named import meant
 from fedha.runs import belongings, runfolder
@@ -96,10 +96,15 @@ def differences(was: Mapping[str, Any], config: Config) -> list[Change]:
         config: Another one.
     """
     before = dict(_flat(configs.without_others(was)))
-    known = {**dict(_flat(Config(data=DataConfig(name=config.data.name)).model_dump(mode="json"))), **before}
+    known = {**dict(_flat(_usual(config).model_dump(mode="json"))), **before}
     now = dict(_flat(config.model_dump(mode="json")))
     keys = dict.fromkeys([*now, *before])
     return [Change(key, known.get(key), now.get(key)) for key in keys if not _alike(key, known.get(key), now.get(key))]
+
+
+def _usual(config: Config) -> Config:
+    """The defaults of a config with this data set and network."""
+    return Config(data=DataConfig(name=config.data.name), model=ModelConfig(name=config.model.name))
 
 
 def _alike(key: str, was: Any, now: Any) -> bool:

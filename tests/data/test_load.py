@@ -4,7 +4,7 @@ import numpy
 import pytest
 import torch
 
-from fedha.config import DataConfig, parse
+from fedha.config import DataConfig, ModelConfig, parse
 from fedha.data import DomainSet, load
 from fedha.errors import FedhaError
 from fedha.runs.resuming import differences
@@ -51,6 +51,18 @@ def test_a_section_is_written_with_its_own_keys_and_an_earlier_ones_others_are_p
     everything = {key: field.get_default() for key, field in DataConfig.model_fields.items()}
     assert parse({"data": {**everything, "name": name}}) == parse({"data": written})
     assert differences({"data": {**everything, "name": name}}, parse({"data": written})) == []
+
+
+@pytest.mark.parametrize("name", ["mlp", "linear", "tests.models_of_others:make"])
+def test_a_network_is_written_with_the_keys_that_it_reads(name):
+    config = parse({"model": {"name": name}})
+    written = config.model_dump(mode="json")["model"]
+    assert ("hidden" in written) == (name == "mlp")
+    assert ("options" in written) == ("precision" not in written) == (":" in name)
+    everything = {key: field.get_default() for key, field in ModelConfig.model_fields.items()}
+    assert parse({"model": {**everything, "name": name}}) == config
+    assert differences({"model": {**everything, "name": name}}, config) == []
+    assert parse({"model": written}) == config
 
 
 def test_what_is_loaded_has_been_checked(tmp_path):
