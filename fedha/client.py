@@ -20,7 +20,7 @@ class Client:
     Attributes:
         index: Its place in client order.
         domain: Its data, on the model's device and of the model's precision.
-        model: Structure only; parameters come with each request.
+        model: Structure, and what of its state is constant; the rest comes with each request.
         state: What it remembers; mostly nothing.
         site: Its own rules: where its noise comes from, what it refuses.
         seen: What was computed of its rows last, kept until it has trained; who made it knows it again.

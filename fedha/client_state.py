@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-_AVERAGES, _RODE, _RELEASED, _RULE = "averages/", "own/", "released/", "rule/"
+_AVERAGES, _RODE, _RELEASED, _RULE, _LOCAL = "averages/", "own/", "released/", "rule/", "local/"
 _RODE_FOR, _RELEASED_IN = "own", f"{_RELEASED}round"
 
 _Value = TypeVar("_Value")
@@ -28,6 +28,7 @@ class ClientState:
         released: Where examples are protected, the moments that a round released, by name.
         released_in: Which round; 0: none.
         rule: What the run's rules have it remember, as ``rule's name/its name`` (`fedha.rules`).
+        local: The parts of the network that are its own, by name (`fedha.models.state`).
     """
 
     averages: Mapping[str, Tensor] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class ClientState:
     released: Mapping[str, Tensor] = field(default_factory=dict)
     released_in: int = 0
     rule: Mapping[str, Tensor] = field(default_factory=dict)
+    local: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return any(getattr(self, one.name) for one in fields(self))
@@ -44,6 +46,7 @@ class ClientState:
 def to_tensors(state: ClientState) -> dict[str, Tensor]:
     """A client's memory as named tensors; nothing where it remembers nothing."""
     groups = {_AVERAGES: state.averages, _RODE: state.rode, _RELEASED: state.released, _RULE: state.rule}
+    groups |= {_LOCAL: state.local}
     rounds = {_RODE_FOR: state.rode_for, _RELEASED_IN: state.released_in}
     named = {f"{prefix}{name}": value for prefix, group in groups.items() for name, value in group.items()}
     return named | {name: torch.tensor(number) for name, number in rounds.items() if number}
@@ -60,6 +63,7 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> ClientState:
         released=dict(_below(rest, _RELEASED)),
         released_in=_round(tensors.get(_RELEASED_IN)),
         rule=dict(_below(rest, _RULE)),
+        local=dict(_below(rest, _LOCAL)),
     )
 
 

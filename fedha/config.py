@@ -1,19 +1,30 @@
 """The one schema of an experiment: what a YAML file may say, with its defaults."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from fedha import plugins
 from fedha.errors import FedhaError
 from fedha.named import call, is_own
-from fedha.recipes import RECIPES, Recipe, Term
+from fedha.recipes import Recipe, Term, known_rows, row
 from fedha.registry import add_statistic, known, moments, statistic
-from fedha.rules.table import RULES, allow, installed, named_rule, of_mode
+from fedha.rules.table import RULES, allow, named_rule, of_mode
 from fedha.schema import explained, nearest, numbers_as_written, refusal, types_in
 from fedha.yamlfile import parse_yaml, read_yaml
 
@@ -51,54 +62,178 @@ class _Section(BaseModel):
         return numbers_as_written(cls, content)
 
 
-class DataConfig(_Section):
-    """Which domains, and where they come from."""
+DATA_SETS = ("colored_digits", "colored_mnist", "heart", "arrays", "objects")
 
-    name: Literal["colored_digits", "colored_mnist", "heart", "arrays", "objects"] = Field(
-        "colored_digits", description="the data set; colored_digits needs no file; objects: what a program handed over"
+
+def _of(*data_sets: str, **more: JsonValue) -> dict[str, JsonValue]:
+    """Marks a key that these data sets alone read; "own" stands for a function of somebody's."""
+    return {"of": list(data_sets), **more}
+
+
+_COLORED, _NATURAL = _of("colored_digits", "colored_mnist"), _of("heart", "arrays", "own")
+
+
+class DataConfig(_Section):
+    """Which domains, and where they come from. A data set's section has its own keys, and no other's."""
+
+    name: str = Field(
+        "colored_digits",
+        description="the data set: colored_digits (needs no file), colored_mnist, heart, arrays, one of an installed "
+        "package, or your own function as package.module:function",
     )
-    root: Path | None = Field(
-        None, json_schema_extra=_ELSEWHERE, description="folder of the files (colored_mnist, heart, arrays)"
-    )
+    root: Path | None = Field(None, json_schema_extra=_ELSEWHERE, description="folder of the files")
     download: bool = Field(
-        False, json_schema_extra=_ELSEWHERE, description="fetch missing files into root, checked by checksum"
+        False,
+        json_schema_extra=_of("colored_mnist", **_ELSEWHERE),
+        description="fetch missing files into root, checked by checksum",
     )
     sources: list[str] | None = Field(
-        None, description="heart, arrays: the source domains; default: all but the target"
+        None, json_schema_extra=_NATURAL, description="the source domains; default: all but the target"
     )
-    target: str | None = Field(None, description="heart, arrays: the unseen domain")
+    target: str | None = Field(
+        None,
+        json_schema_extra=_NATURAL,
+        description="the unseen domain; of your own data one or a list, whose first is the tables'",
+    )
     classes: int | None = Field(
-        None, ge=2, description="arrays: number of classes; default: one more than the highest label"
+        None,
+        ge=2,
+        json_schema_extra=_of("arrays", "own"),
+        description="number of classes; default: one more than the highest label",
     )
     unlabelled: int | None = Field(
-        None, description="arrays: the label, such as 255 or -1, of rows without one; they are left out and counted"
+        None,
+        json_schema_extra=_of("arrays"),
+        description="the label, such as 255 or -1, of rows without one; they are left out and counted",
     )
     layout: Literal["auto", "channels_first", "channels_last"] = Field(
-        "auto", description="arrays: where [n, a, b, c] has its channels; auto: recognised, or asked for"
+        "auto",
+        json_schema_extra=_of("arrays"),
+        description="where [n, a, b, c] has its channels; auto: recognised, or asked for",
     )
     scale: float | None = Field(
         None,
         gt=0,
-        description="arrays: inputs are divided by this; default: 255 for images of uint8, 65535 of uint16, else 1",
+        json_schema_extra=_of("arrays"),
+        description="inputs are divided by this; default: 255 for images of uint8, 65535 of uint16, else 1",
     )
-    held_out: float = Field(0.2, ge=0, lt=1, description="share of each source domain kept for evaluation")
+    held_out: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        json_schema_extra=_of("colored_digits", "colored_mnist", "heart", "arrays", "own"),
+        description="share of each source domain kept for evaluation",
+    )
     split: Literal["stratified", "random"] = Field(
         "stratified",
         description="who is held out, and who gets what of a shared domain: each label and group in proportion, or by "
         "chance alone (as DomainBed)",
     )
     color_flips: list[Annotated[float, Field(ge=0, le=1)]] = Field(
-        [0.2, 0.1], min_length=1, description="colored data: share of colours that disagree, a source domain each"
+        [0.2, 0.1],
+        min_length=1,
+        json_schema_extra=_COLORED,
+        description="share of colours that disagree, a source domain each",
     )
-    target_color_flip: float = Field(0.9, ge=0, le=1, description="colored data: the same, for the unseen target")
-    label_noise: float = Field(0.25, ge=0, le=1, description="colored data: share of labels flipped")
-    grayscale_target: bool = Field(False, description="colored data: add the target without colour as another column")
+    target_color_flip: float = Field(
+        0.9, ge=0, le=1, json_schema_extra=_COLORED, description="the same, for the unseen target"
+    )
+    label_noise: float = Field(0.25, ge=0, le=1, json_schema_extra=_COLORED, description="share of labels flipped")
+    grayscale_target: bool = Field(
+        False, json_schema_extra=_COLORED, description="add the target without colour as another column"
+    )
     imbalance: Literal["none", "clean", "paper_code"] = Field(
-        "none", description="colored_mnist: label shift between the sources (see docs/guide.md)"
+        "none",
+        json_schema_extra=_of("colored_mnist"),
+        description="label shift between the sources (see docs/guide.md)",
     )
     clients_per_domain: int = Field(1, ge=1, description="clients that share each source domain's examples")
-    imbalance_ratio: float = Field(0.97, gt=0.5, lt=1, description="colored_mnist: majority class ratio a domain")
-    digest: str | None = Field(None, description="objects: which ones they were")
+    imbalance_ratio: float = Field(
+        0.97, gt=0.5, lt=1, json_schema_extra=_of("colored_mnist"), description="majority class ratio a domain"
+    )
+    digest: str | None = Field(None, json_schema_extra=_of("objects"), description="which ones they were")
+    more_targets: list[str] = Field([], json_schema_extra=_of("own"), description="the others of a list of targets")
+    options: dict[str, Any] = Field(
+        {}, json_schema_extra=_of("own"), description="your function's arguments: all other keys of the section"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_arguments(cls, content: Any) -> Any:
+        """A function of somebody's own gets the section's other keys; what was written before has them in options."""
+        if not isinstance(content, dict) or _kind_of(str(content.get("name"))) != "own":
+            return content
+        if isinstance(content.get("target"), list) and content["target"]:
+            first, *more = content["target"]
+            content = {**content, "target": first, "more_targets": more}
+        if "options" in content:
+            return content
+        ours = keys_of(content["name"])
+        shared = {key: value for key, value in content.items() if key in ours}
+        return {**shared, "options": {key: value for key, value in content.items() if key not in ours}}
+
+    @model_validator(mode="after")
+    def _known_and_read(self) -> "DataConfig":
+        if _kind_of(self.name) is None:
+            known = (*(name for name in DATA_SETS if name != "objects"), *plugins.installed(plugins.DATA))
+            raise ValueError(
+                f"there is no data set {self.name!r}{nearest(self.name, known)}; or name your own function as "
+                "package.module:function"
+            )
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if key not in keys_of(self.name) and value != field.get_default():
+                own = ", ".join(one for one in keys_of(self.name) if one not in ("name", "digest"))
+                raise ValueError(
+                    f"data.{key} is {value!r}, which {self.name} does not read; remove it, or take "
+                    f"{', '.join(_readers(key))} ({self.name} reads {own})"
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _own_keys(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key in keys_of(self.name)}
+
+    @property
+    def targets(self) -> list[str]:
+        """The unseen domains that are named."""
+        return [] if self.target is None else [self.target, *self.more_targets]
+
+
+def _kind_of(name: str) -> str | None:
+    """A data set of fedha's, "own" for somebody's, or None for one that nobody knows."""
+    if name in DATA_SETS:
+        return name
+    return "own" if is_own(plugins.place(plugins.DATA, name)) else None
+
+
+def keys_of(data_set: str) -> tuple[str, ...]:
+    """The keys that a data set's section may have, by its name."""
+    kind = _kind_of(data_set)
+    readers = {key: _readers(key) for key in DataConfig.model_fields}
+    return tuple(key for key, names in readers.items() if not names or kind in names)
+
+
+def without_others(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's content as it is written today: an earlier version wrote all data sets' and networks' keys."""
+    data, model, kept = content.get("data"), content.get("model"), dict(content)
+    if isinstance(data, Mapping):
+        unread = set(DataConfig.model_fields).difference(keys_of(str(data.get("name"))))
+        kept["data"] = {key: value for key, value in data.items() if key not in unread}
+    if isinstance(model, Mapping):
+        usual = {key: field.get_default() for key, field in ModelConfig.model_fields.items()}
+        name = str(model.get("name"))
+        kept["model"] = {
+            key: value for key, value in model.items() if _reads(name, key) or value != usual.get(key, value)
+        }
+    return kept
+
+
+def _readers(key: str) -> list[Any]:
+    """The data sets that read a key; none where all do."""
+    extra = DataConfig.model_fields[key].json_schema_extra
+    found = extra.get("of", []) if isinstance(extra, dict) else []
+    return found if isinstance(found, list) else []
 
 
 class ModelConfig(_Section):
@@ -117,26 +252,59 @@ class ModelConfig(_Section):
     precision: Literal["float32", "float64", "mixed"] = Field(
         "float32", description="of parameters, statistics and sums; mixed: float32, with the featurizer in bfloat16"
     )
+    batch_norm: Literal["frozen", "averaged", "local"] | None = Field(
+        None,
+        description="running statistics of your own network: frozen, averaged by the server, or local to each client "
+        "with weight and bias (FedBN); default: as the network says, frozen if it does not",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _own_arguments(cls, content: Any) -> Any:
         """A function of somebody's own gets the rest of the section; what was written before has it in options."""
-        if not isinstance(content, dict) or not is_own(str(content.get("name"))) or "options" in content:
+        if not isinstance(content, dict) or "options" in content:
             return content
-        return {"name": content["name"], "options": {key: value for key, value in content.items() if key != "name"}}
+        if not is_own(plugins.place(plugins.MODELS, str(content.get("name")))):
+            return content
+        ours = {key: content[key] for key in ("name", "batch_norm") if key in content}
+        return {**ours, "options": {key: value for key, value in content.items() if key not in ours}}
 
     @model_validator(mode="after")
     def _known_or_own(self) -> "ModelConfig":
-        known = ("mlp", "cnn", "linear")
-        if is_own(self.name) or self.name == "objects":
+        known: tuple[str, ...] = ("mlp", "cnn", "linear")
+        if is_own(plugins.place(plugins.MODELS, self.name)) or self.name == "objects":
             return self
         if self.name not in known:
+            known = (*known, *plugins.installed(plugins.MODELS))
             own = "or name your own function as package.module:function"
             raise ValueError(f"there is no network {self.name!r}{nearest(self.name, known)}; {own}")
+        if self.batch_norm is not None:
+            raise ValueError(f"network {self.name!r} has no batch norm; leave out batch_norm")
         if self.options:
             raise ValueError(f"network {self.name!r} takes no options, got {', '.join(self.options)}; leave them out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _own_keys(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {key: field.get_default() for key, field in type(self).model_fields.items()}
+        unread = [key for key in usual if not _reads(self.name, key) and getattr(self, key) == usual[key]]
+        return {key: value for key, value in write(self).items() if key not in unread}
+
+
+# Networks that read a key; all others are read by each. "own" is a function of somebody's, or an object.
+_NETWORKS: Mapping[str, tuple[str, ...]] = {
+    "options": ("own",),
+    "hidden": ("mlp", "cnn"),
+    "head_hidden": ("mlp", "cnn", "linear"),
+    "one_logit": ("mlp", "cnn", "linear"),
+    "init": ("mlp", "cnn", "linear"),
+    "precision": ("mlp", "cnn", "linear"),
+}
+
+
+def _reads(network: str, key: str) -> bool:
+    kind = network if network in ("mlp", "cnn", "linear") else "own"
+    return kind in _NETWORKS.get(key, (kind,))
 
 
 class RecipeConfig(_Section):
@@ -160,9 +328,9 @@ class RecipeConfig(_Section):
 
     @model_validator(mode="after")
     def _row_or_terms(self) -> "RecipeConfig":
-        if self.name not in RECIPES and not self.align:
+        if row(self.name) is None and not self.align:
             raise ValueError(
-                f"recipe {self.name!r} is no row of the table{nearest(self.name, RECIPES)}; "
+                f"recipe {self.name!r} is no row of the table{nearest(self.name, known_rows())}; "
                 "or give `align: {statistic: weight}` to make your own"
             )
         if self.align == {}:
@@ -186,7 +354,7 @@ class RecipeConfig(_Section):
             "hessian_weight": 2 in orders,
             "probes": any(t.per_probe or statistic(t.statistic).signs for t in recipe.terms),
             "moving_average": any(
-                t.client_average or t.reference_average for t in RECIPES.get(self.name, Recipe(self.name)).terms
+                t.client_average or t.reference_average for t in (row(self.name) or Recipe(self.name)).terms
             ),
             "step_size": recipe.weighting == "risk",
         }
@@ -196,9 +364,9 @@ class RecipeConfig(_Section):
 
     def resolve(self) -> Recipe:
         """The recipe this describes: the table's row, or new terms, with the given weights and schedule."""
-        row = RECIPES.get(self.name, Recipe(self.name, source="this config"))
-        known = {term.statistic: term for term in row.terms}
-        terms = [self._weighted(term) for term in row.terms]
+        found = row(self.name) or Recipe(self.name, source="this config")
+        known = {term.statistic: term for term in found.terms}
+        terms = [self._weighted(term) for term in found.terms]
         if self.align is not None:
             terms = [replace(known.get(name, Term(name)), weight=weight) for name, weight in self.align.items()]
         given = {key: value for key in ("probes", "step_size") if (value := getattr(self, key)) is not None}
@@ -206,7 +374,7 @@ class RecipeConfig(_Section):
             key: getattr(self, key)
             for key in ("weight", "warmup_rounds", "warmup_weight", "rescale", "reset_optimizer")
         }
-        return replace(row, terms=tuple(self._averaged(term) for term in terms), **schedule, **given)
+        return replace(found, terms=tuple(self._averaged(term) for term in terms), **schedule, **given)
 
     def _weighted(self, term: Term) -> Term:
         weight = {1: self.gradient_weight, 2: self.hessian_weight}.get(statistic(term.statistic).order)
@@ -300,11 +468,13 @@ class TrainingConfig(_Section):
         if self.optimizer is None:
             return self
         name, options = named_rule(self.optimizer)
-        if is_own(name) or name == "objects" or name in installed():
+        if is_own(plugins.place(plugins.RULES, name)) or name == "objects":
             return self
         allowed, own = of_mode(self.mode), "or name your own rule as package.module:function"
         if name not in RULES:
-            raise ValueError(f"there is no optimizer {name!r}{nearest(name, [*allowed, *installed()])}; {own}")
+            raise ValueError(
+                f"there is no optimizer {name!r}{nearest(name, [*allowed, *plugins.installed(plugins.RULES)])}; {own}"
+            )
         if name not in allowed:
             raise ValueError(f"optimizer is {name!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
         if options:

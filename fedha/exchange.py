@@ -52,7 +52,7 @@ class Request:
     Attributes:
         task: The run's task.
         round: From 1.
-        parameters: The global model, by name.
+        parameters: The global model's trained parameters, by name.
         references: Averaged statistics known so far this round, by name.
         measure: The statistics wanted; in a training exchange those that ride along, for the next round.
         share: The client's weight in the averages, in (0, 1]; on its way to a secure sum, which clients are all asked
@@ -62,6 +62,8 @@ class Request:
         evaluate: Parts of the domain to evaluate at the global model: held_out, train; in a training exchange, too.
         sent: What the run's rules send along with a request to train, as ``rule's name/its name``.
         kind: What is asked.
+        running: The parts of the global model that move beside them, by name (`fedha.models.state`).
+        constants: Digest of what of the model never moves; "" where nothing is said of it.
     """
 
     task: Task
@@ -74,6 +76,8 @@ class Request:
     evaluate: tuple[str, ...] = ()
     sent: Mapping[str, Tensor] = field(default_factory=dict)
     kind: Kind = "train"
+    running: Mapping[str, Tensor] = field(default_factory=dict)
+    constants: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,14 @@ class Reply:
         index: Its place in client order, in which everything is summed.
         examples: Training examples it holds; 0 where only a sum over clients may tell.
         tensors: Statistics by name, or the update by parameter name. What comes beside an update has a prefix:
-            ``statistics/`` what rides along (`fedha.piggyback`), ``rule/`` what the run's rules ask for.
+            ``statistics/`` what rides along (`fedha.piggyback`), ``rule/`` what the run's rules ask for, ``buffers/``
+            how what is running moved.
         metrics: Numbers for the log.
         input_shape: Shape of one of its inputs (of several, their shapes), when it introduces itself; else ().
         weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.
         secure: What belongs to a secure sum's protocol, by name.
+        kinds: When it introduces itself, what becomes of the parts of its network's state (`fedha.models.state`).
+        other: Then also the constant parts that are not as the server announced them.
     """
 
     client: str
@@ -102,3 +109,5 @@ class Reply:
     weighed: bool = False
     input_shape: Any = ()
     secure: Mapping[str, bytes | list[bytes]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    other: tuple[str, ...] = ()

@@ -13,8 +13,9 @@ from fedha.client import Client
 from fedha.cohort import Member, average_shares, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
-from fedha.models.check import check_parameters, check_trainable
+from fedha.models.check import check_batch_norm, check_parameters, check_trainable
 from fedha.models.reach import unreached
+from fedha.models.state import RUNNING, State, digests, state_of
 from fedha.piggyback import RIDING, answer_train, riders
 from fedha.privacy.client_level import private_mean
 from fedha.privacy.mechanism import Mechanism
@@ -36,7 +37,10 @@ class Server:
 
     Attributes:
         task: The run's task.
-        parameters: The global model, by name; a step puts new tensors in the old ones' place.
+        parameters: The global model's trained parameters, by name; a step puts new tensors in the old ones' place.
+        running: What moves beside them: running statistics that are averaged or stay with clients.
+        constants: What never moves: frozen parameters, and buffers.
+        kinds: What becomes of each part, in the order in which the whole is handed out; empty: all are trained.
         members: All clients as last met, in client order.
         cohort: The round's clients, in client order; who fails leaves it.
         shares: Each of its clients' weight in the averages, by place; they sum to 1.
@@ -52,6 +56,9 @@ class Server:
 
     task: Task
     parameters: dict[str, Tensor]
+    running: dict[str, Tensor] = field(default_factory=dict)
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
     cohort: list[Member] = field(default_factory=list)
     shares: dict[int, float] = field(default_factory=dict)
@@ -69,8 +76,19 @@ class Server:
 
     def __post_init__(self) -> None:
         self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.running = {name: value.detach().clone() for name, value in self.running.items()}
         self.extra_shapes = applied.answer_shapes(self.task.rules, self.parameters)
         self.states = self.states or applied.begin(self.task.rules, self.parameters)
+
+    @classmethod
+    def holding(cls, task: Task, state: State, *, piggyback: bool = False) -> "Server":
+        """A server that starts from a network's state."""
+        return cls(task, state.trained, state.running, state.constants, state.kinds, piggyback=piggyback)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The whole global model, as ``load_state_dict`` takes it strictly."""
+        return State(self.parameters, self.running, dict(self.constants), self.kinds).whole()
 
     def gather(self, round: int, members: Sequence[Member]) -> list[Member]:
         """Draw a round's clients.
@@ -137,6 +155,7 @@ class Server:
         answers = self._answers(mean, round, len(answered))
         parameters, self.states = applied.aggregated(rules, self.states, answers)
         self.parameters |= parameters
+        self.running = {name: _moved(value, mean[f"{RUNNING}{name}"]) for name, value in self.running.items()}
         return _summary(self.task, round, answered)
 
     def _answers(self, mean: Mapping[str, Tensor], round: int, answered: int) -> Answers:
@@ -197,6 +216,12 @@ class Server:
             return mean
         every = ((name, mean.get(name)) for name in self.parameters)
         return {name: torch.zeros_like(self.parameters[name]) if value is None else value for name, value in every}
+
+
+def _moved(value: Tensor, by: Tensor) -> Tensor:
+    """A running part after a round; counts stay whole."""
+    after = value - by if value.is_floating_point() else (value.double() - by.double()).round()
+    return after.to(value.dtype)
 
 
 def in_order(replies: Iterable[Reply], places: Sequence[int]) -> Iterator[Reply]:
@@ -268,15 +293,27 @@ def run_round(
     Raises:
         FedhaError: A client fails, or none is left.
     """
+    constants = digests(server.constants)
     for model in {id(client.model): client.model for client in clients}.values():
         check_trainable(model)
-        check_parameters(model, {name: value.shape for name, value in server.parameters.items()})
+        check_batch_norm(model, server.task.training, server.task.privacy)
+        check_parameters(model, {name: value.shape for name, value in server.state.items()})
+        state = state_of(model)
+        if state.trained.keys() != server.parameters.keys() or state.running.keys() != server.running.keys():
+            raise FedhaError(
+                "the server trains other parameters than the clients; make it with Server.holding(task, "
+                "state_of(model))"
+            )
+        if constants and digests(state.constants) != constants:
+            raise FedhaError("a client's frozen parameters or buffers are not the server's; let both have one network")
     references, left_out = dict(server.references), dict[int, dict[str, Any]]()
     cohort = {one.index for one in server.gather(round, [_met(client, server.task) for client in clients])}
 
     def ask(what: Literal["measure", "train"], measure: tuple[str, ...]) -> list[Reply]:
         replies, sent = [], server.sent_along() if what == "train" else {}
-        asked = Request(server.task, round, server.parameters, references, measure, sent=sent, kind=what)
+        asked = Request(
+            server.task, round, server.parameters, references, measure, sent=sent, kind=what, running=server.running
+        )
         for client in (one for one in clients if one.index in cohort - left_out.keys()):
             try:
                 replies.append(_answer(client, replace(asked, share=server.shares[client.index])))

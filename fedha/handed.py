@@ -43,12 +43,28 @@ def handed_over(key: str, digest: object) -> Any:
     return _objects[str(digest)]
 
 
-def digest_of(parts: Iterable[tuple[str, Tensor]]) -> str:
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """A tensor that is never held whole.
+
+    Attributes:
+        shape: Of all of it.
+        dtype: Likewise.
+        pieces: One after the other along the first axis.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: Iterable[Tensor]
+
+
+def digest_of(parts: Iterable[tuple[str, Tensor | Pieces]]) -> str:
     """A digest of named tensors: names, shapes, types and every byte."""
     total = hashlib.sha256()
     for name, value in parts:
         total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for piece in value.pieces if isinstance(value, Pieces) else (value,):
+            total.update(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()[:32]
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from fedha.arguments import check_argument
@@ -14,6 +13,7 @@ from fedha.config import Config, load_written
 from fedha.errors import FedhaError
 from fedha.inputs import each, nested
 from fedha.models import SplitModel, build
+from fedha.models.state import CONSTANT, TIED, TRAINED, kinds_of, named_state
 from fedha.named import invoke
 from fedha.runs import runfolder
 
@@ -93,18 +93,20 @@ def _given(model: SplitModel | Callable[..., SplitModel], wanted: Expectation) -
 
 
 def _fill(network: SplitModel, folder: Path) -> None:
-    saved, own = runfolder.read_model(folder), dict(network.named_parameters())
-    if saved.keys() != own.keys():
-        missing, foreign = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
+    saved, own = runfolder.read_model(folder), named_state(network)
+    path, kinds = folder / runfolder.MODEL, kinds_of(network)
+    missing, foreign = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
+    if foreign or any(kinds[name] not in CONSTANT and not kinds[name].startswith(TIED) for name in missing):
         raise FedhaError(
-            f"the weights in {folder / runfolder.MODEL} are of another network: they lack "
-            f"{', '.join(missing) or 'none'} and have {', '.join(foreign) or 'none'} beside them"
+            f"the weights in {path} are of another network: they lack {', '.join(missing) or 'none'} and have "
+            f"{', '.join(foreign) or 'none'} beside them"
         )
-    with torch.no_grad():
-        for name, value in own.items():
-            if saved[name].shape != value.shape:
-                raise FedhaError(
-                    f"{name} has shape {tuple(saved[name].shape)} in {folder / runfolder.MODEL} but "
-                    f"{tuple(value.shape)} in the network; hand over the network that the run was trained with"
-                )
-            value.copy_(saved[name])
+    if missing and len(saved) != sum(kind == TRAINED for kind in kinds.values()):
+        raise FedhaError(f"{path} lacks {', '.join(missing)}; resume the run, or repeat it")
+    for name, value in saved.items():
+        if own[name].shape != value.shape:
+            raise FedhaError(
+                f"{name} has shape {tuple(value.shape)} in {path} but {tuple(own[name].shape)} in the network; hand "
+                "over the network that the run was trained with"
+            )
+    network.load_state_dict(saved, strict=not missing)  # an earlier version left out what was never trained

@@ -12,11 +12,16 @@ from torch.func import functional_call
 from fedha import nonlinear, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments
-from fedha.models.split import SplitModel, head_matrix, with_bias
+from fedha.models.chance import Key, drawing
+from fedha.models.split import SplitModel, evaluating, head_matrix, with_bias
 from fedha.registry import statistic
 from fedha.statistic import Owner, Space
 
 LARGEST_HESSIAN = 4096  # weights of a head up to which its whole Hessian is held
+_ONE_BY_ONE = {
+    *("hessian_diagonal", "hutchinson_diagonal", "hessian", "hessian_off_diagonal"),
+    *("off_diagonal_energy", "gradient_variance", "squared_gradient"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,14 @@ class HeadView:
         arguments: What those functions take before the features.
         shape: Shape of a direction in head space: [C, D] for a linear head, [P] for another.
         prepare: Turns the featurizer's output into the features of the statistics.
+        draws: Whether the head is called with draws of its own, the same in each call.
     """
 
     functions: Any
     arguments: tuple[Any, ...]
     shape: tuple[int, ...]
     prepare: Callable[[Tensor], Tensor]
+    draws: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,11 +99,13 @@ class Piece:
 
     def call(self, name: str, *extra: Tensor) -> Tensor:
         """A function of the head's own kind, `fedha.statistics` or `fedha.nonlinear`, on these rows."""
+        refuse_chance(name, self.view)
         value: Tensor = getattr(self.view.functions, name)(*self.view.arguments, self.features, self.labels, *extra)
         return value
 
     def probed(self, owner: Owner) -> Tensor:
         """Hutchinson's estimate of the Hessian's diagonal, with the signs of the client or of the round."""
+        refuse_chance("hutchinson_diagonal", self.view)
         functions = sketches if self.view.functions is statistics else nonlinear
         known = self.around.signs.get(owner)
         signs = draw_signs(owner, self.view, self.around, self.features) if known is None else known
@@ -117,18 +126,25 @@ class Piece:
             )
 
 
-def view_head(model: SplitModel, parameters: Mapping[str, Tensor]) -> HeadView:
-    """The head of a model at the given parameters (the whole model's, by name).
+def view_head(model: SplitModel, parameters: Mapping[str, Tensor], draws: Key | None = None) -> HeadView:
+    """The head of a model at the given parameters (the whole model's, by name); those left out are the model's own.
 
     A linear head with a bias gets the closed forms. One without has no bias column, and one whose weight is computed
-    from other parameters is not linear in them: these go through torch.func.
+    from other parameters is not linear in them: these go through torch.func. Statistics are of the whole head, whatever
+    of it is frozen.
+
+    Args:
+        model: Its structure, and what is frozen.
+        parameters: What is trained.
+        draws: By what a head that draws at random draws, in each call.
     """
-    own = {name.removeprefix("head."): value for name, value in parameters.items() if name.startswith("head.")}
+    own = {name: parameters.get(f"head.{name}", value.detach()) for name, value in model.head.named_parameters()}
     if isinstance(model.head, nn.Linear) and own.keys() == {"weight", "bias"}:
         matrix = head_matrix(own["weight"], own["bias"])
         return HeadView(statistics, (matrix,), tuple(matrix.shape), with_bias)
     size = sum(value.numel() for value in own.values())
-    return HeadView(nonlinear, (partial(_call, model.head), own), (size,), lambda features: features)
+    call = partial(_call, model.head, draws)
+    return HeadView(nonlinear, (call, own), (size,), lambda features: features, draws is not None)
 
 
 def measure(name: str, view: HeadView, features: Tensor, labels: Tensor, around: Circumstances) -> Tensor:
@@ -142,7 +158,8 @@ def measure(name: str, view: HeadView, features: Tensor, labels: Tensor, around:
         around: Signs and references.
 
     Raises:
-        FedhaError: There is no such statistic, or it is too large for this head.
+        FedhaError: There is no such statistic, it is too large for this head, or not of one that
+            draws at random.
     """
     row, piece = statistic(name), Piece(view, features, labels, around)
     if row.at_once is not None:
@@ -169,15 +186,28 @@ def shapes(model: SplitModel, form: Form | Sequence[int], names: Iterable[str], 
         names: As for `measure`.
         probes: As in `Circumstances`.
     """
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
-    some = next(iter(parameters.values()))
-    view = view_head(model, parameters)
+    some = next(model.parameters())
+    view = view_head(model, {})
     around = Circumstances(0, 1, None, probes, {"gradient": some.new_zeros(view.shape)})
-    with torch.no_grad(), statistics.shared():
+    with torch.no_grad(), statistics.shared(), evaluating(model):
         by_place, by_name = arguments(Form.of(form, some.dtype).zeros(2, device=some.device))
         features = view.prepare(model.featurizer(*by_place, **by_name))
         labels = torch.zeros(2, dtype=torch.int64, device=some.device)
         return {name: measure(name, view, features, labels, around).shape for name in names}
+
+
+def refuse_chance(name: str, view: HeadView) -> None:
+    """Refuse what calls a head once for each direction or example, where the head draws at random.
+
+    Raises:
+        FedhaError: It does; says what to do.
+    """
+    if view.draws and name in _ONE_BY_ONE:
+        raise FedhaError(
+            f"{name!r} calls the head once for each example or direction, and the head draws at random (dropout?): "
+            "each call would be of another head. Let the featurizer end with what draws, as in "
+            "SplitModel(nn.Sequential(backbone, nn.Dropout(0.5)), nn.Linear(512, 10))"
+        )
 
 
 def draw_signs(owner: Owner, view: HeadView, around: Circumstances, like: Tensor) -> Tensor:
@@ -187,6 +217,7 @@ def draw_signs(owner: Owner, view: HeadView, around: Circumstances, like: Tensor
     return sketches.draw_signs(around.seed, around.round, around.probes, torch.Size(view.shape), whose).to(like)
 
 
-def _call(head: nn.Module, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
-    logits: Tensor = functional_call(head, dict(parameters), (features,))
+def _call(head: nn.Module, draws: Key | None, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
+    with drawing(draws, features.device):
+        logits: Tensor = functional_call(head, dict(parameters), (features,))
     return logits

@@ -98,7 +98,7 @@ def invoke(
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # written in another language
-        return _made(section, name, function, {one: _meant(value) for one, value in options.items()})
+        return _made(section, name, function, {one: meant(value) for one, value in options.items()})
     wanted = signature.parameters
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
     try:
@@ -106,7 +106,7 @@ def invoke(
     except TypeError as error:
         takes = f"{name} takes {', '.join(map(str, wanted.values())) or 'nothing'}"
         raise FedhaError(f"{section}: {error}; {takes}") from error
-    asked = {one: _meant(value) if not _takes_text(wanted.get(one)) else value for one, value in options.items()}
+    asked = {one: meant(value) if not _takes_text(wanted.get(one)) else value for one, value in options.items()}
     return _made(section, name, function, asked | more)
 
 
@@ -130,14 +130,14 @@ def _takes_text(parameter: inspect.Parameter | None) -> bool:
     )
 
 
-def _meant(value: Any) -> Any:
+def meant(value: Any) -> Any:
     """What a config's text stands for: YAML is read as texts, and a function of somebody's has no schema."""
     if isinstance(value, str):
         found = number(value)
         return _WORDS.get(value, value) if found is None else found
     if isinstance(value, Mapping):
-        return {key: _meant(one) for key, one in value.items()}
-    return [_meant(one) for one in value] if isinstance(value, list) else value
+        return {key: meant(one) for key, one in value.items()}
+    return [meant(one) for one in value] if isinstance(value, list) else value
 
 
 def name_of(function: Callable[..., Any]) -> str | None:

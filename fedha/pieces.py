@@ -1,6 +1,7 @@
 """A batch of a client's examples, which goes through the network in pieces of bounded size."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -10,9 +11,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
 from fedha.data.examples import Draws, Examples
+from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments, several
 from fedha.measurement import HeadView, space_of, view_head
-from fedha.models.split import SplitModel
+from fedha.models.chance import Key, chance_of, drawing, kept_apart, untouched
+from fedha.models.split import SplitModel, evaluating
+from fedha.models.state import mixing_layers
 from fedha.registry import statistic
 
 BUDGET_BYTES = 256 * 2**20  # of a piece: fixed, since sums are taken piece by piece and their bits depend on it
@@ -40,13 +44,16 @@ class Batch:
     """Rows of a client's examples at some parameters.
 
     Attributes:
-        model: Its structure.
+        model: Its structure, and what of its state stays as it is.
         parameters: By name; leaves that take derivatives.
         examples: Where the rows come from.
         rows: Which, as indices; None: all of them.
         most: Rows that go through the network at once.
         trained: Whether its gradient will be taken: then its only piece is computed once, with its graph.
         draws: What chance does to its inputs; None: nothing.
+        running: Running statistics that the network moves, as they are before; they are not written to.
+        chance: What the network draws is drawn by this and the piece's place; None: it draws nothing.
+        moved: The running statistics after the last piece that was computed.
     """
 
     model: SplitModel
@@ -56,6 +63,9 @@ class Batch:
     most: int
     trained: bool
     draws: Draws | None = None
+    running: Mapping[str, Tensor] = field(default_factory=dict)
+    chance: Key | None = None
+    moved: dict[str, Tensor] = field(default_factory=dict, init=False)
     _live: Seen | None = field(default=None, init=False)  # the only piece, with its graph
     _features: list[Tensor] = field(default_factory=list, init=False)  # of every piece, without one; empty: not kept
 
@@ -72,60 +82,101 @@ class Batch:
     def live(self) -> Seen:
         """The only piece of a batch that is `whole`, with its graph; computed once."""
         if self._live is None:
-            self._live = self._look(slice(None) if self.rows is None else self.rows)
+            self._live = self._look(0, slice(None) if self.rows is None else self.rows)
         return self._live
 
     def pieces(self) -> Iterator[Seen]:
         """Piece by piece, each computed when it is asked for, with a graph of its own."""
-        yield from (self._look(rows) for rows in self._cut())
+        yield from (self._look(place, rows) for place, rows in enumerate(self._cut()))
 
     def measured(self) -> Iterator[Seen]:
         """Piece by piece without a graph; where all features together are no more than a piece, computed once."""
-        view = view_head(self.model, self.parameters)
         if self.whole and self.trained:
             live = self.live()
-            yield Seen(view, live.features.detach(), live.labels, 1.0)
+            yield Seen(self._view(0), live.features.detach(), live.labels, 1.0)
             return
         known, fresh = self._features, []
         for place, rows in enumerate(self._cut()):
             if known:
                 labels = self.examples.labels[rows]
-                yield Seen(view, known[place], labels, len(labels) / self.size)
+                yield Seen(self._view(place), known[place], labels, len(labels) / self.size)
                 continue
             with torch.no_grad():
-                seen = self._look(rows)
+                seen = self._look(place, rows)
             if self.size * (seen.features.nbytes // len(seen.labels)) <= BUDGET_BYTES:
                 fresh.append(seen.features)
             yield seen
         self._features = known or fresh
 
     def _cut(self) -> Iterator[Tensor | slice]:
+        if not self.whole:
+            refuse_pieces(self.model, self.size, self.most)
         if self.rows is not None:
             yield from self.rows.split(self.most)
             return
         yield from (slice(start, start + self.most) for start in range(0, self.size, self.most))
 
-    def _look(self, rows: Tensor | slice) -> Seen:
-        view = view_head(self.model, self.parameters)
-        own = {k.removeprefix("featurizer."): v for k, v in self.parameters.items() if k.startswith("featurizer.")}
+    def _look(self, place: int, rows: Tensor | slice) -> Seen:
+        view, own = self._view(place), self.parameters | {name: value.clone() for name, value in self.running.items()}
         inputs, labels = self.examples.take(rows, self.draws), self.examples.labels[rows]
-        features = view.prepare(functional_call(self.model.featurizer, own, *arguments(inputs)))
+        with drawing(self._key(place, "featurizer"), labels.device):
+            features = functional_call(self.model.featurizer, _below(own, "featurizer."), *arguments(inputs))
+        features, self.moved = view.prepare(features), {name: own[name] for name in self.running}
         return Seen(view, features, labels, len(labels) / self.size)
+
+    def _view(self, place: int) -> HeadView:
+        return view_head(self.model, self.parameters, self._key(place, "head"))
+
+    def _key(self, place: int, part: str) -> Key | None:
+        if self.chance is None or not getattr(chance_of(self.model, self.examples.form), part):
+            return None
+        return (*self.chance, place, part)
+
+
+def refuse_pieces(model: nn.Module, size: int, most: int) -> None:
+    """Refuse to cut a batch that a layer makes statistics of.
+
+    Raises:
+        FedhaError: Names the layer.
+    """
+    if mixing := mixing_layers(model):
+        kind = type(model.get_submodule(mixing[0])).__name__
+        raise FedhaError(
+            f"layer {mixing[0]!r} ({kind}) makes statistics of a batch, which must go through the network in one "
+            f"piece, and {size} examples do not: {most} do. Give a smaller batch_size (or training.local.measure), "
+            "raise training.chunk, or take model.batch_norm frozen"
+        )
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def in_pieces(
-    model: SplitModel, module: nn.Module, parameters: Mapping[str, Tensor], examples: Examples, most: int | None = None
+    model: SplitModel,
+    module: nn.Module,
+    parameters: Mapping[str, Tensor],
+    examples: Examples,
+    most: int | None = None,
+    *,
+    evaluation: bool = True,
 ) -> Tensor:
     """What a module of a model makes of some examples' inputs, without a graph.
 
     Args:
         model: Whose memory is bounded.
         module: The model, or its featurizer.
-        parameters: The module's own, by name.
+        parameters: The module's own, and buffers, by name; what is left out is the model's.
         examples: n of them; n may be 0.
         most: Rows at once; default: what the budget holds.
+        evaluation: Whether in evaluation mode; else as the model stands.
+
+    Raises:
+        FedhaError: A layer makes statistics of a batch, and this one is too large.
     """
-    rows = most or rows_at_once(model, examples.form, (), 1)
+    form = examples.form
+    rows = most or rows_at_once(model, form, (), 1)
+    chance = (0,) if evaluation and any(chance_of(model, form, evaluation=True)) else None
 
     def made(start: int) -> Tensor:
         inputs = examples.take(slice(start, start + rows))
@@ -133,7 +184,10 @@ def in_pieces(
         found: Tensor = functional_call(module, dict(parameters), by_place, by_name)
         return found
 
-    with torch.no_grad():
+    device = next(model.parameters()).device
+    with torch.no_grad(), evaluating(model) if evaluation else nullcontext(), drawing(chance, device):
+        if len(examples) > rows:
+            refuse_pieces(model, len(examples), rows)
         return torch.cat([made(start) for start in range(0, max(1, len(examples)), rows)])
 
 
@@ -154,8 +208,7 @@ def rows_at_once(model: SplitModel, form: Form, statistics: Iterable[str], probe
 @lru_cache(maxsize=16)
 def _rows(model: SplitModel, form: Form, names: tuple[str, ...], probes: int, budget: int) -> int:
     """As `rows_at_once`; kept, since looking through a network's modules takes as long as a small one's step."""
-    view = view_head(model, {name: value.detach() for name, value in model.named_parameters()})
-    space = space_of(view, 1, probes)
+    space = space_of(view_head(model, {}), 1, probes)
     itemsize = next(model.parameters()).element_size()
     held = 3 * sum(statistic(name).each(space) for name in names) * itemsize
     return max(1, budget // (example_bytes(model, form) + held))
@@ -183,7 +236,7 @@ def example_bytes(model: SplitModel, form: Form) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    buffers = {name: value.clone() for name, value in model.named_buffers()}  # which a layer may write to
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), saved_tensors_hooks(note, lambda one: one):
+    buffers = kept_apart(model)
+    with untouched(device), torch.enable_grad(), saved_tensors_hooks(note, lambda one: one):
         functional_call(model, buffers, (inputs,))
     return sum(kept.values())  # of two examples

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from fedha import plugins
+from fedha.errors import FedhaError
 from fedha.registry import reference_of, statistic
 
 Target = Literal["mean", "zero", "others"]
@@ -180,3 +182,26 @@ RECIPES: Mapping[str, Recipe] = _rows(
         source="Chen et al., UAI 2025; whole Hessian, for small heads",
     ),
 )
+
+
+def known_rows() -> tuple[str, ...]:
+    """The names of all rows: fedha's own, then those of installed packages."""
+    return (*RECIPES, *(name for name in plugins.installed(plugins.RECIPES) if name not in RECIPES))
+
+
+def row(name: str) -> Recipe | None:
+    """A row of the table by its name, fedha's own or an installed package's; None where there is none.
+
+    Raises:
+        FedhaError: The package's entry point names no `Recipe`, nor a function that makes one.
+    """
+    if name in RECIPES or name not in plugins.installed(plugins.RECIPES):
+        return RECIPES.get(name)
+    found = plugins.made(plugins.RECIPES, name)
+    if not isinstance(found, Recipe):
+        point = plugins.installed(plugins.RECIPES)[name]
+        raise FedhaError(
+            f"{plugins.whose(point)} adds recipe {name!r} as {point.value}, which is a {type(found).__name__}; let it "
+            "name a fedha.recipes.Recipe"
+        )
+    return replace(found, name=name)

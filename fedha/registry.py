@@ -5,15 +5,11 @@ by naming such a function, ``align: {"package.module:function": 1.0}``, and a pr
 never adds one: what a client computes is decided by what is installed where it runs, and by the config that it reads.
 """
 
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-
+from fedha import plugins
 from fedha.errors import FedhaError
 from fedha.schema import nearest
 from fedha.statistic import Mean, Statistic
 from fedha.table import COUNTED, STATISTICS
-
-GROUP = "fedha.statistics"
 
 _OURS = (*STATISTICS.values(), *COUNTED.values())
 
@@ -49,7 +45,7 @@ def add_statistic(row: Statistic, name: str = "") -> Statistic:
 
 def known() -> tuple[str, ...]:
     """The names that recipes can align."""
-    return (*STATISTICS, *_added, *(one for one in _installed() if one not in _added))
+    return (*STATISTICS, *_added, *(one for one in plugins.installed(plugins.STATISTICS) if one not in _added))
 
 
 def statistic(name: str) -> Statistic:
@@ -61,8 +57,8 @@ def statistic(name: str) -> Statistic:
     row = STATISTICS.get(name) or COUNTED.get(name) or _added.get(name)
     if row is not None:
         return row
-    if name in _installed():
-        return add_statistic(_installed()[name].load()(), name)
+    if name in plugins.installed(plugins.STATISTICS):
+        return add_statistic(plugins.made(plugins.STATISTICS, name), name)
     raise FedhaError(f"there is no statistic {name!r}{nearest(name, known())}")
 
 
@@ -75,8 +71,3 @@ def moments() -> dict[str, Mean]:
     """All means that can be released, by name."""
     formulas = [row.release for row in (*_OURS, *_added.values())]
     return {mean.name: mean for formula in formulas if formula is not None for mean in formula.means}
-
-
-@cache
-def _installed() -> dict[str, EntryPoint]:
-    return {one.name: one for one in entry_points(group=GROUP)}

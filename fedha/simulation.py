@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 from fedha import temporary
 from fedha.arguments import check_argument, check_number
@@ -20,6 +20,7 @@ from fedha.errors import FedhaError
 from fedha.handed import NAME, code_digest, digest_of, hand_over
 from fedha.loading import load
 from fedha.models import SplitModel
+from fedha.models.state import TRAINED, kinds_of, named_state
 from fedha.named import name_of
 from fedha.report.comparison import read_runs, variants
 from fedha.report.formats import render
@@ -188,7 +189,7 @@ def _known_network(model: Network) -> dict[str, Any]:
                 f"model is a {type(model).__name__}; give fedha.models.SplitModel(featurizer, head), "
                 "SplitModel.of(network, head='fc'), or a function that makes one"
             )
-        own, digest = deepcopy(model), digest_of(model.state_dict().items())
+        own, digest = deepcopy(model), digest_of(_told_apart(model))
         hand_over(digest, lambda: deepcopy(own))
         return {"name": NAME, "options": {"digest": digest}}
     if not callable(model):
@@ -198,6 +199,13 @@ def _known_network(model: Network) -> dict[str, Any]:
     digest = f"function {getattr(model, '__qualname__', type(model).__name__)}"
     hand_over(digest, model)
     return {"name": NAME, "options": {"digest": digest}}
+
+
+def _told_apart(model: SplitModel) -> Iterable[tuple[str, Tensor]]:
+    """What makes a network another: its state, and what becomes of its parts."""
+    kinds = kinds_of(model)
+    for name, value in named_state(model).items():
+        yield name if kinds[name] == TRAINED else f"{name} {kinds[name]}", value
 
 
 def _known_training(training: TrainingConfig | Mapping[str, Any]) -> Any:

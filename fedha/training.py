@@ -18,7 +18,9 @@ from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
 from fedha.minibatches import measured_rows, minibatches
+from fedha.models.chance import Key, chance_of
 from fedha.models.split import SplitModel
+from fedha.models.state import LOCAL, RUNNING
 from fedha.numerics import take_step
 from fedha.objective import Objective, descend
 from fedha.penalty import active_terms
@@ -105,13 +107,19 @@ def answer_evaluate(client: Holder, request: Request) -> Reply:
         if part not in PARTS:
             raise FedhaError(f"the server asks to evaluate {part!r}; the parts of a domain are {', '.join(PARTS)}")
         examples: Examples = getattr(client.domain, part)
-        for name, value in evaluate(client.model, request.parameters, examples).items():
+        whole = {**request.parameters, **running_of(client, request)}
+        for name, value in evaluate(client.model, whole, examples).items():
             numbers[f"{part}/{name}"] = value
     return client.reply({}, numbers)
 
 
 def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples) -> dict[str, float]:
-    """Accuracy, risk and number of examples; no examples give no accuracy.
+    """Accuracy, risk and number of examples, in evaluation mode; no examples give no accuracy.
+
+    Args:
+        model: The network.
+        parameters: And buffers, by name; what is left out is the model's own.
+        examples: Any.
 
     Returns:
         {"accuracy": fraction, "risk": nats, "examples": count}, or {"examples": 0}.
@@ -138,7 +146,8 @@ def _one_gradient(client: Holder, request: Request) -> tuple[dict[str, Tensor], 
     batch = _measured_batch(client, request)
     objective = _at_start(client, request, batch)
     gradient, metrics = descend(batch, objective)
-    return gradient, {**metrics, "accuracy": _mean(batch, "accuracy")}
+    moved = how_moved(client, request, batch.moved) if request.running else {}
+    return gradient | moved, {**metrics, "accuracy": _mean(batch, "accuracy")}
 
 
 def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -146,26 +155,52 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     objective = _at_start(client, request, start)
     looks = looks_at_start(request)
     first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
-    parameters = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
+    parameters, running = _at_request(client, request)
     optimizer = round_optimizer(request, list(parameters.values()))
     rules, seen = request.task.rules, list[dict[str, float]]()
     own = applied.client_start(rules, client.state.rule, request.parameters)
     correct = applied.correction(rules, request.parameters, request.sent, own)
-    for rows in minibatches(request, len(client.domain.train), client.index):
-        batch = replace(start, parameters=parameters, rows=rows, trained=True)
+    for step, rows in enumerate(minibatches(request, len(client.domain.train), client.index), 1):
+        chance = _chance(client, request, step)
+        batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, chance=chance)
         gradient, metrics = descend(batch, objective)
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
-        gradient = correct(gradient, {name: value.detach() for name, value in parameters.items()})
+        gradient |= correct(
+            {name: gradient[name] for name in request.parameters},
+            {name: parameters[name].detach() for name in request.parameters},
+        )
         for name, value in parameters.items():
             value.grad = gradient[name]
         take_step(optimizer)
+        running = batch.moved
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
-    end = {name: value.detach() for name, value in parameters.items()}
+    end = {name: parameters[name].detach() for name in request.parameters}
     rate = optimizer.param_groups[0]["lr"]
     extra, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
     client.state = replace(client.state, rule=own)
     update = {name: request.parameters[name] - value for name, value in end.items()}
-    return update | extra, {**means, **first}
+    moved = how_moved(client, request, {**parameters, **running}) if request.running else {}
+    return update | extra | moved, {**means, **first}
+
+
+def running_of(client: Holder, request: Request) -> dict[str, Tensor]:
+    """What moves beside the trained parameters, at a round's start: the server's, or the client's own."""
+    return {name: client.state.local.get(name, value) for name, value in request.running.items()}
+
+
+def how_moved(client: Holder, request: Request, now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the server subtracts of the parts that are running, and what the client keeps of them for itself.
+
+    Args:
+        client: Its state has its own afterwards, where they stay with it.
+        request: Of the round.
+        now: These parts after the round, by name, beside others.
+    """
+    if client.model.batch_norm == LOCAL:
+        own = {name: now[name].detach().clone() for name in request.running}
+        client.state = replace(client.state, local=own)
+    precision = next(iter(request.parameters.values())).dtype
+    return {f"{RUNNING}{name}": (was - now[name].detach()).to(precision) for name, was in request.running.items()}
 
 
 def looks_at_start(request: Request) -> bool:
@@ -174,7 +209,7 @@ def looks_at_start(request: Request) -> bool:
     Where nothing is measured they are those of the steps, and no pass is made for them.
     """
     recipe = request.task.recipe
-    return bool(active_terms(recipe, request.share)) or recipe.weighting == "risk"
+    return bool(active_terms(recipe, request.share)) or any(rule.weigh for rule in request.task.rules)
 
 
 def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -193,20 +228,35 @@ def round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.O
 
 def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
-    rows = measured_rows(request, len(client.domain.train), client.index)
-    kept, given = client.seen, request.parameters
-    if (
-        isinstance(kept, Batch)
-        and _same(kept.rows, rows)
-        and all(_same(kept.parameters[name], value) for name, value in given.items())
-    ):
-        return kept
-    parameters = {name: value.detach().clone().requires_grad_() for name, value in given.items()}
+    rows, chance = measured_rows(request, len(client.domain.train), client.index), _chance(client, request)
+    kept = client.seen
+    if isinstance(kept, Batch) and (kept.chance, _same(kept.rows, rows)) == (chance, True):
+        known, given = {**kept.parameters, **kept.running}, {**request.parameters, **running_of(client, request)}
+        if known.keys() == given.keys() and all(_same(known[name], value) for name, value in given.items()):
+            return kept
+    parameters, running = _at_request(client, request)
     most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
     draws = (request.task.seed, request.round, client.index)
-    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws)
+    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, chance)
     client.seen = fresh
     return fresh
+
+
+def _at_request(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Leaves of what is trained at the request's model, and the running statistics there."""
+    weights, trained, running = set[str](), dict(request.parameters), running_of(client, request)
+    if running:
+        weights = {name for name, _ in client.model.named_parameters()}
+        trained |= {name: value for name, value in running.items() if name in weights}
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in trained.items()}
+    return leaves, {name: value for name, value in running.items() if name not in weights}
+
+
+def _chance(client: Holder, request: Request, step: int = 0) -> Key | None:
+    """By what a step's forward passes draw; step 0 is the one that is measured. None: the network draws nothing."""
+    if not any(chance_of(client.model, client.domain.train.form)):
+        return None
+    return (request.task.seed, "chance", request.round, client.index, step)
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

@@ -72,3 +72,72 @@ class Both(nn.Module):
 def reads_both(input_shape: object) -> SplitModel:
     assert input_shape in ({"tokens": (6,), "numbers": (3,)}, ((6,), (3,)))
     return SplitModel(Both(), nn.Linear(9, 2))
+
+
+def normed(
+    input_shape: tuple[int, ...], classes: int, *, freeze: bool = False, batch_norm: str = "frozen"
+) -> SplitModel:
+    """With batch norm whose statistics say something; its body frozen or not."""
+    size = torch.Size(input_shape).numel()
+    body = nn.Sequential(nn.Flatten(), nn.Linear(size, 6), nn.BatchNorm1d(6), nn.ReLU())
+    body[2].running_mean.add_(0.1)
+    body.requires_grad_(not freeze)
+    return SplitModel(body, nn.Linear(6, classes), batch_norm=batch_norm)
+
+
+class Attending(nn.Module):
+    """Rows of an example attend to each other, by chance."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, 2, dropout=dropout, batch_first=True)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.attention(inputs, inputs, inputs, need_weights=False)[0].flatten(1)
+
+
+class DropPath(nn.Module):
+    """As timm's: leaves out a whole example's branch, by chance."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return inputs
+        return inputs * (torch.rand(len(inputs), *(1,) * (inputs.dim() - 1), device=inputs.device) > 0.3)
+
+
+class Last(nn.Module):
+    """The last state of a recurrent layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs)[0][:, -1]
+
+
+class Rounded(nn.Module):
+    """The mean of tokens' vectors; tokens are what an input rounds to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.unused = nn.Embedding(9, 6), nn.Linear(6, 6)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.words((inputs.flatten(1) * 2).long().clamp(0, 8)).mean(1)
+
+
+BODIES = {
+    "lstm": lambda rows, wide: (Last(nn.LSTM(wide, 5, 2, dropout=0.4, batch_first=True)), 5),
+    "attention": lambda rows, wide: (Attending(wide, 0.4), rows * wide),
+    "words": lambda rows, wide: (Rounded(), 6),
+    "dropout": lambda rows, wide: (nn.Sequential(nn.Flatten(), nn.Dropout(0.4), nn.Linear(rows * wide, 6)), 6),
+    "drop path": lambda rows, wide: (nn.Sequential(nn.Flatten(), nn.Linear(rows * wide, 6), DropPath()), 6),
+}
+
+
+def shaped(input_shape: tuple[int, ...], classes: int, kind: str = "lstm") -> SplitModel:
+    """A network of a kind of `BODIES`, for inputs [rows, wide]."""
+    rows, wide = torch.Size(input_shape[:-1]).numel(), input_shape[-1]
+    body, width = BODIES[kind](rows, wide)
+    return SplitModel(nn.Sequential(nn.Flatten(1, -2), body), nn.Linear(width, classes))

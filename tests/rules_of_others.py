@@ -39,6 +39,20 @@ def halved(training: object) -> Rule:
     return Rule("halved", rate=0.5)
 
 
+def drags(strength: float = 0.5) -> Rule:
+    """A client's steps are dragged by where its last round went, which it alone remembers."""
+
+    def answer(work: Work) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        return {}, {name: start - work.end[name] for name, start in work.start.items()}
+
+    return Rule(
+        "drags",
+        init_client=lambda parameters: {name: torch.zeros_like(value) for name, value in parameters.items()},
+        correct=lambda step: {name: value + strength * step.state[name] for name, value in step.gradient.items()},
+        answer=answer,
+    )
+
+
 AVERAGE = Rule("average")
 NUMBER = 3
 
@@ -54,6 +68,15 @@ def forgetful() -> Rule:
 
 def divides() -> Rule:
     return Rule("divides", correct=lambda step: {name: value / 0 for name, value in [("w", 1)]})
+
+
+def counts() -> Rule:
+    return Rule("counts", answer=lambda work: ({"steps": torch.tensor(work.steps)}, {}))
+
+
+def loses() -> Rule:
+    """What it remembers is gone after a round."""
+    return Rule("loses", init=lambda parameters: parameters, aggregate=lambda state, answers: mean_step({}, answers))
 
 
 def fails() -> Rule:

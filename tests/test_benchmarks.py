@@ -62,6 +62,14 @@ def test_memory_and_its_growth_are_told() -> None:
 
 
 @pytest.mark.slow
+def test_startup_is_told_beside_bare_imports() -> None:
+    sides = found("startup")
+    bare = sides.pop("import torch, flwr")
+    assert len(sides) == 2
+    assert all(one["cpu_seconds"] > bare["cpu_seconds"] for one in sides.values())
+
+
+@pytest.mark.slow
 def test_scaling_tells_the_pieces_and_the_rounds() -> None:
     scaling = found("scaling", "--workers", "2")
     assert set(scaling["seconds"]) == {"1", "2"}

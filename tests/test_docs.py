@@ -9,11 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fedha.config import load
 from fedha.data import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.models import SplitModel
 from fedha.report.formats import render
 from fedha.report.tables import recipe_table
+from fedha.run import execute
+from fedha.runs.listener import Silent
 from fedha.simulation import simulate
 from tests.models_of_others import fitted
 
@@ -81,6 +84,23 @@ def test_the_example_of_statistics_trains_a_backbone(page: str) -> None:
     exec(example, {**names, "images": torch.randn(8, 6), "labels": torch.randint(3, (8,))})
     assert backbone.weight.grad is not None
     assert backbone.weight.grad.abs().sum() > 0
+
+
+def test_the_example_of_an_own_data_set_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    example = next(one for one in blocks if "*.csv" in one)
+    section = next(one for one in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "wards:load" in one)
+    (tmp_path / "wards.py").write_text(example)
+    for name in ("north", "south", "west"):
+        rows = "\n".join(f"{place / 7},{place % 3},{place % 2}" for place in range(20))
+        (tmp_path / f"{name}.csv").write_text(rows)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "config.yaml"
+    path.write_text(f"{section.replace('/data/wards', str(tmp_path))}\nmodel: {{name: linear}}\nseed: 0\n")
+    config = load(path, ["training.rounds=2", "engine.name=inline"])
+    results = execute(config, tmp_path / "run", Silent())
+    assert results["target"]["west"]["examples"] == 20
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])

@@ -361,20 +361,6 @@ def test_a_strategy_that_has_not_begun_says_so() -> None:
         HessianAlignment("erm").aggregate_train(1, [])
 
 
-def normalised(problem: Problem) -> SplitModel:
-    featurizer = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.BatchNorm1d(5))
-    return SplitModel(featurizer, nn.Linear(5, 3)).double()
-
-
-def test_a_model_with_running_statistics_is_refused_until_they_are_frozen() -> None:
-    problem = make_problem()
-    problem = replace(problem, model=normalised(problem))
-    with pytest.raises(FedhaError, match=r"'featurizer\.2' keeps running statistics.*GroupNorm"):
-        train_over(InlineGrid(app_of(problem), 3), HessianAlignment("erm", clients=3), problem, 1)
-    problem.model.featurizer[2].eval()
-    train_over(InlineGrid(app_of(problem), 3), HessianAlignment("erm", clients=3), problem, 1)
-
-
 def test_a_node_without_a_partition_id_is_refused() -> None:
     problem = make_problem()
     strategy = HessianAlignment("erm", clients=1)
@@ -393,16 +379,6 @@ def test_a_node_beyond_the_domains_is_refused(tmp_path: Path) -> None:
     here = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
     with pytest.raises(FedhaError, match=r"partition-id is 2 but the data have 2 source domains"):
         server_app(tmp_path)(grid=grid, context=here)
-
-
-def test_a_model_with_active_dropout_is_refused_until_it_is_switched_off() -> None:
-    problem = make_problem()
-    featurizer = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.Dropout(0.5))
-    problem = replace(problem, model=SplitModel(featurizer, nn.Linear(5, 3)).double())
-    with pytest.raises(FedhaError, match=r"'featurizer\.2' draws from torch's global generator"):
-        train_over(InlineGrid(app_of(problem), 3), HessianAlignment("erm", clients=3), problem, 1)
-    featurizer[2].eval()
-    train_over(InlineGrid(app_of(problem), 3), HessianAlignment("erm", clients=3), problem, 1)
 
 
 def test_a_second_start_is_a_run_of_its_own() -> None:

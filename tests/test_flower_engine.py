@@ -149,6 +149,25 @@ class TestSimulation:
         ]
         assert results == runfolder.read_results(flower)
 
+    @pytest.mark.parametrize(
+        "model",
+        [
+            {"name": "tests.models_of_others:shaped", "kind": "attention"},
+            {"name": "tests.models_of_others:normed", "batch_norm": "local"},
+        ],
+        ids=["attention with dropout", "each client its own batch norm"],
+    )
+    def test_own_networks_with_chance_and_state_have_the_inline_runs_bits(
+        self, model: dict[str, Any], tmp_path: Path, nothing_left: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        training = {"rounds": 2, "mode": "local", "local": {"steps": 2, "batch_size": 32}}
+        for engine_name in ("inline", "flower"):
+            config = parse({"engine": {"name": engine_name}, "model": model, "recipe": "hgp", "training": training})
+            run_job(Job(config, tmp_path / engine_name), Silent())
+        inline, flower = (tmp_path / name / "model.safetensors" for name in ("inline", "flower"))
+        assert flower.read_bytes() == inline.read_bytes()
+
     def test_a_run_that_is_asked_to_stop_saves_its_rounds_and_goes_on(self, tmp_path: Path, nothing_left: None) -> None:
         job = Job(settings("flower", rounds=30), tmp_path / "flower")
         job = replace(job, config=job.config.model_copy(update={"checkpoint": CheckpointConfig(every=1000)}))

@@ -1,12 +1,13 @@
 """Clients that keep the global model are sent it once a round, and whoever has lost it is sent it again."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,11 +16,15 @@ from fedha.deploy.apps import whole
 from fedha.deploy.memory import keep_model, kept_model
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
-from fedha.flower import HessianAlignment
+from fedha.flower import HessianAlignment, client_app
 from fedha.flower.held import digest, lacking, model_of
+from fedha.flower.wire import CONSTANTS
+from fedha.models import SplitModel
+from fedha.models.state import kinds_of, named_state
 from fedha.recipes import RECIPES
 from tests.test_engines import app_of, assert_same_bits, train_over, train_plainly
 from tests.test_recipes import SEED, Problem, make_problem
+from tests.test_state import frozen, own
 
 TRAINING = TrainingConfig(rounds=4, optimizer="sgd", learning_rate=0.1)
 
@@ -162,3 +167,76 @@ def test_a_client_that_asks_again_for_what_it_was_sent_is_not_sent_it_for_ever(t
 
     with pytest.raises(FedhaError, match="model"):
         trained(Insatiable(make_problem(), tmp_path))
+
+
+class Forgetful(InlineGrid):
+    """Each message meets a new process, which makes its own network and has a disk, as at a deployed client."""
+
+    def __init__(self, make: Callable[[Context], ClientApp], clients: int, folder: Path) -> None:
+        super().__init__(lambda message, context: make(context)(message, context), clients)
+        self.folder, self.sent = folder, list[tuple[int, str, bool]]()
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        replies = []
+        for message in messages:
+            self.sent.append(
+                (message.metadata.dst_node_id, message.metadata.message_type, CONSTANTS in message.content)
+            )
+            message.content = whole(message.content, self.folder / str(message.metadata.dst_node_id))
+            replies += super().send_and_receive([message])
+        return replies
+
+
+def test_constants_are_sent_once_to_a_site_that_makes_others_and_kept_there(tmp_path: Path) -> None:
+    def drifted(_: Context) -> SplitModel:
+        model = frozen()
+        with torch.no_grad():
+            model.featurizer[1].weight.mul_(3.0)
+        return model
+
+    def trained(make: Callable[[Context], SplitModel], folder: Path) -> tuple[dict[str, torch.Tensor], Forgetful]:
+        grid = Forgetful(lambda _: client_app(make, own), 3, folder)
+        strategy = HessianAlignment("hgp", TRAINING, clients=3)
+        strategy.talk.tell = told.append
+        strategy.clients_keep_models = True
+        return strategy.start(grid, ArrayRecord(frozen().state_dict()), 2).arrays.to_torch_state_dict(), grid
+
+    told: list[str] = []
+    usual, plain = trained(frozen, tmp_path / "usual")
+    assert told == []
+    found, grid = trained(drifted, tmp_path / "drifted")
+    assert_same_bits(found, usual)
+    assert not any(came for _, _, came in plain.sent)
+    assert sorted(node for node, _, came in grid.sent if came) == sorted({node for node, _, _ in grid.sent})
+    assert len(told) == 3
+    for path in (tmp_path / "drifted").glob("*/constants/*"):
+        path.write_bytes(path.read_bytes()[:-1])  # then it counts as lost
+    assert_same_bits(trained(drifted, tmp_path / "drifted")[0], usual)
+
+
+def test_constants_that_are_not_what_the_server_names_are_refused() -> None:
+    class Swapping(InlineGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            given = list(messages)
+            for message in given:
+                if "request" in message.content and CONSTANTS in message.content:
+                    sent = message.content[CONSTANTS].to_torch_state_dict()
+                    message.content[CONSTANTS] = ArrayRecord({name: value * 2 for name, value in sent.items()})
+            return super().send_and_receive(given)
+
+    def drifted(_: Context) -> SplitModel:
+        model = frozen()
+        model.featurizer[2].running_mean.add_(1.0)
+        return model
+
+    strategy = HessianAlignment("erm", clients=2)
+    with pytest.raises(FedhaError, match="the constants that the server sent are not those that it names"):
+        strategy.start(Swapping(client_app(drifted, own), 2), ArrayRecord(frozen().state_dict()), 1)
+
+
+def test_a_server_that_trains_other_parts_than_its_clients_is_refused() -> None:
+    strategy, grid = HessianAlignment("erm", clients=2), InlineGrid(client_app(frozen, own), 2)
+    strategy.talk.meet(grid, 1)  # as in a deployment, whose server learns from them before it makes its network
+    trainable = frozen().requires_grad_()
+    with pytest.raises(FedhaError, match=r"the server has 'featurizer.1.weight' as trained where .* as frozen"):
+        strategy.begin(named_state(trainable), kinds_of(trainable))

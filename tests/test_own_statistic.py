@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.testing import assert_close
 
-from fedha import Mean, add_statistic, registry
+from fedha import Mean, add_statistic, plugins, registry
 from fedha.config import LocalConfig, TrainingConfig, from_json, parse, to_json
 from fedha.errors import FedhaError
 from fedha.exchange import Task
@@ -126,12 +126,12 @@ def test_a_package_adds_one_by_an_entry_point(tmp_path: Path, monkeypatch: pytes
         "[fedha.statistics]\ntheir_confidence = tests.statistics_of_others:confidence\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    registry._installed.cache_clear()
+    plugins.installed.cache_clear()
     try:
         assert recipe("their_confidence").measurements() == (("their_confidence",),)
         assert registry.statistic("their_confidence").summary == "variance of the probabilities"
     finally:
-        registry._installed.cache_clear()
+        plugins.installed.cache_clear()
 
 
 @pytest.mark.parametrize(

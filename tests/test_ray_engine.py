@@ -39,6 +39,15 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "fishr, local steps": {"recipe": {"name": "fishr", "weight": 3.0}, "training": LOCAL},
     "coral, local steps of some clients": {"recipe": "coral", "training": {**LOCAL, "clients_per_round": 0.5}},
+    "attention with dropout": {"model": {"name": "tests.models_of_others:shaped", "kind": "attention"}},
+    "a frozen body with batch norm": {
+        "model": {"name": "tests.models_of_others:normed", "freeze": True},
+        "training": {**LOCAL, "clients_per_round": 0.5},
+    },
+    "each client its own batch norm": {
+        "model": {"name": "tests.models_of_others:normed", "batch_norm": "local"},
+        "training": LOCAL,
+    },
     "scaffold, local steps of some clients": {
         "recipe": "erm",
         "training": {
@@ -69,6 +78,9 @@ def model(folder: Path) -> bytes:
         pytest.param("hutchinson, some clients", marks=pytest.mark.slow),
         pytest.param("fishr, local steps", marks=pytest.mark.slow),
         "coral, local steps of some clients",
+        "attention with dropout",
+        "a frozen body with batch norm",
+        "each client its own batch norm",
         "scaffold, local steps of some clients",
     ],
 )

@@ -22,13 +22,15 @@ def config(tmp_path: Path, text: str, *overrides: str) -> Config:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_taken_as_it_is_written(tmp_path: Path, name: str) -> None:
-    text = f"name: {name}\ndata: {{target: {name}, sources: [{name}]}}\nrecipe: {{name: {name}, align: {{risk: 1}}}}\n"
+    data, recipe = f"{{name: heart, target: {name}, sources: [{name}]}}", f"{{name: {name}, align: {{risk: 1}}}}"
+    text = f"name: {name}\ndata: {data}\nrecipe: {recipe}\n"
     for found in (
         config(tmp_path, text + f"engine: {{address: {name}}}"),
         config(
             tmp_path,
             "",
             f"name={name}",
+            "data.name=heart",
             f"data.target={name}",
             f"data.sources=[{name}]",
             f"recipe={{name: {name}, align: {{risk: 1}}}}",

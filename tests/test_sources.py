@@ -157,6 +157,17 @@ def test_a_source_of_ones_own_is_drawn_by_seed_round_and_client_alone() -> None:
     assert not same(first, trained(given, models_of_others.fitted, seed=1))
 
 
+def test_a_source_that_no_worker_can_have_is_refused_before_the_first_round() -> None:
+    class Locked(Noisy):
+        def __getstate__(self) -> object:
+            raise TypeError("cannot pickle an open file")
+
+    labels = torch.arange(ROWS) % 2
+    given = [replace(one, train=Examples(Locked(place), labels)) for place, one in enumerate(domains(numbers))]
+    with pytest.raises(FedhaError, match=r"domain 'd0' are a Locked that cannot be sent to a worker: cannot"):
+        trained(given, models_of_others.fitted, engine="ray")
+
+
 def numbers(draws: torch.Generator, rows: int) -> Tensor:
     return torch.randn(rows, 4, generator=draws)
 

@@ -17,7 +17,7 @@ from fedha.audit.audit import audit
 from fedha.audit.drowning import drowned
 from fedha.audit.findings import Findings
 from fedha.audit.inversion import Inversion
-from fedha.audit.network import logits_of
+from fedha.audit.network import logits_of, some_of
 from fedha.audit.record import Audited
 from fedha.audit.replay import Model, difference, replay
 from fedha.audit.sent import Sent
@@ -107,7 +107,7 @@ def _attacker_of(subject: Subject, settings: Settings, told: Told) -> Attacker:
     low, high = _value_range(public)
     return Attacker(
         domains.classes,
-        build(config.model, domains.input_shape, domains.classes, config.seed[0]),
+        build(config.model, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
         public,
         weight_decay=config.training.weight_decay,
         update_scale=update_scale(config, subject.clients),
@@ -166,7 +166,7 @@ def _on_sources(subject: Subject, final: Model) -> float | None:
     """
     config, domains = subject.config, subject.domains
     model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
-    held_out = [placed(one.held_out, model, next(iter(final.values()))) for one in subject.clients if len(one.held_out)]
+    held_out = [placed(one.held_out, model, some_of(final)) for one in subject.clients if len(one.held_out)]
     return fmean(evaluate(model, final, part)["accuracy"] for part in held_out) if held_out else None
 
 

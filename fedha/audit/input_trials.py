@@ -17,6 +17,7 @@ from fedha.audit.matching import matched
 from fedha.audit.scores import psnr, ssim
 from fedha.data.examples import Examples
 from fedha.models.split import SplitModel
+from fedha.models.state import trained_parameters
 
 ATTACKS = ("input_exact", "input_update", "input_head")
 
@@ -120,7 +121,7 @@ def _update(case: Case) -> Mapping[str, Tensor] | str:
     """What to match: a local update has no known size, but its direction is what the cosine compares."""
     if case.sent.update is None:
         return "no update was sent"
-    if not case.sent.update.keys() >= {name for name, _ in case.attacker.model.named_parameters()}:  # type: ignore[union-attr]
+    if not case.sent.update.keys() >= trained_parameters(case.attacker.model).keys():  # type: ignore[arg-type]
         return "the update does not hold every parameter"
     return plain_update(case.sent, case.attacker) or case.sent.update
 

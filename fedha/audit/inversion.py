@@ -80,7 +80,10 @@ def invert(
     """
     wanted = [target] if isinstance(target, Tensor) else list(target.values())
     names = None if isinstance(target, Tensor) else list(target)
-    fixed = {name: value.detach().clone().requires_grad_(names is not None) for name, value in parameters.items()}
+    fixed = {
+        name: value.detach().clone().requires_grad_(names is not None and name in names)
+        for name, value in parameters.items()
+    }
     shape = (len(labels), *input_shape)
     best: Reconstruction | None = None
     for restart in range(settings.restarts):

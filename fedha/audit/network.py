@@ -20,13 +20,14 @@ def features_of(model: SplitModel, parameters: Mapping[str, Tensor], inputs: Ten
 def features_at(model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples) -> Tensor:
     """The same without a graph, in the parameters' precision, a piece at a time."""
     own = {k.removeprefix("featurizer."): v for k, v in parameters.items() if k.startswith("featurizer.")}
-    return with_bias(in_pieces(model, model.featurizer, own, placed(examples, model, _some(parameters))))
+    return with_bias(in_pieces(model, model.featurizer, own, placed(examples, model, some_of(parameters))))
 
 
 def logits_of(model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples) -> Tensor:
     """Logits, [n, C], without a graph, in the parameters' precision."""
-    return in_pieces(model, model, parameters, placed(examples, model, _some(parameters)))
+    return in_pieces(model, model, parameters, placed(examples, model, some_of(parameters)))
 
 
-def _some(parameters: Mapping[str, Tensor]) -> Tensor:
-    return next(iter(parameters.values()))
+def some_of(parameters: Mapping[str, Tensor]) -> Tensor:
+    """One of a network's tensors, in its precision: some of its buffers may be whole numbers."""
+    return next(value for value in parameters.values() if value.is_floating_point())

@@ -14,6 +14,7 @@ from fedha.exchange import Reply, Request
 from fedha.federation import Server
 from fedha.flower.wire import unpack_reply, unpack_request
 from fedha.models.split import head_matrix
+from fedha.models.state import RUNNING
 from fedha.piggyback import RIDING
 from fedha.rules.applied import EXTRA
 
@@ -58,7 +59,8 @@ def releases_of(exchanges: Sequence[Exchange], server: Server, examples: Mapping
     own = [_sent(request, place, one.statistics, one.update, examples[place]) for place, one in sorted(heard.items())]
     together = _Heard()
     other = (*server.parameters, *server.extra_shapes)
-    measured = {name: value for name, value in server.learned.items() if name not in other}
+    beside = ((name, value) for name, value in server.learned.items() if name not in other)
+    measured = {name: value for name, value in beside if not name.startswith(RUNNING)}
     together.statistics = {name.removeprefix(RIDING): value for name, value in measured.items()}
     together.update = {name: value for name, value in server.learned.items() if name in server.parameters}
     count = sum(examples[place] for place in server.shares)
@@ -93,7 +95,7 @@ def _sort(one: _Heard, kind: str, tensors: Mapping[str, Tensor]) -> None:
         return
     riding = {name: value for name, value in tensors.items() if name.startswith(RIDING)}
     one.statistics |= {name.removeprefix(RIDING): value for name, value in riding.items()}
-    one.update = {name: value for name, value in tensors.items() if not name.startswith((RIDING, EXTRA))}
+    one.update = {name: value for name, value in tensors.items() if not name.startswith((RIDING, RUNNING, EXTRA))}
 
 
 def _sent(
@@ -104,7 +106,7 @@ def _sent(
     examples: int,
     shares: Mapping[int, float] | None = None,
 ) -> Sent:
-    parameters = request.parameters
+    parameters = {**request.parameters, **request.running} if request.running else request.parameters
     linear = {"head.weight", "head.bias"} <= parameters.keys()
     head = head_matrix(parameters["head.weight"], parameters["head.bias"]) if linear else None
     mode = request.task.training.mode

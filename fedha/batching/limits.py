@@ -9,6 +9,8 @@ from fedha.batching.chunk import budget
 from fedha.batching.memory import multiplications, training_bytes
 from fedha.batching.network import beyond_examples, take_apart
 from fedha.exchange import Request
+from fedha.models.chance import chance_of
+from fedha.models.state import mixing_layers, moving_layers, trained_parameters
 from fedha.training import Holder
 
 # Multiplications of one client's step, forward. From here on a step fills a core, or a GPU, by itself.
@@ -52,11 +54,17 @@ def _different(clients: Sequence[Holder], request: Request) -> str | None:
 
 
 def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
-    missing = [name for name, _ in clients[0].model.named_parameters() if name not in request.parameters]
+    model = clients[0].model
+    missing = [name for name in trained_parameters(model) if name not in request.parameters]
     if missing:
         return f"the request has no parameter {missing[0]!r}"
-    if noted := beyond_examples(take_apart(clients[0].model)):
-        return f"{' and '.join(noted)} keeps statistics or draws at random, and clients must not share that"
+    if mixing := mixing_layers(model):
+        kind = type(model.get_submodule(mixing[0])).__name__
+        return f"layer {mixing[0]!r} ({kind}) makes statistics of a batch, which are each client's own"
+    if moving := list(moving_layers(model)):
+        return f"layer {moving[0]!r} keeps statistics, and clients must not share that"
+    if any(chance_of(model, clients[0].domain.train.form)):
+        return "the network draws at random, and each client draws its own"
     privacy = request.task.privacy
     if privacy.protect == "examples" or privacy.min_examples > 1:
         return "every example is clipped by itself, and each client looks at what it is asked"
@@ -72,6 +80,11 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
 def _stacked(clients: Sequence[Holder], request: Request) -> str | None:
     if not all(client.domain.train.in_memory and client.domain.held_out.in_memory for client in clients):
         return "inputs are read as they are needed, or an example has several"
+    frozen = [name for name, value in clients[0].model.named_parameters() if not value.requires_grad]
+    if frozen:
+        return f"{frozen[0]!r} is frozen, which is not stacked"
+    if noted := beyond_examples(take_apart(clients[0].model)):
+        return f"{' and '.join(noted)} keeps statistics or draws at random, which is not stacked"
     try:
         multiplications(clients[0], request)
     except Exception as error:  # whatever a stranger's layer does under vmap

@@ -4,7 +4,7 @@ Each client's statistics are of its own slice of the features. Where the server 
 sum, that is the gradient of ``sum_e share_e loss_e``: one backward pass, as in a loop that has all domains at hand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,8 @@ class Pass:
         features: Prepared features, [n, D], client after client.
         labels: [n].
         sizes: Rows of each client.
+        given: The request's parameters, of which these are leaves.
+        versions: Theirs, which count what was changed in place.
     """
 
     round: int
@@ -50,6 +52,15 @@ class Pass:
     features: Tensor
     labels: Tensor
     sizes: tuple[int, ...]
+    given: Mapping[str, Tensor]
+    versions: tuple[int, ...]
+
+    def is_at(self, request: Request) -> bool:
+        """Whether a request's model is the one of this pass; comparing large ones takes as long as copying them."""
+        theirs = request.parameters
+        if theirs is self.given:
+            return _versions(theirs) == self.versions
+        return all(torch.equal(self.parameters[name], value) for name, value in theirs.items())
 
     def apart(self) -> list[tuple[Tensor, Tensor]]:
         """Each client's features and labels."""
@@ -150,11 +161,7 @@ def _measured(clients: Sequence[Holder], seen: Pass, request: Request, names: Se
 def _pass(clients: Sequence[Holder], request: Request) -> Pass:
     """The round's pass; what the first client keeps of it serves the round's later exchanges."""
     kept, places = clients[0].seen, tuple(client.index for client in clients)
-    if (
-        isinstance(kept, Pass)
-        and (kept.round, kept.clients) == (request.round, places)
-        and all(torch.equal(kept.parameters[name], value) for name, value in request.parameters.items())
-    ):
+    if isinstance(kept, Pass) and (kept.round, kept.clients) == (request.round, places) and kept.is_at(request):
         return kept
     fresh = _computed(clients, request, places)
     clients[0].seen = fresh
@@ -175,7 +182,13 @@ def _computed(clients: Sequence[Holder], request: Request, places: tuple[int, ..
     view = view_head(model, parameters)
     own = {name.removeprefix("featurizer."): v for name, v in parameters.items() if name.startswith("featurizer.")}
     features = view.prepare(functional_call(model.featurizer, own, *arguments(joined(inputs))))
-    return Pass(request.round, places, parameters, view, features, torch.cat(labels), tuple(map(len, labels)))
+    sizes, versions = tuple(map(len, labels)), _versions(request.parameters)
+    joint = torch.cat(labels)
+    return Pass(request.round, places, parameters, view, features, joint, sizes, request.parameters, versions)
+
+
+def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+    return tuple(value._version for value in tensors.values())
 
 
 def _only_reads(model: nn.Module) -> bool:

@@ -122,6 +122,7 @@ def run_rows(config: Config, plan: "Plan", domains: "DomainSet") -> Rows:
     sizes = [data_bytes(part) for part in parts]
     model = model_bytes(config, domains)
     workers = f"{count(plan.workers, 'worker')} of {count(plan.threads, 'thread')}"
+    needed = memory_bytes(plan, config, parts, domains)
     rows = [
         ("engine", f"{plan.engine}: {plan.reason}"),
         ("clients", f"{plan.clients:,} from {count(len(domains.sources), 'domain')}, up to {each} a worker"),
@@ -129,7 +130,7 @@ def run_rows(config: Config, plan: "Plan", domains: "DomainSet") -> Rows:
         ("device", f"{count(plan.gpus, 'GPU')}, {plan.gpu_share:.4g} a worker" if plan.gpu_share else plan.device),
         ("data", f"up to {byte_count(max(sizes))} a client, {byte_count(sum(sizes))} in all"),
         ("model", f"{byte_count(model)}, once a round to each worker and back from each client"),
-        ("memory", f"about {byte_count(memory_bytes(plan, max(sizes), model))} a worker"),
+        ("memory", f"about {byte_count(needed)} a worker"),
     ]
     if plan.batching or plan.engine == "ray":
         rows.append(("batching", batching_note(config, parts[:each], domains, plan.device)))

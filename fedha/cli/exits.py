@@ -10,6 +10,7 @@ from typer import rich_utils
 
 from fedha.cli import stopping
 from fedha.errors import FedhaError, StoppedError
+from fedha.exhausted import out_of_memory
 
 FAILED, REFUSED = 1, 2
 
@@ -54,6 +55,8 @@ def _ended(command: Callable[..., Any]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _explain("stopped", stopping.exit_code())
     except Exception as error:
+        if exhausted := out_of_memory(error):
+            return _explain(exhausted, REFUSED)
         traceback.print_exc()
         return _explain(one_line(error), FAILED)
 

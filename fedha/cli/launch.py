@@ -15,6 +15,7 @@ from fedha.cli import display, publish, stopping
 from fedha.cli.exits import FAILED, EndedError, one_line
 from fedha.config import Config
 from fedha.errors import FedhaError, StoppedError, UnwrittenError
+from fedha.exhausted import out_of_memory
 from fedha.runs import belongings, folders, runfolder
 from fedha.runs.files import typed
 from fedha.runs.listener import Listener
@@ -69,7 +70,7 @@ def look_at_data(config: Config) -> str:
     data = config.data
     if data.download:
         return "the data were not looked at: a run may download them"
-    if data.root is None and data.name != "colored_digits":
+    if data.root is None and data.name in ("colored_mnist", "heart", "arrays"):
         return f"the data were not looked at: data.root does not say where {data.name} is"
     from fedha.flower.serve import load_domains
 
@@ -235,6 +236,8 @@ def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
     except FedhaError:
         raise  # a sentence already
     except Exception as error:
+        if exhausted := out_of_memory(error):
+            raise FedhaError(exhausted) from error
         trace = traceback.format_exc()
         try:
             belongings.write_text(runfolder.make_folder(folder), runfolder.ERROR, trace)

@@ -7,19 +7,26 @@ from pathlib import Path
 
 from fedha import handed
 from fedha.config import DataConfig, expanded
-from fedha.data import arrays, digits, heart, mnist
-from fedha.data.domain import Domain, DomainSet, Examples, nth
+from fedha.data import arrays, digits, heart, mnist, own
+from fedha.data.domain import Domain, DomainSet, Examples, nth, split
 from fedha.data.export import FILE, read_domain
 from fedha.data.labels import missing_classes
 from fedha.data.shards import check_clients
 from fedha.data.sides import Cut, cut_of
 from fedha.errors import FedhaError
+from fedha.exhausted import out_of_memory
 
-__all__ = ["Domain", "DomainSet", "Examples", "class_count", "load", "load_own", "load_targets", "source_count"]
-
-_ANY = frozenset({"name", "root", "clients_per_domain", "split"})
-_COLORED = frozenset({"held_out", "color_flips", "target_color_flip", "label_noise", "grayscale_target"})
-_NATURAL = frozenset({"held_out", "sources", "target"})
+__all__ = [
+    "Domain",
+    "DomainSet",
+    "Examples",
+    "class_count",
+    "load",
+    "load_own",
+    "load_targets",
+    "source_count",
+    "split",
+]
 
 
 @dataclass(frozen=True)
@@ -28,33 +35,25 @@ class _DataSet:
 
     Attributes:
         load: Makes all domains.
-        options: What it reads beside `_ANY`.
         load_own: Makes one client's source from its own file; None where all sources come from the same images.
         load_target: Makes the unseen domain from a folder with its file alone; None as for `load_own`.
         embedded: Whether it needs no file.
     """
 
     load: Callable[[DataConfig, Cut], DomainSet]
-    options: frozenset[str]
     load_own: Callable[[DataConfig, Cut, int], Domain] | None = None
     load_target: Callable[[DataConfig, Path], Domain] | None = None
     embedded: bool = False
 
 
 _DATA_SETS = {
-    "colored_digits": _DataSet(lambda config, cut: digits.load(config, cut.seed, cut), _COLORED, embedded=True),
-    "colored_mnist": _DataSet(
-        lambda config, cut: mnist.load(config, cut.seed), _COLORED | {"download", "imbalance", "imbalance_ratio"}
-    ),
-    "heart": _DataSet(heart.load, _NATURAL, heart.load_own, heart.load_target),
-    handed.NAME: _DataSet(lambda config, cut: handed.handed_over("data", config.digest), frozenset({"digest"})),
-    "arrays": _DataSet(
-        arrays.load,
-        _NATURAL | {"classes", "unlabelled", "layout", "scale"},
-        arrays.load_own,
-        arrays.load_target,
-    ),
+    "colored_digits": _DataSet(lambda config, cut: digits.load(config, cut.seed, cut), embedded=True),
+    "colored_mnist": _DataSet(lambda config, cut: mnist.load(config, cut.seed)),
+    "heart": _DataSet(heart.load, heart.load_own, heart.load_target),
+    handed.NAME: _DataSet(lambda config, cut: handed.handed_over("data", config.digest)),
+    "arrays": _DataSet(arrays.load, arrays.load_own, arrays.load_target),
 }
+_OWN = _DataSet(own.load, own.load_own)  # somebody's function, or an installed package's
 
 
 def load(config: DataConfig, seed: int, *, covered: bool = False) -> DomainSet:
@@ -74,6 +73,8 @@ def load(config: DataConfig, seed: int, *, covered: bool = False) -> DomainSet:
             little memory, more clients than examples, or data that `DomainSet.check` refuses.
     """
     config = _rooted(config)
+    if config.name not in _DATA_SETS:
+        own.check_taken(config)
     with _fitting(config):
         domains = _of(config).load(config, cut_of(config, seed, covered=covered)).check()
     check_clients(domains.sources, config.clients_per_domain)
@@ -106,11 +107,11 @@ def load_own(config: DataConfig, seed: int, place: int, key: bytes | None = None
                     f"data.classes is {config.classes} but {exported} was made for {classes}; export it again"
                 )
             return domain
-        own = _of(config).load_own
-        if own is None:
+        load_alone = _of(config).load_own
+        if load_alone is None:
             sources = {one.name: one for one in _of(config).load(config, cut).check().sources}
             return sources[nth(list(sources), place)]
-        domain = own(config, cut, place)
+        domain = load_alone(config, cut, place)
         return DomainSet((domain,), (), config.classes or 2, domain.name).check().sources[0]
 
 
@@ -132,6 +133,9 @@ def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
     """
     config = _rooted(config)
     found, root = _of(config), config.root
+    if config.name not in _DATA_SETS:
+        targets = own.load_targets(config, cut_of(config, seed), root)
+        return tuple(_checked_target(one, config) for one in targets)
     if found.embedded:
         return load(config, seed).targets
     if root is None or not root.is_dir() or not any(root.iterdir()):
@@ -139,9 +143,12 @@ def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
     if found.load_target is None:
         return load(config, seed).targets
     with _fitting(config):
-        domain = found.load_target(config, root)
+        return (_checked_target(found.load_target(config, root), config),)
+
+
+def _checked_target(domain: Domain, config: DataConfig) -> Domain:
     DomainSet((Domain(domain.name, domain.held_out, domain.train),), (), class_count(config), domain.name).check()
-    return (domain,)
+    return domain
 
 
 def source_count(config: DataConfig) -> int:
@@ -165,7 +172,7 @@ def class_count(config: DataConfig) -> int:
     Raises:
         FedhaError: The config does not say.
     """
-    if config.name == "arrays" and config.classes is None:
+    if (config.name == "arrays" or config.name not in _DATA_SETS) and config.classes is None:
         raise FedhaError(
             "data.classes is not set; a deployment's server sees no labels, so the config must say how many"
         )
@@ -191,7 +198,7 @@ def _fitting(config: DataConfig) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+        if out_of_memory(error) is None:
             raise
         raise FedhaError(
             f"the data in {config.root or config.name} do not fit into this machine's memory (examples are held as "
@@ -200,13 +207,4 @@ def _fitting(config: DataConfig) -> Iterator[None]:
 
 
 def _of(config: DataConfig) -> _DataSet:
-    """The data set, after a look at options that it would not read."""
-    found = _DATA_SETS[config.name]
-    for option, field in DataConfig.model_fields.items():
-        value = getattr(config, option)
-        if option not in found.options | _ANY and value != field.get_default():
-            readers = ", ".join(name for name, one in _DATA_SETS.items() if option in one.options)
-            raise FedhaError(
-                f"data.{option} is {value!r}, which {config.name} does not read; remove it, or take {readers}"
-            )
-    return found
+    return _DATA_SETS.get(config.name, _OWN)

@@ -159,7 +159,7 @@ def read(path: Path, config: DataConfig, cut: Cut | None = None) -> Domain:
     notes += [layout.note] if layout.note else []
     if unread := sorted(found.keys() - {"inputs", "labels", "groups"}):
         notes.append(f"of the archive only inputs, labels and groups are read, not {', '.join(unread)}")
-    whole = _whole(path, found["inputs"], mapped, layout, labels, groups)
+    whole = _whole(path, found["inputs"], mapped, layout, labels, groups).counted()
     if left_out:
         whole = _ordered(whole, ~out, out)
     name = path.name if path.is_dir() else path.stem
@@ -196,7 +196,9 @@ def _ordered(whole: Examples, first: Tensor, rest: Tensor) -> Examples:
         return whole.select(places[0])
     order = torch.cat(places)
     groups = None if whole.groups is None else whole.groups[order]
-    moved = replace(whole, inputs=reorder(whole.inputs, order), labels=whole.labels[order], groups=groups)
+    metadata = {name: column[order.numpy()] for name, column in whole.metadata.items()}
+    inputs = reorder(whole.inputs, order)
+    moved = replace(whole, inputs=inputs, labels=whole.labels[order], groups=groups, metadata=metadata)
     return moved.select(slice(len(places[0])))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from fedha.data.examples import Examples, joined
 from fedha.data.given import given_domain
 from fedha.data.labels import count_classes
 from fedha.errors import FedhaError
-from fedha.handed import digest_of
-from fedha.inputs import several
+from fedha.handed import Pieces, digest_of
+from fedha.inputs import Form, several
 
 _LOOKED_AT = 2**28  # bytes of a part whose rows are compared with others'
 
@@ -73,7 +74,7 @@ def _twice(domains: Sequence[Domain]) -> list[str]:
         for one in domains
         for title, part in (("train", one.train), ("held-out", one.held_out))
     }
-    large = [name for name, part in parts.items() if len(part) * part.form.bytes > _LOOKED_AT]
+    large = [name for name, part in parts.items() if len(part) * Form.like(part.inputs).bytes > _LOOKED_AT]
     rows = {name: _rows(part) for name, part in parts.items() if name not in large}
     notes, names = [], list(rows)
     for place, name in enumerate(names):
@@ -89,17 +90,24 @@ def _rows(examples: Examples) -> set[bytes]:
     """A digest of each example's inputs."""
     found: set[bytes] = set()
     for block in examples.blocks():
-        parts = [one.contiguous().flatten(1) for one in examples.numbers(block).values()]
+        parts = [one.contiguous().flatten(1) for one in examples.kept(block).values()]
         for row in zip(*parts, strict=True):
             content = b"".join(one.numpy().tobytes() for one in row)
             found.add(hashlib.blake2b(content, digest_size=16).digest())
     return found
 
 
-def _parts(domains: DomainSet) -> Iterator[tuple[str, Tensor]]:
+def _parts(domains: DomainSet) -> Iterator[tuple[str, Tensor | Pieces]]:
     for one in (*domains.sources, *domains.targets):
         for title, part in (("train", one.train), ("held_out", one.held_out)):
             yield f"{one.name}/{title}/labels", part.labels
-            for block in part.blocks():
-                for name, inputs in part.numbers(block).items():
-                    yield f"{one.name}/{title}/inputs{name and '/'}{name}", inputs
+            for name, inputs in several(part.inputs).items():
+                pieces = map(partial(_kept, part, name), part.blocks())
+                yield (
+                    f"{one.name}/{title}/inputs{name and '/'}{name}",
+                    Pieces(tuple(inputs.shape), inputs.dtype, pieces),
+                )
+
+
+def _kept(part: Examples, name: str, rows: slice) -> Tensor:
+    return part.kept(rows)[name]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fedha.data.examples import Examples
+from fedha.data.examples import GIVEN, Examples
 from fedha.errors import FedhaError
 from fedha.inputs import several
 
@@ -99,7 +99,20 @@ def check_finite(domain: str, part: str, examples: Examples, given: Examples | N
             raise FedhaError(f"{what} of domain {domain!r} ({part}) {_not_finite(bad, name, examples, given)}")
 
 
+def _given(rows: Tensor, examples: Examples) -> Tensor:
+    """Where in the user's own file or array rows are, as far as that is known."""
+    column = examples.metadata.get(GIVEN)
+    return rows if column is None else torch.from_numpy(column)[rows.cpu()]
+
+
+def _place(rows: Tensor, examples: Examples) -> str:
+    """What the first of some rows is called."""
+    known = "row {} of its data as they were given" if GIVEN in examples.metadata else "example {}"
+    return known.format(int(_given(rows, examples)[0]))
+
+
 def _not_finite(bad: Tensor, name: str, examples: Examples, given: Examples | None) -> str:
+    bad = bad[_given(bad[:, 0], examples).argsort(stable=True)]
     row, *place = bad[0].tolist()
     what, todo = "contain NaN or infinity", "clean or impute them first"
     if given is not None:
@@ -113,8 +126,8 @@ def _not_finite(bad: Tensor, name: str, examples: Examples, given: Examples | No
     count = "1 number" if len(bad) == 1 else f"{len(bad)} numbers"
     rows = len(bad[:, 0].unique())
     return (
-        f"{what}: {count} in {rows} of {len(examples)} examples, {_columns(bad[:, 1:])}, first in example {row}"
-        f"{_at(place)} (counted from 0); {todo}"
+        f"{what}: {count} in {rows} of {len(examples)} examples, {_columns(bad[:, 1:])}, first in "
+        f"{_place(bad[:, 0], examples)}{_at(place)} (counted from 0); {todo}"
     )
 
 

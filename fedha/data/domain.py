@@ -108,6 +108,7 @@ def split(name: str, examples: Examples, cut: Cut) -> Domain:
     Returns:
         The domain; its two parts are disjoint and together are `examples`.
     """
+    examples = examples.counted()
     train, held_out = cut.sides(name, rows_of(examples), examples.labels, examples.groups)
     return Domain(name, train=examples.select(train), held_out=examples.select(held_out))
 
@@ -118,21 +119,21 @@ def unseen(name: str, examples: Examples) -> Domain:
 
 
 def choose_sources(
-    known: Sequence[str], sources: Sequence[str] | None, target: str, passed: Sequence[str] = ()
+    known: Sequence[str], sources: Sequence[str] | None, target: str | None, passed: Sequence[str] = ()
 ) -> list[str]:
     """The source domains among the known ones, in the order asked for.
 
     Args:
         known: Every domain that there is.
         sources: Those asked for; None for all but the target.
-        target: The unseen domain.
+        target: The unseen domain; None: none is looked at.
         passed: What was passed over and could have been meant, a sentence each.
 
     Raises:
         FedhaError: A name that is not known (with the nearest that is), is named twice, or is the target.
     """
     for key, name in [("data.target", target), *(("data.sources", source) for source in sources or [])]:
-        if name not in known:
+        if name is not None and name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? The domains" if close else "the domains"
             told = "".join(f"; {one}" for one in passed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy
@@ -14,6 +15,7 @@ from fedha.inputs import Form, Inputs, each, several
 Rows = Tensor | slice | None  # which examples: indices, [m], or truth values, [n]; a stretch of them; or all
 Draws = tuple[int, ...]  # seed, round and client: with an example's row they decide what chance does to it
 
+GIVEN = "row as given"  # the column of metadata that says where in a user's own file or array an example is
 BLOCK_BYTES = 2**24  # of inputs that are looked at at once
 RANGES = {torch.uint8: 255.0, torch.uint16: 65535.0}  # of images' pixels
 
@@ -111,17 +113,30 @@ class Examples:
     placement: Placement | None = None
     unusable: Tensor | None = None
 
+    @classmethod
+    def of(cls, inputs: Any, labels: Any, groups: Any = None) -> "Examples":
+        """The same from arrays or anything that NumPy makes one of; labels become int64.
+
+        Args:
+            inputs: [n, ...], as above.
+            labels: [n], whole numbers, of whatever type.
+            groups: [n], whole numbers.
+        """
+        rows = [None if one is None else torch.as_tensor(numpy.asarray(one)).long() for one in (labels, groups)]
+        kept = each(lambda one: torch.as_tensor(one) if isinstance(one, numpy.ndarray) else one, inputs)
+        return cls(kept, rows[0], rows[1])  # type: ignore[arg-type]
+
     def __len__(self) -> int:
         return self.labels.shape[0]  # len() of a tensor takes ten times as long
 
-    @property
+    @cached_property
     def form(self) -> Form:
         """What `take` gives for one example."""
         kept = Form.like(self.inputs)
         parts = several(self.inputs).values()
         return replace(kept, kinds=tuple(self._kind(one) for one in parts))
 
-    @property
+    @cached_property
     def shape(self) -> Any:
         """Of one input, without the batch axis; of several, a tuple of shapes or shapes by name."""
         return Form.like(self.inputs).input_shape
@@ -143,7 +158,7 @@ class Examples:
         held = (one for one in several(self.inputs).values() if isinstance(one, Tensor))
         return next(held, self.labels).device
 
-    @property
+    @cached_property
     def in_memory(self) -> bool:
         """Whether there is one input an example, and all of them are in memory."""
         return self.unusable is None and isinstance(self.inputs, Tensor)
@@ -158,6 +173,8 @@ class Examples:
         Returns:
             [m, ...]; a tuple of such, or such by name.
         """
+        if self._at_hand:
+            return self.inputs if rows is None else self.inputs[rows]
         found = each(lambda kept: self._ready(kept, rows, draws), self.inputs)
         if self.unusable is None:
             return found
@@ -178,6 +195,10 @@ class Examples:
             unusable=None if self.unusable is None else self.unusable[rows],
         )
 
+    def counted(self) -> "Examples":
+        """The same, each with its place among these, which it keeps however it is moved: errors name it."""
+        return replace(self, metadata={**self.metadata, GIVEN: numpy.arange(len(self))})
+
     def to(self, placement: Placement) -> "Examples":
         """The same examples for a network; floating tensors in memory are moved at once, whole numbers as such."""
         device = placement.device
@@ -194,8 +215,13 @@ class Examples:
 
     def blocks(self) -> Iterator[slice]:
         """Stretches of rows that together are all of them, each of a few megabytes."""
-        rows = max(1, BLOCK_BYTES // max(1, Form.like(self.inputs).bytes))
+        rows = max(1, BLOCK_BYTES // max(1, self.form.bytes))
         yield from (slice(start, min(start + rows, len(self))) for start in range(0, len(self), rows))
+
+    def kept(self, rows: Rows = None) -> dict[str, Tensor]:
+        """Inputs on the CPU as they are kept, by name ("" for a single one)."""
+        found = several(replace(self, placement=None, divisor=1.0).take(rows))
+        return {name: one.cpu() for name, one in found.items()}
 
     def numbers(self, rows: Rows = None) -> dict[str, Tensor]:
         """Inputs on the CPU as floating numbers, by name ("" for a single one): what digests of them are made of."""
@@ -204,6 +230,11 @@ class Examples:
             name: one.cpu() if one.is_floating_point() else one.cpu().float()
             for name, one in several(plain.take(rows)).items()
         }
+
+    @cached_property
+    def _at_hand(self) -> bool:
+        """Whether they are a tensor that is as the network wants it: the common case, in which a step waits for it."""
+        return self.in_memory and self._is_ready(self.inputs)
 
     def _ready(self, kept: Any, rows: Rows, draws: Draws | None) -> Tensor:
         if not isinstance(kept, Tensor):
@@ -216,7 +247,7 @@ class Examples:
         if place is not None:
             found = found.to(place.device)
         if divisor != 1:  # bytes are divided in float32 on every device: half precision has no 255ths
-            found = (found if found.is_floating_point() else found.float()) / divisor
+            found = found / divisor if found.is_floating_point() else found.float().div_(divisor)
         return found.to(self._kind(kept))
 
     def _is_ready(self, kept: Any) -> bool:

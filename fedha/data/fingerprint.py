@@ -1,12 +1,14 @@
 """Whether data are those that they were: a digest that a checkpoint keeps."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fedha.data.domain import DomainSet
-from fedha.handed import digest_of
+from fedha.data.domain import DomainSet, Examples
+from fedha.handed import Pieces, digest_of
+from fedha.inputs import several
 
 _ROWS = 4096  # of a part whose inputs are looked at, spread over it; labels are all
 
@@ -16,10 +18,17 @@ def fingerprint(domains: DomainSet) -> str:
     return digest_of(_parts(domains))
 
 
-def _parts(domains: DomainSet) -> Iterator[tuple[str, Tensor]]:
+def _parts(domains: DomainSet) -> Iterator[tuple[str, Tensor | Pieces]]:
     for domain in domains.sources:
         for side, part in (("train", domain.train), ("held_out", domain.held_out)):
-            step = max(1, -(-len(part) // _ROWS))
             yield f"{domain.name}/{side}/labels", part.labels
-            for name, inputs in part.numbers(torch.arange(0, len(part), step)).items():
-                yield f"{domain.name}/{side}/inputs{name and '/'}{name}", inputs
+            step = max(1, -(-len(part) // _ROWS))
+            some = part.select(torch.arange(0, len(part), step)) if step > 1 else part
+            for name, inputs in several(some.inputs).items():
+                kind = inputs.dtype if inputs.dtype.is_floating_point else torch.float32
+                pieces = map(partial(_numbers, some, name), some.blocks())
+                yield f"{domain.name}/{side}/inputs{name and '/'}{name}", Pieces(tuple(inputs.shape), kind, pieces)
+
+
+def _numbers(part: Examples, name: str, rows: slice) -> Tensor:
+    return part.numbers(rows)[name]

@@ -34,7 +34,16 @@ from fedha import data
 from fedha.config import Config, DataConfig, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.data.part import no_part
-from fedha.deploy.memory import forget_copies, keep_model, kept_model, recall, remember, run_folder
+from fedha.deploy.memory import (
+    forget_copies,
+    keep_constants,
+    keep_model,
+    kept_constants,
+    kept_model,
+    recall,
+    remember,
+    run_folder,
+)
 from fedha.deploy.party import site_party
 from fedha.deploy.side_key import side_key
 from fedha.engine.event_file import EventFile, stop_file
@@ -47,8 +56,9 @@ from fedha.flower.guarded import as_kind, is_covered
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.outside import outside
 from fedha.flower.serve import Job, serve
-from fedha.flower.wire import pack_tensors, unpack_tensors
+from fedha.flower.wire import CONSTANTS, pack_tensors, sent_constants, unpack_tensors
 from fedha.models import SplitModel, build
+from fedha.named import is_own
 from fedha.piggyback import riders
 from fedha.privacy.book import Book
 from fedha.privacy.limits import Limits, read_limits
@@ -120,8 +130,8 @@ def deployed_client_app() -> ClientApp:
         averages = run_folder(_cache(), f"{lasting(job.config)} {job.folder} {place}")
         averaging = remembers(job.config)
         number = _round(content)
-        if averaging and number is not None and kind in ("query.measure", "train"):
-            recall_lasting(context.state, recall(averages, number))
+        if averaging and number is not None:  # what is evaluated is the model after its round
+            recall_lasting(context.state, recall(averages, number + (kind == "evaluate")))
         reply = clients.answer(kind, content, context)
         if averaging and number is not None and kind == "train":
             after = state_record(context.state) or ArrayRecord()
@@ -146,12 +156,15 @@ def remembers(config: Config) -> bool:
     """Whether a run's clients must know in a round what they computed in an earlier one."""
     recipe = config.recipe[0].resolve()
     rides = config.federation.schedule == "piggyback" and bool(riders(recipe))
+    own = is_own(config.model.name) and config.model.batch_norm in (None, "local")  # the network itself may say so
     averages = any(term.client_average for term in recipe.terms)
-    return rides or averages or server_rule(config.training).answer is not None
+    return rides or own or averages or server_rule(config.training).answer is not None
 
 
 def whole(content: RecordDict, cache: Path) -> RecordDict | None:
     """A request with the model that it is about, which is kept if it came along; None where it is not here.
+
+    What of a model never moves is kept too where it was sent: only a site whose own is another asks for it.
 
     Args:
         content: As it came.
@@ -160,6 +173,7 @@ def whole(content: RecordDict, cache: Path) -> RecordDict | None:
     Raises:
         FedhaError: The model's name is no digest.
     """
+    content = _with_constants(content, cache)
     if not (name := model_of(content)):
         return content
     if not re.fullmatch("[0-9a-f]{64}", name):
@@ -170,6 +184,19 @@ def whole(content: RecordDict, cache: Path) -> RecordDict | None:
         return content
     kept = kept_model(cache, name)
     return None if kept is None else with_model(content, pack_tensors(kept))
+
+
+def _with_constants(content: RecordDict, cache: Path) -> RecordDict:
+    """A request with the constants that were sent before, if it names some that were."""
+    request = content.get("request")
+    name = str(request.get(CONSTANTS, "")) if isinstance(request, ConfigRecord) else ""
+    if not re.fullmatch("[0-9a-f]{32}", name):
+        return content
+    if (sent := sent_constants(content)) is not None:
+        keep_constants(cache, name, sent)
+        return content
+    kept = kept_constants(cache, name)
+    return content if kept is None else RecordDict({**content, CONSTANTS: pack_tensors(kept)})
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -2,8 +2,9 @@
 
 A run's moving averages are kept by round, so that a round that is asked for twice, or a run that goes on from an
 earlier checkpoint, finds what was true then. The global model is kept by its digest, so that it is sent once a round,
-not once an exchange. The site's data are not among it: they are read anew for each message, from where their owner
-keeps them, and no copy outlives them. What is kept is for the eyes of the containers' user alone.
+not once an exchange, and so is what of it never moves, where that had to be sent at all. The site's data are not among
+it: they are read anew for each message, from where their owner keeps them, and no copy outlives them. What is kept is
+for the eyes of the containers' user alone.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from fedha.atomic import write_bytes
 from fedha.errors import FedhaError, brief
 from fedha.flower.held import digest
 from fedha.jsonfile import parse_json
+from fedha.models.state import constants_name, digests
 
 _MODELS = 4  # kept: a run needs one, and a site may serve several
 _OWN = 0o600
@@ -99,23 +101,41 @@ def keep_model(cache: Path, name: str, parameters: Mapping[str, Tensor]) -> None
         name: The model's digest.
         parameters: By name; their order is kept.
     """
-    folder = cache / "models"
+    _keep(cache / "models", name, parameters)
+
+
+def kept_model(cache: Path, name: str) -> dict[str, Tensor] | None:
+    """The global model of this digest; None where it is not here, or not as it was written."""
+    parameters = _kept(cache / "models", name)
+    return None if parameters is None or digest(parameters) != name else parameters
+
+
+def keep_constants(cache: Path, name: str, constants: Mapping[str, Tensor]) -> None:
+    """Keep what of a run's model never moves, as `keep_model`; whose name it is is looked at when it is used."""
+    _keep(cache / "constants", name, constants)
+
+
+def kept_constants(cache: Path, name: str) -> dict[str, Tensor] | None:
+    """What `keep_constants` kept under this digest; None where it is not here, or not as it was written."""
+    constants = _kept(cache / "constants", name)
+    return None if constants is None or constants_name(digests(constants)) != name else constants
+
+
+def _keep(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
     _private(folder)
-    values = {key: value.detach().cpu().contiguous() for key, value in parameters.items()}
+    values = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     write_bytes(folder / f"{name}.safetensors", save(values, {"order": json.dumps(list(values))}), _OWN)
     for path in sorted(_files(folder), key=lambda one: one.stat().st_mtime_ns)[:-_MODELS]:
         path.unlink(missing_ok=True)
 
 
-def kept_model(cache: Path, name: str) -> dict[str, Tensor] | None:
-    """The global model of this digest; None where it is not here, or not as it was written."""
-    path = cache / "models" / f"{name}.safetensors"
+def _kept(folder: Path, name: str) -> dict[str, Tensor] | None:
+    path = folder / f"{name}.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
-            parameters = {key: file.get_tensor(key) for key in parse_json(file.metadata()["order"])}
+            return {key: file.get_tensor(key) for key in parse_json(file.metadata()["order"])}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
-    return parameters if digest(parameters) == name else None
 
 
 def _files(folder: Path) -> list[Path]:

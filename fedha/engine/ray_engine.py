@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import ray.cloudpickle
 from flwr.app import Context
 from torch import Tensor
 
@@ -20,13 +21,13 @@ from fedha.engine.host import Resources
 from fedha.engine.machine import look
 from fedha.engine.plan import Plan, make_plan
 from fedha.engine.ray_grid import RayGrid
-from fedha.errors import ClusterError
+from fedha.errors import ClusterError, FedhaError
 from fedha.flower.client import Clients, simulated
 from fedha.flower.delivery import never
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
-from fedha.inputs import each
+from fedha.inputs import each, several
 from fedha.models import SplitModel, build
 from fedha.runs.files import typed
 from fedha.runs.listener import Listener
@@ -136,7 +137,22 @@ def _packed(domain: Domain) -> PackedDomain:
 
     What lies in a file stays there: a worker maps it again.
     """
+    for part in (domain.train, domain.held_out):
+        for kept in several(part.inputs).values():
+            if not isinstance(kept, Tensor):
+                _check_travels(domain, kept)
     return domain.name, domain.shard, [_exchanged(part, _as_array) for part in (domain.train, domain.held_out)]
+
+
+def _check_travels(domain: Domain, source: object) -> None:
+    """Refuse a source of somebody's that no other process can have, such as an open file."""
+    try:
+        ray.cloudpickle.dumps(source)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise FedhaError(
+            f"the inputs of domain {domain.name!r} are a {type(source).__name__} that cannot be sent to a worker: "
+            f"{' '.join(str(error).split())}; open what it needs when it is asked, or take engine inline"
+        ) from error
 
 
 def _unpacked(packed: PackedDomain) -> Domain:

@@ -20,6 +20,7 @@ from fedha.engine.nodes import FIRST_NODE, identify_server
 from fedha.engine.parcels import Answer, Records, to_record_dict, to_records
 from fedha.engine.worker import MakeClients
 from fedha.errors import ClusterError, FedhaError
+from fedha.exhausted import REMEDY
 from fedha.flower.client import restore_state, state_record
 from fedha.flower.delivery import never, stop_if_asked
 from fedha.flower.failure import Failure, pack_failure
@@ -251,7 +252,7 @@ class RayGrid(Grid):
         if one.deaths >= _DEATHS:
             raise FedhaError(
                 f"the worker of clients {one.host.name} {why}, {one.deaths} times in one exchange; "
-                "if it ran out of memory, take fewer engine.workers or engine.clients_per_gpu"
+                f"if the machine ran out of memory, {REMEDY}"
             )
         if not lost:
             self._note(f"a worker process {why}; it starts again for {len(one.messages)} clients")

@@ -22,20 +22,26 @@ from fedha.exchange import Reply, Request
 from fedha.flower import handshake, secure_client
 from fedha.flower.failure import telling
 from fedha.flower.guarded import admit, introduced, is_covered, protects_examples, told_as_kind
+from fedha.flower.held import lacking
 from fedha.flower.secure_client import Opened, Party
 from fedha.flower.secure_wire import STEPS
 from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import (
+    CONSTANTS,
     PlainReply,
+    announced_digests,
     announced_shapes,
     pack_reply,
     pack_tensors,
     plain_reply,
+    sent_constants,
     unpack_request,
     unpack_tensors,
 )
-from fedha.models.check import check_inputs, check_network, check_parameters
+from fedha.models.check import check_inputs, check_network, check_parameters, check_request
 from fedha.models.split import SplitModel
+from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
+from fedha.models.state import told as told_state
 from fedha.placement import placed_domain
 from fedha.privacy.site import Site
 from fedha.rules.table import allow
@@ -161,6 +167,7 @@ class Clients:
         self._clients: dict[tuple[int, int], Client] = {}
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
+        self._constants: dict[str, str] = {}  # digests of the model's
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
     def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
@@ -189,11 +196,15 @@ class Clients:
                 check_parameters(client.model, shapes)
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
-            return handshake.greeted(pack_reply(replace(told, input_shape=client.domain.train.shape)))
+            kinds, other = told_state(kinds_of(client.model), self._constants, announced_digests(content))
+            told = replace(told, input_shape=client.domain.train.shape, kinds=kinds, other=other)
+            return handshake.greeted(pack_reply(told))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
         with told_as_kind(client.domain.client, client.site, content):
             request = unpack_request(content, kind, self._device)
+        if not self._holds_constants(request, sent_constants(content)):
+            return lacking(CONSTANTS)
         admit(client, kind, request)
         self._check_parameters(client, request)
         if self._party is None:
@@ -241,7 +252,9 @@ class Clients:
         distinct = {id(content): content for content in contents}
         unpacked = {key: unpack_request(content, kind, self._device) for key, content in distinct.items()}
         requests = [unpacked[id(content)] for content in contents]
-        for client, request in zip(clients, requests, strict=True):
+        for client, request, content in zip(clients, requests, contents, strict=True):
+            if not self._holds_constants(request, sent_constants(content)):
+                return None
             self._check_parameters(client, request)
         if self._party is not None:
             asked = zip(clients, contents, requests, contexts, strict=True)
@@ -290,6 +303,7 @@ class Clients:
             place = place_of(context)
             if self._model is None:
                 self._model = check_network(self._make_model(context)).to(torch.device(self._device))
+                self._constants = digests(state_of(self._model).constants)
             site = self._make_site()
             with told_as_kind(f"client {place}", site, content):
                 domain = self._domain(self._model, context, place, content)
@@ -318,10 +332,36 @@ class Clients:
         """Look at what a request holds, once for all clients of this process that share it."""
         if self._checked is request.parameters:
             return
-        shapes = {name: value.shape for name, value in request.parameters.items()}
+        given = {**request.parameters, **request.running}
+        shapes = {name: value.shape for name, value in given.items()}
         if shapes != self._fitting:
-            check_parameters(client.model, shapes)
+            check_request(client.model, request.parameters, request.running)
         self._checked, self._fitting = request.parameters, shapes
+
+    def _holds_constants(self, request: Request, sent: Mapping[str, torch.Tensor] | None) -> bool:
+        """Whether the clients' network has the constants that a request is about; it takes those that come along.
+
+        Raises:
+            FedhaError: What came is not what the request names, or of another network.
+        """
+        if not request.constants or self._model is None or request.constants in self._names():
+            return True
+        if sent is None:
+            return False
+        found = digests(sent)
+        if constants_name(found) != request.constants:
+            raise FedhaError("the constants that the server sent are not those that it names; look at the server")
+        take_constants(self._model, sent)
+        self._constants = self._constants | found
+        for client in self._clients.values():
+            client.seen = None  # it was computed with others
+        return True
+
+    def _names(self) -> set[str]:
+        """What a request may call the network's constants: all of them, or without buffers, where it has not these."""
+        parameters = {name for name, _ in self._model.named_parameters()} if self._model is not None else set()
+        frozen = {name: value for name, value in self._constants.items() if name in parameters}
+        return {constants_name(self._constants), constants_name(frozen)}
 
 
 def check_server(content: RecordDict) -> None:

@@ -81,7 +81,8 @@ class Correspondence:
         tell: Told, in a sentence, what takes long or goes wrong, as soon as it is known.
         stop: Asked now and then, whether the run should stop.
         again: Told the message type and the place of a client that is about to be asked once more.
-        parameters: The global model's, as soon as there is one: a client whose network has others says so at once.
+        state: The global model's, as soon as there is one: a client whose network has another says so at once.
+        kinds: What becomes of its parts; learned from the first client where nobody else has said so.
         held: Which clients hold which global model; in a deployment it is sent to each once.
         attendance: Who is connected, and what people call them.
         events: What went wrong in this round and how it went on, ready for metrics.jsonl.
@@ -95,7 +96,8 @@ class Correspondence:
     stop: Callable[[], bool] = never
     again: Callable[[str, int], None] = lambda kind, place: None
     held: HeldModels = field(default_factory=HeldModels)
-    parameters: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    state: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     attendance: Attendance = field(default_factory=Attendance)
     events: list[dict[str, Any]] = field(default_factory=list)
     bytes_down: int = 0
@@ -105,6 +107,7 @@ class Correspondence:
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
     _contents: dict[int, RecordDict] = field(default_factory=dict)  # of the same, with the whole model
     _grid: Grid | None = None
+    _other: set[int] = field(default_factory=set)  # nodes that were told of for their constants
     _idle: set[tuple[str, ...]] = field(default_factory=set)  # parameters that were told of
 
     def meet(self, grid: Grid, round: int, before: str = "query.introduce") -> list[Member]:
@@ -127,7 +130,7 @@ class Correspondence:
         if nodes == self._met[0]:
             return self._met[1]
         while new := [node for node in nodes if node not in self._members]:
-            content = handshake.greeted(pack_introduction(self.task, self.parameters))
+            content = handshake.greeted(pack_introduction(self.task, self.state, self.kinds))
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
@@ -200,11 +203,11 @@ class Correspondence:
         waiting, missed = dict(self._asked), set[int]()
         reasons: dict[int, FedhaError | ClientError] = {}
         while waiting:
-            lacking: set[int] = set()
+            lacking: dict[int, Message] = {}
             for message in messages:
                 node = self._node_of(message)
-                if lacks(message) and self.held.believed(node):
-                    lacking.add(node)
+                if lacks(message) and self.held.believed(node, message):
+                    lacking[node] = message
                     continue
                 if (failed := find_failure(message)) is not None:
                     if failed.place is not None:
@@ -230,6 +233,8 @@ class Correspondence:
                     reply = unpack_reply(message.content)
                 except FedhaError as error:
                     self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, str(error)), "refused")
+                    continue
+                if kind == "query.introduce" and not self._alike(node, reply):
                     continue
                 self.bytes_up += count_bytes(message.content)
                 if reply.weighed:  # the clients of one process sent a sum; count what each sends over a network
@@ -279,13 +284,18 @@ class Correspondence:
             self._note("skipped", node, kind, str(error))
         return skip
 
-    def _ask_whole(self, nodes: Iterable[int], kind: str, round: int) -> Iterator[Message]:
-        """Ask those who do not hold the model once more, with the model."""
+    def _ask_whole(self, lacking: Mapping[int, Message], kind: str, round: int) -> Iterator[Message]:
+        """Ask those who do not hold the model once more, with what they asked for."""
         if (grid := self._grid) is None:
             raise FedhaError("the strategy has met no client yet; call configure_train first")
-        for node in nodes:
-            self.held.forget(node)
-        fresh = self._messages(kind, round, {node: self._contents[node] for node in nodes})
+        for node, message in lacking.items():
+            if self.held.forget(node, message) and node not in self._other:
+                self._other.add(node)
+                self.tell(
+                    f"{self._who(node)} comes with other frozen parameters or buffers than the server's, or has lost "
+                    "them; it is sent the server's"
+                )
+        fresh = self._messages(kind, round, {node: self._contents[node] for node in lacking})
         self._asked |= fresh
         return self.deliver(grid, list(fresh.values()))
 
@@ -400,6 +410,48 @@ class Correspondence:
         if (told := handshake.difference(message.content, who)) is not None:
             self.tell(told)
         return True
+
+    def _alike(self, node: int, reply: Reply) -> bool:
+        """Whether the network of a node that introduces itself is trained as all others are."""
+        if not reply.kinds:  # of somebody else's client
+            return True
+        who = f"client {reply.index} (domain {reply.domain!r})"
+        try:
+            self.check_kinds(who, reply.kinds)
+        except FedhaError as error:
+            self._failed(node, "query.introduce", error)
+            return False
+        self.kinds = self.kinds or reply.kinds
+        if reply.other:
+            self._other.add(node)
+            self.tell(
+                f"{who} comes with other values than the server in {listed(map(repr, reply.other))}, which are never "
+                "trained; it takes the server's"
+            )
+        return True
+
+    def check_kinds(self, who: str, kinds: Mapping[str, str]) -> None:
+        """Refuse a network of which other parts are trained than is known of the others.
+
+        Args:
+            who: Whose it is.
+            kinds: What becomes of its parts; empty where it does not say.
+
+        Raises:
+            FedhaError: Names the first part.
+        """
+        known = self.kinds if kinds else {}
+        for name in {**known, **kinds} if known else ():
+            one, other = known.get(name, "nothing"), kinds.get(name, "nothing")
+            if one != other:
+                raise FedhaError(
+                    f"{who} has {name!r} as {other} where the others have it as {one}; all must make one network "
+                    "(requires_grad, batch_norm, .eval())"
+                )
+
+    def restart(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Begin a run of its own from this state: all clients introduce themselves anew."""
+        self.state, self.kinds, self._members, self._met, self._other = state, {}, {}, ([], []), set()
 
     def _failed(self, node: int, kind: str, error: FedhaError | ClientError, event: str = "skipped") -> None:
         """A client that fails, or whose answer is refused, ends the run or is left out: the rules say which."""

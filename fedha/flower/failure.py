@@ -11,6 +11,7 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore import log
 
 from fedha.errors import ClientError, FedhaError
+from fedha.exhausted import out_of_memory
 
 _RECORD = "failure"
 _MENDABLE = "FedhaError"  # the kind of what a user can mend
@@ -58,6 +59,8 @@ def failure_of(error: BaseException, place: int | None = None) -> Failure:
     """What an error at a client says; its traceback only where nobody expected it."""
     if isinstance(error, FedhaError):
         return Failure(_MENDABLE, str(error), "", place)
+    if exhausted := out_of_memory(error):
+        return Failure(_MENDABLE, exhausted, "", place)
     trace = "".join(traceback.format_exception(error)).strip()
     return Failure(type(error).__name__, " ".join(str(error).split()), trace, place)
 

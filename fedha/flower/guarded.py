@@ -19,6 +19,7 @@ from fedha.flower.wire import HELD_OUT, SEEDED, UNREACHED, unpack_task
 from fedha.inputs import Form
 from fedha.jsonfile import parse_json
 from fedha.minibatches import too_small
+from fedha.models.check import check_batch_norm
 from fedha.models.reach import unreached
 from fedha.privacy import gate
 from fedha.privacy.site import Site, sensitive
@@ -35,6 +36,7 @@ def introduced(client: Client, content: RecordDict) -> dict[str, float]:
     if text is None:
         return {}
     task, form = unpack_task(text), client.domain.train.form
+    check_batch_norm(client.model, task.training, task.privacy)
     if problem := too_small(task, len(client.domain.train)):
         raise FedhaError(f"domain {client.domain.client!r} cannot be trained on: {problem}")
     if task.privacy.protect != "examples":

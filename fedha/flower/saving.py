@@ -17,6 +17,7 @@ from fedha.federation import Server
 from fedha.flower.delivery import is_simulation
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_tensors, unpack_tensors
+from fedha.models.state import LOCAL
 from fedha.piggyback import riders
 from fedha.runs.checkpoint import load_checkpoint, read_saved, save_checkpoint
 
@@ -70,6 +71,7 @@ class Saving:
                 "their order or who is held out differ; put them back (data.root?), or start a new run"
             )
         done, states, pending = load_checkpoint(self.folder, self.strategy.begun())
+        self.strategy.restored()
         if isinstance(self.grid, RemembersStates) and states:
             self.grid.restore_states([pack_tensors(state) if state else None for state in states])
         elif is_simulation(self.grid) and done and self._who_remembers():
@@ -142,6 +144,8 @@ class Saving:
         """What of the run has clients remember something; "" where nothing does."""
         recipe = self.strategy.task.recipe
         riding = self.strategy.piggyback and bool(riders(recipe))
+        if LOCAL in self.strategy.begun().kinds.values():
+            return "model.batch_norm local"
         if riding or any(term.client_average for term in recipe.terms):
             return f"recipe {recipe.name!r}"
         return next((f"rule {rule.name!r}" for rule in self.strategy.task.rules if rule.answer is not None), "")

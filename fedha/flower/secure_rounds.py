@@ -16,6 +16,7 @@ from fedha.flower.correspondence import Correspondence
 from fedha.flower.secure_sums import SecureSums, Wanted, refusal
 from fedha.flower.secure_wire import RECORD, asked, exchange_name, number_names
 from fedha.flower.wire import pack_request, unpack_request
+from fedha.models.state import RUNNING
 from fedha.piggyback import RIDING
 
 Shapes = Mapping[str, torch.Size]
@@ -60,6 +61,7 @@ class SecureRounds:
         self._grid = grid
         riding = server.riders(round)
         update = {name: value.shape for name, value in server.parameters.items()}
+        update |= {f"{RUNNING}{name}": value.shape for name, value in server.running.items()}
         update |= {f"{RIDING}{name}": shape for name, shape in _known(riding, statistics).items()}
         update |= server.extra_shapes
         training = Request(self._task, round, {}, {}, riding, evaluate=parts)

@@ -54,10 +54,11 @@ def asked(kind: str, content: RecordDict, request: Request) -> bytes:
     """
     tensors = {f"parameters/{name}": value for name, value in request.parameters.items()}
     tensors |= {f"references/{name}": value for name, value in request.references.items()}
+    tensors |= {f"running/{name}": value for name, value in request.running.items()}
     tensors |= {f"rule/{name}": value for name, value in request.sent.items()}
     scalars = content["request"]
     task = str(scalars["task"]) if isinstance(scalars, ConfigRecord) else ""
-    about = json.dumps([kind, request.round, request.measure, request.share, request.evaluate])
+    about = json.dumps([kind, request.round, request.measure, request.share, request.evaluate, request.constants])
     return question(tensors, task, about)
 
 

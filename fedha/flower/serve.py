@@ -27,7 +27,8 @@ from fedha.flower.strategy import HessianAlignment
 from fedha.inputs import each, nested
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
-from fedha.models.check import check_inputs, likely_form
+from fedha.models.check import check_batch_norm, check_inputs, likely_form
+from fedha.models.state import kinds_of, named_state
 from fedha.piggyback import riders
 from fedha.placement import placed
 from fedha.privacy.releasable import private_exchanges
@@ -173,7 +174,8 @@ def _serve(
     model = build(config.model, setting.input_shape, setting.classes, seed)
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
-    server = strategy.begin(dict(model.named_parameters()))
+    check_batch_norm(model, config.training, config.privacy)
+    server = strategy.begin(named_state(model), kinds_of(model))
     server.site = Site("cryptographic" if domains is None else "seeded")
     shown(strategy)
     recipe = strategy.task.recipe
@@ -242,7 +244,7 @@ def _serve(
         if stopped:
             listener.note(f"training ends after round {number}: {stopped}")
             break
-    runfolder.write_model(job.folder, strategy.begun().parameters)
+    runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
     results = _results(job, strategy, setting, records, stopped)
     belongings.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
@@ -332,8 +334,8 @@ def _evaluated(
 
 
 def _evaluate_targets(model: SplitModel, strategy: HessianAlignment, setting: Setting) -> dict[str, Any]:
-    parameters = strategy.begun().parameters
-    return {one.name: evaluate(model, parameters, placed(one.held_out, model)) for one in setting.targets}
+    state = strategy.begun().state
+    return {one.name: evaluate(model, state, placed(one.held_out, model)) for one in setting.targets}
 
 
 def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:

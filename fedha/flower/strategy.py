@@ -15,7 +15,7 @@ from torch import Tensor
 from fedha.arguments import check_argument, check_number
 from fedha.cohort import Member
 from fedha.config import FederationConfig, PrivacyConfig, RecipeConfig, TrainingConfig
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
 from fedha.federation import Server, pool_evaluations
 from fedha.flower import budget
@@ -23,7 +23,9 @@ from fedha.flower.correspondence import Correspondence, Rules
 from fedha.flower.held import digest
 from fedha.flower.secure_rounds import SecureRounds
 from fedha.flower.secure_sums import least_clients
+from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
+from fedha.models.state import RUNNING, constants_name, digests, divided, new_statistics
 from fedha.piggyback import RIDING
 from fedha.recipes import Recipe
 from fedha.rules.table import allow
@@ -96,6 +98,8 @@ class HessianAlignment(Strategy):
         self._absent: dict[int, list[dict[str, Any]]] = {}  # events, by round
         self._told = False  # why clients are not asked to evaluate
         self._arrays: ArrayRecord | None = None
+        self._sent: tuple[ArrayRecord, ArrayRecord] | None = None  # the whole, and what of it each message carries
+        self._constants = ""  # digest of what is never sent again
         self._named: ArrayRecord | None = None  # whose digest the clients are told
         secure = privacy is not None and privacy.secure_aggregation
         self.secure = SecureRounds(self.talk, privacy, self.task) if privacy is not None and secure else None
@@ -114,7 +118,7 @@ class HessianAlignment(Strategy):
 
         Args:
             grid: Reaches the clients.
-            initial_arrays: The network's parameters by name.
+            initial_arrays: The network's state by name: ``ArrayRecord(network().state_dict())``.
             num_rounds: How many.
             timeout: Seconds that Flower's loop waits for an exchange.
             train_config: Not read; how clients train is the strategy's `training`.
@@ -142,23 +146,50 @@ class HessianAlignment(Strategy):
         """Which clients were left out, of how many rounds and evaluations, and why: `fedha.runs.absences.left_out`."""
         return left_out({"round": number, "events": events} for number, events in self._absent.items())
 
-    def begin(self, parameters: Mapping[str, Tensor]) -> Server:
-        """Start from these parameters; Flower's own loop does it with the first round's arrays."""
-        for name, value in parameters.items():
+    def begin(self, state: Mapping[str, Tensor], kinds: Mapping[str, str] | None = None) -> Server:
+        """Start from this state of a network; Flower's own loop does it with the first round's arrays.
+
+        Args:
+            state: By name, as in ``state_dict()``.
+            kinds: What becomes of each part (`fedha.models.state.kinds_of`); None: all of it is trained.
+
+        Raises:
+            FedhaError: A part that is trained holds whole numbers, or the clients said that others are trained.
+        """
+        self.talk.check_kinds("the server", kinds or {})
+        parts = divided(state, kinds or {})
+        for name, value in parts.trained.items():
             if not value.is_floating_point():
                 raise FedhaError(
                     f"the array {name!r} to start from holds {value.dtype}, which is no parameter that can be trained; "
-                    "start from {name: value.detach() for name, value in network().named_parameters()}"
+                    "start from network().state_dict(), of the function that the clients have"
                 )
-        self.server = Server(self.task, dict(parameters), piggyback=self.piggyback)
-        self._arrays, self.last_round, self.talk.parameters = None, {}, self.server.parameters
+        self.server, self.last_round, self.talk.kinds = (
+            Server.holding(self.task, parts, piggyback=self.piggyback),
+            {},
+            kinds or {},
+        )
+        self.restored()
+        if new := new_statistics(self.server.constants):
+            self.talk.tell(
+                f"the running statistics of {listed(map(repr, new))} are a new layer's, mean 0 and variance 1, and "
+                "never change: it normalises nothing; take model.batch_norm averaged or local, nn.GroupNorm, or start "
+                "from a trained network"
+            )
         return self.server
+
+    def restored(self) -> None:
+        """The server has another state, of a checkpoint: what clients are sent and told is made anew."""
+        server = self.begun()
+        self._arrays, self._sent, self.talk.state = None, None, server.state
+        self.talk.held.constants = pack_tensors(server.constants)
+        self._constants = constants_name(digests(server.constants))
 
     @property
     def arrays(self) -> ArrayRecord:
-        """The global model as it is sent, packed once a round."""
+        """The whole global model, packed once a round."""
         if self._arrays is None:
-            self._arrays = pack_tensors(self.begun().parameters)  # a round makes new ones, and leaves these as they are
+            self._arrays = pack_tensors(self.begun().state)  # a round makes new ones, and leaves these as they are
         return self._arrays
 
     def configure_train(
@@ -167,10 +198,13 @@ class HessianAlignment(Strategy):
         """Draw the round's clients, measure its references over the grid, then ask them to train."""
         refuse_settings("train_config", config, ())
         server = self.server
-        if server is None or (server_round == 1 and self.last_round):  # a second start() is a run of its own
-            server = self.begin(unpack_tensors(arrays))
         self.talk.events = []
-        if not server.gather(server_round, self.talk.meet(grid, server_round)):
+        fresh = server is None or (server_round == 1 and bool(self.last_round))  # a second start() is a run of its own
+        if fresh:
+            self.talk.restart(unpack_tensors(arrays))
+        members = self.talk.meet(grid, server_round)  # who say what of the state is trained
+        server = self.begin(self.talk.state, self.talk.kinds) if server is None or fresh else server
+        if not server.gather(server_round, members):
             raise FedhaError(f"no client is left for round {server_round}: {self.talk.reasons()}")
         if self.secure is not None:
             self.secure.begin(grid, server_round, server, self.expected, self.parts)
@@ -195,6 +229,7 @@ class HessianAlignment(Strategy):
         """Average the updates in client order, as they come, and take the server's step."""
         server = self.begun()
         expected = {name: value.shape for name, value in server.parameters.items()} | dict(server.extra_shapes)
+        expected |= {f"{RUNNING}{name}": value.shape for name, value in server.running.items()}
         for name in server.riders(server_round) if self.expected else ():
             expected[f"{RIDING}{name}"] = self.expected[name]
         known = expected if self.expected or not server.riders(server_round) else {}
@@ -259,8 +294,10 @@ class HessianAlignment(Strategy):
 
     def _ask(self, kind: str, request: Request, arrays: ArrayRecord, members: Sequence[Member]) -> list[Message]:
         """One message a client; those with the same share carry the same content."""
+        arrays = self._trained(arrays)
         if self.clients_keep_models and arrays is not self._named:
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
+        request = replace(request, running=self.begun().running, constants=self._constants)
         packed, sent, shares = pack_tensors(request.references), pack_tensors(request.sent), self.begun().shares
         additive = kind != "evaluate" and not self.begun().weighs_updates
         additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
@@ -275,6 +312,15 @@ class HessianAlignment(Strategy):
                 contents[share] = pack_request(own, arrays, packed, self._packed_task, sent)
             by_node[node] = contents[share]
         return self.talk.ask(kind, request.round, by_node)
+
+    def _trained(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Those of the global model's arrays that each message carries; the same record for the same arrays."""
+        names = self.begun().parameters.keys()
+        if arrays.keys() == names:
+            return arrays
+        if self._sent is None or self._sent[0] is not arrays:
+            self._sent = arrays, array_record({name: arrays[name] for name in names})
+        return self._sent[1]
 
     def _answers(
         self, messages: Iterable[Message], kind: str, round: int, expected: Mapping[str, torch.Size]

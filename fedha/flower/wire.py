@@ -23,6 +23,7 @@ from fedha.exchange import Kind, Reply, Request, Task
 from fedha.flower.tensor_array import TensorArray, array_record
 from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
+from fedha.models.state import CONSTANT, FROZEN, digests
 from fedha.recipes import Recipe, Term
 from fedha.rules.table import check_allowed
 
@@ -31,7 +32,9 @@ _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensor
 _LONGEST = 300  # characters of what the other side calls itself, or fails with
 _SHAPE, _BY_NAME, _BY_PLACE, _SECURE = "input_shape", "/", "#", "secure"
 _SENT = "rule"  # the record of what the run's rules send along
-_SHAPES = "parameters"  # of an introduction's request
+_SHAPES, _DIGESTS = "parameters", "digests"  # of an introduction's request
+_KINDS, _OTHER = "kinds", "other"  # of an introduction's reply
+_RUNNING, CONSTANTS = "running", "constants"  # records of a request; the latter also the scalar that names it
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
 UNREACHED = "unreached/"  # before the name of a parameter that no loss can move
@@ -136,16 +139,24 @@ def unpack_task(text: str) -> Task:
     return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
 
 
-def pack_introduction(task: str, parameters: Mapping[str, Tensor]) -> RecordDict:
-    """What a client is told before its first round: the task, and what parameters there will be, if that is known."""
+def pack_introduction(task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str]) -> RecordDict:
+    """What a client is told before its first round.
+
+    Args:
+        task: The task, packed.
+        state: The global model's, if that is known.
+        kinds: What becomes of its parts, if that is known.
+    """
     scalars = ConfigRecord({"task": task})
-    if parameters:
-        scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in parameters.items()})
+    if state:
+        scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in state.items()})
+        still = {name: value for name, value in state.items() if kinds.get(name, FROZEN) in CONSTANT}
+        scalars[_DIGESTS] = json.dumps(digests(still))
     return RecordDict({"request": scalars})
 
 
 def announced_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
-    """The shapes, by name, of the parameters that an introduction tells of; empty where it does not.
+    """The shapes, by name, of the state that an introduction tells of; empty where it does not.
 
     Raises:
         FedhaError: They cannot be read.
@@ -153,6 +164,13 @@ def announced_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
     with _reading("an introduction"):
         told = parse_json(str(_record(content, "request", ConfigRecord).get(_SHAPES, "{}")))
         return {str(name): tuple(int(length) for length in shape) for name, shape in told.items()}
+
+
+def announced_digests(content: RecordDict) -> dict[str, str]:
+    """The digests of the same; as `announced_shapes`."""
+    with _reading("an introduction"):
+        told = parse_json(str(_record(content, "request", ConfigRecord).get(_DIGESTS, "{}")))
+        return {str(name): str(value) for name, value in told.items()}
 
 
 def pack_request(
@@ -167,12 +185,23 @@ def pack_request(
     for name in ("measure", "evaluate"):
         if wanted := getattr(request, name):
             scalars[name] = list(wanted)
+    if request.constants:
+        scalars[CONSTANTS] = request.constants
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "parameters": parameters,
         "references": references,
         "request": scalars,
     }
-    return RecordDict({**records, _SENT: sent} if sent else records)
+    records |= {_SENT: sent} if sent else {}
+    return RecordDict(records | ({_RUNNING: pack_tensors(request.running)} if request.running else {}))
+
+
+def sent_constants(content: RecordDict) -> dict[str, Tensor] | None:
+    """The constant part of the model, where a request brings it."""
+    if CONSTANTS not in content:
+        return None
+    with _reading("a request"):
+        return unpack_tensors(_record(content, CONSTANTS, ArrayRecord))
 
 
 def kind_of(message_type: str) -> Kind:
@@ -215,6 +244,8 @@ def _request(content: RecordDict, kind: Kind, device: torch.device | str) -> Req
         evaluate=_names(scalars, "evaluate"),
         sent=unpack_tensors(_record(content, _SENT, ArrayRecord), device) if _SENT in content else {},
         kind=kind,
+        running=unpack_tensors(_record(content, _RUNNING, ArrayRecord), device) if _RUNNING in content else {},
+        constants=str(scalars.get(CONSTANTS, "")),
     )
 
 
@@ -244,7 +275,7 @@ def plain_reply(reply: Reply) -> PlainReply:
         {_WEIGHED if reply.weighed else _OWN: pack_arrays(reply.tensors)},
         {"metrics": {"index": reply.index, "examples": reply.examples, **reply.metrics, **_shape(reply)}},
         {
-            "client": {"name": reply.client, "domain": reply.domain},
+            "client": {"name": reply.client, "domain": reply.domain, **_state(reply)},
             **({_SECURE: dict(reply.secure)} if reply.secure else {}),
         },
     )
@@ -276,6 +307,12 @@ def _input_shape(metrics: Mapping[str, Any]) -> Any:
         return by_name
     by_place = {int(name[1:]): one for name, one in told.items() if name.startswith(_BY_PLACE)}
     return tuple(by_place[place] for place in sorted(by_place)) or told.get("", ())
+
+
+def _state(reply: Reply) -> dict[str, str | bytes | list[bytes]]:
+    """What an introduction says of the network's state, as JSON."""
+    told = {_KINDS: reply.kinds, _OTHER: reply.other}
+    return {name: json.dumps(value) for name, value in told.items() if value}
 
 
 def unpack_reply(content: RecordDict) -> Reply:
@@ -313,6 +350,8 @@ def _reply(content: RecordDict) -> Reply:
         weighed=weighed,
         input_shape=_input_shape(metrics),
         secure=_secure(content),
+        kinds={str(name): str(kind) for name, kind in parse_json(str(who.get(_KINDS, "{}"))).items()},
+        other=tuple(str(name) for name in parse_json(str(who.get(_OTHER, "[]")))),
     )
 
 

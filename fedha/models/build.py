@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedha import plugins
 from fedha.config import ModelConfig
 from fedha.errors import FedhaError
 from fedha.handed import NAME, handed_over
@@ -30,7 +31,7 @@ def build(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> Spl
     Raises:
         FedhaError: The model does not fit the data, or what the function makes is no `SplitModel`.
     """
-    if is_own(config.name) or config.name == NAME:
+    if is_own(plugins.place(plugins.MODELS, config.name)) or config.name == NAME:
         return _own(config, input_shape if nested(input_shape) else tuple(input_shape), classes, seed)
     if nested(input_shape):
         raise FedhaError(
@@ -63,12 +64,14 @@ def _own(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> Spli
         if config.name == NAME:
             made = invoke("model", "the function", handed_over("network", config.options.get("digest")), {}, offered)
         else:
-            made = call("model.name", config.name, config.options, offered)
+            made = call("model.name", plugins.place(plugins.MODELS, config.name), config.options, offered)
     if not isinstance(made, SplitModel):
         raise FedhaError(
             f"model.name is {config.name!r}, which makes a {type(made).__name__}; let it return "
             "fedha.models.SplitModel(featurizer, head), or SplitModel.of(network, head='fc')"
         )
+    if config.batch_norm is not None:
+        made.set_batch_norm(config.batch_norm)
     return made
 
 

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments, nested, several
+from fedha.models.chance import kept_apart, untouched
 from fedha.models.split import SplitModel
+from fedha.models.state import BUFFER, MOVED, TIED, kinds_of, moving_layers, named_state, state_of
 
-_START = "start from {name: value.detach() for name, value in network().named_parameters()}"
+_START = "start from network().state_dict(), of the same function"
 
 
 def check_network(model: object) -> SplitModel:
@@ -23,8 +26,7 @@ def check_network(model: object) -> SplitModel:
         model: What somebody's function made.
 
     Raises:
-        FedhaError: It is no `SplitModel`, has nothing to train, or a part that clients would not share: running
-            statistics, chance, or parameters that are frozen (they would be trained like the others).
+        FedhaError: It is no `SplitModel`, or has nothing to train.
     """
     if not isinstance(model, SplitModel):
         what = "a state_dict" if isinstance(model, Mapping) else f"a {type(model).__name__}"
@@ -32,64 +34,109 @@ def check_network(model: object) -> SplitModel:
             f"the network is {what}, not a fedha.models.SplitModel; give its two parts, as in "
             "SplitModel(backbone, nn.Linear(512, 10))"
         )
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats and module.training:
-            raise FedhaError(
-                f"module {name!r} keeps running statistics, which clients would not share; use GroupNorm, "
-                "or freeze it with .eval()"
-            )
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-            raise FedhaError(
-                f"module {name!r} draws from torch's global generator, so that no run could be repeated and statistics "
-                "would be of another model than is trained; take it out, or switch it off with .eval()"
-            )
     check_trainable(model)
     return model
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Refuse a network with frozen parameters, which would be trained like all others, or with none at all.
+    """Refuse a network without anything to train.
 
     Raises:
-        FedhaError: Names the frozen ones.
+        FedhaError: It has no parameters, or all of them are frozen.
     """
-    parameters = dict(model.named_parameters())
+    parameters = [value.requires_grad for value in model.parameters()]
     if not parameters:
         raise FedhaError("the network has no parameters, so there is nothing to train; give it layers")
-    frozen = [name for name, value in parameters.items() if not value.requires_grad]
-    if frozen:
+    if not any(parameters):
         raise FedhaError(
-            f"the network's {_some(frozen)} frozen (requires_grad=False), and frozen parameters cannot be kept yet: "
-            "every parameter is trained. Make them buffers, or call model.requires_grad_()"
+            "all parameters of the network are frozen (requires_grad=False), so there is nothing to train; leave the "
+            "head's, at least, with model.head.requires_grad_()"
+        )
+
+
+def check_batch_norm(model: SplitModel, training: TrainingConfig, privacy: PrivacyConfig) -> None:
+    """Refuse a choice for running statistics that this network, or this training, cannot keep.
+
+    Args:
+        model: In the mode in which it is trained.
+        training: How.
+        privacy: What is covered.
+
+    Raises:
+        FedhaError: Names the layer, or the setting.
+    """
+    policy, layers = model.batch_norm, list(moving_layers(model))
+    if policy == "frozen":
+        return
+    chosen = f"model.batch_norm is {policy!r}"
+    if not layers:
+        raise FedhaError(
+            f"{chosen}, but no layer of the network that is in training mode keeps running statistics; leave it out, "
+            "or call .train() on the network"
+        )
+    if inside := [name for name in layers if name.startswith("head")]:
+        raise FedhaError(
+            f"{chosen}, but layer {inside[0]!r} is in the head, whose statistics are of single examples; "
+            "let the featurizer end with it"
+        )
+    if policy == "local" and training.mode != "local":
+        raise FedhaError(
+            f"{chosen}, but training.mode is {training.mode!r}, in which clients take no steps of their own; take "
+            "training.mode local, or model.batch_norm averaged"
+        )
+    if privacy.protect != "nothing":
+        kind = type(model.get_submodule(layers[0])).__name__
+        raise FedhaError(
+            f"{chosen} and privacy.protect {privacy.protect!r}, but what layer {layers[0]!r} ({kind}) makes statistics "
+            "of is not clipped, and no noise covers them; take model.batch_norm frozen, or nn.GroupNorm"
         )
 
 
 def check_parameters(model: nn.Module, sent: Mapping[str, Sequence[int]]) -> None:
-    """Refuse arrays that are not a network's parameters.
+    """Refuse arrays that are not a network's state.
 
     Args:
         model: The client's network.
-        sent: Shapes by name, of what the server starts from.
+        sent: Shapes by name, of what the server starts from: ``state_dict()``, or the parameters alone.
 
     Raises:
-        FedhaError: Some are missing, foreign, buffers, or of another shape; names them.
+        FedhaError: Some are missing, foreign, or of another shape; names them.
     """
-    own = {name: tuple(value.shape) for name, value in model.named_parameters()}
-    buffers = [name for name, _ in model.named_buffers() if name in sent]
-    if buffers:
-        raise FedhaError(
-            f"of the arrays that the server starts from, {_some(buffers)} no parameters but buffers of the network and "
-            f"would be trained; {_START}"
-        )
+    kinds = kinds_of(model)
+    own = {name: value.shape for name, value in named_state(model).items()}
+    rest = {name for name, kind in kinds.items() if kind == BUFFER or kind.startswith(TIED)}
+    _check_arrays({name: own[name] for name in own if rest & sent.keys() or name not in rest}, sent)
+
+
+def check_request(model: nn.Module, parameters: Mapping[str, Tensor], running: Mapping[str, Tensor]) -> None:
+    """Refuse what a server sends in a round where it is not what the network trains and moves.
+
+    Args:
+        model: The client's network.
+        parameters: What is trained, by name.
+        running: What moves beside it.
+
+    Raises:
+        FedhaError: As `check_parameters`.
+    """
+    state = state_of(model)
+    for own, sent in ((state.trained, parameters), (state.running, running)):
+        _check_arrays({name: one.shape for name, one in own.items()}, {name: one.shape for name, one in sent.items()})
+
+
+def _check_arrays(own: Mapping[str, Sequence[int]], sent: Mapping[str, Sequence[int]]) -> None:
     for what, names in (("lack", own.keys() - sent.keys()), ("hold", sent.keys() - own.keys())):
         if names:
-            foreign = ", which the network does not have" if what == "hold" else ", which the network has"
-            raise FedhaError(f"the arrays that the server starts from {what} {_list(sorted(names))}{foreign}; {_START}")
+            foreign = "does not have" if what == "hold" else "has"
+            raise FedhaError(
+                f"the arrays that the server starts from {what} {_list(sorted(names))}, which the network {foreign}; "
+                f"{_START}"
+            )
     for name, shape in own.items():
-        if tuple(sent[name]) != shape:
+        if tuple(sent[name]) != tuple(shape):
             raise FedhaError(
                 f"the array {name!r} that the server starts from has shape {tuple(sent[name])} but the client's "
-                f"network {shape}; build both with the same function"
+                f"network {tuple(shape)}; build both with the same function"
             )
 
 
@@ -110,10 +157,10 @@ def takes(model: SplitModel, form: Form) -> bool:
 
 
 def _tried(model: SplitModel, form: Form) -> bool:
-    inputs, state = form.zeros(2, device=next(model.parameters()).device), _state(model)
+    device = next(model.parameters()).device
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            functional_call(model, state, (inputs,))
+        with untouched(device), torch.no_grad():
+            functional_call(model, kept_apart(model), (form.zeros(2, device=device),))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
         return False
     return True
@@ -145,12 +192,13 @@ def check_inputs(model: SplitModel, domain: str, form: Form | Sequence[int]) -> 
         C; 2 for a network with one logit.
 
     Raises:
-        FedhaError: It cannot take them, or what it gives are no features [n, D - 1] or no logits [n, C].
+        FedhaError: It cannot take them, what it gives are no features [n, D - 1] or no logits [n, C], or it writes to
+            what is constant.
     """
-    like, before = next(model.parameters()), _state(model)
+    like, before = next(model.parameters()), {name: value.clone() for name, value in _state(model).items()}
     wanted = Form.of(form, like.dtype)
     shape, (by_place, by_name) = wanted.input_shape, arguments(wanted.zeros(2, device=like.device))
-    with torch.no_grad():
+    with torch.no_grad(), untouched(like.device):
         try:
             features = model.featurizer(*by_place, **by_name)
             _check_output("featurizer", features, "[n, features]; end it with nn.Flatten()")
@@ -165,7 +213,10 @@ def check_inputs(model: SplitModel, domain: str, form: Form | Sequence[int]) -> 
     _check_output("head", logits, "[n, classes]")
     after = _state(model)
     changed = [name for name, value in before.items() if name not in after or not _same(value, after[name])]
-    if changed:
+    with torch.no_grad():
+        for name in {*changed} & after.keys():
+            after[name].copy_(before[name])
+    if changed := [name for name in changed if kinds_of(model).get(name) not in MOVED]:
         raise FedhaError(
             f"the network writes to {_list(changed)} when it is given inputs, so that one client's inputs would change "
             "another's model; let it compute without a memory"
@@ -174,8 +225,8 @@ def check_inputs(model: SplitModel, domain: str, form: Form | Sequence[int]) -> 
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters and buffers."""
-    return {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
+    """All parameters and buffers."""
+    return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -187,10 +238,6 @@ def _check_output(part: str, value: object, wanted: str) -> None:
         raise FedhaError(f"the network's {part} gives a {type(value).__name__}; let it return a tensor {wanted}")
     if value.ndim != 2 or len(value) != 2 or not value.shape[1]:
         raise FedhaError(f"the network's {part} gives {tuple(value.shape)} for 2 inputs; it must give {wanted}")
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{_list(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _list(names: Sequence[str]) -> str:

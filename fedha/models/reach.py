@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from fedha.inputs import Form, Inputs, each
+from fedha.models.chance import kept_apart, untouched
 from fedha.models.split import SplitModel
+from fedha.models.state import trained_parameters
 
 
 def unreached(model: SplitModel, form: Form | Sequence[int]) -> tuple[str, ...]:
-    """The parameters that no loss can move, such as a pooler's that nothing reads behind; in the model's order.
+    """The trained parameters that no loss can move, such as a pooler's that nothing reads behind; in the model's order.
 
     Args:
         model: Any.
@@ -30,10 +32,11 @@ def unreached(model: SplitModel, form: Form | Sequence[int]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def _unreached(model: SplitModel, form: Form) -> tuple[str, ...]:
-    own = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
-    inputs = form.ones(2, device=next(iter(own.values())).device)
-    with torch.enable_grad():
-        logits: Tensor = functional_call(model, own, (inputs,))
+    own = {name: value.requires_grad_() for name, value in trained_parameters(model).items()}
+    device = next(iter(own.values())).device
+    inputs = form.ones(2, device=device)
+    with torch.enable_grad(), untouched(device):
+        logits: Tensor = functional_call(model, own | kept_apart(model), (inputs,))
     slopes = torch.autograd.grad(logits.sum(), list(own.values()), allow_unused=True)
     return tuple(name for name, slope in zip(own, slopes, strict=True) if slope is None)
 
@@ -45,17 +48,20 @@ def stackable(model: SplitModel, form: Form | Sequence[int]) -> bool:
 
 @lru_cache(maxsize=8)
 def _stackable(model: SplitModel, form: Form) -> bool:
-    own = {name: value.detach() for name, value in model.named_parameters()}
-    inputs = form.ones(2, device=next(iter(own.values())).device)
+    own = trained_parameters(model)
+    device = next(iter(own.values())).device
+    inputs = form.ones(2, device=device)
 
     def alone(parameters: dict[str, Tensor], example: Inputs) -> Tensor:
-        total: Tensor = functional_call(model, parameters, (each(lambda one: one[None], example),)).sum()
+        state = parameters | kept_apart(model)
+        total: Tensor = functional_call(model, state, (each(lambda one: one[None], example),)).sum()
         return total
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of rules that are slow, where others are missing
-            vmap(grad(alone), in_dims=(None, 0))(own, inputs)
+            with untouched(device):
+                vmap(grad(alone), in_dims=(None, 0))(own, inputs)
     except RuntimeError:  # what torch raises where a rule is missing
         return False
     return True

@@ -16,7 +16,7 @@ from fedha import statistics
 from fedha.config import PrivacyConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request
-from fedha.models.split import head_matrix, with_bias
+from fedha.models.split import whole_head, with_bias
 from fedha.objective import Objective
 from fedha.penalty import active_terms
 from fedha.pieces import in_pieces
@@ -39,8 +39,8 @@ def release_statistics(client: Holder, site: Site, request: Request) -> dict[str
     examples, place = client.domain.train, (request.round, client.index)
     with torch.no_grad():
         own, most = part(parameters, "featurizer."), request.task.training.chunk
-        features = with_bias(in_pieces(client.model, client.model.featurizer, own, examples, most))
-        head = head_matrix(parameters["head.weight"], parameters["head.bias"])
+        seen = in_pieces(client.model, client.model.featurizer, own, examples, most, evaluation=False)
+        features, head = with_bias(seen), whole_head(client.model, parameters)
         batch = Batch.at(head, features, examples.labels, request.references.get("gradient"))
         moments = measure(required(request.measure), batch)
     noise = noise_of(privacy) * privacy.statistics_noise

@@ -56,12 +56,12 @@ def _known_kind(module: nn.Module) -> str:
     if isinstance(module, nn.modules.batchnorm._NormBase) and _keeps_or_mixes(module):
         return (
             "makes statistics of the batch, so one example changes the others' gradients; "
-            "freeze it with eval(), its statistics being public, or use nn.GroupNorm"
+            "take model.batch_norm frozen, its statistics being public, or nn.GroupNorm"
         )
     if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-        return "draws outside of the run's seed; switch it off with eval() or p=0"
+        return "draws at random, which private steps do not repeat; switch it off with eval() or p=0"
     if isinstance(module, nn.RNNBase) and module.training and module.dropout > 0:
-        return "draws outside of the run's seed; switch it off with dropout=0"
+        return "draws at random, which private steps do not repeat; switch it off with dropout=0"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
         return "shortens the weights of what it meets, without clip or noise; leave out max_norm"
     return ""
@@ -93,7 +93,7 @@ def _tried(model: nn.Module, form: Form) -> tuple[str, str] | None:
         _put_back(model, kept)
     for name, passed in usual.items():
         if not torch.equal(passed.chance, before):
-            return name, "draws outside of the run's seed; switch it off, for instance with eval()"
+            return name, "draws at random, which private steps do not repeat; switch it off, for instance with eval()"
     for owner, _, buffer in (name.rpartition(".") for name in changed):
         return owner, f"changes its buffer {buffer!r} with every batch; freeze it, for instance with eval()"
     for name, passed in mixed.items():

@@ -7,7 +7,7 @@ from torch import nn
 from fedha.data.domain import Domain
 from fedha.exchange import Request, Task
 from fedha.inputs import Form
-from fedha.models.split import SplitModel, head_matrix
+from fedha.models.split import SplitModel, whole_head
 from fedha.privacy import guards
 from fedha.privacy.accounting import spent
 from fedha.privacy.beyond import refuse_beyond_examples
@@ -18,6 +18,7 @@ from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.requests import refuse_request
 from fedha.privacy.shape import DELTA_SHARE, Releases, answer_releases, round_shape
 from fedha.privacy.site import Site
+from fedha.privacy.surrogate import check_head
 
 EVALUATION, _UPDATE = "evaluation", "update"  # what the limits call held-out accuracy, and the book training
 
@@ -48,7 +49,7 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
 
 
 def check_model(task: Task, model: SplitModel, form: Form | Sequence[int]) -> None:
-    """Raise unless every layer treats an example alone, where examples are protected.
+    """Raise unless every layer treats an example alone and the head has what is released, where examples are protected.
 
     Args:
         task: The run's.
@@ -60,12 +61,14 @@ def check_model(task: Task, model: SplitModel, form: Form | Sequence[int]) -> No
     """
     if task.privacy.protect == "examples":
         refuse_beyond_examples(model, form)
+        if task.recipe.terms or task.recipe.weighting == "risk":
+            check_head(model)
 
 
 def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:
     if not isinstance(model.head, nn.Linear) or model.head.bias is None:
         return None
-    head = head_matrix(request.parameters["head.weight"], request.parameters["head.bias"])
+    head = whole_head(model, request.parameters)
     return guards.refuse_head(head, HeadLimits(limits.head.least_distance, limits.head.largest_norm))
 
 
@@ -79,7 +82,8 @@ def _refuse_foreign(kind: str, request: Request) -> Refusal | None:
         return Refusal("statistic", f"the server asked for {asked}, which is no exchange of the run's recipe")
     if kind == "train" and (request.measure or request.evaluate):
         return Refusal("statistic", f"the server asked for {asked} to ride along with the update, uncovered by noise")
-    if kind == "evaluate" and (privacy.evaluation_noise is None or request.evaluate != ("held_out",)):
+    covered = privacy.evaluation_noise is not None and (request.measure, request.evaluate) == ((), ("held_out",))
+    if kind == "evaluate" and not covered:
         return Refusal("statistic", f"the server asked to evaluate {asked}, which the run's privacy does not cover")
     return None
 

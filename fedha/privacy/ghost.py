@@ -53,7 +53,9 @@ def unsuited(model: SplitModel, parameters: Named, form: Form) -> str:
         if type(layer) is nn.Linear:
             if dimensions != 2:
                 return f"layer {name!r} (Linear) is applied to more than one row an example"
-            linear |= {f"{name}.{own}" for own, _ in layer.named_parameters()}
+            linear |= {f"{name}.{own}" for own, value in layer.named_parameters() if value.requires_grad}
+            if layer.bias is not None and layer.bias.requires_grad and not layer.weight.requires_grad:
+                return f"layer {name!r} (Linear) has a bias that is trained and a weight that is not"
         elif type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
             dimensions = 2
         elif type(layer) not in _ROWWISE:
@@ -102,9 +104,10 @@ def _passes(loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor) -> di
 
     def through(module: nn.Module, place: str, value: Tensor) -> Tensor:
         for name, layer in _layers(module, place):
-            if type(layer) is nn.Linear:
+            if type(layer) is nn.Linear and f"{name}.weight" in own:
                 taken[name] = value.detach()
-                value = functional.linear(value, own[f"{name}.weight"], own.get(f"{name}.bias"))
+                bias = own.get(f"{name}.bias", layer.bias)
+                value = functional.linear(value, own[f"{name}.weight"], bias)
                 given[name] = get_gradient_edge(value)  # not the tensor, which an activation may change in place
             else:
                 value = layer(value)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedha.exchange import Request
 from fedha.models.split import SplitModel
+from fedha.models.state import state_of
 from fedha.privacy.guards import Refusal
 
 
@@ -19,8 +20,9 @@ def refuse_request(request: Request, model: SplitModel) -> Refusal | None:
     """
     if request.round < 1 or not 0 < request.share <= 1:
         return Refusal("request", f"the server asked for round {request.round} with a share of {request.share:g}")
-    own = {name: value.shape for name, value in model.named_parameters()}
-    told = {name: value.shape for name, value in request.parameters.items()}
+    state = state_of(model)
+    own = {name: value.shape for name, value in (state.trained | state.running).items()}
+    told = {name: value.shape for name, value in {**request.parameters, **request.running}.items()}
     if own != told:
         wrong = sorted(name for name in own.keys() | told.keys() if own.get(name) != told.get(name))
         return Refusal(
@@ -29,7 +31,7 @@ def refuse_request(request: Request, model: SplitModel) -> Refusal | None:
             "shape; do both have one config?",
         )
     sent = {"parameter": request.parameters, "reference": request.references, "rule's tensor": request.sent}
-    for kind, tensors in sent.items():
+    for kind, tensors in (sent | {"buffer": request.running}).items():
         if (name := _not_finite(tensors)) is not None:
             return Refusal("request", f"the {kind} {name} that the server sent has numbers that are not finite")
     return None

@@ -56,6 +56,19 @@ def pulls(penalty: Penalty, released: Mapping[str, Tensor]) -> dict[str, Tensor]
     return directions
 
 
+def check_head(model: SplitModel) -> None:
+    """Refuse a head whose statistics are no outer products.
+
+    Raises:
+        FedhaError: It is not linear, or has no bias.
+    """
+    if not isinstance(model.head, nn.Linear) or model.head.bias is None:
+        raise FedhaError(
+            f"alignment with example-level privacy needs a linear head with a bias, not {type(model.head).__name__}; "
+            "leave model.head_hidden empty, or take recipe erm"
+        )
+
+
 def aligned_loss(model: SplitModel, directions: Mapping[str, Tensor], vector: Tensor | None = None) -> Loss:
     """``risk_i + sum_k <u_k, t_ki>`` of each example.
 
@@ -67,11 +80,7 @@ def aligned_loss(model: SplitModel, directions: Mapping[str, Tensor], vector: Te
     Raises:
         FedhaError: The head is not linear, so its statistics are no outer products.
     """
-    if not isinstance(model.head, nn.Linear) or model.head.bias is None:
-        raise FedhaError(
-            f"alignment with example-level privacy needs a linear head with a bias, not {type(model.head).__name__}; "
-            "leave model.head_hidden empty, or take recipe erm"
-        )
+    check_head(model)
     constants = {name: value.detach() for name, value in directions.items()}
 
     def of(features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

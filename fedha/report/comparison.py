@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedha.config import load_written
+from fedha.config import load_written, without_others
 from fedha.errors import FedhaError
 from fedha.runs import runfolder
 from fedha.runs.divergence import divergence
@@ -89,7 +89,7 @@ def variants(configs: Sequence[Mapping[str, Any]]) -> list[Variant]:
     Args:
         configs: Contents of config.yaml files.
     """
-    flat = [_flatten(config) for config in configs]
+    flat = [_flatten(without_others(config)) for config in configs]
     around = [{key: value for key, value in one.items() if not key.startswith("recipe.")} for one in flat]
     within = [{key: value for key, value in one.items() if key.startswith("recipe.")} for one in flat]
     experiments = _by_name([str(config.get("name")) for config in configs], around) or _differences(around)

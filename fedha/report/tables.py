@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fedha.config import POOLED
-from fedha.recipes import RECIPES, Recipe, Term
+from fedha.errors import FedhaError
+from fedha.recipes import Recipe, Term, known_rows, row
 from fedha.registry import statistic
 from fedha.report.accuracies import (
     RULES,
@@ -122,8 +123,15 @@ def bytes_per_round(recipe: Recipe, classes: int, width: int, parameters: int, n
 
 def recipe_table(classes: int, features: int, parameters: int) -> Table:
     """The table of recipes: what each aligns, what it costs a client in a round, and where it comes from."""
-    rows = []
-    for recipe in RECIPES.values():
+    rows, broken = [], []
+    for name in known_rows():
+        try:
+            recipe = row(name)
+        except FedhaError as error:  # one broken package hides no other recipe
+            broken.append(f"{name}: {error}.")
+            continue
+        if recipe is None:
+            continue
         traffic = bytes_per_round(recipe, classes, features + 1, parameters)
         aligned = " + ".join(_term(term) for term in recipe.terms)
         targets = ", ".join(dict.fromkeys(_TARGETS[term.target] for term in recipe.terms))
@@ -137,6 +145,7 @@ def recipe_table(classes: int, features: int, parameters: int) -> Table:
         f"{parameters:,} parameters whose linear head has {classes} classes × ({features} features + bias)",
         tuple(Column(name, number=name.startswith(("exchanges", "bytes"))) for name in names),
         tuple(rows),
+        tuple(broken),
     )
 
 
@@ -175,8 +184,8 @@ def _columns(results: Sequence[Results], firsts: Sequence[str], judged: str) -> 
 
 def _place(recipe: str) -> tuple[int, str]:
     """ERM first, then the table's order, then a user's own by name."""
-    known = list(RECIPES)
-    return (known.index(recipe), "") if recipe in RECIPES else (len(known), recipe)
+    known = known_rows()
+    return (known.index(recipe), "") if recipe in known else (len(known), recipe)
 
 
 def _notes(results: Sequence[Results], rows: Mapping[Key, Sequence[Results]]) -> list[str]:

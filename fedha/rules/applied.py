@@ -126,20 +126,31 @@ def answered(rules: Rules, work: Work) -> tuple[dict[str, Tensor], dict[str, Ten
 
 
 def answer_shapes(rules: Rules, parameters: Named) -> dict[str, torch.Size]:
-    """What clients will answer beside their updates, by name, found by trying the rules on models of zeros.
+    """What clients will answer beside their updates, by name, found by trying the rules on a step along ones.
 
     Raises:
         FedhaError: A rule fails, or its functions do not fit each other: said before the first round.
     """
-    zeros = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    states = begin(rules, zeros)
-    sent, own = sent_along(rules, states), client_start(rules, {}, zeros)
-    gradient = correction(rules, zeros, sent, own)(zeros, zeros)
+    ones = {name: torch.ones_like(value) for name, value in parameters.items()}
+    end = {name: value - 1 for name, value in parameters.items()}
+    states = begin(rules, parameters)
+    sent, own = sent_along(rules, states), client_start(rules, {}, parameters)
+    gradient = correction(rules, parameters, sent, own)(ones, parameters)
+    extra, _ = answered(rules, Work(parameters, end, 1, 1.0, sent, own))
     for rule in rules:
         if rule.correct is not None:
-            _check_alike(rule, "correct", "a gradient", gradient, zeros)
-    extra, _ = answered(rules, Work(zeros, zeros, 1, 1.0, sent, own))
-    aggregated(rules, states, Answers(zeros, zeros, below(extra, EXTRA), 1.0, 1, 1))
+            _check_alike(rule, "correct", "a gradient", gradient, ones)
+        for name, value in below(extra, f"{EXTRA}{rule.name}/").items():
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                raise FedhaError(
+                    f"rule {rule.name!r}: its answer gives {name!r} as {_described(value)}, which cannot be averaged; "
+                    "make it a floating-point tensor"
+                )
+    _, after = aggregated(rules, states, Answers(parameters, ones, below(extra, EXTRA), 1.0, 1, 1))
+    try:
+        check_states(rules, parameters, after)
+    except ValueError as error:
+        raise FedhaError(f"what the server remembers must keep names, shapes and types: {error}") from error
     return {name: value.shape for name, value in extra.items()}
 
 

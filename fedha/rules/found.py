@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from fedha import plugins
 from fedha.errors import FedhaError
 from fedha.named import invoke, is_own, look_up
 from fedha.recipes import Recipe
@@ -9,7 +10,7 @@ from fedha.registry import reference_of
 from fedha.rules.groupdro import group_dro
 from fedha.rules.references import moving_references
 from fedha.rules.rule import Rule
-from fedha.rules.table import RULES, USUAL, installed, named_rule
+from fedha.rules.table import RULES, USUAL, named_rule
 from fedha.schema import nearest
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ def rules_of(recipe: Recipe, training: "TrainingConfig", privacy: "PrivacyConfig
     for rule in rules:
         if problem := refusal(rule, training, privacy):
             raise FedhaError(problem)
+    if rules[-1].weigh is not None and privacy.protect == "examples":
+        raise FedhaError(
+            f"{KEY} is {rules[-1].name!r}, which weighs clients by numbers that are not released where privacy.protect "
+            "is 'examples'; set it to nothing, or take recipe groupdro, whose risks are"
+        )
     return rules
 
 
@@ -54,9 +60,10 @@ def server_rule(training: "TrainingConfig") -> Rule:
         found = handed_over(KEY, options.get("digest"))
     else:
         row = RULES.get(name)
-        if row is None and not is_own(name) and name not in installed():
-            raise FedhaError(f"there is no {KEY} {name!r}{nearest(name, [*RULES, *installed()])}")
-        found = look_up(KEY, installed().get(name, name) if row is None else row.maker)
+        packaged = plugins.installed(plugins.RULES)
+        if row is None and not is_own(name) and name not in packaged:
+            raise FedhaError(f"there is no {KEY} {name!r}{nearest(name, [*RULES, *packaged])}")
+        found = look_up(KEY, plugins.place(plugins.RULES, name) if row is None else row.maker)
     if not isinstance(found, Rule):
         if not callable(found):
             raise FedhaError(f"{KEY} is {name!r}, which is a {type(found).__name__}; name a Rule, or what makes one")

@@ -1,19 +1,15 @@
 """The server's optimisers: the clients' mean update is their gradient."""
 
-from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fedha.numerics import take_step
-from fedha.rules.rule import Answers, Named, Rule
+from fedha.rules.rule import Answers, Named, Rule, mean_step
 
 if TYPE_CHECKING:
     from fedha.config import TrainingConfig
-
-Optimizer = torch.optim.Optimizer
-Make = Callable[[Sequence[Tensor], float], Optimizer]  # of parameters and a learning rate
 
 
 def sgd(training: "TrainingConfig") -> Rule:
@@ -70,46 +66,18 @@ def _adaptive(name: str, mode: str, rate: float, betas: tuple[float, float], eps
 
 
 def _descent(name: str, mode: str, rate: float, momentum: float) -> Rule:
+    """Gradient descent to the bits of `torch.optim.SGD`, written as a function as `_adaptive` is."""
     if not momentum:
         return Rule(name, (mode,), rate)
-    return optimized(name, mode, rate, lambda values, now: torch.optim.SGD(values, lr=now, momentum=momentum))
-
-
-def optimized(name: str, mode: str, rate: float, make: Make) -> Rule:
-    """A rule whose step is that of one of torch's optimisers.
-
-    Args:
-        name: The rule's.
-        mode: In which it makes sense.
-        rate: Its usual learning rate.
-        make: Makes the optimiser. What it remembers is the server's state, as ``exp_avg/head.weight``.
-    """
 
     def init(parameters: Named) -> Named:
-        start, still = ({key: torch.zeros_like(value) for key, value in parameters.items()} for _ in range(2))
-        _, slots = _stepped(make(list(start.values()), rate), start, still)
-        return {key: torch.zeros_like(value) for key, value in slots.items()}
+        return {f"momentum_buffer/{key}": torch.zeros_like(value) for key, value in parameters.items()}
 
+    @torch.no_grad()
     def aggregate(state: Named, answers: Answers) -> tuple[Named, Named]:
-        own = {key: value.detach().clone() for key, value in answers.parameters.items()}
-        optimizer = make(list(own.values()), answers.rate)
-        for key, value in (init(answers.parameters) if answers.restart else state).items():
-            slot, _, parameter = key.partition("/")
-            optimizer.state[own[parameter]][slot] = value.clone()
-        return _stepped(optimizer, own, answers.update)
+        known = init(answers.parameters) if answers.restart else state
+        update = {key: (known[f"momentum_buffer/{key}"] * momentum).add_(one) for key, one in answers.update.items()}
+        moved, _ = mean_step({}, replace(answers, update=update))
+        return moved, {f"momentum_buffer/{key}": value for key, value in update.items()}
 
     return Rule(name, (mode,), rate, init=init, aggregate=aggregate)
-
-
-def _stepped(optimizer: Optimizer, parameters: Named, gradients: Named) -> tuple[Named, Named]:
-    """The parameters after a step, which moves them, and what the optimiser remembers of each."""
-    for name, value in parameters.items():
-        value.grad = gradients[name]
-    take_step(optimizer)
-    slots = {
-        f"{slot}/{name}": kept
-        for name, value in parameters.items()
-        for slot, kept in optimizer.state[value].items()
-        if isinstance(kept, Tensor)
-    }
-    return parameters, slots

@@ -7,8 +7,6 @@ somebody's own what this process was told of, by the config that it reads or by 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 from fedha.errors import FedhaError
@@ -43,9 +41,6 @@ RULES: Mapping[str, RuleRow] = {
 
 USUAL: Mapping[str, str] = {"synchronous": "adam", "local": "fedavg"}  # by mode, where a config names none
 
-
-GROUP = "fedha.rules"
-
 _allowed: set[str] = set()
 
 
@@ -67,12 +62,6 @@ def check_allowed(given: str | Mapping[str, Any] | None) -> None:
             f"the server's rule is {name!r}, which this client was not started with; name it in the client's config, "
             f"or in client_app(…, rule={name!r})"
         )
-
-
-@cache
-def installed() -> Mapping[str, str]:
-    """What makes the rules that packages have added, by name."""
-    return {one.name: one.value for one in entry_points(group=GROUP)}
 
 
 def of_mode(mode: str) -> list[str]:

@@ -41,7 +41,7 @@ def save_checkpoint(
     config: Mapping[str, Any] | None = None,
     data: str | None = None,
 ) -> None:
-    """Write the state after a round: model, references, and what the rules and the clients remember.
+    """Write the state after a round: the whole model, references, and what the rules and the clients remember.
 
     Args:
         folder: The run's folder.
@@ -53,6 +53,8 @@ def save_checkpoint(
         data: A digest of what it was trained on, for the same reason.
     """
     tensors = {f"parameters/{name}": value for name, value in server.parameters.items()}
+    tensors |= {f"running/{name}": value for name, value in server.running.items()}
+    tensors |= {f"constants/{name}": value for name, value in server.constants.items()}
     tensors |= {f"rule/{rule}/{name}": value for rule, kept in server.states.items() for name, value in kept.items()}
     tensors |= {f"references/{name}": value for name, value in server.references.items()}
     for index, state in enumerate(clients):
@@ -113,7 +115,8 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
         The round that had ended (0 without a checkpoint), what each client remembers, and the pending record.
 
     Raises:
-        FedhaError: The file is damaged, or is of another model.
+        FedhaError: The file is damaged, or is of another model. One that an earlier version wrote has nothing of what
+            is never trained, which is then taken to be what it was.
     """
     path = folder / STATE
     if not path.exists():
@@ -128,7 +131,7 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
         clients = _states(below(tensors, "clients/"), count)
     except _DAMAGED as error:
         raise _damaged(path, error) from error
-    _check_parameters(path, server, below(tensors, "parameters/"))
+    _check_parameters(path, server, tensors)
     rules = server.task.rules
     try:
         earlier = _of_an_earlier_version(tensors, numbers, server)
@@ -139,6 +142,8 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
     with torch.no_grad():  # only now that nothing can be refused any more
         for name, value in server.parameters.items():
             value.copy_(tensors[f"parameters/{name}"])
+    server.running = below(tensors, "running/")
+    server.constants = below(tensors, "constants/") or server.constants
     server.references = below(tensors, "references/")
     server.states, server.spending = states, spending
     return done, clients, pending
@@ -181,7 +186,11 @@ def _damaged(path: Path, error: Exception) -> FedhaError:
     return FedhaError(f"cannot read the checkpoint {path} ({brief(error)}); delete it to start the run again")
 
 
-def _check_parameters(path: Path, server: Server, saved: Mapping[str, Tensor]) -> None:
-    wanted = {name: (value.shape, value.dtype) for name, value in server.parameters.items()}
-    if {name: (value.shape, value.dtype) for name, value in saved.items()} != wanted:
-        raise FedhaError(f"the checkpoint {path} is of another model; was config.yaml changed? Start a new run")
+def _check_parameters(path: Path, server: Server, tensors: Mapping[str, Tensor]) -> None:
+    parts = {"parameters/": server.parameters, "running/": server.running, "constants/": server.constants}
+    for prefix, own in parts.items():
+        saved, wanted = (
+            {name: (value.shape, value.dtype) for name, value in one.items()} for one in (below(tensors, prefix), own)
+        )
+        if saved != wanted and (saved or prefix != "constants/"):
+            raise FedhaError(f"the checkpoint {path} is of another model; was config.yaml changed? Start a new run")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fedha import config as configs
-from fedha.config import Config, may_change
+from fedha.config import Config, DataConfig, ModelConfig, may_change
 from fedha.errors import FedhaError
+from fedha.named import meant
 from fedha.runs import belongings, runfolder
 from fedha.runs.checkpoint import Saved, read_saved
 from fedha.runs.files import CONFIG, FOLD, RESULTS
@@ -94,10 +95,21 @@ def differences(was: Mapping[str, Any], config: Config) -> list[Change]:
         was: The content of a config; what an earlier version did not know had its default.
         config: Another one.
     """
-    known = {**dict(_flat(Config().model_dump(mode="json"))), **dict(_flat(was))}
+    before = dict(_flat(configs.without_others(was)))
+    known = {**dict(_flat(_usual(config).model_dump(mode="json"))), **before}
     now = dict(_flat(config.model_dump(mode="json")))
-    keys = dict.fromkeys([*now, *dict(_flat(was))])
-    return [Change(key, known.get(key), now.get(key)) for key in keys if known.get(key) != now.get(key)]
+    keys = dict.fromkeys([*now, *before])
+    return [Change(key, known.get(key), now.get(key)) for key in keys if not _alike(key, known.get(key), now.get(key))]
+
+
+def _usual(config: Config) -> Config:
+    """The defaults of a config with this data set and network."""
+    return Config(data=DataConfig(name=config.data.name), model=ModelConfig(name=config.model.name))
+
+
+def _alike(key: str, was: Any, now: Any) -> bool:
+    """Whether two values are one; arguments of somebody's own function are texts where a file was read."""
+    return was == now or (".options." in key and meant(was) == meant(now))
 
 
 def refuse(whose: str, found: Sequence[Change]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedha import atomic
+from fedha import __version__, atomic
 from fedha import config as configs
 from fedha.atomic import finite
 from fedha.config import Config
@@ -60,6 +60,9 @@ __all__ = [
     "read_results",
     "write_model",
 ]
+
+
+_FEDHA, _FORM = "fedha", 1  # the entry of a model's metadata, and its form
 
 
 def create(folder: Path, config: Config, *, resume: bool = False) -> None:
@@ -250,30 +253,44 @@ def _results(folder: Path) -> Path:
     return folder / (FOLD if (folder / FOLD).is_file() else RESULTS)
 
 
-def write_model(folder: Path, tensors: "Mapping[str, Tensor]") -> None:
-    """Write named tensors as the run's model.safetensors."""
+def write_model(folder: Path, state: "Mapping[str, Tensor]", kinds: Mapping[str, str] | None = None) -> None:
+    """Write a network's state as the run's model.safetensors.
+
+    Args:
+        folder: The run's.
+        state: All of it, by name.
+        kinds: What became of each part in a round, for the file's metadata (`fedha.models.state`).
+    """
     from safetensors.torch import save
 
-    content = save({name: one.detach().cpu().contiguous().clone() for name, one in tensors.items()})
+    told = {_FEDHA: json.dumps({"form": _FORM, "version": __version__, "kinds": dict(kinds or {})})}
+    content = save({name: one.detach().cpu().contiguous().clone() for name, one in state.items()}, told)
     belongings.write_bytes(folder, MODEL, content)
 
 
 def read_model(folder: Path) -> "dict[str, Tensor]":
-    """Read what `write_model` wrote.
+    """Read what `write_model` wrote; an earlier version wrote parameters alone.
 
     Raises:
-        FedhaError: The file is missing or is no safetensors file.
+        FedhaError: The file is missing, is no safetensors file, or was written by a later version.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors import SafetensorError, safe_open
 
     path = folder / MODEL
     try:
-        return load(path.read_bytes())
+        if not path.is_file():
+            path.read_bytes()  # says what is wrong
+        with safe_open(path, framework="pt") as file:
+            told = parse_json((file.metadata() or {}).get(_FEDHA, "{}"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except OSError as error:
         raise FedhaError(f"cannot read the model {path}: {error.strerror}; has the run finished?") from error
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise FedhaError(f"{path} is no safetensors file ({brief(error)}); resume or repeat the run") from error
+    if not isinstance(told, dict) or told.get("form", _FORM) != _FORM:
+        raise FedhaError(f"{path} was written by another version of fedha ({str(told)[:80]}); install that one")
+    order = [name for name in told.get("kinds", ()) if name in state]
+    return {name: state[name] for name in dict.fromkeys([*order, *state])}
 
 
 def _line(record: Mapping[str, Any]) -> str:

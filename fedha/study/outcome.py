@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedha.audit.attacks import ATTACKS
-from fedha.recipes import RECIPES
+from fedha.recipes import row
 from fedha.report.formats import Cell, Column, Summary, Table
 from fedha.study.cells import Cell as StudyCell
 from fedha.study.cells import noise_text
@@ -209,8 +209,8 @@ def _said(found: Sequence[tuple[float, str, float, float, str]]) -> str:
 
 
 def _sent(recipe: str) -> str:
-    row = RECIPES.get(recipe)
-    names = [] if row is None else [name for group in row.measurements() for name in group]
+    found = row(recipe)
+    names = [] if found is None else [name for group in found.measurements() for name in group]
     return ", ".join(name.replace("_", " ") for name in names) or "–"
 
 

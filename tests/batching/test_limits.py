@@ -74,10 +74,14 @@ def no_examples(clients: list[Client]) -> list[Client]:
         (no_examples, "a client has no training examples"),
         (limited, "each client looks at what it is asked"),
         (lambda clients: of(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))), "BatchNorm1d keeps statistics"),
-        (lambda clients: of(nn.Sequential(nn.Linear(4, 5), nn.Dropout())), "Dropout keeps statistics or draws"),
+        (lambda clients: of(nn.Sequential(nn.Linear(4, 5), nn.Dropout())), "the network draws at random"),
+        (
+            lambda clients: of(nn.Linear(4, 5).requires_grad_(False)),
+            "'featurizer.weight' is frozen, which is not stacked",
+        ),
         (lambda clients: of(Undecided()), "torch.func.vmap cannot take the model: "),
     ],
-    ids=["alone", "models", "precision", "device", "empty", "limits", "batch norm", "dropout", "branching"],
+    ids=["alone", "models", "precision", "device", "empty", "limits", "batch norm", "dropout", "frozen", "branching"],
 )
 def test_a_refusal_says_why(change: Callable[[list[Client]], list[Client]], reason: str) -> None:
     clients = make_cohort(ModelConfig(hidden=[8]), (4,))

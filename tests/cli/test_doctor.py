@@ -1,11 +1,14 @@
 """`fedha doctor` says what is there, what would be done, what is missing, and ends with a code that tells."""
 
 import io
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from rich.console import Console
@@ -14,7 +17,7 @@ from fedha.cli.doctor import examine, machine_remarks
 from fedha.config import Config, parse
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.engine import ray_session
-from fedha.engine.estimate import batching_note, data_bytes, memory_bytes, model_bytes
+from fedha.engine.estimate import Batches, batches, batching_note, data_bytes, memory_bytes, model_bytes
 from fedha.engine.machine import Gpu, Machine, look
 from fedha.engine.plan import make_plan
 
@@ -112,5 +115,64 @@ def test_bytes_are_counted_from_the_tensors_and_grow_with_clients_a_worker() -> 
     assert data_bytes(domains.sources[0]) == 30 * (20 * 4 + 8)
     model = model_bytes(config(), domains)
     assert model == 4 * (20 * 8 + 8 + 8 * 2 + 2)
+    settings = config(name="ray")
     one, four = (make_plan(config(name="ray", workers=workers), 12, Machine(8, GIB, GIB)) for workers in (12, 3))
-    assert memory_bytes(four, 1_000, model) - memory_bytes(one, 1_000, model) == 3_000
+    kept = batches(settings, domains, 25, 25).kept
+    assert kept > 25 * 8 * 4  # hgp measures before it trains: what goes through the network stays until then
+    more = memory_bytes(four, settings, domains.sources, domains) - memory_bytes(
+        one, settings, domains.sources, domains
+    )
+    assert more == 3 * (data_bytes(domains.sources[0]) + kept)
+
+
+def test_activations_are_counted_and_a_chunk_bounds_them() -> None:
+    images = Examples(torch.zeros(100, 3, 64, 64), torch.arange(100) % 2)
+    domains = DomainSet((Domain("a", images, images), Domain("b", images, images)), (), 2, "made")
+
+    def taken(recipe: str, **training: Any) -> Batches:
+        content = {"model": {"name": "cnn", "hidden": [8, 16]}, "recipe": recipe, "training": training}
+        return batches(parse(content), domains, 100, 100)
+
+    whole, pieces = taken("exact_diagonal"), taken("exact_diagonal", chunk=10)
+    activations = 100 * 4 * 64 * 64 * (3 + 8)  # at least the inputs and the first layer's
+    assert whole.working > 2 * activations
+    assert whole.kept > activations
+    assert pieces.working == pytest.approx(whole.working / 10)
+    assert pieces.kept < whole.kept / 20
+    assert taken("erm").kept == 0
+    assert taken("exact_diagonal", batch_size=10).working == pieces.working
+    local = {"steps": 1, "batch_size": 10}
+    assert taken("exact_diagonal", mode="local", optimizer="fedavg", local=local).working == pieces.working
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("model.name=linear", "recipe=erm"),
+        ("model={name: cnn, hidden: [8, 16]}", "recipe=exact_diagonal"),
+        ("model={name: cnn, hidden: [8, 16]}", "recipe=exact_diagonal", "training.chunk=16"),
+        ("model={name: mlp, hidden: [64]}", "recipe=hgp", "data.clients_per_domain=2"),
+    ],
+)
+def test_the_estimate_is_within_a_third_of_the_peak(changes: tuple[str, ...], tmp_path: Path) -> None:
+    chance = numpy.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        inputs = chance.normal(size=(150, 3, 64, 64)).astype("float32")
+        numpy.savez(tmp_path / f"{name}.npz", inputs=inputs, labels=(inputs[:, 0, 0, 0] > 0).astype(int))
+    data = ("data.name=arrays", f"data.root={tmp_path}", "data.target=c", "training.rounds=1", "seed=0")
+    arguments = ["quickstart", *data, "engine.name=inline", "evaluation.leave_one_domain_out=false", *changes]
+    doctor = subprocess.run(
+        [sys.executable, "-m", "fedha", "doctor", *arguments], capture_output=True, text=True, check=True
+    )
+    found = re.search(r"memory +about ([\d.]+) MB a worker", doctor.stdout)
+    assert found is not None, doctor.stdout
+    running = subprocess.Popen(
+        [sys.executable, "-m", "fedha", "run", *arguments, "-q", "--out", str(tmp_path / "run")],
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(running.pid, 0)
+    running.returncode = os.waitstatus_to_exitcode(status)
+    assert running.returncode == 0
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    assert 2 / 3 < float(found[1]) / peak < 4 / 3

@@ -188,3 +188,19 @@ def test_one_group_of_all_rows_is_said(tmp_path):
     for name in ("a", "t"):
         save(tmp_path, name, groups=numpy.zeros(10, int))
     assert any("all rows are one group, so all are trained on" in note for note in mine(tmp_path).notes)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_is_not_finite_is_named_by_its_row_in_the_users_own_file(folder, beside):
+    inputs = numpy.ones((40, 3), dtype="float32")
+    inputs[[29, 33], 1] = numpy.nan
+    labels = numpy.arange(40) % 2
+    labels[:7] = 255  # left out, and counted all the same
+    save(folder, "a", inputs=inputs, labels=labels)
+    if beside:
+        numpy.save(folder / "a.inputs.npy", inputs)
+        numpy.savez(folder / "a.npz", labels=labels)
+    save(folder, "t")
+    for seed in range(4):
+        with pytest.raises(FedhaError, match=r"first in row (29|33) of its data as they were given \(counted from 0\)"):
+            mine(folder, seed, unlabelled=255)

@@ -1,10 +1,14 @@
 """Laws of the colouring: what is kept, what is zeroed, and how often a label or a colour is flipped."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
+from sklearn.datasets import load_digits
 
 from fedha.data.colored import (
     colored,
@@ -15,6 +19,7 @@ from fedha.data.colored import (
     published_imbalance,
     source_names,
 )
+from fedha.data.digits import _read as read_digits
 
 digits_strategy = st.lists(st.integers(0, 9), max_size=60).map(lambda values: torch.tensor(values, dtype=torch.int64))
 bits_strategy = st.lists(st.integers(0, 1), max_size=80).map(lambda values: torch.tensor(values, dtype=torch.int64))
@@ -158,3 +163,12 @@ def test_the_slip_leaves_the_second_source_without_a_low_digit():
     first, second = published_imbalance(digits, 0.97)
     assert [int((digits[first] < 5).sum()), int((digits[first] >= 5).sum())] == [500, 30]
     assert [int((digits[second] < 5).sum()), int((digits[second] >= 5).sum())] == [0, 470]
+
+
+def test_the_digits_are_scikit_learns_own_without_its_import() -> None:
+    values, labels = load_digits(return_X_y=True)
+    images, digits = read_digits()
+    assert torch.equal(images, torch.from_numpy(values).float().reshape(-1, 8, 8) / 16)
+    assert torch.equal(digits, torch.from_numpy(labels).long())
+    code = "import sys; from fedha.data.digits import _read; _read(); print('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -4,9 +4,10 @@ import numpy
 import pytest
 import torch
 
-from fedha.config import DataConfig
+from fedha.config import DataConfig, ModelConfig, parse
 from fedha.data import DomainSet, load
 from fedha.errors import FedhaError
+from fedha.runs.resuming import differences
 
 
 def test_the_default_data_need_no_file():
@@ -36,8 +37,32 @@ def test_data_sets_of_files_ask_for_a_folder(name):
     ],
 )
 def test_an_option_that_the_data_set_does_not_read_is_refused(tmp_path, name, option, value):
-    with pytest.raises(FedhaError, match=f"data.{option} is .* which {name} does not read"):
-        load(DataConfig(name=name, root=tmp_path, **{option: value}), seed=0)
+    with pytest.raises(FedhaError, match=f"^data.{option} is .* which {name} does not read.*{name} reads root, "):
+        DataConfig(name=name, root=tmp_path, **{option: value})
+    with pytest.raises(FedhaError, match=f"^the config: data.{option} is .* which {name} does not read"):
+        parse({"data": {"name": name, option: value}})
+
+
+@pytest.mark.parametrize("name", ["colored_digits", "colored_mnist", "heart", "arrays"])
+def test_a_section_is_written_with_its_own_keys_and_an_earlier_ones_others_are_passed_over(name):
+    written = parse({"data": {"name": name}}).model_dump(mode="json")["data"]
+    assert ("color_flips" in written) == name.startswith("colored")
+    assert ("unlabelled" in written) == (name == "arrays")
+    everything = {key: field.get_default() for key, field in DataConfig.model_fields.items()}
+    assert parse({"data": {**everything, "name": name}}) == parse({"data": written})
+    assert differences({"data": {**everything, "name": name}}, parse({"data": written})) == []
+
+
+@pytest.mark.parametrize("name", ["mlp", "linear", "tests.models_of_others:make"])
+def test_a_network_is_written_with_the_keys_that_it_reads(name):
+    config = parse({"model": {"name": name}})
+    written = config.model_dump(mode="json")["model"]
+    assert ("hidden" in written) == (name == "mlp")
+    assert ("options" in written) == ("precision" not in written) == (":" in name)
+    everything = {key: field.get_default() for key, field in ModelConfig.model_fields.items()}
+    assert parse({"model": {**everything, "name": name}}) == config
+    assert differences({"model": {**everything, "name": name}}, config) == []
+    assert parse({"model": written}) == config
 
 
 def test_what_is_loaded_has_been_checked(tmp_path):

@@ -160,7 +160,7 @@ REFUSED = {
 def network(featurizer: nn.Module) -> SplitModel:
     with torch.no_grad():
         width = featurizer.double()(torch.ones(2, *SHAPE, dtype=torch.float64)).shape[1]
-    return SplitModel(featurizer, nn.Linear(width, 3)).double()
+    return SplitModel(featurizer, nn.Linear(width, 3), batch_norm="averaged").double()
 
 
 def batch(examples: int) -> tuple[Tensor, Tensor]:

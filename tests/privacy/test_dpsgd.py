@@ -206,19 +206,20 @@ def test_each_step_has_noise_of_its_own() -> None:
     [
         (nn.BatchNorm2d(2), r"layer 'featurizer.0' \(BatchNorm2d\) makes statistics of the batch"),
         (nn.BatchNorm2d(2, track_running_stats=False).eval(), "makes statistics of the batch"),
-        (nn.InstanceNorm2d(2, track_running_stats=True), "freeze it with eval"),
-        (nn.Dropout(0.5), r"layer 'featurizer.0' \(Dropout\) draws outside of the run's seed"),
+        (nn.InstanceNorm2d(2, track_running_stats=True), "take model.batch_norm frozen"),
+        (nn.Dropout(0.5), r"layer 'featurizer.0' \(Dropout\) draws at random"),
     ],
 )
 def test_layers_that_look_beyond_an_example_are_refused(layer: nn.Module, message: str) -> None:
+    model = SplitModel(nn.Sequential(layer, nn.Flatten()), nn.Linear(72, 3), batch_norm="averaged")
     with pytest.raises(FedhaError, match=message):
-        refuse_beyond_examples(SplitModel(nn.Sequential(layer, nn.Flatten()), nn.Linear(72, 3)), SHAPE)
+        refuse_beyond_examples(model, SHAPE)
 
 
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.BatchNorm2d(2).eval(),
+        nn.BatchNorm2d(2),
         nn.InstanceNorm2d(2),
         nn.InstanceNorm2d(2, track_running_stats=True).eval(),
         nn.GroupNorm(1, 2),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import fedha
+from fedha import plugins
 from fedha.config import TrainingConfig, load, parse, to_yaml
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
@@ -142,15 +143,15 @@ def test_a_stranger_names_the_rule_at_both_ends() -> None:
 
 
 def test_a_package_adds_a_rule_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "entry_points", lambda group: [EntryPoint("proximal", f"{OWN}prox", group)])
-    table.installed.cache_clear()
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [EntryPoint("proximal", f"{OWN}prox", group)])
+    plugins.installed.cache_clear()
     try:
         given = parse({"training": {**LOCAL, "optimizer": {"name": "proximal", "strength": 0.25}}}).training
         assert [rule.name for rule in Task(RECIPES["erm"], given, SEED).rules] == ["prox"]
         with pytest.raises(FedhaError, match="there is no optimizer 'proximl'; did you mean 'proximal'"):
             parse({"training": {**LOCAL, "optimizer": "proximl"}})
     finally:
-        table.installed.cache_clear()
+        plugins.installed.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,8 @@ def test_a_package_adds_a_rule_by_an_entry_point(monkeypatch: pytest.MonkeyPatch
         ({"name": f"{OWN}prox", "strenght": 1}, "unexpected keyword argument 'strenght'; .*prox takes strength"),
         ({"name": f"{OWN}AVERAGE", "rate": 1}, "is a rule as it is and takes no rate"),
         (f"{OWN}forgetful", "rule 'forgetful': its aggregate gives parameters without 'head.bias'"),
+        (f"{OWN}counts", r"its answer gives 'steps' as torch.int64 of shape \(\), which cannot be averaged"),
+        (f"{OWN}loses", "what the server remembers must keep names, .*weight of rule loses is missing"),
         (f"{OWN}divides", r"rule 'divides': its correct fails with ZeroDivisionError: .*rules_of_others.py, line"),
         ({"name": "objects", "digest": "abc"}, "known by the digest abc, which this process does not have"),
     ],

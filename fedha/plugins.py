@@ -1,0 +1,66 @@
+"""What installed packages add, by entry points: nothing of it is imported before its name is asked for."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from fedha.errors import FedhaError
+
+DATA, MODELS, RECIPES, RULES, STATISTICS = (
+    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics")
+)
+GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS)
+
+
+@cache
+def installed(group: str) -> Mapping[str, EntryPoint]:
+    """A group's entry points by name; of two packages that give one name, the first one found."""
+    found: dict[str, EntryPoint] = {}
+    for one in entry_points(group=group):
+        found.setdefault(one.name, one)
+    return found
+
+
+def place(group: str, name: str) -> str:
+    """The import name behind an installed name, ``package.module:function``; any other name is its own."""
+    return installed(group)[name].value if name in installed(group) else name
+
+
+def load(group: str, name: str) -> Any:
+    """What an installed name stands for.
+
+    Raises:
+        FedhaError: Its package is broken; names it.
+    """
+    point = installed(group)[name]
+    try:
+        return point.load()
+    except Exception as error:
+        raise FedhaError(
+            f"{whose(point)} adds {group} {name!r} as {point.value}, which cannot be imported: "
+            f"{type(error).__name__}: {error}; mend or remove the package"
+        ) from error
+
+
+def made(group: str, name: str) -> Any:
+    """What an installed name makes, where it names a function without arguments; else what it names.
+
+    Raises:
+        FedhaError: As `load`, or the function fails.
+    """
+    found, point = load(group, name), installed(group)[name]
+    if not callable(found):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise FedhaError(
+            f"{whose(point)} adds {group} {name!r} as {point.value}, which fails with {type(error).__name__}: {error}; "
+            "mend or remove the package"
+        ) from error
+
+
+def whose(point: EntryPoint) -> str:
+    """The package that an entry point belongs to."""
+    return f"package {point.dist.name}" if point.dist is not None else "an installed package"
