@@ -1,5 +1,6 @@
 """Examples: a source of inputs, with labels that are always in memory. Nobody above asks where inputs are kept."""
 
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +17,8 @@ Rows = Tensor | slice | None  # which examples: indices, [m], or truth values, [
 Draws = tuple[int, ...]  # seed, round and client: with an example's row they decide what chance does to it
 
 GIVEN = "row as given"  # the column of metadata that says where in a user's own file or array an example is
-BLOCK_BYTES = 2**24  # of inputs that are looked at at once
+_LARGE_BYTES = 2**24
+BLOCK_BYTES = 2**23  # of inputs that are looked at at once
 RANGES = {torch.uint8: 255.0, torch.uint16: 65535.0}  # of images' pixels
 
 
@@ -247,8 +249,9 @@ class Examples:
         if place is not None:
             found = found.to(place.device)
         if divisor != 1:  # bytes are divided in float32 on every device: half precision has no 255ths
-            found = found / divisor if found.is_floating_point() else found.float().div_(divisor)
-        return found.to(self._kind(kept))
+            found = cast(found, found.dtype if found.is_floating_point() else torch.float32).div_(divisor)
+        kind = self._kind(kept)
+        return found if found.dtype == kind else cast(found, kind)
 
     def _is_ready(self, kept: Any) -> bool:
         same = self.placement is None or (kept.dtype, getattr(kept, "device", None)) == (
@@ -270,6 +273,24 @@ class Examples:
         if self.placement is None:
             return found if whole or found.is_floating_point else torch.float32
         return torch.int64 if whole and self.placement.integers else self.placement.precision
+
+
+def cast(values: Tensor, kind: torch.dtype) -> Tensor:
+    """A copy in another type."""
+    made = blank(values.shape, kind) if values.device.type == "cpu" else torch.empty_like(values, dtype=kind)
+    return made.copy_(values)
+
+
+def blank(shape: Sequence[int], kind: torch.dtype) -> Tensor:
+    """A tensor in main memory for anybody's numbers.
+
+    A large one is given back to the system when it goes: in the heap, what small tensors leave between such pieces
+    would be too small for the next one, and memory would grow with every piece (`fedha.numerics` keeps what is freed).
+    """
+    count = torch.Size(shape).numel()
+    if count * kind.itemsize < _LARGE_BYTES:
+        return torch.empty(*shape, dtype=kind)
+    return torch.frombuffer(mmap.mmap(-1, count * kind.itemsize), dtype=kind, count=count).view(*shape)
 
 
 def rows_of(examples: Examples) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedha.data.examples import Draws
+from fedha.data.examples import Draws, blank
 from fedha.errors import FedhaError
 
 _HELD_BYTES = 2**26  # of a file's pages that stay mapped: the system keeps its own copy as long as it has room
@@ -68,7 +68,7 @@ class Mapped:
         array = numpy.ndarray(
             self.file_shape, numpy.dtype(self.kind), window.map, self.offset, order="F" if self.fortran else "C"
         )
-        made = torch.empty(len(rows), *self.file_shape[1:], dtype=self.dtype)
+        made = blank((len(rows), *self.file_shape[1:]), self.dtype)
         each, into = array.itemsize * array[:1].size + _AROUND, made.numpy()
         step = max(1, _HELD_BYTES // each)
         with numpy.errstate(over="ignore"):
