@@ -19,6 +19,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_worker_niceness="0",  # else its workers starve beside whatever else computes on the machine
 )
+os.environ.pop("COLUMNS", None)  # which pytest-xdist sets, and tables heed
 
 import pytest
 import torch
