@@ -60,7 +60,8 @@ def pixels(path: Path, square: Square) -> NDArray[numpy.uint8]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _check_size(*image.size)
-            plain = _plain(ImageOps.exif_transpose(image), square.channels)
+            ImageOps.exif_transpose(image, in_place=True)
+            plain = _plain(image, square.channels)
         found = numpy.asarray(plain.resize((square.size, square.size), Image.Resampling.BILINEAR))
     except (BrokenImageError, MemoryError):
         raise
