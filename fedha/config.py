@@ -62,7 +62,7 @@ class _Section(BaseModel):
         return numbers_as_written(cls, content)
 
 
-DATA_SETS = ("colored_digits", "colored_mnist", "heart", "arrays", "objects")
+DATA_SETS = ("colored_digits", "colored_mnist", "heart", "arrays", "folder", "objects")
 
 
 def _of(*data_sets: str, **more: JsonValue) -> dict[str, JsonValue]:
@@ -70,7 +70,7 @@ def _of(*data_sets: str, **more: JsonValue) -> dict[str, JsonValue]:
     return {"of": list(data_sets), **more}
 
 
-_COLORED, _NATURAL = _of("colored_digits", "colored_mnist"), _of("heart", "arrays", "own")
+_COLORED, _NATURAL = _of("colored_digits", "colored_mnist"), _of("heart", "arrays", "folder", "own")
 
 
 class DataConfig(_Section):
@@ -78,8 +78,8 @@ class DataConfig(_Section):
 
     name: str = Field(
         "colored_digits",
-        description="the data set: colored_digits (needs no file), colored_mnist, heart, arrays, one of an installed "
-        "package, or your own function as package.module:function",
+        description="the data set: colored_digits (needs no file), colored_mnist, heart, arrays, folder (of "
+        "images), one of an installed package, or your own function as package.module:function",
     )
     root: Path | None = Field(None, json_schema_extra=_ELSEWHERE, description="folder of the files")
     download: bool = Field(
@@ -117,11 +117,37 @@ class DataConfig(_Section):
         json_schema_extra=_of("arrays"),
         description="inputs are divided by this; default: 255 for images of uint8, 65535 of uint16, else 1",
     )
+    class_names: list[str] | None = Field(
+        None,
+        min_length=2,
+        json_schema_extra=_of("folder"),
+        description="the classes in the order of their labels; default: the domains' class folders, sorted",
+    )
+    size: int | None = Field(
+        None, ge=1, le=4096, json_schema_extra=_of("folder"), description="pixels a side of every image; default: 32"
+    )
+    channels: int | None = Field(
+        None,
+        ge=1,
+        le=3,
+        json_schema_extra=_of("folder"),
+        description="1: grey, 3: colour; default: as the sources' first images are",
+    )
+    on_broken: Literal["error", "skip"] = Field(
+        "error",
+        json_schema_extra=_of("folder"),
+        description="an image that cannot be decoded ends the run, or is left out and counted",
+    )
+    cache: Path | None = Field(
+        None,
+        json_schema_extra=_of("folder", **_ELSEWHERE),
+        description="folder for decoded images, made once; default: they are decoded whenever they are taken",
+    )
     held_out: float = Field(
         0.2,
         ge=0,
         lt=1,
-        json_schema_extra=_of("colored_digits", "colored_mnist", "heart", "arrays", "own"),
+        json_schema_extra=_of("colored_digits", "colored_mnist", "heart", "arrays", "folder", "own"),
         description="share of each source domain kept for evaluation",
     )
     split: Literal["stratified", "random"] = Field(
@@ -171,6 +197,20 @@ class DataConfig(_Section):
         ours = keys_of(content["name"])
         shared = {key: value for key, value in content.items() if key in ours}
         return {**shared, "options": {key: value for key, value in content.items() if key not in ours}}
+
+    @field_validator("channels")
+    @classmethod
+    def _grey_or_colour(cls, channels: int | None) -> int | None:
+        if channels == 2:
+            raise ValueError("an image has 1 channel, grey, or 3, red, green and blue")
+        return channels
+
+    @field_validator("class_names")
+    @classmethod
+    def _each_once(cls, names: list[str] | None) -> list[str] | None:
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError("a class is named twice; name each once")
+        return names
 
     @model_validator(mode="after")
     def _known_and_read(self) -> "DataConfig":
@@ -847,22 +887,25 @@ def located(config: Config) -> Config:
     Raises:
         FedhaError: A ``~name`` is nobody's.
     """
-    root = config.data.root
-    if root is None:
-        return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": expanded(root).absolute()})})
+    paths = {"root": config.data.root, "cache": config.data.cache}
+    whole = {key: expanded(path, f"data.{key}").absolute() for key, path in paths.items() if path is not None}
+    return config.model_copy(update={"data": config.data.model_copy(update=whole)}) if whole else config
 
 
-def expanded(root: Path) -> Path:
+def expanded(path: Path, key: str = "data.root") -> Path:
     """A path with the home that its ``~`` means.
+
+    Args:
+        path: As it was written.
+        key: Where.
 
     Raises:
         FedhaError: A ``~name`` is nobody's.
     """
     try:
-        return root.expanduser()
+        return path.expanduser()
     except RuntimeError as error:
-        raise FedhaError(f"data.root is {root}, and nobody here has that home; write the whole path") from error
+        raise FedhaError(f"{key} is {path}, and nobody here has that home; write the whole path") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

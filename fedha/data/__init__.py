@@ -10,6 +10,7 @@ from fedha.config import DataConfig, expanded
 from fedha.data import arrays, digits, heart, mnist, own
 from fedha.data.domain import Domain, DomainSet, Examples, nth, split
 from fedha.data.export import FILE, read_domain
+from fedha.data.images import load as folder
 from fedha.data.labels import missing_classes
 from fedha.data.shards import check_clients
 from fedha.data.sides import Cut, cut_of
@@ -52,6 +53,7 @@ _DATA_SETS = {
     "heart": _DataSet(heart.load, heart.load_own, heart.load_target),
     handed.NAME: _DataSet(lambda config, cut: handed.handed_over("data", config.digest)),
     "arrays": _DataSet(arrays.load, arrays.load_own, arrays.load_target),
+    "folder": _DataSet(folder.load, folder.load_own, folder.load_target),
 }
 _OWN = _DataSet(own.load, own.load_own)  # somebody's function, or an installed package's
 
@@ -112,7 +114,7 @@ def load_own(config: DataConfig, seed: int, place: int, key: bytes | None = None
             sources = {one.name: one for one in _of(config).load(config, cut).check().sources}
             return sources[nth(list(sources), place)]
         domain = load_alone(config, cut, place)
-        return DomainSet((domain,), (), config.classes or 2, domain.name).check().sources[0]
+        return DomainSet((domain,), (), class_count(config), domain.name).check().sources[0]
 
 
 def notes_of(domain: Domain, classes: int) -> list[str]:
@@ -172,6 +174,9 @@ def class_count(config: DataConfig) -> int:
     Raises:
         FedhaError: The config does not say.
     """
+    if config.name == "folder":
+        folder.check_alone(config)
+        return len(config.class_names or ())
     if (config.name == "arrays" or config.name not in _DATA_SETS) and config.classes is None:
         raise FedhaError(
             "data.classes is not set; a deployment's server sees no labels, so the config must say how many"
@@ -189,7 +194,10 @@ def _gathered(domains: Sequence[Domain]) -> list[str]:
 
 
 def _rooted(config: DataConfig) -> DataConfig:
-    return config if config.root is None else config.model_copy(update={"root": expanded(config.root)})
+    given = {"root": config.root, "cache": config.cache}
+    return config.model_copy(
+        update={key: expanded(path, f"data.{key}") for key, path in given.items() if path is not None}
+    )
 
 
 @contextmanager

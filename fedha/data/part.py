@@ -50,7 +50,9 @@ def no_part(config: DataConfig, place: int) -> str | None:
 
 
 def _held(config: DataConfig, sources: Sequence[str]) -> list[str]:
-    if (root := config.root) is None or config.name not in _FILES:
+    if (root := config.root) is not None and config.name == "folder":
+        return [name for name in sources if (root / name).is_dir()]
+    if root is None or config.name not in _FILES:
         return []
     return held_sources(sources, root, *_FILES[config.name])
 

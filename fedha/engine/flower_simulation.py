@@ -13,7 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import fedha
-from fedha.config import Config, to_json
+from fedha.config import Config, located, to_json
 from fedha.data.domain import DomainSet
 from fedha.engine.event_file import EventFile, new_events, stop_file
 from fedha.engine.flower_processes import START_SECONDS, LocalFlower, local_flower
@@ -114,11 +114,9 @@ def told_server_app(events: Path) -> ServerApp:
 
 def _run_config(job: Job, resume: bool) -> str:
     """The run config as TOML, whose strings are JSON's; its paths are absolute, for Flower works somewhere else."""
-    data = job.config.data
-    if data.root is not None:
-        data = data.model_copy(update={"root": data.root.absolute()})
+    config = located(job.config)
     values = {
-        "settings": to_json(job.config.model_copy(update={"data": data})),
+        "settings": to_json(config),
         "out": str(job.folder.absolute()),
         "left-out": job.left_out or "",
         "resume": resume,

@@ -21,6 +21,7 @@ _SAME_ROW = (
     "data.target",
     "data.sources",
     "data.root",
+    "data.cache",
     "data.download",
     "checkpoint",
     "engine.address",

@@ -17,7 +17,7 @@ def test_the_default_data_need_no_file():
     assert "digits" in domains.description
 
 
-@pytest.mark.parametrize("name", ["colored_mnist", "heart", "arrays"])
+@pytest.mark.parametrize("name", ["colored_mnist", "heart", "arrays", "folder"])
 def test_data_sets_of_files_ask_for_a_folder(name):
     with pytest.raises(FedhaError, match=r"data.root is not set"):
         load(DataConfig(name=name), seed=0)
@@ -34,6 +34,8 @@ def test_data_sets_of_files_ask_for_a_folder(name):
         ("heart", "imbalance_ratio", 0.9),
         ("arrays", "download", True),
         ("arrays", "grayscale_target", True),
+        ("arrays", "cache", "somewhere"),
+        ("folder", "layout", "channels_last"),
     ],
 )
 def test_an_option_that_the_data_set_does_not_read_is_refused(tmp_path, name, option, value):

@@ -1,0 +1,1 @@
+"""Images in folders: ``root/domain/class/image``, decoded when they are asked for."""

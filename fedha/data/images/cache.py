@@ -1,0 +1,130 @@
+"""Decoded images on disk: one array of bytes a domain, mapped, with an index that says of which files it is.
+
+Both are named by their settings and by the files' names, sizes and times: other images have other names, so that an
+array never changes under a run that has it mapped. The index is written last, and holds the array's own size and time.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy
+import PIL
+from numpy.lib import format as npy
+
+from fedha.atomic import write_json, write_parts
+from fedha.data.images.files import Broken, ImageFiles, blocks
+from fedha.data.images.tree import shown
+from fedha.data.mapped import Mapped, open_array
+from fedha.errors import FedhaError, UnwrittenError
+from fedha.jsonfile import parse_json
+
+FORMAT = 1
+
+
+def cached(cache: Path, files: ImageFiles, *, skip: bool) -> tuple[Mapped, Broken]:
+    """The images from the cache, which is made where it is missing, or is not of these files as they are now.
+
+    Args:
+        cache: A folder, made if it is not there. Several domains, settings and processes may share it.
+        files: A domain's.
+        skip: Whether a broken image is noted, its bytes being 0, instead of ending the making.
+
+    Returns:
+        Inputs [n, channels, size, size] in the files' order, and which are broken.
+
+    Raises:
+        FedhaError: An image is broken; or the cache cannot be written, which then leaves nothing half written.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        listing = _listing(files)
+        stem = f"{files.folder.name}-{_digest(listing)}"
+        with _alone(cache / f".{stem}.lock"):
+            found = _found(cache / stem, files, listing, skip=skip)
+            return found or _made(cache / stem, files, listing, skip=skip)
+    except OSError as error:
+        raise UnwrittenError(
+            f"cannot write the cache {shown(cache)}: {error.strerror}; let data.cache name a folder that you may write"
+        ) from error
+
+
+def _listing(files: ImageFiles) -> dict[str, Any]:
+    """What the array's bytes depend on."""
+    sizes = [[name, *_state(files.folder / name)] for name in files.names]
+    settings = {"format": FORMAT, "size": files.square.size, "channels": files.square.channels}
+    return {**settings, "decoder": f"Pillow {PIL.__version__}", "folder": shown(files.folder), "files": sizes}
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:  # a dead link: found broken when it is decoded
+        return -1, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _digest(listing: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(listing).encode(), digest_size=8).hexdigest()
+
+
+def _found(stem: Path, files: ImageFiles, listing: dict[str, Any], *, skip: bool) -> tuple[Mapped, Broken] | None:
+    """What is there, if it is whole and of these files."""
+    array = _array(stem)
+    try:
+        index = parse_json(_index(stem).read_bytes())
+        written, broken = list(index["array"]), {int(row): str(why) for row, why in index["broken"].items()}
+        same = {key: index[key] for key in listing} == json.loads(json.dumps(_printable(listing)))
+        mapped = open_array(array)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, FedhaError):
+        return None
+    if not same or written != list(_state(array)) or (mapped.shape, mapped.kind) != (files.shape, "|u1"):
+        return None
+    return (mapped, broken) if skip or not broken else None  # made again, and so refused where an image is broken
+
+
+def _made(stem: Path, files: ImageFiles, listing: dict[str, Any], *, skip: bool) -> tuple[Mapped, Broken]:
+    broken: Broken = {}
+    write_parts(_array(stem), _parts(files, broken if skip else None))
+    state = list(_state(_array(stem)))
+    told = {str(row): why for row, why in broken.items()}
+    write_json(_index(stem), {**_printable(listing), "array": state, "broken": told})
+    return open_array(_array(stem)), broken
+
+
+def _parts(files: ImageFiles, broken: Broken | None) -> Iterator[bytes]:
+    header = io.BytesIO()
+    kind = npy.dtype_to_descr(numpy.dtype(numpy.uint8))
+    npy.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": files.shape})
+    yield header.getvalue()
+    for block in blocks(files, broken):
+        yield block.tobytes()
+
+
+def _printable(listing: dict[str, Any]) -> dict[str, Any]:
+    return {**listing, "files": [[shown(name), *state] for name, *state in listing["files"]]}
+
+
+def _array(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.npy")
+
+
+def _index(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.json")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time makes an array; another waits for it, and finds it made."""
+    with path.open("ab") as file:
+        with suppress(OSError):  # a file system without locks: then both make it, each at once
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # whoever waits for it goes on
