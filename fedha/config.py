@@ -330,6 +330,13 @@ class ModelConfig(_Section):
         unread = [key for key in usual if not _reads(self.name, key) and getattr(self, key) == usual[key]]
         return {key: value for key, value in write(self).items() if key not in unread}
 
+    @property
+    def unread(self) -> list[str]:
+        """What is set and not read by this network, a sentence each."""
+        usual = {key: field.get_default() for key, field in type(self).model_fields.items()}
+        idle = [key for key in usual if not _reads(self.name, key) and getattr(self, key) != usual[key]]
+        return [f"model.{key} is {getattr(self, key)}, which network {self.name!r} does not read" for key in idle]
+
 
 # Networks that read a key; all others are read by each. "own" is a function of somebody's, or an object.
 _NETWORKS: Mapping[str, tuple[str, ...]] = {

@@ -44,6 +44,14 @@ def test_a_single_client_has_nobody_to_align_with() -> None:
     assert not told("hgp", model, 1, mode="local")
 
 
+def test_an_option_that_the_network_does_not_read_is_told() -> None:
+    assert ModelConfig(name="linear", hidden=[64]).unread == [
+        "model.hidden is [64], which network 'linear' does not read"
+    ]
+    assert ModelConfig(name="linear").unread == ModelConfig(name="mlp", hidden=[64]).unread == []
+    assert ModelConfig(name="pkg.nets:make", options={"hidden": 3}).unread == []
+
+
 class Heard(Silent):
     """Keeps what it is told before the first round."""
 
@@ -62,8 +70,12 @@ def test_it_is_said_before_the_first_round_and_kept(tmp_path: Path) -> None:
     config = find_config("quickstart", changed(FAST, "recipe=coral", "seed=0", "model.name=linear"))
     heard = Heard()
     execute(config, tmp_path / "run", heard)
-    (remark,) = runfolder.read_results(tmp_path / "run")["remarks"]
-    assert remark in heard.notes
+    remarks = runfolder.read_results(tmp_path / "run")["remarks"]
+    assert [one.partition(" is ")[0].partition(":")[0] for one in remarks] == [
+        "model.hidden",
+        "recipe 'coral' cannot move this network",
+    ]
+    assert set(remarks) <= set(heard.notes)
 
 
 def test_a_run_that_came_apart_says_so_in_its_results(tmp_path: Path) -> None:
