@@ -141,7 +141,7 @@ def test_a_run_on_ray_that_is_asked_to_stop_goes_on_to_the_same_bits(tmp_path: P
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_process_and_a_run_that_resumes_to_the_same_bits(tmp_path: Path) -> None:
     settings = ["quickstart", "recipe=hgp", "seed=0", "training.rounds=40", "evaluation.leave_one_domain_out=false"]
-    settings += ["data.clients_per_domain=5", "engine.workers=2", "engine.batching=false", "checkpoint.every=10"]
+    settings += ["data.clients_per_domain=5", "engine.batching=false", "checkpoint.every=10"]
     fedha = [sys.executable, "-m", "fedha"]
 
     def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -153,8 +153,8 @@ def test_ctrl_c_leaves_no_process_and_a_run_that_resumes_to_the_same_bits(tmp_pa
     shelter = tmp_path / "t"
     shelter.mkdir()
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert start("run", *settings, "--engine", "inline", "--out", str(whole), "engine.workers=null").wait(600) == 0
-    process = start("run", *settings, "--engine", "ray", "--out", str(stopped))
+    assert start("run", *settings, "--engine", "inline", "--out", str(whole)).wait(600) == 0
+    process = start("run", *settings, "--engine", "ray", "--out", str(stopped), "engine.workers=2")
     deadline = time.monotonic() + 600
     while not (log := stopped / "metrics.jsonl").exists() or len(log.read_text().splitlines()) < 15:
         assert process.poll() is None
