@@ -74,7 +74,9 @@ def test_scaling_tells_the_pieces_and_the_rounds() -> None:
     scaling = found("scaling", "--workers", "2")
     assert set(scaling["seconds"]) == {"1", "2"}
     assert scaling["rate"] > 0
-    assert scaling["pieces"]["take"]["megabyte"] > 0
+    taken = scaling["pieces"]["take"]
+    assert taken["megabyte"] >= 0  # a difference of two measured times, cut at 0: a machine under load may see none
+    assert max(taken.values()) > 0
 
 
 def test_private_gradients_are_timed_both_ways_once_they_agree() -> None:

@@ -8,6 +8,7 @@ process of each task is forked from it. What a task leaves behind still ends wit
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import WARNING
 
@@ -81,8 +82,8 @@ class ForkingExecutor:
     def close(self) -> None:
         """End the template; what was forked from it goes on, and ends with the SuperExec as Flower's own would."""
         if self._template is not None:
-            self._template.kill()
-            self._template.wait()
+            with suppress(OSError), self._template:  # which closes the pipe, too, if what is left in it has nowhere to go
+                self._template.kill()
             self._template = None
         self.usual.close()
 
