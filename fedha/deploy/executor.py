@@ -82,7 +82,7 @@ class ForkingExecutor:
     def close(self) -> None:
         """End the template; what was forked from it goes on, and ends with the SuperExec as Flower's own would."""
         if self._template is not None:
-            with suppress(OSError), self._template:  # which closes the pipe, too, if what is left in it has nowhere to go
+            with suppress(OSError), self._template:  # closes its pipe, too
                 self._template.kill()
             self._template = None
         self.usual.close()
