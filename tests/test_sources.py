@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 import fedha
+from fedha.config import parse
 from fedha.data.domain import Domain
 from fedha.data.examples import Draws, Examples
 from fedha.errors import FedhaError
+from fedha.run import execute
+from fedha.runs.listener import Silent
 from tests import models_of_others
+from tests.data.image_folders import image_folder
 
 ROWS = 24
 LOCAL = {"mode": "local", "rounds": 2, "local": {"steps": 3, "batch_size": 7}}
@@ -201,3 +205,15 @@ def test_inputs_that_differ_in_number_are_refused() -> None:
     given = domains(lambda draws, rows: {"tokens": tokens(draws, rows), "numbers": torch.zeros(rows - 1, 3)})
     with pytest.raises(FedhaError, match=r"domain 'd0' has 7 held-out inputs 'numbers' but 8 labels"):
         trained(given, models_of_others.reads_both)
+
+
+def test_images_in_folders_are_the_same_at_workers(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images")
+    data = {"name": "folder", "root": str(root), "target": "sketch", "size": 6}
+    content = {"data": data, "model": {"name": "cnn", "hidden": [3]}, "training": {"rounds": 2}, "seed": 0}
+    ends = []
+    for name in ("inline", "ray"):
+        config = parse({**content, "engine": {"name": name, "batching": False}})
+        execute(config, tmp_path / name, Silent())
+        ends.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert ends[0] == ends[1]

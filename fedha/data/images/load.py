@@ -35,8 +35,9 @@ def load(config: DataConfig, cut: Cut) -> DomainSet:
         FedhaError: No root, one domain only, no or an unknown target, a folder that cannot be read, an image that is
             broken, class folders that differ by case alone, a class without an image.
     """
-    found, passed, classes = read(config)
-    assert config.target is not None  # `read` has asked for it
+    found, passed, classes = _read(config)
+    if config.target is None:
+        raise FedhaError(f"data.target is not set; name the unseen domain, one of {', '.join(found)}")
     names = choose_sources(list(found), config.sources, config.target, passed)
     square, told = square_of(config, [found[name] for name in names])
     sources = tuple(domain_of(found[name], classes, square, config, cut) for name in names)
@@ -115,7 +116,7 @@ def check_alone(config: DataConfig) -> None:
             raise FedhaError(f"data.{key} is not set; a site sees its own images alone, so the config must say: {what}")
 
 
-def read(config: DataConfig) -> tuple[dict[str, Folder], list[str], Sequence[str]]:
+def _read(config: DataConfig) -> tuple[dict[str, Folder], list[str], Sequence[str]]:
     """The domains of the root, what was passed over, and the classes; arguments and errors as in `load`."""
     if config.root is None:
         raise FedhaError(f"data.root is not set; name the folder of {LAYOUT}")
@@ -128,8 +129,6 @@ def read(config: DataConfig) -> tuple[dict[str, Folder], list[str], Sequence[str
             f"{shown(config.root)} holds one domain, {next(iter(found))}{told}; a source and an unseen target are two, "
             f"each a folder of {LAYOUT}"
         )
-    if config.target is None:
-        raise FedhaError(f"data.target is not set; name the unseen domain, one of {', '.join(found)}")
     return found, passed, _classes(config, found)
 
 
