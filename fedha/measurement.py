@@ -1,6 +1,7 @@
 """Statistics by name, for whatever head a model has."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -100,7 +101,9 @@ class Piece:
     def call(self, name: str, *extra: Tensor) -> Tensor:
         """A function of the head's own kind, `fedha.statistics` or `fedha.nonlinear`, on these rows."""
         refuse_chance(name, self.view)
-        value: Tensor = getattr(self.view.functions, name)(*self.view.arguments, self.features, self.labels, *extra)
+        function = getattr(self.view.functions, name)
+        with _differentiable(name):
+            value: Tensor = function(*self.view.arguments, self.features, self.labels, *extra)
         return value
 
     def probed(self, owner: Owner) -> Tensor:
@@ -109,7 +112,8 @@ class Piece:
         functions = sketches if self.view.functions is statistics else nonlinear
         known = self.around.signs.get(owner)
         signs = draw_signs(owner, self.view, self.around, self.features) if known is None else known
-        value: Tensor = functions.hutchinson_diagonal(*self.view.arguments, self.features, self.labels, signs)
+        with _differentiable("hutchinson_diagonal"):
+            value: Tensor = functions.hutchinson_diagonal(*self.view.arguments, self.features, self.labels, signs)
         return value
 
     def refuse_large(self, name: str, advice: str) -> None:
@@ -194,6 +198,18 @@ def shapes(model: SplitModel, form: Form | Sequence[int], names: Iterable[str], 
         features = view.prepare(model.featurizer(*by_place, **by_name))
         labels = torch.zeros(2, dtype=torch.int64, device=some.device)
         return {name: measure(name, view, features, labels, around).shape for name in names}
+
+
+@contextmanager
+def _differentiable(name: str) -> Iterator[None]:
+    """Say of a head's layer that torch cannot take such derivatives of it."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise FedhaError(
+            f"{name} cannot be taken of this head: {str(error).splitlines()[0]} Give the head plain layers (of a "
+            "weight-normed one, remove the parametrization), or take a recipe that does not ask for it, such as erm"
+        ) from error
 
 
 def refuse_chance(name: str, view: HeadView) -> None:

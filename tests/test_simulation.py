@@ -142,3 +142,26 @@ def test_a_run_of_the_first_version_is_loaded_as_its_data_say(tmp_path: Path) ->
     after = fedha.load(as_in_0_1_0(tmp_path / "run"))
     assert after.expects == before.expects
     assert all(torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items())
+
+
+def coarse(precision: torch.dtype, *, frozen: bool) -> SplitModel:
+    made = network()
+    made.featurizer.to(precision).requires_grad_(not frozen)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("precision", "frozen"), [(torch.bfloat16, False), (torch.float16, False), (torch.bfloat16, True)]
+)
+def test_a_network_that_is_too_coarse_is_refused_by_name(precision: torch.dtype, frozen: bool) -> None:
+    given = coarse(precision, frozen=frozen)
+    with pytest.raises(FedhaError, match=rf"'featurizer.1.weight' is {precision}, too coarse .* model.float"):
+        fedha.simulate(DOMAINS, given, "erm", training={"rounds": 1})
+
+
+@pytest.mark.parametrize("recipe", ["hgp", "hutchinson"])
+def test_a_head_whose_derivatives_torch_lacks_is_one_sentence(recipe: str) -> None:
+    given = SplitModel(network().featurizer, nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)))
+    with pytest.raises(FedhaError, match=r"cannot be taken of this head: .*_weight_norm.* take a recipe"):
+        fedha.simulate(DOMAINS, given, recipe, training={"rounds": 1})
+    assert fedha.simulate(DOMAINS, given, "erm", training={"rounds": 1}).results["rounds"] == 1

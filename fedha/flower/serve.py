@@ -27,7 +27,7 @@ from fedha.flower.strategy import HessianAlignment
 from fedha.inputs import each, nested
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
-from fedha.models.check import check_batch_norm, check_inputs, likely_form
+from fedha.models.check import check_batch_norm, check_inputs, check_network, likely_form
 from fedha.models.state import kinds_of, named_state
 from fedha.piggyback import riders
 from fedha.placement import placed
@@ -171,7 +171,7 @@ def _serve(
     elif attendance is not None:
         strategy.talk.attendance = attendance
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
-    model = build(config.model, setting.input_shape, setting.classes, seed)
+    model = check_network(build(config.model, setting.input_shape, setting.classes, seed))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)

@@ -16,6 +16,7 @@ from fedha.models.chance import kept_apart, untouched
 from fedha.models.split import SplitModel
 from fedha.models.state import BUFFER, MOVED, TIED, kinds_of, moving_layers, named_state, state_of
 
+_PRECISIONS = (torch.float32, torch.float64)
 _START = "start from network().state_dict(), of the same function"
 
 
@@ -26,7 +27,7 @@ def check_network(model: object) -> SplitModel:
         model: What somebody's function made.
 
     Raises:
-        FedhaError: It is no `SplitModel`, or has nothing to train.
+        FedhaError: It is no `SplitModel`, has nothing to train, or is too coarse.
     """
     if not isinstance(model, SplitModel):
         what = "a state_dict" if isinstance(model, Mapping) else f"a {type(model).__name__}"
@@ -39,10 +40,10 @@ def check_network(model: object) -> SplitModel:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Refuse a network without anything to train.
+    """Refuse a network without anything to train, or whose numbers are too coarse to be trained by many.
 
     Raises:
-        FedhaError: It has no parameters, or all of them are frozen.
+        FedhaError: It has no parameters, all of them are frozen, or some are neither float32 nor float64.
     """
     parameters = [value.requires_grad for value in model.parameters()]
     if not parameters:
@@ -52,6 +53,12 @@ def check_trainable(model: nn.Module) -> None:
             "all parameters of the network are frozen (requires_grad=False), so there is nothing to train; leave the "
             "head's, at least, with model.head.requires_grad_()"
         )
+    for name, value in model.named_parameters():
+        if value.dtype not in _PRECISIONS and (value.requires_grad or value.dtype == torch.bfloat16):
+            raise FedhaError(
+                f"parameter {name!r} is {value.dtype}, too coarse for statistics and sums; call model.float(), and "
+                "compute the featurizer alone in lower precision (fedha.models.split.MixedPrecision)"
+            )
 
 
 def check_batch_norm(model: SplitModel, training: TrainingConfig, privacy: PrivacyConfig) -> None:

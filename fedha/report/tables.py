@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fedha.config import POOLED
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, listed
 from fedha.recipes import Recipe, Term, known_rows, row
 from fedha.registry import statistic
 from fedha.report.accuracies import (
@@ -191,7 +191,14 @@ def _place(recipe: str) -> tuple[int, str]:
 def _notes(results: Sequence[Results], rows: Mapping[Key, Sequence[Results]]) -> list[str]:
     notes = [f"{label(key)}: {why}." for key, runs in rows.items() if (why := unbalanced(sound(runs)))]
     for key, runs in rows.items():
-        notes += [f"{label(key)}, seed {one['seed']}: {text}." for one in runs for text in _flags(one)]
+        seeds: dict[str, list[int]] = {}  # what several runs say alike is said once
+        for one in runs:
+            for text in _flags(one):
+                seeds.setdefault(text, []).append(one["seed"])
+        notes += [
+            f"{label(key)}, {'seed' if len(found) == 1 else 'seeds'} {listed(found)}: {text}."
+            for text, found in seeds.items()
+        ]
     if any(selected_accuracy("oracle")(one) is not None for one in results):
         notes.append("The oracle selects the round by the unseen target itself: an upper bound, not a method.")
     if any(POOLED in one.get("sources", {}) for one in results):

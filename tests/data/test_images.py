@@ -274,8 +274,8 @@ def test_what_systems_leave_is_skipped_and_other_files_are_counted(root: Path) -
     (root / "art" / "cat" / "notes.txt").write_text("cats")
     (root / "art" / "stray.png").write_bytes(b"x")
     told = mine(root).description
-    assert "1 file is of art no images by their names and passed over: cat/notes.txt" in told
-    assert "1 file is of art outside any class folder and passed over: stray.png" in told
+    assert "1 file of art is no image by name and passed over: cat/notes.txt" in told
+    assert "1 file of art is outside any class folder and passed over: stray.png" in told
 
 
 def spoil(path: Path, how: str) -> str:

@@ -201,8 +201,8 @@ def test_a_run_that_diverged_leaves_the_means_and_its_row_says_so() -> None:
     assert _cell(table, "irm", minus) is None
     assert _cell(table, "hgp", minus).mean == pytest.approx(15)
     notes = [note for note in table.notes if "diverged" in note]
-    assert notes[1] == "irm, seed 0: diverged and is in no mean: its loss is 1e+18, where a uniform guess has 0.69."
-    assert len(notes) == 3
+    assert notes[1] == "irm, seeds 0, 1: diverged and is in no mean: its loss is 1e+18, where a uniform guess has 0.69."
+    assert len(notes) == 2
 
 
 def test_a_rule_that_took_a_round_of_the_warm_up_is_named() -> None:
@@ -210,6 +210,15 @@ def test_a_rule_that_took_a_round_of_the_warm_up_is_named() -> None:
     found["selection"]["training_domain_validation"]["within_warmup"] = 16
     told = "hgp, seed 3: within the warm-up of 16 rounds: training-domain-validation takes round 15."
     assert told in accuracy_table([found]).notes
+
+
+def test_what_several_runs_remark_alike_is_said_once() -> None:
+    alike = [results(seed=seed, remarks=["it trains as erm does"]) for seed in (0, 1, 2)]
+    notes = accuracy_table([*alike, results(seed=3, remarks=["another"])]).notes
+    assert [one for one in notes if "hgp, seed" in one] == [
+        "hgp, seeds 0, 1, 2: it trains as erm does.",
+        "hgp, seed 3: another.",
+    ]
 
 
 def test_what_a_run_remarks_stands_under_the_table() -> None:

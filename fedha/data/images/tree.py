@@ -136,13 +136,13 @@ def _domain(path: Path, above: tuple[int, int]) -> Folder:
 def _notes(domain: str, others: list[str], loose: list[str]) -> Iterator[str]:
     if others:
         named = listed(map(shown, others), _FEW)
-        yield f"{_files(len(others))} of {domain} no images by their names and passed over: {named}"
+        yield f"{_files(len(others), domain)} no image by name and passed over: {named}"
     if loose:
-        yield f"{_files(len(loose))} of {domain} outside any class folder and passed over: {listed(loose, _FEW)}"
+        yield f"{_files(len(loose), domain)} outside any class folder and passed over: {listed(loose, _FEW)}"
 
 
-def _files(count: int) -> str:
-    return "1 file is" if count == 1 else f"{count:,} files are"
+def _files(count: int, domain: str) -> str:
+    return f"1 file of {domain} is" if count == 1 else f"{count:,} files of {domain} are"
 
 
 def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, bool]]:
