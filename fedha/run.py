@@ -23,6 +23,7 @@ def execute(
     *,
     resume: bool = False,
     stop: Callable[[], bool] = never,
+    load: Callable[[Config], DomainSet] = load_domains,
 ) -> dict[str, Any]:
     """Train a config's only run and write its folder.
 
@@ -32,6 +33,7 @@ def execute(
         listener: Told of every round of the run; of its folds only that they are trained.
         resume: Continue what the folder holds, to the same bits as an uninterrupted run.
         stop: Asked now and then, whether to stop.
+        load: Gives the config's domains.
 
     Returns:
         The content of results.json.
@@ -50,7 +52,7 @@ def execute(
     else:
         runfolder.check_new(folder)
     owner.check_free(folder)
-    domains = load_domains(config)
+    domains = load(config)
     for note in domains.notes:
         listener.note(note)
     name, reason = engine.choose(config, domains)

@@ -15,7 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import typer
 
-from fedha.cli import audit, deploy, exits, privacy, study
+from fedha.cli import audit, deploy, exits, privacy, study, sweep
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app = typer.Typer(
 
 app.add_typer(deploy.app)
 app.command()(audit.audit)
+app.command()(sweep.sweep)
+app.command()(sweep.table)
 app.add_typer(study.app)
 app.add_typer(privacy.app)
 

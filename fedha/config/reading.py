@@ -27,7 +27,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         FedhaError: The file is missing or is not YAML, or the content does not fit the schema.
     """
-    return _parsed(_read(path), path, overrides)
+    return parse(read_content(path, overrides), str(path))
 
 
 def load_written(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -78,6 +78,15 @@ def without_others(content: Mapping[str, Any]) -> dict[str, Any]:
             key: value for key, value in model.items() if reads(name, key) or value != usual.get(key, value)
         }
     return kept
+
+
+def read_content(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a config file says, with changes, before any schema looks at it; arguments and errors as in `load`."""
+    content = _read(path)
+    check_overrides(overrides)
+    for override in overrides:
+        apply_override(content, override)
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fedha import plugins
 from fedha.config import DataConfig
 from fedha.data.brought import domain_set
 from fedha.data.domain import Domain, DomainSet, choose_sources, nth
-from fedha.data.sides import Cut
+from fedha.data.sides import Cut, cut_of
 from fedha.errors import FedhaError
 from fedha.named import find, invoke
 from fedha.randomness import generator
@@ -55,6 +55,13 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
         places = [*choose_sources(names, wanted, None), *(name for name in targets if name in names)]
         brought = [brought[names.index(name)] for name in places]
     return domain_set(brought, targets, config.classes, f"domains of {config.name}")
+
+
+def domain_names(config: DataConfig) -> list[str]:
+    """The domains that the function makes where no target is named; errors as in `load`."""
+    whole = config.model_copy(update={"target": None, "more_targets": [], "sources": None})
+    made = load(whole, cut_of(whole, 0))
+    return [one.name for one in (*made.sources, *made.targets)]
 
 
 def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:

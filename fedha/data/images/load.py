@@ -55,6 +55,11 @@ def load(config: DataConfig, cut: Cut) -> DomainSet:
     )
 
 
+def domain_names(config: DataConfig) -> list[str]:
+    """The domains of the config's root; errors as in `load`."""
+    return list(_read(config)[0])
+
+
 def load_target(config: DataConfig, root: Path) -> Domain:
     """The unseen domain, from its own folder alone.
 
