@@ -30,13 +30,13 @@ class Seen:
         view: The head, ready to be measured.
         features: Prepared features, [n, D].
         labels: Class indices, [n].
-        share: Its part of the batch's rows.
+        SEEN: Its part of the batch's rows.
     """
 
     view: HeadView
     features: Tensor
     labels: Tensor
-    share: float
+    fraction: float
 
 
 @dataclass

@@ -38,7 +38,7 @@ _LARGE = 1e3  # inputs beyond are rarely meant
 class Holder(Protocol):
     """Who holds the data and answers: what a client is here (`fedha.client.Client`)."""
 
-    index: int
+    client_id: int
     domain: Domain
     model: SplitModel
     state: ClientState
@@ -95,7 +95,7 @@ def not_finite(client: Holder, request: Request, what: str, more: str = "") -> F
     largest = largest_number(client.domain.train)
     scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
     return FedhaError(
-        f"the {what} of domain {client.domain.client!r} is not finite in round {request.round} ({more}inputs up to "
+        f"the {what} of domain {client.domain.client_name!r} is not finite in round {request.round} ({more}inputs up to "
         f"{largest:.4g}); {scale}lower training.learning_rate or the recipe's weight"
     )
 
@@ -139,7 +139,7 @@ def named(client: Holder, request: Request) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise FedhaError(f"domain {client.domain.client!r} in round {request.round}: {error}") from error
+        raise FedhaError(f"domain {client.domain.client_name!r} in round {request.round}: {error}") from error
 
 
 def _one_gradient(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -160,7 +160,7 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     rules, seen = request.task.rules, list[dict[str, float]]()
     own = applied.client_start(rules, client.state.rule, request.parameters)
     correct = applied.correction(rules, request.parameters, request.sent, own)
-    for step, rows in enumerate(minibatches(request, len(client.domain.train), client.index), 1):
+    for step, rows in enumerate(minibatches(request, len(client.domain.train), client.client_id), 1):
         chance = _chance(client, request, step)
         batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, chance=chance)
         gradient, metrics = descend(batch, objective)
@@ -209,7 +209,7 @@ def looks_at_start(request: Request) -> bool:
     Where nothing is measured they are those of the steps, and no pass is made for them.
     """
     recipe = request.task.recipe
-    return bool(active_terms(recipe, request.share)) or any(rule.weigh for rule in request.task.rules)
+    return bool(active_terms(recipe, request.averaging_weight)) or any(rule.weigh for rule in request.task.rules)
 
 
 def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -228,7 +228,7 @@ def round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.O
 
 def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
-    rows, chance = measured_rows(request, len(client.domain.train), client.index), _chance(client, request)
+    rows, chance = measured_rows(request, len(client.domain.train), client.client_id), _chance(client, request)
     kept = client.seen
     if isinstance(kept, Batch) and (kept.chance, _same(kept.rows, rows)) == (chance, True):
         known, given = {**kept.parameters, **kept.running}, {**request.parameters, **running_of(client, request)}
@@ -236,7 +236,7 @@ def _measured_batch(client: Holder, request: Request) -> Batch:
             return kept
     parameters, running = _at_request(client, request)
     most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
-    draws = (request.task.seed, request.round, client.index)
+    draws = (request.task.seed, request.round, client.client_id)
     fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, chance)
     client.seen = fresh
     return fresh
@@ -256,7 +256,7 @@ def _chance(client: Holder, request: Request, step: int = 0) -> Key | None:
     """By what a step's forward passes draw; step 0 is the one that is measured. None: the network draws nothing."""
     if not any(chance_of(client.model, client.domain.train.form)):
         return None
-    return (request.task.seed, "chance", request.round, client.index, step)
+    return (request.task.seed, "chance", request.round, client.client_id, step)
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -283,7 +283,7 @@ def _mean(batch: Batch, name: str) -> float:
     """Risk or accuracy of a batch."""
     with torch.no_grad():
         values = [
-            seen.share * getattr(seen.view.functions, name)(*seen.view.arguments, seen.features, seen.labels)
+            seen.fraction * getattr(seen.view.functions, name)(*seen.view.arguments, seen.features, seen.labels)
             for seen in batch.measured()
         ]
     return float(torch.stack(values).sum())
@@ -316,9 +316,11 @@ def objective_of(
         own: Its statistics at the round's start (`known_at_start`).
         offsets: What moving averages add (`average_offsets`).
     """
-    recipe, share = request.task.recipe, request.share
-    around, terms = circumstances(client, request, reference=False), active_terms(recipe, share)
-    return Objective(recipe, request.round, terms, request.task.training.weight_decay, around, offsets, own, share)
+    recipe, averaging_weight = request.task.recipe, request.averaging_weight
+    around, terms = circumstances(client, request, reference=False), active_terms(recipe, averaging_weight)
+    return Objective(
+        recipe, request.round, terms, request.task.training.weight_decay, around, offsets, own, averaging_weight
+    )
 
 
 def move_averages(client: Holder, recipe: Recipe, own: Mapping[str, Tensor]) -> None:
@@ -340,6 +342,6 @@ def average_offsets(client: Holder, recipe: Recipe) -> dict[str, Tensor]:
 
 
 def circumstances(client: Holder, request: Request, reference: bool) -> Circumstances:
-    owner = None if reference else client.domain.client
+    owner = None if reference else client.domain.client_name
     task = request.task
     return Circumstances(task.seed, request.round, owner, task.recipe.probes, request.references)

@@ -98,13 +98,13 @@ def test_a_gradient_in_pieces_is_that_of_the_network_with_those_draws(recipe: st
     given = given.__class__("d", part, part)
 
     def reply(parameters: dict[str, Tensor]) -> Any:
-        client, asked = Client(0, given, model), request(model, recipe, training, share=0.5)
-        asked = Request(asked.task, 1, parameters, share=0.5)
+        client, asked = Client(0, given, model), request(model, recipe, training, averaging_weight=0.5)
+        asked = Request(asked.task, 1, parameters, averaging_weight=0.5)
         references = {}
         for names in RECIPES[recipe].measurements():
             measured = answer_measure(client, Request(asked.task, 1, parameters, references, names, 0.5))
             references |= {name: torch.zeros_like(value) for name, value in measured.tensors.items()}
-        return answer_train(client, Request(asked.task, 1, parameters, references, share=0.5))
+        return answer_train(client, Request(asked.task, 1, parameters, references, averaging_weight=0.5))
 
     start = state_of(model).trained
     gradient = reply(start).tensors
@@ -154,7 +154,7 @@ def test_private_steps_refuse_chance_before_the_first_round() -> None:
 def test_together_they_are_answered_one_by_one(kind: str) -> None:
     model = shaped(kind)()
     clients = [Client(place, domain(place), model) for place in range(3)]
-    said = refusal(clients, request(model, "erm", TrainingConfig(), share=0.3))
+    said = refusal(clients, request(model, "erm", TrainingConfig(), averaging_weight=0.3))
     assert said is not None
     assert "random" in said
 

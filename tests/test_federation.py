@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from fedha.answers import answer_measure, answer_train
 from fedha.client import Client
-from fedha.cohort import Member, average_shares
+from fedha.cohort import Member, averaging_weights
 from fedha.config import LocalConfig, ModelConfig, RecipeConfig, TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
@@ -140,7 +140,7 @@ def test_updates_are_averaged_by_domains_or_by_examples(averaging: str) -> None:
     shares = [1 / 3] * 3 if averaging == "domains" else [size / sum(sizes) for size in sizes]
     training = TrainingConfig(optimizer="sgd", learning_rate=1.0, averaging=averaging)
     members = [Member(place, f"d{place}", size) for place, size in enumerate(sizes)]
-    assert average_shares(training, members) == pytest.approx(shares)
+    assert averaging_weights(training, members) == pytest.approx(shares)
     before, after = one_step(problem, RECIPES["erm"], training)
     by_client = [grad(risk, list(before.values()), retain_graph=True) for risk in look(problem, before, 1, {}).risks()]
     by_hand = [sum(s * g for s, g in zip(shares, each, strict=True)) for each in zip(*by_client, strict=True)]
@@ -382,7 +382,7 @@ def test_minibatches_depend_on_seed_round_and_client_alone() -> None:
     assert watched_rounds(local, 2) == usual
     assert usual[0] != usual[1]
     assert watched_rounds(local, 2, seed=SEED + 1) != usual
-    assert watched_rounds(local, 2, index=1) != usual
+    assert watched_rounds(local, 2, client_id=1) != usual
 
 
 # --- schedules and refusals ---

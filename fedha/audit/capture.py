@@ -99,7 +99,7 @@ def _entry(one: Sent, model: int) -> dict[str, Any]:
         "client": one.client,
         "examples": one.examples,
         "mode": one.mode,
-        "shares": list(one.shares.items()),  # JSON has no integer keys
+        "shares": list(one.averaging_weights.items()),  # JSON has no integer keys
         "update": one.update is not None,
         "model": model,
     }
@@ -115,7 +115,7 @@ def _release(round: int, place: int, entry: Mapping[str, Any], tensors: Mapping[
         examples=entry["examples"],
         parameters=_of(tensors, f"models/{entry['model']}/"),
         mode=entry["mode"],
-        shares=dict(entry["shares"]),
+        averaging_weights=dict(entry["shares"]),
     )
 
 

@@ -79,7 +79,7 @@ def replay(
         if clients is None
         else clients
     )
-    examples = {place: len(one.train) for place, one in enumerate(held)}
+    examples = {client_id: len(one.train) for client_id, one in enumerate(held)}
     grid = ListeningGrid(inline_grid(config, domains, held), rounds if keep else ())
     shown: list[HessianAlignment] = []
 
@@ -94,8 +94,8 @@ def replay(
             capture.append(keep, releases_of(exchanges, shown[0].begun(), examples))
         told(number)
 
-    with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
-        folder = Path(place) / "run"
+    with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as made:
+        folder = Path(made) / "run"
         serve(Job(_hastened(config), folder), grid, RoundsHeard(over), domains=domains, shown=shown.append)
         return runfolder.read_model(folder)
 

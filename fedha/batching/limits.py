@@ -39,7 +39,7 @@ def _different(clients: Sequence[Holder], request: Request) -> str | None:
     first = clients[0]
     for other in clients[1:]:
         if other.model is not first.model and str(other.model) != str(first.model):
-            return f"clients {first.domain.client!r} and {other.domain.client!r} have different models"
+            return f"clients {first.domain.client_name!r} and {other.domain.client_name!r} have different models"
     kinds = {client.domain.train.form for client in clients}
     kinds_of = {str(value.dtype) for value in request.parameters.values()}
     places = {client.domain.train.device for client in clients}
@@ -70,7 +70,7 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
         return "every example is clipped by itself, and each client looks at what it is asked"
     if request.kind == "train" and any(rule.at_clients for rule in request.task.rules):
         return "the server's rule corrects each client's steps"
-    if request.share >= 1:
+    if request.averaging_weight >= 1:
         return "one client is the whole federation"
     if request.task.training.mode == "local" and request.task.training.local.measure != "all":
         return "statistics are of examples that are drawn each round"

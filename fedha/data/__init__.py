@@ -86,13 +86,13 @@ def load(config: DataConfig, seed: int, *, covered: bool = False) -> DomainSet:
     return replace(domains, notes=(*told, *missing), description="; ".join([domains.description, *described]))
 
 
-def load_own(config: DataConfig, seed: int, place: int, key: bytes | None = None) -> Domain:
+def load_own(config: DataConfig, seed: int, client_id: int, key: bytes | None = None) -> Domain:
     """What one client of a deployment holds, from its own files: the same, bit for bit, as in `load`, but for a key.
 
     Args:
         config: Its root is the client's own folder. A file that `fedha export` made is taken first.
         seed: The run's seed.
-        place: The client's, in client order.
+        client_id: The client's, in client order.
         key: The site's own, which no server knows: it and each example alone decide the example's side, as they must
             where examples are protected. None: the seed decides.
 
@@ -112,8 +112,8 @@ def load_own(config: DataConfig, seed: int, place: int, key: bytes | None = None
         load_alone = _of(config).load_own
         if load_alone is None:
             sources = {one.name: one for one in _of(config).load(config, cut).check().sources}
-            return sources[nth(list(sources), place)]
-        domain = load_alone(config, cut, place)
+            return sources[nth(list(sources), client_id)]
+        domain = load_alone(config, cut, client_id)
         return DomainSet((domain,), (), class_count(config), domain.name).check().sources[0]
 
 

@@ -31,7 +31,8 @@ def domain_set(brought: Sequence[object], targets: Sequence[str], classes: int |
         FedhaError: One is no domain, or there is none of a target's name.
     """
     given = [
-        given_domain(one, place, trained=getattr(one, "name", None) not in targets) for place, one in enumerate(brought)
+        given_domain(one, client_id, trained=getattr(one, "name", None) not in targets)
+        for client_id, one in enumerate(brought)
     ]
     names = [one.name for one in given]
     for name in targets:

@@ -54,7 +54,7 @@ def create(
     """
     authority = make_authority(now)
     identities = {name: make_identity(name) for name in wanted.clients}
-    signers = {name: swear(identities[name], place, name) for place, name in enumerate(wanted.clients)}
+    signers = {name: swear(identities[name], client_id, name) for client_id, name in enumerate(wanted.clients)}
     roster = write_roster(one.entry for one in signers.values())
     server = material.server_certificate(authority, tuple(wanted.hosts), now, wanted.days)
     nodes = {name: material.node_certificate(authority, name, now, wanted.days) for name in wanted.clients}
@@ -67,7 +67,8 @@ def create(
         server_ends=server.ends,
         places=len(wanted.clients),
         clients=tuple(
-            Client(name=name, partition_id=place, ends=nodes[name].ends) for place, name in enumerate(wanted.clients)
+            Client(name=name, partition_id=client_id, ends=nodes[name].ends)
+            for client_id, name in enumerate(wanted.clients)
         ),
     )
     keys = {name: identity.public for name, identity in identities.items()}

@@ -30,16 +30,16 @@ class Sworn:
     entry: Delegation
 
 
-def swear(identity: Identity, place: int, name: str) -> Sworn:
+def swear(identity: Identity, client_id: int, name: str) -> Sworn:
     """A new signing key for a site, delegated by its identity key.
 
     Args:
         identity: The site's key pair.
-        place: The client's partition id.
+        client_id: The client's partition id.
         name: The site's.
     """
     fresh = ed25519.Ed25519PrivateKey.generate()
-    entry = delegate(read_identity(identity.private), place, name, Signer(fresh).public)
+    entry = delegate(read_identity(identity.private), client_id, name, Signer(fresh).public)
     return Sworn(fresh.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), entry)
 
 
@@ -52,6 +52,6 @@ def known(path: Path) -> Mapping[int, Delegation]:
     if not path.exists():
         return {}
     try:
-        return {one.place: one for one in read_roster(path.read_bytes())}
+        return {one.client_id: one for one in read_roster(path.read_bytes())}
     except FedhaError as error:
         raise FedhaError(f"{path} is no roster: {brief(error)}") from None

@@ -55,7 +55,7 @@ class InlineGrid(Grid):
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}
         self._contexts = {
-            place + FIRST_NODE: make_context(place, clients, run_config or {}) for place in range(clients)
+            client_id + FIRST_NODE: make_context(client_id, clients, run_config or {}) for client_id in range(clients)
         }
 
     def set_run(self, run: Run) -> None:
@@ -77,7 +77,7 @@ class InlineGrid(Grid):
         """The nodes, in client order."""
         return list(self._contexts)
 
-    def place_of(self, node: int) -> int:
+    def client_id_of(self, node: int) -> int:
         """A node's place in client order."""
         return node - FIRST_NODE
 

@@ -120,7 +120,7 @@ def make_clients(
         data: What each place holds, as `_packed` made it.
     """
     config = from_json(settings)
-    parts = {place: _unpacked(packed) for place, packed in data.items()}
+    parts = {client_id: _unpacked(packed) for client_id, packed in data.items()}
 
     def model(context: Context) -> SplitModel:
         return build(config.model, input_shape, classes, config.seed[0])

@@ -27,7 +27,7 @@ from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
-from fedha.flower.client import client_app, place_of, register, simulated, sworn
+from fedha.flower.client import client_app, client_id_of, register, simulated, sworn
 from fedha.flower.delivery import is_simulation, never
 from fedha.flower.failure import telling
 from fedha.flower.guarded import is_covered
@@ -129,13 +129,13 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
         return build(config.model, domains.input_shape, domains.classes, config.seed[0])
 
     def domain(context: Context) -> Domain:
-        place = place_of(context)
-        if place >= len(parts):
+        client_id = client_id_of(context)
+        if client_id >= len(parts):
             raise FedhaError(
-                f"partition-id is {place} but the data have {len(domains.sources)} source domains for "
+                f"partition-id is {client_id} but the data have {len(domains.sources)} source domains for "
                 f"{len(parts)} clients; start {len(parts)} clients"
             )
-        return parts[place]
+        return parts[client_id]
 
     party = simulated_party(config)
     if party is not None and not _simulated():

@@ -201,14 +201,14 @@ class Clients:
             return handshake.greeted(pack_reply(told))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
-        with told_as_kind(client.domain.client, client.site, content):
+        with told_as_kind(client.domain.client_name, client.site, content):
             request = unpack_request(content, kind, self._device)
         if not self._holds_constants(request, sent_constants(content)):
             return lacking(CONSTANTS)
         admit(client, kind, request)
         self._check_parameters(client, request)
         if self._party is None:
-            with told_as_kind(client.domain.client, client.site, content):
+            with told_as_kind(client.domain.client_name, client.site, content):
                 reply = _ANSWERS[kind](client, request)
         else:
             opened = secure_client.open_question(kind, client, content, request, context)
@@ -300,23 +300,23 @@ class Clients:
         """The client of a node, with what it remembers; what its data say when they are broken goes by the message."""
         key = (context.run_id, context.node_id)
         if key not in self._clients:
-            place = place_of(context)
+            client_id = client_id_of(context)
             if self._model is None:
                 self._model = check_network(self._make_model(context)).to(torch.device(self._device))
                 self._constants = digests(state_of(self._model).constants)
             site = self._make_site()
-            with told_as_kind(f"client {place}", site, content):
-                domain = self._domain(self._model, context, place, content)
-            self._clients[key] = Client(place, domain, self._model, site=site)
+            with told_as_kind(f"client {client_id}", site, content):
+                domain = self._domain(self._model, context, client_id, content)
+            self._clients[key] = Client(client_id, domain, self._model, site=site)
         client = self._clients[key]
         known = context.state.get(_STATE)
         named = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
         client.state = from_tensors(named) if named else ClientState()
         return client
 
-    def _domain(self, model: SplitModel, context: Context, place: int, content: RecordDict) -> Domain:
+    def _domain(self, model: SplitModel, context: Context, client_id: int, content: RecordDict) -> Domain:
         """A client's data, looked at before anything is trained."""
-        given = given_domain(self._make_domain(context), place)
+        given = given_domain(self._make_domain(context), client_id)
         domain = placed_domain(given, model)
         classes = check_inputs(model, given.name, domain.train.form)
         if not protects_examples(content):
@@ -325,7 +325,7 @@ class Clients:
         try:
             check_domain(domain, classes, given)
         except FedhaError as error:  # a refusal would tell of an example, so it is the site's log that says so
-            log(WARNING, "fedha leaves examples of client %d out: %s", place, error)
+            log(WARNING, "fedha leaves examples of client %d out: %s", client_id, error)
         return without_unusable(domain, classes)
 
     def _check_parameters(self, client: Client, request: Request) -> None:
@@ -403,7 +403,7 @@ def _remember(client: Client, context: Context) -> None:
         context.state[_STATE] = pack_tensors(to_tensors(client.state))
 
 
-def place_of(context: Context) -> int:
+def client_id_of(context: Context) -> int:
     """A client's place in client order.
 
     Raises:

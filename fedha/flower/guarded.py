@@ -38,7 +38,7 @@ def introduced(client: Client, content: RecordDict) -> dict[str, float]:
     task, form = unpack_task(text), client.domain.train.form
     check_batch_norm(client.model, task.training, task.privacy)
     if problem := too_small(task, len(client.domain.train)):
-        raise FedhaError(f"domain {client.domain.client!r} cannot be trained on: {problem}")
+        raise FedhaError(f"domain {client.domain.client_name!r} cannot be trained on: {problem}")
     if task.privacy.protect != "examples":
         return _idle(client, form)  # nothing depends on it but a note, and the server's noise
     gate.check_model(task, client.model, form)
@@ -69,7 +69,7 @@ def admit(client: Client, kind: str, request: Request) -> None:
     """
     if not client.site.covers(request.task.privacy):
         return
-    with as_kind(client.domain.client):
+    with as_kind(client.domain.client_name):
         refusal = gate.refuse(client.site, kind, request, client.model, client.domain)
     if refusal is not None:
         log(WARNING, "fedha does not answer %s of round %d: %s", kind, request.round, refusal.sentence)

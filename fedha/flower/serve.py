@@ -164,7 +164,7 @@ def _serve(
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
     strategy.talk.tell, strategy.talk.stop = listener.note, stop
-    strategy.talk.again = lambda kind, place: _spend_again(job, strategy.begun(), kind, place)
+    strategy.talk.again = lambda kind, client_id: _spend_again(job, strategy.begun(), kind, client_id)
     strategy.clients_keep_models = domains is None
     if domains is not None:
         strategy.talk.attendance.domains = _domain_names(config, domains)
@@ -296,7 +296,9 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     members = strategy.talk.meet(grid, 1)
     found = {str(one.input_shape): one for one in members}
     if len(found) > 1:
-        told = listed((f"client {one.index} ({one.domain}): {one.input_shape}" for one in found.values()), between="; ")
+        told = listed(
+            (f"client {one.client_id} ({one.domain}): {one.input_shape}" for one in found.values()), between="; "
+        )
         raise FedhaError(f"the clients' inputs have different shapes: {told}; every domain must have the same one")
     names = tuple(dict.fromkeys(one.domain for one in members))
     check_once(config.data, members)
@@ -410,9 +412,9 @@ def _commit(job: Job, server: Server, round: int, members: Sequence[Member]) -> 
     belongings.write_json(job.folder, runfolder.SPENDING, after.state())
 
 
-def _spend_again(job: Job, server: Server, kind: str, place: int) -> None:
+def _spend_again(job: Job, server: Server, kind: str, client_id: int) -> None:
     """Count what a client that is asked once more releases once more, before it is asked."""
     before = server.spending
-    server.spending = before.again(server.task, kind, place, server.members)
+    server.spending = before.again(server.task, kind, client_id, server.members)
     if server.spending is not before:
         belongings.write_json(job.folder, runfolder.SPENDING, server.spending.state())

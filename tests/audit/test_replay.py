@@ -89,11 +89,11 @@ def test_the_aggregate_is_the_mean_that_the_server_made(tmp_path: Path) -> None:
     config = tiny("hgp", data={"clients_per_domain": 2}, training={"rounds": 3, "averaging": "examples"})
     first = [one for one in heard_of(config, tmp_path) if one.round == 1]
     *clients, aggregate = first
-    assert sum(aggregate.shares.values()) == pytest.approx(1)
+    assert sum(aggregate.averaging_weights.values()) == pytest.approx(1)
     assert aggregate.examples == sum(one.examples for one in clients)
     for kind in ("statistics", "update"):
         for name, value in getattr(aggregate, kind).items():
-            mean = sum(aggregate.shares[one.client] * getattr(one, kind)[name] for one in clients)
+            mean = sum(aggregate.averaging_weights[one.client] * getattr(one, kind)[name] for one in clients)
             torch.testing.assert_close(value, mean)
 
 

@@ -94,7 +94,7 @@ def asking(clients: Iterable[Any], recipe: str, **more: Any) -> list[Request]:
     listed = list(clients)
     parameters = {name: value.detach() for name, value in listed[0].model.named_parameters()}
     task = Task(RECIPES[recipe], MINIBATCH, 0)
-    return [Request(task, 1, parameters, share=1 / len(listed), additive=True, **more) for _ in listed]
+    return [Request(task, 1, parameters, averaging_weight=1 / len(listed), additive=True, **more) for _ in listed]
 
 
 def test_a_network_too_large_to_be_stacked_still_shares_its_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def test_every_site_has_the_roster_and_a_key_that_its_identity_vouches_for(folde
     texts = {(folder / "clients" / name / FILE).read_bytes() for name in CLIENTS} | {(folder / FILE).read_bytes()}
     assert len(texts) == 1
     entries = read_roster(texts.pop())
-    assert [(one.place, one.name) for one in entries] == list(enumerate(CLIENTS))
+    assert [(one.client_id, one.name) for one in entries] == list(enumerate(CLIENTS))
     for one in entries:
         signing = read_identity((folder / "clients" / one.name / "secrets/signing.key").read_bytes())
         assert one.key == signing.public
@@ -91,7 +91,7 @@ def entries() -> list[Delegation]:
 def test_a_roster_is_read_as_it_was_written() -> None:
     made = entries()
     assert read_roster(write_roster(reversed(made))) == tuple(made)
-    assert roster_of(made).keys == {one.place: one.key for one in made}
+    assert roster_of(made).keys == {one.client_id: one.key for one in made}
 
 
 @pytest.mark.parametrize("change", [{"key": new_identity().public}, {"place": 7}, {"name": "nord"}])
@@ -106,7 +106,7 @@ def test_words_that_the_identity_did_not_sign_are_refused(change: dict[str, obje
 def test_two_sites_in_one_place_are_refused() -> None:
     first, second, third = entries()
     with pytest.raises(FedhaError, match="two sites of the roster have one place"):
-        read_roster(write_roster([first, second, replace(third, place=0)]))
+        read_roster(write_roster([first, second, replace(third, client_id=0)]))
 
 
 def test_a_roster_that_is_none_is_a_sentence(folder: Path) -> None:
