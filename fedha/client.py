@@ -18,12 +18,12 @@ class Client:
     """One client, as all who answer for it take it (`fedha.training.Holder`).
 
     Attributes:
-        client_id: Its place in client order.
+        client_id: Its number in client order, from 0.
         domain: Its data, on the model's device and of the model's precision.
         model: Structure, and what of its state is constant; the rest comes with each request.
         state: What it remembers; mostly nothing.
         site: Its own rules: where its noise comes from, what it refuses.
-        seen: What was computed of its rows last, kept until it has trained; who made it knows it again.
+        last_pass: What was computed of its rows last, kept until it has trained; who made it knows it again.
     """
 
     client_id: int
@@ -31,7 +31,7 @@ class Client:
     model: SplitModel
     state: ClientState = field(default_factory=ClientState)
     site: Site = field(default_factory=Site)
-    seen: object = field(default=None, repr=False)
+    last_pass: object = field(default=None, repr=False)
 
     @property
     def member(self) -> Member:

@@ -17,7 +17,7 @@ class Member:
     """One client as the server knows it.
 
     Attributes:
-        client_id: Its place in client order.
+        client_id: Its number in client order, from 0.
         domain: Its domain's name.
         examples: Training examples it holds; 0 where it does not say.
         input_shape: Shape of one of its inputs (of several, their shapes); () where it did not say.

@@ -53,7 +53,7 @@ def minibatches(request: Request, examples: int, client_id: int) -> Iterator[Ten
     Args:
         request: Of the round.
         examples: n, of the domain.
-        client_id: The client's place.
+        client_id: The client's.
 
     Yields:
         Indices, [b]; None: all rows.

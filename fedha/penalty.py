@@ -13,7 +13,7 @@ def active_terms(recipe: Recipe, averaging_weight: float) -> tuple[Term, ...]:
 
     Args:
         recipe: Which has them.
-        averaging_weight: The client's weight in the references; for one that is alone there are no others to align with.
+        averaging_weight: The client's, in the references; for one that is alone there are no others to align with.
     """
     return tuple(
         term for term in recipe.terms if term.weight != 0 and not (term.target == "others" and averaging_weight >= 1)

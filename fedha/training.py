@@ -18,7 +18,7 @@ from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
 from fedha.minibatches import measured_rows, minibatches
-from fedha.models.chance import Key, chance_of
+from fedha.models.random_layers import Key, random_parts
 from fedha.models.split import SplitModel
 from fedha.models.state import LOCAL, RUNNING
 from fedha.numerics import take_step
@@ -42,7 +42,7 @@ class Holder(Protocol):
     domain: Domain
     model: SplitModel
     state: ClientState
-    seen: object
+    last_pass: object
 
     def reply(
         self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
@@ -73,7 +73,7 @@ def answer_train(client: Holder, request: Request) -> Reply:
     train = _one_gradient if request.task.training.mode == "synchronous" else _local_steps
     with as_before(client), named(client, request):
         update, metrics = train(client, request)
-        client.seen = None
+        client.last_pass = None
         if not all(bool(value.isfinite().all()) for value in update.values()):
             raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
     return client.reply(update, metrics)
@@ -95,8 +95,8 @@ def not_finite(client: Holder, request: Request, what: str, more: str = "") -> F
     largest = largest_number(client.domain.train)
     scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
     return FedhaError(
-        f"the {what} of domain {client.domain.client_name!r} is not finite in round {request.round} ({more}inputs up to "
-        f"{largest:.4g}); {scale}lower training.learning_rate or the recipe's weight"
+        f"the {what} of domain {client.domain.client_name!r} is not finite in round {request.round} ({more}inputs up "
+        f"to {largest:.4g}); {scale}lower training.learning_rate or the recipe's weight"
     )
 
 
@@ -161,8 +161,8 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     own = applied.client_start(rules, client.state.rule, request.parameters)
     correct = applied.correction(rules, request.parameters, request.sent, own)
     for step, rows in enumerate(minibatches(request, len(client.domain.train), client.client_id), 1):
-        chance = _chance(client, request, step)
-        batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, chance=chance)
+        draw_key = _draw_key(client, request, step)
+        batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, draw_key=draw_key)
         gradient, metrics = descend(batch, objective)
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
         gradient |= correct(
@@ -228,17 +228,17 @@ def round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.O
 
 def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
-    rows, chance = measured_rows(request, len(client.domain.train), client.client_id), _chance(client, request)
-    kept = client.seen
-    if isinstance(kept, Batch) and (kept.chance, _same(kept.rows, rows)) == (chance, True):
+    rows, draw_key = measured_rows(request, len(client.domain.train), client.client_id), _draw_key(client, request)
+    kept = client.last_pass
+    if isinstance(kept, Batch) and (kept.draw_key, _same(kept.rows, rows)) == (draw_key, True):
         known, given = {**kept.parameters, **kept.running}, {**request.parameters, **running_of(client, request)}
         if known.keys() == given.keys() and all(_same(known[name], value) for name, value in given.items()):
             return kept
     parameters, running = _at_request(client, request)
     most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
     draws = (request.task.seed, request.round, client.client_id)
-    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, chance)
-    client.seen = fresh
+    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, draw_key)
+    client.last_pass = fresh
     return fresh
 
 
@@ -252,9 +252,9 @@ def _at_request(client: Holder, request: Request) -> tuple[dict[str, Tensor], di
     return leaves, {name: value for name, value in running.items() if name not in weights}
 
 
-def _chance(client: Holder, request: Request, step: int = 0) -> Key | None:
+def _draw_key(client: Holder, request: Request, step: int = 0) -> Key | None:
     """By what a step's forward passes draw; step 0 is the one that is measured. None: the network draws nothing."""
-    if not any(chance_of(client.model, client.domain.train.form)):
+    if not any(random_parts(client.model, client.domain.train.form)):
         return None
     return (request.task.seed, "chance", request.round, client.client_id, step)
 

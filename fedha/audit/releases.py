@@ -41,7 +41,7 @@ def releases_of(exchanges: Sequence[Exchange], server: Server, examples: Mapping
     Args:
         exchanges: All of the round, in order.
         server: Right after the round.
-        examples: How many each client holds, by place: under secure aggregation no message tells.
+        examples: How many each client holds, by client id: under secure aggregation no message tells.
 
     Raises:
         FedhaError: No client was asked to train.

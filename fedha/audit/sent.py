@@ -17,7 +17,7 @@ class Sent:
 
     Attributes:
         round: From 1.
-        client: The client's place in client order; None for the aggregate.
+        client: Its client id; None for the aggregate.
         head: The head as one matrix, bias last, [C, D], at which the statistics were taken; None where the head is not
             linear and no closed form holds.
         statistics: What was sent of them, by name, as sent: noise and clipping included.

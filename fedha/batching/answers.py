@@ -117,7 +117,7 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
         order += places
     for place, client in enumerate(clients):  # only now that nothing can fail any more
         client.state = replace(client.state, averages={**client.state.averages, **averages[place]})
-        client.seen = None
+        client.last_pass = None
     if request.additive:
         return _weighed(clients, updates, [metrics[place] for place in range(len(clients))])
     row = {place: number for number, place in enumerate(order)}
@@ -136,7 +136,7 @@ def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request]) -> 
     )
     for client, own in zip(clients, trained.own, strict=True):  # only now that nothing can fail any more
         move_averages(client, requests[0].task.recipe, own)
-        client.seen = None
+        client.last_pass = None
     return _weighed(clients, trained.update, trained.metrics)
 
 

@@ -9,7 +9,7 @@ from fedha.batching.chunk import budget
 from fedha.batching.memory import multiplications, training_bytes
 from fedha.batching.network import beyond_examples, take_apart
 from fedha.exchange import Request
-from fedha.models.chance import chance_of
+from fedha.models.random_layers import random_parts
 from fedha.models.state import mixing_layers, moving_layers, trained_parameters
 from fedha.training import Holder
 
@@ -63,7 +63,7 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
         return f"layer {mixing[0]!r} ({kind}) makes statistics of a batch, which are each client's own"
     if moving := list(moving_layers(model)):
         return f"layer {moving[0]!r} keeps statistics, and clients must not share that"
-    if any(chance_of(model, clients[0].domain.train.form)):
+    if any(random_parts(model, clients[0].domain.train.form)):
         return "the network draws at random, and each client draws its own"
     privacy = request.task.privacy
     if privacy.protect == "examples" or privacy.min_examples > 1:

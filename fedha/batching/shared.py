@@ -160,11 +160,11 @@ def _measured(clients: Sequence[Holder], seen: Pass, request: Request, names: Se
 
 def _pass(clients: Sequence[Holder], request: Request) -> Pass:
     """The round's pass; what the first client keeps of it serves the round's later exchanges."""
-    kept, client_ids = clients[0].seen, tuple(client.client_id for client in clients)
+    kept, client_ids = clients[0].last_pass, tuple(client.client_id for client in clients)
     if isinstance(kept, Pass) and (kept.round, kept.clients) == (request.round, client_ids) and kept.is_at(request):
         return kept
     fresh = _computed(clients, request, client_ids)
-    clients[0].seen = fresh
+    clients[0].last_pass = fresh
     return fresh
 
 

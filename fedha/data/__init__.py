@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedha import handed
+from fedha import objects
 from fedha.config import DataConfig, expanded
 from fedha.data import arrays, digits, heart, mnist, own
 from fedha.data.domain import Domain, DomainSet, Examples, nth, split
@@ -51,20 +51,20 @@ _DATA_SETS = {
     "colored_digits": _DataSet(lambda config, cut: digits.load(config, cut.seed, cut), embedded=True),
     "colored_mnist": _DataSet(lambda config, cut: mnist.load(config, cut.seed)),
     "heart": _DataSet(heart.load, heart.load_own, heart.load_target),
-    handed.NAME: _DataSet(lambda config, cut: handed.handed_over("data", config.digest)),
+    objects.NAME: _DataSet(lambda config, cut: objects.get_object("data", config.digest)),
     "arrays": _DataSet(arrays.load, arrays.load_own, arrays.load_target),
     "folder": _DataSet(folder.load, folder.load_own, folder.load_target),
 }
 _OWN = _DataSet(own.load, own.load_own)  # somebody's function, or an installed package's
 
 
-def load(config: DataConfig, seed: int, *, covered: bool = False) -> DomainSet:
+def load(config: DataConfig, seed: int, *, protected: bool = False) -> DomainSet:
     """Load the configured data set: the same config and seed give the same domains, bit for bit.
 
     Args:
         config: Which data set, and its options.
         seed: The run's seed; it decides shuffles, splits, label noise and colours.
-        covered: Whether an example's side may depend on nothing but that example and the seed: under
+        protected: Whether an example's side may depend on nothing but that example and the seed: under
             ``privacy.protect: examples``.
 
     Returns:
@@ -78,11 +78,11 @@ def load(config: DataConfig, seed: int, *, covered: bool = False) -> DomainSet:
     if config.name not in _DATA_SETS:
         own.check_taken(config)
     with _fitting(config):
-        domains = _of(config).load(config, cut_of(config, seed, covered=covered)).check()
+        domains = _of(config).load(config, cut_of(config, seed, protected=protected)).check()
     check_clients(domains.sources, config.clients_per_domain)
     told = [*domains.notes, *_gathered((*domains.sources, *domains.targets))]
     missing = missing_classes(domains, config.clients_per_domain, seed, config.split)
-    described = told if covered else [*told, *missing]  # what is published tells of no covered example
+    described = told if protected else [*told, *missing]  # what is published tells of no covered example
     return replace(domains, notes=(*told, *missing), description="; ".join([domains.description, *described]))
 
 
@@ -100,7 +100,7 @@ def load_own(config: DataConfig, seed: int, client_id: int, key: bytes | None = 
         FedhaError: As `load`; the exported file is for other data; or several clients would share the site's domain.
     """
     config = _rooted(config)
-    cut, exported = cut_of(config, seed, covered=key is not None, key=key), (config.root or Path()) / FILE
+    cut, exported = cut_of(config, seed, protected=key is not None, key=key), (config.root or Path()) / FILE
     with _fitting(config):
         if config.root is not None and exported.is_file():
             domain, classes = read_domain(exported)

@@ -148,9 +148,9 @@ def choose_sources(
 
 
 def own_source(sources: Sequence[str], client_id: int, root: Path, *files: str) -> str:
-    """The source that a site holds: the only one whose file is in its folder, or else that of its place.
+    """The source that a site holds: the only one whose file is in its folder, or else that of its client id.
 
-    Places have holes once a client was removed, so a file says more than a place.
+    Ids have holes once a client was removed, so a file says more than an id.
 
     Args:
         sources: All of a run, in client order.
@@ -171,7 +171,7 @@ def held_sources(sources: Sequence[str], root: Path, *files: str) -> list[str]:
 
 
 def nth(sources: Sequence[str], client_id: int) -> str:
-    """The source of the client with this place.
+    """The source of the client with this id.
 
     Raises:
         FedhaError: There are not so many.
@@ -179,6 +179,6 @@ def nth(sources: Sequence[str], client_id: int) -> str:
     if not 0 <= client_id < len(sources):
         raise FedhaError(
             f"partition-id is {client_id} but the data have {len(sources)} source domains ({', '.join(sources)}); "
-            "give each client its own place from 0"
+            "give each client its own, from 0"
         )
     return sources[client_id]

@@ -8,8 +8,8 @@ import torch
 
 from fedha import plugins
 from fedha.config import DataConfig
-from fedha.data.brought import domain_set
 from fedha.data.domain import Domain, DomainSet, choose_sources, nth
+from fedha.data.domain_set import domain_set
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 from fedha.named import find, invoke

@@ -1,4 +1,4 @@
-"""A site's part in a run: by what its folder holds, and where that does not tell by its place."""
+"""A site's part in a run: by what its folder holds, and where that does not tell by its client id."""
 
 import zipfile
 from collections.abc import Sequence

@@ -22,14 +22,14 @@ class Cut:
         fraction: Held out, 0 to 1.
         split: In proportion, by label and by group, or by chance alone; a site's key is not asked.
         seed: The run's seed; it decides which examples.
-        covered: Whether an example's side must depend on that example and a key alone, so that it tells of no other.
+        protected: Whether an example's side must depend on that example and a key alone, so that it tells of no other.
         key: The key of a site; None in simulations, where it comes from the seed.
     """
 
     fraction: float
     split: Split = "stratified"
     seed: int = 0
-    covered: bool = False
+    protected: bool = False
     key: bytes | None = None
 
     def sides(
@@ -47,7 +47,7 @@ class Cut:
             Disjoint, together 0 to n - 1. By chance and in proportion ``round(share * n)`` are held out, but never the
             last one, and groups are as near to that as whole groups come; by the key it is each example's own chance.
         """
-        if self.covered and (self.split == "stratified" or self.key is not None):
+        if self.protected and (self.split == "stratified" or self.key is not None):
             contents = _contents(inputs, labels) if groups is None else _named(groups)
             return by_key(contents, self.fraction, self._key(domain))
         order = torch.randperm(len(labels), generator=generator(self.seed, "data", "held out", domain))
@@ -71,9 +71,9 @@ class Cut:
         return hashlib.blake2b(repr((self.seed, "data", "held out", domain)).encode(), digest_size=32).digest()
 
 
-def cut_of(config: DataConfig, seed: int, *, covered: bool = False, key: bytes | None = None) -> Cut:
+def cut_of(config: DataConfig, seed: int, *, protected: bool = False, key: bytes | None = None) -> Cut:
     """The config's cut; arguments as in `Cut`."""
-    return Cut(config.held_out, config.split, seed, covered, key)
+    return Cut(config.held_out, config.split, seed, protected, key)
 
 
 def held_out_count(examples: int, fraction: float) -> int:

@@ -11,7 +11,7 @@ What belongs to a machine is in its environment, not in the config that travels:
 - For secure sums, what `fedha.deploy.party` names.
 
 The run config has the keys of `fedha.flower.apps`, and ``events``: the name of a file beside the runs to which the
-server writes how the run goes on; ``sites``: a JSON list of each client's place, name, and when it was last connected.
+server writes how the run goes on; ``sites``: a JSON list of each client's id, name, and when it was last connected.
 """
 
 import functools
@@ -52,7 +52,7 @@ from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
 from fedha.flower.client import Clients, check_server, client_id_of, recall_lasting, register, state_record
 from fedha.flower.failure import telling
-from fedha.flower.guarded import as_kind, is_covered
+from fedha.flower.guarded import errors_by_kind, is_protected
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.outside import outside
 from fedha.flower.serve import Job, serve
@@ -60,7 +60,7 @@ from fedha.flower.wire import CONSTANTS, pack_tensors, sent_constants, unpack_te
 from fedha.models import SplitModel, build
 from fedha.named import is_own
 from fedha.piggyback import riders
-from fedha.privacy.book import Book
+from fedha.privacy.account import Account
 from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
 from fedha.rules.found import server_rule
@@ -123,8 +123,8 @@ def deployed_client_app() -> ClientApp:
         kind, content = message.metadata.message_type, whole(message.content, _cache())
         if content is None:
             return Message(lacking(), reply_to=message)
-        with as_kind(
-            f"client {client_id}", covered=bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)
+        with errors_by_kind(
+            f"client {client_id}", protected=bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)
         ):
             if kind == "query.introduce" and (reason := no_part(_own(job.config.data), client_id)) is not None:
                 return Message(outside(reason), reply_to=message)
@@ -140,10 +140,10 @@ def deployed_client_app() -> ClientApp:
             remember(averages, number, unpack_tensors(after), keep=job.config.checkpoint.every + 2)
         return Message(reply, reply_to=message)
 
-    def covered(message: Message) -> bool:
-        return bool(os.environ.get("FEDHA_LIMITS")) or is_covered(message.content)
+    def protected(message: Message) -> bool:
+        return bool(os.environ.get("FEDHA_LIMITS")) or is_protected(message.content)
 
-    register(app, telling(answer, covered, traces=False))
+    register(app, telling(answer, protected, traces=False))
     return app
 
 
@@ -236,7 +236,7 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
         return domain
 
     def site() -> Site:
-        return Site("cryptographic", limits, Book(_cache() / "account" / f"{config.data.name}-{client_id}.json"))
+        return Site("cryptographic", limits, Account(_cache() / "account" / f"{config.data.name}-{client_id}.json"))
 
     party, threads = site_party(config), config.engine.threads
     return Clients(model, load, threads=threads, device=device(config), party=party, site=site)

@@ -45,7 +45,7 @@ class Host:
         clients: How many there are on all workers.
         run_config: What the clients' contexts carry.
         resources: What the process may use.
-        data: Each place's data; put into the object store once, for every process that this host will have.
+        data: Each client's data; put into the object store once, for every process that this host will have.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Host:
 
     @property
     def name(self) -> str:
-        """Its first places, for messages."""
+        """Its first client ids, for messages."""
         return listed(self.client_ids, most=5)
 
     def move(self, node: str) -> None:

@@ -21,7 +21,7 @@ from fedha.engine.nodes import (
 )
 from fedha.engine.parcels import TOGETHER, Records, even, to_record_dict
 from fedha.flower.apps import device
-from fedha.flower.client import Clients, app_for, restore_state, simulated, state_record
+from fedha.flower.client import Clients, app_for, restore_state, seeded_site, state_record
 from fedha.flower.delivery import never, stop_if_asked
 from fedha.flower.failure import failure_of, pack_failure
 from fedha.flower.secure_client import simulated_party
@@ -78,7 +78,7 @@ class InlineGrid(Grid):
         return list(self._contexts)
 
     def client_id_of(self, node: int) -> int:
-        """A node's place in client order."""
+        """The client at a node."""
         return node - FIRST_NODE
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -175,7 +175,7 @@ def inline_grid(
         threads=config.engine.threads,
         device=device(config),
         party=simulated_party(config),
-        site=simulated,
+        site=seeded_site,
     )
     return InlineGrid(app_for(made), len(held), together=made if together else None, stop=stop)
 

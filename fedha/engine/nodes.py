@@ -8,7 +8,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedha.flower.tensor_array import array_record
 
-SERVER, FIRST_NODE = 1, 2  # node ids: the server's, and that of the client with place 0
+SERVER, FIRST_NODE = 1, 2  # node ids: the server's, and that of client 0
 
 
 def identify_server() -> None:
@@ -17,7 +17,7 @@ def identify_server() -> None:
 
 
 def make_context(client_id: int, clients: int, run_config: dict[str, Any]) -> Context:
-    """The context of a node: its place is its partition-id."""
+    """The context of a node: its client id is its partition-id."""
     return Context(
         run_id=1,
         node_id=client_id + FIRST_NODE,

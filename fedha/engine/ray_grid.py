@@ -62,13 +62,13 @@ class RayGrid(Grid):
     remembered before the exchange, and asked again for the answers that are missing: the run has the same bits.
 
     Args:
-        make: Makes the clients of a process from the data of each place: `fedha.flower.client.Clients`, which can be
+        make: Makes the clients of a process from the data of each client: `fedha.flower.client.Clients`, which can be
             trained together, or any ClientApp.
         clients: How many nodes; node k + 2 has partition-id k.
         workers: How many processes.
         resources: What each may use.
-        data: Something for each place that `make` gets, picklable; arrays in it are shared, not copied.
-        loads: Work of each place, to spread them evenly; default: all alike.
+        data: Something for each client that `make` gets, picklable; arrays in it are shared, not copied.
+        loads: Work of each client, to spread them evenly; default: all alike.
         together: Whether clients may be trained together.
         client_timeout: Seconds that a client may take for one answer; None: for ever.
         run_config: What the clients' contexts carry.
@@ -135,7 +135,7 @@ class RayGrid(Grid):
         return list(self._nodes)
 
     def client_id_of(self, node: int) -> int:
-        """A node's place in client order."""
+        """The client at a node."""
         return node - FIRST_NODE
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -331,11 +331,11 @@ def spread(loads: Sequence[int], workers: int) -> list[list[int]]:
     """Places for each worker: the largest first, each to the worker that has least; those without are left out.
 
     Args:
-        loads: Work of each place.
+        loads: Work of each client.
         workers: How many share it.
 
     Returns:
-        Ascending places, one list a worker.
+        Ascending client ids, one list a worker.
     """
     held: list[list[int]] = [[] for _ in range(workers)]
     work = [0] * workers

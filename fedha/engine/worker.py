@@ -26,13 +26,13 @@ class Worker:
     """Answers exchanges for its clients, one by one or together.
 
     Args:
-        make: Makes the clients, or a ClientApp, from the data of each place.
-        client_ids: The places in client order of the clients that live here.
+        make: Makes the clients, or a ClientApp, from the data of each client.
+        client_ids: The ids of the clients that live here.
         clients: How many there are in all.
         run_config: What their contexts carry.
         memory_share: The part of its GPU's memory that this process may take, or None.
         states: What clients remember from before, by node.
-        data: Each place's data, in the order of places.
+        data: Each client's data, in the order of `client_ids`.
     """
 
     def __init__(

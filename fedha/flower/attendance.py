@@ -13,10 +13,10 @@ from fedha.flower.delivery import is_simulation
 
 @runtime_checkable
 class KnowsClientIds(Protocol):
-    """A grid of ours, whose nodes are clients with known places."""
+    """A grid of ours, whose nodes are clients whose client ids it knows."""
 
     def client_id_of(self, node: int) -> int:
-        """A node's place in client order."""
+        """The client at a node."""
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Attendance:
     """The nodes of one run, by what people call them.
 
     Attributes:
-        sites: Names under which a deployment's nodes are registered, by place; none in a simulation.
-        domains: A simulation's source domains, by place; none in a deployment, whose server does not know them.
+        sites: Names under which a deployment's nodes are registered, by client id; none in a simulation.
+        domains: A simulation's source domains, by client id; none in a deployment, whose server does not know them.
         seen: When each site was last connected, in UTC; a site that is not among them never was.
         outside: Nodes that said they have no part in the run: nobody waits for them.
     """
@@ -80,7 +80,7 @@ class Attendance:
         here = {self._names.get(node) for node in (*nodes, *self.outside)}
         return [name for _, name in sorted(self.sites.items()) if name not in here]
 
-    def told(self, nodes: list[int], wanted: int) -> str:
+    def describe(self, nodes: list[int], wanted: int) -> str:
         """Who is connected, and who is missing since when: a sentence without its end.
 
         Args:

@@ -141,7 +141,7 @@ def _sampling(ledgers: Mapping[str, Ledger]) -> list[str]:
 
 def _noise(server: Server) -> str:
     whole = server.task.privacy.protect == "clients"
-    kinds: set[str] = {server.site.chance} if whole else {one.noise for one in server.members}
+    kinds: set[str] = {server.site.randomness} if whole else {one.noise for one in server.members}
     if kinds == {"cryptographic"}:
         return "cryptographic: keys from each machine's operating system, known to nobody else"
     if kinds <= {"seeded"}:

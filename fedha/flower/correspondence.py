@@ -80,7 +80,7 @@ class Correspondence:
         task: The packed task, which every message carries.
         tell: Told, in a sentence, what takes long or goes wrong, as soon as it is known.
         stop: Asked now and then, whether the run should stop.
-        again: Told the message type and the place of a client that is about to be asked once more.
+        again: Told the message type and the id of a client that is about to be asked once more.
         state: The global model's, as soon as there is one: a client whose network has another says so at once.
         kinds: What becomes of its parts; learned from the first client where nobody else has said so.
         held: Which clients hold which global model; in a deployment it is sent to each once.
@@ -160,7 +160,7 @@ class Correspondence:
         return self.nodes_of([member.client_id for member in members])
 
     def nodes_of(self, client_ids: Sequence[int]) -> list[int]:
-        """The nodes of the clients with these places, in the same order."""
+        """The nodes of the clients with these ids, in the same order."""
         known = {member.client_id: node for node, member in self._members.items()}
         return [known[client_id] for client_id in client_ids]
 
@@ -334,7 +334,7 @@ class Correspondence:
             len(nodes := [node for node in self.attendance.look(grid) if node not in self.attendance.outside]) < wanted
         ):
             if nodes != told and pause >= 1.0:
-                self.tell(self.attendance.told(nodes, wanted))
+                self.tell(self.attendance.describe(nodes, wanted))
                 told = nodes
             if time.monotonic() > deadline:
                 raise FedhaError(

@@ -88,7 +88,7 @@ def find_failure(reply: Message) -> Failure | None:
 
 def telling(
     answer: Callable[[Message, Context], Message],
-    covered: Callable[[Message], bool],
+    protected: Callable[[Message], bool],
     *,
     logs: bool = True,
     traces: bool = True,
@@ -97,7 +97,7 @@ def telling(
 
     Args:
         answer: The handler.
-        covered: Whether an error that nobody expected is told by its kind alone, for it can hold what its code held.
+        protected: Whether an error that nobody expected is told by its kind alone, for it can hold what its code held.
         logs: Whether the client's own log is told too.
         traces: Whether a traceback may leave: it names the client's files.
     """
@@ -106,19 +106,19 @@ def telling(
         try:
             return answer(message, context)
         except Exception as error:
-            found, kind = failure_of(error, _place(context)), message.metadata.message_type
+            found, kind = failure_of(error, _client_id(context)), message.metadata.message_type
             if logs:
                 log(
                     ERROR, "fedha does not answer %s: %s", kind, found.sentence, exc_info=error if found.trace else None
                 )
-            if found.trace and covered(message):
+            if found.trace and protected(message):
                 found = Failure(found.kind, "it could not answer; its own log says why", "", found.client_id)
             return Message(pack_failure(found if traces else replace(found, trace="")), reply_to=message)
 
     return told
 
 
-def _place(context: Context) -> int | None:
+def _client_id(context: Context) -> int | None:
     given = str(context.node_config.get("partition-id", ""))
     return int(given) if given.isdecimal() else None
 

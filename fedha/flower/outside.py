@@ -47,6 +47,6 @@ def check_once(config: DataConfig, members: Sequence[Member]) -> None:
         other = holders.setdefault(one.domain, one.client_id)
         if other != one.client_id:
             raise FedhaError(
-                f"clients {other} and {one.client_id} both hold the domain {one.domain!r}, which would count twice; look "
-                "at their folders of data"
+                f"clients {other} and {one.client_id} both hold the domain {one.domain!r}, which would count twice; "
+                "look at their folders of data"
             )

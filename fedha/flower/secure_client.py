@@ -49,7 +49,7 @@ class Party:
     """Who a client is in secure sums, and whom it believes.
 
     Attributes:
-        identity: Its own identity, by its place.
+        identity: Its own identity, by its client id.
         roster: The identities of a cohort.
         minimum: The fewest clients that it lets itself be summed with, itself included.
         tells_examples: Whether the number of its examples is public, as accounts of example-level privacy need it.
@@ -205,23 +205,24 @@ def _advertise(
     (latest, *done), names = _done(secrets), {*secrets, *(_name(session) for session in sessions)}
     if len(rounds := {session.round for session in sessions}) != 1:
         raise FedhaError(
-            f"client {client_id} is asked for keys of the rounds {sorted(rounds)} at once; the server is broken or cheats"
+            f"client {client_id} is asked for keys of the rounds {sorted(rounds)} at once; the server is broken or "
+            "cheats"
         )
     for session in sessions:
         if not session.run.endswith(party.settings):
             raise FedhaError(
-                f"client {client_id} was started with other settings than the run that {session.name} is of; the server "
-                "must give one config to all, for who has other data or another model is not hidden by the others"
+                f"client {client_id} was started with other settings than the run that {session.name} is of; the "
+                "server must give one to all, for who has other data or another model is not hidden by the others"
             )
         if sum(name.startswith(f"{session.round}/{session.exchange}/") for name in names) > 1:
             raise FedhaError(
-                f"client {client_id} is asked to take part in {session.name} twice, with different others or weights; the "
-                "difference of two such sums would tell its part, so it refuses"
+                f"client {client_id} is asked to take part in {session.name} twice, with different others or weights; "
+                "the difference of two such sums would tell its part, so it refuses"
             )
         if session.round < int(latest) or (session.round == int(latest) and session.exchange in done):
             raise FedhaError(
-                f"client {client_id} has gone on to round {latest}, or given its shares there, and is asked to take part "
-                f"in {session.name}; two sums of one exchange would tell its part, so it refuses"
+                f"client {client_id} has gone on to round {latest}, or given its shares there, and is asked to take "
+                f"part in {session.name}; two sums of one exchange would tell its part, so it refuses"
             )
     identity, (round,) = party.identity(client_id), rounds
     both = [

@@ -43,7 +43,7 @@ class Wanted:
         members: Whose sum, in client order.
         numbers: What is summed along: `secure_wire.number_names`.
         shapes: Of the tensors, by name.
-        weights: Of the clients, by place; None: each brings its own, which nobody else knows.
+        weights: Of the clients, by client id; None: each brings its own, which nobody else knows.
     """
 
     exchange: str
@@ -66,7 +66,7 @@ class SecureSums:
     talk: Correspondence
     settings: PrivacyConfig
     run: str = field(default_factory=lambda: secrets.token_hex(8))
-    _keys: dict[int, bytes] = field(default_factory=dict)  # identities by place, as each was told first
+    _keys: dict[int, bytes] = field(default_factory=dict)  # identities by client id, as each was told first
     _wanted: dict[str, Wanted] = field(default_factory=dict)
     _sums: dict[str, Aggregation] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ class SecureSums:
         self._ask(grid, SHARE, round, contents, self._take_dealings)
 
     def inboxes(self, exchange: str, question: bytes) -> dict[int, ConfigRecord]:
-        """What a sum's question carries for each client that may be asked, by place.
+        """What a sum's question carries for each client that may be asked, by client id.
 
         Args:
             exchange: The sum.
@@ -197,8 +197,8 @@ class SecureSums:
             return
         if client_id in self._keys:
             raise FedhaError(
-                f"client {client_id} comes with another identity key than it had before; if its site has a new one, start "
-                "the run again (`fedha resume`)"
+                f"client {client_id} comes with another identity key than it had before; if its site has a new one, "
+                "start the run again (`fedha resume`)"
             )
         roster = Roster(self._keys | {client_id: identity})
         self._keys[client_id] = identity
@@ -244,7 +244,7 @@ class Sum:
         mean: Their weighted mean, by tensor, float64.
         numbers: Their common numbers.
         examples: How many training examples they have together.
-        members: The cohort, by place.
+        members: The cohort, by client id.
     """
 
     client_ids: tuple[int, ...]

@@ -34,7 +34,7 @@ from fedha.placement import placed
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
-from fedha.runs import belongings, owner, resuming, runfolder
+from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
 from fedha.runs.divergence import divergence
 from fedha.runs.files import METRICS
@@ -69,7 +69,7 @@ def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
     Raises:
         FedhaError: The data are missing or wrong, or no source would be left.
     """
-    domains = data.load(config.data, config.seed[0], covered=config.privacy.protect == "examples")
+    domains = data.load(config.data, config.seed[0], protected=config.privacy.protect == "examples")
     return domains if left_out is None else leave_out(domains, left_out)
 
 
@@ -246,7 +246,7 @@ def _serve(
             break
     runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
     results = _results(job, strategy, setting, records, stopped)
-    belongings.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
+    own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
     return results
 
@@ -280,7 +280,7 @@ def _goes_on(done: int, rounds: int) -> str:
 
 
 def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
-    """A simulation's clients, by place: domain after domain."""
+    """A simulation's clients, by client id: domain after domain."""
     clients = config.data.clients_per_domain
     return dict(enumerate(one.name for one in domains.sources for _ in range(clients)))
 
@@ -405,11 +405,11 @@ def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: i
 
 def _commit(job: Job, server: Server, round: int, members: Sequence[Member]) -> None:
     """Write what a round is about to release, where its noise is never the same again."""
-    noise = {server.site.chance} if server.task.privacy.protect == "clients" else {one.noise for one in members}
+    noise = {server.site.randomness} if server.task.privacy.protect == "clients" else {one.noise for one in members}
     if server.task.privacy.protect == "nothing" or "cryptographic" not in noise:
         return
     after = budget.after_round(server, round, members)
-    belongings.write_json(job.folder, runfolder.SPENDING, after.state())
+    own_files.write_json(job.folder, runfolder.SPENDING, after.state())
 
 
 def _spend_again(job: Job, server: Server, kind: str, client_id: int) -> None:
@@ -417,4 +417,4 @@ def _spend_again(job: Job, server: Server, kind: str, client_id: int) -> None:
     before = server.spending
     server.spending = before.again(server.task, kind, client_id, server.members)
     if server.spending is not before:
-        belongings.write_json(job.folder, runfolder.SPENDING, server.spending.state())
+        own_files.write_json(job.folder, runfolder.SPENDING, server.spending.state())

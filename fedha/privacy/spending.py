@@ -119,7 +119,7 @@ def read_spending(path: Path) -> Spending:
 
 
 def client_names(members: Iterable[Member]) -> dict[int, str]:
-    """What each client is called, by place: its domain's name, or ``domain/k`` for the k-th of several, from 0."""
+    """What each client is called, by client id: its domain's name, or ``domain/k`` for the k-th of several, from 0."""
     ordered = sorted(members, key=lambda one: one.client_id)
     several, seen = Counter(one.domain for one in ordered), Counter[str]()
     names = {}

@@ -48,7 +48,7 @@ def test_a_replay_ends_with_the_runs_model_to_the_bit(recipe: str, changes: dict
     config = tiny(recipe, **changes)
     execute(config, tmp_path / "run", Silent())
     heard: list[int] = []
-    again = replay(config, load_domains(config), rounds=[2], keep=tmp_path, told=heard.append)
+    again = replay(config, load_domains(config), rounds=[2], keep=tmp_path, after_round=heard.append)
     assert difference(again, runfolder.read_model(tmp_path / "run")) == 0.0
     assert heard == [1, 2, 3]
     assert {one.round for one in capture.read(tmp_path)} == {2}

@@ -20,9 +20,11 @@ from tests.batching.twins import local, make_clients, make_cohort
 SMALL = local(epochs=1, batch_size=5)
 
 
-def ask(clients: list[Client], settings: TrainingConfig = SMALL, share: float = 0.1) -> str | None:
+def ask(clients: list[Client], settings: TrainingConfig = SMALL, averaging_weight: float = 0.1) -> str | None:
     parameters = {name: value.detach() for name, value in clients[0].model.named_parameters()}
-    return answers.refusal(clients, Request(Task(RECIPES["hgp"], settings, 0), 1, parameters, averaging_weight=share))
+    return answers.refusal(
+        clients, Request(Task(RECIPES["hgp"], settings, 0), 1, parameters, averaging_weight=averaging_weight)
+    )
 
 
 def of(featurizer: nn.Module) -> list[Client]:

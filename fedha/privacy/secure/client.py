@@ -137,8 +137,8 @@ def confirm(state: Masked, survivors: Survivors, identity: Identity) -> tuple[Co
     near = set(client_ids) & set(holders(session, state.client_id))
     if len(client_ids) < session.quorum or len(near) < session.share_threshold:
         raise FedhaError(
-            f"{len(client_ids)} clients are left in {session.name} ({len(near)} that share this one's secrets), and their "
-            f"sum may be learnt from {session.quorum} on ({session.share_threshold}); this client gives no shares"
+            f"{len(client_ids)} clients are left in {session.name} ({len(near)} that share this one's secrets), and "
+            f"their sum may be learnt from {session.quorum} on ({session.share_threshold}); this client gives no shares"
         )
     if state.client_id not in client_ids:
         raise FedhaError(f"{session.name} is summed without client {state.client_id}; it gives no shares for that")

@@ -33,7 +33,7 @@ class Delegation:
 
 @dataclass(frozen=True)
 class Delegations:
-    """What a roster's file holds, by place ascending."""
+    """What a roster's file holds, by client id ascending."""
 
     entries: tuple[Delegation, ...]
 
@@ -61,11 +61,11 @@ def read_roster(text: bytes) -> tuple[Delegation, ...]:
     """Read what `write_roster` wrote, and hold every entry to its identity's signature.
 
     Raises:
-        FedhaError: It is no roster, an entry is not signed by its identity, or two have one place or key.
+        FedhaError: It is no roster, an entry is not signed by its identity, or two have one client id or key.
     """
     entries = unpack(Delegations, text).entries
     if len({one.client_id for one in entries}) < len(entries):
-        raise FedhaError("two sites of the roster have one place; take the file that `fedha deploy` wrote last")
+        raise FedhaError("two sites of the roster have one client id; take the file that `fedha deploy` wrote last")
     identities = Roster({one.client_id: one.identity for one in entries})
     for one in entries:
         said = _statement(one.client_id, one.name, one.identity, one.key)

@@ -95,7 +95,7 @@ class Roster:
     """Everybody's public identity key: what a client believes, whatever the server says.
 
     Attributes:
-        keys: By place, each as `read_public_key` gives it.
+        keys: By client id, each as `read_public_key` gives it.
 
     Raises:
         FedhaError: A key is none, or two places have the same one.
@@ -139,8 +139,8 @@ class Roster:
                 key.verify(signature, statement, _ecdsa(key.curve))
         except InvalidSignature:
             raise FedhaError(
-                f"{what} that should be client {client_id}'s do not carry its signature for this exchange; somebody has "
-                "put others in their place, or the roster's key of that client is an old one"
+                f"{what} that should be client {client_id}'s do not carry its signature for this exchange; somebody "
+                "has put others in their place, or the roster's key of that client is an old one"
             ) from None
 
 

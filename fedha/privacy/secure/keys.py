@@ -24,7 +24,7 @@ def check_roster(session: Session, client_id: int, identity: Identity, roster: R
         )
     if client_id not in session.cohort or roster.keys[client_id] != identity.public:
         raise FedhaError(
-            f"this client is not the client {client_id} of {session.name}'s roster; see that its place and identity key "
+            f"this client is not the client {client_id} of {session.name}'s roster; see that its id and identity key "
             "are those that the others were given"
         )
 
@@ -64,8 +64,8 @@ def check_distinct(session: Session, adverts: tuple[Advert, ...]) -> None:
         for key in (advert.channel_key, advert.mask_key):
             if key in owners:
                 raise FedhaError(
-                    f"clients {owners[key]} and {advert.client_id} have one public key in {session.name}; every key must "
-                    "be fresh, so one of them copies the other's or draws no randomness"
+                    f"clients {owners[key]} and {advert.client_id} have one public key in {session.name}; every key "
+                    "must be fresh, so one of them copies the other's or draws no randomness"
                 )
             owners[key] = advert.client_id
 

@@ -39,7 +39,7 @@ class Advert:
 
 @dataclass(frozen=True)
 class KeyList:
-    """Server to all: everybody's keys, by place ascending."""
+    """Server to all: everybody's keys, by client id ascending."""
 
     session: bytes
     adverts: tuple[Advert, ...]
@@ -51,7 +51,7 @@ class KeyList:
 
     @cached_property
     def by_client_id(self) -> dict[int, Advert]:
-        """The adverts by place."""
+        """The adverts by client id."""
         return {advert.client_id: advert for advert in self.adverts}
 
 
@@ -129,7 +129,7 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class Confirmations:
-    """Server to all that confirmed: enough of the confirmations, by place ascending."""
+    """Server to all that confirmed: enough of the confirmations, by client id ascending."""
 
     session: bytes
     confirmations: tuple[Confirmation, ...]

@@ -11,7 +11,9 @@ from fedha.privacy.secure.session import Session
 
 STEPS = ("advertise", "share", "mask", "confirm", "reveal")
 
-Call = Callable[..., Any]  # call(who, step, *arguments) takes a step of a client (its place) or of the server (None)
+Call = Callable[
+    ..., Any
+]  # call(who, step, *arguments) takes a step of a client (its client id) or of the server (None)
 
 
 def _plainly(who: int | None, step: Callable[..., Any], *arguments: Any) -> Any:
@@ -30,10 +32,10 @@ def run(
 
     Args:
         session: What was agreed on.
-        identities: By place, of the whole cohort.
-        words: By place, encoded.
+        identities: By client id, of the whole cohort.
+        words: By client id, encoded.
         question: What all were asked, as `question.question`; of no importance where one process asks and answers.
-        silent: From which of `STEPS` on a client is not heard any more, by place.
+        silent: From which of `STEPS` on a client is not heard any more, by client id.
         call: Takes each step; to time it, or to look at what is said.
 
     Returns:

@@ -50,8 +50,8 @@ def seal(
         transcript: Digest of the session and everybody's keys.
         private: The dealer's channel key.
         public: The holder's.
-        dealer: Its place.
-        holder: Its place.
+        dealer: Its client id.
+        holder: Its client id.
         shares: Of the seed and of the mask key.
     """
     marks = _marks(transcript, dealer, holder, shares)

@@ -103,7 +103,7 @@ class Aggregation:
         self._progress.heard.add(dealing.client_id)
 
     def close_dealings(self, question: bytes) -> dict[int, Inbox]:
-        """Each client's boxes, by place.
+        """Each client's boxes, by client id.
 
         Args:
             question: What all of them are asked for now: `question.question`.

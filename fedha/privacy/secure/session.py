@@ -135,7 +135,7 @@ def make_session(
         exchange: What is summed.
         cohort: The clients' places, in any order.
         layout: Of the vectors.
-        weights: By place; default: all alike, and 1 together.
+        weights: By client id; default: all alike, and 1 together.
         threshold: Default: `usual_threshold`.
         minimum: The fewest clients whose sum may be learnt.
         degree: Default: the complete graph.

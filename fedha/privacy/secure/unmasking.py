@@ -22,7 +22,7 @@ class MaskedSum:
         session: The session.
         keys: Everybody's.
         context: What the masks are bound to.
-        dealings: By place, of all whose masks may be in the sum.
+        dealings: By client id, of all whose masks may be in the sum.
         survivors: Whose vectors are in it.
     """
 
@@ -98,8 +98,8 @@ def _combine(
     needed, alive = masked.session.share_threshold, client_id in masked.survivors
     if len(shares) < needed:
         raise FedhaError(
-            f"{len(shares)} clients gave shares to take client {client_id}'s masks off {masked.session.name} and {needed} "
-            "must; too many were lost, so the round cannot be summed"
+            f"{len(shares)} clients gave shares to take client {client_id}'s masks off {masked.session.name} and "
+            f"{needed} must; too many were lost, so the round cannot be summed"
         )
     points = tuple(shares)[:needed]
     if points not in known:

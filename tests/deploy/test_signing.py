@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from fedha.config import parse
 from fedha.deploy import change
 from fedha.deploy.party import site_party
-from fedha.deploy.sworn import FILE, known
+from fedha.deploy.signing import FILE, roster_entries
 from fedha.errors import FedhaError
 from fedha.flower.secure_wire import settings_mark
 from fedha.privacy.secure.delegation import Delegation, delegate, read_roster, roster_of, write_roster
@@ -56,18 +56,18 @@ def test_every_site_has_the_roster_and_a_key_that_its_identity_vouches_for(folde
 
 
 def test_a_new_site_is_known_to_all_and_the_others_keep_their_keys(folder: Path) -> None:
-    before = known(folder / FILE)
+    before = roster_entries(folder / FILE)
     change.add_client(folder, "east", LATER, US)
     for name in (*CLIENTS, "east"):
-        after = known(folder / "clients" / name / FILE)
+        after = roster_entries(folder / "clients" / name / FILE)
         assert {place: after[place] for place in before} == before
         assert after[3].name == "east"
 
 
 def test_a_site_with_new_keys_is_known_by_them(folder: Path) -> None:
-    before = known(folder / FILE)
+    before = roster_entries(folder / FILE)
     change.rotate_client(folder, "south", LATER, US)
-    after = known(folder / "clients/north" / FILE)
+    after = roster_entries(folder / "clients/north" / FILE)
     assert {place for place in before if after[place] != before[place]} == {1}
     assert after[1].key == read_identity((folder / "clients/south/secrets/signing.key").read_bytes()).public
     assert (folder / "clients" / "north" / FILE).stat().st_mode & 0o777 == 0o600
@@ -78,7 +78,7 @@ def test_a_federation_from_before_rosters_gets_one_site_after_site(folder: Path)
         path.unlink()
     for name in CLIENTS:
         change.rotate_client(folder, name, LATER, US)
-    assert [one.name for one in known(folder / "clients/west" / FILE).values()] == list(CLIENTS)
+    assert [one.name for one in roster_entries(folder / "clients/west" / FILE).values()] == list(CLIENTS)
 
 
 # --- a roster that is not to be believed ---
@@ -94,7 +94,7 @@ def test_a_roster_is_read_as_it_was_written() -> None:
     assert roster_of(made).keys == {one.client_id: one.key for one in made}
 
 
-@pytest.mark.parametrize("change", [{"key": new_identity().public}, {"place": 7}, {"name": "nord"}])
+@pytest.mark.parametrize("change", [{"key": new_identity().public}, {"client_id": 7}, {"name": "nord"}])
 def test_words_that_the_identity_did_not_sign_are_refused(change: dict[str, object]) -> None:
     first, *rest = entries()
     with pytest.raises(
@@ -105,7 +105,7 @@ def test_words_that_the_identity_did_not_sign_are_refused(change: dict[str, obje
 
 def test_two_sites_in_one_place_are_refused() -> None:
     first, second, third = entries()
-    with pytest.raises(FedhaError, match="two sites of the roster have one place"):
+    with pytest.raises(FedhaError, match="two sites of the roster have one client id"):
         read_roster(write_roster([first, second, replace(third, client_id=0)]))
 
 

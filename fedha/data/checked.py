@@ -17,7 +17,7 @@ from fedha.inputs import each, several
 PARTS = {"train": "train", "held_out": "held-out"}
 
 
-def given_domain(value: object, client_id: int, *, trained: bool = True) -> Domain:
+def checked_domain(value: object, client_id: int, *, trained: bool = True) -> Domain:
     """What a client's function returned, with arrays as tensors and whole numbers as int64 labels.
 
     Args:
