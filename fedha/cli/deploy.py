@@ -103,7 +103,7 @@ def init(
     hosts = [check_host(one) for one in host or []]
     filled = names == DEFAULT_CLIENTS if demo is None else demo
     experiment = shipped_configs()[_DEMO]
-    fill = (lambda office: demonstration.fill(office, names, configs.load(experiment))) if filled else None
+    fill = (lambda folder: demonstration.fill(folder, names, configs.load(experiment))) if filled else None
     user = tree.owner()
     examples = {experiment.name: experiment.read_bytes()}
     record = create(folder, Wanted(names, hosts, port, days), inventory.now(), user, examples, fill)
@@ -146,7 +146,7 @@ def add_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) -> 
 
 @app.command("remove-client")
 def remove_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) -> None:
-    """Remove a site: its key is refused for ever, its place is not given again. What it had is put aside.
+    """Remove a site: its key is refused for ever, its id is not given again. What it had is put aside.
 
     [bold]Example[/bold]
 

@@ -68,7 +68,7 @@ def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]
 
 
 def remove_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]:
-    """Remove a site: its key is refused from the server's next `up` on; its place is nobody's again.
+    """Remove a site: its key is refused from the server's next `up` on; its id is nobody's again.
 
     Its key and its folder, if it is still here, are put aside. Nothing changes where it was removed before.
 

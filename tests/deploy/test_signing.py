@@ -81,6 +81,20 @@ def test_a_federation_from_before_rosters_gets_one_site_after_site(folder: Path)
     assert [one.name for one in roster_entries(folder / "clients/west" / FILE).values()] == list(CLIENTS)
 
 
+EARLIER = (  # as a federation's roster was written before the field was called client_id
+    '["Delegations",{"entries":[{"place":0,"name":"north","identity":{"bytes":'
+    '"MCowBQYDK2VwAyEAY4sSz6/D7FZ9hWTyMS+AX7XUQiiBOtzepcMfcB2SqHA="},"key":{"bytes":'
+    '"MCowBQYDK2VwAyEA0PmfXgaIeRhdtgvK5pfZRmeRTpYJlaiGMAvKemlm2cY="},"signature":{"bytes":'
+    '"nlmIAI1TBvldQrlXZ1shOC7VYEkXtt7YJImaNaSzouZqm2Wos25rGpeND0nbNH8DAaVzouSy0dzVPBASJKUyDw=="}}]}]\n'
+)
+
+
+def test_a_roster_of_an_earlier_version_is_read_and_written_alike() -> None:
+    entries = read_roster(EARLIER.encode())
+    assert [(one.client_id, one.name) for one in entries] == [(0, "north")]
+    assert write_roster(entries) == EARLIER.encode()
+
+
 # --- a roster that is not to be believed ---
 
 
