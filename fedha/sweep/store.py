@@ -13,7 +13,7 @@ from fedha import atomic
 from fedha.config import is_elsewhere
 from fedha.errors import FedhaError, UnwrittenError, brief, listed
 from fedha.jsonfile import parse_json
-from fedha.runs import belongings, runfolder
+from fedha.runs import own_files, runfolder
 from fedha.schema import shown
 from fedha.sweep import summary
 from fedha.sweep.jobs import Job
@@ -76,7 +76,7 @@ class Store:
 
     def failed(self, name: str, why: str) -> None:
         """Keep why a job failed."""
-        belongings.write_json(runfolder.make_folder(self.folder / JOBS / FAILED), f"{name}.json", {"why": why})
+        own_files.write_json(runfolder.make_folder(self.folder / JOBS / FAILED), f"{name}.json", {"why": why})
 
     def succeeded(self, name: str) -> None:
         """Forget an earlier failure."""
@@ -121,15 +121,15 @@ def open_sweep(folder: Path, space: Space, jobs: Sequence[Job]) -> Store:
         _check_same(folder, before["fixed"], fixed)
         known = {one["name"]: one for one in before["jobs"]}
     else:
-        if folder.is_dir() and any(one.name != belongings.MARKER for one in folder.iterdir()):
+        if folder.is_dir() and any(one.name != own_files.MARKER for one in folder.iterdir()):
             raise FedhaError(f"{folder} is not empty and holds no sweep; choose another folder with --out")
         runfolder.make_folder(folder)
         before, known = {}, {}
     fresh = [job for job in jobs if job.name not in known]
     if fresh or not known:
         names = [*(f"{JOBS}/{one.name}/" for one in fresh), f"{JOBS}/{FAILED}/"]
-        belongings.claim(folder, LIST, TABLES, PAGE, f"{CLAIMS}/", f"{JOBS}/")
-        belongings.claim(runfolder.make_folder(folder / JOBS), *(name.removeprefix(f"{JOBS}/") for name in names))
+        own_files.claim(folder, LIST, TABLES, PAGE, f"{CLAIMS}/", f"{JOBS}/")
+        own_files.claim(runfolder.make_folder(folder / JOBS), *(name.removeprefix(f"{JOBS}/") for name in names))
         runfolder.make_folder(folder / CLAIMS)
         told = [*known.values(), *(job.told for job in fresh)]
         atomic.write_json(folder / LIST, {**before, "form": FORM, "fixed": fixed, "jobs": told})
@@ -138,7 +138,7 @@ def open_sweep(folder: Path, space: Space, jobs: Sequence[Job]) -> Store:
 
 def holds_sweep(folder: Path) -> bool:
     """Whether fedha keeps a sweep in this folder."""
-    return (folder / LIST).is_file() and LIST in belongings.owned(folder)
+    return (folder / LIST).is_file() and LIST in own_files.owned(folder)
 
 
 def entries(folder: Path) -> list[Entry]:

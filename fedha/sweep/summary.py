@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedha.jsonfile import parse_json
-from fedha.runs import belongings, runfolder
+from fedha.runs import own_files, runfolder
 from fedha.runs.selection import scores
 
 NAME = "summary.json"
@@ -54,7 +54,7 @@ def summarise(folder: Path, warmup: int) -> dict[str, Any]:
 def write(folder: Path, warmup: int) -> dict[str, Any]:
     """Summarise a run and keep it in the run's folder."""
     found = summarise(folder, warmup)
-    belongings.write_json(folder, NAME, found)
+    own_files.write_json(folder, NAME, found)
     return found
 
 
