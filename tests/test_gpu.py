@@ -15,7 +15,7 @@ from fedha.devices import check_device, to_device, to_host
 from fedha.engine.machine import gpus
 from fedha.errors import FedhaError
 from fedha.models import SplitModel
-from fedha.models.chance import drawing
+from fedha.models.random_layers import drawing
 from fedha.models.split import MixedPrecision
 from fedha.run import execute
 from fedha.runs.listener import Silent

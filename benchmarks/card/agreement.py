@@ -30,7 +30,7 @@ def check(stage: Stage) -> None:
         told(stage, f"rounds one by one, {kind}", lambda d, t: trained(d, t, together=False), dtype)
         told(stage, f"rounds together, {kind}", lambda d, t: trained(d, t, together=True), dtype)
         told(stage, f"local steps, {kind}", local, dtype)
-    # in float64 alone: Adam's first step is each gradient's sign, and float32 has the wrong one of some that are nearly 0
+    # in float64 alone: Adam's first step is each gradient's sign, which rounding turns where it is nearly 0
     told(stage, "steps of the hand-written loop, float64", against_hand, torch.float64, ours_only=True)
     same_twice(stage)
 

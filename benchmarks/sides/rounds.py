@@ -45,12 +45,12 @@ def through_engine(
 
     from fedha.engine.inline import InlineGrid
     from fedha.flower import HessianAlignment
-    from fedha.flower.client import Clients, app_for, simulated
+    from fedha.flower.client import Clients, app_for, seeded_site
 
     clients = Clients(
         lambda context: network(),
         lambda context: sources[int(context.node_config["partition-id"])],
-        site=simulated,
+        site=seeded_site,
         device=device,
     )
     grid = InlineGrid(app_for(clients), len(sources), together=clients if together else None)
@@ -94,9 +94,12 @@ def plain(
 
 def _answers(clients: Sequence[Client], server: Server, asked: Request, *, together: bool) -> list[Reply]:
     """Those of the round's cohort."""
-    drawn = [one for one in clients if one.index in server.shares]
+    drawn = [one for one in clients if one.client_id in server.averaging_weights]
     requests = [
-        replace(asked, share=server.shares[one.index], additive=together, running=server.running) for one in drawn
+        replace(
+            asked, averaging_weight=server.averaging_weights[one.client_id], additive=together, running=server.running
+        )
+        for one in drawn
     ]
     measured = asked.kind == "measure"
     if together:
