@@ -75,6 +75,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_has_a_processor_s_numbers(case: str, data: Path, tmp_path: Path) -> None:
+    if "protect" in CASES[case].get("privacy", {}):
+        pytest.importorskip("dp_accounting", reason='install "fedha[privacy]"')
     card, processor = (
         trained(tmp_path / str(place), data, one, **CASES[case]) for place, one in enumerate((CUDA, "cpu"))
     )
