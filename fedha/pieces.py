@@ -19,7 +19,8 @@ from fedha.models.split import SplitModel, evaluating
 from fedha.models.state import mixing_layers
 from fedha.registry import statistic
 
-BUDGET_BYTES = 256 * 2**20  # of a piece: fixed, since sums are taken piece by piece and their bits depend on it
+# Of a piece on a processor: fixed, since sums are taken piece by piece and their bits depend on it.
+BUDGET_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -191,18 +192,31 @@ def in_pieces(
         return torch.cat([made(start) for start in range(0, max(1, len(examples)), rows)])
 
 
-def rows_at_once(model: SplitModel, form: Form, statistics: Iterable[str], probes: int) -> int:
+def rows_at_once(model: SplitModel, form: Form, statistics: Iterable[str], probes: int, pieces: int = 1) -> int:
     """How many rows go through a model in one piece: as many as the budget holds, and one at least.
 
-    A function of the model and of the recipe alone, so that it is the same on every engine and at every site.
+    On a processor a function of the model and of the recipe alone, so that it is the same on every engine and at every
+    site; on a GPU also of the card's memory.
 
     Args:
         model: Its structure, on the device where it computes.
         form: Of an example's inputs.
         statistics: What is measured, or aligned.
         probes: Sign vectors of the Hutchinson statistics.
+        pieces: Whose memory they may take together.
     """
-    return _rows(model, form, tuple(statistics), probes, BUDGET_BYTES)
+    budget = pieces * budget_bytes(next(model.parameters()).device)
+    return _rows(model, form, tuple(statistics), probes, budget)
+
+
+def budget_bytes(device: torch.device) -> int:
+    """What a piece may take: on a GPU a quarter of the memory that is this process' part of the card, or up to half of
+    that, so that cards that differ by little take the same.
+    """
+    if device.type != "cuda":
+        return BUDGET_BYTES
+    part = torch.cuda.get_device_properties(device).total_memory * torch.cuda.get_per_process_memory_fraction(device)
+    return max(BUDGET_BYTES, 1 << (int(part / 4).bit_length() - 1))
 
 
 @lru_cache(maxsize=16)

@@ -263,11 +263,12 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other if one is None or other is None else torch.equal(one, other)
 
 
-def rows_of_a_piece(client: Holder, request: Request) -> int:
-    """Rows that go through the network at once."""
-    recipe = request.task.recipe
+def rows_of_a_piece(client: Holder, request: Request, pieces: int = 1) -> int:
+    """Rows that go through the network at once; unless `training.chunk` says so, in the memory of so many pieces."""
+    recipe, training = request.task.recipe, request.task.training
     wanted = [term.statistic for term in recipe.terms]
-    return request.task.training.chunk or rows_at_once(client.model, client.domain.train.form, wanted, recipe.probes)
+    form = client.domain.train.form
+    return training.chunk or rows_at_once(client.model, form, wanted, recipe.probes, pieces)
 
 
 def _measured(batch: Batch, names: Sequence[str], around: Circumstances) -> dict[str, Tensor]:

@@ -28,6 +28,10 @@ from fedha.training import (
 
 Named = dict[str, Tensor]
 
+PIECES = (
+    4  # whose memory the clients' joint pass may take: one by one, each would keep a piece from measuring to training
+)
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -83,11 +87,11 @@ class Trained:
 
 
 def serves(clients: Sequence[Holder], request: Request) -> bool:
-    """Whether one pass gives what is asked: all stand at one model, their sum is enough, and it is one piece."""
+    """Whether one pass gives what is asked: all stand at one model, their sum is enough, and it is not too large."""
     if request.task.training.mode != "synchronous" or not request.additive:
         return False
     rows = sum(step_sizes(request.task, len(client.domain.train))[0] for client in clients)
-    return rows <= rows_of_a_piece(clients[0], request)
+    return rows <= rows_of_a_piece(clients[0], request, PIECES)
 
 
 def measure_all(clients: Sequence[Holder], request: Request) -> list[Named]:

@@ -66,7 +66,8 @@ class TrainingConfig(Section):
     chunk: int | None = Field(
         None,
         ge=1,
-        description="examples that go through the network in one piece; default: by the model, within 256 MiB",
+        description="examples that go through the network in one piece; default: by the model, within 256 MiB; on a "
+        "GPU within an eighth to a quarter of its memory",
     )
     local: LocalConfig = LocalConfig()
 
