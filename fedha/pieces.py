@@ -215,7 +215,8 @@ def budget_bytes(device: torch.device) -> int:
     """
     if device.type != "cuda":
         return BUDGET_BYTES
-    part = torch.cuda.get_device_properties(device).total_memory * torch.cuda.get_per_process_memory_fraction(device)
+    share = torch.cuda.get_per_process_memory_fraction(device.index)  # which refuses a device without a number
+    part = share * torch.cuda.get_device_properties(device).total_memory
     return max(BUDGET_BYTES, 1 << (int(part / 4).bit_length() - 1))
 
 
