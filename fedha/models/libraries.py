@@ -52,13 +52,10 @@ def timm_preprocessing(architecture: str) -> Preprocessing:
     found = timm.models.get_pretrained_cfg(architecture)
     config = {} if found is None else found.to_dict()
     size = (config.get("input_size") or (3, 224, 224))[1]
-    mean, std = (
-        config.get("mean") or timm.data.IMAGENET_DEFAULT_MEAN,
-        config.get("std") or timm.data.IMAGENET_DEFAULT_STD,
-    )
-    how = config.get("interpolation")
-    smooth = how if how in ("nearest", "bilinear") else "bicubic"
-    return Preprocessing(size, tuple(mean), tuple(std), smooth, bool(config.get("fixed_input_size")))
+    mean = config.get("mean") or timm.data.IMAGENET_DEFAULT_MEAN
+    std = config.get("std") or timm.data.IMAGENET_DEFAULT_STD
+    how = _interpolation(str(config.get("interpolation")))
+    return Preprocessing(size, tuple(mean), tuple(std), how, bool(config.get("fixed_input_size")))
 
 
 def torchvision_preprocessing(architecture: str) -> Preprocessing:
@@ -72,7 +69,7 @@ def torchvision_preprocessing(architecture: str) -> Preprocessing:
     return Preprocessing(wanted.crop_size[0], tuple(wanted.mean), tuple(wanted.std), how, fixed)
 
 
-def _interpolation(name: str | None) -> Interpolation:
+def _interpolation(name: str) -> Interpolation:
     """As torch has it; timm's "random" and what torch cannot do are bicubic."""
     return "nearest" if name == "nearest" else "bilinear" if name == "bilinear" else "bicubic"
 

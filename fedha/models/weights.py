@@ -151,7 +151,7 @@ def _is_below(name: str, layers: Sequence[str]) -> bool:
 def _told(
     path: Path, taken: Named, own: Named, missing: Sequence[str], strange: Sequence[str], classifier: Sequence[str]
 ) -> str:
-    used = sum(name in taken for name in own)
+    used = sum(name in taken for name in own if not name.endswith(_COUNTER))
     lack = f"{len(missing)} missing and drawn anew ({listed(missing, _FEW)})" if missing else "none missing"
     head = [name for name in taken if name not in own and _is_below(name, classifier)]
     left = [
