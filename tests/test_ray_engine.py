@@ -44,6 +44,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "model": {"name": "tests.models_of_others:normed", "freeze": True},
         "training": {**LOCAL, "clients_per_round": 0.5},
     },
+    "a network of timm's, a part frozen": {
+        "model": {"name": "timm", "architecture": "test_resnet", "weights": "none", "frozen": "layer1", "drop": 0.1},
+        "training": {"batch_size": 8},
+    },
     "each client its own batch norm": {
         "model": {"name": "tests.models_of_others:normed", "batch_norm": "local"},
         "training": LOCAL,
@@ -80,6 +84,7 @@ def model(folder: Path) -> bytes:
         "coral, local steps of some clients",
         "attention with dropout",
         "a frozen body with batch norm",
+        pytest.param("a network of timm's, a part frozen", marks=pytest.mark.slow),
         "each client its own batch norm",
         "scaffold, local steps of some clients",
     ],

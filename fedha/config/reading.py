@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from fedha import plugins
 from fedha.config.data import DataConfig, keys_of
 from fedha.config.experiment import Config
 from fedha.config.model import ModelConfig, reads
@@ -46,7 +47,12 @@ def located(config: Config) -> Config:
     """
     paths = {"root": config.data.root, "cache": config.data.cache}
     whole = {key: expanded(path, f"data.{key}").absolute() for key, path in paths.items() if path is not None}
-    return config.model_copy(update={"data": config.data.model_copy(update=whole)}) if whole else config
+    changed: dict[str, Any] = {"data": config.data.model_copy(update=whole)} if whole else {}
+    weights = config.model.options.get("weights")
+    if config.model.name in plugins.BUILT_IN[plugins.MODELS] and weights not in (None, "pretrained", "none"):
+        file = str(expanded(Path(str(weights)), "model.weights").absolute())
+        changed["model"] = config.model.model_copy(update={"options": {**config.model.options, "weights": file}})
+    return config.model_copy(update=changed) if changed else config
 
 
 def expanded(path: Path, key: str = "data.root") -> Path:

@@ -230,7 +230,9 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
         log(WARNING, "%s", note)
 
     def model(context: Context) -> SplitModel:
-        return build(config.model, domain.train.shape, data.class_count(config.data), config.seed[0])
+        # the server's weights are what counts; a site opens no file, and fetches none, because a server says so
+        classes = data.class_count(config.data)
+        return build(config.model, domain.train.shape, classes, config.seed[0], bare=True)
 
     def load(context: Context) -> Domain:
         return domain

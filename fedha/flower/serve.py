@@ -180,7 +180,7 @@ def _serve(
     shown(strategy)
     recipe = strategy.task.recipe
     idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
-    setting = replace(setting, remarks=(*config.model.unread, *idle))
+    setting = replace(setting, remarks=(*config.model.unread, *model.remarks, *idle))
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()

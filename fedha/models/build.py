@@ -18,7 +18,7 @@ from fedha.objects import NAME, get_object
 from fedha.randomness import generator
 
 
-def build(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> SplitModel:
+def build(config: ModelConfig, input_shape: Any, classes: int, seed: int, *, bare: bool = False) -> SplitModel:
     """Make the network a config describes, initialised from the seed alone.
 
     Args:
@@ -27,11 +27,14 @@ def build(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> Spl
         input_shape: Shape of one input; of several, a tuple of shapes or shapes by name.
         classes: C, the number of classes.
         seed: The run's seed.
+        bare: Whether its state comes from elsewhere, a finished run or a server: then no weights are read or fetched.
 
     Raises:
         FedhaError: The model does not fit the data, or what the function makes is no `SplitModel`.
     """
     if is_own(plugins.place(plugins.MODELS, config.name)) or config.name == NAME:
+        if bare and config.name in plugins.BUILT_IN[plugins.MODELS]:
+            config = config.model_copy(update={"options": {**config.options, "weights": "none"}})
         return _own(config, input_shape if nested(input_shape) else tuple(input_shape), classes, seed)
     if nested(input_shape):
         raise FedhaError(

@@ -28,6 +28,7 @@ class SplitModel(nn.Module):
             mode whatever `train` says, weight and bias are trained as others are. averaged: training uses each batch's
             own and moves them, the server averages them. local: likewise, but they and the layers' weight and bias
             stay with each client (FedBN, Li et al., ICLR 2021); the server's model has their mean.
+        remarks: What whoever trains it should know of how it was made, a sentence each.
     """
 
     def __init__(self, featurizer: nn.Module, head: nn.Module, *, batch_norm: BatchNorm = "frozen") -> None:
@@ -36,6 +37,7 @@ class SplitModel(nn.Module):
             check_argument("SplitModel", name, part, nn.Module, "an nn.Module")
         self.featurizer = featurizer
         self.head = head
+        self.remarks: tuple[str, ...] = ()
         self._held: list[nn.Module] = []  # layers that were in training mode before they were put out of it
         self._refuse_shared()
         self.set_batch_norm(batch_norm)
