@@ -20,10 +20,11 @@ from fedha.data.examples import Draws
 from fedha.data.images.decode import Square, squared
 from fedha.data.images.tree import shown
 from fedha.errors import FedhaError, brief
-from fedha.named import find, invoke
+from fedha.named import arguments, find, invoke
 from fedha.randomness import generator
 
 NONE = "none"
+GENERATOR = "generator"  # the parameter of a transform that is handed what it draws from
 BUILT_IN: Mapping[str, str] = {"domainbed": "fedha.data.images.domainbed:augmentation"}
 
 
@@ -156,8 +157,9 @@ def _transform(wanted: Augmentation) -> _Transform:
     place = BUILT_IN.get(wanted.name) or plugins.place(plugins.TRANSFORMS, wanted.name)
     function, options = find("data.augment", place), json.loads(wanted.options)
     offered = {"size": wanted.square.size, "channels": wanted.square.channels}
-    if _takes_image(function, {*options, *offered}):
-        apply = partial(function, **options)
+    if later := _given_later(function, {*options, *offered}):
+        given = arguments("data.augment", wanted.name, function, options, offered, later)
+        apply: Any = partial(_with_image, function, given, later[0])
     else:
         apply = invoke("data.augment", wanted.name, function, options, offered)
     if not callable(apply):
@@ -165,17 +167,27 @@ def _transform(wanted: Augmentation) -> _Transform:
             f"data.augment is {wanted.name!r}, which makes a {type(apply).__name__}; let it return a function of an "
             "image, or be one"
         )
-    return _Transform(apply, "generator" in _parameters(apply))
+    return _Transform(apply, GENERATOR in (later or _parameters(apply)))
 
 
-def _takes_image(function: Callable[..., Any], given: set[str]) -> bool:
-    """Whether a function has one more argument than is given: then that is the image, and it is the transform."""
+def _with_image(
+    function: Callable[..., Any], given: Mapping[str, Any], name: str, image: Image.Image, **more: Any
+) -> Any:
+    return function(**given, **{name: image}, **more)
+
+
+def _given_later(function: Callable[..., Any], given: set[str]) -> list[str]:
+    """A transform's parameters for the image and the generator; none of what makes a transform.
+
+    A function that needs one more argument than is given is the transform itself, and that one is the image.
+    """
     if inspect.isclass(function):
-        return False
-    needed = [one for one in _parameters(function).values() if one.default is inspect.Parameter.empty]
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    left = [one for one in needed if one.kind in kinds and one.name not in given | {"generator"}]
-    return len(left) == 1
+        return []
+    parameters = _parameters(function)
+    usual = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind in usual]
+    left = [name for name in needed if name not in given | {GENERATOR}]
+    return [*left, *(name for name in parameters if name == GENERATOR)] if len(left) == 1 else []
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
