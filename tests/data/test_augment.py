@@ -156,10 +156,10 @@ def test_an_image_that_is_broken_is_named_as_such(root: Path) -> None:
 
 def test_protected_examples_are_not_changed_by_their_place(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
-        "data: {name: folder, root: x, target: y, augment: domainbed}\nprivacy: {protect: examples, noise_multiplier: 1}\n"
-        "training: {mode: local}\n"
+        "data: {name: folder, root: x, target: y, augment: domainbed}\ntraining: {mode: local}\n"
+        "privacy: {protect: examples, noise_multiplier: 1}\n"
     )
-    with pytest.raises(FedhaError, match="privacy.protect: examples does not allow"):
+    with pytest.raises(FedhaError, match=r"privacy.protect: examples does not allow"):
         load_config(tmp_path / "c.yaml")
 
 
