@@ -315,7 +315,7 @@ def test_a_broken_image_is_an_error_that_names_it_or_is_counted(
     cache = tmp_path / "cache"
     with pytest.raises(FedhaError, match=rf"cannot use the image {spoilt}"):
         mine(root, cache=cache)
-    assert not list(cache.glob("*art*"))
+    assert not [one for one in cache.glob("*art*") if one.suffix != ".lock"]
     for more in ({}, {"cache": cache}, {"cache": cache}):
         domains = mine(root, on_broken="skip", **more)
         assert sum(map(len, parts(domains))) == 29

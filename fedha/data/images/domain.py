@@ -18,6 +18,7 @@ from fedha.data.images.source import Images
 from fedha.data.images.tree import Folder, shown
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError, listed
+from fedha.progress import Progress
 
 USUAL_SIZE = 32
 _FEW = 3  # files that are named
@@ -118,6 +119,8 @@ def _inputs(files: ImageFiles, config: DataConfig, *, trained: bool) -> tuple[Im
         return Images(files, kept, change), broken
     broken = {}
     if skip and len(files):  # which rows there are must be known before they are divided
-        for _ in blocks(files, broken):
-            pass
+        progress = Progress(f"looking for broken images in {files.folder.name}", len(files), "images")
+        for block in blocks(files, broken):
+            progress.add(len(block))
+        progress.end()
     return Images(files, None, change), broken
