@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from fedha.models.split import SplitModel, evaluating
 from fedha.models.state import mixing_layers
 from fedha.registry import statistic
 
+Item = TypeVar("Item")
 # Of a piece on a processor: fixed, since sums are taken piece by piece and their bits depend on it.
 BUDGET_BYTES = 256 * 2**20
 
@@ -88,7 +90,7 @@ class Batch:
 
     def pieces(self) -> Iterator[Seen]:
         """Piece by piece, each computed when it is asked for, with a graph of its own."""
-        yield from (self._look(place, rows) for place, rows in enumerate(self._cut()))
+        yield from (self._look(place, rows) for place, rows in enumerate(self._coming()))
 
     def measured(self) -> Iterator[Seen]:
         """Piece by piece without a graph; where all features together are no more than a piece, computed once."""
@@ -97,7 +99,7 @@ class Batch:
             yield Seen(self._view(0), live.features.detach(), live.labels, 1.0)
             return
         known, fresh = self._features, []
-        for place, rows in enumerate(self._cut()):
+        for place, rows in enumerate(self._cut() if known else self._coming()):
             if known:
                 labels = self.examples.labels[rows]
                 yield Seen(self._view(place), known[place], labels, len(labels) / self.size)
@@ -117,6 +119,13 @@ class Batch:
             return
         yield from (slice(start, start + self.most) for start in range(0, self.size, self.most))
 
+    def _coming(self) -> Iterator[Tensor | slice]:
+        """As `_cut`; a source that makes its inputs begins with the next piece's while one is computed."""
+        for rows, after in with_next(self._cut()):
+            if after is not None:
+                self.examples.expect(after, self.draws)
+            yield rows
+
     def _look(self, place: int, rows: Tensor | slice) -> Seen:
         view, own = self._view(place), self.parameters | {name: value.clone() for name, value in self.running.items()}
         inputs, labels = self.examples.take(rows, self.draws), self.examples.labels[rows]
@@ -132,6 +141,16 @@ class Batch:
         if self.draw_key is None or not getattr(random_parts(self.model, self.examples.form), part):
             return None
         return (*self.draw_key, place, part)
+
+
+def with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
+    """Each item with the one after it; None after the last."""
+    left = iter(items)
+    for one in left:
+        for after in left:
+            yield one, after
+            one = after
+        yield one, None
 
 
 def refuse_pieces(model: nn.Module, size: int, most: int) -> None:
@@ -181,6 +200,8 @@ def in_pieces(
 
     def made(start: int) -> Tensor:
         inputs = examples.take(slice(start, start + rows))
+        if start + rows < len(examples):
+            examples.expect(slice(start + rows, start + 2 * rows))
         by_place, by_name = ((inputs,), {}) if module is model else arguments(inputs)
         found: Tensor = functional_call(module, dict(parameters), by_place, by_name)
         return found

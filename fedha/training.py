@@ -24,7 +24,7 @@ from fedha.models.state import LOCAL, RUNNING
 from fedha.numerics import take_step
 from fedha.objective import Objective, descend
 from fedha.penalty import active_terms
-from fedha.pieces import Batch, in_pieces, rows_at_once
+from fedha.pieces import Batch, in_pieces, rows_at_once, with_next
 from fedha.recipes import Recipe
 from fedha.reference import moving_average
 from fedha.rules import applied
@@ -43,6 +43,7 @@ class Holder(Protocol):
     model: SplitModel
     state: ClientState
     last_pass: object
+    stays: bool
 
     def reply(
         self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
@@ -160,7 +161,10 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     rules, seen = request.task.rules, list[dict[str, float]]()
     own = applied.client_start(rules, client.state.rule, request.parameters)
     correct = applied.correction(rules, request.parameters, request.sent, own)
-    for step, rows in enumerate(minibatches(request, len(client.domain.train), client.client_id), 1):
+    batches = with_next(minibatches(request, len(client.domain.train), client.client_id))
+    for step, (rows, after) in enumerate(batches, 1):
+        if after is not None:
+            client.domain.train.expect(after[: start.most], start.draws)
         draw_key = _draw_key(client, request, step)
         batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, draw_key=draw_key)
         gradient, metrics = descend(batch, objective)
@@ -239,7 +243,28 @@ def _measured_batch(client: Holder, request: Request) -> Batch:
     draws = (request.task.seed, request.round, client.client_id)
     fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, draw_key)
     client.last_pass = fresh
+    expect_next(client, request, most)
     return fresh
+
+
+def expect_next(client: Holder, request: Request, most: int) -> None:
+    """Let the data begin with what the next round takes first, while this one is computed.
+
+    Args:
+        client: Of a process that will answer again.
+        request: Of this round.
+        most: Rows that go through the network at once.
+    """
+    task, train = request.task, client.domain.train
+    surely = task.training.clients_per_round is None and request.round < task.training.rounds
+    if not client.stays or not surely or train.in_memory or task.privacy.protect == "examples":
+        return
+    later = replace(request, round=request.round + 1)
+    measures = task.training.mode == "synchronous" or looks_at_start(later)
+    first = measured_rows if measures else lambda *given: next(minibatches(*given))
+    rows = first(later, len(train), client.client_id)
+    draws = (task.seed, later.round, client.client_id)
+    train.expect(slice(most) if rows is None else rows[:most], draws)
 
 
 def _at_request(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

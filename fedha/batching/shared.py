@@ -21,6 +21,7 @@ from fedha.training import (
     Holder,
     average_offsets,
     circumstances,
+    expect_next,
     known_at_start,
     objective_of,
     rows_of_a_piece,
@@ -183,6 +184,8 @@ def _computed(clients: Sequence[Holder], request: Request, client_ids: tuple[int
         rows = measured_rows(request, len(client.domain.train), client.client_id)
         inputs.append(client.domain.train.take(rows, (request.task.seed, request.round, client.client_id)))
         labels.append(client.domain.train.labels[slice(None) if rows is None else rows])
+    for client in clients:
+        expect_next(client, request, len(client.domain.train))
     view = view_head(model, parameters)
     own = {name.removeprefix("featurizer."): v for name, v in parameters.items() if name.startswith("featurizer.")}
     features = view.prepare(functional_call(model.featurizer, own, *arguments(joined(inputs))))

@@ -99,6 +99,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _images_fit_privacy(self) -> "Config":
+        if self.privacy.protect == "examples" and self.data.augment != "none":
+            raise ValueError(
+                "data.augment changes an image by its place among the others, which privacy.protect: examples does not "
+                "allow: what one example sends must not depend on another; set data.augment: none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sums_fit_recipe(self) -> "Config":
         if not self.privacy.secure_aggregation:
             return self

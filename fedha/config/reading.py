@@ -45,7 +45,9 @@ def located(config: Config) -> Config:
     Raises:
         FedhaError: A ``~name`` is nobody's.
     """
-    paths = {"root": config.data.root, "cache": config.data.cache}
+    paths = {key: getattr(config.data, key) for key in ("root", "manifest", "cache")}
+    if config.data.root and config.data.manifest and (config.data.root / config.data.manifest).is_file():
+        del paths["manifest"]  # it is found there
     whole = {key: expanded(path, f"data.{key}").absolute() for key, path in paths.items() if path is not None}
     changed: dict[str, Any] = {"data": config.data.model_copy(update=whole)} if whole else {}
     weights = config.model.options.get("weights")
