@@ -50,7 +50,7 @@ class ModelConfig(Section):
         if is_own(plugins.place(plugins.MODELS, self.name)) or self.name == "objects":
             return self
         if self.name not in known:
-            known = (*known, *plugins.installed(plugins.MODELS))
+            known = (*known, *plugins.known(plugins.MODELS))
             own = "or name your own function as package.module:function"
             raise ValueError(f"there is no network {self.name!r}{nearest(self.name, known)}; {own}")
         if self.batch_norm is not None:

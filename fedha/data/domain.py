@@ -11,7 +11,18 @@ from fedha.data.examples import Examples, rows_of
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 
-__all__ = ["Domain", "DomainSet", "Examples", "choose_sources", "held_sources", "nth", "own_source", "split", "unseen"]
+__all__ = [
+    "Domain",
+    "DomainSet",
+    "Examples",
+    "check_unseen",
+    "choose_sources",
+    "held_sources",
+    "nth",
+    "own_source",
+    "split",
+    "unseen",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,8 @@ class DomainSet:
         classes: Number of classes, C >= 2.
         description: One line for the report: what the data are and where they come from.
         notes: What was left out, passed over or is missing, a sentence each.
+        released: What every source had to give so that these could be made of all of them, such as sums of its
+            columns: no account of privacy knows of it.
     """
 
     sources: tuple[Domain, ...]
@@ -55,6 +68,7 @@ class DomainSet:
     classes: int
     description: str
     notes: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> Any:
@@ -145,6 +159,24 @@ def choose_sources(
     if len(set(sources)) < len(sources):
         raise FedhaError(f"data.sources is {', '.join(sources)}; name every domain once")
     return list(sources)
+
+
+def check_unseen(known: Sequence[str], target: str | Sequence[str] | None) -> list[str]:
+    """The unseen domains that a config names, at least one.
+
+    Args:
+        known: Every domain that there is.
+        target: One, or several.
+
+    Raises:
+        FedhaError: None is named, or one is no domain; names the nearest that is.
+    """
+    targets = [target] if isinstance(target, str) else list(target or [])
+    if not targets:
+        raise FedhaError(f"data.target is not set; name the unseen domain, one of {', '.join(known)}")
+    for name in targets:
+        choose_sources(known, None, name)
+    return targets
 
 
 def own_source(sources: Sequence[str], place: int, root: Path, *files: str) -> str:
