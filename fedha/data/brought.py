@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -38,7 +39,7 @@ def domain_set(brought: Sequence[object], targets: Sequence[str], classes: int |
         if name not in names:
             raise FedhaError(f"target names {name!r}, which is no domain; the domains are {', '.join(names)}")
     sources = tuple(one for one in given if one.name not in targets)
-    unseen_ones = tuple(unseen(name, _whole(given[names.index(name)])) for name in targets)
+    unseen_ones = tuple(_unseen(given[names.index(name)]) for name in targets)
     labels = {one.name: torch.cat([one.train.labels, one.held_out.labels]) for one in (*sources, *unseen_ones)}
     sizes = ", ".join(f"{one.name} {len(one.train)}" for one in sources)
     description = f"{told}: {sizes} examples" + (f", unseen {', '.join(targets)}" if targets else "")
@@ -49,6 +50,10 @@ def domain_set(brought: Sequence[object], targets: Sequence[str], classes: int |
 def digest(domains: DomainSet) -> str:
     """A digest of every number of the domains, by which they are known again."""
     return digest_of(_parts(domains))
+
+
+def _unseen(domain: Domain) -> Domain:
+    return replace(unseen(domain.name, _whole(domain)), notes=domain.notes)
 
 
 def _whole(domain: Domain) -> Examples:

@@ -90,13 +90,14 @@ def _one_hot(
     return made
 
 
-def strange_categories(sheet: Sheet, columns: Mapping[str, ColumnStatistics]) -> list[str]:
-    """Where a target has categories that no source has, a sentence a column: all of that column's inputs are 0."""
+def strange_categories(sheet: Sheet, rows: NDArray[numpy.int64], columns: Mapping[str, ColumnStatistics]) -> list[str]:
+    """Where a target's rows have categories that no source has, a sentence a column: all of its inputs are 0."""
     told = []
     for name, one in columns.items():
         if one.categories is None:
             continue
-        cells = [cell for cell in sheet.columns[name].texts or [] if cell is not None and cell not in one.categories]
+        texts = sheet.columns[name].texts or []
+        cells = [cell for row in rows.tolist() if (cell := texts[row]) is not None and cell not in one.categories]
         if cells:
             told.append(
                 f"{len(cells)} rows have a {name!r} that no source has, such as {cells[0][:40]!r}: its inputs are 0"

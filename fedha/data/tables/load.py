@@ -157,7 +157,11 @@ def domain_of(rows: Rows, divided: Divided, encoding: Encoding, *, is_source: bo
     """
     inputs = torch.from_numpy(encoding.inputs(rows.sheet, rows.rows, trained=is_source))
     whole = Examples(inputs, divided.labels, divided.groups).counted()
-    notes = () if quiet else (*rows.notes, *_gaps(rows, encoding), *strange_categories(rows.sheet, encoding.columns))
+    notes = (
+        ()
+        if quiet
+        else (*rows.notes, *_gaps(rows, encoding), *strange_categories(rows.sheet, rows.rows, encoding.columns))
+    )
     return Domain(rows.name, whole.select(divided.train), whole.select(divided.held_out), notes=notes)
 
 
