@@ -27,7 +27,7 @@ from fedha.config import TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.engine.inline import InlineGrid
 from fedha.flower import HessianAlignment
-from fedha.flower.client import Clients, app_for, simulated
+from fedha.flower.client import Clients, app_for, seeded_site
 from fedha.models import SplitModel
 from fedha.recipes import RECIPES
 
@@ -128,7 +128,7 @@ def rounds(name: str, recipe: str, *, together: bool) -> Iterator[None]:
     """One round of fedha's each time, through the inline engine."""
     model, sources = network(name), domains(name)
     clients = Clients(
-        lambda context: network(name), lambda context: sources[context.node_config["partition-id"]], site=simulated
+        lambda context: network(name), lambda context: sources[context.node_config["partition-id"]], site=seeded_site
     )
     grid = InlineGrid(app_for(clients), DOMAINS, together=clients if together else None)
     training = TrainingConfig(rounds=10**9, optimizer="adam", learning_rate=RATE, batch_size=ROWS)

@@ -115,7 +115,7 @@ def table(
         known = from_sources([(parts[name], divided[name]) for name in trained], columns, needs)
     encoding = Encoding(known, impute, indicator, standardise)
     made = tuple(
-        domain_of(one, divided[name], encoding, is_source=name not in unseen, quiet=cut.covered)
+        domain_of(one, divided[name], encoding, is_source=name not in unseen, quiet=cut.protected)
         for name, one in parts.items()
     )
     released = () if statistics is not None else needs.told(kinds)
