@@ -112,7 +112,7 @@ def _as_meant(kind: Any, value: Any) -> Any:
 def _is_mixed(kind: Any) -> bool:
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
-        return False
+        return not all(isinstance(one, str) for one in arguments)
     choices = {typing.get_args(one)[0] if typing.get_origin(one) is typing.Annotated else one for one in arguments}
     either = typing.get_origin(kind) in (typing.Union, types.UnionType)
     return (either and str in choices and bool(choices & {int, float, bool})) or any(map(_is_mixed, arguments))

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fedha.data import digits
 from fedha.data.about import about
-from fedha.data.domain import DomainSet, Examples, check_unseen, split
+from fedha.data.domain import DomainSet, Examples, split
 from fedha.data.sides import Cut
+from fedha.data.wanted import check_unseen
 from fedha.errors import FedhaError
 from fedha.randomness import generator
 

@@ -15,7 +15,6 @@ __all__ = [
     "Domain",
     "DomainSet",
     "Examples",
-    "check_unseen",
     "choose_sources",
     "held_sources",
     "nth",
@@ -159,24 +158,6 @@ def choose_sources(
     if len(set(sources)) < len(sources):
         raise FedhaError(f"data.sources is {', '.join(sources)}; name every domain once")
     return list(sources)
-
-
-def check_unseen(known: Sequence[str], target: str | Sequence[str] | None) -> list[str]:
-    """The unseen domains that a config names, at least one.
-
-    Args:
-        known: Every domain that there is.
-        target: One, or several.
-
-    Raises:
-        FedhaError: None is named, or one is no domain; names the nearest that is.
-    """
-    targets = [target] if isinstance(target, str) else list(target or [])
-    if not targets:
-        raise FedhaError(f"data.target is not set; name the unseen domain, one of {', '.join(known)}")
-    for name in targets:
-        choose_sources(known, None, name)
-    return targets
 
 
 def own_source(sources: Sequence[str], client_id: int, root: Path, *files: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedha.data.checked import checked_domain
 from fedha.data.domain import Domain, DomainSet, unseen
-from fedha.data.examples import Examples, joined
+from fedha.data.examples import Chosen, Examples, joined
 from fedha.data.labels import count_classes
 from fedha.errors import FedhaError
 from fedha.inputs import Form, several
@@ -80,6 +80,7 @@ def _twice(domains: Sequence[Domain]) -> list[str]:
         for one in domains
         for title, part in (("train", one.train), ("held-out", one.held_out))
     }
+    parts = {name: part for name, part in parts.items() if not _is_costly(part)}
     large = [name for name, part in parts.items() if len(part) * Form.like(part.inputs).bytes > _LOOKED_AT]
     rows = {name: _rows(part) for name, part in parts.items() if name not in large}
     notes, names = [], list(rows)
@@ -90,6 +91,12 @@ def _twice(domains: Sequence[Domain]) -> list[str]:
     if large:
         notes.append(f"{', '.join(large)}: too large to look for rows that are also in another part")
     return notes
+
+
+def _is_costly(examples: Examples) -> bool:
+    """Whether some inputs must be made one by one, such as images that are decoded: `fedha data check` looks at them."""
+    kept = (one.source if isinstance(one, Chosen) else one for one in several(examples.inputs).values())
+    return any(getattr(one, "costly", False) for one in kept)
 
 
 def _rows(examples: Examples) -> set[bytes]:

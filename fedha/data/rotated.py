@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fedha.data import digits, mnist
 from fedha.data.about import about
-from fedha.data.domain import Domain, DomainSet, Examples, check_unseen, split
+from fedha.data.domain import Domain, DomainSet, Examples, split
 from fedha.data.idx import read
 from fedha.data.sides import Cut
+from fedha.data.wanted import check_unseen
 from fedha.errors import FedhaError
 from fedha.randomness import generator
 

@@ -13,8 +13,6 @@ from fedha.data.rotated import turned
 from fedha.errors import FedhaError
 from fedha.randomness import generator
 
-MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
-
 
 def config(**section: object) -> DataConfig:
     return parse({"data": {"name": "rotated_digits", "target": "75", **section}}).data
@@ -94,9 +92,8 @@ def test_mnist_needs_its_files(tmp_path: Path) -> None:
         data.load(config(**section, root=str(tmp_path)), 0)
 
 
-@pytest.mark.skipif(not MNIST.is_dir(), reason=f"needs MNIST in {MNIST}")
-def test_rotated_mnist_shuffles_both_parts_together() -> None:
-    found = data.load(config(name="rotated_mnist", root=str(MNIST), images="600", held_out="0.5"), 0)
+def test_rotated_mnist_shuffles_both_parts_together(shared_data: Path) -> None:
+    found = data.load(config(name="rotated_mnist", root=str(shared_data / "mnist"), images="600", held_out="0.5"), 0)
     assert [len(one.train) for one in found.sources] == [50] * 5
     assert found.input_shape == (1, 28, 28)
     assert len(found.targets[0].held_out) == 100

@@ -1,6 +1,5 @@
 """The data set `table`: files and columns in, domains out."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,12 +8,14 @@ import torch
 from pydantic import Field
 
 from fedha.data.about import about
-from fedha.data.domain import Domain, DomainSet, Examples, check_unseen, choose_sources
+from fedha.data.class_names import check_alone, classes_of
+from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.sides import Cut
 from fedha.data.tables.encode import Encoding, Impute, strange_categories
 from fedha.data.tables.reading import Reading
-from fedha.data.tables.roles import Divided, Roles, Rows, check_cells, classes_of, kinds_of, sides_of
+from fedha.data.tables.roles import Divided, Roles, Rows, check_cells, kinds_of, sides_of
 from fedha.data.tables.statistics import ColumnStatistics, Needs, check_declared, from_sources
+from fedha.data.wanted import wanted
 from fedha.errors import FedhaError, listed
 
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
@@ -96,9 +97,10 @@ def table(
     columns = reading.features(parts, trained, asked)
     kinds = kinds_of([parts[name].sheet for name in trained], columns, declared)
     parts = {name: replace(one, sheet=check_cells(one.sheet, kinds)) for name, one in parts.items()}
-    if alone and class_names is None and classes is None:
-        raise FedhaError("data.class_names is not set; a site sees its own labels alone, so the config must name them")
-    names = classes_of(list(parts.values()), class_names, classes)
+    if alone:
+        check_alone(class_names, classes)
+    labels = {name: one.labels for name, one in parts.items()}
+    names = classes_of(labels, class_names, classes, lambda name, row: parts[name].where(row))
     divided = {
         name: sides_of(one, roles, names, columns, None if name in unseen else cut) for name, one in parts.items()
     }
@@ -122,27 +124,6 @@ def table(
     gave = f", after each source gave {'; '.join(released)}" if released else ""
     told = f"tables from {root}: {len(columns)} columns as {len(encoding.names)} inputs{gave}, {len(names)} classes"
     return DomainSet(made, (), len(names), told, tuple(notes), released)
-
-
-def wanted(known: Sequence[str], sources: Sequence[str] | None, unseen: Sequence[str], *, alone: bool) -> list[str]:
-    """The domains that are read, sources first.
-
-    Args:
-        known: Those that are there.
-        sources: As the config names them; None: all but the unseen ones.
-        unseen: The targets.
-        alone: Whether the others' need not be there.
-
-    Raises:
-        FedhaError: A name that is none, or none is left.
-    """
-    if alone:
-        found = [name for name in known if sources is None or name in sources or name in unseen]
-        if not found:
-            raise FedhaError(f"none of the run's domains is here, only {listed(known)}; put the site's own here")
-        return found
-    check_unseen(known, unseen)
-    return [*(name for name in choose_sources(known, sources, unseen[0]) if name not in unseen), *unseen]
 
 
 def domain_of(rows: Rows, divided: Divided, encoding: Encoding, *, is_source: bool, quiet: bool) -> Domain:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedha.data.class_names import plain
 from fedha.data.sides import Cut
 from fedha.data.tables.sheet import Column, Sheet
 from fedha.errors import FedhaError, listed
@@ -112,6 +113,10 @@ class Rows:
     labels: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
+    def where(self, place: int) -> str:
+        """One of them as errors call it."""
+        return self.sheet.where(int(self.rows[place]))
+
     def groups(self, column: str | None) -> Tensor | None:
         """A number for each row's group, that depends on nothing but the group's name.
 
@@ -176,50 +181,7 @@ def labelled(name: str, sheet: Sheet, rows: NDArray[numpy.int64], label: str, *,
     if not len(kept):
         raise FedhaError(f"domain {name!r} has no row with a label in {sheet.path}; fill it, or remove the file")
     notes = (f"{len(gone)} of {len(rows)} rows have no label and are left out",) if gone else ()
-    return Rows(name, sheet, kept, [_plain(str(texts[row])) for row in kept.tolist()], notes)
-
-
-def _plain(label: str) -> str:
-    """A label as it is known: whole numbers alike, however they are written, such as 1 and 1.0."""
-    try:
-        value = float(label)
-    except ValueError:
-        return label
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 and "_" not in label else label
-
-
-def classes_of(domains: Sequence[Rows], declared: Sequence[str] | None, classes: int | None) -> list[str]:
-    """The classes in the order of their labels.
-
-    Args:
-        domains: Whose labels are looked at where nothing is declared.
-        declared: As the config names them.
-        classes: How many there are, where the labels are 0, 1, 2, … themselves.
-
-    Raises:
-        FedhaError: There is one class, or a label is none of them.
-    """
-    found = sorted({one for domain in domains for one in domain.labels}, key=_by_number)
-    if declared is None and classes is None:
-        if len(found) < 2:
-            raise FedhaError(f"all labels are {found[0]!r}; two classes are needed, or name them in data.class_names")
-        return found
-    names = [_plain(one) for one in declared] if declared is not None else [str(one) for one in range(classes or 0)]
-    if len(set(names)) < len(names):
-        raise FedhaError(f"data.class_names is {listed(names)}; name each class once")
-    for domain in domains:
-        for row, one in zip(domain.rows.tolist(), domain.labels, strict=True):
-            if one not in names:
-                why = f"the classes {listed(names)} (data.{'class_names' if declared is not None else 'classes'})"
-                raise FedhaError(f"{domain.sheet.where(row)}: the label is {one[:40]!r}, which is none of {why}")
-    return names
-
-
-def _by_number(name: str) -> tuple[int, float, str]:
-    try:
-        return 0, float(name), name
-    except ValueError:
-        return 1, 0.0, name
+    return Rows(name, sheet, kept, [plain(texts[row]) for row in kept.tolist()], notes)
 
 
 @dataclass(frozen=True)
