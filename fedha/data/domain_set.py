@@ -94,7 +94,7 @@ def _twice(domains: Sequence[Domain]) -> list[str]:
 
 
 def _is_costly(examples: Examples) -> bool:
-    """Whether some inputs must be made one by one, such as images that are decoded: `fedha data check` looks at them."""
+    """Whether some inputs are made one by one, such as images that are decoded: `fedha data check` looks at them."""
     kept = (one.source if isinstance(one, Chosen) else one for one in several(examples.inputs).values())
     return any(getattr(one, "costly", False) for one in kept)
 
