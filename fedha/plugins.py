@@ -26,6 +26,17 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    DATA: {
+        "digits_background": "fedha.data.background:digits_background",
+        "hub": "fedha.data.hub:hub",
+        "rotated_digits": "fedha.data.rotated:rotated_digits",
+        "rotated_mnist": "fedha.data.rotated:rotated_mnist",
+        "table": "fedha.data.tables:table",
+    },
+    MODELS: {},
+}
+
 
 @cache
 def installed(group: str) -> Mapping[str, EntryPoint]:

@@ -70,6 +70,12 @@ def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
         FedhaError: The data are missing or wrong, or no source would be left.
     """
     domains = data.load(config.data, config.seed[0], protected=config.privacy.protect == "examples")
+    if domains.released and config.privacy.protect != "nothing":
+        raise FedhaError(
+            f"privacy.protect is {config.privacy.protect!r}, but {config.data.name} takes from each source "
+            f"{listed(domains.released, between='; ')}, which no ledger counts; declare them in the config "
+            "(data.statistics), from data that need no protection"
+        )
     return domains if left_out is None else leave_out(domains, left_out)
 
 

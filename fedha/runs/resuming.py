@@ -9,10 +9,10 @@ from typing import Any
 from fedha import config as configs
 from fedha.config import Config, DataConfig, ModelConfig, may_change
 from fedha.errors import FedhaError
-from fedha.named import meant
 from fedha.runs import own_files, runfolder
 from fedha.runs.checkpoint import Saved, read_saved
 from fedha.runs.files import CONFIG, FOLD, RESULTS
+from fedha.signature import meant
 
 _ENDS = ("training.rounds", "privacy.max_epsilon")  # where a run ends; with another end a finished one goes on
 
