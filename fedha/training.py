@@ -10,18 +10,16 @@ from torch import Tensor
 
 from fedha import statistics
 from fedha.client_state import ClientState
-from fedha.config import LocalConfig
 from fedha.data.domain import Domain
 from fedha.data.examples import Examples, largest_number
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
-from fedha.minibatches import measured_rows, minibatches
+from fedha.minibatches import measured_rows, minibatches, step_sizes
 from fedha.models.chance import Key, chance_of
 from fedha.models.split import SplitModel
 from fedha.models.state import LOCAL, RUNNING
-from fedha.numerics import take_step
 from fedha.objective import Objective, descend
 from fedha.penalty import active_terms
 from fedha.pieces import Batch, in_pieces, rows_at_once
@@ -29,7 +27,7 @@ from fedha.recipes import Recipe
 from fedha.reference import moving_average
 from fedha.rules import applied
 from fedha.rules.rule import Work
-from fedha.schedule import rate_factor
+from fedha.steps import local_steps
 
 PARTS = ("held_out", "train")  # of a domain, that may be evaluated
 _LARGE = 1e3  # inputs beyond are rarely meant
@@ -156,11 +154,12 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     looks = looks_at_start(request)
     first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
     parameters, running = _at_request(client, request)
-    optimizer = round_optimizer(request, list(parameters.values()))
     rules, seen = request.task.rules, list[dict[str, float]]()
     own = applied.client_start(rules, client.state.rule, request.parameters)
     correct = applied.correction(rules, request.parameters, request.sent, own)
-    for step, rows in enumerate(minibatches(request, len(client.domain.train), client.index), 1):
+    examples = len(client.domain.train)
+    steps = local_steps(request.task.training, request.round, len(step_sizes(request.task, examples)), parameters)
+    for step, rows in enumerate(minibatches(request, examples, client.index), 1):
         chance = _chance(client, request, step)
         batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, chance=chance)
         gradient, metrics = descend(batch, objective)
@@ -169,14 +168,11 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
             {name: gradient[name] for name in request.parameters},
             {name: parameters[name].detach() for name in request.parameters},
         )
-        for name, value in parameters.items():
-            value.grad = gradient[name]
-        take_step(optimizer)
+        steps.take(gradient)
         running = batch.moved
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
     end = {name: parameters[name].detach() for name in request.parameters}
-    rate = optimizer.param_groups[0]["lr"]
-    extra, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
+    extra, own = applied.answered(rules, Work(request.parameters, end, len(seen), steps.rate, request.sent, own))
     client.state = replace(client.state, rule=own)
     update = {name: request.parameters[name] - value for name, value in end.items()}
     moved = how_moved(client, request, {**parameters, **running}) if request.running else {}
@@ -210,20 +206,6 @@ def looks_at_start(request: Request) -> bool:
     """
     recipe = request.task.recipe
     return bool(active_terms(recipe, request.share)) or any(rule.weigh for rule in request.task.rules)
-
-
-def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    if local.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=local.learning_rate)
-    return torch.optim.SGD(parameters, lr=local.learning_rate, momentum=local.momentum)
-
-
-def round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """The local steps' optimiser, at the round's learning rate."""
-    optimizer = local_optimizer(request.task.training.local, parameters)
-    for group in optimizer.param_groups:
-        group["lr"] *= rate_factor(request.task.training, request.round)
-    return optimizer
 
 
 def _measured_batch(client: Holder, request: Request) -> Batch:
@@ -318,7 +300,10 @@ def objective_of(
     """
     recipe, share = request.task.recipe, request.share
     around, terms = circumstances(client, request, reference=False), active_terms(recipe, share)
-    return Objective(recipe, request.round, terms, request.task.training.weight_decay, around, offsets, own, share)
+    training = request.task.training
+    return Objective(
+        recipe, request.round, terms, training.weight_decay, around, offsets, own, share, decay=training.decay
+    )
 
 
 def move_averages(client: Holder, recipe: Recipe, own: Mapping[str, Tensor]) -> None:

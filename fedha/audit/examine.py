@@ -110,6 +110,7 @@ def _attacker_of(subject: Subject, settings: Settings, told: Told) -> Attacker:
         build(config.model, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
         public,
         weight_decay=config.training.weight_decay,
+        decay=config.training.decay,
         update_scale=update_scale(config, subject.clients),
         averaged=frozenset(term.statistic for term in config.recipe[0].resolve().terms if term.client_average),
         inversion=Inversion(iterations=ITERATIONS, restarts=1, low=low, high=high),
@@ -124,6 +125,8 @@ def update_scale(config: Config, clients: Sequence[Domain]) -> float | None:
     """Learning rate times steps, where every client takes as many plain steps of a rate that never changes."""
     training, local = config.training, config.training.local
     if training.mode != "local" or local.optimizer != "sgd" or local.momentum or training.schedule != "constant":
+        return None
+    if training.rates or training.clip_norm is not None:  # then steps differ by layer, or in length
         return None
     task = Task(config.recipe[0].resolve(), training, config.seed[0], config.privacy)
     if any(rule.correct is not None for rule in task.rules):

@@ -117,8 +117,7 @@ def train_all(clients: Sequence[Holder], requests: Sequence[Request]) -> Trained
 
 
 def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
-    decay = objectives[0].weight_decay
-    norms = decay * sum(value.square().sum() for value in seen.parameters.values()) if decay else 0.0
+    norms = objectives[0].norms(seen.parameters)
     if not any(objective.terms for objective in objectives):
         return _risks(seen, objectives, norms)
     found = []

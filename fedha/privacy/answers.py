@@ -21,7 +21,7 @@ from fedha.objective import Objective
 from fedha.penalty import active_terms
 from fedha.pieces import in_pieces
 from fedha.privacy.clipping import private_means
-from fedha.privacy.dpsgd import descend, noisy_gradient
+from fedha.privacy.dpsgd import descend, noisy_gradient, with_decay
 from fedha.privacy.loss import Loss, part
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
@@ -30,7 +30,8 @@ from fedha.privacy.sampling import draw_batches
 from fedha.privacy.shape import evaluation_release, local_draws, noise_of
 from fedha.privacy.site import Site
 from fedha.privacy.surrogate import aligned_loss, pulls, risk_loss
-from fedha.training import Holder, average_offsets, circumstances, move_averages, round_optimizer
+from fedha.steps import local_steps
+from fedha.training import Holder, average_offsets, circumstances, move_averages
 
 
 def release_statistics(client: Holder, site: Site, request: Request) -> dict[str, Tensor]:
@@ -75,11 +76,12 @@ def train_privately(client: Holder, site: Site, request: Request) -> tuple[dict[
     if task.training.mode == "synchronous":
         start = dict(request.parameters)
         gradient = noisy_gradient(loss, start, examples, mechanism, noise)
-        return {name: value + 2 * decay * start[name] for name, value in gradient.items()}, metrics
+        return with_decay(gradient, start, decay, task.training.decay), metrics
     leaves = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
     draws = draw_batches(sampling, steps, site.source(task.seed, *place, "batches"))
     batches = (examples.select(rows) for rows in draws)
-    descend(loss, leaves, round_optimizer(request, list(leaves.values())), batches, mechanism, noise, decay)
+    taken = local_steps(task.training, request.round, steps, leaves)
+    descend(loss, taken, batches, mechanism, noise, decay, task.training.decay)
     return {name: request.parameters[name] - value.detach() for name, value in leaves.items()}, metrics
 
 
