@@ -28,6 +28,7 @@ from fedha.reference import moving_average
 from fedha.rules import applied
 from fedha.rules.rule import Work
 from fedha.steps import local_steps
+from fedha.targets import softening
 
 PARTS = ("held_out", "train")  # of a domain, that may be evaluated
 _LARGE = 1e3  # inputs beyond are rarely meant
@@ -219,7 +220,8 @@ def _measured_batch(client: Holder, request: Request) -> Batch:
     parameters, running = _at_request(client, request)
     most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
     draws = (request.task.seed, request.round, client.index)
-    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, chance)
+    soften = softening(request.task.training, client.model, client.domain.train)
+    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, chance, soften)
     client.seen = fresh
     return fresh
 

@@ -103,6 +103,8 @@ def _steps_apart(request: Request) -> str | None:
     name, _ = named_rule(training.local.optimizer)
     if training.decay != "all" and training.weight_decay:
         return f"L2 is on {training.decay} alone, which is not stacked"
+    if training.class_weights == "balanced" and training.batch_size is not None:
+        return "classes are weighed by what a client has, of which a part is drawn each round"
     if training.mode != "local":
         return None
     if not by_entry(name):

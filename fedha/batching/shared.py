@@ -17,6 +17,7 @@ from fedha.inputs import arguments, joined
 from fedha.measurement import HeadView, measure, view_head
 from fedha.minibatches import measured_rows, step_sizes
 from fedha.objective import Objective, derivatives
+from fedha.targets import softening
 from fedha.training import (
     Holder,
     average_offsets,
@@ -39,7 +40,7 @@ class Pass:
         parameters: Leaves, by name.
         view: The head at them.
         features: Prepared features, [n, D], client after client.
-        labels: [n].
+        labels: [n], or soft targets, [n, C].
         sizes: Rows of each client.
         given: The request's parameters, of which these are leaves.
         versions: Theirs, which count what was changed in place.
@@ -177,7 +178,8 @@ def _computed(clients: Sequence[Holder], request: Request, places: tuple[int, ..
     for client in clients:
         rows = measured_rows(request, len(client.domain.train), client.index)
         inputs.append(client.domain.train.take(rows, (request.task.seed, request.round, client.index)))
-        labels.append(client.domain.train.labels[slice(None) if rows is None else rows])
+        soften = softening(request.task.training, model, client.domain.train)
+        labels.append(soften(client.domain.train.labels[slice(None) if rows is None else rows]))
     view = view_head(model, parameters)
     own = {name.removeprefix("featurizer."): v for name, v in parameters.items() if name.startswith("featurizer.")}
     features = view.prepare(functional_call(model.featurizer, own, *arguments(joined(inputs))))

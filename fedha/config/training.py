@@ -1,5 +1,6 @@
 """The training section: what a round does at the server and at a client."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -8,9 +9,9 @@ from fedha import plugins
 from fedha.config.optimizer import torch_names, torch_optimizer
 from fedha.config.schedule import ScheduleConfig, given_schedule
 from fedha.config.section import MAY_CHANGE, Section
-from fedha.named import is_own
+from fedha.named import is_own, meant
 from fedha.rules.table import RULES, named_rule, of_mode
-from fedha.schema import nearest
+from fedha.schema import nearest, shown
 
 _OF_CLIENTS = ("sgd", "adam")  # steps that are fedha's own where they have no options
 
@@ -103,6 +104,13 @@ class TrainingConfig(Section):
     clip_norm: float | None = Field(
         None, gt=0, description="largest norm of a step's gradient (of examples' and clients': privacy.clip)"
     )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="part of each label that is spread over all classes alike, in training alone"
+    )
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        description="what an example counts by its class: one number each, or balanced: each client's classes alike",
+    )
     schedule: Literal["constant", "cosine", "linear"] | ScheduleConfig = Field(
         "constant",
         description="of the learning rate: constant, or falling as cosine or linear over the rounds; more with "
@@ -138,6 +146,14 @@ class TrainingConfig(Section):
             return value
         found = torch_optimizer(value, known)
         return value if found is None else found.written
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _balanced_or_numbers(cls, value: Any) -> Any:
+        found = meant(value)
+        if not (value is None or value == "balanced" or (isinstance(found, list) and all(map(_is_weight, found)))):
+            raise ValueError(f"it is {shown(value)}; give balanced, or a list of numbers over 0, one a class")
+        return found
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -213,3 +229,21 @@ class TrainingConfig(Section):
         if self.mode == "local" and self.batch_size is not None:
             raise ValueError(f"batch_size is {self.batch_size} but in mode 'local' it is local.batch_size that is read")
         return self
+
+    def weighs_by_counts(self, protect: str, secure: bool) -> str | None:
+        """Why classes cannot be balanced where a client's counts are not to be known, in a sentence; None if they can.
+
+        Args:
+            protect: What `privacy.protect` says.
+            secure: Whether sums are secure.
+        """
+        if self.class_weights != "balanced" or not (protect == "examples" or secure):
+            return None
+        return (
+            "training.class_weights is 'balanced', by each client's own counts of its classes, which "
+            f"{'privacy.secure_aggregation hides' if secure else 'no noise covers'}; give a list of weights"
+        )
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

@@ -42,6 +42,7 @@ from fedha.runs.listener import Listener
 from fedha.runs.selection import select
 from fedha.runs.versions import versions
 from fedha.runs.wording import MANY
+from fedha.targets import check_weights
 from fedha.training import evaluate
 from fedha.unmoved import unmoved
 
@@ -175,6 +176,7 @@ def _serve(
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
+    check_weights(config.training, setting.classes)
     server = strategy.begin(named_state(model), kinds_of(model))
     server.site = Site("cryptographic" if domains is None else "seeded")
     shown(strategy)

@@ -31,6 +31,7 @@ from fedha.privacy.shape import evaluation_release, local_draws, noise_of
 from fedha.privacy.site import Site
 from fedha.privacy.surrogate import aligned_loss, pulls, risk_loss
 from fedha.steps import local_steps
+from fedha.targets import softening
 from fedha.training import Holder, average_offsets, circumstances, move_averages
 
 
@@ -42,7 +43,8 @@ def release_statistics(client: Holder, site: Site, request: Request) -> dict[str
         own, most = part(parameters, "featurizer."), request.task.training.chunk
         seen = in_pieces(client.model, client.model.featurizer, own, examples, most, evaluation=False)
         features, head = with_bias(seen), whole_head(client.model, parameters)
-        batch = Batch.at(head, features, examples.labels, request.references.get("gradient"))
+        targets = softening(request.task.training, client.model, examples)(examples.labels)
+        batch = Batch.at(head, features, targets, request.references.get("gradient"))
         moments = measure(required(request.measure), batch)
     noise = noise_of(privacy) * privacy.statistics_noise
     source = site.source(request.task.seed, *place, f"statistics {' '.join(request.measure)}")
@@ -137,15 +139,16 @@ def _loss(client: Holder, request: Request, released: Mapping[str, Tensor]) -> t
     if "risk" in released:
         metrics["risk"] = float(released["risk"])
     move_averages(client, recipe, start)
+    soften = softening(request.task.training, client.model, client.domain.train)
     if not terms:
-        return risk_loss(client.model), 1.0, metrics
+        return risk_loss(client.model, soften), 1.0, metrics
 
     def penalty(means: dict[str, Tensor]) -> Tensor:
         values = {name: derive(name, means, examples) for name in start}
         return objective.weighed(next(iter(means.values())).new_zeros(()), objective.penalties(values))
 
     directions = pulls(penalty, {name: released[name] for name in required(start)})
-    loss = aligned_loss(client.model, directions, request.references.get("gradient"))
+    loss = aligned_loss(client.model, directions, request.references.get("gradient"), soften)
     return loss.over(objective.divisor), objective.divisor, metrics
 
 
