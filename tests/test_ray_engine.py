@@ -48,6 +48,27 @@ RUNS: dict[str, dict[str, Any]] = {
         "model": {"name": "tests.models_of_others:normed", "batch_norm": "local"},
         "training": LOCAL,
     },
+    "adamw with two rates, clipping, a warm-up and soft targets": {
+        "recipe": "hgp",
+        "training": {
+            "optimizer": {"name": "adamw", "weight_decay": 0.1, "betas": [0.8, 0.9]},
+            "rates": {"featurizer": 0.1},
+            "clip_norm": 0.5,
+            "label_smoothing": 0.1,
+            "class_weights": "balanced",
+            "schedule": {"name": "cosine", "warmup": 2},
+        },
+    },
+    "clients' nadam by the step": {
+        "recipe": "vrex",
+        "training": {
+            "mode": "local",
+            "rates": {"head": 2.0},
+            "class_weights": [1, 2],
+            "schedule": {"name": "exponential", "factor": 0.9, "by": "step"},
+            "local": {"epochs": 1, "batch_size": 30, "optimizer": {"name": "nadam", "weight_decay": 0.01}},
+        },
+    },
     "scaffold, local steps of some clients": {
         "recipe": "erm",
         "training": {
@@ -82,6 +103,8 @@ def model(folder: Path) -> bytes:
         "a frozen body with batch norm",
         "each client its own batch norm",
         "scaffold, local steps of some clients",
+        "adamw with two rates, clipping, a warm-up and soft targets",
+        "clients' nadam by the step",
     ],
 )
 def test_ray_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:
