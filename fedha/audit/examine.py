@@ -32,6 +32,7 @@ from fedha.minibatches import step_sizes
 from fedha.models import build
 from fedha.placement import placed
 from fedha.runs.versions import versions
+from fedha.targets import softens
 from fedha.training import evaluate
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
@@ -73,6 +74,11 @@ def examine(
     """
     begun = time.perf_counter()
     rounds = chosen_rounds(settings.rounds, config.training.rounds)
+    if softens(config.training):
+        raise FedhaError(
+            "the run was trained with label_smoothing or class_weights, and the attacks know the plain cross-entropy "
+            "alone: what they find would say too little; audit a run without them"
+        )
     domains = load_domains(config)
     subject = Subject(
         config, domains, client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
