@@ -114,6 +114,19 @@ def test_ray_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:
     assert without_time(tmp_path / "ray" / "metrics.jsonl") == without_time(tmp_path / "inline" / "metrics.jsonl")
 
 
+def test_a_run_that_begins_with_another_ones_frozen_body_is_the_same_on_ray(tmp_path: Path) -> None:
+    own = {"name": "tests.models_of_others:normed"}
+    run_job(Job(parse({**BASE, "model": own, "training": {"rounds": 2}}), tmp_path / "first"), Silent())
+    for engine in ("inline", "ray"):
+        tuned = {**own, "freeze": True, "start": str(tmp_path / "first")}
+        section = {"name": engine, **({"workers": 2, "batching": False} if engine == "ray" else {})}
+        content = {**BASE, "seed": 4, "model": tuned, "training": {"rounds": 2}, "engine": section}
+        run_job(Job(parse(content), tmp_path / engine), Silent())
+    assert model(tmp_path / "ray") == model(tmp_path / "inline")
+    first, second = (load_file(tmp_path / place / runfolder.MODEL) for place in ("first", "ray"))
+    assert torch.equal(first["featurizer.1.weight"], second["featurizer.1.weight"])
+
+
 @pytest.mark.parametrize(
     ("name", "engine"),
     [

@@ -46,7 +46,11 @@ def located(config: Config) -> Config:
     """
     paths = {"root": config.data.root, "cache": config.data.cache}
     whole = {key: expanded(path, f"data.{key}").absolute() for key, path in paths.items() if path is not None}
-    return config.model_copy(update={"data": config.data.model_copy(update=whole)}) if whole else config
+    found = config.model_copy(update={"data": config.data.model_copy(update=whole)}) if whole else config
+    if config.model.start is None:
+        return found
+    start = expanded(config.model.start, "model.start").absolute()
+    return found.model_copy(update={"model": config.model.model_copy(update={"start": start})})
 
 
 def expanded(path: Path, key: str = "data.root") -> Path:
