@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedha import engine
+from fedha import engine, progress
 from fedha.config import Config, located
 from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
@@ -52,7 +52,8 @@ def execute(
     else:
         runfolder.check_new(folder)
     owner.check_free(folder)
-    domains = load(config)
+    with progress.told_to(listener.note):
+        domains = load(config)
     for note in domains.notes:
         listener.note(note)
     name, reason = engine.choose(config, domains)

@@ -261,7 +261,7 @@ def _share(worker: str | None) -> tuple[int, int]:
 
 
 def _estimate(store: "Store", wanted: "Sequence[Job]", console: Console, *, quiet: bool) -> None:
-    from fedha.runs.wording import duration
+    from fedha.progress import duration
     from fedha.sweep.work import FAILED, Worker, in_order
 
     finished = [one for one in wanted if store.finished(one.name)]

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from fedha.runs.wording import duration
+from fedha.progress import duration
 from fedha.sweep.jobs import Job
 from fedha.sweep.store import Store
 from fedha.sweep.work import BUSY, DONE, FAILED, Outcome

@@ -264,6 +264,15 @@ def _name(content: Mapping[str, Any]) -> str:
     return "" if target is None else ", ".join(map(str, target)) if isinstance(target, list) else str(target)
 
 
+def example(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A config of one run: the first of each grid and the first draw of each distribution; for its data section."""
+    rest = {key: copy.deepcopy(value) for key, value in content.items() if key not in RESERVED}
+    varied = _varied(rest, Config, "", 1)
+    values = {key: given[0] for key, given in varied.grid.items()}
+    values |= {key: one.draw(0, 0, key) for key, one in varied.drawn.items()}
+    return _filled(varied.fixed, {"name": "erm"}, values, None, 0)
+
+
 def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """What a config says of the sweep itself: ``sweep: {draws: 20, ranges: domainbed}``.
 

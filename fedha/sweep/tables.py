@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedha.errors import listed
+from fedha.progress import duration
 from fedha.report.formats import Cell, Column, Summary, Table
 from fedha.report.tables import BASELINE
-from fedha.runs.wording import byte_count, duration
+from fedha.runs.wording import byte_count
 from fedha.sweep.compared import Difference, adjusted, difference
 from fedha.sweep.selection import RULES, Chosen, Place, Row, choose, row_of
 from fedha.sweep.store import Entry

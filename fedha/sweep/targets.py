@@ -6,7 +6,7 @@ from typing import Any
 from fedha.config import located, parse
 from fedha.data import domain_names
 from fedha.errors import FedhaError
-from fedha.sweep.space import TARGET
+from fedha.sweep.space import TARGET, example
 
 ALL = "all"
 
@@ -26,6 +26,6 @@ def with_targets(content: Mapping[str, Any]) -> dict[str, Any]:
             f"{TARGET} is all, and data.sources names {', '.join(map(str, sources))}; leave data.sources out: all "
             "other domains are trained on"
         )
-    plain = {key: value for key, value in data.items() if key != "target" and not isinstance(value, list | Mapping)}
-    config = located(parse({"data": plain}, TARGET))
+    untargeted = {key: value for key, value in data.items() if key != "target"}
+    config = located(parse({"data": example({"data": untargeted})["data"]}, TARGET))
     return {**content, "data": {**data, "target": list(domain_names(config.data))}}
