@@ -208,8 +208,8 @@ def _work(
             )
             for outcome in outcomes:
                 shown.took(outcome)
-        if stopping.asked():
-            left = sum(not store.finished(one.name) for one in wanted)
+        left = sum(not store.finished(one.name) for one in wanted)
+        if stopping.asked() and left:
             raise EndedError(
                 f"stopped with {left} of {len(wanted)} runs left; continue with: {again} --out {store.folder}",
                 stopping.exit_code(),
