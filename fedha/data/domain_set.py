@@ -93,7 +93,7 @@ def _rows(examples: Examples) -> set[bytes]:
     for block in examples.blocks():
         parts = [one.contiguous().flatten(1) for one in examples.kept(block).values()]
         for row in zip(*parts, strict=True):
-            content = b"".join(one.numpy().tobytes() for one in row)
+            content = b"".join(one.contiguous().flatten().view(torch.uint8).numpy().tobytes() for one in row)
             found.add(hashlib.blake2b(content, digest_size=16).digest())
     return found
 
