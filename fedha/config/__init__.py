@@ -1,0 +1,52 @@
+"""The one schema of an experiment: what a YAML file may say, with its defaults; a module a section."""
+
+from fedha.config.changes import is_elsewhere, lasting, may_change
+from fedha.config.data import DATA_SETS, DataConfig
+from fedha.config.experiment import POOLED, Config
+from fedha.config.model import ModelConfig
+from fedha.config.overrides import apply_override, check_overrides
+from fedha.config.privacy import PrivacyConfig
+from fedha.config.reading import (
+    expanded,
+    from_json,
+    load,
+    load_written,
+    located,
+    parse,
+    to_json,
+    to_yaml,
+    without_others,
+)
+from fedha.config.recipe import RecipeConfig
+from fedha.config.running import CheckpointConfig, EngineConfig, EvaluationConfig, FederationConfig
+from fedha.config.training import LocalConfig, TrainingConfig
+
+__all__ = [
+    "DATA_SETS",
+    "POOLED",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "FederationConfig",
+    "LocalConfig",
+    "ModelConfig",
+    "PrivacyConfig",
+    "RecipeConfig",
+    "TrainingConfig",
+    "apply_override",
+    "check_overrides",
+    "expanded",
+    "from_json",
+    "is_elsewhere",
+    "lasting",
+    "load",
+    "load_written",
+    "located",
+    "may_change",
+    "parse",
+    "to_json",
+    "to_yaml",
+    "without_others",
+]

@@ -1,0 +1,90 @@
+"""The model section: which network."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from fedha import plugins
+from fedha.config.section import Section
+from fedha.named import is_own
+from fedha.schema import nearest
+
+
+class ModelConfig(Section):
+    """The network: a featurizer and a head."""
+
+    name: str = Field(
+        "mlp", description="mlp, cnn or linear (no featurizer), or your own function as package.module:function"
+    )
+    options: dict[str, Any] = Field(
+        {}, description="arguments of your own function: all that the section gives beside its name"
+    )
+    hidden: list[Annotated[int, Field(ge=1)]] = Field([128], description="mlp: layer widths; cnn: channels")
+    head_hidden: list[Annotated[int, Field(ge=1)]] = Field([], description="layer widths of a head that is not linear")
+    one_logit: bool = Field(False, description="two classes with one logit (Colored MNIST's published network)")
+    init: Literal["default", "xavier"] = Field("default", description="torch's initialisation, or Xavier uniform")
+    precision: Literal["float32", "float64", "mixed"] = Field(
+        "float32", description="of parameters, statistics and sums; mixed: float32, with the featurizer in bfloat16"
+    )
+    batch_norm: Literal["frozen", "averaged", "local"] | None = Field(
+        None,
+        description="running statistics of your own network: frozen, averaged by the server, or local to each client "
+        "with weight and bias (FedBN); default: as the network says, frozen if it does not",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_arguments(cls, content: Any) -> Any:
+        """A function of somebody's own gets the rest of the section; what was written before has it in options."""
+        if not isinstance(content, dict) or "options" in content:
+            return content
+        if not is_own(plugins.place(plugins.MODELS, str(content.get("name")))):
+            return content
+        ours = {key: content[key] for key in ("name", "batch_norm") if key in content}
+        return {**ours, "options": {key: value for key, value in content.items() if key not in ours}}
+
+    @model_validator(mode="after")
+    def _known_or_own(self) -> "ModelConfig":
+        known: tuple[str, ...] = ("mlp", "cnn", "linear")
+        if is_own(plugins.place(plugins.MODELS, self.name)) or self.name == "objects":
+            return self
+        if self.name not in known:
+            known = (*known, *plugins.installed(plugins.MODELS))
+            own = "or name your own function as package.module:function"
+            raise ValueError(f"there is no network {self.name!r}{nearest(self.name, known)}; {own}")
+        if self.batch_norm is not None:
+            raise ValueError(f"network {self.name!r} has no batch norm; leave out batch_norm")
+        if self.options:
+            raise ValueError(f"network {self.name!r} takes no options, got {', '.join(self.options)}; leave them out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _own_keys(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {key: field.get_default() for key, field in type(self).model_fields.items()}
+        unread = [key for key in usual if not reads(self.name, key) and getattr(self, key) == usual[key]]
+        return {key: value for key, value in write(self).items() if key not in unread}
+
+    @property
+    def unread(self) -> list[str]:
+        """What is set and not read by this network, a sentence each."""
+        usual = {key: field.get_default() for key, field in type(self).model_fields.items()}
+        idle = [key for key in usual if not reads(self.name, key) and getattr(self, key) != usual[key]]
+        return [f"model.{key} is {getattr(self, key)}, which network {self.name!r} does not read" for key in idle]
+
+
+# Networks that read a key; all others are read by each. "own" is a function of somebody's, or an object.
+_NETWORKS: Mapping[str, tuple[str, ...]] = {
+    "options": ("own",),
+    "hidden": ("mlp", "cnn"),
+    "head_hidden": ("mlp", "cnn", "linear"),
+    "one_logit": ("mlp", "cnn", "linear"),
+    "init": ("mlp", "cnn", "linear"),
+    "precision": ("mlp", "cnn", "linear"),
+}
+
+
+def reads(network: str, key: str) -> bool:
+    """Whether a network reads a key of the section."""
+    kind = network if network in ("mlp", "cnn", "linear") else "own"
+    return kind in _NETWORKS.get(key, (kind,))

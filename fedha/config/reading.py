@@ -1,0 +1,134 @@
+"""Reading and writing configs as files, texts and mappings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from fedha.config.data import DataConfig, keys_of
+from fedha.config.experiment import Config
+from fedha.config.model import ModelConfig, reads
+from fedha.config.overrides import apply_override, check_overrides
+from fedha.errors import FedhaError
+from fedha.schema import explained
+from fedha.yamlfile import read_yaml
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file.
+
+    Args:
+        path: A YAML file.
+        overrides: Changes as ``key.key=value``; the value is YAML.
+
+    Raises:
+        FedhaError: The file is missing or is not YAML, or the content does not fit the schema.
+    """
+    return _parsed(_read(path), path, overrides)
+
+
+def load_written(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config that a run wrote, of this version or an earlier one; arguments and errors as in `load`.
+
+    What is written is whole, so what is not there could not be said yet: it is as it was then, not today's default.
+    """
+    return _parsed(_as_it_was(_read(path)), path, overrides)
+
+
+def located(config: Config) -> Config:
+    """The config with its paths absolute, and the home that a ``~`` means, so that it holds from any folder.
+
+    Raises:
+        FedhaError: A ``~name`` is nobody's.
+    """
+    paths = {"root": config.data.root, "cache": config.data.cache}
+    whole = {key: expanded(path, f"data.{key}").absolute() for key, path in paths.items() if path is not None}
+    return config.model_copy(update={"data": config.data.model_copy(update=whole)}) if whole else config
+
+
+def expanded(path: Path, key: str = "data.root") -> Path:
+    """A path with the home that its ``~`` means.
+
+    Args:
+        path: As it was written.
+        key: Where.
+
+    Raises:
+        FedhaError: A ``~name`` is nobody's.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise FedhaError(f"{key} is {path}, and nobody here has that home; write the whole path") from error
+
+
+def without_others(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's content as it is written today: an earlier version wrote all data sets' and networks' keys."""
+    data, model, kept = content.get("data"), content.get("model"), dict(content)
+    if isinstance(data, Mapping):
+        unread = set(DataConfig.model_fields).difference(keys_of(str(data.get("name"))))
+        kept["data"] = {key: value for key, value in data.items() if key not in unread}
+    if isinstance(model, Mapping):
+        usual = {key: field.get_default() for key, field in ModelConfig.model_fields.items()}
+        name = str(model.get("name"))
+        kept["model"] = {
+            key: value for key, value in model.items() if reads(name, key) or value != usual.get(key, value)
+        }
+    return kept
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_yaml(path, "the config")
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        kind = "list" if isinstance(content, list) else "single value"
+        raise FedhaError(f"{path} holds a {kind}; a config is a mapping such as `data: {{name: …}}`")
+    return content
+
+
+def _parsed(content: dict[str, Any], path: Path, overrides: Sequence[str]) -> Config:
+    check_overrides(overrides)
+    for override in overrides:
+        apply_override(content, override)
+    return parse(content, str(path))
+
+
+def _as_it_was(content: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier version wrote, with what was not a choice then."""
+    data = content.get("data", {})
+    if not isinstance(data, dict):
+        return content
+    before = {"split": "random"}
+    if data.get("name") == "arrays":
+        before |= {"layout": "channels_first", "scale": "1"}
+    return {**content, "data": before | data}
+
+
+def parse(content: dict[str, Any], origin: str = "the config") -> Config:
+    """Check a mapping against the schema.
+
+    Raises:
+        FedhaError: With every problem, its value and, for an unknown key, the nearest known one.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise explained(error, Config, origin) from error
+
+
+def from_json(text: str) -> Config:
+    """Read what `to_json` wrote, of this version or an earlier one."""
+    return parse(_as_it_was(json.loads(text)))
+
+
+def to_json(config: Config) -> str:
+    """The whole config as one line of JSON, defaults included."""
+    return config.model_dump_json()
+
+
+def to_yaml(config: Config) -> str:
+    """The whole config as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
