@@ -90,7 +90,7 @@ def invoke(
         name: What people call the function.
         function: Any.
         options: Its arguments.
-        offered: What it may have beside them, where its signature names it.
+        offered: What it may have beside them, where its signature names it; None leaves a default of its own.
 
     Raises:
         FedhaError: The arguments do not fit it.
@@ -101,6 +101,7 @@ def invoke(
         return _made(section, name, function, {one: meant(value) for one, value in options.items()})
     wanted = signature.parameters
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
+    more = {one: value for one, value in more.items() if value is not None or wanted[one].default is wanted[one].empty}
     try:
         signature.bind(**options, **more)
     except TypeError as error:

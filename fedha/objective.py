@@ -33,7 +33,7 @@ class Objective:
         around: Signs, and this round's references.
         offsets: What a moving average adds to a client's statistic, by statistic.
         own: The client's statistics at the round's start, for terms that look at the other clients.
-        SEEN: The client's weight in the references.
+        averaging_weight: The client's, in the references.
     """
 
     recipe: Recipe

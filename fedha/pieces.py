@@ -30,7 +30,7 @@ class Seen:
         view: The head, ready to be measured.
         features: Prepared features, [n, D].
         labels: Class indices, [n].
-        SEEN: Its part of the batch's rows.
+        fraction: Its part of the batch's rows.
     """
 
     view: HeadView
