@@ -241,6 +241,21 @@ def test_what_an_optimiser_does_not_take_is_said_in_a_sentence(training: dict[st
         parse({"training": training})
 
 
+def test_the_longest_beginning_of_a_name_counts_up_to_a_dot_and_whatever_the_precision() -> None:
+    rates = {"featurizer": 0.1, "featurizer.trunk.layer4": 0.5, "head.bias": 2.0}
+    names = {
+        "featurizer.trunk.layer4.0.weight": 0.5,
+        "featurizer.trunk.full.layer4.0.weight": 0.5,
+        "featurizer.full.trunk.layer4.0.weight": 0.5,
+        "featurizer.trunk.layer40.weight": 0.1,
+        "head.bias": 2.0,
+        "head.weight": 1.0,
+    }
+    assert {name: optimizers.rate_of(name, rates) for name in names} == names
+    with pytest.raises(FedhaError, match="did you mean 'featurizer.trunk.layer4'"):
+        optimizers.check_rates({"layer4": 2.0}, ["featurizer.trunk.layer4.0.weight", "head.weight"])
+
+
 @pytest.mark.parametrize(
     ("training", "said"),
     [
