@@ -252,7 +252,7 @@ def test_the_longest_beginning_of_a_name_counts_up_to_a_dot_and_whatever_the_pre
         "head.weight": 1.0,
     }
     assert {name: optimizers.rate_of(name, rates) for name in names} == names
-    with pytest.raises(FedhaError, match="did you mean 'featurizer.trunk.layer4'"):
+    with pytest.raises(FedhaError, match=r"did you mean 'featurizer\.trunk\.layer4'"):
         optimizers.check_rates({"layer4": 2.0}, ["featurizer.trunk.layer4.0.weight", "head.weight"])
 
 
