@@ -15,7 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import typer
 
-from fedha.cli import audit, deploy, exits, privacy, study
+from fedha.cli import audit, data, deploy, exits, privacy, study
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(deploy.app)
 app.command()(audit.audit)
 app.add_typer(study.app)
+app.add_typer(data.app)
 app.add_typer(privacy.app)
 
 # What arguments mean stands in the commands' descriptions: help of an argument is lost between some releases of typer
