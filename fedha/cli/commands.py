@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import typer
 
 from fedha import progress
-from fedha.cli import audit, deploy, exits, privacy, study, sweep
+from fedha.cli import audit, data, deploy, exits, privacy, study, sweep
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command()(audit.audit)
 app.command()(sweep.sweep)
 app.command()(sweep.table)
 app.add_typer(study.app)
+app.add_typer(data.app)
 app.add_typer(privacy.app)
 
 # What arguments mean stands in the commands' descriptions: help of an argument is lost between some releases of typer
