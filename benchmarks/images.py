@@ -113,7 +113,9 @@ def compare(root: Path, size: int, repeats: int, augment: str) -> None:
     print(f"{len(plain):,} images to {size} x {size}, {WORKERS} workers, augment {augment}; medians of {repeats}")
     for name, found in times.items():
         clock, processor = (sorted(one[at] for one in found)[len(found) // 2] for at in (0, 1))
-        ratios = sorted(one[0] / other[0] for one, other in zip(found, times["ImageFolder and DataLoader"], strict=True))
+        ratios = sorted(
+            one[0] / other[0] for one, other in zip(found, times["ImageFolder and DataLoader"], strict=True)
+        )
         first = first or (clock, processor)
         print(
             f"  {name:28} {clock:6.2f} s  {processor:6.2f} CPU s  x{clock / first[0]:.2f} by the clock "

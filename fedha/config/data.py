@@ -202,7 +202,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _known_and_read(self) -> "DataConfig":
         if _kind_of(self.name) is None:
-            known = (*(name for name in DATA_SETS if name != "objects"), *plugins.installed(plugins.DATA))
+            known = (*(name for name in DATA_SETS if name != "objects"), *plugins.known(plugins.DATA))
             raise ValueError(
                 f"there is no data set {self.name!r}{nearest(self.name, known)}; or name your own function as "
                 "package.module:function"
