@@ -8,6 +8,8 @@ from fedha import engine, progress
 from fedha.config import Config, located
 from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
+from fedha.features import ahead
+from fedha.flower.apps import device
 from fedha.flower.delivery import never
 from fedha.flower.serve import Job, fold_folder, leave_out, load_domains
 from fedha.runs import own_files, owner, resuming, runfolder
@@ -54,6 +56,8 @@ def execute(
     owner.check_free(folder)
     with progress.told_to(listener.note):
         domains = load(config)
+        if config.model.features.cache is not None:
+            ahead.compute(config, domains, device(config))
     for note in domains.notes:
         listener.note(note)
     name, reason = engine.choose(config, domains)

@@ -267,6 +267,27 @@ def doctor(
 
 
 @app.command()
+def features(config: ConfigName, overrides: Overrides = None) -> None:
+    """Compute the features of a frozen network ahead, into model.features.cache, and say how many there are.
+
+    Runs of any recipe and seed, and of any target that the cache has, then find them. It goes on where it was stopped.
+
+    [bold]Example[/bold]
+
+    [cyan]fedha features mine.yaml model.features.cache=features[/cyan]
+    """
+    from fedha.cli.launch import find_config
+    from fedha.features.ahead import compute
+    from fedha.flower.apps import device
+    from fedha.flower.serve import load_domains
+
+    one = find_config(config, overrides or ()).runs()[0]
+    for found in compute(one, load_domains(one), device(one)):
+        sys.stdout.write(f"{found.domain}: {found.examples:,} examples, {found.width:,} features each\n")
+    sys.stdout.write(f"kept in {one.model.features.cache}\n")
+
+
+@app.command()
 def version() -> None:
     """Print the versions that results depend on."""
     from fedha.runs.versions import versions

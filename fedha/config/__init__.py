@@ -3,7 +3,7 @@
 from fedha.config.changes import is_elsewhere, lasting, may_change
 from fedha.config.data import DATA_SETS, DataConfig
 from fedha.config.experiment import POOLED, Config
-from fedha.config.model import ModelConfig
+from fedha.config.model import FeaturesConfig, ModelConfig
 from fedha.config.overrides import apply_override, check_overrides
 from fedha.config.privacy import PrivacyConfig
 from fedha.config.reading import (
@@ -30,6 +30,7 @@ __all__ = [
     "DataConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "FeaturesConfig",
     "FederationConfig",
     "LocalConfig",
     "ModelConfig",

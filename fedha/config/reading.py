@@ -50,15 +50,23 @@ def located(config: Config) -> Config:
         del paths["manifest"]  # it is found there
     whole = {key: expanded(path, f"data.{key}").absolute() for key, path in paths.items() if path is not None}
     changed: dict[str, Any] = {"data": config.data.model_copy(update=whole)} if whole else {}
-    weights, model = config.model.options.get("weights"), dict[str, Any]()
-    if config.model.name in plugins.BUILT_IN[plugins.MODELS] and weights not in (None, "pretrained", "none"):
-        file = str(expanded(Path(str(weights)), "model.weights").absolute())
-        model["options"] = {**config.model.options, "weights": file}
-    if config.model.start is not None:
-        model["start"] = expanded(config.model.start, "model.start").absolute()
-    if model:
+    if model := _located_model(config.model):
         changed["model"] = config.model.model_copy(update=model)
     return config.model_copy(update=changed) if changed else config
+
+
+def _located_model(model: ModelConfig) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    weights = model.options.get("weights")
+    if model.name in plugins.BUILT_IN[plugins.MODELS] and weights not in (None, "pretrained", "none"):
+        file = str(expanded(Path(str(weights)), "model.weights").absolute())
+        changed["options"] = {**model.options, "weights": file}
+    if model.features.cache is not None:
+        cache = expanded(model.features.cache, "model.features.cache").absolute()
+        changed["features"] = model.features.model_copy(update={"cache": cache})
+    if model.start is not None:
+        changed["start"] = expanded(model.start, "model.start").absolute()
+    return changed
 
 
 def expanded(path: Path, key: str = "data.root") -> Path:

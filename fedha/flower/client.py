@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from logging import ERROR, WARNING
 
+import numpy
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -19,6 +20,7 @@ from fedha.data.domain import Domain
 from fedha.devices import check_device
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.features import Keeping, divided, featured, forget, row_keys, unready
 from fedha.flower import handshake, secure_client
 from fedha.flower.failure import telling
 from fedha.flower.guarded import admit, errors_by_kind_if_protected, introduced, is_protected, protects_examples
@@ -38,6 +40,7 @@ from fedha.flower.wire import (
     unpack_request,
     unpack_tensors,
 )
+from fedha.minibatches import step_sizes
 from fedha.models.check import check_inputs, check_network, check_parameters, check_request
 from fedha.models.split import SplitModel
 from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
@@ -45,6 +48,7 @@ from fedha.models.state import introduced as introduced_state
 from fedha.placement import placed_domain
 from fedha.privacy.site import Site
 from fedha.rules.table import allow
+from fedha.training import PARTS
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
@@ -87,11 +91,12 @@ def client_app(
     party: Party | None = None,
     site: Callable[[], Site] = cryptographic_site,
     rule: str | None = None,
+    keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
 ) -> ClientApp:
     """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
 
     Args:
-        model, domain, threads, device, party, site: As there.
+        model, domain, threads, device, party, site, keeping: As there.
         rule: The server's rule, as ``package.module:function``, where it is none of fedha's: what a message alone names
             is never imported.
 
@@ -116,7 +121,8 @@ def client_app(
     check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")
     if not callable(site):
         check_argument("client_app", "site", site, (), "a function that makes a Site, such as cryptographic_site")
-    return app_for(Clients(model, domain, threads=threads, device=device, party=party, site=site), logs=True)
+    clients = Clients(model, domain, threads=threads, device=device, party=party, site=site, keeping=keeping)
+    return app_for(clients, logs=True)
 
 
 def app_for(clients: "Clients", *, logs: bool = False) -> ClientApp:
@@ -150,6 +156,7 @@ class Clients:
         site: Makes a client's own rules. By default its noise is cryptographic: that it may be drawn from the run's
             seed is for whoever simulates to say, never for the server.
         stays: Whether the process answers a run's next rounds, too.
+        keeping: Where the features of a frozen network are kept, which are computed once.
     """
 
     def __init__(
@@ -162,12 +169,15 @@ class Clients:
         party: Party | None = None,
         site: Callable[[], Site] = cryptographic_site,
         stays: bool = False,
+        keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
     ) -> None:
-        self._stays = stays
+        self._stays, self._keeping = stays, keeping
         self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
+        # those with features for inputs, where the network is frozen, and the parts of their data that are ready
+        self._behind: dict[tuple[int, int], tuple[Client, set[str]]] = {}
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self._constants: dict[str, str] = {}  # digests of the model's
@@ -210,6 +220,8 @@ class Clients:
             return lacking(CONSTANTS)
         admit(client, kind, request)
         self._check_parameters(client, request)
+        with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
+            client = self._working(client, context, request)
         if self._party is None:
             with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
                 reply = _ANSWERS[kind](client, request)
@@ -259,6 +271,10 @@ class Clients:
             if not self._holds_constants(request, sent_constants(content)):
                 return None
             self._check_parameters(client, request)
+        clients = [
+            self._working(client, context, request)
+            for client, context, request in zip(clients, contexts, requests, strict=True)
+        ]
         if self._party is not None:
             asked = zip(clients, contents, requests, contexts, strict=True)
             opened = [secure_client.open_question(kind, *one) for one in asked]
@@ -310,6 +326,8 @@ class Clients:
             site = self._make_site()
             with errors_by_kind_if_protected(f"client {client_id}", site, content):
                 domain = self._domain(self._model, context, client_id, content)
+            if self._keeping.private and self._keeping.cache is not None:
+                forget(self._keeping.cache, numpy.concatenate([row_keys(getattr(domain, part)) for part in PARTS]))
             self._clients[key] = Client(client_id, domain, self._model, site=site, stays=self._stays)
         client = self._clients[key]
         known = context.state.get(_STATE)
@@ -330,6 +348,33 @@ class Clients:
         except FedhaError as error:  # a refusal would tell of an example, so it is the site's log that says so
             log(WARNING, "fedha leaves examples of client %d out: %s", client_id, error)
         return without_unusable(domain, classes)
+
+    def _working(self, client: Client, context: Context, request: Request) -> Client:
+        """The client as it answers: with features for inputs where the network in front of them is frozen.
+
+        It is made when the network's constants are the server's, and each part of its data when it is asked for.
+        """
+        parts = divided(client.model, client.domain.train.form)
+        if parts is None:
+            return client
+        key = (context.run_id, context.node_id)
+        if key not in self._behind:
+            domain = replace(
+                client.domain,
+                train=unready(client.domain.train, parts),
+                held_out=unready(client.domain.held_out, parts),
+            )
+            self._behind[key] = replace(client, model=parts.rest, domain=domain), set()
+        found, done = self._behind[key]
+        rows, asked = len(client.domain.train), {*request.evaluate, *(("train",) if request.kind != "evaluate" else ())}
+        for part in sorted(asked.intersection(PARTS) - done):
+            title, whole = f"{client.domain.client_name}, {part}", sum(step_sizes(request.task, rows)) >= rows
+            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole)
+            own = found.domain
+            found.domain = replace(own, train=made) if part == "train" else replace(own, held_out=made)
+            done.add(part)
+        found.state = client.state
+        return found
 
     def _check_parameters(self, client: Client, request: Request) -> None:
         """Look at what a request holds, once for all clients of this process that share it."""
@@ -356,6 +401,7 @@ class Clients:
             raise FedhaError("the constants that the server sent are not those that it names; look at the server")
         take_constants(self._model, sent)
         self._constants = self._constants | found
+        self._behind.clear()
         for client in self._clients.values():
             client.last_pass = None  # it was computed with others
         return True
