@@ -1,4 +1,4 @@
-"""The command line: ``fedha run``, ``resume``, ``report``, ``audit``, ``study``, ``recipes``, ``check``, ``export`` ...
+"""The command line: ``fedha run``, ``resume``, ``report``, ``audit``, ``diagnose``, ``study``, ``recipes`` ...
 
 Heavy imports (torch, Flower, matplotlib) happen inside the commands, so that help and errors come at once.
 """
@@ -15,7 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import typer
 
-from fedha.cli import audit, deploy, exits, privacy, study
+from fedha.cli import audit, deploy, diagnose, exits, privacy, study
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 
 app.add_typer(deploy.app)
 app.command()(audit.audit)
+app.command()(diagnose.diagnose)
 app.add_typer(study.app)
 app.add_typer(privacy.app)
 
