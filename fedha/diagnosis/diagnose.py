@@ -3,20 +3,24 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from typing import Any
 
 from fedha.config import Config
 from fedha.data.domain import DomainSet
-from fedha.diagnosis import curvature
+from fedha.diagnosis import attributes, curvature
+from fedha.diagnosis.attributes import Side
 from fedha.diagnosis.party import Party, pooled
 from fedha.diagnosis.settings import Mode, Settings
 from fedha.diagnosis.subject import Subject, Told, check_config, looked_at
 from fedha.diagnosis.transfer import Transfer, both_ways, worst_pair
+from fedha.diagnosis.weighted import shared_directions
 from fedha.errors import FedhaError, listed
 from fedha.models.split import SplitModel
 from fedha.runs.versions import versions
 
 SOURCES = "the sources' mean"
+_FEW = 5  # sources of which every pair is compared in every attribute
 _LARGEST_PENCIL = 600  # weights of a head up to which the ratio of curvatures is computed
 
 
@@ -57,6 +61,8 @@ def diagnose(
         if "curvature" in settings.rows:
             told("curvature", 0, 1)
             found["curvature"] = _curvature(subject, parties, mode, to)
+        if "attributes" in settings.rows:
+            found["attributes"] = _attributes(subject, parties, mode, to, told)
     made = {
         "name": config.name,
         "recipe": config.recipe[0].name,
@@ -121,6 +127,7 @@ def _domains(subject: Subject, parties: Mapping[str, Party]) -> list[dict[str, A
                 "risk": float(answers.risks[0]),
                 "accuracy": float(answers.accuracies[0]),
                 **asdict(parties[one.name].sizes),
+                **attributes.own(one),
             }
         )
     return found
@@ -153,9 +160,11 @@ def _transfer(
 def _others(parties: Mapping[str, Party], sources: Sequence[str], name: str) -> Party:
     """The mean of all sources but this one."""
     others = [one for one in sources if one != name]
-    return pooled(
-        [parties[one] for one in others], SOURCES if len(others) == len(sources) else f"the mean of {listed(others)}"
-    )
+    return pooled([parties[one] for one in others], _mean_title(others, sources))
+
+
+def _mean_title(others: Sequence[str], sources: Sequence[str]) -> str:
+    return SOURCES if len(others) == len(sources) else f"the mean of {listed(others)}"
 
 
 def _pair(one: Transfer, logits: Mapping[float, float]) -> dict[str, Any]:
@@ -198,6 +207,47 @@ def _curvature(subject: Subject, parties: Mapping[str, Party], mode: Mode, to: S
         mean = _others(parties, names, name)
         found.append((curvature.difference(mean, parties[name], shape, seed=seed), mean, parties[name]))
     return [_curved(one, first, second, shape) for one, first, second in found]
+
+
+def _sides(subject: Subject, mode: Mode, to: Sequence[str]) -> list[tuple[Side, Side]]:
+    """Who is compared: pairs of sources where there are few, and the mean of the sources with every target."""
+    samples = {one.name: one for one in subject.everyone}
+    sources = [one.name for one in subject.sources]
+    found = []
+    if not subject.config.privacy.secure_aggregation and len(sources) <= _FEW:
+        found += [(Side(a, (samples[a],)), Side(b, (samples[b],))) for a, b in combinations(sources, 2)]
+    for name in to:
+        others = [one for one in sources if one != name]
+        if others and (len(others) > 1 or name not in sources):
+            title = others[0] if len(others) == 1 else _mean_title(others, sources)
+            found.append((Side(title, tuple(samples[one] for one in others)), Side(name, (samples[name],))))
+    return found
+
+
+def _attributes(
+    subject: Subject, parties: Mapping[str, Party], mode: Mode, to: Sequence[str], told: Told
+) -> list[dict[str, Any]]:
+    seed, shape = subject.config.seed[0], (subject.head.shape[0], subject.head.shape[1])
+    rows = attributes.rows(subject.sources, shared_directions(subject.sources, seed))
+    levels: attributes.Levels = {}
+    spectral = {}
+    found = []
+    sides = _sides(subject, mode, to)
+    for number, (first, second) in enumerate(sides):
+        for place, row in enumerate(rows):
+            told("attributes", number * len(rows) + place, len(rows) * len(sides))
+            found.append(asdict(attributes.compare(first, second, row, seed, known=levels)))
+        for one in (*first.samples, *second.samples):
+            if one.name not in spectral:
+                spectral[one.name] = attributes.spectral_halves(one, seed)
+        ours = pooled([parties[one.name] for one in first.samples], first.name)
+        norm = curvature.difference(ours, parties[second.name], shape, seed=seed).lower
+        chances = attributes.by_chance(first, second, spectral)
+        whole = attributes.Difference(
+            "Hessian, spectral norm", first.name, second.name, norm, *chances, None, None, "cma, hutchinson_shared"
+        )
+        found.append(asdict(whole))
+    return found
 
 
 def _curved(one: curvature.Curvature, first: Party, second: Party, shape: tuple[int, int]) -> dict[str, Any]:
