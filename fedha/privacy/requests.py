@@ -18,8 +18,10 @@ def refuse_request(request: Request, model: SplitModel) -> Refusal | None:
         request: What the server sent.
         model: This client's own network, whose parameters say which names and shapes are right.
     """
-    if request.round < 1 or not 0 < request.share <= 1:
-        return Refusal("request", f"the server asked for round {request.round} with a share of {request.share:g}")
+    if request.round < 1 or not 0 < request.averaging_weight <= 1:
+        return Refusal(
+            "request", f"the server asked for round {request.round} with a share of {request.averaging_weight:g}"
+        )
     state = state_of(model)
     own = {name: value.shape for name, value in (state.trained | state.running).items()}
     told = {name: value.shape for name, value in {**request.parameters, **request.running}.items()}

@@ -288,7 +288,7 @@ def of_bytes(reply: Reply) -> Reply:
 
 
 def as_another(reply: Reply) -> Reply:
-    return replace(reply, index=0)
+    return replace(reply, client_id=0)
 
 
 def gibberish(name: str, data: bytes) -> bytes:
