@@ -16,7 +16,7 @@ from fedha.cli.exits import EndedError
 from fedha.cli.steps import Steps
 from fedha.errors import FedhaError, StoppedError
 from fedha.report.formats import Format, render
-from fedha.runs import belongings, folders, owner, runfolder
+from fedha.runs import folders, own_files, owner, runfolder
 from fedha.runs.files import DIAGNOSIS, typed
 from fedha.runs.wording import run_title
 
@@ -91,7 +91,7 @@ def diagnose(
 def _work(runs: Sequence[Path], settings: "Settings", console: Console, *, quiet: bool, again: bool) -> None:
     pending = [one for one in runs if again or not _done(one, settings)]
     for place in pending:
-        belongings.check_free(place, (DIAGNOSIS, runfolder.REPORT))
+        own_files.check_free(place, (DIAGNOSIS, runfolder.REPORT))
     if not pending and not quiet:
         publish.say("Nothing to diagnose: every run has such a diagnosis; --again makes it anew.", console)
     try:
@@ -121,7 +121,7 @@ def _diagnose(place: Path, settings: "Settings", steps: Steps) -> None:
 
     def told(doing: str, done: int, total: int) -> None:
         stopping.check("stopped")
-        steps.told(doing, done, total)
+        steps.progress(doing, done, total)
 
     found = diagnose(load(place), config, load_domains(config), settings, told, rounds=int(results["rounds"]))
     record.write(place, found)

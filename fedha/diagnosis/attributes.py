@@ -176,7 +176,7 @@ def by_chance(
     sound = [(level, share) for level, share in found if level is not None]
     if len(sound) < len(found):
         return None, None
-    middle, high = (math.hypot(*(share * level[place] for level, share in sound)) / 2 for place in (0, 1))
+    middle, high = (float(math.hypot(*(share * level[place] for level, share in sound))) / 2 for place in (0, 1))
     return middle, high
 
 
@@ -295,7 +295,8 @@ def _length(first: Tensor, second: Tensor) -> Tensor:
 
 def _turn(first: Tensor, second: Tensor) -> Tensor:
     lengths = first.norm(dim=1) * second.norm(dim=1)
-    return 1 - (first * second).sum(1) / lengths.clamp_min(1e-300)
+    turn: Tensor = 1 - (first * second).sum(1) / lengths.clamp_min(1e-300)
+    return turn
 
 
 def _hellinger(first: Tensor, second: Tensor) -> Tensor:
@@ -312,7 +313,7 @@ def _class_means(classes: int, spread: float) -> Size:
     def size(first: Tensor, second: Tensor) -> Tensor:
         ours, theirs = (one.view(len(one), classes, -1) for one in (first, second))
         both = (ours[:, :, 0] > 0) & (theirs[:, :, 0] > 0)
-        apart = (theirs[:, :, 1:] / theirs[:, :, :1] - ours[:, :, 1:] / ours[:, :, :1]).norm(dim=2)
+        apart: Tensor = (theirs[:, :, 1:] / theirs[:, :, :1] - ours[:, :, 1:] / ours[:, :, :1]).norm(dim=2)
         return torch.where(both, apart, 0.0).sum(1) / both.sum(1).clamp_min(1) / spread
 
     return size
@@ -325,4 +326,4 @@ def _spread(samples: Sequence[Sample]) -> float:
         sum(float(((one.features[rows, :-1] - mean) ** 2).sum()) for rows in one.rows(1)) / len(one)
         for one, mean in zip(samples, means, strict=True)
     ]
-    return max((sum(squares) / len(squares)) ** 0.5, 1e-300)
+    return max(math.sqrt(sum(squares) / len(squares)), 1e-300)

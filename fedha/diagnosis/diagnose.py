@@ -11,7 +11,9 @@ from fedha.data.domain import DomainSet
 from fedha.diagnosis import attributes, curvature
 from fedha.diagnosis.attributes import Side
 from fedha.diagnosis.party import Party, pooled
+from fedha.diagnosis.sample import Sample
 from fedha.diagnosis.settings import Mode, Settings
+from fedha.diagnosis.shift import Placed, estimate, given_inputs, together
 from fedha.diagnosis.subject import Subject, Told, check_config, looked_at
 from fedha.diagnosis.transfer import Transfer, both_ways, worst_pair
 from fedha.diagnosis.weighted import shared_directions
@@ -63,6 +65,8 @@ def diagnose(
             found["curvature"] = _curvature(subject, parties, mode, to)
         if "attributes" in settings.rows:
             found["attributes"] = _attributes(subject, parties, mode, to, told)
+        if "shift" in settings.rows:
+            found["shift"] = _shift(subject, mode, to, told)
     made = {
         "name": config.name,
         "recipe": config.recipe[0].name,
@@ -248,6 +252,25 @@ def _attributes(
         )
         found.append(asdict(whole))
     return found
+
+
+def _shift(subject: Subject, mode: Mode, to: Sequence[str], told: Told) -> list[dict[str, object]]:
+    classes, seed = subject.domains.classes, subject.config.seed[0]
+    inputs = given_inputs(subject.domains)
+    found = []
+    sides = _sides(subject, mode, to)
+    for number, (first, second) in enumerate(sides):
+        for place, (space, placed) in enumerate((("features", _in_features), ("inputs", inputs))):
+            told("kinds of shift", 2 * number + place, 2 * len(sides))
+            if placed is not None:
+                mean = together(first.name, [placed(one) for one in first.samples])
+                one = estimate(mean, placed(second.samples[0]), classes, space, seed)
+                found += [] if one is None else [one.row()]
+    return found
+
+
+def _in_features(one: Sample) -> Placed:
+    return Placed(one.name, one.features[:, :-1], one.labels)
 
 
 def _curved(one: curvature.Curvature, first: Party, second: Party, shape: tuple[int, int]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def fit(answers: Sequence[Summed], start: Tensor, ridge: float, *, iterations: i
         weights.grad = sum((gradient for _, gradient in told), start=ridge * held)
         return sum((loss for loss, _ in told), start=ridge / 2 * (held**2).sum())
 
-    method.step(closure)  # type: ignore[no-untyped-call]
+    method.step(closure)
     return weights.detach()
 
 

@@ -109,10 +109,14 @@ def extremes(
             betas[place].append(float(left[place]))
             size, residual = _dominant(alphas[place], betas[place])
             ended = betas[place][-1] <= _GONE * max(size, 1e-300)
-            sure = (
-                number >= LEAST and residual <= tolerance and _width(alphas[place], betas[place], dimensions) <= width
+            open_ones[place] = not (
+                ended
+                or (
+                    number >= LEAST
+                    and residual <= tolerance
+                    and _width(alphas[place], betas[place], dimensions) <= width
+                )
             )
-            open_ones[place] = not (ended or sure)
         if not bool(open_ones.any()):
             break
         basis.append(torch.where(open_ones[:, None], image / left.clamp_min(1e-300)[:, None], 0.0))

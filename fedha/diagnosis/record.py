@@ -6,7 +6,7 @@ from typing import Any
 
 from fedha.errors import FedhaError, brief
 from fedha.jsonfile import parse_json
-from fedha.runs import belongings
+from fedha.runs import own_files
 from fedha.runs.files import DIAGNOSIS as FILE
 
 _FORM = 1
@@ -18,7 +18,7 @@ def write(folder: Path, found: Mapping[str, Any]) -> None:
     Raises:
         FedhaError: It cannot be written, or the file is somebody else's.
     """
-    belongings.write_json(folder, FILE, {"form": _FORM, **found})
+    own_files.write_json(folder, FILE, {"form": _FORM, **found})
 
 
 def exists(folder: Path) -> bool:

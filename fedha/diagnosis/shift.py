@@ -11,19 +11,23 @@ values, and for any h > 0 ``(E_p[h] + E_q[1/h]) / 2`` is at least ``int sqrt(p q
 discriminator that is a little wrong is wrong in second order, and to the safe side.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from fedha.data.domain import DomainSet
 from fedha.diagnosis.attributes import split_members
 from fedha.diagnosis.discriminator import Sides, cross_fitted
 from fedha.diagnosis.sample import Sample
+from fedha.inputs import nested
 
 THRESHOLDS = (0.1, 0.05, 0.02)
 CALM = 0.01  # what diversity and correlation of two random halves of one domain may be
 FITTED = 2000  # examples of a class of a domain that discriminators are fitted on
+WIDEST = 4096  # numbers of an input that is looked at as it is
 LEAST = 8  # examples of a class in a domain, without which it is left out
 _NARROW = 1e-3
 _MOVED = 0.05  # of label shares: what is less is taken for none, where nothing but noise would choose the sign
@@ -199,6 +203,20 @@ def _auc(eta: Tensor, ours: Tensor, theirs: Tensor) -> float:
     other = torch.zeros(count, dtype=ours.dtype).index_add_(0, groups, theirs)
     below = other.cumsum(0) - other / 2
     return float((mine * below).sum())
+
+
+def given_inputs(domains: DomainSet) -> Callable[[Sample], Placed] | None:
+    """A sample's inputs as points, [n, d], by the domain's name; None where they are no single array, or too wide."""
+    parts = {one.name: one.train for one in domains.sources} | {one.name: one.held_out for one in domains.targets}
+    form = next(iter(parts.values())).form
+    if nested(form.input_shape) or not 0 < math.prod(form.input_shape) <= WIDEST:
+        return None
+
+    def placed(sample: Sample) -> Placed:
+        points = parts[sample.name].take()
+        return Placed(sample.name, points.flatten(1).double().cpu(), sample.labels)
+
+    return placed
 
 
 def together(name: str, parts: Sequence[Placed]) -> Placed:
