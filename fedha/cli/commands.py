@@ -1,4 +1,4 @@
-"""The command line: ``fedha run``, ``resume``, ``report``, ``audit``, ``study``, ``recipes``, ``check``, ``export`` ...
+"""The command line: ``fedha run``, ``resume``, ``report``, ``audit``, ``diagnose``, ``study``, ``recipes`` ...
 
 Heavy imports (torch, Flower, matplotlib) happen inside the commands, so that help and errors come at once.
 """
@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import typer
 
 from fedha import progress
-from fedha.cli import audit, data, deploy, exits, privacy, study, sweep
+from fedha.cli import audit, data, deploy, diagnose, exits, privacy, study, sweep
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app = typer.Typer(
 
 app.add_typer(deploy.app)
 app.command()(audit.audit)
+app.command()(diagnose.diagnose)
 app.command()(sweep.sweep)
 app.command()(sweep.table)
 app.add_typer(study.app)

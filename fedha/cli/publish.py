@@ -15,6 +15,7 @@ from fedha.report.section import Section
 from fedha.report.tables import accuracy_table
 from fedha.runs import runfolder
 from fedha.runs.earlier import is_page
+from fedha.runs.files import DIAGNOSIS
 from fedha.runs.folders import find_runs
 
 _ENDINGS: dict[str, Format] = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -37,7 +38,9 @@ def write(folders: Sequence[Path], output: Path, audits: Mapping[Path, Path] | N
 
     check_page(output)
     runs, unfinished = read_runs(folders)
-    write_report(runs, output, unfinished=unfinished, sections=audit_sections(folders, audits))
+    write_report(
+        runs, output, unfinished=unfinished, sections=[*diagnosis_sections(folders), *audit_sections(folders, audits)]
+    )
 
 
 def check_page(output: Path) -> None:
@@ -48,6 +51,23 @@ def check_page(output: Path) -> None:
     """
     if os.path.lexists(output) and not is_page(output):
         raise FedhaError(f"{output} is there already and is no page of fedha's; move it, or choose another --output")
+
+
+def diagnosis_sections(folders: Sequence[Path]) -> list[Section]:
+    """What the diagnoses of some runs say, as parts of their page."""
+    if not any((one / DIAGNOSIS).is_file() for one in folders):
+        return []
+    from fedha.diagnosis import record
+    from fedha.diagnosis.section import sections
+    from fedha.report.page import group_runs
+
+    runs, _ = read_runs(folders)
+    rows = group_runs(runs, variants([run.config for run in runs]))
+    found = {
+        title: [record.read(run.folder) for run in members if record.exists(run.folder)]
+        for title, members in rows.items()
+    }
+    return sections({title: several for title, several in found.items() if several})
 
 
 def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None = None) -> list[Section]:
