@@ -43,6 +43,7 @@ from fedha.models.split import SplitModel
 from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
 from fedha.models.state import told as told_state
 from fedha.placement import placed_domain
+from fedha.privacy import gate
 from fedha.privacy.site import Site
 from fedha.rules.table import allow
 
@@ -205,15 +206,22 @@ class Clients:
             request = unpack_request(content, kind, self._device)
         if not self._holds_constants(request, sent_constants(content)):
             return lacking(CONSTANTS)
-        admit(client, kind, request)
-        self._check_parameters(client, request)
         if self._party is None:
+            admit(client, kind, request)
+            self._check_parameters(client, request)
             with told_as_kind(client.domain.client, client.site, content):
                 reply = _ANSWERS[kind](client, request)
         else:
+            few = admit(client, kind, request, tells_examples=self._party.tells_examples)
+            self._check_parameters(client, request)
             opened = secure_client.open_question(kind, client, content, request, context)
-            plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, opened.request))
-            secrets, reply = secure_client.mask(self._party, opened, client, plain)
+
+            def work() -> Reply:
+                if few is not None:
+                    raise FedhaError(few.sentence)
+                return _ANSWERS[kind](client, opened.request)
+
+            secrets, reply = secure_client.answer(self._party, opened, client, work)
             secure_client.store(context, secrets)
         _remember(client, context)
         return pack_reply(reply)
@@ -280,7 +288,7 @@ class Clients:
             return None
         plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [
-            secure_client.mask(party, question, client, reply)
+            secure_client.answer(party, question, client, iter([reply]).__next__)
             for question, client, reply in zip(opened, clients, plain, strict=True)
         ]
         for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
@@ -352,6 +360,7 @@ class Clients:
         if constants_name(found) != request.constants:
             raise FedhaError("the constants that the server sent are not those that it names; look at the server")
         take_constants(self._model, sent)
+        gate.forget(self._model)
         self._constants = self._constants | found
         for client in self._clients.values():
             client.seen = None  # it was computed with others
