@@ -12,134 +12,27 @@ rounds, of wall clock and of the process' CPU time, and ratios are medians of th
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from flwr.app import ConfigRecord
+from sides import by_hand, networks, rounds
 from sides.driving import say
 from sides.processes import machine
-from torch import Tensor, nn
-from torch.nn import functional
 
 from fedha import numerics
-from fedha.config import TrainingConfig
-from fedha.data.domain import Domain, Examples
-from fedha.engine.inline import InlineGrid
-from fedha.flower import HessianAlignment
-from fedha.flower.client import Clients, app_for, simulated
 from fedha.models import SplitModel
-from fedha.recipes import RECIPES
 
-DOMAINS, IMAGES, ROWS, CLASSES = 3, 600, 32, 10
-SHAPES = {"mlp 28 px": (1, 28, 28), "mlp 64 px": (3, 64, 64), "cnn 32 px": (3, 32, 32)}
-RATE = 1e-3
+DOMAINS, IMAGES, ROWS, RATE = 3, 600, 32, 1e-3
+SHAPES = {"mlp 28 px": (1, 28, 28), "mlp 64 px": (3, 64, 64), "cnn 32 px": (3, 32, 32), "resnet18 64 px": (3, 64, 64)}
 
 
 def network(name: str) -> SplitModel:
-    """An MLP of two hidden layers, or a small CNN."""
-    torch.manual_seed(0)
-    if name.startswith("mlp"):
-        inputs = torch.Size(SHAPES[name]).numel()
-        layers = [nn.Flatten(), nn.Linear(inputs, 390), nn.ReLU(), nn.Linear(390, 390), nn.ReLU()]
-        return SplitModel(nn.Sequential(*layers), nn.Linear(390, CLASSES))
-    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU()]
-    layers += [nn.MaxPool2d(2), nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return SplitModel(nn.Sequential(*layers), nn.Linear(128, CLASSES))
-
-
-def domains(name: str) -> list[Domain]:
-    """Images of numbers, and labels, drawn at random."""
-    draws = torch.Generator().manual_seed(1)
-    found = []
-    for place in range(DOMAINS):
-        inputs = torch.rand(IMAGES, *SHAPES[name], generator=draws)
-        labels = torch.randint(0, CLASSES, (IMAGES,), generator=draws)
-        some = Examples(inputs, labels)
-        found.append(Domain(f"d{place}", some, some.select(slice(0, 2))))
-    return found
-
-
-# --- the hand-written loop: DomainBed's, as its algorithms.py writes it ---
-
-
-def _erm(model: SplitModel, features: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(model.head(features), labels)
-
-
-def _vrex(model: SplitModel, features: Tensor, labels: Tensor) -> Tensor:
-    logits = model.head(features)
-    risks = torch.stack(
-        [functional.cross_entropy(*one) for one in zip(logits.split(ROWS), labels.split(ROWS), strict=True)]
-    )
-    return risks.mean() + ((risks - risks.mean()) ** 2).mean()
-
-
-def _coral(model: SplitModel, features: Tensor, labels: Tensor) -> Tensor:
-    risks, parts = [], features.split(ROWS)
-    penalty = features.new_zeros(())
-    for one, truth in zip(parts, labels.split(ROWS), strict=True):
-        risks.append(functional.cross_entropy(model.head(one), truth))
-    for i in range(DOMAINS):
-        for j in range(i + 1, DOMAINS):
-            x, y = parts[i], parts[j]
-            centred_x, centred_y = x - x.mean(0), y - y.mean(0)
-            covariances = (centred_x.T @ centred_x - centred_y.T @ centred_y) / (ROWS - 1)
-            penalty = penalty + (x.mean(0) - y.mean(0)).pow(2).mean() + covariances.pow(2).mean()
-    return torch.stack(risks).mean() + penalty / (DOMAINS * (DOMAINS - 1) / 2)
-
-
-def _iga(model: SplitModel, features: Tensor, labels: Tensor) -> Tensor:
-    logits, head = model.head(features), list(model.head.parameters())
-    risks, slopes = [], []
-    for one, truth in zip(logits.split(ROWS), labels.split(ROWS), strict=True):
-        risks.append(functional.cross_entropy(one, truth))
-        slopes.append(torch.autograd.grad(risks[-1], head, create_graph=True))
-    means = [torch.stack(column).mean(0) for column in zip(*slopes, strict=True)]
-    spread = sum((g - m).pow(2).sum() for own in slopes for g, m in zip(own, means, strict=True))
-    return torch.stack(risks).mean() + spread / DOMAINS
-
-
-BY_HAND: dict[str, Callable[[SplitModel, Tensor, Tensor], Tensor]] = {
-    "erm": _erm,
-    "vrex": _vrex,
-    "coral": _coral,
-    "iga": _iga,
-}
-
-
-def by_hand(name: str, recipe: str) -> Iterator[None]:
-    """One step each time."""
-    model, sources = network(name), domains(name)
-    optimizer, draws, loss = torch.optim.Adam(model.parameters(), lr=RATE), torch.Generator().manual_seed(2), None
-    while True:
-        rows = [torch.randperm(IMAGES, generator=draws)[:ROWS] for _ in sources]
-        inputs = torch.cat([one.train.inputs[own] for one, own in zip(sources, rows, strict=True)])
-        labels = torch.cat([one.train.labels[own] for one, own in zip(sources, rows, strict=True)])
-        loss = BY_HAND[recipe](model, model.featurizer(inputs), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()  # DomainBed notes it each step
-        yield
-
-
-def rounds(name: str, recipe: str, *, together: bool) -> Iterator[None]:
-    """One round of fedha's each time, through the inline engine."""
-    model, sources = network(name), domains(name)
-    clients = Clients(
-        lambda context: network(name), lambda context: sources[context.node_config["partition-id"]], site=simulated
-    )
-    grid = InlineGrid(app_for(clients), DOMAINS, together=clients if together else None)
-    training = TrainingConfig(rounds=10**9, optimizer="adam", learning_rate=RATE, batch_size=ROWS)
-    strategy = HessianAlignment(RECIPES[recipe], training, clients=DOMAINS)
-    strategy.begin(dict(model.named_parameters()))
-    number = 0
-    while True:
-        number += 1
-        messages = list(strategy.configure_train(number, strategy.arrays, ConfigRecord(), grid))
-        strategy.aggregate_train(number, strategy.talk.deliver(grid, messages))
-        yield
+    """An MLP of two hidden layers, a small CNN, or a ResNet-18 whose batch norm is frozen."""
+    kind = name.partition(" ")[0]
+    if kind == "resnet18":
+        return networks.residual(kind)
+    return networks.mlp(torch.Size(SHAPES[name]).numel()) if kind == "mlp" else networks.cnn()
 
 
 @dataclass
@@ -159,11 +52,11 @@ class Times:
 
 def compare(name: str, recipe: str, count: int) -> dict[str, float]:
     """Medians: seconds of a step by hand, and each side's ratio to it, pair by pair; the same of CPU seconds."""
-    sides = {
-        "by hand": by_hand(name, recipe),
-        "batching": rounds(name, recipe, together=True),
-        "without": rounds(name, recipe, together=False),
-    }
+    sources = networks.images(DOMAINS, IMAGES, SHAPES[name])
+    training = rounds.synchronous(ROWS, RATE, chunk=DOMAINS * ROWS)
+    sides = {"by hand": by_hand.steps(network(name), sources, recipe, ROWS, RATE)}
+    for side, together in (("batching", True), ("without", False)):
+        sides[side] = rounds.through_engine(lambda: network(name), sources, recipe, training, together=together)
     for side in sides.values():
         for _ in range(5):
             next(side)
@@ -184,7 +77,7 @@ def compare(name: str, recipe: str, count: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few rounds of the MLP")
-    parser.add_argument("--recipes", nargs="+", choices=list(BY_HAND), default=list(BY_HAND))
+    parser.add_argument("--recipes", nargs="+", choices=list(by_hand.BY_HAND), default=list(by_hand.BY_HAND))
     given = parser.parse_args()
     numerics.configure(1)
     print(f"{machine()}; one thread; {DOMAINS} x {ROWS} images")

@@ -18,29 +18,31 @@ class Client:
     """One client, as all who answer for it take it (`fedha.training.Holder`).
 
     Attributes:
-        index: Its place in client order.
+        client_id: Its number in client order, from 0.
         domain: Its data, on the model's device and of the model's precision.
         model: Structure, and what of its state is constant; the rest comes with each request.
         state: What it remembers; mostly nothing.
         site: Its own rules: where its noise comes from, what it refuses.
-        seen: What was computed of its rows last, kept until it has trained; who made it knows it again.
+        last_pass: What was computed of its rows last, kept until it has trained; who made it knows it again.
     """
 
-    index: int
+    client_id: int
     domain: Domain
     model: SplitModel
     state: ClientState = field(default_factory=ClientState)
     site: Site = field(default_factory=Site)
-    seen: object = field(default=None, repr=False)
+    last_pass: object = field(default=None, repr=False)
 
     @property
     def member(self) -> Member:
         """What the server knows of it."""
-        return Member(self.index, self.domain.name, len(self.domain.train))
+        return Member(self.client_id, self.domain.name, len(self.domain.train))
 
     def reply(
         self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
     ) -> Reply:
         """An answer in this client's name."""
         domain = self.domain
-        return Reply(domain.client, domain.name, self.index, len(domain.train), tensors, metrics or {}, weighed)
+        return Reply(
+            domain.client_name, domain.name, self.client_id, len(domain.train), tensors, metrics or {}, weighed
+        )

@@ -17,7 +17,7 @@ class Member:
     """One client as the server knows it.
 
     Attributes:
-        index: Its place in client order.
+        client_id: Its number in client order, from 0.
         domain: Its domain's name.
         examples: Training examples it holds; 0 where it does not say.
         input_shape: Shape of one of its inputs (of several, their shapes); () where it did not say.
@@ -26,7 +26,7 @@ class Member:
         unreached: Parameters that no loss can move, as its network is made.
     """
 
-    index: int
+    client_id: int
     domain: str
     examples: int
     input_shape: Any = ()
@@ -37,7 +37,7 @@ class Member:
     @property
     def who(self) -> str:
         """What events and errors call it."""
-        return f"client {self.index} (domain {self.domain!r})"
+        return f"client {self.client_id} (domain {self.domain!r})"
 
 
 def draw_cohort(training: TrainingConfig, seed: int, round: int, members: Sequence[Member]) -> list[Member]:
@@ -83,7 +83,7 @@ def cohort_size(training: TrainingConfig, clients: int) -> int:
     return wanted
 
 
-def average_shares(training: TrainingConfig, cohort: Sequence[Member]) -> list[float]:
+def averaging_weights(training: TrainingConfig, cohort: Sequence[Member]) -> list[float]:
     """Each client's weight in the averages: by domain (clients of one domain share its part), example or client."""
     secret = not any(one.examples for one in cohort)  # then the counts are summed with what they weigh
     if training.averaging == "clients" or (training.averaging == "examples" and secret):

@@ -55,8 +55,8 @@ class Request:
         parameters: The global model's trained parameters, by name.
         references: Averaged statistics known so far this round, by name.
         measure: The statistics wanted; in a training exchange those that ride along, for the next round.
-        share: The client's weight in the averages, in (0, 1]; on its way to a secure sum, which clients are all asked
-            for alike, the weight of those who are left of the round.
+        averaging_weight: The client's, in (0, 1]; on its way to a secure sum, which clients are all asked for alike,
+            that of those who are left of the round.
         additive: Whether clients that answer together may send one weighted sum of their tensors: nobody needs theirs
             one by one.
         evaluate: Parts of the domain to evaluate at the global model: held_out, train; in a training exchange, too.
@@ -71,7 +71,7 @@ class Request:
     parameters: Mapping[str, Tensor]
     references: Mapping[str, Tensor] = field(default_factory=dict)
     measure: tuple[str, ...] = ()
-    share: float = 1.0
+    averaging_weight: float = 1.0
     additive: bool = False
     evaluate: tuple[str, ...] = ()
     sent: Mapping[str, Tensor] = field(default_factory=dict)
@@ -85,9 +85,9 @@ class Reply:
     """A client's side of an exchange.
 
     Attributes:
-        client: The client's name: its domain's, or ``domain/shard`` where several share one.
+        client_name: Its domain's, or ``domain/shard`` where several share one.
         domain: Its domain's name.
-        index: Its place in client order, in which everything is summed.
+        client_id: Its number from 0, its ``partition-id``: everything is summed in their order. Not Flower's node id.
         examples: Training examples it holds; 0 where only a sum over clients may tell.
         tensors: Statistics by name, or the update by parameter name. What comes beside an update has a prefix:
             ``statistics/`` what rides along (`fedha.piggyback`), ``rule/`` what the run's rules ask for, ``buffers/``
@@ -100,9 +100,9 @@ class Reply:
         other: Then also the constant parts that are not as the server announced them.
     """
 
-    client: str
+    client_name: str
     domain: str
-    index: int
+    client_id: int
     examples: int
     tensors: Mapping[str, Tensor]
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedha.answers import answer_measure
 from fedha.client import Client
-from fedha.cohort import Member, average_shares, draw_cohort
+from fedha.cohort import Member, averaging_weights, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
 from fedha.models.check import check_batch_norm, check_parameters, check_trainable
@@ -43,7 +43,7 @@ class Server:
         kinds: What becomes of each part, in the order in which the whole is handed out; empty: all are trained.
         members: All clients as last met, in client order.
         cohort: The round's clients, in client order; who fails leaves it.
-        shares: Each of its clients' weight in the averages, by place; they sum to 1.
+        averaging_weights: Each of its clients' weight in the averages, by client id; they sum to 1.
         states: The rules' tensors, by rule and name (`fedha.rules`).
         piggyback: Whether statistics ride along with the updates (`fedha.piggyback`).
         references: Then those of the round to come; empty where they have to be measured first.
@@ -61,7 +61,7 @@ class Server:
     kinds: Mapping[str, str] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
     cohort: list[Member] = field(default_factory=list)
-    shares: dict[int, float] = field(default_factory=dict)
+    averaging_weights: dict[int, float] = field(default_factory=dict)
     states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     piggyback: bool = False
     references: dict[str, Tensor] = field(default_factory=dict)
@@ -98,17 +98,17 @@ class Server:
             members: All clients, in any order.
 
         Raises:
-            FedhaError: Two clients have one place, or more are asked for than there are.
+            FedhaError: Two clients have one id, or more are asked for than there are.
         """
-        ordered = sorted(members, key=lambda one: one.index)
-        places = [one.index for one in ordered]
-        if len(set(places)) < len(places):
-            twice = listed(place for place, count in Counter(places).items() if count > 1)
-            raise FedhaError(f"several clients have place {twice}; give each its own partition-id in the node config")
+        ordered = sorted(members, key=lambda one: one.client_id)
+        client_ids = [one.client_id for one in ordered]
+        if len(set(client_ids)) < len(client_ids):
+            twice = listed(client_id for client_id, count in Counter(client_ids).items() if count > 1)
+            raise FedhaError(f"several clients have the id {twice}; give each its own partition-id in the node config")
         self.cohort = draw_cohort(self.task.training, self.task.seed, round, ordered)
         self.members = ordered
-        shares = average_shares(self.task.training, self.cohort)
-        self.shares = {one.index: share for one, share in zip(self.cohort, shares, strict=True)}
+        weights = averaging_weights(self.task.training, self.cohort)
+        self.averaging_weights = {one.client_id: weight for one, weight in zip(self.cohort, weights, strict=True)}
         self.learned = {}
         self.spending = self.spending.round(self.task, self.cohort, ordered)
         self._round, self._drawn, self._sums = round, len(self.cohort), 0
@@ -135,20 +135,20 @@ class Server:
 
     def refer(self, replies: Iterable[Reply]) -> dict[str, Tensor]:
         """Average one exchange's statistics into references; who did not answer leaves the cohort."""
-        references, _ = self._mean(replies, self.shares, "statistics")
+        references, _ = self._mean(replies, self.averaging_weights, "statistics")
         self.learned |= references
         told, self.states = applied.referred(self.task.rules, self.states, references)
         return told
 
     def step(self, round: int, replies: Iterable[Reply]) -> dict[str, Any]:
         """Average one round's updates, apply them, and return the round's numbers."""
-        rules, shares = self.task.rules, dict(self.shares)
+        rules, weights = self.task.rules, dict(self.averaging_weights)
         if self.weighs_updates:
             # every risk must be known before any update can be weighed
-            replies = list(in_order(replies, [one.index for one in self.cohort]))
-            weights, self.states = applied.weighed(rules, self.states, _answering(replies, shares))
-            shares = dict(weights)
-        mean, answered = self._mean(replies, shares, "update")
+            replies = list(in_order(replies, [one.client_id for one in self.cohort]))
+            weighed, self.states = applied.weighed(rules, self.states, _answering(replies, weights))
+            weights = dict(weighed)
+        mean, answered = self._mean(replies, weights, "update")
         self.learned |= mean
         self.references, self.states = applied.referred(rules, self.states, applied.below(mean, RIDING))
         self.evaluated = pool_evaluations(answered)
@@ -176,29 +176,30 @@ class Server:
         )
 
     def _mean(
-        self, replies: Iterable[Reply], shares: Mapping[int, float], what: str
+        self, replies: Iterable[Reply], weights: Mapping[int, float], what: str
     ) -> tuple[dict[str, Tensor], list[Reply]]:
         """Average as replies come, and keep their numbers: no more than what is out of order stays in memory."""
         answered: list[Reply] = []
         hides = self.task.privacy.protect == "clients"
 
         def weighed() -> Iterator[tuple[Mapping[str, Tensor], float]]:
-            for reply in in_order(replies, [one.index for one in self.cohort]):
+            for reply in in_order(replies, [one.client_id for one in self.cohort]):
                 answered.append(replace(reply, tensors={}))
                 if not reply.weighed:
-                    yield reply.tensors, shares[reply.index]
+                    yield reply.tensors, weights[reply.client_id]
                 elif reply.tensors:
                     yield reply.tensors, 1.0
 
         mean = self._disturbed(weighed(), what) if hides else weighted_mean(weighed())
         if len(answered) < len(self.cohort):
-            present = {reply.index for reply in answered}
-            if not hides:  # the others' shares grow alike; a private mean is divided by what was drawn, whoever came
-                scale = 1 / sum(shares[place] for place in present)
+            present = {reply.client_id for reply in answered}
+            if not hides:  # the others' weights grow alike; a private mean is divided by what was drawn, whoever came
+                scale = 1 / sum(weights[client_id] for client_id in present)
                 mean = {name: value * scale for name, value in mean.items()}
-            rest = sum(self.shares[place] for place in present)
-            self.shares = {place: self.shares[place] / rest for place in self.shares if place in present}
-            self.cohort = [one for one in self.cohort if one.index in present]
+            left = {one: weight for one, weight in self.averaging_weights.items() if one in present}
+            rest = sum(self.averaging_weights[one] for one in present)
+            self.averaging_weights = {one: weight / rest for one, weight in left.items()}
+            self.cohort = [one for one in self.cohort if one.client_id in present]
         return mean, answered
 
     def _disturbed(self, replies: Iterable[tuple[Mapping[str, Tensor], float]], what: str) -> dict[str, Tensor]:
@@ -224,32 +225,32 @@ def _moved(value: Tensor, by: Tensor) -> Tensor:
     return after.to(value.dtype)
 
 
-def in_order(replies: Iterable[Reply], places: Sequence[int]) -> Iterator[Reply]:
+def in_order(replies: Iterable[Reply], client_ids: Sequence[int]) -> Iterator[Reply]:
     """Replies in client order, each as soon as all before it have come; one that is missing holds up to the end.
 
     Args:
         replies: In order of arrival.
-        places: Whose replies are expected, ascending.
+        client_ids: Whose replies are expected, ascending.
 
     Raises:
-        FedhaError: Two replies from one place, or one from a place that was not asked.
+        FedhaError: Two replies from one client id, or one from an id that was not asked.
     """
     waiting: dict[int, Reply] = {}
-    expected = list(places)
-    asked, heard, upto = set(places), set(), 0
+    expected = list(client_ids)
+    asked, heard, upto = set(client_ids), set(), 0
     for reply in replies:
-        if reply.index in heard or reply.index not in asked:
+        if reply.client_id in heard or reply.client_id not in asked:
             raise FedhaError(
-                f"a client replied as place {reply.index}, which "
-                f"{'another one has' if reply.index in heard else 'was not asked'}; "
-                "each must have its own place, so check partition-id in their node config"
+                f"a client replied as client {reply.client_id}, which "
+                f"{'another one has' if reply.client_id in heard else 'was not asked'}; "
+                "each must have its own id, so check partition-id in their node config"
             )
-        heard.add(reply.index)
-        waiting[reply.index] = reply
+        heard.add(reply.client_id)
+        waiting[reply.client_id] = reply
         while upto < len(expected) and expected[upto] in waiting:
             yield waiting.pop(expected[upto])
             upto += 1
-    yield from (waiting[place] for place in sorted(waiting))
+    yield from (waiting[client_id] for client_id in sorted(waiting))
 
 
 def by_domain(replies: Sequence[Reply], metric: str) -> dict[str, float]:
@@ -260,7 +261,7 @@ def by_domain(replies: Sequence[Reply], metric: str) -> dict[str, float]:
 def pool_evaluations(replies: Sequence[Reply]) -> dict[str, dict[str, dict[str, float]]]:
     """Evaluations by part and domain, ``{part: {domain: {accuracy, risk, examples}}}``, over the domain's clients."""
     numbers: dict[str, dict[str, dict[str, float]]] = {}
-    for reply in sorted(replies, key=lambda one: one.index):
+    for reply in sorted(replies, key=lambda one: one.client_id):
         own: dict[str, dict[str, float]] = {}
         for key, value in reply.metrics.items():
             part, _, name = key.partition("/")
@@ -307,21 +308,21 @@ def run_round(
         if constants and digests(state.constants) != constants:
             raise FedhaError("a client's frozen parameters or buffers are not the server's; let both have one network")
     references, left_out = dict(server.references), dict[int, dict[str, Any]]()
-    cohort = {one.index for one in server.gather(round, [_met(client, server.task) for client in clients])}
+    cohort = {one.client_id for one in server.gather(round, [_met(client, server.task) for client in clients])}
 
     def ask(what: Literal["measure", "train"], measure: tuple[str, ...]) -> list[Reply]:
-        replies, sent = [], server.sent_along() if what == "train" else {}
+        replies, weights, sent = [], server.averaging_weights, server.sent_along() if what == "train" else {}
         asked = Request(
             server.task, round, server.parameters, references, measure, sent=sent, kind=what, running=server.running
         )
-        for client in (one for one in clients if one.index in cohort - left_out.keys()):
+        for client in (one for one in clients if one.client_id in cohort - left_out.keys()):
             try:
-                replies.append(_answer(client, replace(asked, share=server.shares[client.index])))
+                replies.append(_answer(client, replace(asked, averaging_weight=weights[client.client_id])))
             except FedhaError as error:
                 if on_client_error == "stop":
                     raise
                 event = {"event": "refused", "client": client.member.who, "exchange": what, "reason": str(error)}
-                left_out[client.index] = event
+                left_out[client.client_id] = event
         if not replies:
             reasons = "; ".join(one["reason"] for one in left_out.values())
             raise FedhaError(f"no client is left in round {round}: {reasons}")
@@ -351,9 +352,9 @@ def _met(client: Client, task: Task) -> Member:
 def _answering(replies: Sequence[Reply], weights: Mapping[int, float]) -> Cohort:
     return Cohort(
         weights,
-        {one.index: one.domain for one in replies},
-        {one.index: one.metrics["risk"] for one in replies if "risk" in one.metrics},
-        {one.index: one.examples for one in replies},
+        {one.client_id: one.domain for one in replies},
+        {one.client_id: one.metrics["risk"] for one in replies if "risk" in one.metrics},
+        {one.client_id: one.examples for one in replies},
     )
 
 

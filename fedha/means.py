@@ -79,7 +79,7 @@ def _merged(batch: Batch, means: Iterable[Mean], around: Circumstances, directio
         piece = Piece(seen.view, seen.features, seen.labels, around, directions)
         with torch.no_grad(), statistics.shared():
             for mean in means:
-                value = mean.of(piece) * seen.share
+                value = mean.of(piece) * seen.fraction
                 total[mean.name] = total[mean.name].add_(value) if mean.name in total else value
     return total
 

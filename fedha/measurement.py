@@ -13,7 +13,7 @@ from torch.func import functional_call
 from fedha import nonlinear, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments
-from fedha.models.chance import Key, drawing
+from fedha.models.random_layers import Key, drawing
 from fedha.models.split import SplitModel, evaluating, head_matrix, with_bias
 from fedha.registry import statistic
 from fedha.statistic import Owner, Space
@@ -100,7 +100,7 @@ class Piece:
 
     def call(self, name: str, *extra: Tensor) -> Tensor:
         """A function of the head's own kind, `fedha.statistics` or `fedha.nonlinear`, on these rows."""
-        refuse_chance(name, self.view)
+        refuse_random_layers(name, self.view)
         function = getattr(self.view.functions, name)
         with _differentiable(name):
             value: Tensor = function(*self.view.arguments, self.features, self.labels, *extra)
@@ -108,7 +108,7 @@ class Piece:
 
     def probed(self, owner: Owner) -> Tensor:
         """Hutchinson's estimate of the Hessian's diagonal, with the signs of the client or of the round."""
-        refuse_chance("hutchinson_diagonal", self.view)
+        refuse_random_layers("hutchinson_diagonal", self.view)
         functions = sketches if self.view.functions is statistics else nonlinear
         known = self.around.signs.get(owner)
         signs = draw_signs(owner, self.view, self.around, self.features) if known is None else known
@@ -212,7 +212,7 @@ def _differentiable(name: str) -> Iterator[None]:
         ) from error
 
 
-def refuse_chance(name: str, view: HeadView) -> None:
+def refuse_random_layers(name: str, view: HeadView) -> None:
     """Refuse what calls a head once for each direction or example, where the head draws at random.
 
     Raises:

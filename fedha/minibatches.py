@@ -47,13 +47,13 @@ def step_sizes(task: Task, examples: int) -> list[int]:
     return minibatch_sizes(task.training.local, examples, 1 if private else task.recipe.least_examples)
 
 
-def minibatches(request: Request, examples: int, index: int) -> Iterator[Tensor | None]:
+def minibatches(request: Request, examples: int, client_id: int) -> Iterator[Tensor | None]:
     """The rows of each local step of a round: whole epochs in a fresh order, or steps that run through such epochs.
 
     Args:
         request: Of the round.
         examples: n, of the domain.
-        index: The client's place.
+        client_id: The client's.
 
     Yields:
         Indices, [b]; None: all rows.
@@ -63,33 +63,33 @@ def minibatches(request: Request, examples: int, index: int) -> Iterator[Tensor 
     if sizes[0] == examples:
         yield from [None] * len(sizes)
     else:
-        yield from shuffled_rows(sizes, examples, request, index).split(sizes)
+        yield from shuffled_rows(sizes, examples, request, client_id).split(sizes)
 
 
-def shuffled_rows(sizes: Sequence[int], examples: int, request: Request, index: int) -> Tensor:
+def shuffled_rows(sizes: Sequence[int], examples: int, request: Request, client_id: int) -> Tensor:
     """The rows of a client's steps of these sizes, one step after the other."""
-    draws, total = generator(request.task.seed, "batches", request.round, index), sum(sizes)
+    draws, total = generator(request.task.seed, "batches", request.round, client_id), sum(sizes)
     epochs = range(-(-total // examples))
     return torch.cat([torch.randperm(examples, generator=draws) for _ in epochs])[:total]
 
 
-def measured_rows(request: Request, examples: int, index: int) -> Tensor | None:
+def measured_rows(request: Request, examples: int, client_id: int) -> Tensor | None:
     """The rows that a client measures in a round, the same in all its exchanges; in synchronous mode also its step's.
 
     Args, Returns: As `minibatches`; without replacement.
     """
     training = request.task.training
     if training.mode == "synchronous":
-        return _drawn(training.batch_size, examples, request, index)
+        return _drawn(training.batch_size, examples, request, client_id)
     if training.local.measure == "batch":
-        return next(minibatches(request, examples, index))
-    return _drawn(None if training.local.measure == "all" else training.local.measure, examples, request, index)
+        return next(minibatches(request, examples, client_id))
+    return _drawn(None if training.local.measure == "all" else training.local.measure, examples, request, client_id)
 
 
-def _drawn(size: int | None, examples: int, request: Request, index: int) -> Tensor | None:
+def _drawn(size: int | None, examples: int, request: Request, client_id: int) -> Tensor | None:
     if size is None or size >= examples:
         return None
-    draws = generator(request.task.seed, "measured rows", request.round, index)
+    draws = generator(request.task.seed, "measured rows", request.round, client_id)
     return torch.randperm(examples, generator=draws)[:size]
 
 

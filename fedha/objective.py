@@ -33,7 +33,7 @@ class Objective:
         around: Signs, and this round's references.
         offsets: What a moving average adds to a client's statistic, by statistic.
         own: The client's statistics at the round's start, for terms that look at the other clients.
-        share: The client's weight in the references.
+        SEEN: The client's weight in the references.
     """
 
     recipe: Recipe
@@ -43,7 +43,7 @@ class Objective:
     around: Circumstances
     offsets: Mapping[str, Tensor]
     own: Mapping[str, Tensor]
-    share: float
+    averaging_weight: float
 
     @property
     def divisor(self) -> float:
@@ -55,7 +55,7 @@ class Objective:
         values = {
             name: value + self.offsets[name] if name in self.offsets else value for name, value in measured.items()
         }
-        return penalty_terms(self.terms, values, self.around.references, self.own, self.share)
+        return penalty_terms(self.terms, values, self.around.references, self.own, self.averaging_weight)
 
     def weighed(self, start: Tensor, penalties: Mapping[str, Tensor]) -> Tensor:
         """``start + w sum_k lambda_k term_k``."""
@@ -132,7 +132,7 @@ def _in_pieces(batch: Batch, objective: Objective) -> tuple[Named, Named]:
         piece = Piece(seen.view, seen.features, seen.labels, objective.around, directions)
         with statistics.shared():
             loss = torch.stack([(pull * needed[name].of(piece)).sum() for name, pull in pulls.items()]).sum()
-        _add(total, derivatives(loss * seen.share, batch.parameters))
+        _add(total, derivatives(loss * seen.fraction, batch.parameters))
     if isinstance(norms, Tensor):
         _add(total, derivatives(norms / objective.divisor, batch.parameters))
     return parts, total

@@ -8,14 +8,16 @@ from fedha.recipes import Recipe, Term
 from fedha.registry import reference_of
 
 
-def active_terms(recipe: Recipe, share: float) -> tuple[Term, ...]:
+def active_terms(recipe: Recipe, averaging_weight: float) -> tuple[Term, ...]:
     """The terms of a recipe that enter a client's loss, in recipe order.
 
     Args:
         recipe: Which has them.
-        share: The client's weight in the references; for one that is alone there are no others to align with.
+        averaging_weight: The client's, in the references; for one that is alone there are no others to align with.
     """
-    return tuple(term for term in recipe.terms if term.weight != 0 and not (term.target == "others" and share >= 1))
+    return tuple(
+        term for term in recipe.terms if term.weight != 0 and not (term.target == "others" and averaging_weight >= 1)
+    )
 
 
 def penalty_terms(
@@ -23,7 +25,7 @@ def penalty_terms(
     values: Mapping[str, Tensor],
     references: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
-    share: float,
+    averaging_weight: float,
 ) -> dict[str, Tensor]:
     """Each term of a recipe's penalty, unweighted, for one batch of one client.
 
@@ -35,16 +37,18 @@ def penalty_terms(
         values: The client's statistics, with what moving averages add.
         references: This round's.
         own: The client's statistics at the round's start, for terms that look at the other clients.
-        share: The client's weight in the references.
+        averaging_weight: The client's weight in the references.
 
     Returns:
         {statistic: scalar}.
     """
-    return {term.statistic: term_value(term, values[term.statistic], references, own, share) for term in terms}
+    return {
+        term.statistic: term_value(term, values[term.statistic], references, own, averaging_weight) for term in terms
+    }
 
 
 def term_value(
-    term: Term, value: Tensor, references: Mapping[str, Tensor], own: Mapping[str, Tensor], share: float
+    term: Term, value: Tensor, references: Mapping[str, Tensor], own: Mapping[str, Tensor], averaging_weight: float
 ) -> Tensor:
     """One term of a penalty, unweighted, from a client's statistic.
 
@@ -52,9 +56,9 @@ def term_value(
         term: Which.
         value: The statistic, live.
         references: This round's.
-        own, share: As in `penalty_terms`.
+        own, averaging_weight: As in `penalty_terms`.
     """
-    return _distance(term, value, _reference(term, references, own, share))
+    return _distance(term, value, _reference(term, references, own, averaging_weight))
 
 
 def term_weight(recipe: Recipe, term: Term) -> float:
@@ -74,12 +78,14 @@ def loss_divisor(recipe: Recipe, round: int, terms: Sequence[Term]) -> float:
     return weight if recipe.rescale and weight > 1 and terms else 1.0
 
 
-def _reference(term: Term, references: Mapping[str, Tensor], own: Mapping[str, Tensor], share: float) -> Tensor | None:
+def _reference(
+    term: Term, references: Mapping[str, Tensor], own: Mapping[str, Tensor], averaging_weight: float
+) -> Tensor | None:
     if term.target == "zero":
         return None
     mean = references[reference_of(term.statistic)]
     if term.target == "others":
-        return (mean - share * own[term.statistic]) / (1 - share)
+        return (mean - averaging_weight * own[term.statistic]) / (1 - averaging_weight)
     return mean
 
 

@@ -14,7 +14,7 @@ from fedha.data.examples import Draws, Examples
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments, several
 from fedha.measurement import HeadView, space_of, view_head
-from fedha.models.chance import Key, chance_of, drawing, kept_apart, untouched
+from fedha.models.random_layers import Key, drawing, kept_apart, random_parts, untouched
 from fedha.models.split import SplitModel, evaluating
 from fedha.models.state import mixing_layers
 from fedha.registry import statistic
@@ -30,13 +30,13 @@ class Seen:
         view: The head, ready to be measured.
         features: Prepared features, [n, D].
         labels: Class indices, [n].
-        share: Its part of the batch's rows.
+        SEEN: Its part of the batch's rows.
     """
 
     view: HeadView
     features: Tensor
     labels: Tensor
-    share: float
+    fraction: float
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Batch:
         trained: Whether its gradient will be taken: then its only piece is computed once, with its graph.
         draws: What chance does to its inputs; None: nothing.
         running: Running statistics that the network moves, as they are before; they are not written to.
-        chance: What the network draws is drawn by this and the piece's place; None: it draws nothing.
+        draw_key: What the network draws is drawn by this and the piece's place; None: it draws nothing.
         moved: The running statistics after the last piece that was computed.
     """
 
@@ -64,7 +64,7 @@ class Batch:
     trained: bool
     draws: Draws | None = None
     running: Mapping[str, Tensor] = field(default_factory=dict)
-    chance: Key | None = None
+    draw_key: Key | None = None
     moved: dict[str, Tensor] = field(default_factory=dict, init=False)
     _live: Seen | None = field(default=None, init=False)  # the only piece, with its graph
     _features: list[Tensor] = field(default_factory=list, init=False)  # of every piece, without one; empty: not kept
@@ -128,9 +128,9 @@ class Batch:
         return view_head(self.model, self.parameters, self._key(place, "head"))
 
     def _key(self, place: int, part: str) -> Key | None:
-        if self.chance is None or not getattr(chance_of(self.model, self.examples.form), part):
+        if self.draw_key is None or not getattr(random_parts(self.model, self.examples.form), part):
             return None
-        return (*self.chance, place, part)
+        return (*self.draw_key, place, part)
 
 
 def refuse_pieces(model: nn.Module, size: int, most: int) -> None:
@@ -176,7 +176,7 @@ def in_pieces(
     """
     form = examples.form
     rows = most or rows_at_once(model, form, (), 1)
-    chance = (0,) if evaluation and any(chance_of(model, form, evaluation=True)) else None
+    draw_key = (0,) if evaluation and any(random_parts(model, form, evaluation=True)) else None
 
     def made(start: int) -> Tensor:
         inputs = examples.take(slice(start, start + rows))
@@ -185,7 +185,7 @@ def in_pieces(
         return found
 
     device = next(model.parameters()).device
-    with torch.no_grad(), evaluating(model) if evaluation else nullcontext(), drawing(chance, device):
+    with torch.no_grad(), evaluating(model) if evaluation else nullcontext(), drawing(draw_key, device):
         if len(examples) > rows:
             refuse_pieces(model, len(examples), rows)
         return torch.cat([made(start) for start in range(0, max(1, len(examples)), rows)])

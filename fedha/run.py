@@ -10,7 +10,7 @@ from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
 from fedha.flower.delivery import never
 from fedha.flower.serve import Job, fold_folder, leave_out, load_domains
-from fedha.runs import belongings, owner, resuming, runfolder
+from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.listener import Listener, Silent
 
 __all__ = ["Listener", "execute"]
@@ -69,7 +69,7 @@ def _train_folds(
         if not runfolder.holds_run(place):
             runfolder.check_new(place)
     runfolder.create(folder, config, resume=resume)
-    belongings.claim(folder, *(f"{place.relative_to(folder).as_posix()}/" for place in places.values()))
+    own_files.claim(folder, *(f"{place.relative_to(folder).as_posix()}/" for place in places.values()))
     for source in domains.sources:
         place = places[source.name]
         if resuming.is_done(place, config):

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from fedha import temporary
 from fedha.arguments import check_argument, check_number
 from fedha.config import Config, EngineConfig, RecipeConfig, TrainingConfig, parse
-from fedha.data.brought import digest, domain_set
 from fedha.data.domain import Domain
+from fedha.data.domain_set import digest, domain_set
 from fedha.errors import FedhaError
-from fedha.handed import NAME, code_digest, digest_of, hand_over
 from fedha.loading import load
 from fedha.models import SplitModel
 from fedha.models.state import TRAINED, kinds_of, named_state
 from fedha.named import name_of
+from fedha.objects import NAME, code_digest, digest_of, put_object
 from fedha.report.comparison import read_runs, variants
 from fedha.report.formats import render
 from fedha.report.tables import accuracy_table
@@ -138,7 +138,7 @@ def simulate(
     targets = [target] if isinstance(target, str) else list(target or [])
     given = domain_set(some, targets, classes, "domains of a program")
     known = digest(given)
-    hand_over(known, given)
+    put_object(known, given)
     config = parse(
         {
             "name": "simulation",
@@ -190,14 +190,14 @@ def _known_network(model: Network) -> dict[str, Any]:
                 "SplitModel.of(network, head='fc'), or a function that makes one"
             )
         own, digest = deepcopy(model), digest_of(_told_apart(model))
-        hand_over(digest, lambda: deepcopy(own))
+        put_object(digest, lambda: deepcopy(own))
         return {"name": NAME, "options": {"digest": digest}}
     if not callable(model):
         raise FedhaError(f"model is {model!r}; give a SplitModel or a function that makes one")
     if (name := name_of(model)) is not None:
         return {"name": name, "options": {}}
     digest = f"function {getattr(model, '__qualname__', type(model).__name__)}"
-    hand_over(digest, model)
+    put_object(digest, model)
     return {"name": NAME, "options": {"digest": digest}}
 
 
@@ -219,7 +219,7 @@ def _known_training(training: TrainingConfig | Mapping[str, Any]) -> Any:
     if (known := _import_name(name)) is not None:
         return {**plain, "optimizer": {**more, "name": known}}
     digest = code_digest(name)
-    hand_over(digest, name)
+    put_object(digest, name)
     return {**plain, "optimizer": {**more, "name": NAME, "digest": digest}}
 
 

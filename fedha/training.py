@@ -18,7 +18,7 @@ from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
 from fedha.minibatches import measured_rows, minibatches
-from fedha.models.chance import Key, chance_of
+from fedha.models.random_layers import Key, random_parts
 from fedha.models.split import SplitModel
 from fedha.models.state import LOCAL, RUNNING
 from fedha.numerics import take_step
@@ -38,11 +38,11 @@ _LARGE = 1e3  # inputs beyond are rarely meant
 class Holder(Protocol):
     """Who holds the data and answers: what a client is here (`fedha.client.Client`)."""
 
-    index: int
+    client_id: int
     domain: Domain
     model: SplitModel
     state: ClientState
-    seen: object
+    last_pass: object
 
     def reply(
         self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
@@ -73,7 +73,7 @@ def answer_train(client: Holder, request: Request) -> Reply:
     train = _one_gradient if request.task.training.mode == "synchronous" else _local_steps
     with as_before(client), named(client, request):
         update, metrics = train(client, request)
-        client.seen = None
+        client.last_pass = None
         if not all(bool(value.isfinite().all()) for value in update.values()):
             raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
     return client.reply(update, metrics)
@@ -95,8 +95,8 @@ def not_finite(client: Holder, request: Request, what: str, more: str = "") -> F
     largest = largest_number(client.domain.train)
     scale = "scale the inputs to about 1, or " if largest > _LARGE else ""
     return FedhaError(
-        f"the {what} of domain {client.domain.client!r} is not finite in round {request.round} ({more}inputs up to "
-        f"{largest:.4g}); {scale}lower training.learning_rate or the recipe's weight"
+        f"the {what} of domain {client.domain.client_name!r} is not finite in round {request.round} ({more}inputs up "
+        f"to {largest:.4g}); {scale}lower training.learning_rate or the recipe's weight"
     )
 
 
@@ -139,7 +139,7 @@ def named(client: Holder, request: Request) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise FedhaError(f"domain {client.domain.client!r} in round {request.round}: {error}") from error
+        raise FedhaError(f"domain {client.domain.client_name!r} in round {request.round}: {error}") from error
 
 
 def _one_gradient(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -160,9 +160,9 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     rules, seen = request.task.rules, list[dict[str, float]]()
     own = applied.client_start(rules, client.state.rule, request.parameters)
     correct = applied.correction(rules, request.parameters, request.sent, own)
-    for step, rows in enumerate(minibatches(request, len(client.domain.train), client.index), 1):
-        chance = _chance(client, request, step)
-        batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, chance=chance)
+    for step, rows in enumerate(minibatches(request, len(client.domain.train), client.client_id), 1):
+        draw_key = _draw_key(client, request, step)
+        batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, draw_key=draw_key)
         gradient, metrics = descend(batch, objective)
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
         gradient |= correct(
@@ -209,7 +209,7 @@ def looks_at_start(request: Request) -> bool:
     Where nothing is measured they are those of the steps, and no pass is made for them.
     """
     recipe = request.task.recipe
-    return bool(active_terms(recipe, request.share)) or any(rule.weigh for rule in request.task.rules)
+    return bool(active_terms(recipe, request.averaging_weight)) or any(rule.weigh for rule in request.task.rules)
 
 
 def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -228,17 +228,17 @@ def round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.O
 
 def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
-    rows, chance = measured_rows(request, len(client.domain.train), client.index), _chance(client, request)
-    kept = client.seen
-    if isinstance(kept, Batch) and (kept.chance, _same(kept.rows, rows)) == (chance, True):
+    rows, draw_key = measured_rows(request, len(client.domain.train), client.client_id), _draw_key(client, request)
+    kept = client.last_pass
+    if isinstance(kept, Batch) and (kept.draw_key, _same(kept.rows, rows)) == (draw_key, True):
         known, given = {**kept.parameters, **kept.running}, {**request.parameters, **running_of(client, request)}
         if known.keys() == given.keys() and all(_same(known[name], value) for name, value in given.items()):
             return kept
     parameters, running = _at_request(client, request)
     most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
-    draws = (request.task.seed, request.round, client.index)
-    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, chance)
-    client.seen = fresh
+    draws = (request.task.seed, request.round, client.client_id)
+    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, draw_key)
+    client.last_pass = fresh
     return fresh
 
 
@@ -252,11 +252,11 @@ def _at_request(client: Holder, request: Request) -> tuple[dict[str, Tensor], di
     return leaves, {name: value for name, value in running.items() if name not in weights}
 
 
-def _chance(client: Holder, request: Request, step: int = 0) -> Key | None:
+def _draw_key(client: Holder, request: Request, step: int = 0) -> Key | None:
     """By what a step's forward passes draw; step 0 is the one that is measured. None: the network draws nothing."""
-    if not any(chance_of(client.model, client.domain.train.form)):
+    if not any(random_parts(client.model, client.domain.train.form)):
         return None
-    return (request.task.seed, "chance", request.round, client.index, step)
+    return (request.task.seed, "chance", request.round, client.client_id, step)
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -283,7 +283,7 @@ def _mean(batch: Batch, name: str) -> float:
     """Risk or accuracy of a batch."""
     with torch.no_grad():
         values = [
-            seen.share * getattr(seen.view.functions, name)(*seen.view.arguments, seen.features, seen.labels)
+            seen.fraction * getattr(seen.view.functions, name)(*seen.view.arguments, seen.features, seen.labels)
             for seen in batch.measured()
         ]
     return float(torch.stack(values).sum())
@@ -316,9 +316,11 @@ def objective_of(
         own: Its statistics at the round's start (`known_at_start`).
         offsets: What moving averages add (`average_offsets`).
     """
-    recipe, share = request.task.recipe, request.share
-    around, terms = circumstances(client, request, reference=False), active_terms(recipe, share)
-    return Objective(recipe, request.round, terms, request.task.training.weight_decay, around, offsets, own, share)
+    recipe, averaging_weight = request.task.recipe, request.averaging_weight
+    around, terms = circumstances(client, request, reference=False), active_terms(recipe, averaging_weight)
+    return Objective(
+        recipe, request.round, terms, request.task.training.weight_decay, around, offsets, own, averaging_weight
+    )
 
 
 def move_averages(client: Holder, recipe: Recipe, own: Mapping[str, Tensor]) -> None:
@@ -340,6 +342,6 @@ def average_offsets(client: Holder, recipe: Recipe) -> dict[str, Tensor]:
 
 
 def circumstances(client: Holder, request: Request, reference: bool) -> Circumstances:
-    owner = None if reference else client.domain.client
+    owner = None if reference else client.domain.client_name
     task = request.task
     return Circumstances(task.seed, request.round, owner, task.recipe.probes, request.references)

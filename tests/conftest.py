@@ -7,6 +7,7 @@ those of the files called test_ray_…, which share one Ray.
 import os
 import signal
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 # Before anything imports torch, Ray or Flower: they read these once. Processes that tests start inherit them.
@@ -16,6 +17,10 @@ os.environ.update(
     FLWR_TELEMETRY_ENABLED="0",
     MPLBACKEND="Agg",
     OMP_NUM_THREADS="1",
+    # Python runs child_processes/sitecustomize.py in all that tests start
+    PYTHONPATH=os.pathsep.join(
+        filter(None, [str(Path(__file__).parent / "child_processes"), os.environ.get("PYTHONPATH")])
+    ),
     RAY_USAGE_STATS_ENABLED="0",
     RAY_worker_niceness="0",  # else its workers starve beside whatever else computes on the machine
 )
@@ -24,6 +29,10 @@ os.environ.pop("COLUMNS", None)  # which pytest-xdist sets, and tables heed
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+_first = Path(__file__).parent / "child_processes" / "sitecustomize.py"
+_here = spec_from_file_location("fedha_tests_sitecustomize", _first)
+_here.loader.exec_module(module_from_spec(_here))  # this process has begun already
 
 # A shell's background jobs ignore the first, nohup's the second, and so would the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,7 +14,7 @@ from fedha import config as configs
 from fedha.config import Config
 from fedha.flower.serve import load_domains
 from fedha.models import build
-from fedha.runs import belongings, runfolder
+from fedha.runs import own_files, runfolder
 from fedha.runs.files import STATE
 
 # for real runs
@@ -106,7 +106,7 @@ def as_in_0_1_0(folder: Path) -> Path:
     content = yaml.safe_load((folder / runfolder.CONFIG).read_text())
     content["checkpoint"].pop("minutes", None)
     (folder / runfolder.CONFIG).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    (folder / belongings.MARKER).unlink()
+    (folder / own_files.MARKER).unlink()
     if (path := folder / runfolder.RESULTS).exists():
         found = json.loads(path.read_text())
         found.pop("expects", None)

@@ -52,13 +52,13 @@ def test_who_is_there_and_who_is_missing_is_told_by_name_and_since_when() -> Non
     grid, attendance = flower_grid(link_states()), Attendance(SITES, seen=dict(SEEN))
     north = register(grid, "north")
     nodes = attendance.look(grid)
-    assert attendance.told(nodes, 3) == (
+    assert attendance.describe(nodes, 3) == (
         "1 of 3 clients are connected (north); waiting for south, which was never connected; west, which was last "
         "connected at 2026-03-01 09:05 UTC"
     )
     grid.state.deactivate_node(north)
     before = datetime.now(UTC)
-    told = attendance.told(attendance.look(grid), 3)
+    told = attendance.describe(attendance.look(grid), 3)
     found = re.search(r"0 of 3 clients are connected; waiting for north, which was last connected at (.*?) UTC", told)
     assert found is not None, told
     assert abs((datetime.fromisoformat(found[1] + "+00:00") - before).total_seconds()) < 120
@@ -85,4 +85,4 @@ def test_a_site_is_called_by_its_name_and_its_domain(domain: str) -> None:
 
 def test_a_node_of_which_nothing_is_known_says_what_it_is() -> None:
     assert Attendance().call(77, None) == "a client that has not said who it is (Flower's node 77)"
-    assert Attendance().told([5], 3) == "1 of 3 clients are connected; waiting for the others"
+    assert Attendance().describe([5], 3) == "1 of 3 clients are connected; waiting for the others"

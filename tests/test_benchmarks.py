@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -193,3 +194,60 @@ def test_a_synchronous_round_is_held_against_a_step_by_hand() -> None:
 def test_memory_is_told_by_the_number_of_examples() -> None:
     sizes = found("pieces")
     assert all(one["peak"] > 0 for one in sizes.values())
+
+
+@pytest.fixture
+def stage(side_modules: Any, tmp_path: Path) -> Any:
+    """A section of the GPU benchmark on the processor."""
+    made = side_modules("card.stage")
+    report = made.Report(tmp_path / "gpu.json")
+    return made.Stage("tried", torch.device("cpu"), True, time.monotonic() + 60, report)
+
+
+def test_a_round_is_the_hand_written_loop_s_step(side_modules: Any) -> None:
+    apart = side_modules("card.agreement").against_hand(torch.device("cpu"), torch.float64)
+    assert {name.partition(":")[0] for name in apart} == set(side_modules("sides.by_hand").BY_HAND)
+    assert max(float(value.abs().max()) for value in apart.values()) < 1e-12
+
+
+def test_a_card_that_differs_is_told(side_modules: Any, stage: Any) -> None:
+    agreement, answers = side_modules("card.agreement"), iter([1.0, 1.0 + 2**-20])
+    with pytest.raises(AssertionError, match=r"rounding: sum differs by 9\.54e-07"):
+        agreement.told(stage, "rounding", lambda *_: {"sum": torch.tensor([next(answers)]).double()}, torch.float64)
+    assert agreement.distance(torch.tensor([float("nan")]), torch.ones(1)) == float("inf")
+
+
+def test_many_small_clients_are_timed_together_and_one_by_one(side_modules: Any, stage: Any) -> None:
+    side_modules("card.cohorts").compare(stage)
+    told = json.loads(stage.report.file.read_text())["found"]["tried"]
+    assert set(told) == {f"{count} clients, {how}" for count in (4, 8) for how in ("together", "one by one")}
+    assert all(one["clients/s"] > 0 for one in told.values())
+
+
+def test_a_section_whose_time_is_over_says_what_it_left_out(side_modules: Any, stage: Any) -> None:
+    stage.until = time.monotonic()
+    side_modules("card.cohorts").compare(stage)
+    told = json.loads(stage.report.file.read_text())
+    assert len(told["left_out"]) == 4
+    assert told["left_out"][0] == "tried: 4 clients, together: the section's time was over"
+
+
+def test_images_of_files_are_decoded_ahead_of_a_step(side_modules: Any, tmp_path: Path) -> None:
+    decoding = side_modules("card.decoding")
+    files = decoding.written(tmp_path, 8, 32)
+    with decoding.pool("threads", 2) as executor:
+        found = decoding.decoded(executor, decoding.Square(16, 3), files[:5])()
+    assert found.shape == (5, 3, 16, 16)
+    assert found.float().std() > 1
+
+
+def test_a_round_over_messages_is_the_plain_one_s(side_modules: Any, stage: Any) -> None:
+    rounds, agreement = side_modules("sides.rounds"), side_modules("card.agreement")
+    cpu = torch.device("cpu")
+    _, model = next(agreement.networks_of(cpu, torch.float32))
+    made = lambda: next(agreement.networks_of(cpu, torch.float32))[1]  # noqa: E731
+    training = rounds.synchronous(16, 1e-3)
+    plain = rounds.plain(model, agreement.domains(cpu, torch.float32), "hgp", training, together=True)
+    over = rounds.through_engine(made, agreement.domains(cpu, torch.float32), "hgp", training, together=True)
+    times = stage.pairs({"plain": plain, "messages": over}, 1, 3)
+    assert {name: len(one) for name, one in times.items()} == {"plain": 3, "messages": 3}

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from fedha.answers import answer_train
 from fedha.client import Client
-from fedha.cohort import Member, average_shares, cohort_size, draw_cohort
+from fedha.cohort import Member, averaging_weights, cohort_size, draw_cohort
 from fedha.config import TrainingConfig, parse
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
@@ -25,7 +25,7 @@ MEMBERS = [Member(place, f"d{place // 2}", size) for place, size in enumerate(SI
 
 
 def places(training: TrainingConfig, round: int, seed: int = 0) -> list[int]:
-    return [one.index for one in draw_cohort(training, seed, round, MEMBERS)]
+    return [one.client_id for one in draw_cohort(training, seed, round, MEMBERS)]
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "examples"])
@@ -86,7 +86,7 @@ def test_neither_a_number_nor_a_fraction_is_refused(wanted: object) -> None:
     ],
 )
 def test_shares_by_client_example_and_domain(averaging: str, shares: list[float]) -> None:
-    assert average_shares(TrainingConfig(averaging=averaging), MEMBERS) == pytest.approx(shares)
+    assert averaging_weights(TrainingConfig(averaging=averaging), MEMBERS) == pytest.approx(shares)
 
 
 # --- a round with a part of the clients ---
@@ -100,7 +100,8 @@ def test_a_round_trains_its_cohort_and_nobody_else() -> None:
         clients, before = problem.clients(), {name: value.clone() for name, value in server.parameters.items()}
         record = run_round(server, clients, number)
         chosen = [
-            clients[one.index] for one in draw_cohort(training, server.task.seed, number, [c.member for c in clients])
+            clients[one.client_id]
+            for one in draw_cohort(training, server.task.seed, number, [c.member for c in clients])
         ]
         assert list(record["risk"]) == [client.domain.name for client in chosen]
         assert record["clients"] == 2
@@ -117,7 +118,7 @@ def test_an_alignment_round_refers_to_its_cohort() -> None:
     for name in ("hgp", "exact_diagonal", "fish", "groupdro"):
         server = problem.server(RECIPES[name], training)
         cohort = draw_cohort(training, server.task.seed, 1, [c.member for c in problem.clients()])
-        pair = replace(problem, domains=tuple(problem.domains[one.index] for one in cohort))
+        pair = replace(problem, domains=tuple(problem.domains[one.client_id] for one in cohort))
         alone = pair.server(RECIPES[name], training.model_copy(update={"clients_per_round": None}))
         run_round(server, problem.clients(), 1)
         run_round(alone, pair.clients(), 1)
@@ -136,8 +137,8 @@ def test_who_does_not_answer_leaves_the_round_and_the_others_share_its_weight() 
     for name, start in before.items():
         mean = sum(size * reply.tensors[name] for size, reply in zip(sizes, replies, strict=True)) / sum(sizes)
         assert_close(server.parameters[name], start - mean, rtol=0, atol=1e-13)
-    assert [one.index for one in server.cohort] == [0, 2]
-    assert sum(server.shares.values()) == pytest.approx(1)
+    assert [one.client_id for one in server.cohort] == [0, 2]
+    assert sum(server.averaging_weights.values()) == pytest.approx(1)
 
 
 @given(st.permutations(range(6)), st.sets(st.integers(0, 5)))
@@ -153,9 +154,9 @@ def test_replies_are_handed_on_in_client_order_as_soon_as_they_can_be(order: lis
     handed = []
     for reply in in_order(arriving(), range(6)):
         if not lost:
-            assert set(range(reply.index + 1)) <= set(arrived)
-            assert len(arrived) == max(order.index(place) for place in range(reply.index + 1)) + 1
-        handed.append(reply.index)
+            assert set(range(reply.client_id + 1)) <= set(arrived)
+            assert len(arrived) == max(order.index(place) for place in range(reply.client_id + 1)) + 1
+        handed.append(reply.client_id)
     assert handed == [place for place in range(6) if place not in lost]
 
 
@@ -187,5 +188,5 @@ def test_clients_of_one_domain_draw_their_own_signs_and_batches() -> None:
     server = problem.server(RECIPES["hutchinson"], TrainingConfig())
     record = run_round(server, clients, 1)
     assert record["penalty"]["hutchinson_diagonal"] > 0  # same data, other signs
-    assert [one.domain.client for one in clients] == ["d0/0", "d0/1"]
+    assert [one.domain.client_name for one in clients] == ["d0/0", "d0/1"]
     assert torch.isfinite(server.parameters["head.weight"]).all()

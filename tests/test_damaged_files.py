@@ -18,7 +18,7 @@ from fedha.data import Domain, Examples
 from fedha.data.export import read_domain, write_domain
 from fedha.engine.event_file import EventFile, new_events
 from fedha.errors import FedhaError
-from fedha.privacy.book import Book
+from fedha.privacy.account import Account
 from fedha.privacy.ledger import Ledger, Release
 from fedha.privacy.spending import Spending, read_spending
 from tests.made_runs import record
@@ -50,14 +50,14 @@ def both(content: bytes) -> Iterator[bytes]:
 def test_a_sites_account(tmp_path: Path) -> None:
     """What is refused is neither written over nor forgotten."""
     path = tmp_path / "account.json"
-    book = Book(path)
+    book = Account(path)
     book.enter("train", 50, [(RELEASE, 3)])
-    book.heard(["update", "risk"], 1e9)
+    book.note_answered(["update", "risk"], 1e9)
 
     def go_on(path: Path) -> None:
-        book = Book(path)
+        book = Account(path)
         book.enter("train", 50, [(RELEASE, 1)])
-        book.heard(["risk"], 1e9 + 5)
+        book.note_answered(["risk"], 1e9 + 5)
 
     assert refusals(path, both(path.read_bytes()), go_on) > 200
 

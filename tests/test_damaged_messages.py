@@ -77,7 +77,7 @@ def request() -> RecordDict:
     problem = make_problem(precision="float32")
     parameters = {name: value.detach() for name, value in problem.model.named_parameters()}
     task = Task(RECIPES["exact_diagonal"], TRAINING, SEED)
-    asked = Request(task, 1, parameters, measure=("gradient", "hessian_diagonal"), share=1 / 3)
+    asked = Request(task, 1, parameters, measure=("gradient", "hessian_diagonal"), averaging_weight=1 / 3)
     return pack_request(asked, pack_tensors(parameters), pack_tensors({}), pack_task(task))
 
 

@@ -36,7 +36,7 @@ def test_a_drawn_round_is_a_whole_round_over_its_rows(name: str) -> None:
     whole, twins = problem.server(ROWS[name], WHOLE), problem.clients()
     for number in range(1, 5):
         request = Request(drawn.task, number, {})
-        rows = [measured_rows(request, len(one.domain.train), one.index) for one in clients]
+        rows = [measured_rows(request, len(one.domain.train), one.client_id) for one in clients]
         assert [len(one) for one in rows] == [7, 7, 7]
         for twin, client, own in zip(twins, clients, rows, strict=True):
             twin.domain = only(client.domain, own)
@@ -75,8 +75,8 @@ def test_local_references_come_from_as_many_examples_as_asked_for(measure: str |
     local = LocalConfig(steps=2, batch_size=5, measure=measure)
     task = Task(RECIPES["exact_diagonal"], TrainingConfig(mode="local", local=local), SEED)
     (client, *_), parameters = make_problem().clients(), dict(make_problem().model.named_parameters())
-    request = Request(task, 3, parameters, measure=("gradient",), share=1 / 3)
-    rows = measured_rows(request, len(client.domain.train), client.index)
+    request = Request(task, 3, parameters, measure=("gradient",), averaging_weight=1 / 3)
+    rows = measured_rows(request, len(client.domain.train), client.client_id)
     assert len(rows) == (5 if measure == "batch" else 6)
     alone = Client(0, only(client.domain, rows), client.model)
     everything = replace(request, task=replace(task, training=TrainingConfig(mode="local", local=LocalConfig(steps=2))))

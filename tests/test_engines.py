@@ -54,10 +54,10 @@ def same_numerics() -> None:
 
 
 def app_of(problem: Problem) -> ClientApp:
-    return client_app(lambda _: problem.model, lambda context: problem.domains[place_of(context)])
+    return client_app(lambda _: problem.model, lambda context: problem.domains[client_id_of(context)])
 
 
-def place_of(context: Context) -> int:
+def client_id_of(context: Context) -> int:
     return int(context.node_config["partition-id"])
 
 

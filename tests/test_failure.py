@@ -90,7 +90,7 @@ def test_what_was_not_answered_has_not_happened(monkeypatch: pytest.MonkeyPatch)
     before = {name: dict(record) for name, record in grid._contexts[3].state.items()}
 
     def forgets(client: Client, context: Context) -> None:
-        if client.index == 1:
+        if client.client_id == 1:
             context.state.clear()
             raise ZeroDivisionError
 

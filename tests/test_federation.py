@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from fedha.answers import answer_measure, answer_train
 from fedha.client import Client
-from fedha.cohort import Member, average_shares
+from fedha.cohort import Member, averaging_weights
 from fedha.config import LocalConfig, ModelConfig, RecipeConfig, TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
@@ -140,7 +140,7 @@ def test_updates_are_averaged_by_domains_or_by_examples(averaging: str) -> None:
     shares = [1 / 3] * 3 if averaging == "domains" else [size / sum(sizes) for size in sizes]
     training = TrainingConfig(optimizer="sgd", learning_rate=1.0, averaging=averaging)
     members = [Member(place, f"d{place}", size) for place, size in enumerate(sizes)]
-    assert average_shares(training, members) == pytest.approx(shares)
+    assert averaging_weights(training, members) == pytest.approx(shares)
     before, after = one_step(problem, RECIPES["erm"], training)
     by_client = [grad(risk, list(before.values()), retain_graph=True) for risk in look(problem, before, 1, {}).risks()]
     by_hand = [sum(s * g for s, g in zip(shares, each, strict=True)) for each in zip(*by_client, strict=True)]
@@ -247,13 +247,13 @@ def test_replies_are_summed_in_client_order_whatever_order_they_arrive_in() -> N
     assert torch.equal(*ends)
 
 
-def test_two_clients_with_one_place_are_refused() -> None:
+def test_two_clients_with_one_id_are_refused() -> None:
     server = gathered(Server(Task(RECIPES["erm"], TrainingConfig(), SEED), {"w": torch.zeros(2)}), 2)
-    with pytest.raises(FedhaError, match=r"place 0, which another one has.*partition-id"):
+    with pytest.raises(FedhaError, match=r"client 0, which another one has.*partition-id"):
         server.step(1, [reply(0, {"w": torch.zeros(2)}), reply(0, {"w": torch.zeros(2)})])
-    with pytest.raises(FedhaError, match=r"place 2, which was not asked.*partition-id"):
+    with pytest.raises(FedhaError, match=r"client 2, which was not asked.*partition-id"):
         server.step(1, [reply(2, {"w": torch.zeros(2)})])
-    with pytest.raises(FedhaError, match=r"several clients have place 0.*partition-id"):
+    with pytest.raises(FedhaError, match=r"several clients have the id 0.*partition-id"):
         server.gather(1, [Member(place, "d", 1) for place in (0, 1, 0)])
 
 
@@ -345,12 +345,12 @@ class Witness(nn.Module):
         return self.linear(inputs / 10)
 
 
-def watched_rounds(local: LocalConfig, rounds: int, seed: int = SEED, index: int = 0) -> list[list[list[int]]]:
+def watched_rounds(local: LocalConfig, rounds: int, seed: int = SEED, client_id: int = 0) -> list[list[list[int]]]:
     """The rows of each minibatch of each round, of one client with ten examples."""
     witness = Witness()
     inputs = torch.stack([torch.arange(10.0), torch.ones(10)], 1)
     domain = Domain("d", Examples(inputs, torch.arange(10) % 2), Examples(inputs[:0], torch.arange(0)))
-    client = Client(index, domain, SplitModel(witness, nn.Linear(2, 2)))
+    client = Client(client_id, domain, SplitModel(witness, nn.Linear(2, 2)))
     task = Task(RECIPES["erm"], TrainingConfig(mode="local", local=local, chunk=64), seed)
     batches = []
     for number in range(1, rounds + 1):
@@ -382,7 +382,7 @@ def test_minibatches_depend_on_seed_round_and_client_alone() -> None:
     assert watched_rounds(local, 2) == usual
     assert usual[0] != usual[1]
     assert watched_rounds(local, 2, seed=SEED + 1) != usual
-    assert watched_rounds(local, 2, index=1) != usual
+    assert watched_rounds(local, 2, client_id=1) != usual
 
 
 # --- schedules and refusals ---

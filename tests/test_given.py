@@ -428,7 +428,9 @@ def test_a_place_that_is_no_number_is_refused(place: Any) -> None:
     grid = InlineGrid(client_app(network, lambda _: own(0)), 1)
     for context in grid._contexts.values():
         context.node_config["partition-id"] = place
-    with pytest.raises(FedhaError, match=rf"client 0 failed .*partition-id is {place!r}; give each client its place"):
+    with pytest.raises(
+        FedhaError, match=rf"client 0 failed .*partition-id is {place!r}; give each client an id of its own"
+    ):
         HessianAlignment("erm", clients=1).start(grid, parameters(), num_rounds=1)
 
 

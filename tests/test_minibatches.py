@@ -14,7 +14,7 @@ from fedha.data.domain import Domain, Examples
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
-from fedha.flower.client import Clients, app_for, simulated
+from fedha.flower.client import Clients, app_for, seeded_site
 from fedha.flower.strategy import HessianAlignment
 from fedha.measurement import Circumstances, measure, view_head
 from fedha.minibatches import epoch_sizes, minibatch_sizes, step_sizes, too_small
@@ -140,7 +140,7 @@ def test_a_domain_that_is_too_small_is_named_before_anything_is_trained(protect:
     model = build(ModelConfig(name="mlp", hidden=[3]), (4,), 2, SEED)
     privacy = PrivacyConfig.model_validate({"protect": protect, "noise_multiplier": 1.0})
     strategy = HessianAlignment("coral", clients=3, privacy=privacy)
-    grid = InlineGrid(app_for(Heard(lambda _: model, domain, site=simulated)), 3)
+    grid = InlineGrid(app_for(Heard(lambda _: model, domain, site=seeded_site)), 3)
     with pytest.raises(FedhaError, match=r"'d1' cannot be trained on: it has fewer than 2 training examples"):
         strategy.start(grid, ArrayRecord(dict(model.named_parameters())), num_rounds=1)
     assert set(asked) == {"query.introduce"}

@@ -15,7 +15,7 @@ from fedha.data.domain import Domain, Examples
 from fedha.engine.inline import InlineGrid
 from fedha.exchange import Request, Task
 from fedha.federation import Server, run_round
-from fedha.flower.client import Clients, app_for, simulated
+from fedha.flower.client import Clients, app_for, seeded_site
 from fedha.flower.strategy import HessianAlignment
 from fedha.models import SplitModel
 from fedha.models.reach import stackable, unreached
@@ -74,7 +74,7 @@ def domain(place: int, examples: int = 9) -> Domain:
 
 def trained(way: dict[str, Any], *, together: bool = False) -> tuple[dict[str, Tensor], list[str]]:
     """The model after two rounds of Flower's own loop, and what was told."""
-    made = Clients(lambda _: pooled(), lambda context: domain(place_of(context)), site=simulated)
+    made = Clients(lambda _: pooled(), lambda context: domain(client_id_of(context)), site=seeded_site)
     strategy = HessianAlignment("exact_diagonal", clients=3, **way)
     told: list[str] = []
     strategy.talk.tell = told.append
@@ -83,7 +83,7 @@ def trained(way: dict[str, Any], *, together: bool = False) -> tuple[dict[str, T
     return strategy.begun().parameters, told
 
 
-def place_of(context: Context) -> int:
+def client_id_of(context: Context) -> int:
     return int(context.node_config["partition-id"])
 
 

@@ -19,7 +19,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.federation import Server, run_round
 from fedha.flower import HessianAlignment, client_app
-from fedha.flower.client import Clients, app_for, simulated
+from fedha.flower.client import Clients, app_for, seeded_site
 from fedha.flower.wire import count_array_bytes
 from fedha.models import SplitModel
 from fedha.models.state import state_of
@@ -88,7 +88,7 @@ def start(
     """The state after some rounds of Flower's own loop, and what was told on the way."""
     strategy, told = HessianAlignment(recipe, clients=3, **way), []
     strategy.talk.tell = told.append
-    grid = Listening(client_app(make or network, own, site=simulated), 3)
+    grid = Listening(client_app(make or network, own, site=seeded_site), 3)
     initial = ArrayRecord(dict(arrays or network().state_dict()))
     found = strategy.start(grid, initial, num_rounds=rounds).arrays.to_torch_state_dict()
     return found, strategy, told, grid
@@ -123,7 +123,7 @@ def test_a_frozen_backbone_is_the_head_alone_on_its_features(way: str) -> None:
         return Domain(given.name, *parts)
 
     other = HessianAlignment("exact_diagonal", clients=3, **WAYS[way])
-    alone = Listening(client_app(head_alone, features, site=simulated), 3)
+    alone = Listening(client_app(head_alone, features, site=seeded_site), 3)
     expected = other.start(alone, ArrayRecord(head_alone().state_dict()), num_rounds=2).arrays.to_torch_state_dict()
     assert_close({name: found[name] for name in expected}, expected, rtol=1e-5, atol=1e-6)
     assert grid.bytes == alone.bytes
@@ -264,7 +264,7 @@ def test_synchronous_clients_of_one_process_share_a_pass_with_constants(freeze: 
     found = {}
     for together in (False, True):
         passes: list[int] = []
-        made = Clients(lambda _, passes=passes: counting(network(), passes), own, site=simulated)
+        made = Clients(lambda _, passes=passes: counting(network(), passes), own, site=seeded_site)
         grid = InlineGrid(app_for(made), 3, together=made if together else None)
         strategy = HessianAlignment("exact_diagonal", TrainingConfig(optimizer="sgd", learning_rate=0.1), clients=3)
         strategy.start(grid, ArrayRecord(network().state_dict()), 2, evaluate_config=None)

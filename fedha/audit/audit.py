@@ -26,7 +26,7 @@ def audit(
 
     Args:
         sent: Releases, round after round; read once, one at a time.
-        truth: The clients' domains by place, to score the attacks with; None where they are not known. Attacks then
+        truth: The clients' domains by client id, to score the attacks with; None where they are not known. Attacks then
             still say what they recovered, without a score.
         attacker: What is known beside the releases.
         final: The trained model's parameters, for membership; None to leave that out.

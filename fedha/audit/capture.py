@@ -13,7 +13,7 @@ from torch import Tensor
 from fedha.audit.sent import Sent
 from fedha.errors import FedhaError, brief
 from fedha.jsonfile import parse_json
-from fedha.runs import belongings
+from fedha.runs import own_files
 from fedha.runs.files import SENT as FOLDER
 
 _FORM = 1  # of the files; a reader of another form refuses them
@@ -51,7 +51,7 @@ def append(run: Path, releases: Sequence[Sent]) -> None:
     )
     path = path_of(run, rounds[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    belongings.write_bytes(run, path.relative_to(run).as_posix(), content)
+    own_files.write_bytes(run, path.relative_to(run).as_posix(), content)
 
 
 def path_of(run: Path, round: int) -> Path:
@@ -99,7 +99,7 @@ def _entry(one: Sent, model: int) -> dict[str, Any]:
         "client": one.client,
         "examples": one.examples,
         "mode": one.mode,
-        "shares": list(one.shares.items()),  # JSON has no integer keys
+        "shares": list(one.averaging_weights.items()),  # JSON has no integer keys
         "update": one.update is not None,
         "model": model,
     }
@@ -115,7 +115,7 @@ def _release(round: int, place: int, entry: Mapping[str, Any], tensors: Mapping[
         examples=entry["examples"],
         parameters=_of(tensors, f"models/{entry['model']}/"),
         mode=entry["mode"],
-        shares=dict(entry["shares"]),
+        averaging_weights=dict(entry["shares"]),
     )
 
 

@@ -34,7 +34,7 @@ from fedha.placement import placed
 from fedha.runs.versions import versions
 from fedha.training import evaluate
 
-Told = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
+Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
 
 PUBLIC = 500  # examples of the first target that the attacker has
 SMALL_CLIENTS = 2  # whose few examples are gone after
@@ -57,14 +57,14 @@ class Subject:
 
 
 def examine(
-    config: Config, settings: Settings, told: Told, *, trained: Model | None, keep: Path | None = None
+    config: Config, settings: Settings, progress: Progress, *, trained: Model | None, keep: Path | None = None
 ) -> Audited:
     """Do a run again, attack what it sends, and its final model.
 
     Args:
         config: One recipe, one seed.
         settings: Scope and budget.
-        told: Told of progress.
+        progress: Told of progress.
         trained: The run's own final model, to compare the replay with; None where it was not kept.
         keep: Where the releases are left as files; None: nowhere.
 
@@ -79,9 +79,9 @@ def examine(
     )
     with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
         folder = keep or Path(place)
-        final = _replayed(subject, rounds, folder, told)
-        found = _attacked(subject, settings, rounds, folder, final, told)
-    small = {count: _small(subject, settings, count, told) for count in settings.small}
+        final = _replayed(subject, rounds, folder, progress)
+        found = _attacked(subject, settings, rounds, folder, final, progress)
+    small = {count: _small(subject, settings, count, progress) for count in settings.small}
     gap = None if trained is None else difference(final, trained)
     made = {
         "name": config.name,
@@ -100,7 +100,7 @@ def examine(
     return Audited(made, found, {count: one for count, one in small.items() if isinstance(one, Findings)})
 
 
-def _attacker_of(subject: Subject, settings: Settings, told: Told) -> Attacker:
+def _attacker_of(subject: Subject, settings: Settings, progress: Progress) -> Attacker:
     """What an honest-but-curious server knows of a run: config, network, and the target that it evaluates on."""
     config, domains = subject.config, subject.domains
     public = domains.targets[0].held_out.select(slice(0, PUBLIC)) if domains.targets else None
@@ -114,7 +114,7 @@ def _attacker_of(subject: Subject, settings: Settings, told: Told) -> Attacker:
         averaged=frozenset(term.statistic for term in config.recipe[0].resolve().terms if term.client_average),
         inversion=Inversion(iterations=ITERATIONS, restarts=1, low=low, high=high),
         inversions=INVERSIONS,
-        train=_shadow_training(subject, settings.shadows, told) if settings.shadows else None,
+        train=_shadow_training(subject, settings.shadows, progress) if settings.shadows else None,
         shadows=settings.shadows or 8,
         seed=config.seed[0],
     )
@@ -132,23 +132,23 @@ def update_scale(config: Config, clients: Sequence[Domain]) -> float | None:
     return local.learning_rate * steps.pop() if len(steps) == 1 else None
 
 
-def _replayed(subject: Subject, rounds: Sequence[int], folder: Path, told: Told) -> dict[str, Tensor]:
+def _replayed(subject: Subject, rounds: Sequence[int], folder: Path, progress: Progress) -> dict[str, Tensor]:
     every = subject.config.training.rounds
-    told("training again", 0, every)
+    progress("training again", 0, every)
     return replay(
         subject.config,
         subject.domains,
         rounds=rounds,
         keep=folder,
-        told=lambda number: told("training again", number, every),
+        after_round=lambda number: progress("training again", number, every),
     )
 
 
 def _attacked(
-    subject: Subject, settings: Settings, rounds: Sequence[int], folder: Path, final: Model, told: Told
+    subject: Subject, settings: Settings, rounds: Sequence[int], folder: Path, final: Model, progress: Progress
 ) -> Findings:
-    attacker = _attacker_of(subject, settings, told)
-    heard = _noted(_heard(folder, rounds), len(rounds), told)
+    attacker = _attacker_of(subject, settings, progress)
+    heard = _noted(_heard(folder, rounds), len(rounds), progress)
     attacks = [one for one in settings.attacks if one != "membership_lira" or settings.shadows]
     return audit(
         drowned(heard, settings.noise, subject.config.seed[0]),
@@ -175,24 +175,24 @@ def _heard(folder: Path, rounds: Sequence[int]) -> Iterator[Sent]:
         yield from capture.read_round(capture.path_of(folder, number))
 
 
-def _noted(sent: Iterable[Sent], rounds: int, told: Told) -> Iterator[Sent]:
+def _noted(sent: Iterable[Sent], rounds: int, progress: Progress) -> Iterator[Sent]:
     """The same releases; tells of each round that is begun."""
     seen: set[int] = set()
     for one in sent:
         if one.round not in seen:
-            told("attacking", len(seen), rounds)
+            progress("attacking", len(seen), rounds)
             seen.add(one.round)
         yield one
-    told("attacking", rounds, rounds)
+    progress("attacking", rounds, rounds)
 
 
-def _small(subject: Subject, settings: Settings, count: int, told: Told) -> Findings | str:
+def _small(subject: Subject, settings: Settings, count: int, progress: Progress) -> Findings | str:
     """The first round with clients of so many examples, or why there is none."""
     attacks = [one for one in settings.attacks if not one.startswith("membership_")]
     if not attacks:
         return "only attacks on the final model were asked for"
     what = f"clients of {count} example{'s' if count > 1 else ''}"
-    told(what, 0, 1)
+    progress(what, 0, 1)
     config = subject.config
     training = config.training.model_copy(update={"rounds": 1})
     clients = [replace(one, train=one.train.select(slice(0, count))) for one in subject.clients]
@@ -208,26 +208,28 @@ def _small(subject: Subject, settings: Settings, count: int, told: Told) -> Find
         except FedhaError as error:  # some statistics need more examples, and a site may refuse to answer for so few
             return str(error)
         sent = [one for one in _heard(Path(place), [1]) if one.client is None or one.client < SMALL_CLIENTS]
-        attacker = _attacker_of(Subject(config, subject.domains, clients), settings, told)
+        attacker = _attacker_of(Subject(config, subject.domains, clients), settings, progress)
         found = audit(
             drowned(sent, settings.noise, config.seed[0]), dict(enumerate(clients)), attacker, attacks=attacks
         )
-    told(what, 1, 1)
+    progress(what, 1, 1)
     return found
 
 
-def _shadow_training(subject: Subject, shadows: int, told: Told) -> Callable[[Mapping[int, Examples], int], Predict]:
+def _shadow_training(
+    subject: Subject, shadows: int, progress: Progress
+) -> Callable[[Mapping[int, Examples], int], Predict]:
     """Trains as the run was, from another seed: other initial weights, minibatches and noise."""
     config, domains = subject.config, subject.domains
 
     def train(parts: Mapping[int, Examples], number: int) -> Predict:
-        told("shadow models", number, shadows)
+        progress("shadow models", number, shadows)
         clients = [
             replace(one, train=parts[place]) if place in parts else one for place, one in enumerate(subject.clients)
         ]
         other = config.model_copy(update={"seed": [config.seed[0] + 1 + number]})
         trained = replay(other, domains, clients=clients)
-        told("shadow models", number + 1, shadows)
+        progress("shadow models", number + 1, shadows)
         model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
         return lambda examples: logits_of(model, trained, examples)
 

@@ -35,7 +35,7 @@ def run(
 
     Args:
         final: The trained model's parameters, by name; None where they are not at hand.
-        domains: Of the clients, by place; None where not known.
+        domains: Of the clients, by client id; None where not known.
         attacker: Its `train` makes the shadow models.
         wanted: Of `ATTACKS`; the others are not run.
     """

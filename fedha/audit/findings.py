@@ -21,7 +21,7 @@ class Finding:
     Attributes:
         attack: A key of `ATTACKS`, which says what value and baseline measure.
         round: Of the release; None for the final model.
-        client: Its place; None for the aggregate.
+        client: Its id; None for the aggregate.
         value: How well the attack did; None where the truth is not known.
         baseline: What a guess gets, measured alike; None where there is none.
         interval: 95 % bootstrap interval of the value; None where it has no sampling to speak of.
@@ -46,7 +46,7 @@ class NotRun:
     Attributes:
         attack: A key of `ATTACKS`.
         round: Of the release; None for the final model.
-        client: Its place; None for the aggregate.
+        client: Its id; None for the aggregate.
         reason: A sentence without its stop.
     """
 
@@ -63,7 +63,7 @@ class Picture:
     Attributes:
         attack: A key of `ATTACKS`.
         round: Of the release.
-        client: Its place; None for the aggregate.
+        client: Its id; None for the aggregate.
         original: [channels, height, width]; None where it is not known.
         recovered: Of that shape.
         psnr: Decibels; None without the original.
@@ -86,7 +86,7 @@ class Curve:
     Attributes:
         attack: A key of `ATTACKS`.
         round: Of the release; None for the final model.
-        client: Its place; None for the aggregate.
+        client: Its id; None for the aggregate.
         false_positives: Rates, ascending from 0 to 1.
         true_positives: Rates at the same thresholds.
         others: How many non-members the rates are shares of.

@@ -18,7 +18,7 @@ def judge(
     Args:
         attack: A key of `ATTACKS`.
         round: Of the release; None for the final model.
-        client: Its place; None for the aggregate.
+        client: Its id; None for the aggregate.
         examples: n, behind the release or the model.
         scores: Of members, and of others.
         seed: Of the interval.

@@ -8,7 +8,7 @@ from typing import Any
 from fedha.audit.findings import Findings, from_content, to_content
 from fedha.errors import FedhaError, brief
 from fedha.jsonfile import parse_json
-from fedha.runs import belongings
+from fedha.runs import own_files
 from fedha.runs.files import AUDIT as FILE
 
 _FORM = 1
@@ -36,7 +36,7 @@ def write(folder: Path, audited: Audited) -> None:
         FedhaError: It cannot be written.
     """
     small = [{"examples": count, **to_content(one)} for count, one in audited.small.items()]
-    belongings.write_json(
+    own_files.write_json(
         folder, FILE, {"form": _FORM, "made": audited.made, "run": to_content(audited.run), "small": small}
     )
 

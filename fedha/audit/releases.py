@@ -41,7 +41,7 @@ def releases_of(exchanges: Sequence[Exchange], server: Server, examples: Mapping
     Args:
         exchanges: All of the round, in order.
         server: Right after the round.
-        examples: How many each client holds, by place: under secure aggregation no message tells.
+        examples: How many each client holds, by client id: under secure aggregation no message tells.
 
     Raises:
         FedhaError: No client was asked to train.
@@ -53,18 +53,21 @@ def releases_of(exchanges: Sequence[Exchange], server: Server, examples: Mapping
             request = question
             names = question.measure if exchange.kind == "query.measure" else tuple(server.parameters)
             shapes = {name: server.learned[name].shape for name in names if name in server.learned}
-            _sort(heard.setdefault(reply.index, _Heard()), exchange.kind, _read(reply.tensors, shapes))
+            _sort(heard.setdefault(reply.client_id, _Heard()), exchange.kind, _read(reply.tensors, shapes))
     if request is None:
         raise FedhaError("no client answered in a round, so there is nothing to audit in it")
-    own = [_sent(request, place, one.statistics, one.update, examples[place]) for place, one in sorted(heard.items())]
+    own = [
+        _sent(request, client_id, one.statistics, one.update, examples[client_id])
+        for client_id, one in sorted(heard.items())
+    ]
     together = _Heard()
     other = (*server.parameters, *server.extra_shapes)
     beside = ((name, value) for name, value in server.learned.items() if name not in other)
     measured = {name: value for name, value in beside if not name.startswith(RUNNING)}
     together.statistics = {name.removeprefix(RIDING): value for name, value in measured.items()}
     together.update = {name: value for name, value in server.learned.items() if name in server.parameters}
-    count = sum(examples[place] for place in server.shares)
-    total = _sent(request, None, together.statistics, together.update, count, server.shares)
+    count = sum(examples[client_id] for client_id in server.averaging_weights)
+    total = _sent(request, None, together.statistics, together.update, count, server.averaging_weights)
     return [*own, total]
 
 
@@ -100,14 +103,16 @@ def _sort(one: _Heard, kind: str, tensors: Mapping[str, Tensor]) -> None:
 
 def _sent(
     request: Request,
-    place: int | None,
+    client_id: int | None,
     statistics: Mapping[str, Tensor],
     update: Mapping[str, Tensor] | None,
     examples: int,
-    shares: Mapping[int, float] | None = None,
+    averaging_weights: Mapping[int, float] | None = None,
 ) -> Sent:
     parameters = {**request.parameters, **request.running} if request.running else request.parameters
     linear = {"head.weight", "head.bias"} <= parameters.keys()
     head = head_matrix(parameters["head.weight"], parameters["head.bias"]) if linear else None
     mode = request.task.training.mode
-    return Sent(request.round, place, head, statistics, update, examples, parameters, mode, dict(shares or {}))
+    return Sent(
+        request.round, client_id, head, statistics, update, examples, parameters, mode, dict(averaging_weights or {})
+    )

@@ -30,17 +30,17 @@ class RoundsHeard:
     """A listener that passes on how many rounds are done, and nothing else.
 
     Attributes:
-        told: Called after each round with its number.
+        after_round: Called after each round with its number.
     """
 
-    told: Callable[[int], None]
+    after_round: Callable[[int], None]
 
     def started(self, config: Config, folder: Path, first_round: int) -> None:
         """Ignore."""
 
     def round_done(self, record: Mapping[str, Any]) -> None:
         """Pass the round's number on."""
-        self.told(int(record["round"]))
+        self.after_round(int(record["round"]))
 
     def finished(self, results: Mapping[str, Any]) -> None:
         """Ignore."""
@@ -56,7 +56,7 @@ def replay(
     rounds: Collection[int] = (),
     keep: Path | None = None,
     clients: Sequence[Domain] | None = None,
-    told: Callable[[int], None] = lambda number: None,
+    after_round: Callable[[int], None] = lambda number: None,
 ) -> dict[str, Tensor]:
     """Train a run in this process through real messages, and write down what was sent in some of its rounds.
 
@@ -66,7 +66,7 @@ def replay(
         rounds: The rounds whose releases are kept.
         keep: The folder that `capture.read` reads them from afterwards; None to keep none.
         clients: What each client holds, where that is not its part of the domains.
-        told: Called after each round with its number.
+        after_round: Called after each round with its number.
 
     Returns:
         The trained model's parameters, by name.
@@ -79,7 +79,7 @@ def replay(
         if clients is None
         else clients
     )
-    examples = {place: len(one.train) for place, one in enumerate(held)}
+    examples = {client_id: len(one.train) for client_id, one in enumerate(held)}
     grid = ListeningGrid(inline_grid(config, domains, held), rounds if keep else ())
     shown: list[HessianAlignment] = []
 
@@ -92,10 +92,10 @@ def replay(
             )
         if keep is not None and exchanges:
             capture.append(keep, releases_of(exchanges, shown[0].begun(), examples))
-        told(number)
+        after_round(number)
 
-    with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
-        folder = Path(place) / "run"
+    with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as made:
+        folder = Path(made) / "run"
         serve(Job(_hastened(config), folder), grid, RoundsHeard(over), domains=domains, shown=shown.append)
         return runfolder.read_model(folder)
 

@@ -17,7 +17,7 @@ class Sent:
 
     Attributes:
         round: From 1.
-        client: The client's place in client order; None for the aggregate.
+        client: Its client id; None for the aggregate.
         head: The head as one matrix, bias last, [C, D], at which the statistics were taken; None where the head is not
             linear and no closed form holds.
         statistics: What was sent of them, by name, as sent: noise and clipping included.
@@ -25,7 +25,7 @@ class Sent:
         examples: n, behind the release; for the aggregate those of all its clients.
         parameters: The whole model at which all of it was taken, by name.
         mode: Whether the update is one gradient (synchronous) or what local steps changed (local).
-        shares: Whose releases it averages, and with which weights; left out for a client, which is its own.
+        averaging_weights: Whose releases it averages, and with which weights; left out for a client, which is its own.
     """
 
     round: int
@@ -36,13 +36,13 @@ class Sent:
     examples: int
     parameters: Tensors
     mode: Literal["synchronous", "local"]
-    shares: Mapping[int, float] = field(default_factory=dict)
+    averaging_weights: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.client is not None:
-            object.__setattr__(self, "shares", {self.client: 1.0})
-        elif not self.shares:
-            raise ValueError("the aggregate's shares are empty; name its clients and their weights")
+            object.__setattr__(self, "averaging_weights", {self.client: 1.0})
+        elif not self.averaging_weights:
+            raise ValueError("the aggregate's averaging_weights are empty; name its clients and their weights")
 
     @property
     def whose(self) -> str:
@@ -66,16 +66,16 @@ def remainder(aggregate: Sent, own: Sent) -> Sent:
     Raises:
         FedhaError: The client is not in the aggregate, or is alone in it.
     """
-    share = aggregate.shares.get(own.client) if own.client is not None else None
-    others = {place: weight for place, weight in aggregate.shares.items() if place != own.client}
-    if share is None or not others or aggregate.round != own.round:
+    weight = aggregate.averaging_weights.get(own.client) if own.client is not None else None
+    others = {client_id: other for client_id, other in aggregate.averaging_weights.items() if client_id != own.client}
+    if weight is None or not others or aggregate.round != own.round:
         raise FedhaError(
             f"{own.whose} cannot be taken out of {aggregate.whose}, which averages the clients "
-            f"{', '.join(map(str, aggregate.shares))}; give both of one round, with another client beside it"
+            f"{', '.join(map(str, aggregate.averaging_weights))}; give both of one round, with another client beside it"
         )
 
     def rest(all_: Tensors, part: Tensors) -> dict[str, Tensor]:
-        return {name: (value - share * part[name]) / (1 - share) for name, value in all_.items() if name in part}
+        return {name: (value - weight * part[name]) / (1 - weight) for name, value in all_.items() if name in part}
 
     both = aggregate.update is not None and own.update is not None
     return replace(
@@ -84,5 +84,5 @@ def remainder(aggregate: Sent, own: Sent) -> Sent:
         statistics=rest(aggregate.statistics, own.statistics),
         update=rest(aggregate.update or {}, own.update or {}) if both else None,
         examples=aggregate.examples - own.examples,
-        shares={place: weight / (1 - share) for place, weight in others.items()},
+        averaging_weights={client_id: other / (1 - weight) for client_id, other in others.items()},
     )

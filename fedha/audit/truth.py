@@ -35,15 +35,17 @@ def truth_of(sent: Sent, domains: Mapping[int, Domain] | None) -> Truth | str:
     """The examples of a release's clients, or why they are not known."""
     if domains is None:
         return "the examples behind it are not known"
-    absent = [place for place in sent.shares if place not in domains]
+    absent = [client_id for client_id in sent.averaging_weights if client_id not in domains]
     if absent:
         return f"the examples of client {absent[0]} are not known"
-    parts = [domains[place].train for place in sent.shares]
+    parts = [domains[client_id].train for client_id in sent.averaging_weights]
     if sum(map(len, parts)) != sent.examples:
         return f"it speaks of {sent.examples} examples but its clients hold {sum(map(len, parts))}"
-    total = sum(sent.shares.values())
+    total = sum(sent.averaging_weights.values())
     weights = [
-        torch.full((len(part),), share / total / len(part), dtype=torch.float64)
-        for part, share in zip(parts, sent.shares.values(), strict=True)
+        torch.full((len(part),), weight / total / len(part), dtype=torch.float64)
+        for part, weight in zip(parts, sent.averaging_weights.values(), strict=True)
     ]
-    return Truth(joined(parts), torch.cat(weights), joined([domains[place].held_out for place in sent.shares]))
+    return Truth(
+        joined(parts), torch.cat(weights), joined([domains[client_id].held_out for client_id in sent.averaging_weights])
+    )

@@ -33,7 +33,7 @@ def answer_measure(clients: Sequence[Holder], requests: Sequence[Request]) -> li
 
     Args:
         clients: Of one model, on one device.
-        requests: The same exchange for each; only `share` may differ.
+        requests: The same exchange for each; only `averaging_weight` may differ.
 
     Returns:
         A reply a client, in the order given.
@@ -73,7 +73,7 @@ def _summed(
     """Replies with each client's statistics, or with their weighted sum where that is enough."""
     if not requests[0].additive:
         return [client.reply(own) for client, own in zip(clients, measured, strict=True)]
-    total = weighted_mean(zip(measured, (one.share for one in requests), strict=True))
+    total = weighted_mean(zip(measured, (one.averaging_weight for one in requests), strict=True))
     return _weighed(clients, total, [{} for _ in clients])
 
 
@@ -117,7 +117,7 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
         order += places
     for place, client in enumerate(clients):  # only now that nothing can fail any more
         client.state = replace(client.state, averages={**client.state.averages, **averages[place]})
-        client.seen = None
+        client.last_pass = None
     if request.additive:
         return _weighed(clients, updates, [metrics[place] for place in range(len(clients))])
     row = {place: number for number, place in enumerate(order)}
@@ -136,7 +136,7 @@ def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request]) -> 
     )
     for client, own in zip(clients, trained.own, strict=True):  # only now that nothing can fail any more
         move_averages(client, requests[0].task.recipe, own)
-        client.seen = None
+        client.last_pass = None
     return _weighed(clients, trained.update, trained.metrics)
 
 
@@ -180,7 +180,7 @@ def _evaluate(client: Holder, parameters: Mapping[str, Tensor], parts: Sequence[
 
 def _with_drawn(client: Holder, request: Request) -> Holder:
     """The client with the examples alone that it measures in this round; its state is its own."""
-    rows = measured_rows(request, len(client.domain.train), client.index)
+    rows = measured_rows(request, len(client.domain.train), client.client_id)
     if rows is None or request.task.training.mode == "local":
         return client
     drawn = copy(client)
@@ -192,7 +192,7 @@ def _updates(updates: dict[str, Tensor], chunk: Chunk, done: int, *, additive: b
     """Where a chunk's updates go, after those of `done` clients."""
     if additive:
         some = next(iter(updates.values()))
-        return WeightedSum(updates, some.new_tensor(chunk.shares))
+        return WeightedSum(updates, some.new_tensor(chunk.averaging_weights))
     return Rows({name: value[done : done + len(chunk.clients)] for name, value in updates.items()})
 
 

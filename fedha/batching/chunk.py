@@ -22,14 +22,14 @@ class Chunk:
     Attributes:
         places: Their places in what the caller gave.
         clients: k of them.
-        shares: Each one's weight in the averages.
+        averaging_weights: Each one's weight in the averages.
         inputs: Training inputs, [k, n, ...], n of the largest; zeros beyond a client's own.
         labels: [k, n], likewise.
     """
 
     places: tuple[int, ...]
     clients: tuple[Holder, ...]
-    shares: tuple[float, ...]
+    averaging_weights: tuple[float, ...]
     inputs: Tensor
     labels: Tensor
 
@@ -74,9 +74,9 @@ def stack(clients: Sequence[Holder], requests: Sequence[Request], places: Sequen
     """The training data of the clients in these places, side by side."""
     members = [clients[place] for place in places]
     parts = [client.domain.train for client in members]
-    shares = tuple(requests[place].share for place in places)
+    averaging_weights = tuple(requests[place].averaging_weight for place in places)
     inputs, labels = _side_by_side([part.take() for part in parts]), _side_by_side([part.labels for part in parts])
-    return Chunk(tuple(places), tuple(members), shares, inputs, labels)
+    return Chunk(tuple(places), tuple(members), averaging_weights, inputs, labels)
 
 
 def budget(device: torch.device) -> int:

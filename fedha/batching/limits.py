@@ -9,7 +9,7 @@ from fedha.batching.chunk import budget
 from fedha.batching.memory import multiplications, training_bytes
 from fedha.batching.network import beyond_examples, take_apart
 from fedha.exchange import Request
-from fedha.models.chance import chance_of
+from fedha.models.random_layers import random_parts
 from fedha.models.state import mixing_layers, moving_layers, trained_parameters
 from fedha.training import Holder
 
@@ -39,7 +39,7 @@ def _different(clients: Sequence[Holder], request: Request) -> str | None:
     first = clients[0]
     for other in clients[1:]:
         if other.model is not first.model and str(other.model) != str(first.model):
-            return f"clients {first.domain.client!r} and {other.domain.client!r} have different models"
+            return f"clients {first.domain.client_name!r} and {other.domain.client_name!r} have different models"
     kinds = {client.domain.train.form for client in clients}
     kinds_of = {str(value.dtype) for value in request.parameters.values()}
     places = {client.domain.train.device for client in clients}
@@ -63,14 +63,14 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
         return f"layer {mixing[0]!r} ({kind}) makes statistics of a batch, which are each client's own"
     if moving := list(moving_layers(model)):
         return f"layer {moving[0]!r} keeps statistics, and clients must not share that"
-    if any(chance_of(model, clients[0].domain.train.form)):
+    if any(random_parts(model, clients[0].domain.train.form)):
         return "the network draws at random, and each client draws its own"
     privacy = request.task.privacy
     if privacy.protect == "examples" or privacy.min_examples > 1:
         return "every example is clipped by itself, and each client looks at what it is asked"
     if request.kind == "train" and any(rule.at_clients for rule in request.task.rules):
         return "the server's rule corrects each client's steps"
-    if request.share >= 1:
+    if request.averaging_weight >= 1:
         return "one client is the whole federation"
     if request.task.training.mode == "local" and request.task.training.local.measure != "all":
         return "statistics are of examples that are drawn each round"

@@ -32,7 +32,7 @@ def training_bytes(client: Holder, request: Request) -> Callable[[int], int]:
     numbers, itemsize = form.numbers, next(client.model.parameters()).itemsize
     weights = sum(value.numel() for value in request.parameters.values())
     seen = _numbers_seen(client)
-    names = [term.statistic for term in active_terms(request.task.recipe, request.share)]
+    names = [term.statistic for term in active_terms(request.task.recipe, request.averaging_weight)]
     place = network.leading_linear()
     first = 0 if place is None else request.parameters[f"{network.featurizer[place].name}.weight"].numel()
     hidden = first // numbers

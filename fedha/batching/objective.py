@@ -32,7 +32,8 @@ class Stacked:
         model: Structure of the model.
         network: The same, taken apart.
         common: What all clients' objectives have in common, the round's signs included.
-        apart: What differs by client, [k, ...] each: ``offset/…`` and ``own/…`` by statistic, ``signs``, ``share``.
+        apart: What differs by client, [k, ...] each: ``offset/…`` and ``own/…`` by statistic, ``signs``,
+            ``averaging_weight``.
     """
 
     model: SplitModel
@@ -68,7 +69,7 @@ class Stacked:
             around=around,
             offsets=_named(apart, _OFFSET),
             own=_named(apart, _OWN),
-            share=cast(float, apart["share"]),  # under vmap a number for each client
+            averaging_weight=cast(float, apart["averaging_weight"]),  # under vmap a number for each client
         )
         view = view_head(self.model, head)
         return objective.parts(*objective.measure(view, view.prepare(features), labels), 0.0)
@@ -84,7 +85,7 @@ def stacked_objective(
     common: Objective,
     clients: Sequence[Holder],
     request: Request,
-    shares: Tensor,
+    weights: Tensor,
     own: Named,
     offsets: Named,
 ) -> Stacked:
@@ -96,7 +97,7 @@ def stacked_objective(
         common: With what does not differ.
         clients: k of them.
         request: Of the round.
-        shares: Each one's weight in the references, [k].
+        weights: Each one's weight in the references, [k].
         own: Their statistics at the round's start, [k, ...] each.
         offsets: What their moving averages add, likewise.
     """
@@ -105,12 +106,12 @@ def stacked_objective(
     view = view_head(model, {name: value for name, value in request.parameters.items() if name.startswith("head.")})
     owners = {statistic(term.statistic).signs for term in common.terms}
     if "client" in owners:
-        drawn = [draw_signs("client", view, circumstances(client, request, False), shares) for client in clients]
+        drawn = [draw_signs("client", view, circumstances(client, request, False), weights) for client in clients]
         apart[_SIGNS] = torch.stack(drawn)
     if "round" in owners:
         around = common.around
-        common = replace(common, around=replace(around, signs={"round": draw_signs("round", view, around, shares)}))
-    return Stacked(model, network, common, {**apart, "share": shares})
+        common = replace(common, around=replace(around, signs={"round": draw_signs("round", view, around, weights)}))
+    return Stacked(model, network, common, {**apart, "averaging_weight": weights})
 
 
 def measure_stacked(

@@ -63,25 +63,25 @@ def whole(sizes: Sequence[int], pad: bool, device: torch.device) -> list[Batch]:
 
 
 def steps(
-    sizes: Sequence[int], indices: Sequence[int], request: Request, pad: bool, device: torch.device
+    sizes: Sequence[int], client_ids: Sequence[int], request: Request, pad: bool, device: torch.device
 ) -> Iterator[tuple[list[Batch], list[slice]]]:
     """Each local step: its batches, and the clients for whom it is the last.
 
     Args:
         sizes: Examples of each client, largest first.
-        indices: The clients' places in client order, which decide what is drawn.
+        client_ids: The clients' places in client order, which decide what is drawn.
         request: Of the round.
         pad: As in `whole`.
         device: Where the data are.
     """
     local = request.task.training.local
     if sizes[0] == sizes[-1]:
-        yield from _even_steps(local, sizes[0], indices, request, device)
+        yield from _even_steps(local, sizes[0], client_ids, request, device)
         return
     everything = torch.arange(sizes[0])
     drawn = [
         [everything[:size] if rows is None else rows for rows in minibatches(request, size, index)]
-        for size, index in zip(sizes, indices, strict=True)
+        for size, index in zip(sizes, client_ids, strict=True)
     ]
     lengths = [len(one) for one in drawn]
     for number in range(max(lengths)):
@@ -91,15 +91,15 @@ def steps(
 
 
 def _even_steps(
-    local: LocalConfig, size: int, indices: Sequence[int], request: Request, device: torch.device
+    local: LocalConfig, size: int, client_ids: Sequence[int], request: Request, device: torch.device
 ) -> Iterator[tuple[list[Batch], list[slice]]]:
     """The steps of clients with as many examples each: what all of them draw is cut at once."""
-    everybody = slice(0, len(indices))
+    everybody = slice(0, len(client_ids))
     widths = minibatch_sizes(local, size, request.task.recipe.least_examples)
     flats: list[Tensor | None] = [None] * len(widths)
     if widths[0] < size:
-        orders = torch.stack([shuffled_rows(widths, size, request, index) for index in indices])
-        starts = torch.arange(len(indices))[:, None] * size
+        orders = torch.stack([shuffled_rows(widths, size, request, index) for index in client_ids])
+        starts = torch.arange(len(client_ids))[:, None] * size
         flats = [rows.flatten().to(device) for rows in (starts + orders).split(widths, 1)]
     for number, (width, flat) in enumerate(zip(widths, flats, strict=True), 1):
         yield [Batch(everybody, width, flat)], [everybody] if number == len(widths) else []

@@ -101,7 +101,7 @@ def train_all(clients: Sequence[Holder], requests: Sequence[Request]) -> Trained
 
     Args:
         clients: Of one model.
-        requests: The same exchange for each; only `share` may differ.
+        requests: The same exchange for each; only `averaging_weight` may differ.
     """
     request, seen = requests[0], _pass(clients, requests[0])
     known = known_at_start(request.task.recipe)
@@ -111,7 +111,7 @@ def train_all(clients: Sequence[Holder], requests: Sequence[Request]) -> Trained
         for client, asked, mine in zip(clients, requests, own, strict=True)
     ]
     parts = _parts(seen, objectives)
-    loss = torch.stack([asked.share * one["loss"] for asked, one in zip(requests, parts, strict=True)]).sum()
+    loss = torch.stack([asked.averaging_weight * one["loss"] for asked, one in zip(requests, parts, strict=True)]).sum()
     update = derivatives(loss, seen.parameters)
     return Trained(update, _numbers(parts), own)
 
@@ -160,15 +160,15 @@ def _measured(clients: Sequence[Holder], seen: Pass, request: Request, names: Se
 
 def _pass(clients: Sequence[Holder], request: Request) -> Pass:
     """The round's pass; what the first client keeps of it serves the round's later exchanges."""
-    kept, places = clients[0].seen, tuple(client.index for client in clients)
-    if isinstance(kept, Pass) and (kept.round, kept.clients) == (request.round, places) and kept.is_at(request):
+    kept, client_ids = clients[0].last_pass, tuple(client.client_id for client in clients)
+    if isinstance(kept, Pass) and (kept.round, kept.clients) == (request.round, client_ids) and kept.is_at(request):
         return kept
-    fresh = _computed(clients, request, places)
-    clients[0].seen = fresh
+    fresh = _computed(clients, request, client_ids)
+    clients[0].last_pass = fresh
     return fresh
 
 
-def _computed(clients: Sequence[Holder], request: Request, places: tuple[int, ...]) -> Pass:
+def _computed(clients: Sequence[Holder], request: Request, client_ids: tuple[int, ...]) -> Pass:
     model = clients[0].model
     given = {name: value.detach() for name, value in request.parameters.items()}
     if not _only_reads(model):  # nobody's network is handed the model itself
@@ -176,15 +176,15 @@ def _computed(clients: Sequence[Holder], request: Request, places: tuple[int, ..
     parameters = {name: value.requires_grad_() for name, value in given.items()}
     inputs, labels = [], []
     for client in clients:
-        rows = measured_rows(request, len(client.domain.train), client.index)
-        inputs.append(client.domain.train.take(rows, (request.task.seed, request.round, client.index)))
+        rows = measured_rows(request, len(client.domain.train), client.client_id)
+        inputs.append(client.domain.train.take(rows, (request.task.seed, request.round, client.client_id)))
         labels.append(client.domain.train.labels[slice(None) if rows is None else rows])
     view = view_head(model, parameters)
     own = {name.removeprefix("featurizer."): v for name, v in parameters.items() if name.startswith("featurizer.")}
     features = view.prepare(functional_call(model.featurizer, own, *arguments(joined(inputs))))
     sizes, versions = tuple(map(len, labels)), _versions(request.parameters)
     joint = torch.cat(labels)
-    return Pass(request.round, places, parameters, view, features, joint, sizes, request.parameters, versions)
+    return Pass(request.round, client_ids, parameters, view, features, joint, sizes, request.parameters, versions)
 
 
 def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:

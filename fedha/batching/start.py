@@ -46,7 +46,7 @@ def begin(
         batches: All rows of every client, as batches; none where nobody looks at the start.
         features: The featurizer's output on each, [k, b, D - 1]; no derivative is taken.
     """
-    terms = active_terms(request.task.recipe, request.share)
+    terms = active_terms(request.task.recipe, request.averaging_weight)
     features = [one.detach() for one in features]
     labels = [batch.take(chunk.labels) for batch in batches]
     head = {name: value for name, value in request.parameters.items() if name.startswith("head.")}
@@ -54,10 +54,12 @@ def begin(
     model = chunk.clients[0].model
     measured = [measure_stacked(names, model, head, *data, request) for data in zip(features, labels, strict=True)]
     own = {name: torch.cat([one[name] for one in measured]) for name in names}
-    recipe, shares = request.task.recipe, next(iter(head.values())).new_tensor(chunk.shares)
-    common = Objective(recipe, request.round, terms, 0.0, common_circumstances(request), {}, {}, request.share)
+    recipe, weights = request.task.recipe, next(iter(head.values())).new_tensor(chunk.averaging_weights)
+    common = Objective(
+        recipe, request.round, terms, 0.0, common_circumstances(request), {}, {}, request.averaging_weight
+    )
     offsets = _offsets(chunk, recipe, own)
-    objective = stacked_objective(model, network, common, chunk.clients, request, shares, own, offsets)
+    objective = stacked_objective(model, network, common, chunk.clients, request, weights, own, offsets)
     numbers = _numbers(network, head, features, labels, batches) if features else {}
     return Start(numbers, objective, _moved(chunk, terms, own))
 

@@ -41,10 +41,10 @@ def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Upda
         request: Of the round.
         updates: Where they go.
     """
-    batches = whole(chunk.sizes, not active_terms(request.task.recipe, request.share), chunk.inputs.device)
+    batches = whole(chunk.sizes, not active_terms(request.task.recipe, request.averaging_weight), chunk.inputs.device)
     weights = Weights(chunk, network, request, first_products(chunk, network, request), chunk.sizes[:1])
     seen = [weights.features(batch) for batch in batches]
-    looked = seen if active_terms(request.task.recipe, request.share) else []
+    looked = seen if active_terms(request.task.recipe, request.averaging_weight) else []
     start = begin(chunk, network, request, batches[: len(looked)], [features for features, _ in looked])
     sums = Sums(len(chunk.clients))
     for batch, (features, leaves) in zip(batches, seen, strict=True):
@@ -56,8 +56,8 @@ def one_gradient(chunk: Chunk, network: Network, request: Request, updates: Upda
 
 def local_steps(chunk: Chunk, network: Network, request: Request, updates: Updates) -> Trained:
     """Each client's local steps, as `one_gradient`; the update is the global minus the local parameters."""
-    pad, device = not active_terms(request.task.recipe, request.share), chunk.inputs.device
-    taken = list(steps(chunk.sizes, [client.index for client in chunk.clients], request, pad, device))
+    pad, device = not active_terms(request.task.recipe, request.averaging_weight), chunk.inputs.device
+    taken = list(steps(chunk.sizes, [client.client_id for client in chunk.clients], request, pad, device))
     lengths = [max(batch.rows for batch in batches) for batches, _ in taken]
     products = first_products(chunk, network, request)
     weights = Weights(chunk, network, request, products, lengths)

@@ -58,16 +58,16 @@ class Rows:
 
 
 class WeightedSum:
-    """The clients' sum, each times its share; no client's own update is ever held.
+    """The clients' sum, each times its weight; no client's own update is ever held.
 
     Args:
         total: What to add to, by parameter name.
-        shares: Of the chunk's clients, [k].
+        weights: Of the chunk's clients, [k].
     """
 
-    def __init__(self, total: Mapping[str, Tensor], shares: Tensor) -> None:
-        self._total, self._shares = total, shares
-        self.finite = torch.zeros_like(shares)
+    def __init__(self, total: Mapping[str, Tensor], weights: Tensor) -> None:
+        self._total, self._weights = total, weights
+        self.finite = torch.zeros_like(weights)
 
     def difference(self, name: str, start: Tensor, now: Tensor, clients: slice) -> None:
         """As `Updates`."""
@@ -77,12 +77,12 @@ class WeightedSum:
         """As `Updates`."""
         flat = values.flatten(1)
         self.finite[clients] += flat.sum(1)
-        self._total[name].view(-1).addmv_(flat.T, self._shares[clients])
+        self._total[name].view(-1).addmv_(flat.T, self._weights[clients])
 
     def product(self, name: str, left: Tensor, right: Tensor, rest: Tensor | None, clients: slice) -> None:
         """As `Updates`: one product for all clients, their examples one after the other."""
-        shares = self._shares[clients]
-        weighed = (left * shares[:, None, None]).flatten(0, 1)
+        weights = self._weights[clients]
+        weighed = (left * weights[:, None, None]).flatten(0, 1)
         self._total[name].addmm_(weighed.T, right.flatten(0, 1))
         if rest is not None:
-            self._total[name].add_(rest * shares.sum())
+            self._total[name].add_(rest * weights.sum())

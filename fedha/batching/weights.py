@@ -89,7 +89,7 @@ class Weights:
 def decay_of(request: Request) -> float:
     """What L2 adds to a gradient, times the parameter: weight_decay multiplies the squared norm in the loss."""
     recipe = request.task.recipe
-    divisor = loss_divisor(recipe, request.round, active_terms(recipe, request.share))
+    divisor = loss_divisor(recipe, request.round, active_terms(recipe, request.averaging_weight))
     return 2 * request.task.training.weight_decay / divisor
 
 

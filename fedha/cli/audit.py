@@ -15,7 +15,7 @@ from fedha.cli.exits import EndedError
 from fedha.cli.steps import Steps
 from fedha.config import Config
 from fedha.errors import FedhaError, StoppedError
-from fedha.runs import belongings, folders, owner, runfolder
+from fedha.runs import folders, own_files, owner, runfolder
 from fedha.runs.files import typed
 from fedha.runs.wording import run_title
 
@@ -125,7 +125,7 @@ def work(
         publish.say("Nothing to audit: every run has such an audit; --again makes it anew.", console)
         return
     for place in pending.values():
-        belongings.check_free(place, (runfolder.AUDIT, runfolder.REPORT))
+        own_files.check_free(place, (runfolder.AUDIT, runfolder.REPORT))
     with _stops_well(), Steps(console, quiet) as steps:
         for number, (run, place) in enumerate(pending.items(), 1):
             steps.begin(
@@ -210,11 +210,11 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _watched(steps: Steps) -> Callable[[str, int, int], None]:
     """Progress, with a look between two steps whether the command was asked to end: Python may swallow Ctrl-C."""
 
-    def told(doing: str, done: int, total: int) -> None:
+    def progress(doing: str, done: int, total: int) -> None:
         stopping.check("stopped")
-        steps.told(doing, done, total)
+        steps.progress(doing, done, total)
 
-    return told
+    return progress
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def init(
     hosts = [check_host(one) for one in host or []]
     filled = names == DEFAULT_CLIENTS if demo is None else demo
     experiment = shipped_configs()[_DEMO]
-    fill = (lambda office: demonstration.fill(office, names, configs.load(experiment))) if filled else None
+    fill = (lambda folder: demonstration.fill(folder, names, configs.load(experiment))) if filled else None
     user = tree.owner()
     examples = {experiment.name: experiment.read_bytes()}
     record = create(folder, Wanted(names, hosts, port, days), inventory.now(), user, examples, fill)
@@ -130,11 +130,11 @@ def add_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) -> 
 
     [cyan]fedha deploy add-client east --to deployment[/cyan]
     """
-    from fedha.deploy import change, inventory, places, tree
+    from fedha.deploy import change, inventory, locations, tree
 
     for line in change.add_client(to, name, inventory.now(), tree.owner()):
         _say(line)
-    record = places.find(to).inventory()
+    record = locations.find(to).inventory()
     _say(f"{name} is client {record.client(name).partition_id}. Send the site its folder, and the server the new key:")
     _say(_SEND.format(to=to, client=f" --client {name}", host=name))
     _say(_SEND.format(to=to, client="", host="SERVER"))
@@ -146,7 +146,7 @@ def add_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) -> 
 
 @app.command("remove-client")
 def remove_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) -> None:
-    """Remove a site: its key is refused for ever, its place is not given again. What it had is put aside.
+    """Remove a site: its key is refused for ever, its id is not given again. What it had is put aside.
 
     [bold]Example[/bold]
 
@@ -206,7 +206,7 @@ def rotate(
 
     [cyan]fedha deploy rotate --to deployment --client north[/cyan]
     """
-    from fedha.deploy import change, inventory, places, tree
+    from fedha.deploy import change, inventory, locations, tree
     from fedha.deploy.names import check_host
 
     if client is not None and host:
@@ -222,7 +222,7 @@ def rotate(
         _say(_SEND.format(to=to, client="", host="SERVER"))
         _say("The old key is refused as soon as the server's `docker compose up --detach` has registered the new one.")
         _say(_ROSTER.format(to=to, name=client))
-    _show(places.find(to).inventory().ends())
+    _show(locations.find(to).inventory().ends())
 
 
 @app.command()
@@ -237,10 +237,10 @@ def register(
 
     The server's containers do this by themselves, at each start.
     """
-    from fedha.deploy import control, places
+    from fedha.deploy import control, locations
     from fedha.deploy import register as keys
 
-    place = places.find(to)
+    place = locations.find(to)
     record = place.inventory()
     wanted = keys.wanted_keys(place, record.names)
     with control.connect(address or record.control, place.trusted) as connection:
@@ -257,9 +257,9 @@ def show(to: To) -> None:
 
     [cyan]fedha deploy show --to deployment[/cyan]
     """
-    from fedha.deploy import places
+    from fedha.deploy import locations
 
-    record = places.find(to).inventory()
+    record = locations.find(to).inventory()
     _say(f"Server: {record.address}, also known as {', '.join(record.hosts) or 'nothing else'}")
     for client in record.clients:
         _say(f"Client {client.name}: partition {client.partition_id}")

@@ -112,10 +112,10 @@ def destination(to: Path, address: str | None, runs: Path | None) -> "Destinatio
         address: Of the SuperLink's control; None: what the folder says.
         runs: The server's folder of runs; None: the one in the folder.
     """
-    from fedha.deploy import places
+    from fedha.deploy import locations
     from fedha.deploy.submit import Destination
 
-    place = places.find(to)
+    place = locations.find(to)
     record = place.inventory()
     sites = {client.partition_id: client.name for client in record.clients}
     return Destination(address or record.control, place.trusted, runs or place.server / "runs", sites)

@@ -16,7 +16,7 @@ from fedha.cli.exits import FAILED, EndedError, one_line
 from fedha.config import Config
 from fedha.errors import FedhaError, StoppedError, UnwrittenError
 from fedha.exhausted import out_of_memory
-from fedha.runs import belongings, folders, runfolder
+from fedha.runs import folders, own_files, runfolder
 from fedha.runs.files import typed
 from fedha.runs.listener import Listener
 from fedha.runs.wording import run_title
@@ -108,12 +108,12 @@ def plan_new(config: Config, out: Path | None, *, overwrite: bool = False) -> tu
     if len(runs) == 1:
         runfolder.check_new(folder)
         return folder, [(runs[0], folder)]
-    belongings.check_free(folder, (runfolder.EXPERIMENT, runfolder.REPORT))
+    own_files.check_free(folder, (runfolder.EXPERIMENT, runfolder.REPORT))
     plan = [(run, folder / name) for run, name in zip(runs, names, strict=True)]
     for _, place in plan:
         runfolder.check_new(place)
-    belongings.claim(runfolder.make_folder(folder), *(f"{name}/" for name in names))
-    belongings.write_text(folder, runfolder.EXPERIMENT, configs.to_yaml(config))
+    own_files.claim(runfolder.make_folder(folder), *(f"{name}/" for name in names))
+    own_files.write_text(folder, runfolder.EXPERIMENT, configs.to_yaml(config))
     return folder, plan
 
 
@@ -163,7 +163,7 @@ def leaving_nothing(out: Path | None) -> Iterator[list[Path]]:
     except FedhaError:
         if not any(runfolder.has_begun(place) for place in made):
             for place in made:
-                belongings.remove(place)
+                own_files.remove(place)
             for place in (*reversed(made), base, *base.parents):
                 if place not in there and place.is_dir() and not any(place.iterdir()):
                     place.rmdir()
@@ -225,7 +225,7 @@ def _here(config: Config, folder: Path, listener: Listener, *, resume: bool, sto
 def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
     """Turn what ends a run early into a sentence and an exit code; keep the traceback of what nobody expected."""
     resume = f"continue with: {command} {typed(common)}"
-    if runfolder.ERROR in belongings.owned(folder):
+    if runfolder.ERROR in own_files.owned(folder):
         (folder / runfolder.ERROR).unlink(missing_ok=True)
     try:
         yield
@@ -240,7 +240,7 @@ def _stops_well(folder: Path, common: Path, command: str) -> Iterator[None]:
             raise FedhaError(exhausted) from error
         trace = traceback.format_exc()
         try:
-            belongings.write_text(runfolder.make_folder(folder), runfolder.ERROR, trace)
+            own_files.write_text(runfolder.make_folder(folder), runfolder.ERROR, trace)
             told = f"traceback: {folder / runfolder.ERROR}"
         except UnwrittenError as unwritten:
             sys.stderr.write(trace)

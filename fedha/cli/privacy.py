@@ -120,7 +120,7 @@ def _names(config: Config) -> dict[str, int]:
     from fedha.flower.serve import load_domains
 
     parts = client_domains(load_domains(config), config.data.clients_per_domain, config.seed[0], config.data.split)
-    return {part.client: len(part.train) for part in parts}
+    return {part.client_name: len(part.train) for part in parts}
 
 
 def _sizes(config: Config) -> dict[str, int]:

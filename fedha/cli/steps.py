@@ -43,7 +43,7 @@ class Steps:
         if not self.quiet and self._bar is None:
             self._print(title)
 
-    def told(self, doing: str, done: int, total: int) -> None:
+    def progress(self, doing: str, done: int, total: int) -> None:
         """How far it is."""
         if self._bar is not None:
             if doing != self._doing:

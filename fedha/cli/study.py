@@ -11,7 +11,7 @@ from rich.console import Console
 from fedha.cli import audit, launch, publish
 from fedha.errors import FedhaError, UnwrittenError
 from fedha.report.formats import Column, Table
-from fedha.runs import belongings, folders, owner, runfolder
+from fedha.runs import folders, own_files, owner, runfolder
 from fedha.study.cells import Cell, cells_of, noise_text, read_aggregations, read_noises
 
 if TYPE_CHECKING:  # torch and Flower: slow to import, and help should come at once
@@ -81,7 +81,7 @@ def privacy(
     new = not folder.exists()
     with launch.leaving_nothing(folder) as made, owner.owning(runfolder.make_folder(folder)):
         files.take(folder, wanted)
-        belongings.claim(folder, *(f"{one.name}/" for one in cells))
+        own_files.claim(folder, *(f"{one.name}/" for one in cells))
         made += [folder, *(folder / one.name for one in cells)] if new else []
         refused = _work(cells, folder, settings, console, quiet=quiet, again=_command(config, overrides or []))
         _conclude(cells, refused, folder, console)

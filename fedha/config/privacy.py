@@ -52,7 +52,7 @@ class PrivacyConfig(Section):
     threshold: int | None = Field(None, ge=2, description="secure sums: so many clients must stay to the end")
     minimum: int = Field(3, ge=2, description="secure sums: none of fewer clients is learnt")
     bound: float = Field(
-        65536.0, ge=1, le=2**24, description="secure sums: largest absolute value, weight included, that can be sent"
+        65536.0, ge=1, le=2**40, description="secure sums: largest absolute value, weight included, that can be sent"
     )
 
     @field_validator("scales")

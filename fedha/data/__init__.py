@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedha import handed
+from fedha import objects
 from fedha.config import DataConfig, expanded
 from fedha.data import arrays, digits, heart, mnist, own
 from fedha.data.domain import Domain, DomainSet, Examples, nth, split
@@ -51,20 +51,20 @@ _DATA_SETS = {
     "colored_digits": _DataSet(lambda config, cut: digits.load(config, cut.seed, cut), embedded=True),
     "colored_mnist": _DataSet(lambda config, cut: mnist.load(config, cut.seed)),
     "heart": _DataSet(heart.load, heart.load_own, heart.load_target),
-    handed.NAME: _DataSet(lambda config, cut: handed.handed_over("data", config.digest)),
+    objects.NAME: _DataSet(lambda config, cut: objects.get_object("data", config.digest)),
     "arrays": _DataSet(arrays.load, arrays.load_own, arrays.load_target),
     "folder": _DataSet(folder.load, folder.load_own, folder.load_target),
 }
 _OWN = _DataSet(own.load, own.load_own)  # somebody's function, or an installed package's
 
 
-def load(config: DataConfig, seed: int, *, covered: bool = False) -> DomainSet:
+def load(config: DataConfig, seed: int, *, protected: bool = False) -> DomainSet:
     """Load the configured data set: the same config and seed give the same domains, bit for bit.
 
     Args:
         config: Which data set, and its options.
         seed: The run's seed; it decides shuffles, splits, label noise and colours.
-        covered: Whether an example's side may depend on nothing but that example and the seed: under
+        protected: Whether an example's side may depend on nothing but that example and the seed: under
             ``privacy.protect: examples``.
 
     Returns:
@@ -78,21 +78,21 @@ def load(config: DataConfig, seed: int, *, covered: bool = False) -> DomainSet:
     if config.name not in _DATA_SETS:
         own.check_taken(config)
     with _fitting(config):
-        domains = _of(config).load(config, cut_of(config, seed, covered=covered)).check()
+        domains = _of(config).load(config, cut_of(config, seed, protected=protected)).check()
     check_clients(domains.sources, config.clients_per_domain)
     told = [*domains.notes, *_gathered((*domains.sources, *domains.targets))]
     missing = missing_classes(domains, config.clients_per_domain, seed, config.split)
-    described = told if covered else [*told, *missing]  # what is published tells of no covered example
+    described = told if protected else [*told, *missing]  # what is published tells of no covered example
     return replace(domains, notes=(*told, *missing), description="; ".join([domains.description, *described]))
 
 
-def load_own(config: DataConfig, seed: int, place: int, key: bytes | None = None) -> Domain:
+def load_own(config: DataConfig, seed: int, client_id: int, key: bytes | None = None) -> Domain:
     """What one client of a deployment holds, from its own files: the same, bit for bit, as in `load`, but for a key.
 
     Args:
         config: Its root is the client's own folder. A file that `fedha export` made is taken first.
         seed: The run's seed.
-        place: The client's, in client order.
+        client_id: The client's, in client order.
         key: The site's own, which no server knows: it and each example alone decide the example's side, as they must
             where examples are protected. None: the seed decides.
 
@@ -100,7 +100,7 @@ def load_own(config: DataConfig, seed: int, place: int, key: bytes | None = None
         FedhaError: As `load`; the exported file is for other data; or several clients would share the site's domain.
     """
     config = _rooted(config)
-    cut, exported = cut_of(config, seed, covered=key is not None, key=key), (config.root or Path()) / FILE
+    cut, exported = cut_of(config, seed, protected=key is not None, key=key), (config.root or Path()) / FILE
     with _fitting(config):
         if config.root is not None and exported.is_file():
             domain, classes = read_domain(exported)
@@ -112,8 +112,8 @@ def load_own(config: DataConfig, seed: int, place: int, key: bytes | None = None
         load_alone = _of(config).load_own
         if load_alone is None:
             sources = {one.name: one for one in _of(config).load(config, cut).check().sources}
-            return sources[nth(list(sources), place)]
-        domain = load_alone(config, cut, place)
+            return sources[nth(list(sources), client_id)]
+        domain = load_alone(config, cut, client_id)
         return DomainSet((domain,), (), class_count(config), domain.name).check().sources[0]
 
 

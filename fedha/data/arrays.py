@@ -85,14 +85,14 @@ def load_target(config: DataConfig, root: Path) -> Domain:
     return read(_place(root, config.target), config, None)
 
 
-def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
+def load_own(config: DataConfig, cut: Cut, client_id: int) -> Domain:
     """The source of one client, from its own archive alone.
 
     Args:
         config: Its root, with the archive, its sources (needed if the folder has several archives), unlabelled, layout
             and scale.
         cut: As in `load`.
-        place: The client's, in client order.
+        client_id: The client's, in client order.
 
     Raises:
         FedhaError: No root, no archive, no telling which, or no number of classes: a site sees its own labels alone.
@@ -108,7 +108,7 @@ def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
             f"{config.root} holds {len(known)} .npz files{hint}; keep the client's own alone there, or set "
             "data.sources, whose order is that of the clients"
         )
-    name = known[0] if config.sources is None else own_source(config.sources, place, config.root, *FILES)
+    name = known[0] if config.sources is None else own_source(config.sources, client_id, config.root, *FILES)
     if name not in known:  # a name comes with the config, from a server: it leads nowhere but into this folder
         raise FedhaError(f"{config.root} holds no {name}.npz, only {', '.join(known) or 'no archive'}; put it there")
     return _source(config, name, cut)

@@ -29,7 +29,7 @@ def flipped(bits: Tensor, probability: float, draws: torch.Generator) -> Tensor:
     return bits ^ (torch.rand(len(bits), generator=draws) < probability).long()
 
 
-def flipped_exactly(bits: Tensor, share: float, draws: torch.Generator, groups: Tensor) -> Tensor:
+def flipped_exactly(bits: Tensor, fraction: float, draws: torch.Generator, groups: Tensor) -> Tensor:
     """Zeros and ones, of which a fixed number is flipped: the same share in every group, to the nearest example.
 
     For small data: with 500 images, chance alone moves a probability by two points, a fifth of what tells the domains
@@ -37,7 +37,7 @@ def flipped_exactly(bits: Tensor, share: float, draws: torch.Generator, groups: 
 
     Args:
         bits: 0 or 1, [n], int64.
-        share: Of each group that is flipped.
+        fraction: Of each group that is flipped.
         draws: Decides which.
         groups: Which group an example is in, [n], int64.
 
@@ -48,7 +48,7 @@ def flipped_exactly(bits: Tensor, share: float, draws: torch.Generator, groups: 
     for group in groups.unique():
         members = (groups == group).nonzero()[:, 0]
         order = torch.randperm(len(members), generator=draws)
-        flips[members[order[: round(share * len(members))]]] = 1
+        flips[members[order[: round(fraction * len(members))]]] = 1
     return bits ^ flips
 
 

@@ -33,7 +33,7 @@ class Domain:
     notes: tuple[str, ...] = ()
 
     @property
-    def client(self) -> str:
+    def client_name(self) -> str:
         """What the client that holds it is called."""
         return self.name if self.shard is None else f"{self.name}/{self.shard}"
 
@@ -147,14 +147,14 @@ def choose_sources(
     return list(sources)
 
 
-def own_source(sources: Sequence[str], place: int, root: Path, *files: str) -> str:
-    """The source that a site holds: the only one whose file is in its folder, or else that of its place.
+def own_source(sources: Sequence[str], client_id: int, root: Path, *files: str) -> str:
+    """The source that a site holds: the only one whose file is in its folder, or else that of its client id.
 
-    Places have holes once a client was removed, so a file says more than a place.
+    Ids have holes once a client was removed, so a file says more than an id.
 
     Args:
         sources: All of a run, in client order.
-        place: The site's.
+        client_id: The site's.
         root: The site's folder.
         files: What a source's file may be called, with {} in the place of its name.
 
@@ -162,7 +162,7 @@ def own_source(sources: Sequence[str], place: int, root: Path, *files: str) -> s
         FedhaError: Neither says.
     """
     held = held_sources(sources, root, *files)
-    return held[0] if len(held) == 1 else nth(sources, place)
+    return held[0] if len(held) == 1 else nth(sources, client_id)
 
 
 def held_sources(sources: Sequence[str], root: Path, *files: str) -> list[str]:
@@ -170,15 +170,15 @@ def held_sources(sources: Sequence[str], root: Path, *files: str) -> list[str]:
     return [name for name in sources if any((root / file.format(name)).is_file() for file in files)]
 
 
-def nth(sources: Sequence[str], place: int) -> str:
-    """The source of the client with this place.
+def nth(sources: Sequence[str], client_id: int) -> str:
+    """The source of the client with this id.
 
     Raises:
         FedhaError: There are not so many.
     """
-    if not 0 <= place < len(sources):
+    if not 0 <= client_id < len(sources):
         raise FedhaError(
-            f"partition-id is {place} but the data have {len(sources)} source domains ({', '.join(sources)}); "
-            "give each client its own place from 0"
+            f"partition-id is {client_id} but the data have {len(sources)} source domains ({', '.join(sources)}); "
+            "give each client its own, from 0"
         )
-    return sources[place]
+    return sources[client_id]

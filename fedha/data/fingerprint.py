@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fedha.data.domain import DomainSet, Examples
-from fedha.handed import Pieces, digest_of
 from fedha.inputs import several
+from fedha.objects import Pieces, digest_of
 
 _ROWS = 4096  # of a part whose inputs are looked at, spread over it; labels are all
 

@@ -85,13 +85,13 @@ def load_target(config: DataConfig, root: Path) -> Domain:
     return unseen(name, _read(root / FILE.format(name)))
 
 
-def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
+def load_own(config: DataConfig, cut: Cut, client_id: int) -> Domain:
     """The source of one client, from its own file alone; arguments as in `load`.
 
     Args:
         config: As in `load`; only the hospital's own file is read.
         cut: As in `load`.
-        place: The client's, in client order.
+        client_id: The client's, in client order.
 
     Raises:
         FedhaError: As in `load`, or there is no such source.
@@ -99,7 +99,7 @@ def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
     if config.root is None:
         raise FedhaError("data.root is not set; name the folder that holds the hospital's processed.*.data file")
     names = choose_sources(HOSPITALS, config.sources, config.target or "va")
-    return _source(config.root, own_source(names, place, config.root, FILE), cut)
+    return _source(config.root, own_source(names, client_id, config.root, FILE), cut)
 
 
 def _source(root: Path, name: str, cut: Cut) -> Domain:

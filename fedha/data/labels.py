@@ -53,8 +53,8 @@ def missing_classes(domains: DomainSet, clients: int, seed: int, split: Split) -
     labels_alone = [_labels_alone(one) for one in domains.sources]
     held = client_domains(DomainSet(tuple(labels_alone), (), domains.classes, ""), clients, seed, split)
     sides = {
-        "training": {one.client: one.train.labels for one in held},
-        "held-out": {one.client: one.held_out.labels for one in held},
+        "training": {one.client_name: one.train.labels for one in held},
+        "held-out": {one.client_name: one.held_out.labels for one in held},
     }
     return [note for side, labels in sides.items() if (note := _note(side, labels, domains.classes))]
 

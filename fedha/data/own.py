@@ -8,8 +8,8 @@ import torch
 
 from fedha import plugins
 from fedha.config import DataConfig
-from fedha.data.brought import domain_set
 from fedha.data.domain import Domain, DomainSet, choose_sources, nth
+from fedha.data.domain_set import domain_set
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 from fedha.named import find, invoke
@@ -57,20 +57,20 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
     return domain_set(brought, targets, config.classes, f"domains of {config.name}")
 
 
-def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
+def load_own(config: DataConfig, cut: Cut, client_id: int) -> Domain:
     """What one client of a deployment holds, from the function called at its own site; arguments as in `load`.
 
     Args:
         config: Its root is the site's folder, if the site has one.
         cut: As in `load`.
-        place: The client's, in client order; asked where the function makes several domains.
+        client_id: The client's, in client order; asked where the function makes several domains.
 
     Raises:
         FedhaError: As in `load`.
     """
     held = {one.name: one for one in load(config, cut, alone=True).sources}
     names = list(config.sources or held) if len(held) > 1 else list(held)
-    name = nth(names, place) if len(names) > 1 else next(iter(names), "")
+    name = nth(names, client_id) if len(names) > 1 else next(iter(names), "")
     if name not in held:
         raise FedhaError(f"data.name is {config.name!r}, which makes no domain {name!r} here, only {', '.join(held)}")
     return held[name]

@@ -1,4 +1,4 @@
-"""A site's part in a run: by what its folder holds, and where that does not tell by its place."""
+"""A site's part in a run: by what its folder holds, and where that does not tell by its client id."""
 
 import zipfile
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ def source_names(config: DataConfig) -> tuple[str, ...] | None:
     return None if config.sources is None else tuple(config.sources)
 
 
-def no_part(config: DataConfig, place: int) -> str | None:
+def no_part(config: DataConfig, client_id: int) -> str | None:
     """Why a site has no part in a run; None where it has one, or where nobody can say before its data are read.
 
     Args:
         config: Its root is the site's folder.
-        place: The site's, in client order.
+        client_id: The site's, in client order.
     """
     if (names := source_names(config)) is None:
         return None
@@ -44,9 +44,9 @@ def no_part(config: DataConfig, place: int) -> str | None:
         return None
     if config.name == "heart" and (others := _held(config, heart.HOSPITALS)):
         return f"it holds {' and '.join(others)}, and {run}"
-    if place < len(names):
+    if client_id < len(names):
         return None
-    return f"it is client {place}, and {run}, of which its folder holds none"
+    return f"it is client {client_id}, and {run}, of which its folder holds none"
 
 
 def _held(config: DataConfig, sources: Sequence[str]) -> list[str]:

@@ -19,17 +19,17 @@ class Cut:
     """How domains are cut in two.
 
     Attributes:
-        share: Held out, 0 to 1.
+        fraction: Held out, 0 to 1.
         split: In proportion, by label and by group, or by chance alone; a site's key is not asked.
         seed: The run's seed; it decides which examples.
-        covered: Whether an example's side must depend on that example and a key alone, so that it tells of no other.
+        protected: Whether an example's side must depend on that example and a key alone, so that it tells of no other.
         key: The key of a site; None in simulations, where it comes from the seed.
     """
 
-    share: float
+    fraction: float
     split: Split = "stratified"
     seed: int = 0
-    covered: bool = False
+    protected: bool = False
     key: bytes | None = None
 
     def sides(
@@ -47,17 +47,17 @@ class Cut:
             Disjoint, together 0 to n - 1. By chance and in proportion ``round(share * n)`` are held out, but never the
             last one, and groups are as near to that as whole groups come; by the key it is each example's own chance.
         """
-        if self.covered and (self.split == "stratified" or self.key is not None):
+        if self.protected and (self.split == "stratified" or self.key is not None):
             contents = _contents(inputs, labels) if groups is None else _named(groups)
-            return by_key(contents, self.share, self._key(domain))
+            return by_key(contents, self.fraction, self._key(domain))
         order = torch.randperm(len(labels), generator=generator(self.seed, "data", "held out", domain))
         if self.split == "stratified" and groups is not None:
-            held_out = by_group(labels, groups, self.share, order)
+            held_out = by_group(labels, groups, self.fraction, order)
         elif self.split == "stratified":
-            held_out = by_label(labels, self.share, order)
+            held_out = by_label(labels, self.fraction, order)
         else:
             held_out = torch.zeros(len(order), dtype=torch.bool)
-            held_out[order[: held_out_count(len(order), self.share)]] = True
+            held_out[order[: held_out_count(len(order), self.fraction)]] = True
         return order[~held_out[order]], order[held_out[order]]
 
     @property
@@ -71,46 +71,46 @@ class Cut:
         return hashlib.blake2b(repr((self.seed, "data", "held out", domain)).encode(), digest_size=32).digest()
 
 
-def cut_of(config: DataConfig, seed: int, *, covered: bool = False, key: bytes | None = None) -> Cut:
+def cut_of(config: DataConfig, seed: int, *, protected: bool = False, key: bytes | None = None) -> Cut:
     """The config's cut; arguments as in `Cut`."""
-    return Cut(config.held_out, config.split, seed, covered, key)
+    return Cut(config.held_out, config.split, seed, protected, key)
 
 
-def held_out_count(examples: int, share: float) -> int:
+def held_out_count(examples: int, fraction: float) -> int:
     """How many are held out: the share, rounded, but never the last one."""
-    return max(0, min(round(share * examples), examples - 1))
+    return max(0, min(round(fraction * examples), examples - 1))
 
 
-def by_key(contents: Iterable[bytes], share: float, key: bytes) -> tuple[Tensor, Tensor]:
+def by_key(contents: Iterable[bytes], fraction: float, key: bytes) -> tuple[Tensor, Tensor]:
     """Each example's own chance, from its content and a key: what the others are changes nothing.
 
     Args:
         contents: Of each example; those that are alike come on one side.
-        share: The chance to be held out.
+        fraction: The chance to be held out.
         key: At most 64 bytes.
 
     Returns:
         Places of those trained on and of those held out, ascending.
     """
     digests = (hashlib.blake2b(one, key=key, digest_size=8).digest() for one in contents)
-    limit = int(share * 2**64)
+    limit = int(fraction * 2**64)
     held_out = torch.tensor([int.from_bytes(one, "big") < limit for one in digests], dtype=torch.bool)
     return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
 
 
-def by_label(labels: Tensor, share: float, order: Tensor) -> Tensor:
+def by_label(labels: Tensor, fraction: float, order: Tensor) -> Tensor:
     """Hold out each label in proportion, and of every label that two examples have at least one on each side.
 
     Args:
         labels: [n].
-        share: Held out.
+        fraction: Held out.
         order: A permutation of the places, [n]; the first of each label are held out.
 
     Returns:
         Whether an example is held out, [n].
     """
     _, classes, counts = labels.unique(return_inverse=True, return_counts=True)
-    quotas = _quotas(counts.double(), held_out_count(len(labels), share), share)
+    quotas = _quotas(counts.double(), held_out_count(len(labels), fraction), fraction)
     mixed = classes[order]
     sorted_places = mixed.argsort(stable=True)
     starts = counts.cumsum(0) - counts
@@ -121,7 +121,7 @@ def by_label(labels: Tensor, share: float, order: Tensor) -> Tensor:
     return held_out
 
 
-def by_group(labels: Tensor, groups: Tensor, share: float, order: Tensor) -> Tensor:
+def by_group(labels: Tensor, groups: Tensor, fraction: float, order: Tensor) -> Tensor:
     """Hold out whole groups, so that each label comes as near to its share as they allow.
 
     The largest groups are placed first; each is held out where that brings the held-out counts nearer to the share of
@@ -130,7 +130,7 @@ def by_group(labels: Tensor, groups: Tensor, share: float, order: Tensor) -> Ten
     Args:
         labels: [n].
         groups: Which group an example is in, [n].
-        share: Held out.
+        fraction: Held out.
         order: A permutation of the places, [n]; decides between groups of one size.
 
     Returns:
@@ -138,11 +138,11 @@ def by_group(labels: Tensor, groups: Tensor, share: float, order: Tensor) -> Ten
         side is empty, and a label that two groups have is on both where the other labels allow it.
     """
     held_out = torch.zeros(len(labels), dtype=torch.bool)
-    if held_out_count(len(labels), share) == 0:
+    if held_out_count(len(labels), fraction) == 0:
         return held_out
     _, classes, totals = labels.unique(return_inverse=True, return_counts=True)
     members = members_of(groups, order)
-    wanted, weights = share * totals.double(), 1 / totals.double()
+    wanted, weights = fraction * totals.double(), 1 / totals.double()
     held = torch.zeros_like(wanted)
     taken = torch.zeros(len(members), dtype=torch.bool)
     whose = torch.empty_like(order)
@@ -178,18 +178,18 @@ def members_of(groups: Tensor, order: Tensor) -> list[Tensor]:
     return [members[one] for one in ranked]
 
 
-def _quotas(counts: Tensor, held_out: int, share: float) -> Tensor:
+def _quotas(counts: Tensor, held_out: int, fraction: float) -> Tensor:
     """How many of each label are held out: as near to the share as whole numbers with this sum come."""
     least = ((counts >= 2) & (held_out > 0)).double()
     most = torch.where(counts >= 2, counts - 1, torch.zeros_like(counts))
-    quotas = (share * counts).floor().clamp(min=least).clamp(max=most)
+    quotas = (fraction * counts).floor().clamp(min=least).clamp(max=most)
     while (missing := held_out - int(quotas.sum())) != 0:
         step = 1.0 if missing > 0 else -1.0
         movable = (quotas < most if missing > 0 else quotas > least).nonzero()[:, 0]
         if not len(movable):
             least, most = torch.zeros_like(counts), counts
             continue
-        gains = step * (share * counts - quotas)[movable]
+        gains = step * (fraction * counts - quotas)[movable]
         quotas[movable[gains.argsort(descending=True, stable=True)[: abs(missing)]]] += step
     return quotas.long()
 

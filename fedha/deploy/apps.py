@@ -11,7 +11,7 @@ What belongs to a machine is in its environment, not in the config that travels:
 - For secure sums, what `fedha.deploy.party` names.
 
 The run config has the keys of `fedha.flower.apps`, and ``events``: the name of a file beside the runs to which the
-server writes how the run goes on; ``sites``: a JSON list of each client's place, name, and when it was last connected.
+server writes how the run goes on; ``sites``: a JSON list of each client's id, name, and when it was last connected.
 """
 
 import functools
@@ -50,9 +50,9 @@ from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
-from fedha.flower.client import Clients, check_server, place_of, recall_lasting, register, state_record
+from fedha.flower.client import Clients, check_server, client_id_of, recall_lasting, register, state_record
 from fedha.flower.failure import telling
-from fedha.flower.guarded import as_kind, is_covered
+from fedha.flower.guarded import errors_by_kind, is_protected
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.outside import outside
 from fedha.flower.serve import Job, serve
@@ -60,7 +60,7 @@ from fedha.flower.wire import CONSTANTS, pack_tensors, sent_constants, unpack_te
 from fedha.models import SplitModel, build
 from fedha.named import is_own
 from fedha.piggyback import riders
-from fedha.privacy.book import Book
+from fedha.privacy.account import Account
 from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
 from fedha.rules.found import server_rule
@@ -119,15 +119,17 @@ def deployed_client_app() -> ClientApp:
         if message.metadata.message_type == "query.introduce":
             check_server(message.content)  # before the config, which another version may not read
         job = job_from(context, Path())
-        settings, place = job.config.model_dump_json(), place_of(context)
+        settings, client_id = job.config.model_dump_json(), client_id_of(context)
         kind, content = message.metadata.message_type, whole(message.content, _cache())
         if content is None:
             return Message(lacking(), reply_to=message)
-        with as_kind(f"client {place}", covered=bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)):
-            if kind == "query.introduce" and (reason := no_part(_own(job.config.data), place)) is not None:
+        with errors_by_kind(
+            f"client {client_id}", protected=bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)
+        ):
+            if kind == "query.introduce" and (reason := no_part(_own(job.config.data), client_id)) is not None:
                 return Message(outside(reason), reply_to=message)
-            clients = _clients(settings, place, _limits())
-        averages = run_folder(_cache(), f"{lasting(job.config)} {job.folder} {place}")
+            clients = _clients(settings, client_id, _limits())
+        averages = run_folder(_cache(), f"{lasting(job.config)} {job.folder} {client_id}")
         averaging = remembers(job.config)
         number = _round(content)
         if averaging and number is not None:  # what is evaluated is the model after its round
@@ -138,18 +140,18 @@ def deployed_client_app() -> ClientApp:
             remember(averages, number, unpack_tensors(after), keep=job.config.checkpoint.every + 2)
         return Message(reply, reply_to=message)
 
-    def covered(message: Message) -> bool:
-        return bool(os.environ.get("FEDHA_LIMITS")) or is_covered(message.content)
+    def protected(message: Message) -> bool:
+        return bool(os.environ.get("FEDHA_LIMITS")) or is_protected(message.content)
 
-    register(app, telling(answer, covered, traces=False))
+    register(app, telling(answer, protected, traces=False))
     return app
 
 
 def _attendance(told: str) -> Attendance:
     """The sites of a run, as `fedha.deploy.submit` names them in its run config."""
-    sites = [(int(place), str(name), str(seen)) for place, name, seen in json.loads(told or "[]")]
+    sites = [(int(client_id), str(name), str(seen)) for client_id, name, seen in json.loads(told or "[]")]
     seen = {name: datetime.fromisoformat(when) for _, name, when in sites if when}
-    return Attendance({place: name for place, name, _ in sites}, seen=seen)
+    return Attendance({client_id: name for client_id, name, _ in sites}, seen=seen)
 
 
 def remembers(config: Config) -> bool:
@@ -212,7 +214,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 @functools.lru_cache(maxsize=2)
-def _clients(settings: str, place: int, limits: Limits | None) -> Clients:
+def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
     """This site's client; kept where a process answers more than once."""
     config = from_json(settings)
     own = _own(config.data)
@@ -223,7 +225,7 @@ def _clients(settings: str, place: int, limits: Limits | None) -> Clients:
         )
     key = side_key(_cache()) if config.privacy.protect == "examples" else None
     forget_copies(_cache())
-    domain = data.load_own(own, config.seed[0], place, key)
+    domain = data.load_own(own, config.seed[0], client_id, key)
     for note in data.notes_of(domain, data.class_count(config.data)):  # this site's log alone
         log(WARNING, "%s", note)
 
@@ -234,7 +236,7 @@ def _clients(settings: str, place: int, limits: Limits | None) -> Clients:
         return domain
 
     def site() -> Site:
-        return Site("cryptographic", limits, Book(_cache() / "account" / f"{config.data.name}-{place}.json"))
+        return Site("cryptographic", limits, Account(_cache() / "account" / f"{config.data.name}-{client_id}.json"))
 
     party, threads = site_party(config), config.engine.threads
     return Clients(model, load, threads=threads, device=device(config), party=party, site=site)

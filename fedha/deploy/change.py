@@ -13,9 +13,9 @@ from fedha import atomic
 from fedha.deploy import compose, inventory, material, tree
 from fedha.deploy.certificates import Authority, make_identity, read_authority
 from fedha.deploy.inventory import Client, Inventory
+from fedha.deploy.locations import InitFolder, Locations, find_init_folder
 from fedha.deploy.names import check_client
-from fedha.deploy.places import Office, Place, find_office
-from fedha.deploy.sworn import known, swear
+from fedha.deploy.signing import new_signing_key, roster_entries
 from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError
 from fedha.privacy.secure.delegation import write_roster
@@ -36,7 +36,7 @@ def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]
     Raises:
         FedhaError: The name is none, a key of that name lies there, or the folder is not the whole one.
     """
-    office, place, record, authority = _opened(folder)
+    init_folder, place, record, authority = _opened(folder)
     check_client(name)
     if name in record.names:
         return [f"{name} is in this federation already, and nothing was changed; `rotate` gives it new keys"]
@@ -47,28 +47,28 @@ def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]
     issued = material.node_certificate(authority, name, now, record.days)
     identity = make_identity(name)
     client = Client(name=name, partition_id=record.places, ends=issued.ends)
-    sworn = swear(identity, client.partition_id, name)
-    before = known(office.roster)
-    roster = write_roster([*before.values(), sworn.entry])
+    signing = new_signing_key(identity, client.partition_id, name)
+    before = roster_entries(init_folder.roster)
+    roster = write_roster([*before.values(), signing.entry])
     former = tuple(one for one in record.former if one != name)
     added = {"clients": (*record.clients, client), "places": record.places + 1, "former": former}
     changed = record.model_copy(update=added)
-    secret = material.site_secrets(authority, issued, identity, sworn)
+    secret = material.site_secrets(authority, issued, identity, signing)
     with ExitStack() as undo:
-        undo.callback(_share_roster, office, record, write_roster(before.values()), user)
-        _make_site(office, changed, client, secret, roster, user)
-        undo.callback(tree.remove, office.site(name))
-        _share_roster(office, record, roster, user)
+        undo.callback(_share_roster, init_folder, record, write_roster(before.values()), user)
+        _make_site(init_folder, changed, client, secret, roster, user)
+        undo.callback(tree.remove, init_folder.site(name))
+        _share_roster(init_folder, record, roster, user)
         _write(place.public_key(name), identity.public, user)
         undo.callback(place.public_key(name).unlink)
         undo.callback(_write, place.record, inventory.to_yaml(record).encode(), user)
-        _record(office, place, changed, user)
+        _record(init_folder, place, changed, user)
         undo.pop_all()
-    return _compose_anew(office, record, changed)
+    return _compose_anew(init_folder, record, changed)
 
 
 def remove_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]:
-    """Remove a site: its key is refused from the server's next `up` on; its place is nobody's again.
+    """Remove a site: its key is refused from the server's next `up` on; its id is nobody's again.
 
     Its key and its folder, if it is still here, are put aside. Nothing changes where it was removed before.
 
@@ -84,7 +84,7 @@ def remove_client(folder: Path, name: str, now: datetime, user: Owner) -> list[s
     Raises:
         FedhaError: There never was such a client, it is the last one, or the folder is not the whole one.
     """
-    office, place, record, _ = _opened(folder)
+    init_folder, place, record, _ = _opened(folder)
     if name in record.former:
         return [f"{name} was removed before, and nothing was changed"]
     client = record.client(name)
@@ -92,18 +92,18 @@ def remove_client(folder: Path, name: str, now: datetime, user: Owner) -> list[s
         raise FedhaError(f"{name} is the federation's only client; add another before you remove it")
     clients = tuple(one for one in record.clients if one.name != name)
     changed = record.model_copy(update={"clients": clients, "former": (*record.former, name)})
-    entries = known(office.roster)
+    entries = roster_entries(init_folder.roster)
     roster = write_roster(entry for where, entry in entries.items() if where != client.partition_id)
     with ExitStack() as undo:
-        for path in (place.public_key(name), office.site(name)):
+        for path in (place.public_key(name), init_folder.site(name)):
             if path.exists():
                 undo.callback(path.rename(_aside(path, now)).rename, path)
-        undo.callback(_share_roster, office, changed, write_roster(entries.values()), user)
-        _share_roster(office, changed, roster, user)
+        undo.callback(_share_roster, init_folder, changed, write_roster(entries.values()), user)
+        _share_roster(init_folder, changed, roster, user)
         undo.callback(_write, place.record, inventory.to_yaml(record).encode(), user)
-        _record(office, place, changed, user)
+        _record(init_folder, place, changed, user)
         undo.pop_all()
-    return _compose_anew(office, record, changed)
+    return _compose_anew(init_folder, record, changed)
 
 
 def rotate_server(folder: Path, hosts: Sequence[str], now: datetime, user: Owner) -> Path:
@@ -121,11 +121,11 @@ def rotate_server(folder: Path, hosts: Sequence[str], now: datetime, user: Owner
     Raises:
         FedhaError: The folder is not the whole one, or the authority has ended.
     """
-    office, place, record, authority = _opened(folder)
+    init_folder, place, record, authority = _opened(folder)
     known = tuple(dict.fromkeys((*record.hosts, *hosts)))
     issued = material.server_certificate(authority, known, now, record.days)
     aside = _swap(place.server / "secrets", material.server_secrets(authority, issued), now, user)
-    _record(office, place, record.model_copy(update={"hosts": known, "server_ends": issued.ends}), user)
+    _record(init_folder, place, record.model_copy(update={"hosts": known, "server_ends": issued.ends}), user)
     return aside
 
 
@@ -146,48 +146,48 @@ def rotate_client(folder: Path, name: str, now: datetime, user: Owner) -> Path:
     Raises:
         FedhaError: There is no such client, the folder is not the whole one, or the authority has ended.
     """
-    office, place, record, authority = _opened(folder)
+    init_folder, place, record, authority = _opened(folder)
     client = record.client(name)
     issued = material.node_certificate(authority, name, now, record.days)
     identity = make_identity(name)
-    sworn = swear(identity, client.partition_id, name)
-    roster = write_roster({**known(office.roster), client.partition_id: sworn.entry}.values())
-    secret = material.site_secrets(authority, issued, identity, sworn)
+    signing = new_signing_key(identity, client.partition_id, name)
+    roster = write_roster({**roster_entries(init_folder.roster), client.partition_id: signing.entry}.values())
+    secret = material.site_secrets(authority, issued, identity, signing)
     renewed = client.model_copy(update={"ends": issued.ends})
     clients = tuple(renewed if one.name == name else one for one in record.clients)
     changed = record.model_copy(update={"clients": clients})
-    if office.site(name).exists():
-        _swap(office.site(name) / "secrets", secret, now, user)
+    if init_folder.site(name).exists():
+        _swap(init_folder.site(name) / "secrets", secret, now, user)
     else:
-        _make_site(office, changed, renewed, secret, roster, user)
-    _share_roster(office, changed, roster, user)
+        _make_site(init_folder, changed, renewed, secret, roster, user)
+    _share_roster(init_folder, changed, roster, user)
     old = place.public_key(name)
     if old.exists():
         old.rename(_aside(old, now))
     _write(old, identity.public, user)
-    _record(office, place, changed, user)
-    return office.site(name) / "secrets"
+    _record(init_folder, place, changed, user)
+    return init_folder.site(name) / "secrets"
 
 
-def _opened(folder: Path) -> tuple[Office, Place, Inventory, Authority]:
-    office, place = find_office(folder)
-    return office, place, place.inventory(), read_authority(*office.authority)
+def _opened(folder: Path) -> tuple[InitFolder, Locations, Inventory, Authority]:
+    init_folder, place = find_init_folder(folder)
+    return init_folder, place, place.inventory(), read_authority(*init_folder.authority)
 
 
 def _make_site(
-    office: Office, record: Inventory, client: Client, secret: dict[str, bytes], roster: bytes, user: Owner
+    init_folder: InitFolder, record: Inventory, client: Client, secret: dict[str, bytes], roster: bytes, user: Owner
 ) -> None:
-    site = office.site(client.name)
+    site = init_folder.site(client.name)
     site.parent.mkdir(mode=0o700, exist_ok=True)
     tree.make(site, material.site_files(record, client, secret, roster, user), lambda beside: tree.give(beside, user))
 
 
-def _share_roster(office: Office, record: Inventory, roster: bytes, user: Owner) -> None:
+def _share_roster(init_folder: InitFolder, record: Inventory, roster: bytes, user: Owner) -> None:
     """Write the roster where the federation was made, and into the sites' folders that are still here."""
-    _write(office.roster, roster, Owner(user.uid, user.gid, given=False))
+    _write(init_folder.roster, roster, Owner(user.uid, user.gid, given=False))
     for name in record.names:
-        if office.site(name).exists():
-            _write(office.site(name) / office.roster.name, roster, user)
+        if init_folder.site(name).exists():
+            _write(init_folder.site(name) / init_folder.roster.name, roster, user)
 
 
 def _swap(folder: Path, files: dict[str, bytes], now: datetime, user: Owner) -> Path:
@@ -213,15 +213,15 @@ def _aside(path: Path, now: datetime) -> Path:
     return aside
 
 
-def _record(office: Office, place: Place, record: Inventory, user: Owner) -> None:
+def _record(init_folder: InitFolder, place: Locations, record: Inventory, user: Owner) -> None:
     text = inventory.to_yaml(record).encode()
     _write(place.record, text, user)
-    _write(office.folder / inventory.FILE, text, Owner(user.uid, user.gid, given=False))
+    _write(init_folder.folder / inventory.FILE, text, Owner(user.uid, user.gid, given=False))
 
 
-def _compose_anew(office: Office, before: Inventory, after: Inventory) -> list[str]:
+def _compose_anew(init_folder: InitFolder, before: Inventory, after: Inventory) -> list[str]:
     """Write the file for one machine anew; one that somebody has edited is left, with the new one beside it."""
-    path = office.folder / compose.FILE
+    path = init_folder.folder / compose.FILE
     text = compose.all_in_one(after.clients)
     if path.exists() and path.read_text(encoding="utf-8") != compose.all_in_one(before.clients):
         beside = path.with_name(f"{path.name}.new")

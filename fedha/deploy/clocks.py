@@ -34,7 +34,7 @@ def is_refused(seconds: float) -> bool:
     return seconds > SYSTEM_TIME_TOLERANCE - 1 or seconds < -TIMESTAMP_TOLERANCE
 
 
-def told(whose: str, seconds: float) -> str:
+def sentence(whose: str, seconds: float) -> str:
     """The sentence for a clock that is off.
 
     Args:

@@ -80,7 +80,7 @@ def refused(response: httpx.Response, now: datetime) -> str:
     """
     ahead = clocks.ahead(response.headers.get("date"), now)
     if response.status_code == httpx.codes.UNAUTHORIZED and ahead is not None and clocks.is_refused(ahead):
-        return clocks.told("this machine", ahead)
+        return clocks.sentence("this machine", ahead)
     if response.status_code == httpx.codes.UNAUTHORIZED:
         return "the server does not know this site's key: it was not registered, or was replaced; ask the operator"
     known = FlowerError.from_json(response.text)

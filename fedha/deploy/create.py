@@ -8,8 +8,8 @@ from pathlib import Path
 from fedha.deploy import material, tree
 from fedha.deploy.certificates import make_authority, make_identity
 from fedha.deploy.inventory import Client, Inventory
-from fedha.deploy.places import Office
-from fedha.deploy.sworn import swear
+from fedha.deploy.locations import InitFolder
+from fedha.deploy.signing import new_signing_key
 from fedha.deploy.tree import Owner
 from fedha.privacy.secure.delegation import write_roster
 
@@ -37,7 +37,7 @@ def create(
     now: datetime,
     user: Owner,
     configs: dict[str, bytes],
-    fill: Callable[[Office], None] | None = None,
+    fill: Callable[[InitFolder], None] | None = None,
 ) -> Inventory:
     """Make a federation's folder, all of it or nothing.
 
@@ -54,7 +54,9 @@ def create(
     """
     authority = make_authority(now)
     identities = {name: make_identity(name) for name in wanted.clients}
-    signers = {name: swear(identities[name], place, name) for place, name in enumerate(wanted.clients)}
+    signers = {
+        name: new_signing_key(identities[name], client_id, name) for client_id, name in enumerate(wanted.clients)
+    }
     roster = write_roster(one.entry for one in signers.values())
     server = material.server_certificate(authority, tuple(wanted.hosts), now, wanted.days)
     nodes = {name: material.node_certificate(authority, name, now, wanted.days) for name in wanted.clients}
@@ -67,7 +69,8 @@ def create(
         server_ends=server.ends,
         places=len(wanted.clients),
         clients=tuple(
-            Client(name=name, partition_id=place, ends=nodes[name].ends) for place, name in enumerate(wanted.clients)
+            Client(name=name, partition_id=client_id, ends=nodes[name].ends)
+            for client_id, name in enumerate(wanted.clients)
         ),
     )
     keys = {name: identity.public for name, identity in identities.items()}
@@ -82,7 +85,7 @@ def create(
 
     def finish(beside: Path) -> None:
         if fill is not None:
-            fill(Office(beside))
+            fill(InitFolder(beside))
         tree.give(beside / "server", user)
         tree.give(beside / "clients", user)
 

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 from fedha.config import Config
 from fedha.data.export import FILE, write_domain
-from fedha.deploy.places import Office
+from fedha.deploy.locations import InitFolder
 from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
 
 
-def fill(office: Office, clients: Sequence[str], config: Config) -> None:
+def fill(init_folder: InitFolder, clients: Sequence[str], config: Config) -> None:
     """Write each client's domain into its data folder.
 
     Args:
-        office: Has the folders of these clients.
+        init_folder: Has the folders of these clients.
         clients: In client order, which is that of the sources.
         config: Names the data.
 
@@ -27,6 +27,6 @@ def fill(office: Office, clients: Sequence[str], config: Config) -> None:
             "name as many, or add --no-demo"
         )
     for name, domain in zip(clients, domains.sources, strict=True):
-        path = office.site(name) / "data" / FILE
+        path = init_folder.site(name) / "data" / FILE
         write_domain(path, domain, domains.classes)
         path.chmod(0o600)

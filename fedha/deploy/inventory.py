@@ -26,7 +26,7 @@ class Client(BaseModel):
 
     Attributes:
         name: A DNS label.
-        partition_id: Its place in client order, its own for ever.
+        partition_id: The client id, its own for ever.
         ends: When its node's certificate ends.
     """
 

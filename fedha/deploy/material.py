@@ -6,8 +6,8 @@ from datetime import datetime
 from fedha.deploy import compose, inventory
 from fedha.deploy.certificates import Authority, Identity, Issued, authority_pem, issue
 from fedha.deploy.inventory import Client, Inventory
-from fedha.deploy.sworn import FILE as ROSTER
-from fedha.deploy.sworn import KEY, Sworn
+from fedha.deploy.signing import FILE as ROSTER
+from fedha.deploy.signing import KEY, SigningKey
 from fedha.deploy.tree import Files, Owner
 
 _SERVER_NAMES = ("superlink", "proxy", "localhost", "127.0.0.1")  # within the containers' networks; hosts come after
@@ -33,14 +33,14 @@ def server_secrets(authority: Authority, issued: Issued) -> dict[str, bytes]:
     }
 
 
-def site_secrets(authority: Authority, issued: Issued, identity: Identity, sworn: Sworn) -> dict[str, bytes]:
+def site_secrets(authority: Authority, issued: Issued, identity: Identity, signing: SigningKey) -> dict[str, bytes]:
     """The files of a site's secrets."""
     return {
         "ca.crt": authority_pem(authority)[0],
         "client.key": identity.private,
         "node.crt": issued.certificate,
         "node.key": issued.key,
-        KEY: sworn.key,
+        KEY: signing.key,
         "superexec.secret": _shared_secret(),
     }
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from fedha.deploy import compose, inventory
 from fedha.deploy.inventory import Inventory
-from fedha.deploy.places import find_office
-from fedha.deploy.sworn import FILE as ROSTER
+from fedha.deploy.locations import find_init_folder
+from fedha.deploy.signing import FILE as ROSTER
 from fedha.deploy.tree import CONTAINER_USER
 from fedha.errors import FedhaError
 
@@ -32,12 +32,12 @@ def pack(folder: Path, client: str | None = None) -> bytes:
     Raises:
         FedhaError: There is no such client, its folder is not here any more, or a file cannot be read.
     """
-    office, place = find_office(folder)
+    init_folder, place = find_init_folder(folder)
     record = place.inventory()
     if client is None:
-        part, kept = office.server, _of_server(record)
+        part, kept = init_folder.server, _of_server(record)
     else:
-        part, kept = office.site(record.client(client).name), [compose.FILE, ROSTER]
+        part, kept = init_folder.site(record.client(client).name), [compose.FILE, ROSTER]
     if not part.is_dir():
         raise FedhaError(f"{part} is not here any more; make it anew with `fedha deploy rotate --client {client}`")
     once = [name for folder in ("configs", "data", "target") for name in _below(part, folder)]

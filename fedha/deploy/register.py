@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedha.deploy.control import UNREGISTERED, Control, Node, public_key
-from fedha.deploy.places import Place
+from fedha.deploy.locations import Locations
 from fedha.errors import FedhaError
 
 
@@ -47,7 +47,7 @@ def steps(clients: Sequence[str], wanted: Mapping[str, bytes], known: Sequence[N
     return Steps(add, remove, [name for name, key in wanted.items() if key in by_key])
 
 
-def wanted_keys(place: Place, clients: Sequence[str]) -> dict[str, bytes]:
+def wanted_keys(place: Locations, clients: Sequence[str]) -> dict[str, bytes]:
     """The public keys of a server's folder, by client.
 
     Args:

@@ -74,7 +74,7 @@ class Destination:
         address: HOST:PORT of the SuperLink, on the network where its control routes can be reached.
         root_certificates: The file of the certificate authority that its certificate is checked with.
         runs: The folder, shared with the server's process, where runs are written.
-        sites: The clients' names, by place.
+        sites: The clients' names, by client id.
     """
 
     address: str

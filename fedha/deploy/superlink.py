@@ -79,7 +79,7 @@ class Explained:
         key, seconds = signed
         name = _name_of(scope, key)
         if name is not None and clocks.is_refused(seconds):
-            self.troubles.note(f"clock {name}", f"{name} is refused: {clocks.told(name, seconds)}")
+            self.troubles.note(f"clock {name}", f"{name} is refused: {clocks.sentence(name, seconds)}")
 
 
 def signer(headers: Headers) -> tuple[bytes, float] | None:

@@ -133,10 +133,10 @@ def batching_note(config: Config, parts: Sequence[Domain], domains: DomainSet, d
         return "one by one: engine.batching is off"
     model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(device)
     parameters = trained_parameters(model)
-    clients = [Client(place, placed_domain(part, model), model) for place, part in enumerate(parts)]
+    clients = [Client(client_id, placed_domain(part, model), model) for client_id, part in enumerate(parts)]
     task = Task(config.recipe[0].resolve(), config.training, config.seed[0])
     every = len(domains.sources) * config.data.clients_per_domain
     weighed = any(rule.weigh is not None for rule in task.rules)
     summed = not (weighed or config.privacy.secure_aggregation or config.privacy.protect == "clients")
-    reason = refusal(clients, Request(task, 1, parameters, share=1 / every, additive=summed))
+    reason = refusal(clients, Request(task, 1, parameters, averaging_weight=1 / every, additive=summed))
     return "together" if reason is None else f"one by one: {reason}"

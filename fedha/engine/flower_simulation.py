@@ -21,7 +21,7 @@ from fedha.errors import FedhaError, StoppedError
 from fedha.flower.apps import device, server_app
 from fedha.flower.delivery import never
 from fedha.flower.serve import Job
-from fedha.runs import belongings, runfolder
+from fedha.runs import own_files, runfolder
 from fedha.runs.listener import Listener
 from fedha.temporary import short_folder
 
@@ -198,5 +198,5 @@ def _failed(flower: LocalFlower, job: Job, reason: str) -> FedhaError:
     """An error that nobody expected: Flower's log, with the traces, goes to the run's folder."""
     log = "\n".join(flower.log(name) for name in ("run", "superlink", "superexec"))
     place = runfolder.make_folder(job.folder) / runfolder.ERROR
-    belongings.write_text(job.folder, runfolder.ERROR, re.sub(r"\x1b\[[\d;]*m", "", log))
+    own_files.write_text(job.folder, runfolder.ERROR, re.sub(r"\x1b\[[\d;]*m", "", log))
     return FedhaError(f"Flower's simulation failed: {' '.join(reason.split()).rstrip('.')}; its log is in {place}")

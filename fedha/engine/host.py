@@ -41,24 +41,24 @@ class Host:
 
     Args:
         make: Makes the clients from their data, in the process.
-        places: Whose, in client order.
+        client_ids: Whose, in client order.
         clients: How many there are on all workers.
         run_config: What the clients' contexts carry.
         resources: What the process may use.
-        data: Each place's data; put into the object store once, for every process that this host will have.
+        data: Each client's data; put into the object store once, for every process that this host will have.
     """
 
     def __init__(
         self,
         make: MakeClients,
-        places: Sequence[int],
+        client_ids: Sequence[int],
         clients: int,
         run_config: Mapping[str, Any],
         resources: Resources,
         data: Sequence[Any],
     ) -> None:
-        self.places = list(places)
-        self._setup = (make, self.places, clients, dict(run_config), resources.gpu_memory)
+        self.client_ids = list(client_ids)
+        self._setup = (make, self.client_ids, clients, dict(run_config), resources.gpu_memory)
         self._data = ray.put(list(data))
         self.resources = resources
         self._options: dict[str, Any] = {
@@ -74,8 +74,8 @@ class Host:
 
     @property
     def name(self) -> str:
-        """Its first places, for messages."""
-        return listed(self.places, most=5)
+        """Its first client ids, for messages."""
+        return listed(self.client_ids, most=5)
 
     def move(self, node: str) -> None:
         """Live on another node from the next start on, beside whom it finds there: no CPU may be left for it alone."""

@@ -21,7 +21,7 @@ from fedha.engine.nodes import (
 )
 from fedha.engine.parcels import TOGETHER, Records, even, to_record_dict
 from fedha.flower.apps import device
-from fedha.flower.client import Clients, app_for, restore_state, simulated, state_record
+from fedha.flower.client import Clients, app_for, restore_state, seeded_site, state_record
 from fedha.flower.delivery import never, stop_if_asked
 from fedha.flower.failure import failure_of, pack_failure
 from fedha.flower.secure_client import simulated_party
@@ -55,7 +55,7 @@ class InlineGrid(Grid):
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}
         self._contexts = {
-            place + FIRST_NODE: make_context(place, clients, run_config or {}) for place in range(clients)
+            client_id + FIRST_NODE: make_context(client_id, clients, run_config or {}) for client_id in range(clients)
         }
 
     def set_run(self, run: Run) -> None:
@@ -77,8 +77,8 @@ class InlineGrid(Grid):
         """The nodes, in client order."""
         return list(self._contexts)
 
-    def place_of(self, node: int) -> int:
-        """A node's place in client order."""
+    def client_id_of(self, node: int) -> int:
+        """The client at a node."""
         return node - FIRST_NODE
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -175,7 +175,7 @@ def inline_grid(
         threads=config.engine.threads,
         device=device(config),
         party=simulated_party(config),
-        site=simulated,
+        site=seeded_site,
     )
     return InlineGrid(app_for(made), len(held), together=made if together else None, stop=stop)
 

@@ -8,7 +8,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedha.flower.tensor_array import array_record
 
-SERVER, FIRST_NODE = 1, 2  # node ids: the server's, and that of the client with place 0
+SERVER, FIRST_NODE = 1, 2  # node ids: the server's, and that of client 0
 
 
 def identify_server() -> None:
@@ -16,12 +16,12 @@ def identify_server() -> None:
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SERVER
 
 
-def make_context(place: int, clients: int, run_config: dict[str, Any]) -> Context:
-    """The context of a node: its place is its partition-id."""
+def make_context(client_id: int, clients: int, run_config: dict[str, Any]) -> Context:
+    """The context of a node: its client id is its partition-id."""
     return Context(
         run_id=1,
-        node_id=place + FIRST_NODE,
-        node_config={"partition-id": place, "num-partitions": clients},
+        node_id=client_id + FIRST_NODE,
+        node_config={"partition-id": client_id, "num-partitions": clients},
         state=RecordDict(),
         run_config=dict(run_config),
     )

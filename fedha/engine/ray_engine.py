@@ -22,7 +22,7 @@ from fedha.engine.machine import look
 from fedha.engine.plan import Plan, make_plan
 from fedha.engine.ray_grid import RayGrid
 from fedha.errors import ClusterError, FedhaError
-from fedha.flower.client import Clients, simulated
+from fedha.flower.client import Clients, seeded_site
 from fedha.flower.delivery import never
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
@@ -120,7 +120,7 @@ def make_clients(
         data: What each place holds, as `_packed` made it.
     """
     config = from_json(settings)
-    parts = {place: _unpacked(packed) for place, packed in data.items()}
+    parts = {client_id: _unpacked(packed) for client_id, packed in data.items()}
 
     def model(context: Context) -> SplitModel:
         return build(config.model, input_shape, classes, config.seed[0])
@@ -129,7 +129,7 @@ def make_clients(
         return parts[int(context.node_config["partition-id"])]
 
     party = simulated_party(config)
-    return Clients(model, domain, threads=config.engine.threads, device=device, party=party, site=simulated)
+    return Clients(model, domain, threads=config.engine.threads, device=device, party=party, site=seeded_site)
 
 
 def _packed(domain: Domain) -> PackedDomain:

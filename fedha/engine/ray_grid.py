@@ -62,13 +62,13 @@ class RayGrid(Grid):
     remembered before the exchange, and asked again for the answers that are missing: the run has the same bits.
 
     Args:
-        make: Makes the clients of a process from the data of each place: `fedha.flower.client.Clients`, which can be
+        make: Makes the clients of a process from the data of each client: `fedha.flower.client.Clients`, which can be
             trained together, or any ClientApp.
         clients: How many nodes; node k + 2 has partition-id k.
         workers: How many processes.
         resources: What each may use.
-        data: Something for each place that `make` gets, picklable; arrays in it are shared, not copied.
-        loads: Work of each place, to spread them evenly; default: all alike.
+        data: Something for each client that `make` gets, picklable; arrays in it are shared, not copied.
+        loads: Work of each client, to spread them evenly; default: all alike.
         together: Whether clients may be trained together.
         client_timeout: Seconds that a client may take for one answer; None: for ever.
         run_config: What the clients' contexts carry.
@@ -99,19 +99,19 @@ class RayGrid(Grid):
         self._states: dict[int, Records] = {}
         self._replies: dict[str, Message] = {}
         self._sent = 0
-        self._nodes = [place + FIRST_NODE for place in range(clients)]
+        self._nodes = [client_id + FIRST_NODE for client_id in range(clients)]
         self.hosts = [
             Host(
                 make,
-                places,
+                client_ids,
                 clients,
                 run_config or {},
                 resources or Resources(),
-                [None if data is None else data[place] for place in places],
+                [None if data is None else data[client_id] for client_id in client_ids],
             )
-            for places in spread(loads or [1] * clients, workers)
+            for client_ids in spread(loads or [1] * clients, workers)
         ]
-        self._host_of = {place + FIRST_NODE: host for host in self.hosts for place in host.places}
+        self._host_of = {client_id + FIRST_NODE: host for host in self.hosts for client_id in host.client_ids}
         for host in self.hosts:
             host.start({})
 
@@ -134,8 +134,8 @@ class RayGrid(Grid):
         """The nodes, in client order."""
         return list(self._nodes)
 
-    def place_of(self, node: int) -> int:
-        """A node's place in client order."""
+    def client_id_of(self, node: int) -> int:
+        """The client at a node."""
         return node - FIRST_NODE
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -277,16 +277,16 @@ class RayGrid(Grid):
             self._lost.add(host.node)
             self._note(f"the Ray cluster has lost its node {there}")
         cpus, gpus = host.resources.cpus, host.resources.gpus
-        place = refuge(known, (one.node for one in self.hosts if one is not host), cpus)
+        spare = refuge(known, (one.node for one in self.hosts if one is not host), cpus)
         free = float(ray.available_resources().get("GPU", 0)) if gpus else 0.0  # type: ignore[no-untyped-call]
-        if place is None or free < gpus:
+        if spare is None or free < gpus:
             raise ClusterError(
                 f"the Ray cluster has lost its node {there}, and no other has "
-                f"{f'{gpus:g} of a GPU free' if place is not None else f'{cpus:g} CPUs'} for its clients"
+                f"{f'{gpus:g} of a GPU free' if spare is not None else f'{cpus:g} CPUs'} for its clients"
             )
         if not gpus:
-            host.move(place.id)
-        self._note(f"clients {host.name} go on at {'a node with a free GPU' if gpus else place.name}")
+            host.move(spare.id)
+        self._note(f"clients {host.name} go on at {'a node with a free GPU' if gpus else spare.name}")
         return True
 
     def _look(self) -> None:
@@ -297,7 +297,7 @@ class RayGrid(Grid):
     def _restart(self, host: Host) -> None:
         self._head.look(now=True)  # without it Ray would wait for it, and let nobody look
         host.stop()
-        nodes = (place + FIRST_NODE for place in host.places)
+        nodes = (client_id + FIRST_NODE for client_id in host.client_ids)
         host.start({node: self._states[node] for node in nodes if node in self._states})
 
     def _patience(self, pending: Sequence[_Pending], deadline: float) -> float:
@@ -331,19 +331,19 @@ def spread(loads: Sequence[int], workers: int) -> list[list[int]]:
     """Places for each worker: the largest first, each to the worker that has least; those without are left out.
 
     Args:
-        loads: Work of each place.
+        loads: Work of each client.
         workers: How many share it.
 
     Returns:
-        Ascending places, one list a worker.
+        Ascending client ids, one list a worker.
     """
     held: list[list[int]] = [[] for _ in range(workers)]
     work = [0] * workers
-    for place in sorted(range(len(loads)), key=lambda one: -loads[one]):
+    for client_id in sorted(range(len(loads)), key=lambda one: -loads[one]):
         least = work.index(min(work))
-        held[least].append(place)
-        work[least] += max(1, loads[place])
-    return [sorted(places) for places in held if places]
+        held[least].append(client_id)
+        work[least] += max(1, loads[client_id])
+    return [sorted(client_ids) for client_ids in held if client_ids]
 
 
 def _first_line(error: BaseException) -> str:

@@ -26,19 +26,19 @@ class Worker:
     """Answers exchanges for its clients, one by one or together.
 
     Args:
-        make: Makes the clients, or a ClientApp, from the data of each place.
-        places: The places in client order of the clients that live here.
+        make: Makes the clients, or a ClientApp, from the data of each client.
+        client_ids: The ids of the clients that live here.
         clients: How many there are in all.
         run_config: What their contexts carry.
         memory_share: The part of its GPU's memory that this process may take, or None.
         states: What clients remember from before, by node.
-        data: Each place's data, in the order of places.
+        data: Each client's data, in the order of `client_ids`.
     """
 
     def __init__(
         self,
         make: MakeClients,
-        places: Sequence[int],
+        client_ids: Sequence[int],
         clients: int,
         run_config: dict[str, Any],
         memory_share: float | None,
@@ -49,11 +49,13 @@ class Worker:
             torch.cuda.set_per_process_memory_fraction(memory_share)
         self._failed: Failure | None = None
         try:
-            self._clients = make(dict(zip(places, data, strict=True)))
+            self._clients = make(dict(zip(client_ids, data, strict=True)))
         except Exception as error:  # told as fields by `ready`: Ray's own way is a trace as text
             self._failed = failure_of(error)
         self._told = ""
-        self._contexts = {place + FIRST_NODE: make_context(place, clients, run_config) for place in places}
+        self._contexts = {
+            client_id + FIRST_NODE: make_context(client_id, clients, run_config) for client_id in client_ids
+        }
         for node, state in states.items():
             self._contexts[node].state = to_record_dict(state)
         self._arrays: dict[int, ArrayRecord] = {}
@@ -139,8 +141,8 @@ class Worker:
                 )
                 reply = self._clients(received, context).content
         except Exception as error:
-            place = node - FIRST_NODE
-            return Answer(node, to_records(pack_failure(failure_of(error, place))), note=self._note())
+            client_id = node - FIRST_NODE
+            return Answer(node, to_records(pack_failure(failure_of(error, client_id))), note=self._note())
         return Answer(node, to_records(reply), state=self._state(call, context), note=self._note())
 
     def _begin(self, nodes: list[int]) -> None:

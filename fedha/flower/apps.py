@@ -27,10 +27,10 @@ from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
-from fedha.flower.client import client_app, place_of, register, simulated, sworn
+from fedha.flower.client import client_app, client_id_of, cryptographic_site, register, seeded_site
 from fedha.flower.delivery import is_simulation, never
 from fedha.flower.failure import telling
-from fedha.flower.guarded import is_covered
+from fedha.flower.guarded import is_protected
 from fedha.flower.logged import Logged
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, load_domains, serve
@@ -98,7 +98,7 @@ def bound_client_app(base: Path, *, simulation: bool = False) -> ClientApp:
         job = job_from(context, base)
         return _client_app(to_json(job.config), job.left_out, simulation)(message=message, context=context)
 
-    register(app, telling(answer, lambda message: is_covered(message.content)))
+    register(app, telling(answer, lambda message: is_protected(message.content)))
     return app
 
 
@@ -129,13 +129,13 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
         return build(config.model, domains.input_shape, domains.classes, config.seed[0])
 
     def domain(context: Context) -> Domain:
-        place = place_of(context)
-        if place >= len(parts):
+        client_id = client_id_of(context)
+        if client_id >= len(parts):
             raise FedhaError(
-                f"partition-id is {place} but the data have {len(domains.sources)} source domains for "
+                f"partition-id is {client_id} but the data have {len(domains.sources)} source domains for "
                 f"{len(parts)} clients; start {len(parts)} clients"
             )
-        return parts[place]
+        return parts[client_id]
 
     party = simulated_party(config)
     if party is not None and not _simulated():
@@ -143,7 +143,7 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
             "privacy.secure_aggregation is on, but this app has no identity key of its own, only one that a simulation "
             "makes from the seed; deploy the federation with `fedha deploy`"
         )
-    site = simulated if simulation else sworn
+    site = seeded_site if simulation else cryptographic_site
     return client_app(model, domain, threads=config.engine.threads, device=device(config), party=party, site=site)
 
 

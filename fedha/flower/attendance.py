@@ -12,11 +12,11 @@ from fedha.flower.delivery import is_simulation
 
 
 @runtime_checkable
-class KnowsPlaces(Protocol):
-    """A grid of ours, whose nodes are clients with known places."""
+class KnowsClientIds(Protocol):
+    """A grid of ours, whose nodes are clients whose client ids it knows."""
 
-    def place_of(self, node: int) -> int:
-        """A node's place in client order."""
+    def client_id_of(self, node: int) -> int:
+        """The client at a node."""
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Attendance:
     """The nodes of one run, by what people call them.
 
     Attributes:
-        sites: Names under which a deployment's nodes are registered, by place; none in a simulation.
-        domains: A simulation's source domains, by place; none in a deployment, whose server does not know them.
+        sites: Names under which a deployment's nodes are registered, by client id; none in a simulation.
+        domains: A simulation's source domains, by client id; none in a deployment, whose server does not know them.
         seen: When each site was last connected, in UTC; a site that is not among them never was.
         outside: Nodes that said they have no part in the run: nobody waits for them.
     """
@@ -35,13 +35,13 @@ class Attendance:
     seen: dict[str, datetime] = field(default_factory=dict)
     outside: set[int] = field(default_factory=set)
     _names: dict[int, str] = field(default_factory=dict)  # by node
-    _places: dict[int, int] = field(default_factory=dict)
+    _client_ids: dict[int, int] = field(default_factory=dict)
 
     def look(self, grid: Grid) -> list[int]:
         """The nodes that are connected, in ascending order; learns their names and places where the grid has them."""
-        if isinstance(grid, KnowsPlaces):
+        if isinstance(grid, KnowsClientIds):
             nodes = sorted(grid.get_node_ids())
-            self._places = {node: grid.place_of(node) for node in nodes}
+            self._client_ids = {node: grid.client_id_of(node) for node in nodes}
             return nodes
         if not type(grid).__module__.startswith("flwr."):
             return sorted(grid.get_node_ids())
@@ -51,12 +51,12 @@ class Attendance:
         self.seen |= {one.name: now for one in found if one.name}
         if is_simulation(grid):  # a simulation registers its nodes in the order of their places
             inorder = sorted(found, key=lambda one: one.registered_at)
-            self._places = {one.node_id: place for place, one in enumerate(inorder)}
+            self._client_ids = {one.node_id: client_id for client_id, one in enumerate(inorder)}
         return sorted(one.node_id for one in found)
 
-    def locate(self, node: int, place: int) -> None:
+    def learn_client_id(self, node: int, client_id: int) -> None:
         """Note the place that a node says it has, where the grid does not know it."""
-        self._places.setdefault(node, place)
+        self._client_ids.setdefault(node, client_id)
 
     def call(self, node: int, member: Member | None) -> str:
         """What people call a node.
@@ -68,18 +68,19 @@ class Attendance:
         site = self._names.get(node)
         if member is not None:
             where = f" at {site}" if site not in (None, member.domain) else ""
-            return f"client {member.index} (domain {member.domain!r}){where}"
-        place = self._places.get(node)
-        if site or place is None:
+            return f"client {member.client_id} (domain {member.domain!r}){where}"
+        client_id = self._client_ids.get(node)
+        if site or client_id is None:
             return f"site {site!r}" if site else f"a client that has not said who it is (Flower's node {node})"
-        return f"client {place} (domain {self.domains[place]!r})" if place in self.domains else f"client {place}"
+        who = f"client {client_id}"
+        return f"{who} (domain {self.domains[client_id]!r})" if client_id in self.domains else who
 
     def absent(self, nodes: Iterable[int]) -> list[str]:
         """The sites that are not among these nodes, in client order."""
         here = {self._names.get(node) for node in (*nodes, *self.outside)}
         return [name for _, name in sorted(self.sites.items()) if name not in here]
 
-    def told(self, nodes: list[int], wanted: int) -> str:
+    def describe(self, nodes: list[int], wanted: int) -> str:
         """Who is connected, and who is missing since when: a sentence without its end.
 
         Args:

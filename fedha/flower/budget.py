@@ -61,7 +61,7 @@ def ends_before(server: Server, round: int, members: Sequence[Member]) -> str:
 
 def after_round(server: Server, round: int, members: Sequence[Member]) -> Spending:
     """What will have been released when this round, the next one, has been asked for."""
-    task, ordered = server.task, sorted(members, key=lambda one: one.index)
+    task, ordered = server.task, sorted(members, key=lambda one: one.client_id)
     return server.spending.round(task, draw_cohort(task.training, task.seed, round, ordered), ordered)
 
 
@@ -119,7 +119,7 @@ def check_first(server: Server, members: Sequence[Member]) -> None:
         raise FedhaError(
             f"{why}; raise privacy.max_epsilon or privacy.noise_multiplier (`fedha privacy plan` says how far)"
         )
-    ordered = sorted(members, key=lambda one: one.index)
+    ordered = sorted(members, key=lambda one: one.client_id)
     epsilons(task, Spending().round(task, ordered, ordered).train)
 
 
@@ -141,7 +141,7 @@ def _sampling(ledgers: Mapping[str, Ledger]) -> list[str]:
 
 def _noise(server: Server) -> str:
     whole = server.task.privacy.protect == "clients"
-    kinds: set[str] = {server.site.chance} if whole else {one.noise for one in server.members}
+    kinds: set[str] = {server.site.randomness} if whole else {one.noise for one in server.members}
     if kinds == {"cryptographic"}:
         return "cryptographic: keys from each machine's operating system, known to nobody else"
     if kinds <= {"seeded"}:

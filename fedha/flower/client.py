@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from logging import ERROR, WARNING
 
 import torch
@@ -14,14 +15,14 @@ from fedha import answers, batching, numerics, piggyback
 from fedha.arguments import check_argument, check_number
 from fedha.client import Client
 from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
+from fedha.data.checked import check_domain, checked_domain, without_unusable
 from fedha.data.domain import Domain
-from fedha.data.given import check_domain, given_domain, without_unusable
 from fedha.devices import check_device
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower import handshake, secure_client
 from fedha.flower.failure import telling
-from fedha.flower.guarded import admit, introduced, is_covered, protects_examples, told_as_kind
+from fedha.flower.guarded import admit, errors_by_kind_if_protected, introduced, is_protected, protects_examples
 from fedha.flower.held import lacking
 from fedha.flower.secure_client import Opened, Party
 from fedha.flower.secure_wire import STEPS
@@ -41,7 +42,7 @@ from fedha.flower.wire import (
 from fedha.models.check import check_inputs, check_network, check_parameters, check_request
 from fedha.models.split import SplitModel
 from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
-from fedha.models.state import told as told_state
+from fedha.models.state import introduced as introduced_state
 from fedha.placement import placed_domain
 from fedha.privacy import gate
 from fedha.privacy.site import Site
@@ -69,12 +70,12 @@ _FORESEEN = (FedhaError, ValueError, MemoryError, torch.OutOfMemoryError)
 _SLOW = "fedha answers {} one by one, which is slower: together it failed with {}; please report this"
 
 
-def sworn() -> Site:
+def cryptographic_site() -> Site:
     """A client that keeps its noise to itself: nobody knows it, and no run repeats it."""
     return Site("cryptographic")
 
 
-def simulated() -> Site:
+def seeded_site() -> Site:
     """A client of a simulation: its noise comes from the run's seed, so that every engine gives one answer."""
     return Site("seeded")
 
@@ -86,7 +87,7 @@ def client_app(
     threads: int = 1,
     device: str = "cpu",
     party: Party | None = None,
-    site: Callable[[], Site] = sworn,
+    site: Callable[[], Site] = cryptographic_site,
     rule: str | None = None,
 ) -> ClientApp:
     """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
@@ -98,7 +99,7 @@ def client_app(
 
     Returns:
         An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``, and the queries of secure sums.
-        The node config must give ``partition-id``, the client's place in client order, from 0. Handlers of your own are
+        The node config must give ``partition-id``, the client's id: a number from 0. Handlers of your own are
         registered on it under names of their own, such as ``@app.evaluate("mine")``; one that takes the place of a
         handler of fedha's belongs into an app of yours that hands on to this one (docs/flower.md).
 
@@ -116,7 +117,7 @@ def client_app(
     check_device("client_app", device)
     check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")
     if not callable(site):
-        check_argument("client_app", "site", site, (), "a function that makes a Site, such as sworn")
+        check_argument("client_app", "site", site, (), "a function that makes a Site, such as cryptographic_site")
     return app_for(Clients(model, domain, threads=threads, device=device, party=party, site=site), logs=True)
 
 
@@ -127,7 +128,7 @@ def app_for(clients: "Clients", *, logs: bool = False) -> ClientApp:
     def answer(message: Message, context: Context) -> Message:
         return Message(clients.answer(message.metadata.message_type, message.content, context), reply_to=message)
 
-    register(app, telling(answer, lambda message: is_covered(message.content), logs=logs))
+    register(app, telling(answer, lambda message: is_protected(message.content), logs=logs))
     return app
 
 
@@ -160,7 +161,7 @@ class Clients:
         threads: int = 1,
         device: str = "cpu",
         party: Party | None = None,
-        site: Callable[[], Site] = sworn,
+        site: Callable[[], Site] = cryptographic_site,
     ) -> None:
         self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
@@ -197,19 +198,19 @@ class Clients:
                 check_parameters(client.model, shapes)
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
-            kinds, other = told_state(kinds_of(client.model), self._constants, announced_digests(content))
+            kinds, other = introduced_state(kinds_of(client.model), self._constants, announced_digests(content))
             told = replace(told, input_shape=client.domain.train.shape, kinds=kinds, other=other)
             return handshake.greeted(pack_reply(told))
         if kind in STEPS:
             return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
-        with told_as_kind(client.domain.client, client.site, content):
+        with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
             request = unpack_request(content, kind, self._device)
         if not self._holds_constants(request, sent_constants(content)):
             return lacking(CONSTANTS)
         if self._party is None:
             admit(client, kind, request)
             self._check_parameters(client, request)
-            with told_as_kind(client.domain.client, client.site, content):
+            with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
                 reply = _ANSWERS[kind](client, request)
         else:
             few = admit(client, kind, request, tells_examples=self._party.tells_examples)
@@ -288,7 +289,7 @@ class Clients:
             return None
         plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [
-            secure_client.answer(party, question, client, iter([reply]).__next__)
+            secure_client.answer(party, question, client, partial(replace, reply))
             for question, client, reply in zip(opened, clients, plain, strict=True)
         ]
         for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
@@ -308,23 +309,23 @@ class Clients:
         """The client of a node, with what it remembers; what its data say when they are broken goes by the message."""
         key = (context.run_id, context.node_id)
         if key not in self._clients:
-            place = place_of(context)
+            client_id = client_id_of(context)
             if self._model is None:
                 self._model = check_network(self._make_model(context)).to(torch.device(self._device))
                 self._constants = digests(state_of(self._model).constants)
             site = self._make_site()
-            with told_as_kind(f"client {place}", site, content):
-                domain = self._domain(self._model, context, place, content)
-            self._clients[key] = Client(place, domain, self._model, site=site)
+            with errors_by_kind_if_protected(f"client {client_id}", site, content):
+                domain = self._domain(self._model, context, client_id, content)
+            self._clients[key] = Client(client_id, domain, self._model, site=site)
         client = self._clients[key]
         known = context.state.get(_STATE)
         named = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
         client.state = from_tensors(named) if named else ClientState()
         return client
 
-    def _domain(self, model: SplitModel, context: Context, place: int, content: RecordDict) -> Domain:
+    def _domain(self, model: SplitModel, context: Context, client_id: int, content: RecordDict) -> Domain:
         """A client's data, looked at before anything is trained."""
-        given = given_domain(self._make_domain(context), place)
+        given = checked_domain(self._make_domain(context), client_id)
         domain = placed_domain(given, model)
         classes = check_inputs(model, given.name, domain.train.form)
         if not protects_examples(content):
@@ -333,7 +334,7 @@ class Clients:
         try:
             check_domain(domain, classes, given)
         except FedhaError as error:  # a refusal would tell of an example, so it is the site's log that says so
-            log(WARNING, "fedha leaves examples of client %d out: %s", place, error)
+            log(WARNING, "fedha leaves examples of client %d out: %s", client_id, error)
         return without_unusable(domain, classes)
 
     def _check_parameters(self, client: Client, request: Request) -> None:
@@ -363,7 +364,7 @@ class Clients:
         gate.forget(self._model)
         self._constants = self._constants | found
         for client in self._clients.values():
-            client.seen = None  # it was computed with others
+            client.last_pass = None  # it was computed with others
         return True
 
     def _names(self) -> set[str]:
@@ -412,8 +413,8 @@ def _remember(client: Client, context: Context) -> None:
         context.state[_STATE] = pack_tensors(to_tensors(client.state))
 
 
-def place_of(context: Context) -> int:
-    """A client's place in client order.
+def client_id_of(context: Context) -> int:
+    """A client's id, its number in client order.
 
     Raises:
         FedhaError: Its node config has none, or one that is no whole number from 0.
@@ -422,10 +423,8 @@ def place_of(context: Context) -> int:
     if given is None:
         raise FedhaError(
             "the node config has no partition-id; start the SuperNode with "
-            "--node-config 'partition-id=0' (its place in client order)"
+            "--node-config 'partition-id=0' (its client id, a number from 0)"
         )
     if isinstance(given, bool) or not str(given).isdecimal():
-        raise FedhaError(
-            f"partition-id is {given!r}; give each client its place in client order, a whole number from 0"
-        )
+        raise FedhaError(f"partition-id is {given!r}; give each client an id of its own, a whole number from 0")
     return int(given)

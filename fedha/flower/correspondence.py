@@ -80,7 +80,7 @@ class Correspondence:
         task: The packed task, which every message carries.
         tell: Told, in a sentence, what takes long or goes wrong, as soon as it is known.
         stop: Asked now and then, whether the run should stop.
-        again: Told the message type and the place of a client that is about to be asked once more.
+        again: Told the message type and the id of a client that is about to be asked once more.
         state: The global model's, as soon as there is one: a client whose network has another says so at once.
         kinds: What becomes of its parts; learned from the first client where nobody else has said so.
         held: Which clients hold which global model; in a deployment it is sent to each once.
@@ -94,7 +94,7 @@ class Correspondence:
     task: str
     tell: Callable[[str], None] = lambda text: log(WARNING, text)
     stop: Callable[[], bool] = never
-    again: Callable[[str, int], None] = lambda kind, place: None
+    again: Callable[[str, int], None] = lambda kind, client_id: None
     held: HeldModels = field(default_factory=HeldModels)
     state: Mapping[str, torch.Tensor] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
@@ -138,7 +138,7 @@ class Correspondence:
                 break
             nodes = self._wait_for_nodes(grid, before)  # those that have no part do not count
         known = [self._members[node] for node in nodes if node in self._members]
-        members = sorted(known, key=lambda one: one.index)
+        members = sorted(known, key=lambda one: one.client_id)
         self._met = (nodes, members) if len(known) == len(nodes) else ([], [])
         return members
 
@@ -157,12 +157,12 @@ class Correspondence:
 
     def nodes(self, members: Sequence[Member]) -> list[int]:
         """The nodes of these clients, in the same order."""
-        return self.nodes_at([member.index for member in members])
+        return self.nodes_of([member.client_id for member in members])
 
-    def nodes_at(self, places: Sequence[int]) -> list[int]:
-        """The nodes of the clients with these places, in the same order."""
-        known = {member.index: node for node, member in self._members.items()}
-        return [known[place] for place in places]
+    def nodes_of(self, client_ids: Sequence[int]) -> list[int]:
+        """The nodes of the clients with these ids, in the same order."""
+        known = {member.client_id: node for node, member in self._members.items()}
+        return [known[client_id] for client_id in client_ids]
 
     def ask(self, kind: str, round: int, contents: Mapping[int, RecordDict]) -> list[Message]:
         """The messages of an exchange, which is then under way.
@@ -210,8 +210,8 @@ class Correspondence:
                     lacking[node] = message
                     continue
                 if (failed := find_failure(message)) is not None:
-                    if failed.place is not None:
-                        self.attendance.locate(node, failed.place)
+                    if failed.client_id is not None:
+                        self.attendance.learn_client_id(node, failed.client_id)
                     error = failed.error(f"{self._who(node)} failed to {_VERBS[kind]} in round {round}")
                     if message.has_error() and is_gone(message):
                         reasons[node] = error
@@ -316,7 +316,7 @@ class Correspondence:
         time.sleep(pause)  # one that fails at once must not be asked at once again and again
         for node in back:
             if node in self._members:
-                self.again(missing[node].metadata.message_type, self._members[node].index)
+                self.again(missing[node].metadata.message_type, self._members[node].client_id)
         fresh = {node: _once_more(missing[node]) for node in back}
         self._asked |= fresh
         self.bytes_down += sum(count_bytes(one.content) for one in fresh.values())
@@ -334,7 +334,7 @@ class Correspondence:
             len(nodes := [node for node in self.attendance.look(grid) if node not in self.attendance.outside]) < wanted
         ):
             if nodes != told and pause >= 1.0:
-                self.tell(self.attendance.told(nodes, wanted))
+                self.tell(self.attendance.describe(nodes, wanted))
                 told = nodes
             if time.monotonic() > deadline:
                 raise FedhaError(
@@ -373,7 +373,7 @@ class Correspondence:
             noise = "seeded" if reply.metrics[SEEDED] else "cryptographic"
             held_out = int(reply.metrics[HELD_OUT])
         examples = reply.examples or (known.examples if known else 0)  # masked answers do not say
-        if known != (member := Member(reply.index, reply.domain, examples, shape, noise, held_out, unreached)):
+        if known != (member := Member(reply.client_id, reply.domain, examples, shape, noise, held_out, unreached)):
             self._members[node], self._met = member, ([], [])
         if told and told not in self._idle:
             self._idle.add(told)
@@ -393,8 +393,8 @@ class Correspondence:
     def _accepted(self, accept: Callable[[Reply], None], reply: Reply, node: int, kind: str) -> bool:
         known = self._members.get(node)
         try:
-            if known is not None and known.index != reply.index:
-                raise FedhaError(f"{self._who(node)} answers as client {reply.index}; its answer is left out")
+            if known is not None and known.client_id != reply.client_id:
+                raise FedhaError(f"{self._who(node)} answers as client {reply.client_id}; its answer is left out")
             accept(reply)
         except FedhaError as error:
             self._failed(node, kind, error, "refused")
@@ -415,7 +415,7 @@ class Correspondence:
         """Whether the network of a node that introduces itself is trained as all others are."""
         if not reply.kinds:  # of somebody else's client
             return True
-        who = f"client {reply.index} (domain {reply.domain!r})"
+        who = f"client {reply.client_id} (domain {reply.domain!r})"
         try:
             self.check_kinds(who, reply.kinds)
         except FedhaError as error:

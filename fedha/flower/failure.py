@@ -32,13 +32,13 @@ class Failure:
         kind: The name of the error's class; FedhaError for what a user can mend.
         sentence: What the error says, in one line.
         trace: The client's own traceback, or "".
-        place: The client's in client order, where it says so.
+        client_id: The client's in client order, where it says so.
     """
 
     kind: str
     sentence: str
     trace: str = ""
-    place: int | None = None
+    client_id: int | None = None
 
     def error(self, what: str) -> FedhaError | ClientError:
         """The error that it stands for.
@@ -55,21 +55,21 @@ class Failure:
         return ClientError(f"{what}: {kind}{self.sentence}".rstrip(), self.trace)
 
 
-def failure_of(error: BaseException, place: int | None = None) -> Failure:
+def failure_of(error: BaseException, client_id: int | None = None) -> Failure:
     """What an error at a client says; its traceback only where nobody expected it."""
     if isinstance(error, FedhaError):
-        return Failure(_MENDABLE, str(error), "", place)
+        return Failure(_MENDABLE, str(error), "", client_id)
     if exhausted := out_of_memory(error):
-        return Failure(_MENDABLE, exhausted, "", place)
+        return Failure(_MENDABLE, exhausted, "", client_id)
     trace = "".join(traceback.format_exception(error)).strip()
-    return Failure(type(error).__name__, " ".join(str(error).split()), trace, place)
+    return Failure(type(error).__name__, " ".join(str(error).split()), trace, client_id)
 
 
 def pack_failure(failure: Failure) -> RecordDict:
     """A failure as the content of a reply."""
     record = ConfigRecord({"kind": failure.kind, "sentence": failure.sentence, "trace": failure.trace})
-    if failure.place is not None:
-        record["place"] = failure.place
+    if failure.client_id is not None:
+        record["place"] = failure.client_id
     return RecordDict({_RECORD: record})
 
 
@@ -80,15 +80,15 @@ def find_failure(reply: Message) -> Failure | None:
     record = reply.content.get(_RECORD)
     if not isinstance(record, ConfigRecord):
         return None
-    place = record.get("place")
+    client_id = record.get("place")
     limits = {"kind": 200, "sentence": 2000, "trace": 50_000}  # characters: they go into logs and files
     kind, sentence, trace = (str(record.get(name, ""))[:most] for name, most in limits.items())
-    return Failure(kind, sentence, trace, place if isinstance(place, int) else None)
+    return Failure(kind, sentence, trace, client_id if isinstance(client_id, int) else None)
 
 
 def telling(
     answer: Callable[[Message, Context], Message],
-    covered: Callable[[Message], bool],
+    protected: Callable[[Message], bool],
     *,
     logs: bool = True,
     traces: bool = True,
@@ -97,7 +97,7 @@ def telling(
 
     Args:
         answer: The handler.
-        covered: Whether an error that nobody expected is told by its kind alone, for it can hold what its code held.
+        protected: Whether an error that nobody expected is told by its kind alone, for it can hold what its code held.
         logs: Whether the client's own log is told too.
         traces: Whether a traceback may leave: it names the client's files.
     """
@@ -106,19 +106,19 @@ def telling(
         try:
             return answer(message, context)
         except Exception as error:
-            found, kind = failure_of(error, _place(context)), message.metadata.message_type
+            found, kind = failure_of(error, _client_id(context)), message.metadata.message_type
             if logs:
                 log(
                     ERROR, "fedha does not answer %s: %s", kind, found.sentence, exc_info=error if found.trace else None
                 )
-            if found.trace and covered(message):
-                found = Failure(found.kind, "it could not answer; its own log says why", "", found.place)
+            if found.trace and protected(message):
+                found = Failure(found.kind, "it could not answer; its own log says why", "", found.client_id)
             return Message(pack_failure(found if traces else replace(found, trace="")), reply_to=message)
 
     return told
 
 
-def _place(context: Context) -> int | None:
+def _client_id(context: Context) -> int | None:
     given = str(context.node_config.get("partition-id", ""))
     return int(given) if given.isdecimal() else None
 

@@ -39,11 +39,11 @@ def introduced(client: Client, content: RecordDict) -> dict[str, float]:
     task, form = unpack_task(text), client.domain.train.form
     check_batch_norm(client.model, task.training, task.privacy)
     if problem := too_small(task, len(client.domain.train)):
-        raise FedhaError(f"domain {client.domain.client!r} cannot be trained on: {problem}")
+        raise FedhaError(f"domain {client.domain.client_name!r} cannot be trained on: {problem}")
     if task.privacy.protect != "examples":
         return _idle(client, form)  # nothing depends on it but a note, and the server's noise
     gate.check_model(task, client.model, form)
-    told = {SEEDED: float(client.site.chance == "seeded"), HELD_OUT: float(len(client.domain.held_out))}
+    told = {SEEDED: float(client.site.randomness == "seeded"), HELD_OUT: float(len(client.domain.held_out))}
     return told | _idle(client, form)
 
 
@@ -70,9 +70,9 @@ def admit(client: Client, kind: str, request: Request, *, tells_examples: bool =
     Raises:
         FedhaError: It is refused; names the kind. The sentence is in the site's log.
     """
-    if not client.site.covers(request.task.privacy):
+    if not client.site.protects(request.task.privacy):
         return None
-    with as_kind(client.domain.client):
+    with errors_by_kind(client.domain.client_name):
         refusal = gate.refuse(client.site, kind, request, client.model, client.domain)
     if refusal is None or (refusal.kind == "min_examples" and not tells_examples):
         return refusal
@@ -81,7 +81,7 @@ def admit(client: Client, kind: str, request: Request, *, tells_examples: bool =
 
 
 @contextmanager
-def told_as_kind(who: str, site: Site, content: RecordDict) -> Iterator[None]:
+def errors_by_kind_if_protected(who: str, site: Site, content: RecordDict) -> Iterator[None]:
     """Raise what goes wrong inside by its kind alone, where the client's answers are covered.
 
     Args:
@@ -89,22 +89,22 @@ def told_as_kind(who: str, site: Site, content: RecordDict) -> Iterator[None]:
         site: The client's own rules.
         content: The message's, which says what the run covers.
     """
-    with as_kind(who, covered=_covered(site, content)):
+    with errors_by_kind(who, protected=_protected(site, content)):
         yield
 
 
 @contextmanager
-def as_kind(who: str, *, covered: bool = True) -> Iterator[None]:
+def errors_by_kind(who: str, *, protected: bool = True) -> Iterator[None]:
     """Raise what goes wrong inside by its kind alone; the site's log has all of it.
 
     Args:
         who: What the site's log calls the client.
-        covered: Whether anything is kept from the server; else errors pass as they are.
+        protected: Whether anything is kept from the server; else errors pass as they are.
     """
     try:
         yield
     except Exception as error:
-        if not covered:
+        if not protected:
             raise
         log(ERROR, "fedha: %s could not answer", who, exc_info=error)
         kind = type(error).__name__
@@ -117,7 +117,7 @@ def protects_examples(content: RecordDict) -> bool:
     return text is not None and unpack_task(text).privacy.protect == "examples"
 
 
-def is_covered(content: RecordDict) -> bool:
+def is_protected(content: RecordDict) -> bool:
     """Whether a message's task keeps anything of the clients from the server; one that nobody can read does."""
     try:
         return sensitive(PrivacyConfig.model_validate(parse_json(_task(content) or "").get("privacy", {})))
@@ -125,11 +125,11 @@ def is_covered(content: RecordDict) -> bool:
         return True
 
 
-def _covered(site: Site, content: RecordDict) -> bool:
+def _protected(site: Site, content: RecordDict) -> bool:
     """Whether a message's task, or the site, covers answers."""
     if _task(content) is None:
-        return site.limits is not None or site.chance == "cryptographic"
-    return site.limits is not None or is_covered(content)
+        return site.limits is not None or site.randomness == "cryptographic"
+    return site.limits is not None or is_protected(content)
 
 
 def _task(content: RecordDict) -> str | None:

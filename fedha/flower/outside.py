@@ -44,9 +44,9 @@ def check_once(config: DataConfig, members: Sequence[Member]) -> None:
         return
     holders: dict[str, int] = {}
     for one in members:
-        other = holders.setdefault(one.domain, one.index)
-        if other != one.index:
+        other = holders.setdefault(one.domain, one.client_id)
+        if other != one.client_id:
             raise FedhaError(
-                f"clients {other} and {one.index} both hold the domain {one.domain!r}, which would count twice; look "
-                "at their folders of data"
+                f"clients {other} and {one.client_id} both hold the domain {one.domain!r}, which would count twice; "
+                "look at their folders of data"
             )

@@ -49,7 +49,7 @@ class Party:
     """Who a client is in secure sums, and whom it believes.
 
     Attributes:
-        identity: Its own identity, by its place.
+        identity: Its own identity, by its client id.
         roster: The identities of a cohort.
         minimum: The fewest clients that it lets itself be summed with, itself included.
         tells_examples: Whether the number of its examples is public, as accounts of example-level privacy need it.
@@ -98,10 +98,10 @@ def simulated_party(config: Config) -> Party | None:
     seed = config.seed[0]
 
     def roster(cohort: Sequence[int]) -> Roster:
-        return Roster({place: simulated_identity(seed, place).public for place in cohort})
+        return Roster({client_id: simulated_identity(seed, client_id).public for client_id in cohort})
 
     public = config.privacy.protect == "examples"
-    return Party(lambda place: simulated_identity(seed, place), roster, config.privacy.minimum, public)
+    return Party(lambda client_id: simulated_identity(seed, client_id), roster, config.privacy.minimum, public)
 
 
 def answer_step(party: Party, kind: str, client: Client, content: RecordDict, context: Context) -> Reply:
@@ -117,10 +117,10 @@ def answer_step(party: Party, kind: str, client: Client, content: RecordDict, co
     Raises:
         FedhaError: The step is refused; the sentence says why and holds no secret.
     """
-    parts, place = parts_of(content), client.index
+    parts, client_id = parts_of(content), client.client_id
     if kind == ADVERTISE:
         sessions = [unpack(Session, one) for one in listed(parts, "sessions")]
-        return replace(party.hide(client.reply({})), secure=_advertise(party, place, sessions, context))
+        return replace(party.hide(client.reply({})), secure=_advertise(party, client_id, sessions, context))
     if kind == SHARE:
         keys = [unpack(KeyList, one) for one in listed(parts, "keys")]
         old = [_recall(context, Advertised, one.session) for one in keys]
@@ -133,7 +133,7 @@ def answer_step(party: Party, kind: str, client: Client, content: RecordDict, co
     if kind == CONFIRM:
         survivors = unpack(Survivors, single(parts, "survivors"))
         masked = _recall(context, Masked, survivors.session)
-        confirmed, confirmation = protocol.confirm(masked, survivors, party.identity(place))
+        confirmed, confirmation = protocol.confirm(masked, survivors, party.identity(client_id))
         _store(context, [confirmed])
         return _step_reply(party, client, "confirmation", pack(confirmation))
     confirmations = unpack(Confirmations, single(parts, "confirmations"))
@@ -152,7 +152,7 @@ def open_question(kind: str, client: Client, content: RecordDict, request: Reque
     parts = parts_of(content)
     if not parts:
         raise FedhaError(
-            f"client {client.index} answers in secure sums alone and was asked in the clear; "
+            f"client {client.client_id} answers in secure sums alone and was asked in the clear; "
             "see that the server has privacy.secure_aggregation on"
         )
     inbox = unpack(Inbox, single(parts, "inbox"))
@@ -160,11 +160,12 @@ def open_question(kind: str, client: Client, content: RecordDict, request: Reque
     session, wanted = state.session, exchange_name(kind, request.measure)
     if (session.round, session.exchange) != (request.round, wanted):
         raise FedhaError(
-            f"client {client.index} is asked for round {request.round}'s {wanted} with the keys of {session.name}; "
+            f"client {client.client_id} is asked for round {request.round}'s {wanted} with the keys of {session.name}; "
             "the server mixes them, so the client answers nothing"
         )
     _check_range(session, request.task.privacy)
-    mine = replace(request, share=_own_share(session, client.index, request.share), additive=False)
+    weight = _own_weight(session, client.client_id, request.averaging_weight)
+    mine = replace(request, averaging_weight=weight, additive=False)
     return Opened(state, inbox, mine, asked(kind, content, request), number_names(kind, request))
 
 
@@ -189,15 +190,8 @@ def answer(party: Party, opened: Opened, client: Client, work: Callable[[], Repl
         words = _encoded(opened, client, reply)
     except Exception as error:
         client.state, reply, words = before, client.reply({}), nothing(layout)
-        known = isinstance(error, FedhaError)
-        log(
-            WARNING,
-            "client %d has nothing to send in %s: %s",
-            client.index,
-            opened.state.session.name,
-            error,
-            exc_info=not known,
-        )
+        what, trace = opened.state.session.name, not isinstance(error, FedhaError)
+        log(WARNING, "client %d has nothing to send in %s: %s", client.client_id, what, error, exc_info=trace)
     masked, sent = protocol.mask_input(opened.state, opened.inbox, words, opened.question)
     vector = torch.from_numpy(sent.words.view("<i8"))
     return masked, replace(party.hide(reply), tensors={MASKED: vector}, secure={"session": sent.session})
@@ -205,7 +199,7 @@ def answer(party: Party, opened: Opened, client: Client, work: Callable[[], Repl
 
 def _encoded(opened: Opened, client: Client, reply: Reply) -> Words:
     session = opened.state.session
-    weight = session.weight(client.index)
+    weight = session.weight(client.client_id)
     if opened.request.task.training.averaging == "examples":
         weight = float(reply.examples)  # secret: it travels in the sum
     tensors = {**reply.tensors, NUMBERS: to_vector(reply, opened.names)}
@@ -218,33 +212,34 @@ def store(context: Context, state: Masked) -> None:
 
 
 def _advertise(
-    party: Party, place: int, sessions: Sequence[Session], context: Context
+    party: Party, client_id: int, sessions: Sequence[Session], context: Context
 ) -> dict[str, bytes | list[bytes]]:
     secrets = _secrets(context)
     (latest, *done), names = _done(secrets), {*secrets, *(_name(session) for session in sessions)}
     if len(rounds := {session.round for session in sessions}) != 1:
         raise FedhaError(
-            f"client {place} is asked for keys of the rounds {sorted(rounds)} at once; the server is broken or cheats"
+            f"client {client_id} is asked for keys of the rounds {sorted(rounds)} at once; the server is broken or "
+            "cheats"
         )
     for session in sessions:
         if not session.run.endswith(party.settings):
             raise FedhaError(
-                f"client {place} was started with other settings than the run that {session.name} is of; the server "
-                "must give one config to all, for who has other data or another model is not hidden by the others"
+                f"client {client_id} was started with other settings than the run that {session.name} is of; the "
+                "server must give one to all, for who has other data or another model is not hidden by the others"
             )
         if sum(name.startswith(f"{session.round}/{session.exchange}/") for name in names) > 1:
             raise FedhaError(
-                f"client {place} is asked to take part in {session.name} twice, with different others or weights; the "
-                "difference of two such sums would tell its part, so it refuses"
+                f"client {client_id} is asked to take part in {session.name} twice, with different others or weights; "
+                "the difference of two such sums would tell its part, so it refuses"
             )
         if session.round < int(latest) or (session.round == int(latest) and session.exchange in done):
             raise FedhaError(
-                f"client {place} has gone on to round {latest}, or given its shares there, and is asked to take part "
-                f"in {session.name}; two sums of one exchange would tell its part, so it refuses"
+                f"client {client_id} has gone on to round {latest}, or given its shares there, and is asked to take "
+                f"part in {session.name}; two sums of one exchange would tell its part, so it refuses"
             )
-    identity, (round,) = party.identity(place), rounds
+    identity, (round,) = party.identity(client_id), rounds
     both = [
-        protocol.advertise(session, place, identity, party.roster(session.cohort), party.minimum)
+        protocol.advertise(session, client_id, identity, party.roster(session.cohort), party.minimum)
         for session in sessions
     ]
     kept = {name: value for name, value in secrets.items() if name.startswith(f"{round}/")}
@@ -269,25 +264,25 @@ def _check_range(session: Session, privacy: PrivacyConfig) -> None:
         )
 
 
-def _own_share(session: Session, place: int, left: float) -> float:
+def _own_weight(session: Session, client_id: int, left: float) -> float:
     """A client's share of the round, from what all are told alike: with shares of its own making the server could give
     one client's answer a weight in the sum that the others' do not have.
 
     Args:
         session: Has the weights.
-        place: The client's.
+        client_id: The client's.
         left: The weight of the clients who are left of the round.
 
     Raises:
         FedhaError: It is not the weight of so many that they may be summed.
     """
-    least = session.least_weight(place)
+    least = session.least_weight(client_id)
     if not least * (1 - _ROUNDING) <= left <= 1:
         raise FedhaError(
-            f"client {place} is asked in {session.name} as if the clients left weighed {left:g}, and they weigh "
+            f"client {client_id} is asked in {session.name} as if the clients left weighed {left:g}, and they weigh "
             f"{least:g} to 1; the server is broken or cheats"
         )
-    return session.weight(place) / left
+    return session.weight(client_id) / left
 
 
 def _step_reply(party: Party, client: Client, name: str, value: bytes | list[bytes]) -> Reply:

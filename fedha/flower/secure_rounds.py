@@ -75,7 +75,7 @@ class SecureRounds:
         """Prepare the sum of the clients' evaluations of these parts of the domains."""
         self._grid = grid
         names = number_names("evaluate", Request(self._task, round, {}, evaluate=parts, kind="evaluate"))
-        alike = {member.index: 1 / len(members) for member in members}
+        alike = {member.client_id: 1 / len(members) for member in members}
         self._sums.begin(grid, round, [Wanted(exchange_name("evaluate", ()), members, names, {}, alike)])
 
     def _measuring(self, round: int, measure: tuple[str, ...]) -> Request:
@@ -101,13 +101,13 @@ class SecureRounds:
             members: Whom it is for: those who are left of the round's clients.
         """
         self._under_way = exchange_name(kind, request.measure)
-        left = self._sums.weight_of(self._under_way, [member.index for member in members])
-        packed = pack_request(replace(request, share=left), arrays, references, self._talk.task, sent)
+        left = self._sums.weight_of(self._under_way, [member.client_id for member in members])
+        packed = pack_request(replace(request, averaging_weight=left), arrays, references, self._talk.task, sent)
         inboxes = self._sums.inboxes(self._under_way, asked(kind, packed, unpack_request(packed, kind)))
-        places = [member.index for member in members if member.index in inboxes]
+        client_ids = [member.client_id for member in members if member.client_id in inboxes]
         contents = {
-            node: RecordDict({**packed, RECORD: inboxes[place]})
-            for node, place in zip(self._talk.nodes_at(places), places, strict=True)
+            node: RecordDict({**packed, RECORD: inboxes[client_id]})
+            for node, client_id in zip(self._talk.nodes_of(client_ids), client_ids, strict=True)
         }
         return self._talk.ask(kind, request.round, contents)
 
@@ -120,7 +120,11 @@ class SecureRounds:
         if self._grid is None:
             raise FedhaError("the strategy has begun no secure sum yet; call configure_train first")
         total = self._sums.finish(self._grid, messages, self._under_way, kind, round)
-        weights = server.shares if kind != "evaluate" else dict.fromkeys(total.places, 1 / len(total.places))
+        weights = (
+            server.averaging_weights
+            if kind != "evaluate"
+            else dict.fromkeys(total.client_ids, 1 / len(total.client_ids))
+        )
         return total.replies(weights, next(iter(server.parameters.values())).dtype)
 
 
@@ -142,7 +146,7 @@ def check_clients(config: Config, clients: int) -> None:
 
 
 def _wanted(kind: str, request: Request, server: Server, shapes: Shapes) -> Wanted:
-    weights = None if request.task.training.averaging == "examples" else dict(server.shares)
+    weights = None if request.task.training.averaging == "examples" else dict(server.averaging_weights)
     name = exchange_name(kind, request.measure)
     return Wanted(name, list(server.cohort), number_names(kind, request), shapes, weights)
 

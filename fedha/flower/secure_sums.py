@@ -43,7 +43,7 @@ class Wanted:
         members: Whose sum, in client order.
         numbers: What is summed along: `secure_wire.number_names`.
         shapes: Of the tensors, by name.
-        weights: Of the clients, by place; None: each brings its own, which nobody else knows.
+        weights: Of the clients, by client id; None: each brings its own, which nobody else knows.
     """
 
     exchange: str
@@ -66,7 +66,7 @@ class SecureSums:
     talk: Correspondence
     settings: PrivacyConfig
     run: str = field(default_factory=lambda: secrets.token_hex(8))
-    _keys: dict[int, bytes] = field(default_factory=dict)  # identities by place, as each was told first
+    _keys: dict[int, bytes] = field(default_factory=dict)  # identities by client id, as each was told first
     _wanted: dict[str, Wanted] = field(default_factory=dict)
     _sums: dict[str, Aggregation] = field(default_factory=dict)
 
@@ -85,16 +85,16 @@ class SecureSums:
         self._sums = {one.exchange: Aggregation(self._session(round, one), Roster(dict(self._keys))) for one in wanted}
         sessions = {name: pack(one.session) for name, one in self._sums.items()}
         cohorts = {name: one.session.cohort for name, one in self._sums.items()}
-        contents = {place: {"sessions": mine} for place, mine in _by_place(cohorts, sessions).items()}
+        contents = {client_id: {"sessions": mine} for client_id, mine in _by_client_id(cohorts, sessions).items()}
         self._ask(grid, ADVERTISE, round, contents, self._take_adverts)
         lists = {name: self._enough(one.close_adverts) for name, one in self._sums.items()}
-        dealers = {name: [advert.place for advert in keys.adverts] for name, keys in lists.items()}
+        dealers = {name: [advert.client_id for advert in keys.adverts] for name, keys in lists.items()}
         packed = {name: pack(keys) for name, keys in lists.items()}
-        contents = {place: {"keys": mine} for place, mine in _by_place(dealers, packed).items()}
+        contents = {client_id: {"keys": mine} for client_id, mine in _by_client_id(dealers, packed).items()}
         self._ask(grid, SHARE, round, contents, self._take_dealings)
 
     def inboxes(self, exchange: str, question: bytes) -> dict[int, ConfigRecord]:
-        """What a sum's question carries for each client that may be asked, by place.
+        """What a sum's question carries for each client that may be asked, by client id.
 
         Args:
             exchange: The sum.
@@ -104,17 +104,17 @@ class SecureSums:
             FedhaError: Too few have dealt shares.
         """
         inboxes = self._enough(lambda: self._sums[exchange].close_dealings(question))
-        return {place: ConfigRecord({"inbox": pack(inbox)}) for place, inbox in inboxes.items()}
+        return {client_id: ConfigRecord({"inbox": pack(inbox)}) for client_id, inbox in inboxes.items()}
 
-    def weight_of(self, exchange: str, places: Sequence[int]) -> float:
+    def weight_of(self, exchange: str, client_ids: Sequence[int]) -> float:
         """The weight that these clients have together in a sum, at most 1.
 
         Args:
             exchange: The sum.
-            places: Of its clients.
+            client_ids: Of its clients.
         """
         session = self._sums[exchange].session
-        return min(1.0, math.fsum(session.weight(place) for place in places))
+        return min(1.0, math.fsum(session.weight(client_id) for client_id in client_ids))
 
     def finish(self, grid: Grid, messages: Iterable[Message], exchange: str, kind: str, round: int) -> "Sum":
         """The sum, from the answers to its question.
@@ -136,10 +136,10 @@ class SecureSums:
             vector = reply.tensors[MASKED]
             if vector.dtype != torch.int64:
                 raise FedhaError(
-                    f"client {reply.index} sends a vector of {vector.dtype}, not of 64-bit integers; it is left out"
+                    f"client {reply.client_id} sends a vector of {vector.dtype}, not of 64-bit integers; it is left out"
                 )
             words = vector.cpu().numpy().view(layout.dtype)
-            sums.add_masked(MaskedInput(single(reply.secure, "session"), reply.index, words))
+            sums.add_masked(MaskedInput(single(reply.secure, "session"), reply.client_id, words))
 
         for _ in self.talk.replies(messages, kind, round, {MASKED: torch.Size([layout.words])}, take):
             pass  # nothing of a reply is kept but its part of the sum
@@ -149,7 +149,7 @@ class SecureSums:
             grid,
             CONFIRM,
             round,
-            dict.fromkeys(survivors.places, content),
+            dict.fromkeys(survivors.client_ids, content),
             lambda reply: sums.add_confirmation(unpack(Confirmation, single(reply.secure, "confirmation"))),
         )
         content = {"confirmations": pack(self._enough(sums.close_confirmations))}
@@ -160,12 +160,12 @@ class SecureSums:
             dict.fromkeys(confirmed, content),
             lambda reply: sums.add_revealed(unpack(Revealed, single(reply.secure, "revealed"))),
         )
-        words, places = self._enough(sums.close_revealed)
-        return _sum_of(wanted, sums.session, decode(layout, words, len(places)), places)
+        words, client_ids = self._enough(sums.close_revealed)
+        return _sum_of(wanted, sums.session, decode(layout, words, len(client_ids)), client_ids)
 
     def _session(self, round: int, wanted: Wanted) -> Session:
-        places = [member.index for member in wanted.members]
-        if (wrong := refusal(self.settings, len(places))) is not None:
+        client_ids = [member.client_id for member in wanted.members]
+        if (wrong := refusal(self.settings, len(client_ids))) is not None:
             raise FedhaError(f"round {round}'s {wanted.exchange} cannot be summed: {wrong}")
         shapes = {name: tuple(shape) for name, shape in wanted.shapes.items()} | {NUMBERS: (len(wanted.numbers), 2)}
         bounds = {**dict.fromkeys(wanted.shapes, self.settings.bound), NUMBERS: BOUND}
@@ -173,35 +173,35 @@ class SecureSums:
             self.run,
             round,
             wanted.exchange,
-            places,
-            make_layout(shapes, len(places), bounds),
+            client_ids,
+            make_layout(shapes, len(client_ids), bounds),
             weights=wanted.weights,
             threshold=self.settings.threshold,
             minimum=self.settings.minimum,
         )
 
     def _take_adverts(self, reply: Reply) -> None:
-        self._know(reply.index, single(reply.secure, "identity"))
-        sums = [one for one in self._sums.values() if reply.index in one.session.cohort]
+        self._know(reply.client_id, single(reply.secure, "identity"))
+        sums = [one for one in self._sums.values() if reply.client_id in one.session.cohort]
         for one, data in zip(sums, _all_of(reply, "adverts", len(sums)), strict=True):
             one.add_advert(_own(unpack(Advert, data), reply))
 
     def _take_dealings(self, reply: Reply) -> None:
-        sums = [one for one in self._sums.values() if reply.index in one.asked]
+        sums = [one for one in self._sums.values() if reply.client_id in one.asked]
         for one, data in zip(sums, _all_of(reply, "dealings", len(sums)), strict=True):
             one.add_dealing(_own(unpack(Dealing, data), reply))
 
-    def _know(self, place: int, identity: bytes) -> None:
+    def _know(self, client_id: int, identity: bytes) -> None:
         """Remember who a client is; clients believe their own rosters, this only finds early who will be refused."""
-        if self._keys.get(place) == identity:
+        if self._keys.get(client_id) == identity:
             return
-        if place in self._keys:
+        if client_id in self._keys:
             raise FedhaError(
-                f"client {place} comes with another identity key than it had before; if its site has a new one, start "
-                "the run again (`fedha resume`)"
+                f"client {client_id} comes with another identity key than it had before; if its site has a new one, "
+                "start the run again (`fedha resume`)"
             )
-        roster = Roster(self._keys | {place: identity})
-        self._keys[place] = identity
+        roster = Roster(self._keys | {client_id: identity})
+        self._keys[client_id] = identity
         for one in self._sums.values():
             one.roster = roster
 
@@ -216,13 +216,15 @@ class SecureSums:
         """One step with every client; returns the places of those whose answers were taken."""
         head = ConfigRecord({"task": self.talk.task, "round": round})
         known = {id(one): RecordDict({"request": head, RECORD: ConfigRecord(dict(one))}) for one in contents.values()}
-        places = sorted(contents)
-        nodes = self.talk.nodes_at(places)
+        client_ids = sorted(contents)
+        nodes = self.talk.nodes_of(client_ids)
         messages = self.talk.ask(
-            kind, round, {node: known[id(contents[place])] for node, place in zip(nodes, places, strict=True)}
+            kind,
+            round,
+            {node: known[id(contents[client_id])] for node, client_id in zip(nodes, client_ids, strict=True)},
         )
         replies = self.talk.replies(self.talk.deliver(grid, messages), kind, round, None, take)
-        return sorted(reply.index for reply in replies)
+        return sorted(reply.client_id for reply in replies)
 
     def _enough(self, close: Callable[[], _T]) -> _T:
         """Close a step; where too few are left, say why they are not there."""
@@ -238,35 +240,35 @@ class Sum:
     """What the server learns of one exchange.
 
     Attributes:
-        places: Whose vectors are in it, ascending.
+        client_ids: Whose vectors are in it, ascending.
         mean: Their weighted mean, by tensor, float64.
         numbers: Their common numbers.
         examples: How many training examples they have together.
-        members: The cohort, by place.
+        members: The cohort, by client id.
     """
 
-    places: tuple[int, ...]
+    client_ids: tuple[int, ...]
     mean: Mapping[str, Tensor]
     numbers: Mapping[str, float]
     examples: int
     members: Mapping[int, Member]
 
-    def replies(self, shares: Mapping[int, float], like: torch.dtype) -> list[Reply]:
+    def replies(self, weights: Mapping[int, float], like: torch.dtype) -> list[Reply]:
         """The sum as the server's averages take it: a reply for each client in it, of which the first carries all.
 
         Args:
-            shares: The clients' weights in the server's averages.
+            weights: The clients' weights in the server's averages.
             like: Of what precision the tensors are there.
         """
-        together = sum(shares[place] for place in self.places)
+        together = sum(weights[client_id] for client_id in self.client_ids)
         tensors = {name: (value * together).to(like) for name, value in self.mean.items()}
         # each says what all have together, so that means over them are that; evaluations are added, so one says them
         usual = {name: value for name, value in self.numbers.items() if "/" not in name or name.startswith("penalty/")}
         replies = []
-        for place in self.places:
-            first = place == self.places[0]
+        for client_id in self.client_ids:
+            first = client_id == self.client_ids[0]
             numbers = self.numbers if first else usual
-            replies.append(Reply(POOLED, POOLED, place, 1, tensors if first else {}, numbers, weighed=True))
+            replies.append(Reply(POOLED, POOLED, client_id, 1, tensors if first else {}, numbers, weighed=True))
         return replies
 
 
@@ -302,33 +304,33 @@ def least_clients(settings: PrivacyConfig, clients: int) -> int:
     return max(settings.minimum, settings.threshold or usual_threshold(clients))
 
 
-def _sum_of(wanted: Wanted, session: Session, total: Mapping[str, Tensor], places: tuple[int, ...]) -> Sum:
+def _sum_of(wanted: Wanted, session: Session, total: Mapping[str, Tensor], client_ids: tuple[int, ...]) -> Sum:
     numbers = from_vector(total[NUMBERS], wanted.numbers)
     examples = int(numbers.pop(EXAMPLES, 0))
-    divisor = session.total_weight(places) if wanted.weights is not None else examples
+    divisor = session.total_weight(client_ids) if wanted.weights is not None else examples
     if not divisor:
         raise FedhaError(f"the clients of {session.name} have no examples, so they have no mean; give them some")
     mean = {name: value / divisor for name, value in total.items() if name != NUMBERS}
-    return Sum(places, mean, numbers, examples, {one.index: one for one in wanted.members})
+    return Sum(client_ids, mean, numbers, examples, {one.client_id: one for one in wanted.members})
 
 
-def _by_place(places: Mapping[str, Sequence[int]], values: Mapping[str, bytes]) -> dict[int, list[bytes]]:
+def _by_client_id(client_ids: Mapping[str, Sequence[int]], values: Mapping[str, bytes]) -> dict[int, list[bytes]]:
     """Each client's values, one for each sum that it takes part in, in the order of the sums."""
     found: dict[int, list[bytes]] = {}
-    for name, among in places.items():
-        for place in among:
-            found.setdefault(place, []).append(values[name])
+    for name, among in client_ids.items():
+        for client_id in among:
+            found.setdefault(client_id, []).append(values[name])
     return found
 
 
 def _all_of(reply: Reply, name: str, count: int) -> list[bytes]:
     found = listed(reply.secure, name)
     if len(found) != count:
-        raise FedhaError(f"client {reply.index} sends {len(found)} {name} for {count} sums; they are left out")
+        raise FedhaError(f"client {reply.client_id} sends {len(found)} {name} for {count} sums; they are left out")
     return found
 
 
 def _own(message: _M, reply: Reply) -> _M:
-    if message.place != reply.index:
-        raise FedhaError(f"client {reply.index} sends what is client {message.place}'s; it is left out")
+    if message.client_id != reply.client_id:
+        raise FedhaError(f"client {reply.client_id} sends what is client {message.client_id}'s; it is left out")
     return message

@@ -58,7 +58,9 @@ def asked(kind: str, content: RecordDict, request: Request) -> bytes:
     tensors |= {f"rule/{name}": value for name, value in request.sent.items()}
     scalars = content["request"]
     task = str(scalars["task"]) if isinstance(scalars, ConfigRecord) else ""
-    about = json.dumps([kind, request.round, request.measure, request.share, request.evaluate, request.constants])
+    about = json.dumps(
+        [kind, request.round, request.measure, request.averaging_weight, request.evaluate, request.constants]
+    )
     return question(tensors, task, about)
 
 

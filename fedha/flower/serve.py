@@ -34,7 +34,7 @@ from fedha.placement import placed
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
-from fedha.runs import belongings, owner, resuming, runfolder
+from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
 from fedha.runs.divergence import divergence
 from fedha.runs.files import METRICS
@@ -69,7 +69,7 @@ def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
     Raises:
         FedhaError: The data are missing or wrong, or no source would be left.
     """
-    domains = data.load(config.data, config.seed[0], covered=config.privacy.protect == "examples")
+    domains = data.load(config.data, config.seed[0], protected=config.privacy.protect == "examples")
     return domains if left_out is None else leave_out(domains, left_out)
 
 
@@ -164,7 +164,7 @@ def _serve(
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
     strategy.talk.tell, strategy.talk.stop = listener.note, stop
-    strategy.talk.again = lambda kind, place: _spend_again(job, strategy.begun(), kind, place)
+    strategy.talk.again = lambda kind, client_id: _spend_again(job, strategy.begun(), kind, client_id)
     strategy.clients_keep_models = domains is None
     if domains is not None:
         strategy.talk.attendance.domains = _domain_names(config, domains)
@@ -246,7 +246,7 @@ def _serve(
             break
     runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
     results = _results(job, strategy, setting, records, stopped)
-    belongings.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
+    own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
     return results
 
@@ -280,7 +280,7 @@ def _goes_on(done: int, rounds: int) -> str:
 
 
 def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
-    """A simulation's clients, by place: domain after domain."""
+    """A simulation's clients, by client id: domain after domain."""
     clients = config.data.clients_per_domain
     return dict(enumerate(one.name for one in domains.sources for _ in range(clients)))
 
@@ -296,7 +296,9 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     members = strategy.talk.meet(grid, 1)
     found = {str(one.input_shape): one for one in members}
     if len(found) > 1:
-        told = listed((f"client {one.index} ({one.domain}): {one.input_shape}" for one in found.values()), between="; ")
+        told = listed(
+            (f"client {one.client_id} ({one.domain}): {one.input_shape}" for one in found.values()), between="; "
+        )
         raise FedhaError(f"the clients' inputs have different shapes: {told}; every domain must have the same one")
     names = tuple(dict.fromkeys(one.domain for one in members))
     check_once(config.data, members)
@@ -403,16 +405,16 @@ def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: i
 
 def _commit(job: Job, server: Server, round: int, members: Sequence[Member]) -> None:
     """Write what a round is about to release, where its noise is never the same again."""
-    noise = {server.site.chance} if server.task.privacy.protect == "clients" else {one.noise for one in members}
+    noise = {server.site.randomness} if server.task.privacy.protect == "clients" else {one.noise for one in members}
     if server.task.privacy.protect == "nothing" or "cryptographic" not in noise:
         return
     after = budget.after_round(server, round, members)
-    belongings.write_json(job.folder, runfolder.SPENDING, after.state())
+    own_files.write_json(job.folder, runfolder.SPENDING, after.state())
 
 
-def _spend_again(job: Job, server: Server, kind: str, place: int) -> None:
+def _spend_again(job: Job, server: Server, kind: str, client_id: int) -> None:
     """Count what a client that is asked once more releases once more, before it is asked."""
     before = server.spending
-    server.spending = before.again(server.task, kind, place, server.members)
+    server.spending = before.again(server.task, kind, client_id, server.members)
     if server.spending is not before:
-        belongings.write_json(job.folder, runfolder.SPENDING, server.spending.state())
+        own_files.write_json(job.folder, runfolder.SPENDING, server.spending.state())

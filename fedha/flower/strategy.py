@@ -293,12 +293,13 @@ class HessianAlignment(Strategy):
         log(INFO, "\t└──> mode: %s", self.task.training.mode)
 
     def _ask(self, kind: str, request: Request, arrays: ArrayRecord, members: Sequence[Member]) -> list[Message]:
-        """One message a client; those with the same share carry the same content."""
+        """One message a client; those with the same averaging weight carry the same content."""
         arrays = self._trained(arrays)
         if self.clients_keep_models and arrays is not self._named:
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
         request = replace(request, running=self.begun().running, constants=self._constants)
-        packed, sent, shares = pack_tensors(request.references), pack_tensors(request.sent), self.begun().shares
+        packed, sent = pack_tensors(request.references), pack_tensors(request.sent)
+        weights = self.begun().averaging_weights
         additive = kind != "evaluate" and not self.begun().weighs_updates
         additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
         if self.secure is not None:
@@ -306,11 +307,11 @@ class HessianAlignment(Strategy):
         contents: dict[float, RecordDict] = {}
         by_node: dict[int, RecordDict] = {}
         for node, member in zip(self.talk.nodes(members), members, strict=True):
-            share = shares.get(member.index, 1.0)
-            if share not in contents:
-                own = replace(request, share=share, additive=additive)
-                contents[share] = pack_request(own, arrays, packed, self._packed_task, sent)
-            by_node[node] = contents[share]
+            weight = weights.get(member.client_id, 1.0)
+            if weight not in contents:
+                own = replace(request, averaging_weight=weight, additive=additive)
+                contents[weight] = pack_request(own, arrays, packed, self._packed_task, sent)
+            by_node[node] = contents[weight]
         return self.talk.ask(kind, request.round, by_node)
 
     def _trained(self, arrays: ArrayRecord) -> ArrayRecord:

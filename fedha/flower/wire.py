@@ -179,7 +179,7 @@ def pack_request(
     """A request's records; the arrays are packed once by the caller and shared by all clients. Its kind is the type of
     the message that carries it.
     """
-    scalars = ConfigRecord({"task": task, "round": request.round, "share": request.share})
+    scalars = ConfigRecord({"task": task, "round": request.round, "share": request.averaging_weight})
     if request.additive:
         scalars["additive"] = True
     for name in ("measure", "evaluate"):
@@ -239,7 +239,7 @@ def _request(content: RecordDict, kind: Kind, device: torch.device | str) -> Req
         parameters=_parameters(_record(content, "parameters", ArrayRecord), device),
         references=unpack_tensors(_record(content, "references", ArrayRecord), device),
         measure=_names(scalars, "measure"),
-        share=float(str(scalars["share"])),
+        averaging_weight=float(str(scalars["share"])),
         additive=bool(scalars.get("additive", False)),
         evaluate=_names(scalars, "evaluate"),
         sent=unpack_tensors(_record(content, _SENT, ArrayRecord), device) if _SENT in content else {},
@@ -273,9 +273,9 @@ def plain_reply(reply: Reply) -> PlainReply:
     """What a reply's records hold."""
     return PlainReply(
         {_WEIGHED if reply.weighed else _OWN: pack_arrays(reply.tensors)},
-        {"metrics": {"index": reply.index, "examples": reply.examples, **reply.metrics, **_shape(reply)}},
+        {"metrics": {"index": reply.client_id, "examples": reply.examples, **reply.metrics, **_shape(reply)}},
         {
-            "client": {"name": reply.client, "domain": reply.domain, **_state(reply)},
+            "client": {"name": reply.client_name, "domain": reply.domain, **_state(reply)},
             **({_SECURE: dict(reply.secure)} if reply.secure else {}),
         },
     )
@@ -341,9 +341,9 @@ def _reply(content: RecordDict) -> Reply:
     tensors = unpack_tensors(_record(content, _WEIGHED if weighed else _OWN, ArrayRecord))
     who = _record(content, "client", ConfigRecord)
     return Reply(
-        client=str(who["name"])[:_LONGEST],
+        client_name=str(who["name"])[:_LONGEST],
         domain=str(who["domain"])[:_LONGEST],
-        index=index,
+        client_id=index,
         examples=examples,
         tensors=tensors,
         metrics=numbers,

@@ -11,10 +11,10 @@ from torch import nn
 from fedha import plugins
 from fedha.config import ModelConfig
 from fedha.errors import FedhaError
-from fedha.handed import NAME, handed_over
 from fedha.inputs import nested
 from fedha.models.split import MixedPrecision, SplitModel
 from fedha.named import call, invoke, is_own
+from fedha.objects import NAME, get_object
 from fedha.randomness import generator
 
 
@@ -62,7 +62,7 @@ def _own(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> Spli
     offered = {"input_shape": input_shape, "classes": classes}
     with _seeded(seed):
         if config.name == NAME:
-            made = invoke("model", "the function", handed_over("network", config.options.get("digest")), {}, offered)
+            made = invoke("model", "the function", get_object("network", config.options.get("digest")), {}, offered)
         else:
             made = call("model.name", plugins.place(plugins.MODELS, config.name), config.options, offered)
     if not isinstance(made, SplitModel):

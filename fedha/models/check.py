@@ -12,7 +12,7 @@ from torch.func import functional_call
 from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments, nested, several
-from fedha.models.chance import kept_apart, untouched
+from fedha.models.random_layers import kept_apart, untouched
 from fedha.models.split import SplitModel
 from fedha.models.state import BUFFER, MOVED, TIED, kinds_of, moving_layers, named_state, state_of
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from fedha.inputs import Form, Inputs, each
-from fedha.models.chance import kept_apart, untouched
+from fedha.models.random_layers import kept_apart, untouched
 from fedha.models.split import SplitModel
 from fedha.models.state import trained_parameters
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from fedha.errors import FedhaError
-from fedha.handed import digest_of
 from fedha.models.split import SplitModel
+from fedha.objects import digest_of
 
 TRAINED, FROZEN, BUFFER, AVERAGED, LOCAL, TIED = "trained", "frozen", "buffer", "averaged", "local", "tied to "
 CONSTANT, MOVED = (FROZEN, BUFFER), (AVERAGED, LOCAL)
@@ -154,7 +154,7 @@ def _is_tied(kinds: Mapping[str, str], name: str) -> bool:
     return kinds.get(name, "").startswith(TIED)
 
 
-def told(
+def introduced(
     kinds: Mapping[str, str], own: Mapping[str, str], announced: Mapping[str, str]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """What a client says of its network's state when it introduces itself.

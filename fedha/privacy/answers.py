@@ -37,7 +37,7 @@ from fedha.training import Holder, average_offsets, circumstances, move_averages
 def release_statistics(client: Holder, site: Site, request: Request) -> dict[str, Tensor]:
     """One exchange's statistics, from one noisy release that the client keeps until it has trained."""
     privacy, parameters = request.task.privacy, request.parameters
-    examples, place = client.domain.train, (request.round, client.index)
+    examples, place = client.domain.train, (request.round, client.client_id)
     with torch.no_grad():
         own, most = part(parameters, "featurizer."), request.task.training.chunk
         seen = in_pieces(client.model, client.model.featurizer, own, examples, most, evaluation=False)
@@ -71,7 +71,7 @@ def train_privately(client: Holder, site: Site, request: Request) -> tuple[dict[
     loss, factor, metrics = _loss(client, request, released)
     sampling, steps = local_draws(task.training, task.privacy, len(examples))
     mechanism = Mechanism(task.privacy.clip, noise_of(task.privacy), sampling.batch)
-    place, decay = (request.round, client.index), task.training.weight_decay / factor
+    place, decay = (request.round, client.client_id), task.training.weight_decay / factor
     noise = site.source(task.seed, *place, "update")
     if task.training.mode == "synchronous":
         start = dict(request.parameters)
@@ -100,7 +100,7 @@ def evaluate_privately(client: Holder, site: Site, request: Request) -> dict[str
     with torch.no_grad():
         logits = in_pieces(client.model, client.model, request.parameters, examples, request.task.training.chunk)
         hits = statistics.hits(logits, examples.labels).to(torch.float64)[:, None]
-    source = site.source(request.task.seed, request.round, client.index, "evaluation")
+    source = site.source(request.task.seed, request.round, client.client_id, "evaluation")
     moments = {"accuracy": Moment(hits, torch.ones_like(hits))}
     mean = private_means(moments, Mechanism(1.0, release.noise_multiplier, len(examples)), source)["accuracy"]
     return {"held_out/accuracy": min(1.0, max(0.0, float(mean))), "held_out/examples": len(examples)}
@@ -144,10 +144,10 @@ def _released(client: Holder, request: Request) -> dict[str, Tensor]:
 def _loss(client: Holder, request: Request, released: Mapping[str, Tensor]) -> tuple[Loss, float, dict[str, float]]:
     """The loss of one example, what it was divided by, and the round's numbers, all from what was released."""
     recipe, examples = request.task.recipe, len(client.domain.train)
-    terms, offsets = active_terms(recipe, request.share), average_offsets(client, recipe)
+    terms, offsets = active_terms(recipe, request.averaging_weight), average_offsets(client, recipe)
     start = {term.statistic: derive(term.statistic, released, examples) for term in terms}
     around = circumstances(client, request, reference=False)
-    objective = Objective(recipe, request.round, terms, 0.0, around, offsets, start, request.share)
+    objective = Objective(recipe, request.round, terms, 0.0, around, offsets, start, request.averaging_weight)
     metrics = {f"penalty/{name}": float(value) for name, value in objective.penalties(start).items()}
     if "risk" in released:
         metrics["risk"] = float(released["risk"])

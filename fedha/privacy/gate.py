@@ -11,9 +11,9 @@ from fedha.exchange import Request, Task
 from fedha.inputs import Form
 from fedha.models.split import SplitModel, whole_head
 from fedha.privacy import guards
+from fedha.privacy.account import HOUR
 from fedha.privacy.accounting import spent
 from fedha.privacy.beyond import refuse_beyond_examples
-from fedha.privacy.book import HOUR
 from fedha.privacy.guards import HeadLimits, Rate, Refusal
 from fedha.privacy.limits import Limits
 from fedha.privacy.releasable import private_exchanges
@@ -145,7 +145,7 @@ def _refuse_more(site: Site, limits: Limits, kind: str, request: Request, domain
 
     The round's number is the server's word, so nothing is made of it: how often each thing was answered is counted.
     """
-    now, book, asked = site.clock(), site.book, _asked(kind, request) | ({_UPDATE} if kind == "train" else set())
+    now, book, asked = site.clock(), site.account, _asked(kind, request) | ({_UPDATE} if kind == "train" else set())
     book.read()
     if limits.rounds_per_hour is not None:
         rate = Rate(limits.rounds_per_hour, HOUR)
@@ -168,7 +168,7 @@ def _refuse_more(site: Site, limits: Limits, kind: str, request: Request, domain
             if found := guards.refuse_spending(spent(after, delta).epsilon, limits.max_epsilon):
                 return found
         book.enter(part, examples, answer_releases(kind, request.task.training, request.task.privacy, examples))
-    book.heard(asked, now)
+    book.note_answered(asked, now)
     return None
 
 

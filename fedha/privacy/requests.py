@@ -32,8 +32,9 @@ def refuse_request(request: Request, model: SplitModel, form: Form) -> Refusal |
         model: This client's own network, whose parameters say which names and shapes are right.
         form: Of its inputs.
     """
-    if request.round < 1 or not 0 < request.share <= 1:
-        return Refusal("request", f"the server asked for round {request.round} with a share of {request.share:g}")
+    if request.round < 1 or not 0 < request.averaging_weight <= 1:
+        asked = f"round {request.round} with a weight of {request.averaging_weight:g}"
+        return Refusal("request", f"the server asked for {asked}")
     return refuse_settings(request.task) or _refuse_foreign(request, model, form) or _refuse_values(request)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fedha.config import PrivacyConfig
-from fedha.privacy.book import Book
+from fedha.privacy.account import Account
 from fedha.privacy.limits import Limits
 from fedha.privacy.noise import Source, cryptographic, seeded
 
-Chance = Literal["seeded", "cryptographic"]
+Randomness = Literal["seeded", "cryptographic"]
 
 
 @dataclass
@@ -18,22 +18,22 @@ class Site:
     """A client's own rules; `fedha.privacy.gate` holds requests to them.
 
     Attributes:
-        chance: Where noise and Poisson samples come from. It is never the server that says so.
+        randomness: Where noise and Poisson samples come from. It is never the server that says so.
         limits: What the site's operator allows; None in simulations, where the config's own guards hold.
-        book: What was released and when, over all runs, where there are limits.
+        account: What was released and when, over all runs, where there are limits.
         clock: Seconds since 1970.
     """
 
-    chance: Chance = "seeded"
+    randomness: Randomness = "seeded"
     limits: Limits | None = None
-    book: Book = field(default_factory=Book)
+    account: Account = field(default_factory=Account)
     clock: Callable[[], float] = time.time
 
     def source(self, seed: int, *key: int | str) -> Source:
         """Chance for one release."""
-        return seeded(seed, *key) if self.chance == "seeded" else cryptographic()
+        return seeded(seed, *key) if self.randomness == "seeded" else cryptographic()
 
-    def covers(self, privacy: PrivacyConfig) -> bool:
+    def protects(self, privacy: PrivacyConfig) -> bool:
         """Whether anything is kept from the server here, so that errors and requests must be looked at."""
         return self.limits is not None or sensitive(privacy)
 

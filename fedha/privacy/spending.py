@@ -51,7 +51,7 @@ class Spending:
         names, after = client_names(members), dict(self.train)
         for one in cohort:
             shape = round_shape(task.recipe, task.training, privacy, one.examples)
-            after[names[one.index]] = _ledger(after, names[one.index], one.examples).add(shape)
+            after[names[one.client_id]] = _ledger(after, names[one.client_id], one.examples).add(shape)
         return replace(self, train=after)
 
     def evaluation(self, task: Task, members: Sequence[Member]) -> "Spending":
@@ -61,23 +61,23 @@ class Spending:
         names, after = client_names(members), dict(self.held_out)
         for one in members:
             if one.held_out:
-                name, release = names[one.index], evaluation_release(task.privacy, one.held_out)
+                name, release = names[one.client_id], evaluation_release(task.privacy, one.held_out)
                 after[name] = _ledger(after, name, one.held_out).add([(release, 1)])
         return replace(self, held_out=after)
 
-    def again(self, task: Task, kind: str, place: int, members: Sequence[Member]) -> "Spending":
+    def again(self, task: Task, kind: str, client_id: int, members: Sequence[Member]) -> "Spending":
         """After a client was asked once more: it may have answered before it was lost, and with other noise.
 
         Args:
             task: The run's.
             kind: The message type.
-            place: The client's.
+            client_id: The client's.
             members: All clients.
         """
         if task.privacy.protect != "examples" or kind not in ("query.measure", "train", "evaluate"):
             return self
-        (one,) = (member for member in members if member.index == place)
-        part, name = ("held_out" if kind == "evaluate" else "train"), client_names(members)[place]
+        (one,) = (member for member in members if member.client_id == client_id)
+        part, name = ("held_out" if kind == "evaluate" else "train"), client_names(members)[client_id]
         examples, ledgers = (one.held_out if part == "held_out" else one.examples), getattr(self, part)
         made = answer_releases(kind, task.training, task.privacy, examples)
         return replace(self, **{part: {**ledgers, name: _ledger(ledgers, name, examples).add(made)}})
@@ -119,12 +119,12 @@ def read_spending(path: Path) -> Spending:
 
 
 def client_names(members: Iterable[Member]) -> dict[int, str]:
-    """What each client is called, by place: its domain's name, or ``domain/k`` for the k-th of several, from 0."""
-    ordered = sorted(members, key=lambda one: one.index)
+    """What each client is called, by client id: its domain's name, or ``domain/k`` for the k-th of several, from 0."""
+    ordered = sorted(members, key=lambda one: one.client_id)
     several, seen = Counter(one.domain for one in ordered), Counter[str]()
     names = {}
     for one in ordered:
-        names[one.index] = one.domain if several[one.domain] == 1 else f"{one.domain}/{seen[one.domain]}"
+        names[one.client_id] = one.domain if several[one.domain] == 1 else f"{one.domain}/{seen[one.domain]}"
         seen[one.domain] += 1
     return names
 

@@ -55,9 +55,9 @@ def server_rule(training: "TrainingConfig") -> Rule:
     """
     name, options = named_rule(training.optimizer or USUAL[training.mode])
     if name == "objects":
-        from fedha.handed import handed_over  # which knows tensors
+        from fedha.objects import get_object  # which knows tensors
 
-        found = handed_over(KEY, options.get("digest"))
+        found = get_object(KEY, options.get("digest"))
     else:
         row = RULES.get(name)
         packaged = plugins.installed(plugins.RULES)

@@ -22,7 +22,7 @@ from fedha.federation import Server
 from fedha.jsonfile import parse_json
 from fedha.privacy.spending import restore_spending
 from fedha.rules.applied import below, check_states
-from fedha.runs import belongings
+from fedha.runs import own_files
 from fedha.runs.files import STATE
 
 _DAMAGED = (
@@ -66,7 +66,7 @@ def save_checkpoint(
         metadata={"state": json.dumps(numbers)},
     )
     (folder / STATE).parent.mkdir(parents=True, exist_ok=True)
-    belongings.write_bytes(folder, STATE, content)
+    own_files.write_bytes(folder, STATE, content)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedha import config as configs
 from fedha.config import Config
 from fedha.errors import FedhaError
-from fedha.runs import belongings, owner, runfolder
+from fedha.runs import own_files, owner, runfolder
 from fedha.runs.files import EXPERIMENT
 from fedha.runs.runfolder import holds_run, make_folder
 
@@ -42,7 +42,7 @@ def take(folder: Path, *, overwrite: bool = False) -> Path:
         if os.path.lexists(folder):
             raise FedhaError(f"{folder} is there and is no folder; choose another with --out")
         return folder
-    listed = belongings.owned(folder)
+    listed = own_files.owned(folder)
     own = [folder, *(folder / name for name in listed if name.endswith("/"))]
     held = [place for place in _walk(folder) if holds_run(place) or holds_experiment(place)]
     foreign = [place for place in held if place not in own]
@@ -53,13 +53,13 @@ def take(folder: Path, *, overwrite: bool = False) -> Path:
     for place in own:
         owner.check_free(place)
     if held:
-        belongings.remove(folder)
+        own_files.remove(folder)
     return folder
 
 
 def holds_experiment(folder: Path) -> bool:
     """Whether fedha keeps the config of several runs in this folder."""
-    return (folder / EXPERIMENT).is_file() and EXPERIMENT in belongings.owned(folder)
+    return (folder / EXPERIMENT).is_file() and EXPERIMENT in own_files.owned(folder)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -109,7 +109,7 @@ def change_experiments(path: Path, overrides: Sequence[str]) -> None:
     for folder in _walk(path) if overrides else ():
         if holds_experiment(folder):
             changed = configs.load_written(folder / EXPERIMENT, overrides)
-            belongings.write_text(folder, EXPERIMENT, configs.to_yaml(changed))
+            own_files.write_text(folder, EXPERIMENT, configs.to_yaml(changed))
 
 
 def run_name(config: Config) -> str:

@@ -10,7 +10,7 @@ from fedha import config as configs
 from fedha.config import Config, DataConfig, ModelConfig, may_change
 from fedha.errors import FedhaError
 from fedha.named import meant
-from fedha.runs import belongings, runfolder
+from fedha.runs import own_files, runfolder
 from fedha.runs.checkpoint import Saved, read_saved
 from fedha.runs.files import CONFIG, FOLD, RESULTS
 
@@ -82,10 +82,10 @@ def take_up(folder: Path, config: Config, found: Sequence[Change]) -> None:
     """
     if any(one.key in _ENDS for one in found):
         for name in (RESULTS, FOLD):
-            if name in belongings.owned(folder):
+            if name in own_files.owned(folder):
                 (folder / name).unlink(missing_ok=True)
     if configs.load_written(folder / CONFIG) != config:
-        belongings.write_text(folder, CONFIG, configs.to_yaml(config))
+        own_files.write_text(folder, CONFIG, configs.to_yaml(config))
 
 
 def differences(was: Mapping[str, Any], config: Config) -> list[Change]:

@@ -11,7 +11,7 @@ from fedha.atomic import finite
 from fedha.config import Config
 from fedha.errors import FedhaError, UnwrittenError, brief
 from fedha.jsonfile import parse_json
-from fedha.runs import belongings
+from fedha.runs import own_files
 from fedha.runs.files import (
     AUDIT,
     CONFIG,
@@ -79,9 +79,9 @@ def create(folder: Path, config: Config, *, resume: bool = False) -> None:
     """
     if not holds_run(folder):
         check_new(folder)
-        belongings.write_text(make_folder(folder), CONFIG, configs.to_yaml(config))
+        own_files.write_text(make_folder(folder), CONFIG, configs.to_yaml(config))
     elif resume:
-        belongings.claim(folder, CONFIG)
+        own_files.claim(folder, CONFIG)
     else:
         raise occupied(folder)
 
@@ -94,7 +94,7 @@ def check_new(folder: Path) -> None:
     """
     if holds_run(folder):
         raise occupied(folder)
-    belongings.check_free(folder, RUN)
+    own_files.check_free(folder, RUN)
 
 
 def make_folder(folder: Path) -> Path:
@@ -112,7 +112,7 @@ def make_folder(folder: Path) -> Path:
 
 def holds_run(folder: Path) -> bool:
     """Whether fedha started a run in this folder."""
-    return (folder / CONFIG).is_file() and CONFIG in belongings.owned(folder)
+    return (folder / CONFIG).is_file() and CONFIG in own_files.owned(folder)
 
 
 def has_begun(folder: Path) -> bool:
@@ -159,7 +159,7 @@ class MetricsLog:
             FedhaError: The file cannot be written, or is another's.
         """
         if not self._claimed:
-            belongings.claim(self.path.parent, METRICS)
+            own_files.claim(self.path.parent, METRICS)
             self._claimed = True
         try:
             with self.path.open("ab") as file:
@@ -265,7 +265,7 @@ def write_model(folder: Path, state: "Mapping[str, Tensor]", kinds: Mapping[str,
 
     told = {_FEDHA: json.dumps({"form": _FORM, "version": __version__, "kinds": dict(kinds or {})})}
     content = save({name: one.detach().cpu().contiguous().clone() for name, one in state.items()}, told)
-    belongings.write_bytes(folder, MODEL, content)
+    own_files.write_bytes(folder, MODEL, content)
 
 
 def read_model(folder: Path) -> "dict[str, Tensor]":

@@ -10,9 +10,9 @@ from fedha.config import Config, load_written, to_yaml
 from fedha.errors import FedhaError
 from fedha.report.drawing import standalone
 from fedha.report.formats import Table, render
-from fedha.runs import belongings
-from fedha.runs.belongings import MARKER
+from fedha.runs import own_files
 from fedha.runs.files import ASKED, CSV, FIGURE, FOUND, MARKDOWN, STUDY
+from fedha.runs.own_files import MARKER
 from fedha.runs.owner import LOCK
 from fedha.runs.runfolder import make_folder
 from fedha.study.points import Point
@@ -29,15 +29,15 @@ def take(folder: Path, config: Config) -> None:
         FedhaError: The folder holds a study of another config, or something else.
     """
     path = folder / ASKED
-    if path.is_file() and ASKED in belongings.owned(folder):
+    if path.is_file() and ASKED in own_files.owned(folder):
         if load_written(path) != config:
             raise FedhaError(f"{folder} holds a study of another config; choose another folder with --out")
-        belongings.claim(folder, *STUDY)
+        own_files.claim(folder, *STUDY)
         return
     if folder.is_dir() and any(one.name not in (MARKER, LOCK) for one in folder.iterdir()):
         raise FedhaError(f"{folder} is not empty and holds no study; choose another folder with --out")
-    belongings.write_text(make_folder(folder), ASKED, to_yaml(config))
-    belongings.claim(folder, *STUDY)
+    own_files.write_text(make_folder(folder), ASKED, to_yaml(config))
+    own_files.claim(folder, *STUDY)
 
 
 def write(folder: Path, points: Sequence[Point], tables: Sequence[Table], figure: str) -> None:
@@ -52,11 +52,11 @@ def write(folder: Path, points: Sequence[Point], tables: Sequence[Table], figure
     Raises:
         FedhaError: A file cannot be written.
     """
-    belongings.write_json(folder, FOUND, {"form": 1, "runs": [_content(one) for one in points]})
-    belongings.write_text(folder, MARKDOWN, "\n".join(render(one, "markdown") for one in tables))
-    belongings.write_text(folder, CSV, render(tables[0], "csv"))
+    own_files.write_json(folder, FOUND, {"form": 1, "runs": [_content(one) for one in points]})
+    own_files.write_text(folder, MARKDOWN, "\n".join(render(one, "markdown") for one in tables))
+    own_files.write_text(folder, CSV, render(tables[0], "csv"))
     if figure:
-        belongings.write_text(folder, FIGURE, standalone(figure))
+        own_files.write_text(folder, FIGURE, standalone(figure))
 
 
 def _content(point: Point) -> dict[str, Any]:

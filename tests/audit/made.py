@@ -115,7 +115,7 @@ def mean_of(parts: Sequence[Sent]) -> Sent:
         statistics=mean([one.statistics for one in parts]),
         update=mean([one.update for one in parts]) if parts[0].update is not None else None,
         examples=sum(one.examples for one in parts),
-        shares={one.client: 1 / len(parts) for one in parts},
+        averaging_weights={one.client: 1 / len(parts) for one in parts},
     )
 
 

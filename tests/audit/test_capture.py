@@ -27,7 +27,7 @@ def made(round: int, client: int, seed: int, **changes: object) -> Sent:
 
 
 def assert_same(one: Sent, other: Sent) -> None:
-    for name in ("round", "client", "examples", "mode", "shares"):
+    for name in ("round", "client", "examples", "mode", "averaging_weights"):
         assert getattr(one, name) == getattr(other, name)
     for name in ("statistics", "update", "parameters"):
         torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=0)
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
 def test_with_two_clients_each_learns_what_the_other_sent() -> None:
     own, other = made(1, 0, 0), made(1, 1, 1)
     found = remainder(mean_of([own, other]), own)
-    assert (found.client, found.examples, dict(found.shares)) == (1, 5, {1: 1.0})
+    assert (found.client, found.examples, dict(found.averaging_weights)) == (1, 5, {1: 1.0})
     torch.testing.assert_close(found.statistics, other.statistics)
     torch.testing.assert_close(found.update, other.update)
 
@@ -80,7 +80,7 @@ def test_with_three_a_client_learns_the_mean_of_the_others() -> None:
     parts = [made(1, place, place) for place in range(3)]
     found, expected = remainder(mean_of(parts), parts[0]), mean_of(parts[1:])
     assert (found.client, found.examples) == (None, 10)
-    assert found.shares == pytest.approx(dict(expected.shares))
+    assert found.averaging_weights == pytest.approx(dict(expected.averaging_weights))
     torch.testing.assert_close(found.statistics, expected.statistics)
 
 
@@ -96,5 +96,5 @@ def test_a_client_that_is_not_in_the_aggregate_cannot_be_taken_out() -> None:
 
 
 def test_an_aggregate_names_its_clients() -> None:
-    with pytest.raises(ValueError, match="shares are empty"):
+    with pytest.raises(ValueError, match="averaging_weights are empty"):
         Sent(1, None, None, {}, None, 5, {}, "local")

@@ -48,7 +48,7 @@ def test_a_replay_ends_with_the_runs_model_to_the_bit(recipe: str, changes: dict
     config = tiny(recipe, **changes)
     execute(config, tmp_path / "run", Silent())
     heard: list[int] = []
-    again = replay(config, load_domains(config), rounds=[2], keep=tmp_path, told=heard.append)
+    again = replay(config, load_domains(config), rounds=[2], keep=tmp_path, after_round=heard.append)
     assert difference(again, runfolder.read_model(tmp_path / "run")) == 0.0
     assert heard == [1, 2, 3]
     assert {one.round for one in capture.read(tmp_path)} == {2}
@@ -89,11 +89,11 @@ def test_the_aggregate_is_the_mean_that_the_server_made(tmp_path: Path) -> None:
     config = tiny("hgp", data={"clients_per_domain": 2}, training={"rounds": 3, "averaging": "examples"})
     first = [one for one in heard_of(config, tmp_path) if one.round == 1]
     *clients, aggregate = first
-    assert sum(aggregate.shares.values()) == pytest.approx(1)
+    assert sum(aggregate.averaging_weights.values()) == pytest.approx(1)
     assert aggregate.examples == sum(one.examples for one in clients)
     for kind in ("statistics", "update"):
         for name, value in getattr(aggregate, kind).items():
-            mean = sum(aggregate.shares[one.client] * getattr(one, kind)[name] for one in clients)
+            mean = sum(aggregate.averaging_weights[one.client] * getattr(one, kind)[name] for one in clients)
             torch.testing.assert_close(value, mean)
 
 

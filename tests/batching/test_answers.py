@@ -157,7 +157,7 @@ def test_answers_repeat_to_the_bit(mode: str) -> None:
 
 def make_requests(clients: list, settings: TrainingConfig, recipe: str = "erm", **options: object) -> list[Request]:
     parameters = {name: value.detach() for name, value in clients[0].model.named_parameters()}
-    request = Request(Task(RECIPES[recipe], settings, SEED), 1, parameters, share=1 / len(clients))
+    request = Request(Task(RECIPES[recipe], settings, SEED), 1, parameters, averaging_weight=1 / len(clients))
     return [replace(request, **options) for _ in clients]
 
 
@@ -166,7 +166,7 @@ def test_the_order_of_clients_does_not_matter() -> None:
     requests = make_requests(clients, local(epochs=1, batch_size=4))
     forwards = batching.answer_train(clients, requests)
     backwards = batching.answer_train(clients[::-1], requests)[::-1]
-    assert [reply.index for reply in forwards] == [0, 1, 2, 3, 4]
+    assert [reply.client_id for reply in forwards] == [0, 1, 2, 3, 4]
     for one, other in zip(forwards, backwards, strict=True):
         torch.testing.assert_close(dict(other.tensors), dict(one.tensors), rtol=0, atol=1e-13)
 
@@ -195,7 +195,7 @@ def test_an_additive_answer_is_the_weighted_sum_of_the_answers(recipe: str, netw
         for names in measure:
             own, summed = make_cohort(config, shape, SIZES), make_cohort(config, shape, SIZES)
             requests = make_requests(own, MODES[mode], recipe, references=references, measure=names)
-            requests = [replace(one, share=share) for one, share in zip(requests, SHARES, strict=True)]
+            requests = [replace(one, averaging_weight=share) for one, share in zip(requests, SHARES, strict=True)]
             replies = answer(own, requests)
             first, *others = answer(summed, [replace(one, additive=True) for one in requests])
             total = weighted_mean(zip((one.tensors for one in replies), SHARES, strict=True))
@@ -229,7 +229,9 @@ def test_each_clients_own_share_counts() -> None:
     measured = [replace(request, measure=("gradient",)) for request in requests]
     references = mean_tensors(batching.answer_measure(clients, measured))
     shares = (0.1, 0.2, 0.3, 0.4)
-    requests = [replace(one, references=references, share=share) for one, share in zip(requests, shares, strict=True)]
+    requests = [
+        replace(one, references=references, averaging_weight=share) for one, share in zip(requests, shares, strict=True)
+    ]
     replies = batching.answer_train(clients, requests)
     for client, request, reply in zip(clients, requests, replies, strict=True):
         expected = training.answer_train(client, request)

@@ -20,9 +20,11 @@ from tests.batching.twins import local, make_clients, make_cohort
 SMALL = local(epochs=1, batch_size=5)
 
 
-def ask(clients: list[Client], settings: TrainingConfig = SMALL, share: float = 0.1) -> str | None:
+def ask(clients: list[Client], settings: TrainingConfig = SMALL, averaging_weight: float = 0.1) -> str | None:
     parameters = {name: value.detach() for name, value in clients[0].model.named_parameters()}
-    return answers.refusal(clients, Request(Task(RECIPES["hgp"], settings, 0), 1, parameters, share=share))
+    return answers.refusal(
+        clients, Request(Task(RECIPES["hgp"], settings, 0), 1, parameters, averaging_weight=averaging_weight)
+    )
 
 
 def of(featurizer: nn.Module) -> list[Client]:
@@ -90,7 +92,7 @@ def test_a_refusal_says_why(change: Callable[[list[Client]], list[Client]], reas
 
 
 def test_a_federation_of_one_is_refused() -> None:
-    assert "whole federation" in str(ask(make_cohort(ModelConfig(hidden=[8]), (4,)), share=1.0))
+    assert "whole federation" in str(ask(make_cohort(ModelConfig(hidden=[8]), (4,)), averaging_weight=1.0))
 
 
 def test_equal_models_need_not_be_one_object() -> None:
@@ -114,5 +116,5 @@ def test_large_work_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_missing_parameter_is_refused() -> None:
     clients = make_cohort(ModelConfig(hidden=[8]), (4,))
     parameters = {name: value for name, value in clients[0].model.named_parameters() if name != "head.bias"}
-    request = Request(Task(RECIPES["erm"], SMALL, 0), 1, parameters, share=0.1)
+    request = Request(Task(RECIPES["erm"], SMALL, 0), 1, parameters, averaging_weight=0.1)
     assert answers.refusal(clients, request) == "the request has no parameter 'head.bias'"

@@ -18,7 +18,7 @@ from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
 from fedha.flower import HessianAlignment
-from fedha.flower.client import Clients, app_for, simulated
+from fedha.flower.client import Clients, app_for, seeded_site
 from fedha.models import SplitModel
 from fedha.recipes import RECIPES, Recipe
 from tests.batching.twins import make_cohort
@@ -34,7 +34,7 @@ def trained(problem: Problem, recipe: Recipe, training: TrainingConfig, *, toget
     def domain(context: Any) -> Domain:
         return problem.domains[context.node_config["partition-id"]]
 
-    clients = Clients(lambda context: problem.model, domain, site=simulated)
+    clients = Clients(lambda context: problem.model, domain, site=seeded_site)
     grid = InlineGrid(app_for(clients), len(problem.domains), together=clients if together else None)
     strategy = HessianAlignment(recipe, training, seed=7, clients=len(problem.domains))
     server, numbers = strategy.begin(dict(problem.model.named_parameters())), []
@@ -94,7 +94,7 @@ def asking(clients: Iterable[Any], recipe: str, **more: Any) -> list[Request]:
     listed = list(clients)
     parameters = {name: value.detach() for name, value in listed[0].model.named_parameters()}
     task = Task(RECIPES[recipe], MINIBATCH, 0)
-    return [Request(task, 1, parameters, share=1 / len(listed), additive=True, **more) for _ in listed]
+    return [Request(task, 1, parameters, averaging_weight=1 / len(listed), additive=True, **more) for _ in listed]
 
 
 def test_a_network_too_large_to_be_stacked_still_shares_its_pass(monkeypatch: pytest.MonkeyPatch) -> None:

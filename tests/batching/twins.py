@@ -69,7 +69,7 @@ def twin_rounds(clients: Sequence[Client], recipe: Recipe, settings: TrainingCon
 
     The clients given are those who answer together.
     """
-    alone = [Client(client.index, client.domain, client.model, deepcopy(client.state)) for client in clients]
+    alone = [Client(client.client_id, client.domain, client.model, deepcopy(client.state)) for client in clients]
     task = Task(recipe, settings, SEED)
     parameters = {name: value.detach().clone() for name, value in clients[0].model.named_parameters()}
     share = 1 / (len(clients) + 1)
@@ -104,7 +104,10 @@ def assert_same(exchanges: Sequence[Answered], tolerance: float = 1e-10) -> None
     """Names, shapes and order exactly; numbers up to rounding, against the largest entry of a tensor."""
     for exchange in exchanges:
         for one, other in zip(exchange.alone, exchange.together, strict=True):
-            same = [(x.client, x.domain, x.index, x.examples, list(x.metrics), list(x.tensors)) for x in (one, other)]
+            same = [
+                (x.client_name, x.domain, x.client_id, x.examples, list(x.metrics), list(x.tensors))
+                for x in (one, other)
+            ]
             assert same[0] == same[1]
             for name, tensor in one.tensors.items():
                 size = float(tensor.abs().max())

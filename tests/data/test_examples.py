@@ -11,11 +11,11 @@ import torch
 
 from fedha import data
 from fedha.config import DataConfig
+from fedha.data.checked import checked_domain
 from fedha.data.domain import Domain
 from fedha.data.examples import Examples, Placement, joined
 from fedha.data.export import FILE, export_sources, read_domain
 from fedha.data.fingerprint import fingerprint
-from fedha.data.given import given_domain
 from fedha.data.mapped import Mapped, open_array
 from fedha.errors import FedhaError
 
@@ -69,7 +69,7 @@ def test_the_same_examples_are_held_out_of_a_mapped_file(tmp_path: Path, covered
     labels = []
     for layout in ("archive", "beside"):
         (tmp_path / layout).mkdir()
-        found = data.load(saved(tmp_path / layout, layout, "u1", (4, 4)), 0, covered=covered)
+        found = data.load(saved(tmp_path / layout, layout, "u1", (4, 4)), 0, protected=covered)
         labels.append([one.held_out.take().sum().item() for one in found.sources])
     assert labels[0] == labels[1]
 
@@ -166,11 +166,11 @@ def test_a_map_of_numpys_stays_in_its_file(tmp_path: Path) -> None:
     numpy.save(tmp_path / "x.npy", values("i8", 10, 3))
     opened = numpy.load(tmp_path / "x.npy", mmap_mode="r")
     domain = Domain("a", Examples(opened[2:8], numpy.arange(6) % 2), Examples(opened[8:], [0, 1]))
-    found = given_domain(domain, 0)
+    found = checked_domain(domain, 0)
     assert isinstance(found.train.inputs, Mapped)
     assert torch.equal(found.train.take(), torch.from_numpy(values("i8", 10, 3))[2:8])
     assert torch.equal(found.held_out.take(torch.tensor([1])), torch.from_numpy(values("i8", 10, 3))[9:])
-    strided = given_domain(replace(domain, train=Examples(opened[::2], numpy.arange(5) % 2)), 0)
+    strided = checked_domain(replace(domain, train=Examples(opened[::2], numpy.arange(5) % 2)), 0)
     assert torch.equal(strided.train.take(), torch.from_numpy(values("i8", 10, 3))[::2])
 
 

@@ -18,7 +18,9 @@ def domains():
 def test_the_clients_of_a_domain_hold_its_examples_between_them() -> None:
     given = domains()
     parts = client_domains(given, 7, seed=3)
-    assert [part.client for part in parts] == [f"{one.name}/{shard}" for one in given.sources for shard in range(7)]
+    assert [part.client_name for part in parts] == [
+        f"{one.name}/{shard}" for one in given.sources for shard in range(7)
+    ]
     for place, source in enumerate(given.sources):
         own = parts[7 * place : 7 * place + 7]
         for name in ("train", "held_out"):

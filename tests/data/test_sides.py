@@ -84,19 +84,19 @@ def test_a_label_of_two_groups_is_on_both_sides():
 def test_where_examples_are_protected_a_side_depends_on_the_row_and_the_key_alone(key):
     inputs = torch.randn(200, 3, generator=generator(0, "x"))
     labels = torch.arange(200) % 2
-    cut = Cut(0.3, seed=4, covered=True, key=key)
+    cut = Cut(0.3, seed=4, protected=True, key=key)
     held_out = set(sides(cut, labels, inputs=inputs)[1].tolist())
     assert 30 < len(held_out) < 90
     for kept in (torch.arange(200) != 17, torch.arange(200) < 50):
         places = kept.nonzero()[:, 0]
         fewer = {int(places[one]) for one in sides(cut, labels[kept], inputs=inputs[kept])[1]}
         assert fewer == held_out & set(places.tolist())
-    other = Cut(0.3, seed=5, covered=True, key=key and b"another")
+    other = Cut(0.3, seed=5, protected=True, key=key and b"another")
     assert set(sides(other, labels, inputs=inputs)[1].tolist()) != held_out
 
 
 def test_where_examples_are_protected_duplicates_and_groups_fall_on_one_side():
-    cut = Cut(0.5, covered=True)
+    cut = Cut(0.5, protected=True)
     inputs = torch.arange(40.0)[:, None].repeat(2, 1)
     _, held_out = sides(cut, torch.arange(80) % 40 % 2, inputs=inputs)
     assert set((held_out % 40).tolist()) == set(held_out[held_out < 40].tolist())
@@ -105,12 +105,12 @@ def test_where_examples_are_protected_duplicates_and_groups_fall_on_one_side():
 
 
 def test_a_larger_share_holds_out_the_same_and_more():
-    small, large = (set(sides(Cut(share, covered=True), torch.zeros(99).long())[1].tolist()) for share in (0.2, 0.6))
+    small, large = (set(sides(Cut(share, protected=True), torch.zeros(99).long())[1].tolist()) for share in (0.2, 0.6))
     assert small < large
 
 
 def test_private_data_are_split_so_in_every_data_set():
-    plain, private = (data.load(DataConfig(), 0, covered=covered).sources[0] for covered in (False, True))
+    plain, private = (data.load(DataConfig(), 0, protected=covered).sources[0] for covered in (False, True))
     assert len(plain.held_out) == 120
     rows = torch.cat([private.train.inputs, private.held_out.inputs])
     assert len(rows) == 599
@@ -156,7 +156,7 @@ def test_an_archives_groups_stay_together(tmp_path, kind):
         save(tmp_path, name, [0, 1] * 30, groups=groups)
     config = DataConfig(name="arrays", root=tmp_path, target="t", held_out=0.3)
     for covered in (False, True):
-        one = data.load(config, 1, covered=covered).sources[0]
+        one = data.load(config, 1, protected=covered).sources[0]
         patients = [set((part.inputs[:, 0] // 9).tolist()) for part in (one.train, one.held_out)]
         assert len(patients[0] | patients[1]) == 20
         assert patients[1]
@@ -186,5 +186,5 @@ def test_a_class_that_a_side_lacks_is_noted(tmp_path):
     )
     assert (
         found.notes[0]
-        not in data.load(DataConfig(name="arrays", root=tmp_path, target="t"), 0, covered=True).description
+        not in data.load(DataConfig(name="arrays", root=tmp_path, target="t"), 0, protected=True).description
     )

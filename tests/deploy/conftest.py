@@ -7,7 +7,7 @@ import pytest
 from fedha import config as configs
 from fedha.deploy import demo, inventory
 from fedha.deploy.create import Wanted, create
-from fedha.deploy.places import Office
+from fedha.deploy.locations import InitFolder
 from tests.deploy.deployed import CONFIG, Simulated
 from tests.deploy.federations import CLIENTS, US
 from tests.deploy.running import Running
@@ -22,9 +22,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         inventory.now(),
         US,
         {},
-        lambda office: demo.fill(office, CLIENTS, configs.load(CONFIG)),
+        lambda init_folder: demo.fill(init_folder, CLIENTS, configs.load(CONFIG)),
     )
-    running = Running(Office(folder), logs, CLIENTS)
+    running = Running(InitFolder(folder), logs, CLIENTS)
     try:
         running.start()
         yield running

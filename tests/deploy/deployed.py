@@ -30,7 +30,7 @@ class Deployed:
     def __init__(self, federation: Running, name: str, *overrides: str, command: str = "run") -> None:
         self.folder = federation.runs / name
         what = [str(CONFIG), *overrides, "--out", str(self.folder)] if command == "run" else [str(self.folder)]
-        to = ["--to", str(federation.office.folder), "--address", federation.address]
+        to = ["--to", str(federation.init_folder.folder), "--address", federation.address]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "fedha", "deploy", command, *what, *to],
             stdout=subprocess.PIPE,

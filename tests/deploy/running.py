@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedha.deploy.places import Office
+from fedha.deploy.locations import InitFolder
 from fedha.engine import sessions
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -34,14 +34,14 @@ class Running:
     """The processes of one federation; each leads a session of its own.
 
     Attributes:
-        office: The folder that `fedha deploy init` made.
+        init_folder: The folder that `fedha deploy init` made.
         logs: Where each process writes what it says.
         clients: Names, in client order.
         port: The SuperLink's.
         processes: By name.
     """
 
-    office: Office
+    init_folder: InitFolder
     logs: Path
     clients: Sequence[str]
     port: int = field(default_factory=free_port)
@@ -63,27 +63,31 @@ class Running:
 
     def register(self) -> None:
         """Make the sites' keys known."""
-        command = [sys.executable, "-m", "fedha", "deploy", "register", "--to", self.office.folder]
+        command = [sys.executable, "-m", "fedha", "deploy", "register", "--to", self.init_folder.folder]
         done = subprocess.run(
             [*map(str, command), "--address", self.address], env=self._environment("register"), capture_output=True
         )
         assert done.returncode == 0, done.stderr.decode()
 
     def superlink(self) -> None:
-        secrets = self.office.server / "secrets"
+        secrets = self.init_folder.server / "secrets"
         self._run(
             "superlink",
             sys.executable,
             *("-m", "fedha.deploy.superlink"),
             *("--host", "127.0.0.1", "--port", self.port, "--isolation", "process", "--enable-supernode-auth"),
-            *("--database", self.office.server / "state" / "state.db", "--disable-runtime-dependency-installation"),
+            *(
+                "--database",
+                self.init_folder.server / "state" / "state.db",
+                "--disable-runtime-dependency-installation",
+            ),
             *("--ssl-ca-certfile", secrets / "ca.crt", "--ssl-certfile", secrets / "server.crt"),
             *("--ssl-keyfile", secrets / "server.key", "--superexec-auth-secret-file", secrets / "superexec.secret"),
         )
 
     def server(self) -> None:
         """The SuperExec that starts ServerApps."""
-        secrets = self.office.server / "secrets"
+        secrets = self.init_folder.server / "secrets"
         self._run("server", sys.executable, *self._executor(self.port, secrets), FEDHA_RUNS=str(self.runs))
 
     def connected(self, name: str) -> Path:
@@ -92,7 +96,7 @@ class Running:
 
     def node(self, name: str, superlink: str = "", **environment: str) -> None:
         """A site's SuperNode; `superlink`: where it finds the server, if not at its own address."""
-        secrets, place = self.office.site(name) / "secrets", list(self.clients).index(name)
+        secrets, place = self.init_folder.site(name) / "secrets", list(self.clients).index(name)
         port = self.node_ports.setdefault(name, free_port())
         self._run(
             f"{name}-node",
@@ -117,7 +121,7 @@ class Running:
 
     def app(self, name: str, **environment: str) -> None:
         """The SuperExec that starts a site's ClientApps, with what the site says for itself in its environment."""
-        site = self.office.site(name)
+        site = self.init_folder.site(name)
         data = {"FEDHA_DATA": str(site / "data"), "FEDHA_CACHE": str(site / "cache")}
         data |= {"FEDHA_SIGNING_KEY": str(site / "secrets" / "signing.key"), "FEDHA_ROSTER": str(site / "roster.json")}
         executor = self._executor(self.node_ports[name], site / "secrets")
@@ -125,7 +129,7 @@ class Running:
 
     @property
     def runs(self) -> Path:
-        return self.office.server / "runs"
+        return self.init_folder.server / "runs"
 
     def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         """End a process with all that it started: its session."""

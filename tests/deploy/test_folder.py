@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from fedha import config
 from fedha.data.export import read_domain
-from fedha.deploy import change, compose, demo, inventory, places, tree
+from fedha.deploy import change, compose, demo, inventory, locations, tree
 from fedha.deploy.certificates import read_authority
 from fedha.deploy.inventory import Client, Inventory
-from fedha.deploy.places import Office
-from fedha.deploy.sworn import FILE as ROSTER
-from fedha.deploy.sworn import known
+from fedha.deploy.locations import InitFolder
+from fedha.deploy.signing import FILE as ROSTER
+from fedha.deploy.signing import roster_entries
 from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
@@ -45,7 +45,7 @@ def belongs(private: Path, public: Path) -> bool:
 
 
 def signed_by_authority(folder: Path, certificate: Path) -> bool:
-    authority = read_authority(*Office(folder).authority)
+    authority = read_authority(*InitFolder(folder).authority)
     found = x509.load_pem_x509_certificate(certificate.read_bytes())
     found.verify_directly_issued_by(authority.certificate)
     return True
@@ -100,7 +100,7 @@ def test_the_server_has_each_clients_public_key_and_nobody_elses(folder: Path) -
 
 
 def test_the_record_says_when_certificates_end(folder: Path) -> None:
-    record = places.find(folder).inventory()
+    record = locations.find(folder).inventory()
     certificates = {"authority": folder / "ca/ca.crt", "server": folder / "server/secrets/server.crt"}
     certificates |= {f"client {name}": folder / "clients" / name / "secrets/node.crt" for name in CLIENTS}
     read = {what: x509.load_pem_x509_certificate(path.read_bytes()) for what, path in certificates.items()}
@@ -126,7 +126,7 @@ def test_nothing_is_ever_overwritten(folder: Path) -> None:
 def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty")
-    assert places.find(tmp_path / "empty").office == tmp_path / "empty"
+    assert locations.find(tmp_path / "empty").init_folder == tmp_path / "empty"
     (tmp_path / "file").write_text("mine")
     with pytest.raises(FedhaError, match="is there already"):
         make(tmp_path / "file")
@@ -169,7 +169,7 @@ def test_root_gives_the_parts_to_the_images_user_and_keeps_the_authority(tmp_pat
 def test_demonstration_data_are_each_clients_own_domain_alone(tmp_path: Path) -> None:
     make(tmp_path / "fed")
     experiment = config.load(ROOT / "configs" / "deployment.yaml")
-    demo.fill(Office(tmp_path / "fed"), CLIENTS, experiment)
+    demo.fill(InitFolder(tmp_path / "fed"), CLIENTS, experiment)
     for name, source in zip(CLIENTS, load_domains(experiment).sources, strict=True):
         (file,) = (tmp_path / "fed/clients" / name / "data").iterdir()
         domain, classes = read_domain(file)
@@ -177,7 +177,7 @@ def test_demonstration_data_are_each_clients_own_domain_alone(tmp_path: Path) ->
         assert domain.train.inputs.equal(source.train.inputs)
         assert file.stat().st_mode & 0o777 == 0o600
     with pytest.raises(FedhaError, match="data are for 3 clients and 2 are named"):
-        demo.fill(Office(tmp_path / "fed"), CLIENTS[:2], experiment)
+        demo.fill(InitFolder(tmp_path / "fed"), CLIENTS[:2], experiment)
 
 
 # --- add-client ---
@@ -186,7 +186,7 @@ def test_demonstration_data_are_each_clients_own_domain_alone(tmp_path: Path) ->
 def test_a_new_client_gets_the_next_place_and_the_others_keep_theirs(folder: Path) -> None:
     before = contents(folder)
     assert change.add_client(folder, "east", LATER, US) == []
-    record = places.find(folder).inventory()
+    record = locations.find(folder).inventory()
     assert [(client.name, client.partition_id) for client in record.clients] == [
         *(("north", 0), ("south", 1), ("west", 2), ("east", 3))
     ]
@@ -200,7 +200,7 @@ def test_a_new_client_gets_the_next_place_and_the_others_keep_theirs(folder: Pat
 
 def test_places_are_never_given_twice(folder: Path) -> None:
     """Not even that of a client whose entry somebody removed."""
-    place = places.find(folder)
+    place = locations.find(folder)
     record = place.inventory()
     kept = record.model_copy(update={"clients": record.clients[:2]})
     place.record.write_text(inventory.to_yaml(kept))
@@ -234,16 +234,16 @@ def test_adding_and_removing_may_be_repeated_and_change_nothing_more(folder: Pat
 def test_a_removed_client_is_in_nothing_that_is_used_and_its_things_are_aside(folder: Path) -> None:
     key, site = (folder / "server/clients/south.pub").read_bytes(), contents(folder / "clients/south")
     change.remove_client(folder, "south", LATER, US)
-    record = places.find(folder).inventory()
+    record = locations.find(folder).inventory()
     assert [(client.name, client.partition_id) for client in record.clients] == [("north", 0), ("west", 2)]
     assert (record.former, record.places) == (("south",), 3)
     assert (folder / compose.FILE).read_text() == compose.all_in_one(record.clients)
-    assert sorted(known(folder / ROSTER)) == sorted(known(folder / "clients/west" / ROSTER)) == [0, 2]
+    assert sorted(roster_entries(folder / ROSTER)) == sorted(roster_entries(folder / "clients/west" / ROSTER)) == [0, 2]
     assert not (folder / "clients/south").exists()
     assert contents(folder / "clients/south.until-20260609T120000Z") == site
     assert (folder / "server/clients/south.pub.until-20260609T120000Z").read_bytes() == key
     change.add_client(folder, "south", LATER, US)  # the same name, another site
-    again = places.find(folder).inventory()
+    again = locations.find(folder).inventory()
     assert (again.client("south").partition_id, again.former) == (3, ())
 
 
@@ -297,7 +297,7 @@ def test_a_rotated_server_has_new_secrets_and_names_and_keeps_the_old_ones_aside
     assert {name for name in after if after[name] == before[name]} == {"ca.crt"}
     assert "10.0.0.9" in names_of(folder / "server/secrets/server.crt")
     assert signed_by_authority(folder, folder / "server/secrets/server.crt")
-    record = places.find(folder).inventory()
+    record = locations.find(folder).inventory()
     assert record.hosts == ("fed.example.org", "10.0.0.9")
     assert record.server_ends == LATER + timedelta(days=825)
 
@@ -312,13 +312,15 @@ def test_a_rotated_client_has_a_new_key_and_the_others_do_not(folder: Path) -> N
     assert changed == {f"south/secrets/{name}" for name in secret} | rosters
     assert belongs(folder / "clients/south/secrets/client.key", folder / "server/clients/south.pub")
     assert (folder / "server/clients/south.pub.until-20260609T120000Z").read_bytes() == old
-    assert places.find(folder).inventory().client("south").ends == LATER + timedelta(days=825)
+    assert locations.find(folder).inventory().client("south").ends == LATER + timedelta(days=825)
 
 
 def test_a_site_whose_folder_was_given_away_gets_a_whole_one(folder: Path) -> None:
     shutil.rmtree(folder / "clients/south")
     secrets = change.rotate_client(folder, "south", LATER, US)
-    assert (secrets.parent / compose.FILE).read_text() == compose.site(places.find(folder).inventory().client("south"))
+    assert (secrets.parent / compose.FILE).read_text() == compose.site(
+        locations.find(folder).inventory().client("south")
+    )
     assert not list((secrets.parent / "data").iterdir())
 
 
@@ -363,7 +365,7 @@ def test_without_the_authoritys_key_nothing_changes(folder: Path) -> None:
 
 def test_a_folder_without_a_federation_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FedhaError, match="holds no federation"):
-        places.find(tmp_path)
+        locations.find(tmp_path)
 
 
 # --- the record ---
@@ -395,4 +397,4 @@ def test_a_record_is_read_as_it_was_written(
 def test_a_record_that_is_none_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / inventory.FILE).write_text(text)
     with pytest.raises(FedhaError, match=reason):
-        places.find(tmp_path).inventory()
+        locations.find(tmp_path).inventory()

@@ -14,7 +14,7 @@ import yaml
 from fedha.deploy import compose, forward
 from fedha.deploy.forward import Proxy, parse_address, parse_proxy
 from fedha.deploy.inventory import Client
-from fedha.deploy.places import Office
+from fedha.deploy.locations import InitFolder
 from fedha.errors import FedhaError
 from tests.deploy.federations import MADE, make
 from tests.deploy.running import Running, free_port
@@ -180,7 +180,7 @@ def test_a_federation_works_where_a_proxy_that_refuses_is_named_to_every_process
     port, asked = free_port(), tmp_path / "asked"
     with asked.open("wb") as said:
         proxy = subprocess.Popen([sys.executable, "-c", script, str(port)], stdout=said)
-    running = Running(Office(tmp_path / "fed"), tmp_path / "logs", ["north"])
+    running = Running(InitFolder(tmp_path / "fed"), tmp_path / "logs", ["north"])
     try:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
@@ -189,7 +189,7 @@ def test_a_federation_works_where_a_proxy_that_refuses_is_named_to_every_process
             for name in ("NO_PROXY", "no_proxy"):
                 bare.delenv(name, raising=False)
             running.superlink()
-            command = [sys.executable, "-m", "fedha", "deploy", "register", "--to", str(running.office.folder)]
+            command = [sys.executable, "-m", "fedha", "deploy", "register", "--to", str(running.init_folder.folder)]
             lost = subprocess.run(
                 [*command, "--address", running.address, "--wait", "3"], capture_output=True, text=True
             )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedha.deploy import change, register
 from fedha.deploy.control import UNREGISTERED, Node, public_key
-from fedha.deploy.places import find
+from fedha.deploy.locations import find
 from fedha.errors import FedhaError
 from tests.deploy.federations import CLIENTS, MADE, US, make
 

@@ -11,7 +11,7 @@ import pytest
 
 from fedha.deploy import control, healthy, inventory, troubles
 from fedha.deploy.certificates import authority_pem, make_authority, make_identity
-from fedha.deploy.places import Office
+from fedha.deploy.locations import InitFolder
 from tests.deploy.federations import make
 from tests.deploy.running import Running
 
@@ -27,7 +27,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     base = tmp_path_factory.mktemp("site")
     (base / "logs").mkdir()
     make(base / "fed", SITES, now=inventory.now())
-    running = Running(Office(base / "fed"), base / "logs", SITES)
+    running = Running(InitFolder(base / "fed"), base / "logs", SITES)
     try:
         running.superlink()
         running.register()
@@ -44,7 +44,7 @@ def joined(running: Running, name: str) -> int:
 
 def complains(running: Running, words: str) -> Callable[[], bool]:
     """Whether the SuperLink tells an operator of this."""
-    trusted = running.office.authority[0]
+    trusted = running.init_folder.authority[0]
     return lambda: any(words in one for one in troubles.ask(running.address, trusted))
 
 
@@ -101,7 +101,7 @@ def test_a_state_that_cannot_be_written_is_named_and_everything_goes_on_afterwar
     try:
         federation.wait_until("the server says so", complains(federation, "cannot write its state"), 60)
         with (
-            control.connect(federation.address, federation.office.authority[0]) as superlink,
+            control.connect(federation.address, federation.init_folder.authority[0]) as superlink,
             pytest.raises(control.UnreachableError, match=r"cannot write its state .*state\.db: disk I/O error"),
         ):
             superlink.register("east", control.public_key(tmp_path / "east.pub"))

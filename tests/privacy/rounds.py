@@ -9,7 +9,7 @@ from flwr.app import Message
 from fedha.config import Config, parse
 from fedha.data.shards import client_domains
 from fedha.engine.inline import InlineGrid
-from fedha.flower.client import client_app, simulated
+from fedha.flower.client import client_app, seeded_site
 from fedha.flower.serve import Job, load_domains, serve
 from fedha.models import build
 from fedha.runs import runfolder
@@ -43,7 +43,7 @@ class Overhearing(InlineGrid):
         return replies
 
 
-def grid_of(config: Config, site: Any = simulated) -> Overhearing:
+def grid_of(config: Config, site: Any = seeded_site) -> Overhearing:
     """The clients of a config, each with a site of its own."""
     domains = load_domains(config)
     parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
-from fedha.flower.client import client_app, simulated
+from fedha.flower.client import client_app, seeded_site
 from fedha.flower.failure import find_failure
 from fedha.flower.serve import load_domains
 from fedha.flower.wire import pack_request, pack_task, pack_tensors
@@ -36,7 +36,9 @@ def parameters_of(config: Any) -> dict[str, Tensor]:
 def ask(grid: InlineGrid, config: Any, kind: str, parameters: dict[str, Tensor], **changes: Any) -> Any:
     """One message to the first client, as a server with its own mind would send it; the reply, or the error's text."""
     task = Task(config.recipe[0].resolve(), config.training, 0, config.privacy)
-    request = Request(task, **{"round": 1, "parameters": {}, "measure": ("gradient",), "share": 0.5, **changes})
+    request = Request(
+        task, **{"round": 1, "parameters": {}, "measure": ("gradient",), "averaging_weight": 0.5, **changes}
+    )
     references = pack_tensors(changes.get("references", {}))
     content = pack_request(request, pack_tensors(parameters), references, pack_task(task))
     (reply,) = grid.send_and_receive([Message(content, next(iter(grid.get_node_ids())), kind, group_id="1")])
@@ -120,7 +122,7 @@ def test_an_errors_text_stays_at_the_client_where_anything_is_covered(covered: b
     references = {"gradient": torch.full((1, 4711), 1.0)}
     told = ask(grid, config, "train", parameters_of(config), measure=(), references=references)
     assert ("4711" in told) is not covered
-    assert told.endswith("it could not answer (RuntimeError); its own log says why") is covered
+    assert told.endswith("it refuses to answer (request)") is covered
 
 
 def test_data_in_an_exception_do_not_reach_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_examples_that_are_not_finite_stop_nobody_and_show_nowhere(tmp_path: Pat
     app = client_app(
         lambda _: build(config.model, domains.input_shape, domains.classes, 0),
         lambda context: domains.sources[int(context.node_config["partition-id"])],
-        site=simulated,
+        site=seeded_site,
     )
     results = run_on(InlineGrid(app, 2), config, tmp_path)
     assert results["rounds"] == 3
@@ -171,7 +173,7 @@ def test_data_that_cannot_be_loaded_tell_the_server_nothing_of_them(covered: boo
     def broken(_: Any) -> Any:
         raise ValueError(f"the patient of row 7 is {SECRET}")
 
-    app = client_app(lambda _: build(config.model, (3,), 2, 0), broken, site=simulated)
+    app = client_app(lambda _: build(config.model, (3,), 2, 0), broken, site=seeded_site)
     told = ask(InlineGrid(app, 2), config, "query.measure", parameters_of(config))
     assert (SECRET in told) is not covered
     assert told.endswith("it could not answer (ValueError); its own log says why") is covered

@@ -21,7 +21,7 @@ from fedha.exchange import Request, Task
 from fedha.federation import Server, run_round
 from fedha.flower import HessianAlignment, client_app
 from fedha.flower.wire import pack_task, unpack_task
-from fedha.handed import code_digest
+from fedha.objects import code_digest
 from fedha.recipes import RECIPES
 from fedha.rules import Rule, mean_step, table
 from fedha.rules.table import RULES

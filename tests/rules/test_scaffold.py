@@ -63,7 +63,7 @@ def published(problem: Problem, training: TrainingConfig) -> tuple[dict[str, Ten
     for number in range(1, training.rounds + 1):
         rate, moves, changes = 0.3 * rate_factor(training, number), [], []
         for member in draw_cohort(training, SEED, number, everyone):
-            i, data = member.index, problem.domains[member.index].train
+            i, data = member.client_id, problem.domains[member.client_id].train
             y, steps = x.clone(), 0
             for rows in minibatches(Request(task, number, {}), len(data), i):
                 y.requires_grad_()

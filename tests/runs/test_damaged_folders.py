@@ -10,7 +10,7 @@ import pytest
 from fedha.errors import FedhaError
 from fedha.report.comparison import read_runs
 from fedha.report.page import write_report
-from fedha.runs import belongings, folders, runfolder
+from fedha.runs import folders, own_files, runfolder
 from tests.made_runs import record, results, write_run
 from tests.mutations import damaged_bytes, damaged_json
 
@@ -28,7 +28,7 @@ PRIVACY = {
 def damaged(name: str, content: bytes) -> Iterator[bytes]:
     if name == runfolder.RESULTS:
         return chain(damaged_bytes(content, 100), damaged_json(json.loads(content), 200))
-    if name == belongings.MARKER:
+    if name == own_files.MARKER:
         return chain(damaged_bytes(content, 200), damaged_json(json.loads(content), 100))
     if name == runfolder.METRICS:
         lines = (b"%s\n" % one for one in damaged_json(record(5), 200))
@@ -36,11 +36,11 @@ def damaged(name: str, content: bytes) -> Iterator[bytes]:
     return damaged_bytes(content, 300)
 
 
-@pytest.mark.parametrize("name", [runfolder.RESULTS, runfolder.METRICS, belongings.MARKER])
+@pytest.mark.parametrize("name", [runfolder.RESULTS, runfolder.METRICS, own_files.MARKER])
 def test_any_damage_to_a_file_of_a_folder_is_one_sentence(tmp_path: Path, name: str) -> None:
     """Three hundred mutations of each file; of every fifteenth the whole way of `fedha report` is gone."""
     folder = write_run(tmp_path / "run", privacy=PRIVACY)
-    belongings.claim(folder, runfolder.CONFIG, runfolder.METRICS, runfolder.RESULTS)
+    own_files.claim(folder, runfolder.CONFIG, runfolder.METRICS, runfolder.RESULTS)
     page = tmp_path / "page.html"
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     refused = 0
@@ -48,7 +48,7 @@ def test_any_damage_to_a_file_of_a_folder_is_one_sentence(tmp_path: Path, name: 
         (folder / name).write_bytes(content)
         sentence = ""
         try:
-            belongings.owned(folder)
+            own_files.owned(folder)
             runfolder.read_metrics(folder)
             runfolder.read_results(folder)
             if number % 15 == 0:  # the rest reads and draws the same values, more slowly

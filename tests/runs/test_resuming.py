@@ -11,7 +11,7 @@ from fedha.config import Config, may_change, parse
 from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.federation import Server
-from fedha.runs import belongings, resuming, runfolder
+from fedha.runs import own_files, resuming, runfolder
 from fedha.runs.checkpoint import save_checkpoint
 from tests.made_runs import results
 
@@ -28,7 +28,7 @@ def made(folder: Path, config: Config, round: int = 60, *, finished: bool = Fals
     for number in range(1, round + 3):
         log.append({"round": number, "loss": 1.0})
     if finished:
-        belongings.write_json(folder, "results.json", results())
+        own_files.write_json(folder, "results.json", results())
     return folder
 
 
@@ -117,7 +117,7 @@ def test_a_finished_run_goes_on_where_another_end_is_asked_for_and_else_stays(tm
     resuming.take_up(folder, more, resuming.changes(folder, more))
     assert not runfolder.is_finished(folder)
     (folder / "checkpoint" / "state.safetensors").unlink()
-    belongings.write_json(folder, "results.json", results())
+    own_files.write_json(folder, "results.json", results())
     with pytest.raises(FedhaError, match="its checkpoint is gone"):
         resuming.changes(folder, changed(BASE, "training.rounds=500"))
     assert runfolder.is_finished(folder)

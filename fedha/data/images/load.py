@@ -71,14 +71,14 @@ def load_target(config: DataConfig, root: Path) -> Domain:
     return _alone(config, root, config.target, None)
 
 
-def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
+def load_own(config: DataConfig, cut: Cut, client_id: int) -> Domain:
     """The source of one client, from its own folder alone.
 
     Args:
         config: Its root, which holds the domain's folder; size, channels, class_names, and sources where it holds
             several.
         cut: As in `load`.
-        place: The client's, in client order.
+        client_id: The client's, in client order.
 
     Raises:
         FedhaError: As in `load`, or there is no telling which domain, or one of the keys is not set.
@@ -95,7 +95,7 @@ def load_own(config: DataConfig, cut: Cut, place: int) -> Domain:
             f"{config.root} holds {len(known)} domains ({listed([*known, *passed])}); keep the client's own alone "
             "there, or set data.sources, whose order is that of the clients"
         )
-    name = held[0] if len(held) == 1 else nth(config.sources or held, place)
+    name = held[0] if len(held) == 1 else nth(config.sources or held, client_id)
     if name not in known:  # a name comes with the config, from a server: it leads nowhere but into this folder
         raise FedhaError(f"{config.root} holds no folder {name}, only {listed(known) or 'none'}; put it there")
     return _alone(config, config.root, name, cut)

@@ -47,13 +47,13 @@ def agree(private: bytes, public: bytes) -> bytes:
         raise FedhaError("a public key of secure aggregation has low order; its client cheats or is broken") from None
 
 
-def expand(secret: bytes, purpose: str, context: bytes, *places: int) -> bytes:
+def expand(secret: bytes, purpose: str, context: bytes, *client_ids: int) -> bytes:
     """A 32-byte key for one purpose: HKDF-SHA256 with the context as salt, purpose and places as info.
 
     Args:
         secret: With 256 bits of entropy or an agreed one.
         purpose: What the key is for.
         context: Digest of all that was agreed on before: run, round, exchange, layout, everybody's public keys.
-        places: Whose key it is, in the order that tells directions apart.
+        client_ids: Whose key it is, in the order that tells directions apart.
     """
-    return HKDF(hashes.SHA256(), KEY_BYTES, context, statement(purpose, *places)).derive(secret)
+    return HKDF(hashes.SHA256(), KEY_BYTES, context, statement(purpose, *client_ids)).derive(secret)

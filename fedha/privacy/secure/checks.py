@@ -17,13 +17,13 @@ def check_session(session: Session, theirs: bytes, what: str) -> None:
         )
 
 
-def check_places(places: tuple[int, ...], among: tuple[int, ...], what: str) -> None:
+def check_client_ids(client_ids: tuple[int, ...], among: tuple[int, ...], what: str) -> None:
     """Refuse a list with somebody twice, out of order, or who does not belong.
 
     Raises:
         FedhaError: It is one.
     """
-    strangers = sorted(set(places) - set(among))
-    if strangers or list(places) != sorted(set(places)):
+    strangers = sorted(set(client_ids) - set(among))
+    if strangers or list(client_ids) != sorted(set(client_ids)):
         reason = f"of client {strangers[0]}, who does not belong there" if strangers else "not one a client, in order"
         raise FedhaError(f"{what} are {reason}; the server is broken or cheats")

@@ -9,7 +9,7 @@ import secrets
 
 from fedha.errors import FedhaError
 from fedha.privacy.secure.agreement import new_key_pair
-from fedha.privacy.secure.checks import check_places, check_session
+from fedha.privacy.secure.checks import check_client_ids, check_session
 from fedha.privacy.secure.graph import holders, neighbours
 from fedha.privacy.secure.identity import Identity, Roster
 from fedha.privacy.secure.keys import check_keys, check_roster, sign_advert
@@ -36,13 +36,13 @@ from fedha.privacy.secure.states import Advertised, Confirmed, Masked, Shared
 
 
 def advertise(
-    session: Session, place: int, identity: Identity, roster: Roster, minimum: int = MINIMUM
+    session: Session, client_id: int, identity: Identity, roster: Roster, minimum: int = MINIMUM
 ) -> tuple[Advertised, Advert]:
     """Step 1: draw fresh keys for this session and sign them.
 
     Args:
         session: As the server proposes it.
-        place: This client's.
+        client_id: This client's.
         identity: This client's.
         roster: What this client believes about the others.
         minimum: The fewest clients that this client lets itself be summed with, itself included.
@@ -50,14 +50,14 @@ def advertise(
     Raises:
         FedhaError: The session allows smaller sums, or its cohort is not in the roster, or this client is not.
     """
-    check_roster(session, place, identity, roster)
+    check_roster(session, client_id, identity, roster)
     if session.minimum < minimum:
         raise FedhaError(
             f"{session.name} may sum as few as {session.minimum} clients and this one wants {minimum}; raise the "
             "server's minimum, or lower the client's (in a sum of two each knows the other's part)"
         )
     mask, channel, seed = new_key_pair(), new_key_pair(), secrets.token_bytes(SECRET_BYTES)
-    advert = sign_advert(session, place, channel.public, mask.public, seed, identity)
+    advert = sign_advert(session, client_id, channel.public, mask.public, seed, identity)
     return Advertised(session, advert, mask.private, channel.private, seed), advert
 
 
@@ -72,22 +72,22 @@ def share_keys(state: Advertised, keys: KeyList, roster: Roster) -> tuple[Shared
     Raises:
         FedhaError: A key is missing, doubled, substituted, not signed by its owner, or of another session.
     """
-    session, place = state.session, state.advert.place
+    session, client_id = state.session, state.advert.client_id
     check_keys(session, keys, state.advert, roster)
-    here = [other for other in holders(session, place) if other in keys.by_place]
+    here = [other for other in holders(session, client_id) if other in keys.by_client_id]
     seeds = split(state.seed, session.share_threshold, [other + 1 for other in here])
     shares = split(state.mask_private, session.share_threshold, [other + 1 for other in here])
     boxes = []
     for other in here:
         both = seeds[other + 1], shares[other + 1]
-        if other == place:
-            boxes.append(own_box(keys.transcript, place, both))
+        if other == client_id:
+            boxes.append(own_box(keys.transcript, client_id, both))
         else:
-            public = keys.by_place[other].channel_key
-            boxes.append(seal(keys.transcript, state.channel_private, public, place, other, both))
-    own = Held(place, seeds[place + 1], b"")
-    shared = Shared(session, place, keys, state.mask_private, state.channel_private, state.seed, own)
-    return shared, Dealing(session.digest, place, tuple(boxes))
+            public = keys.by_client_id[other].channel_key
+            boxes.append(seal(keys.transcript, state.channel_private, public, client_id, other, both))
+    own = Held(client_id, seeds[client_id + 1], b"")
+    shared = Shared(session, client_id, keys, state.mask_private, state.channel_private, state.seed, own)
+    return shared, Dealing(session.digest, client_id, tuple(boxes))
 
 
 def mask_input(state: Shared, inbox: Inbox, words: Words, question: bytes) -> tuple[Masked, MaskedInput]:
@@ -102,20 +102,20 @@ def mask_input(state: Shared, inbox: Inbox, words: Words, question: bytes) -> tu
     Raises:
         FedhaError: Too few have dealt, a box cannot be opened, its shares do not verify, or the vector does not fit.
     """
-    session, place, transcript = state.session, state.place, state.keys.transcript
+    session, client_id, transcript = state.session, state.client_id, state.keys.transcript
     if words.shape != (session.layout.words,) or words.dtype != session.layout.dtype:
         raise FedhaError(f"a vector of {words.shape} {words.dtype} is not one that {session.name} agreed on; encode it")
     dealers, context = _check_inbox(state, inbox), masks_context(transcript, question)
     held = [state.own]
     masked = words.copy()
-    add_self_mask(masked, state.seed, context, place, 1)
+    add_self_mask(masked, state.seed, context, client_id, 1)
     for box in inbox.boxes:
-        theirs = state.keys.by_place[box.dealer]
+        theirs = state.keys.by_client_id[box.dealer]
         held.append(open_box(transcript, state.channel_private, theirs.channel_key, box))
-        add_pair_mask(masked, state.mask_private, theirs.mask_key, context, place, box.dealer)
+        add_pair_mask(masked, state.mask_private, theirs.mask_key, context, client_id, box.dealer)
     return (
-        Masked(session, place, context, dealers, tuple(held)),
-        MaskedInput(session.digest, place, masked),
+        Masked(session, client_id, context, dealers, tuple(held)),
+        MaskedInput(session.digest, client_id, masked),
     )
 
 
@@ -131,22 +131,22 @@ def confirm(state: Masked, survivors: Survivors, identity: Identity) -> tuple[Co
         FedhaError: The set is too small or of too uneven weights, names somebody who has not dealt, or leaves this
             client out.
     """
-    session, places = state.session, survivors.places
+    session, client_ids = state.session, survivors.client_ids
     check_session(session, survivors.session, "the survivors")
-    check_places(places, state.dealers, "the survivors")
-    near = set(places) & set(holders(session, state.place))
-    if len(places) < session.quorum or len(near) < session.share_threshold:
+    check_client_ids(client_ids, state.dealers, "the survivors")
+    near = set(client_ids) & set(holders(session, state.client_id))
+    if len(client_ids) < session.quorum or len(near) < session.share_threshold:
         raise FedhaError(
-            f"{len(places)} clients are left in {session.name} ({len(near)} that share this one's secrets), and their "
-            f"sum may be learnt from {session.quorum} on ({session.share_threshold}); this client gives no shares"
+            f"{len(client_ids)} clients are left in {session.name} ({len(near)} that share this one's secrets), and "
+            f"their sum may be learnt from {session.quorum} on ({session.share_threshold}); this client gives no shares"
         )
-    if state.place not in places:
-        raise FedhaError(f"{session.name} is summed without client {state.place}; it gives no shares for that")
-    session.check_weights(places)
-    signature = identity.sign(survivors_statement(state.context, places))
+    if state.client_id not in client_ids:
+        raise FedhaError(f"{session.name} is summed without client {state.client_id}; it gives no shares for that")
+    session.check_weights(client_ids)
+    signature = identity.sign(survivors_statement(state.context, client_ids))
     return (
-        Confirmed(session, state.place, state.context, places, state.held),
-        Confirmation(session.digest, state.place, signature),
+        Confirmed(session, state.client_id, state.context, client_ids, state.held),
+        Confirmation(session.digest, state.client_id, signature),
     )
 
 
@@ -163,7 +163,7 @@ def reveal(state: Confirmed, confirmations: Confirmations, roster: Roster) -> Re
     """
     session, given = state.session, confirmations.confirmations
     check_session(session, confirmations.session, "the confirmations")
-    check_places(tuple(one.place for one in given), state.survivors, "the confirmations")
+    check_client_ids(tuple(one.client_id for one in given), state.survivors, "the confirmations")
     if len(given) < session.threshold:
         raise FedhaError(
             f"{len(given)} clients confirm the survivors of {session.name} and {session.threshold} must; "
@@ -171,11 +171,11 @@ def reveal(state: Confirmed, confirmations: Confirmations, roster: Roster) -> Re
         )
     signed = survivors_statement(state.context, state.survivors)
     for one in given:
-        roster.verify(one.place, signed, one.signature, "the survivors and the question")
+        roster.verify(one.client_id, signed, one.signature, "the survivors and the question")
     alive = set(state.survivors)
     return Revealed(
         session.digest,
-        state.place,
+        state.client_id,
         tuple(Share(one.dealer, one.seed) for one in state.held if one.dealer in alive),
         tuple(Share(one.dealer, one.key) for one in state.held if one.dealer not in alive),
     )
@@ -185,12 +185,14 @@ def _check_inbox(state: Shared, inbox: Inbox) -> tuple[int, ...]:
     """Who has dealt; refuses an inbox that is not the one of this client."""
     session, dealers = state.session, inbox.dealers
     check_session(session, inbox.session, "the shares")
-    check_places(dealers, tuple(state.keys.by_place), "the shares")
-    near = tuple(other for other in neighbours(session, state.place) if other in dealers)
-    if state.place not in dealers or any(box.holder != state.place for box in inbox.boxes):
-        raise FedhaError(f"the shares in {session.name} are not those for client {state.place}; the server mixes them")
+    check_client_ids(dealers, tuple(state.keys.by_client_id), "the shares")
+    near = tuple(other for other in neighbours(session, state.client_id) if other in dealers)
+    if state.client_id not in dealers or any(box.holder != state.client_id for box in inbox.boxes):
+        raise FedhaError(
+            f"the shares in {session.name} are not those for client {state.client_id}; the server mixes them"
+        )
     if tuple(box.dealer for box in inbox.boxes) != near:
-        raise FedhaError(f"client {state.place} was not sent the shares of all who dealt in {session.name}")
+        raise FedhaError(f"client {state.client_id} was not sent the shares of all who dealt in {session.name}")
     if len(dealers) < session.quorum or len(near) + 1 < session.share_threshold:
         raise FedhaError(
             f"{len(dealers)} clients have dealt shares in {session.name} ({len(near)} of them to this one) and "

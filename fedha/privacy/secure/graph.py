@@ -6,7 +6,7 @@ from fedha.privacy.secure.packing import digest
 from fedha.privacy.secure.session import Session
 
 
-def neighbours(session: Session, place: int) -> tuple[int, ...]:
+def neighbours(session: Session, client_id: int) -> tuple[int, ...]:
     """The clients that a client shares masks with, ascending; it is a neighbour of each of them.
 
     A regular graph puts the cohort on a ring in an order that the session's digest decides, and joins each client with
@@ -16,15 +16,15 @@ def neighbours(session: Session, place: int) -> tuple[int, ...]:
         Bell et al., "Secure single-server aggregation with (poly)logarithmic overhead", CCS 2020 (Harary graphs).
     """
     if session.degree == len(session.cohort) - 1:
-        return tuple(other for other in session.cohort if other != place)
+        return tuple(other for other in session.cohort if other != client_id)
     ring = _ring(session.digest, session.cohort)
-    here, reach = ring.index(place), session.degree // 2
+    here, reach = ring.index(client_id), session.degree // 2
     return tuple(sorted(ring[(here + step) % len(ring)] for step in range(-reach, reach + 1) if step))
 
 
-def holders(session: Session, place: int) -> tuple[int, ...]:
+def holders(session: Session, client_id: int) -> tuple[int, ...]:
     """The clients that hold shares of a client's secrets, ascending: its neighbours and itself."""
-    return tuple(sorted((place, *neighbours(session, place))))
+    return tuple(sorted((client_id, *neighbours(session, client_id))))
 
 
 @functools.lru_cache(maxsize=4)

@@ -49,14 +49,14 @@ def new_identity() -> Identity:
     return Identity(ed25519.Ed25519PrivateKey.generate())
 
 
-def simulated_identity(seed: int, place: int) -> Identity:
+def simulated_identity(seed: int, client_id: int) -> Identity:
     """The identity that a simulation gives to a client: anybody who knows the run's seed can make it.
 
     Args:
         seed: The run's.
-        place: The client's, in client order.
+        client_id: The client's, in client order.
     """
-    return Identity(ed25519.Ed25519PrivateKey.from_private_bytes(digest("simulated identity", seed, place)))
+    return Identity(ed25519.Ed25519PrivateKey.from_private_bytes(digest("simulated identity", seed, client_id)))
 
 
 def read_identity(text: bytes) -> Identity:
@@ -95,7 +95,7 @@ class Roster:
     """Everybody's public identity key: what a client believes, whatever the server says.
 
     Attributes:
-        keys: By place, each as `read_public_key` gives it.
+        keys: By client id, each as `read_public_key` gives it.
 
     Raises:
         FedhaError: A key is none, or two places have the same one.
@@ -105,21 +105,21 @@ class Roster:
 
     def __post_init__(self) -> None:
         owners: dict[bytes, int] = {}
-        for place, key in self.keys.items():
-            if key != _der(self._parsed[place]):
-                raise FedhaError(f"the roster's key of client {place} is not DER; read it with read_public_key")
-            if owners.setdefault(key, place) != place:
-                raise FedhaError(f"clients {owners[key]} and {place} have one key in the roster; give each its own")
+        for client_id, key in self.keys.items():
+            if key != _der(self._parsed[client_id]):
+                raise FedhaError(f"the roster's key of client {client_id} is not DER; read it with read_public_key")
+            if owners.setdefault(key, client_id) != client_id:
+                raise FedhaError(f"clients {owners[key]} and {client_id} have one key in the roster; give each its own")
 
     @cached_property
     def _parsed(self) -> dict[int, _Public]:
-        return {place: _read_public(key) for place, key in self.keys.items()}
+        return {client_id: _read_public(key) for client_id, key in self.keys.items()}
 
-    def verify(self, place: int, statement: bytes, signature: bytes, what: str) -> None:
+    def verify(self, client_id: int, statement: bytes, signature: bytes, what: str) -> None:
         """Hold a client to its signature.
 
         Args:
-            place: Whose it should be.
+            client_id: Whose it should be.
             statement: What should be signed.
             signature: To be checked.
             what: What was signed, for the sentence.
@@ -127,9 +127,11 @@ class Roster:
         Raises:
             FedhaError: It is not this client's signature of this statement, or the client is not in the roster.
         """
-        if place not in self.keys:
-            raise FedhaError(f"client {place} is not in the roster, so {what} cannot be trusted; add its public key")
-        key = self._parsed[place]
+        if client_id not in self.keys:
+            raise FedhaError(
+                f"client {client_id} is not in the roster, so {what} cannot be trusted; add its public key"
+            )
+        key = self._parsed[client_id]
         try:
             if isinstance(key, ed25519.Ed25519PublicKey):
                 key.verify(signature, statement)
@@ -137,8 +139,8 @@ class Roster:
                 key.verify(signature, statement, _ecdsa(key.curve))
         except InvalidSignature:
             raise FedhaError(
-                f"{what} that should be client {place}'s do not carry its signature for this exchange; somebody has "
-                "put others in their place, or the roster's key of that client is an old one"
+                f"{what} that should be client {client_id}'s do not carry its signature for this exchange; somebody "
+                "has put others in their place, or the roster's key of that client is an old one"
             ) from None
 
 

@@ -17,7 +17,7 @@ class Advert:
 
     Attributes:
         session: The session's digest.
-        place: The client's.
+        client_id: The client's.
         channel_key: X25519, for shares that only their receiver may read.
         mask_key: X25519, for the pair masks.
         seed_mark: Digest of the seed of its self mask: who puts shares together sees whether they were right.
@@ -25,7 +25,7 @@ class Advert:
     """
 
     session: bytes
-    place: int
+    client_id: int
     channel_key: bytes
     mask_key: bytes
     seed_mark: bytes
@@ -34,12 +34,12 @@ class Advert:
     @property
     def statement(self) -> bytes:
         """What the signature is of."""
-        return statement("keys", self.session, self.place, self.channel_key, self.mask_key, self.seed_mark)
+        return statement("keys", self.session, self.client_id, self.channel_key, self.mask_key, self.seed_mark)
 
 
 @dataclass(frozen=True)
 class KeyList:
-    """Server to all: everybody's keys, by place ascending."""
+    """Server to all: everybody's keys, by client id ascending."""
 
     session: bytes
     adverts: tuple[Advert, ...]
@@ -50,9 +50,9 @@ class KeyList:
         return digest("transcript", self.session, *(pack(advert) for advert in self.adverts))
 
     @cached_property
-    def by_place(self) -> dict[int, Advert]:
-        """The adverts by place."""
-        return {advert.place: advert for advert in self.adverts}
+    def by_client_id(self) -> dict[int, Advert]:
+        """The adverts by client id."""
+        return {advert.client_id: advert for advert in self.adverts}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Dealing:
     """Client to server: a box for each holder of its secrets."""
 
     session: bytes
-    place: int
+    client_id: int
     boxes: tuple[Box, ...]
 
     @cached_property
@@ -102,12 +102,12 @@ class MaskedInput:
     """Client to server: its vector with all masks on; `to_bytes` and `read_masked_input` instead of `packing`."""
 
     session: bytes
-    place: int
+    client_id: int
     words: Words = field(repr=False, compare=False)
 
     def to_bytes(self) -> bytes:
         """A line of JSON, then the words."""
-        return pack(_Heading(self.session, self.place)) + b"\n" + self.words.tobytes()
+        return pack(_Heading(self.session, self.client_id)) + b"\n" + self.words.tobytes()
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Survivors:
     """Server to all that sent a masked vector: whose vectors are in the sum, ascending."""
 
     session: bytes
-    places: tuple[int, ...]
+    client_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,13 @@ class Confirmation:
     """Client to all, through the server: this is the only set of survivors that I give shares for."""
 
     session: bytes
-    place: int
+    client_id: int
     signature: bytes
 
 
 @dataclass(frozen=True)
 class Confirmations:
-    """Server to all that confirmed: enough of the confirmations, by place ascending."""
+    """Server to all that confirmed: enough of the confirmations, by client id ascending."""
 
     session: bytes
     confirmations: tuple[Confirmation, ...]
@@ -148,7 +148,7 @@ class Revealed:
     """Client to server: shares of the survivors' seeds and of the lost clients' mask keys, never both of one client."""
 
     session: bytes
-    place: int
+    client_id: int
     seeds: tuple[Share, ...]
     keys: tuple[Share, ...]
 
@@ -163,10 +163,10 @@ def read_masked_input(session: Session, data: bytes) -> MaskedInput:
     about, wanted = unpack(_Heading, heading), session.layout.words * session.layout.dtype.itemsize
     if len(rest) != wanted:
         raise FedhaError(
-            f"client {about.place} sent {len(rest)} bytes to {session.name} where {wanted} were agreed on; "
+            f"client {about.client_id} sent {len(rest)} bytes to {session.name} where {wanted} were agreed on; "
             "see that it has the model of the others"
         )
-    return MaskedInput(about.session, about.place, np.frombuffer(rest, session.layout.dtype))
+    return MaskedInput(about.session, about.client_id, np.frombuffer(rest, session.layout.dtype))
 
 
 def masks_context(transcript: bytes, question: bytes) -> bytes:
@@ -182,4 +182,4 @@ def survivors_statement(context: bytes, survivors: tuple[int, ...]) -> bytes:
 @dataclass(frozen=True)
 class _Heading:
     session: bytes
-    place: int
+    client_id: int

@@ -15,6 +15,8 @@ from fedha.errors import FedhaError
 
 _PROTOCOL = "fedha secure aggregation 1"  # in everything that is hashed or signed: nothing else signs the same bytes
 
+_WRITTEN = {"client_id": "place", "client_ids": "places"}  # fields as the protocol's first version calls them
+
 _T = TypeVar("_T")
 
 
@@ -58,7 +60,7 @@ def _text(plain: object) -> bytes:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+        return {_WRITTEN.get(one.name, one.name): _plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     if isinstance(value, bytes):
@@ -84,9 +86,10 @@ def _read(kind: Any, plain: Any) -> Any:
     if is_dataclass(kind):
         make: Callable[..., Any] = kind  # type: ignore[assignment]
         wanted = _field_types(make)
-        if plain.keys() != wanted.keys():
+        written = {name: _WRITTEN.get(name, name) for name in wanted}
+        if plain.keys() != set(written.values()):
             raise ValueError
-        return make(**{name: _read(wanted[name], plain[name]) for name in wanted})
+        return make(**{name: _read(wanted[name], plain[written[name]]) for name in wanted})
     if get_origin(kind) is tuple:
         if type(plain) is not list:
             raise ValueError

@@ -5,12 +5,12 @@ from fedha.privacy.secure.layout import Words
 from fedha.privacy.secure.masks import add_mask
 
 
-def add_self_mask(words: Words, seed: bytes, context: bytes, place: int, sign: int) -> None:
+def add_self_mask(words: Words, seed: bytes, context: bytes, client_id: int, sign: int) -> None:
     """Add a client's self mask in place, or take it away."""
-    add_mask(words, expand(seed, "self mask", context, place), sign)
+    add_mask(words, expand(seed, "self mask", context, client_id), sign)
 
 
-def add_pair_mask(words: Words, private: bytes, public: bytes, context: bytes, place: int, other: int) -> None:
+def add_pair_mask(words: Words, private: bytes, public: bytes, context: bytes, client_id: int, other: int) -> None:
     """Add what a client's vector has for one neighbour: the pair's mask, plus at the higher place, minus at the lower.
 
     Args:
@@ -18,11 +18,11 @@ def add_pair_mask(words: Words, private: bytes, public: bytes, context: bytes, p
         private: The mask key of either of the two.
         public: The other one's.
         context: Digest of the session, everybody's keys, and what is asked.
-        place: Whose side of the pair is added.
+        client_id: Whose side of the pair is added.
         other: The neighbour.
 
     Raises:
         FedhaError: The public key has low order.
     """
-    key = expand(agree(private, public), "pair mask", context, min(place, other), max(place, other))
-    add_mask(words, key, 1 if place > other else -1)
+    key = expand(agree(private, public), "pair mask", context, min(client_id, other), max(client_id, other))
+    add_mask(words, key, 1 if client_id > other else -1)

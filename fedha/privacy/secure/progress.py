@@ -18,7 +18,7 @@ class Message(Protocol):
         """The session's digest."""
 
     @property
-    def place(self) -> int:
+    def client_id(self) -> int:
         """The client's."""
 
 
@@ -44,17 +44,17 @@ class Progress:
         Raises:
             FedhaError: It is that.
         """
-        what, place, name = _STEPS[step], message.place, self.session.name
-        check_session(self.session, message.session, f"client {place}'s {what}")
+        what, client_id, name = _STEPS[step], message.client_id, self.session.name
+        check_session(self.session, message.session, f"client {client_id}'s {what}")
         if step != self.step:
             raise FedhaError(
-                f"client {place}'s {what} came while {name} is at {_STEPS[self.step]}; "
+                f"client {client_id}'s {what} came while {name} is at {_STEPS[self.step]}; "
                 "they were too late or sent again, so they are left out"
             )
-        if place not in self.asked:
-            raise FedhaError(f"client {place} sends {what} to {name} and was not asked; they are left out")
-        if place in self.heard:
-            raise FedhaError(f"client {place} sends {what} to {name} twice; the first ones count")
+        if client_id not in self.asked:
+            raise FedhaError(f"client {client_id} sends {what} to {name} and was not asked; they are left out")
+        if client_id in self.heard:
+            raise FedhaError(f"client {client_id} sends {what} to {name} twice; the first ones count")
 
     def close(self, step: int, needed: int) -> tuple[int, ...]:
         """End a step: who was heard in it is asked in the next.

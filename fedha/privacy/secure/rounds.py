@@ -11,7 +11,9 @@ from fedha.privacy.secure.session import Session
 
 STEPS = ("advertise", "share", "mask", "confirm", "reveal")
 
-Call = Callable[..., Any]  # call(who, step, *arguments) takes a step of a client (its place) or of the server (None)
+Call = Callable[
+    ..., Any
+]  # call(who, step, *arguments) takes a step of a client (its client id) or of the server (None)
 
 
 def _plainly(who: int | None, step: Callable[..., Any], *arguments: Any) -> Any:
@@ -30,10 +32,10 @@ def run(
 
     Args:
         session: What was agreed on.
-        identities: By place, of the whole cohort.
-        words: By place, encoded.
+        identities: By client id, of the whole cohort.
+        words: By client id, encoded.
         question: What all were asked, as `question.question`; of no importance where one process asks and answers.
-        silent: From which of `STEPS` on a client is not heard any more, by place.
+        silent: From which of `STEPS` on a client is not heard any more, by client id.
         call: Takes each step; to time it, or to look at what is said.
 
     Returns:
@@ -42,13 +44,26 @@ def run(
     Raises:
         FedhaError: A step was refused; here that ends the sum.
     """
-    roster = Roster({place: one.public for place, one in identities.items()})
+    roster = Roster({client_id: one.public for client_id, one in identities.items()})
     server = Aggregation(session, roster)
     asks: Mapping[str, Callable[[int, Any, Any], tuple[Any, ...]]] = {
-        "advertise": lambda place, *_: (client.advertise, session, place, identities[place], roster, session.minimum),
+        "advertise": lambda client_id, *_: (
+            client.advertise,
+            session,
+            client_id,
+            identities[client_id],
+            roster,
+            session.minimum,
+        ),
         "share": lambda _, state, keys: (client.share_keys, state, keys, roster),
-        "mask": lambda place, state, inboxes: (client.mask_input, state, inboxes[place], words[place], question),
-        "confirm": lambda place, state, survivors: (client.confirm, state, survivors, identities[place]),
+        "mask": lambda client_id, state, inboxes: (
+            client.mask_input,
+            state,
+            inboxes[client_id],
+            words[client_id],
+            question,
+        ),
+        "confirm": lambda client_id, state, survivors: (client.confirm, state, survivors, identities[client_id]),
         "reveal": lambda _, state, confirmations: (client.reveal, state, confirmations, roster),
     }
     ends = {
@@ -61,11 +76,11 @@ def run(
     states = dict[int, Any].fromkeys(session.cohort)
     heard: Any = None
     for name in STEPS:
-        states = {place: state for place, state in states.items() if (silent or {}).get(place) != name}
-        for place in states:
-            answer = call(place, *asks[name](place, states[place], heard))
-            states[place], said = answer if isinstance(answer, tuple) else (None, answer)
+        states = {client_id: state for client_id, state in states.items() if (silent or {}).get(client_id) != name}
+        for client_id in states:
+            answer = call(client_id, *asks[name](client_id, states[client_id], heard))
+            states[client_id], said = answer if isinstance(answer, tuple) else (None, answer)
             call(None, ends[name][0], said)
         heard = call(None, ends[name][1])
-    total, places = heard
-    return total, places
+    total, client_ids = heard
+    return total, client_ids

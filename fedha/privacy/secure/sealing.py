@@ -36,9 +36,9 @@ def mark(transcript: bytes, kind: str, dealer: int, holder: int, share: bytes) -
     return digest(f"{kind} share", transcript, dealer, holder, share)
 
 
-def seed_mark(session: bytes, place: int, seed: bytes) -> bytes:
+def seed_mark(session: bytes, client_id: int, seed: bytes) -> bytes:
     """Digest of a self mask's seed, 256 random bits."""
-    return digest("seed", session, place, seed)
+    return digest("seed", session, client_id, seed)
 
 
 def seal(
@@ -50,8 +50,8 @@ def seal(
         transcript: Digest of the session and everybody's keys.
         private: The dealer's channel key.
         public: The holder's.
-        dealer: Its place.
-        holder: Its place.
+        dealer: Its client id.
+        holder: Its client id.
         shares: Of the seed and of the mask key.
     """
     marks = _marks(transcript, dealer, holder, shares)
@@ -61,9 +61,9 @@ def seal(
     return Box(dealer, holder, sealed, *marks)
 
 
-def own_box(transcript: bytes, place: int, shares: tuple[bytes, bytes]) -> Box:
+def own_box(transcript: bytes, client_id: int, shares: tuple[bytes, bytes]) -> Box:
     """The marks of the shares that a dealer keeps."""
-    return Box(place, place, b"", *_marks(transcript, place, place, shares))
+    return Box(client_id, client_id, b"", *_marks(transcript, client_id, client_id, shares))
 
 
 def open_box(transcript: bytes, private: bytes, public: bytes, box: Box) -> Held:

@@ -74,8 +74,8 @@ class Aggregation:
         self._progress.check(0, advert)
         check_advert(self.session, advert, self.roster)
         check_distinct(self.session, (*self._adverts.values(), advert))
-        self._adverts[advert.place] = advert
-        self._progress.heard.add(advert.place)
+        self._adverts[advert.client_id] = advert
+        self._progress.heard.add(advert.client_id)
 
     def close_adverts(self) -> KeyList:
         """Everybody's keys, for all who sent theirs.
@@ -84,7 +84,7 @@ class Aggregation:
             FedhaError: Too few did.
         """
         heard = self._progress.close(0, self.session.quorum)
-        self._keys = KeyList(self.session.digest, tuple(self._adverts[place] for place in heard))
+        self._keys = KeyList(self.session.digest, tuple(self._adverts[client_id] for client_id in heard))
         return self._keys
 
     def add_dealing(self, dealing: Dealing) -> None:
@@ -94,16 +94,16 @@ class Aggregation:
             FedhaError: They come late or twice, or are not one for each of the client's neighbours.
         """
         self._progress.check(1, dealing)
-        wanted = [other for other in holders(self.session, dealing.place) if other in self._keys.by_place]
-        if [(box.dealer, box.holder) for box in dealing.boxes] != [(dealing.place, other) for other in wanted]:
+        wanted = [other for other in holders(self.session, dealing.client_id) if other in self._keys.by_client_id]
+        if [(box.dealer, box.holder) for box in dealing.boxes] != [(dealing.client_id, other) for other in wanted]:
             raise FedhaError(
-                f"client {dealing.place} does not deal to its neighbours in {self.session.name}; leave it out"
+                f"client {dealing.client_id} does not deal to its neighbours in {self.session.name}; leave it out"
             )
-        self._dealings[dealing.place] = dealing
-        self._progress.heard.add(dealing.place)
+        self._dealings[dealing.client_id] = dealing
+        self._progress.heard.add(dealing.client_id)
 
     def close_dealings(self, question: bytes) -> dict[int, Inbox]:
-        """Each client's boxes, by place.
+        """Each client's boxes, by client id.
 
         Args:
             question: What all of them are asked for now: `question.question`.
@@ -115,16 +115,16 @@ class Aggregation:
         self._context = masks_context(self._keys.transcript, question)
         self._words = np.zeros(self.session.layout.words, self.session.layout.dtype)
         return {
-            place: Inbox(
+            client_id: Inbox(
                 self.session.digest,
                 dealers,
                 tuple(
-                    self._dealings[other].by_holder[place]
-                    for other in holders(self.session, place)
-                    if other != place and other in self._dealings
+                    self._dealings[other].by_holder[client_id]
+                    for other in holders(self.session, client_id)
+                    if other != client_id and other in self._dealings
                 ),
             )
-            for place in dealers
+            for client_id in dealers
         }
 
     def add_masked(self, masked: MaskedInput) -> None:
@@ -136,11 +136,11 @@ class Aggregation:
         self._progress.check(2, masked)
         if masked.words.shape != self._words.shape or masked.words.dtype != self._words.dtype:
             raise FedhaError(
-                f"client {masked.place}'s vector of {masked.words.shape} {masked.words.dtype} is not what "
+                f"client {masked.client_id}'s vector of {masked.words.shape} {masked.words.dtype} is not what "
                 f"{self.session.name} agreed on; see that it has the model of the others"
             )
         np.add(self._words, masked.words, out=self._words)
-        self._progress.heard.add(masked.place)
+        self._progress.heard.add(masked.client_id)
 
     def close_masked(self) -> Survivors:
         """Whose vectors are in the sum.
@@ -161,9 +161,9 @@ class Aggregation:
         """
         self._progress.check(3, confirmation)
         signed = survivors_statement(self._sum.context, self._sum.survivors)
-        self.roster.verify(confirmation.place, signed, confirmation.signature, "the survivors and the question")
-        self._confirmations[confirmation.place] = confirmation
-        self._progress.heard.add(confirmation.place)
+        self.roster.verify(confirmation.client_id, signed, confirmation.signature, "the survivors and the question")
+        self._confirmations[confirmation.client_id] = confirmation
+        self._progress.heard.add(confirmation.client_id)
 
     def close_confirmations(self) -> Confirmations:
         """As many signatures as are needed, for all who confirmed.
@@ -173,7 +173,7 @@ class Aggregation:
         """
         confirmed = self._progress.close(3, self.session.threshold)
         enough = confirmed[: self.session.threshold]
-        return Confirmations(self.session.digest, tuple(self._confirmations[place] for place in enough))
+        return Confirmations(self.session.digest, tuple(self._confirmations[client_id] for client_id in enough))
 
     def add_revealed(self, revealed: Revealed) -> None:
         """Take a client's shares.
@@ -184,7 +184,7 @@ class Aggregation:
         self._progress.check(4, revealed)
         check_revealed(self._sum, revealed)
         self._revealed.append(revealed)
-        self._progress.heard.add(revealed.place)
+        self._progress.heard.add(revealed.client_id)
 
     def close_revealed(self) -> tuple[Words, tuple[int, ...]]:
         """The sum without masks, for `encoding.decode`, and whose it is.

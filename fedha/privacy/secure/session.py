@@ -46,7 +46,7 @@ class Session:
 
     def __post_init__(self) -> None:
         clients = len(self.cohort)
-        if list(self.cohort) != sorted(set(self.cohort)) or any(place < 0 for place in self.cohort):
+        if list(self.cohort) != sorted(set(self.cohort)) or any(client_id < 0 for client_id in self.cohort):
             raise FedhaError(f"the cohort {self.cohort} is not ascending from 0 on; name each client once, in order")
         if self.minimum < 2:
             raise FedhaError(f"a minimum of {self.minimum} clients would lay a single one open; take 3, or at least 2")
@@ -83,26 +83,26 @@ class Session:
         """How many shares give a secret: the threshold's part of a client and its neighbours, again more than half."""
         return -(-(self.degree + 1) * self.threshold // len(self.cohort))
 
-    def weight(self, place: int) -> float:
+    def weight(self, client_id: int) -> float:
         """A client's weight: what `encoding.encode` multiplies its tensors with."""
-        return self.weights[self.cohort.index(place)]
+        return self.weights[self.cohort.index(client_id)]
 
-    def total_weight(self, places: Sequence[int]) -> float:
+    def total_weight(self, client_ids: Sequence[int]) -> float:
         """What `encoding.decode` divides the sum over these clients by, for their mean."""
-        return sum(self.weight(place) for place in places)
+        return sum(self.weight(client_id) for client_id in client_ids)
 
-    def least_weight(self, place: int) -> float:
+    def least_weight(self, client_id: int) -> float:
         """What a sum with this client in it weighs at least: its own, and that of as few and light others as may be."""
-        others = sorted(self.weight(other) for other in self.cohort if other != place)
-        return self.weight(place) + sum(others[: self.quorum - 1])
+        others = sorted(self.weight(other) for other in self.cohort if other != client_id)
+        return self.weight(client_id) + sum(others[: self.quorum - 1])
 
-    def check_weights(self, places: Sequence[int]) -> None:
+    def check_weights(self, client_ids: Sequence[int]) -> None:
         """Refuse a sum in which one client is not hidden by the others, for they weigh next to nothing.
 
         Raises:
             FedhaError: Fewer than `minimum` of the clients, it included, weigh a tenth of the heaviest.
         """
-        weights = sorted(self.weight(place) for place in places)
+        weights = sorted(self.weight(client_id) for client_id in client_ids)
         if sum(weight * _COMPARABLE >= weights[-1] for weight in weights) < self.minimum:
             raise FedhaError(
                 f"the heaviest client in {self.name} weighs {weights[-1]:g}, and fewer than {self.minimum} weigh a "
@@ -135,7 +135,7 @@ def make_session(
         exchange: What is summed.
         cohort: The clients' places, in any order.
         layout: Of the vectors.
-        weights: By place; default: all alike, and 1 together.
+        weights: By client id; default: all alike, and 1 together.
         threshold: Default: `usual_threshold`.
         minimum: The fewest clients whose sum may be learnt.
         degree: Default: the complete graph.
@@ -143,17 +143,17 @@ def make_session(
     Raises:
         FedhaError: As in `Session`.
     """
-    places = tuple(sorted(cohort))
+    client_ids = tuple(sorted(cohort))
     return Session(
         run,
         round,
         exchange,
-        places,
+        client_ids,
         layout,
-        tuple(1 / len(places) if weights is None else weights.get(place, math.nan) for place in places),
-        usual_threshold(len(places)) if threshold is None else threshold,
+        tuple(1 / len(client_ids) if weights is None else weights.get(client_id, math.nan) for client_id in client_ids),
+        usual_threshold(len(client_ids)) if threshold is None else threshold,
         minimum,
-        len(places) - 1 if degree is None else degree,
+        len(client_ids) - 1 if degree is None else degree,
     )
 
 

@@ -36,7 +36,7 @@ class Shared:
 
     Attributes:
         session: The session.
-        place: The client's.
+        client_id: The client's.
         keys: Everybody's, verified.
         mask_private: As before.
         channel_private: As before.
@@ -45,7 +45,7 @@ class Shared:
     """
 
     session: Session
-    place: int
+    client_id: int
     keys: KeyList
     mask_private: bytes = field(repr=False)
     channel_private: bytes = field(repr=False)
@@ -59,14 +59,14 @@ class Masked:
 
     Attributes:
         session: The session.
-        place: The client's.
+        client_id: The client's.
         context: Digest of the session, everybody's keys, and what was asked.
         dealers: All whose masks may be in the sum.
         held: Its own share and its neighbours'.
     """
 
     session: Session
-    place: int
+    client_id: int
     context: bytes
     dealers: tuple[int, ...]
     held: tuple[Held, ...]
@@ -78,14 +78,14 @@ class Confirmed:
 
     Attributes:
         session: The session.
-        place: The client's.
+        client_id: The client's.
         context: As before.
         survivors: The only set that this client gives shares for.
         held: As before.
     """
 
     session: Session
-    place: int
+    client_id: int
     context: bytes
     survivors: tuple[int, ...]
     held: tuple[Held, ...]

@@ -22,7 +22,7 @@ class MaskedSum:
         session: The session.
         keys: Everybody's.
         context: What the masks are bound to.
-        dealings: By place, of all whose masks may be in the sum.
+        dealings: By client id, of all whose masks may be in the sum.
         survivors: Whose vectors are in it.
     """
 
@@ -39,16 +39,18 @@ def check_revealed(masked: MaskedSum, revealed: Revealed) -> None:
     Raises:
         FedhaError: A share is missing, unasked or wrong.
     """
-    place, alive, name = revealed.place, set(masked.survivors), masked.session.name
-    asked = [other for other in holders(masked.session, place) if other in masked.dealings]
+    client_id, alive, name = revealed.client_id, set(masked.survivors), masked.session.name
+    asked = [other for other in holders(masked.session, client_id) if other in masked.dealings]
     expected = {"seed": [other for other in asked if other in alive], "key": [o for o in asked if o not in alive]}
     for kind, shares in (("seed", revealed.seeds), ("key", revealed.keys)):
         if sorted(share.owner for share in shares) != sorted(expected[kind]):
-            raise FedhaError(f"client {place} gives other {kind} shares than {name} asked for; leave it out")
+            raise FedhaError(f"client {client_id} gives other {kind} shares than {name} asked for; leave it out")
         for share in shares:
-            if mark(masked.keys.transcript, kind, share.owner, place, share.value) != _mark(masked, kind, share, place):
+            if mark(masked.keys.transcript, kind, share.owner, client_id, share.value) != _mark(
+                masked, kind, share, client_id
+            ):
                 raise FedhaError(
-                    f"client {place}'s share of client {share.owner}'s {kind} in {name} does not verify; "
+                    f"client {client_id}'s share of client {share.owner}'s {kind} in {name} does not verify; "
                     "that client is broken or cheats, so it is left out"
                 )
 
@@ -66,47 +68,52 @@ def remove_masks(masked: MaskedSum, words: Words, revealed: Iterable[Revealed]) 
     """
     shares = _by_owner(revealed)
     known: dict[tuple[int, ...], list[int]] = {}  # Lagrange's weights: most secrets have the same holders
-    secrets = {place: _combine(masked, place, shares.get(place, {}), known) for place in sorted(masked.dealings)}
-    for place, secret in secrets.items():
-        if place in masked.survivors:
-            add_self_mask(words, secret, masked.context, place, -1)
+    secrets = {
+        client_id: _combine(masked, client_id, shares.get(client_id, {}), known)
+        for client_id in sorted(masked.dealings)
+    }
+    for client_id, secret in secrets.items():
+        if client_id in masked.survivors:
+            add_self_mask(words, secret, masked.context, client_id, -1)
             continue
-        for other in set(neighbours(masked.session, place)) & set(masked.survivors):
+        for other in set(neighbours(masked.session, client_id)) & set(masked.survivors):
             # what the lost client would have added cancels what the survivor did
-            public = masked.keys.by_place[other].mask_key
-            add_pair_mask(words, secret, public, masked.context, place, other)
+            public = masked.keys.by_client_id[other].mask_key
+            add_pair_mask(words, secret, public, masked.context, client_id, other)
 
 
 def _by_owner(revealed: Iterable[Revealed]) -> dict[int, dict[int, bytes]]:
     """Shares by owner and point."""
     shares: dict[int, dict[int, bytes]] = {}
-    for one in sorted(revealed, key=lambda one: one.place):
+    for one in sorted(revealed, key=lambda one: one.client_id):
         for share in (*one.seeds, *one.keys):
-            shares.setdefault(share.owner, {})[one.place + 1] = share.value
+            shares.setdefault(share.owner, {})[one.client_id + 1] = share.value
     return shares
 
 
-def _combine(masked: MaskedSum, place: int, shares: dict[int, bytes], known: dict[tuple[int, ...], list[int]]) -> bytes:
+def _combine(
+    masked: MaskedSum, client_id: int, shares: dict[int, bytes], known: dict[tuple[int, ...], list[int]]
+) -> bytes:
     """A client's seed, if it survived, or its mask key."""
-    needed, alive = masked.session.share_threshold, place in masked.survivors
+    needed, alive = masked.session.share_threshold, client_id in masked.survivors
     if len(shares) < needed:
         raise FedhaError(
-            f"{len(shares)} clients gave shares to take client {place}'s masks off {masked.session.name} and {needed} "
-            "must; too many were lost, so the round cannot be summed"
+            f"{len(shares)} clients gave shares to take client {client_id}'s masks off {masked.session.name} and "
+            f"{needed} must; too many were lost, so the round cannot be summed"
         )
     points = tuple(shares)[:needed]
     if points not in known:
         known[points] = sharing.weights(points)
     secret = sharing.combine({point: shares[point] for point in points}, known[points])
-    advert = masked.keys.by_place[place]
+    advert = masked.keys.by_client_id[client_id]
     right = (
-        seed_mark(masked.session.digest, place, secret) == advert.seed_mark
+        seed_mark(masked.session.digest, client_id, secret) == advert.seed_mark
         if alive
         else key_pair(secret).public == advert.mask_key
     )
     if not right:
         raise FedhaError(
-            f"the shares that client {place} dealt in {masked.session.name} do not give what it advertised; "
+            f"the shares that client {client_id} dealt in {masked.session.name} do not give what it advertised; "
             "that client is broken or cheats: leave it out and start the exchange again"
         )
     return secret

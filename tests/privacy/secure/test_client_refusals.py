@@ -68,12 +68,12 @@ def test_keys_that_the_server_substitutes_are_refused() -> None:
             client.share_keys, state, forged, known, match=r"^the keys that should be client 2's do not carry its sign"
         )
     pretender = sign_advert(usual().session, 2, fresh, new_key_pair().public, bytes(32), new_identity())
-    forged = replace(keys, adverts=tuple(pretender if one.place == 2 else one for one in keys.adverts))
+    forged = replace(keys, adverts=tuple(pretender if one.client_id == 2 else one for one in keys.adverts))
     refuse(
         client.share_keys, state, forged, known, match=r"^the keys that should be client 2's do not carry its signatu"
     )
     own = sign_advert(usual().session, 0, fresh, new_key_pair().public, bytes(32), identity(0))
-    forged = replace(keys, adverts=tuple(own if one.place == 0 else one for one in keys.adverts))
+    forged = replace(keys, adverts=tuple(own if one.client_id == 0 else one for one in keys.adverts))
     refuse(
         client.share_keys, state, forged, known, match=r"^client 0's own keys in round 4's update are not those that "
     )
@@ -86,12 +86,12 @@ def test_keys_of_another_session_are_refused_by_a_client() -> None:
         refuse(
             client.share_keys, state, theirs, known, match=r"^the keys came to round 4's update but belong to another"
         )
-        old = next(one for one in theirs.adverts if one.place == 2)
-        mixed = tuple(replace(old, session=keys.session) if one.place == 2 else one for one in keys.adverts)
+        old = next(one for one in theirs.adverts if one.client_id == 2)
+        mixed = tuple(replace(old, session=keys.session) if one.client_id == 2 else one for one in keys.adverts)
         refuse(
             client.share_keys, state, replace(keys, adverts=mixed), known, match=r"client 2's do not carry its signat"
         )
-        mixed = tuple(old if one.place == 2 else one for one in keys.adverts)
+        mixed = tuple(old if one.client_id == 2 else one for one in keys.adverts)
         refuse(
             client.share_keys, state, replace(keys, adverts=mixed), known, match=r"^keys came to round 4's update but"
         )
@@ -169,7 +169,7 @@ def test_a_box_whose_shares_are_not_those_that_were_marked_is_refused() -> None:
     """A dealer that would later have its holder blamed."""
     state, inbox, *vector = step("mask_input")
     transcript, dealer = state.keys.transcript, usual().results["advertise", 1][0]
-    public = state.keys.by_place[0].channel_key
+    public = state.keys.by_client_id[0].channel_key
     sealed = functools.partial(seal, transcript, dealer.channel_private, public, 1, 0)
     longer = sealed((bytes(33), bytes(34)))
     for box in (longer, sealed((bytes(32), bytes(33)))):
@@ -274,7 +274,7 @@ def test_survivors_that_would_lay_somebody_open_are_refused() -> None:
         ((0, 1, 1, 2), r"^the survivors are not one a client, in order"),
         ((2, 1, 0), r"^the survivors are not one a client, in order"),
     ]:
-        refuse(client.confirm, state, replace(survivors, places=places), own, match=sentence)
+        refuse(client.confirm, state, replace(survivors, client_ids=places), own, match=sentence)
     theirs = elsewhere(0).arguments["confirm", 0][1]
     refuse(client.confirm, state, theirs, own, match=r"^the survivors came to round 4's update but belong to another")
     assert client.confirm(state, Survivors(survivors.session, (0, 1, 4)), own)  # may be true: it gives shares once
@@ -284,12 +284,12 @@ def test_survivors_who_weigh_next_to_nothing_hide_nobody() -> None:
     weights = {0: 1.0, 1: 1.0, 2: 0.2, 3: 0.001, 4: 0.001}
     story = tell(session_of(5, threshold=3, weights=weights))
     state, survivors, own = story.arguments["confirm", 1]
-    assert client.confirm(state, replace(survivors, places=(0, 1, 2)), own)
+    assert client.confirm(state, replace(survivors, client_ids=(0, 1, 2)), own)
     for places in ((0, 1, 3, 4), (1, 2, 3, 4)):
         refuse(
             client.confirm,
             state,
-            replace(survivors, places=places),
+            replace(survivors, client_ids=places),
             own,
             match=r"^the heaviest client .* weighs 1, and",
         )
@@ -298,24 +298,30 @@ def test_survivors_who_weigh_next_to_nothing_hide_nobody() -> None:
 def test_survivors_above_the_threshold_but_under_the_minimum_are_refused() -> None:
     story = tell(session_of(5, threshold=3, minimum=4))
     state, survivors, own = story.arguments["confirm", 0]
-    refuse(client.confirm, state, replace(survivors, places=(0, 1, 2)), own, match=r"^3 clients are left .* from 4 on")
+    refuse(
+        client.confirm, state, replace(survivors, client_ids=(0, 1, 2)), own, match=r"^3 clients are left .* from 4 on"
+    )
 
 
 def test_survivors_with_too_few_neighbours_are_refused() -> None:
     story = tell(session_of(12, degree=4, threshold=7))
     state, survivors, own = story.arguments["confirm", 0]
     near = {one.dealer for one in state.held}
-    far = tuple(place for place in survivors.places if place == 0 or place not in near)
+    far = tuple(place for place in survivors.client_ids if place == 0 or place not in near)
     assert len(far) == 8 >= story.session.quorum
     refuse(
-        client.confirm, state, replace(survivors, places=far), own, match=r"^8 clients are left .* \(1 that share this "
+        client.confirm,
+        state,
+        replace(survivors, client_ids=far),
+        own,
+        match=r"^8 clients are left .* \(1 that share this ",
     )
 
 
 def test_confirmations_that_do_not_prove_it_are_refused() -> None:
     state, confirmations, known = step("reveal")
     given = confirmations.confirmations
-    assert [one.place for one in given] == [0, 1, 2]
+    assert [one.client_id for one in given] == [0, 1, 2]
     lost = Confirmation(confirmations.session, 4, identity(4).sign(survivors_statement(state.context, (0, 1, 2, 3))))
     other = Confirmation(confirmations.session, 2, identity(2).sign(survivors_statement(state.context, (0, 1, 2))))
     for changed, sentence in [
@@ -324,7 +330,7 @@ def test_confirmations_that_do_not_prove_it_are_refused() -> None:
         ((*given[:2], lost), r"^the confirmations are of client 4, who does not belong there"),
         ((*given[:2], other), r"^the survivors and the question that should be client 2's do not carry its signature"),
         (
-            (*given[:2], replace(given[1], place=2)),
+            (*given[:2], replace(given[1], client_id=2)),
             r"^the survivors and the question that should be client 2's do not carry its sign",
         ),
     ]:

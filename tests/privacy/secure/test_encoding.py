@@ -17,6 +17,7 @@ from fedha.privacy.secure.encoding import decode, encode
 from fedha.privacy.secure.layout import Layout, Words, make_layout
 
 BITS = st.sampled_from([32, 64])
+WEIGHTS = st.just(0.0) | st.floats(1e-280, 1)  # less overflows as a divisor
 
 
 def total(layout: Layout, vectors: list[Words]) -> Words:
@@ -27,7 +28,7 @@ def total(layout: Layout, vectors: list[Words]) -> Words:
 
 
 @given(
-    st.lists(st.tuples(st.lists(st.floats(-50, 50), min_size=3, max_size=3), st.floats(0, 1)), min_size=1, max_size=9),
+    st.lists(st.tuples(st.lists(st.floats(-50, 50), min_size=3, max_size=3), WEIGHTS), min_size=1, max_size=9),
     BITS,
 )
 def test_the_sum_is_the_weighted_mean_within_its_bound(clients: list[tuple[list[float], float]], bits: int) -> None:
@@ -129,7 +130,7 @@ def test_other_tensors_than_agreed_on_are_refused(values: dict[str, Tensor], wei
 def test_a_sum_with_masks_or_of_another_number_is_refused() -> None:
     layout = make_layout({"w": (2,)}, 3)
     words = encode(layout, {"w": torch.ones(2)})
-    with pytest.raises(FedhaError, match=r"^the masks of 2 clients do not cancel"):
+    with pytest.raises(FedhaError, match=r"^the sum of 2 clients means nothing"):
         decode(layout, words, 2)
     for wrong in (words[:-1], words.astype("<u4")):
         with pytest.raises(FedhaError, match=r"does not fit 3 words of 64 bits"):

@@ -191,7 +191,7 @@ def test_an_introduction_tells_name_and_shape_and_no_count_of_examples() -> None
     train(grid, strategy_of(problem, "erm", BY_EXAMPLES), problem, 1)
     told = [unpack_reply(one.answer) for one in grid.said if one.answer is not None]
     introduced = [one for one in told if one.input_shape]
-    assert [(one.domain, one.index, one.input_shape) for one in introduced] == [
+    assert [(one.domain, one.client_id, one.input_shape) for one in introduced] == [
         (f"d{place}", place, (4,)) for place in range(3)
     ]
     assert {one.examples for one in told} == {0}

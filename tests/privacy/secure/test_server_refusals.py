@@ -71,13 +71,13 @@ def test_a_message_that_claims_this_session_but_was_made_in_another_is_refused(a
 def test_a_message_of_a_stranger_is_refused(add: str) -> None:
     server = usual().server_at(add, without=(0,))
     message = usual().message(add, 0)
-    forged = replace(message, place=9)
+    forged = replace(message, client_id=9)
     refuse(getattr(server, add), forged, match=r"^client 9 sends .* and was not asked; they are left out$")
 
 
 @pytest.mark.parametrize("add", ADD_NAMES[2:])
 def test_a_message_of_a_client_that_was_lost_before_is_refused(add: str) -> None:
-    stranger = replace(usual().message(add, 0), place=4)
+    stranger = replace(usual().message(add, 0), client_id=4)
     server = usual().server_at(add)
     if add == "add_masked":
         server.close_masked()
@@ -106,7 +106,7 @@ def test_a_message_that_comes_twice_or_late_or_early_is_refused(add: str) -> Non
 def test_a_message_that_comes_twice_is_summed_once() -> None:
     server = usual().server_at("add_masked")
     refuse(server.add_masked, usual().message("add_masked", 1), match="twice")
-    assert server.close_masked().places == (0, 1, 2, 3)
+    assert server.close_masked().client_ids == (0, 1, 2, 3)
     for place in range(4):
         server.add_confirmation(usual().message("add_confirmation", place))
     server.close_confirmations()
@@ -251,6 +251,4 @@ def test_a_vector_that_is_none_spoils_the_sum_and_is_seen() -> None:
     for place in range(4):
         server.add_revealed(usual().message("add_revealed", place))
     words, places = server.close_revealed()
-    refuse(
-        decode, usual().session.layout, words, len(places), match=r"^the masks of 4 clients do not cancel, so their sum"
-    )
+    refuse(decode, usual().session.layout, words, len(places), match=r"^the sum of 4 clients means nothing")

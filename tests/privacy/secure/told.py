@@ -76,7 +76,7 @@ class Told:
         name = step.__name__
         if who is None and arguments:
             self.received.append(arguments[0])
-            who = arguments[0].place
+            who = arguments[0].client_id
         self.arguments[name, who], self.results[name, who] = arguments, result
         return result
 
@@ -177,4 +177,4 @@ def step(name: str, place: int = 0) -> tuple[Any, ...]:
 
 
 def swap(adverts: tuple[Advert, ...], place: int, **changes: Any) -> tuple[Advert, ...]:
-    return tuple(replace(one, **changes) if one.place == place else one for one in adverts)
+    return tuple(replace(one, **changes) if one.client_id == place else one for one in adverts)

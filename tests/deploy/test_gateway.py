@@ -1,4 +1,4 @@
-"""The door between sites and server, with a real SuperLink, a real nginx and real SuperNodes on loopback."""
+"""The gateway between sites and server, with a real SuperLink, a real nginx and real SuperNodes on loopback."""
 
 import http.client
 import json
@@ -19,9 +19,9 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from fedha.cli.commands import app
 from fedha.cli.exits import exit_code
-from fedha.deploy import change, control, healthy, inventory, places
+from fedha.deploy import change, control, healthy, inventory, locations
 from fedha.deploy.certificates import authority_pem, make_authority, make_identity
-from fedha.deploy.places import Office
+from fedha.deploy.locations import InitFolder
 from fedha.errors import FedhaError
 from tests.deploy.federations import CLIENTS, US, make
 from tests.deploy.running import SCRIPTS, Running, free_port
@@ -41,7 +41,7 @@ pytestmark = [
 
 
 @dataclass
-class Door:
+class Gateway:
     """A SuperLink with a proxy in front of it.
 
     Attributes:
@@ -58,7 +58,7 @@ class Door:
 
     def ask(self, method: str, path: str, port: int | None = None, body: bytes = b"") -> tuple[int, bytes]:
         """The answer's status and body; of the proxy, or of the SuperLink itself where its port is given."""
-        context = ssl.create_default_context(cafile=str(places.find(self.folder).trusted))
+        context = ssl.create_default_context(cafile=str(locations.find(self.folder).trusted))
         connection = http.client.HTTPSConnection("127.0.0.1", port or self.port, context=context, timeout=30)
         try:
             connection.request(method, path, body, {"content-type": PROTOBUF_MEDIA_TYPE})
@@ -99,12 +99,12 @@ def answers(url: str, trusted: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    base = tmp_path_factory.mktemp("door")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    base = tmp_path_factory.mktemp("gateway")
     folder, logs = base / "fed", base / "logs"
     logs.mkdir()
     make(folder, now=inventory.now())
-    running = Running(Office(folder), logs, CLIENTS)
+    running = Running(InitFolder(folder), logs, CLIENTS)
     open_to_workers = Path(tempfile.mkdtemp(prefix="fedha-proxy-"))  # nginx's workers may be another user than root
     open_to_workers.chmod(0o755)
     trusted, port = folder / "ca" / "ca.crt", free_port()
@@ -115,7 +115,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
             superlink = running.processes["superlink"]
             wait_for(f"https://{running.address}/health", trusted, superlink, logs / "superlink.log")
             wait_for(f"https://127.0.0.1:{port}/health", trusted, proxy, open_to_workers / "log")
-            yield Door(folder, running, port, (open_to_workers / "log").read_text)
+            yield Gateway(folder, running, port, (open_to_workers / "log").read_text)
         finally:
             proxy.terminate()
             proxy.wait()
@@ -125,22 +125,22 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 
 @pytest.fixture(scope="module")
-def routes(door: Door) -> set[str]:
+def routes(gateway: Gateway) -> set[str]:
     """Every path that this SuperLink serves."""
-    status, body = door.ask("GET", "/openapi.json", door.running.port)
+    status, body = gateway.ask("GET", "/openapi.json", gateway.running.port)
     assert status == 200
     return set(json.loads(body)["paths"])
 
 
-def test_every_route_that_a_node_needs_is_passed_on_and_no_other(door: Door, routes: set[str]) -> None:
+def test_every_route_that_a_node_needs_is_passed_on_and_no_other(gateway: Gateway, routes: set[str]) -> None:
     fleet = {route for route in routes if route.startswith("/v1/fleet/")}
     assert fleet == {f"/v1/fleet/{name}" for name in NEEDED | NOT_NEEDED}
     assert sum(route.startswith("/v1/control/") for route in routes) > 30
     assert sum(route.startswith("/v1/runtime/") for route in routes) > 10
     for route in sorted(routes - {"/health"}):
-        through = door.ask("POST", route)
+        through = gateway.ask("POST", route)
         if route.removeprefix("/v1/fleet/") in NEEDED:
-            assert through == door.ask("POST", route, door.running.port), route
+            assert through == gateway.ask("POST", route, gateway.running.port), route
             assert through[0] == 401, route  # the SuperLink's own word: no signature
         else:
             assert through[0] == 404, route
@@ -171,58 +171,58 @@ def test_every_route_that_a_node_needs_is_passed_on_and_no_other(door: Door, rou
         "/",
     ],
 )
-def test_no_spelling_of_a_path_leads_to_control(door: Door, path: str) -> None:
-    before = door.running.said("superlink").count("list-nodes")
-    assert door.ask("POST", path)[0] in {400, 404}
-    assert door.running.said("superlink").count("list-nodes") == before
+def test_no_spelling_of_a_path_leads_to_control(gateway: Gateway, path: str) -> None:
+    before = gateway.running.said("superlink").count("list-nodes")
+    assert gateway.ask("POST", path)[0] in {400, 404}
+    assert gateway.running.said("superlink").count("list-nodes") == before
 
 
-def test_a_path_that_only_ends_at_a_needed_route_is_passed_on_as_that_route_alone(door: Door) -> None:
-    assert door.ask("POST", "/v1/control/list-nodes/../../fleet/pull-messages?x=1")[0] == 401
-    last = [line for line in door.running.said("superlink").splitlines() if "uvicorn.access" in line][-1]
+def test_a_path_that_only_ends_at_a_needed_route_is_passed_on_as_that_route_alone(gateway: Gateway) -> None:
+    assert gateway.ask("POST", "/v1/control/list-nodes/../../fleet/pull-messages?x=1")[0] == 401
+    last = [line for line in gateway.running.said("superlink").splitlines() if "uvicorn.access" in line][-1]
     assert '"POST /v1/fleet/pull-messages HTTP' in last
 
 
-def test_what_needs_no_answer_gets_none(door: Door) -> None:
-    assert door.ask("GET", "/v1/fleet/pull-messages")[0] == 403
-    assert door.ask("POST", "/health")[0] == 403
-    assert door.ask("GET", "/health")[0] == 200
+def test_what_needs_no_answer_gets_none(gateway: Gateway) -> None:
+    assert gateway.ask("GET", "/v1/fleet/pull-messages")[0] == 403
+    assert gateway.ask("POST", "/health")[0] == 403
+    assert gateway.ask("GET", "/health")[0] == 200
 
 
-def test_a_piece_of_a_model_passes_and_a_flood_does_not(door: Door) -> None:
-    assert door.ask("POST", "/v1/fleet/push-object", body=b"x" * 6 * 2**20)[0] in {400, 401}
-    assert door.ask("POST", "/v1/fleet/push-object", body=b"x" * 17 * 2**20)[0] == 413
+def test_a_piece_of_a_model_passes_and_a_flood_does_not(gateway: Gateway) -> None:
+    assert gateway.ask("POST", "/v1/fleet/push-object", body=b"x" * 6 * 2**20)[0] in {400, 401}
+    assert gateway.ask("POST", "/v1/fleet/push-object", body=b"x" * 17 * 2**20)[0] == 413
 
 
-def test_what_was_refused_is_written_down_with_who_asked(door: Door) -> None:
-    assert door.ask("POST", "/v1/control/start-run")[0] == 404
-    assert any("127.0.0.1 404" in line and "/v1/control/start-run" in line for line in door.said().splitlines())
-    assert door.ask("GET", "/health")[0] == 200
-    assert '"GET /health' not in door.said()
+def test_what_was_refused_is_written_down_with_who_asked(gateway: Gateway) -> None:
+    assert gateway.ask("POST", "/v1/control/start-run")[0] == 404
+    assert any("127.0.0.1 404" in line and "/v1/control/start-run" in line for line in gateway.said().splitlines())
+    assert gateway.ask("GET", "/health")[0] == 200
+    assert '"GET /health' not in gateway.said()
 
 
-def test_old_protocols_are_refused(door: Door) -> None:
-    context = ssl.create_default_context(cafile=str(places.find(door.folder).trusted))
+def test_old_protocols_are_refused(gateway: Gateway) -> None:
+    context = ssl.create_default_context(cafile=str(locations.find(gateway.folder).trusted))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    connection = http.client.HTTPSConnection("127.0.0.1", door.port, context=context, timeout=30)
+    connection = http.client.HTTPSConnection("127.0.0.1", gateway.port, context=context, timeout=30)
     with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
         connection.request("GET", "/health")
     connection.close()
 
 
-def test_the_proxy_speaks_with_no_superlink_but_the_federations(door: Door, tmp_path: Path) -> None:
+def test_the_proxy_speaks_with_no_superlink_but_the_federations(gateway: Gateway, tmp_path: Path) -> None:
     """It trusts the authority, not the address: behind it another one's certificate is as good as none."""
     secrets = tmp_path / "secrets"
-    shutil.copytree(door.folder / "server" / "secrets", secrets)
+    shutil.copytree(gateway.folder / "server" / "secrets", secrets)
     (secrets / "ca.crt").write_bytes(authority_pem(make_authority(inventory.now()))[0])
     port = free_port()
-    process = start_proxy(secrets, door.running.address, port, tmp_path)
+    process = start_proxy(secrets, gateway.running.address, port, tmp_path)
     try:
         deadline = time.monotonic() + 60
         while not listens(port):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert door.ask("GET", "/health", port)[0] == 502
+        assert gateway.ask("GET", "/health", port)[0] == 502
     finally:
         process.terminate()
         process.wait()
@@ -231,10 +231,10 @@ def test_the_proxy_speaks_with_no_superlink_but_the_federations(door: Door, tmp_
 # --- registered or not ---
 
 
-def register(door: Door) -> str:
+def register(gateway: Gateway) -> str:
     """What `fedha deploy register` says."""
     done = subprocess.run(
-        [SCRIPTS / "fedha", "deploy", "register", "--to", door.folder, "--address", door.running.address],
+        [SCRIPTS / "fedha", "deploy", "register", "--to", gateway.folder, "--address", gateway.running.address],
         capture_output=True,
         text=True,
         timeout=120,
@@ -261,10 +261,10 @@ class Started:
         return self.log.read_text()
 
 
-def start_node(door: Door, folder: Path, *options: object) -> Started:
+def start_node(gateway: Gateway, folder: Path, *options: object) -> Started:
     folder.mkdir()
     log = folder / "log"
-    command = [SCRIPTS / "flower-supernode", "--superlink", f"127.0.0.1:{door.port}", "--isolation", "process"]
+    command = [SCRIPTS / "flower-supernode", "--superlink", f"127.0.0.1:{gateway.port}", "--isolation", "process"]
     command += ["--port", free_port(), "--max-retries", 2, *options]
     environment = os.environ | {"FLWR_HOME": str(folder / "home")}
     with log.open("ab") as file:
@@ -274,21 +274,23 @@ def start_node(door: Door, folder: Path, *options: object) -> Started:
     return Started(process, log)
 
 
-def test_who_is_registered_joins_and_nobody_else(door: Door, tmp_path: Path) -> None:
-    assert register(door).count("registered as node") == 3
-    assert register(door).count("known already") == 3
-    secrets = door.folder / "clients" / "north" / "secrets"
+def test_who_is_registered_joins_and_nobody_else(gateway: Gateway, tmp_path: Path) -> None:
+    assert register(gateway).count("registered as node") == 3
+    assert register(gateway).count("known already") == 3
+    secrets = gateway.folder / "clients" / "north" / "secrets"
     (tmp_path / "stranger").write_bytes(make_identity("stranger").private)
     (tmp_path / "other.crt").write_bytes(authority_pem(make_authority(inventory.now()))[0])
     trusting = ("--root-certificates", secrets / "ca.crt")
     known = ("--auth-supernode-private-key", secrets / "client.key")
     nodes = {  # all at once: each takes seconds to start
-        "registered": start_node(door, tmp_path / "a", *trusting, *known),
-        "stranger": start_node(door, tmp_path / "b", *trusting, "--auth-supernode-private-key", tmp_path / "stranger"),
-        "keyless": start_node(door, tmp_path / "c", *trusting),
-        "without CA": start_node(door, tmp_path / "d", *known),
-        "other CA": start_node(door, tmp_path / "e", "--root-certificates", tmp_path / "other.crt", *known),
-        "no TLS": start_node(door, tmp_path / "f", "--insecure"),
+        "registered": start_node(gateway, tmp_path / "a", *trusting, *known),
+        "stranger": start_node(
+            gateway, tmp_path / "b", *trusting, "--auth-supernode-private-key", tmp_path / "stranger"
+        ),
+        "keyless": start_node(gateway, tmp_path / "c", *trusting),
+        "without CA": start_node(gateway, tmp_path / "d", *known),
+        "other CA": start_node(gateway, tmp_path / "e", "--root-certificates", tmp_path / "other.crt", *known),
+        "no TLS": start_node(gateway, tmp_path / "f", "--insecure"),
     }
     outcomes = {name: node.outcome() for name, node in nodes.items()}
     assert {name for name, said in outcomes.items() if "SuperNode ID" in said} == {"registered"}
@@ -299,17 +301,17 @@ def test_who_is_registered_joins_and_nobody_else(door: Door, tmp_path: Path) -> 
     assert "400" in outcomes["no TLS"]
 
 
-def test_a_key_that_was_replaced_is_refused_for_ever(door: Door, tmp_path: Path) -> None:
-    register(door)
-    secrets = door.folder / "clients" / "south" / "secrets"
+def test_a_key_that_was_replaced_is_refused_for_ever(gateway: Gateway, tmp_path: Path) -> None:
+    register(gateway)
+    secrets = gateway.folder / "clients" / "south" / "secrets"
     shutil.copytree(secrets, tmp_path / "former")
-    change.rotate_client(door.folder, "south", inventory.now(), US)
-    said = register(door)
+    change.rotate_client(gateway.folder, "south", inventory.now(), US)
+    said = register(gateway)
     assert "south: former key refused from now on" in said
     assert "south: registered as node" in said
     nodes = {
         place: start_node(
-            door,
+            gateway,
             tmp_path / place,
             *("--root-certificates", secrets / "ca.crt", "--auth-supernode-private-key", key),
         )
@@ -321,38 +323,49 @@ def test_a_key_that_was_replaced_is_refused_for_ever(door: Door, tmp_path: Path)
     assert "[code: 2004]" in outcomes["old"]
 
 
-def test_the_control_api_is_asked_only_where_its_certificate_is_the_federations(door: Door, tmp_path: Path) -> None:
+def test_the_control_api_is_asked_only_where_its_certificate_is_the_federations(
+    gateway: Gateway, tmp_path: Path
+) -> None:
     (tmp_path / "other.crt").write_bytes(authority_pem(make_authority(inventory.now()))[0])
     with (
-        control.connect(door.running.address, tmp_path / "other.crt") as connection,
+        control.connect(gateway.running.address, tmp_path / "other.crt") as connection,
         pytest.raises(FedhaError, match="authority did not sign"),
     ):
         connection.nodes()
 
 
-def test_through_the_proxy_nobody_registers(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["deploy", "register", "--to", str(door.folder), "--address", f"127.0.0.1:{door.port}"]
+def test_through_the_proxy_nobody_registers(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["deploy", "register", "--to", str(gateway.folder), "--address", f"127.0.0.1:{gateway.port}"]
     assert exit_code(lambda **settings: app(words, **settings)) == 2
     assert "refuses: status 404" in capsys.readouterr().err
 
 
 def test_a_superlink_that_is_not_there_is_waited_for_and_then_a_sentence(
-    door: Door, capsys: pytest.CaptureFixture[str]
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["deploy", "register", "--to", str(door.folder), "--address", f"127.0.0.1:{free_port()}", "--wait", "1.5"]
+    words = [
+        "deploy",
+        "register",
+        "--to",
+        str(gateway.folder),
+        "--address",
+        f"127.0.0.1:{free_port()}",
+        "--wait",
+        "1.5",
+    ]
     begun = time.monotonic()
     assert exit_code(lambda **settings: app(words, **settings)) == 2
     assert time.monotonic() - begun > 1.5
     assert "no SuperLink answers at 127.0.0.1" in capsys.readouterr().err
 
 
-def test_the_health_check_tells_the_federations_server_from_any_other(door: Door, tmp_path: Path) -> None:
-    trusted = str(places.find(door.folder).trusted)
-    healthy.check([f"https://127.0.0.1:{door.port}/health", f"https://{door.running.address}/health"], trusted)
+def test_the_health_check_tells_the_federations_server_from_any_other(gateway: Gateway, tmp_path: Path) -> None:
+    trusted = str(locations.find(gateway.folder).trusted)
+    healthy.check([f"https://127.0.0.1:{gateway.port}/health", f"https://{gateway.running.address}/health"], trusted)
     (tmp_path / "other.crt").write_bytes(authority_pem(make_authority(inventory.now()))[0])
     with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
-        healthy.check([f"https://127.0.0.1:{door.port}/health"], str(tmp_path / "other.crt"))
+        healthy.check([f"https://127.0.0.1:{gateway.port}/health"], str(tmp_path / "other.crt"))
     with pytest.raises(OSError, match="404"):
-        healthy.check([f"https://127.0.0.1:{door.port}/v1/control/list-nodes"], trusted)
+        healthy.check([f"https://127.0.0.1:{gateway.port}/v1/control/list-nodes"], trusted)
     with pytest.raises(OSError, match="refused"):
         healthy.check([f"https://127.0.0.1:{free_port()}/health"], trusted)

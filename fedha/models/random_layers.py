@@ -22,7 +22,7 @@ from fedha.randomness import generator
 Key = tuple[int | str, ...]  # the run's seed first
 
 
-class Chance(NamedTuple):
+class RandomParts(NamedTuple):
     """Which parts of a network draw.
 
     Attributes:
@@ -34,7 +34,7 @@ class Chance(NamedTuple):
     head: bool
 
 
-def chance_of(model: SplitModel, form: Form, *, evaluation: bool = False) -> Chance:
+def random_parts(model: SplitModel, form: Form, *, evaluation: bool = False) -> RandomParts:
     """Which parts of a network draw, tried once on two examples of zeros.
 
     Args:
@@ -46,7 +46,7 @@ def chance_of(model: SplitModel, form: Form, *, evaluation: bool = False) -> Cha
 
 
 @lru_cache(maxsize=16)
-def _tried(model: SplitModel, form: Form, evaluation: bool) -> Chance:
+def _tried(model: SplitModel, form: Form, evaluation: bool) -> RandomParts:
     device = next(model.parameters()).device
     inputs = arguments(form.zeros(2, device=device))
     with evaluating(model) if evaluation else nullcontext(), untouched(device), torch.no_grad():
@@ -54,7 +54,7 @@ def _tried(model: SplitModel, form: Form, evaluation: bool) -> Chance:
         features = functional_call(model.featurizer, kept_apart(model.featurizer), *inputs)
         between = _drawn(device)
         functional_call(model.head, kept_apart(model.head), (features,))
-        return Chance(not torch.equal(before, between), not torch.equal(between, _drawn(device)))
+        return RandomParts(not torch.equal(before, between), not torch.equal(between, _drawn(device)))
 
 
 def kept_apart(module: nn.Module) -> dict[str, Tensor]:

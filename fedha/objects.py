@@ -19,12 +19,12 @@ NAME = "objects"  # what a config says in the place of a name
 _objects: dict[str, Any] = {}
 
 
-def hand_over(digest: str, value: Any) -> None:
+def put_object(digest: str, value: Any) -> None:
     """Make an object known to this process by its digest."""
     _objects[digest] = value
 
 
-def handed_over(key: str, digest: object) -> Any:
+def get_object(key: str, digest: object) -> Any:
     """The object with this digest.
 
     Args:

@@ -5,21 +5,22 @@ from pathlib import Path
 
 from fedha.deploy import inventory
 from fedha.deploy.inventory import Inventory
-from fedha.deploy.sworn import FILE as ROSTER
+from fedha.deploy.signing import FILE as ROSTER
 from fedha.errors import FedhaError
 
 
 @dataclass(frozen=True)
-class Place:
+class Locations:
     """A federation's folders on this machine.
 
     Attributes:
         server: What the server's machine holds.
-        office: The folder around it, with the authority's key and the sites' folders; None on the server's machine.
+        init_folder: The folder around it, with the authority's key and the sites' folders; None on the server's
+            machine.
     """
 
     server: Path
-    office: Path | None
+    init_folder: Path | None
 
     @property
     def record(self) -> Path:
@@ -46,7 +47,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Office:
+class InitFolder:
     """The folder that `fedha deploy init` made.
 
     Attributes:
@@ -75,7 +76,7 @@ class Office:
         return self.folder / "clients" / name
 
 
-def find(folder: Path) -> Place:
+def find(folder: Path) -> Locations:
     """The federation of a folder.
 
     Args:
@@ -85,23 +86,23 @@ def find(folder: Path) -> Place:
         FedhaError: It is neither.
     """
     if (folder / "server" / inventory.FILE).is_file():
-        return Place(folder / "server", folder)
+        return Locations(folder / "server", folder)
     if (folder / inventory.FILE).is_file():
-        return Place(folder, None)
+        return Locations(folder, None)
     raise FedhaError(
         f"{folder} holds no federation; make one with `fedha deploy init {folder}`, or name another folder"
     )
 
 
-def find_office(folder: Path) -> tuple[Office, Place]:
+def find_init_folder(folder: Path) -> tuple[InitFolder, Locations]:
     """The folder with the authority's key, which new clients and certificates need.
 
     Raises:
         FedhaError: It is no such folder, or the server's part alone.
     """
-    place = find(folder)
-    if place.office is None:
+    found = find(folder)
+    if found.init_folder is None:
         raise FedhaError(
             f"{folder} is the server's part alone; go where `fedha deploy init` made the whole, with ca/ca.key"
         )
-    return Office(place.office), place
+    return InitFolder(found.init_folder), found

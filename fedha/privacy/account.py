@@ -15,7 +15,7 @@ HOUR = 3600.0
 
 
 @dataclass
-class Book:
+class Account:
     """Kept in memory, or in a file where one is named.
 
     Attributes:
@@ -49,7 +49,7 @@ class Book:
         self.ledgers[part] = self.ledger(part, examples).add(made)
         self.write()
 
-    def heard(self, asked: Collection[str], now: float) -> None:
+    def note_answered(self, asked: Collection[str], now: float) -> None:
         """Note what is answered."""
         kept = [(moment, name) for moment, name in self.answered if now - moment < HOUR]
         self.answered = [*kept, *((now, name) for name in sorted(asked))]

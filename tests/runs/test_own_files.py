@@ -8,7 +8,7 @@ import pytest
 from fedha import config as configs
 from fedha.cli import launch
 from fedha.errors import FedhaError
-from fedha.runs import belongings, folders, runfolder
+from fedha.runs import folders, own_files, runfolder
 from fedha.runs.files import RUN
 from tests.made_runs import FAST, changed, record, write_run
 
@@ -40,7 +40,7 @@ def test_a_foreign_file_stays_and_refuses_a_run_that_would_write_there(
                 plan(inside, *changes, overwrite=overwrite)
     if name not in TAKEN:
         runfolder.create(tmp_path, plan(tmp_path, overwrite=overwrite)[0][0])
-        belongings.remove(tmp_path)
+        own_files.remove(tmp_path)
     assert file.read_text() == "mine"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
 
@@ -63,10 +63,10 @@ def test_a_link_counts_as_what_is_there_even_where_it_leads_nowhere(name: str, t
 
 def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
     other = write_run(tmp_path / "other")
-    belongings.claim(tmp_path, "erm-seed0/", "model.safetensors")
+    own_files.claim(tmp_path, "erm-seed0/", "model.safetensors")
     (tmp_path / "erm-seed0").symlink_to(other)
     (tmp_path / "model.safetensors").symlink_to(other / "results.json")
-    belongings.remove(tmp_path)
+    own_files.remove(tmp_path)
     assert runfolder.is_finished(other)
     assert (tmp_path / "erm-seed0").is_symlink()
 
@@ -83,13 +83,13 @@ def test_a_foreign_file_that_came_later_stops_what_would_write_it(tmp_path: Path
     runfolder.create(tmp_path, plan(tmp_path)[0][0])
     put(tmp_path, "results.json")
     with pytest.raises(FedhaError, match=r"results\.json is there already"):
-        belongings.write_json(tmp_path, "results.json", {})
+        own_files.write_json(tmp_path, "results.json", {})
 
 
 def test_a_run_of_0_1_0_is_known_by_its_files_and_only_those_of_its_formats_are_its_own(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     foreign = [put(run, name) for name in ("model.safetensors", "report.html", "audit.json", "error.txt", "sent/x")]
-    assert belongings.owned(run) == {"config.yaml", "metrics.jsonl", "results.json"}
+    assert own_files.owned(run) == {"config.yaml", "metrics.jsonl", "results.json"}
     with pytest.raises(FedhaError, match="already holds a run"):
         plan(run)
     with pytest.raises(FedhaError, match=r"(model\.safetensors|report\.html|error\.txt) is there already"):
@@ -163,5 +163,5 @@ def test_what_a_run_has_done_stays_when_it_is_refused_later(tmp_path: Path) -> N
 
 
 def test_the_list_is_json_that_a_person_can_read(tmp_path: Path) -> None:
-    belongings.claim(tmp_path, "b", "a")
+    own_files.claim(tmp_path, "b", "a")
     assert json.loads((tmp_path / ".fedha.json").read_text())["files"] == ["a", "b"]

@@ -7,31 +7,32 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fedha.data.checked import checked_domain
 from fedha.data.domain import Domain, DomainSet, unseen
 from fedha.data.examples import Examples, joined
-from fedha.data.given import given_domain
 from fedha.data.labels import count_classes
 from fedha.errors import FedhaError
-from fedha.handed import Pieces, digest_of
 from fedha.inputs import Form, several
+from fedha.objects import Pieces, digest_of
 
 _LOOKED_AT = 2**28  # bytes of a part whose rows are compared with others'
 
 
-def domain_set(brought: Sequence[object], targets: Sequence[str], classes: int | None, told: str) -> DomainSet:
+def domain_set(domains: Sequence[object], targets: Sequence[str], classes: int | None, description: str) -> DomainSet:
     """Domains as somebody has them: arrays become tensors, and each target's parts are evaluated together.
 
     Args:
-        brought: Should be `Domain`s with names of their own.
+        domains: Should be `Domain`s with names of their own.
         targets: Names of the unseen ones among them; the first is the one that tables speak of.
         classes: C; None: one more than the highest label.
-        told: How the description begins.
+        description: How the description begins.
 
     Raises:
         FedhaError: One is no domain, or there is none of a target's name.
     """
     given = [
-        given_domain(one, place, trained=getattr(one, "name", None) not in targets) for place, one in enumerate(brought)
+        checked_domain(one, client_id, trained=getattr(one, "name", None) not in targets)
+        for client_id, one in enumerate(domains)
     ]
     names = [one.name for one in given]
     for name in targets:
@@ -41,7 +42,7 @@ def domain_set(brought: Sequence[object], targets: Sequence[str], classes: int |
     unseen_ones = tuple(unseen(name, _whole(given[names.index(name)])) for name in targets)
     labels = {one.name: torch.cat([one.train.labels, one.held_out.labels]) for one in (*sources, *unseen_ones)}
     sizes = ", ".join(f"{one.name} {len(one.train)}" for one in sources)
-    description = f"{told}: {sizes} examples" + (f", unseen {', '.join(targets)}" if targets else "")
+    description = f"{description}: {sizes} examples" + (f", unseen {', '.join(targets)}" if targets else "")
     notes = (*_divided([*sources, *unseen_ones]), *_twice([*sources, *unseen_ones]))
     return DomainSet(sources, unseen_ones, classes or count_classes(labels), description, notes)
 

@@ -20,7 +20,7 @@ from fedha.exchange import Request, Task
 from fedha.federation import Server, run_round
 from fedha.flower import HessianAlignment, client_app
 from fedha.models import SplitModel
-from fedha.models.chance import chance_of
+from fedha.models.random_layers import random_parts
 from fedha.models.state import state_of
 from fedha.pieces import Batch
 from fedha.recipes import RECIPES
@@ -49,8 +49,8 @@ def request(model: SplitModel, recipe: str, training: TrainingConfig, **more: An
 def test_who_draws_is_found_by_trying(kind: str) -> None:
     model, form = shaped(kind)(), domain(0).train.form
     before = torch.get_rng_state()
-    assert any(chance_of(model, form)) == (kind in DRAWING)
-    assert not any(chance_of(model, form, evaluation=True))
+    assert any(random_parts(model, form)) == (kind in DRAWING)
+    assert not any(random_parts(model, form, evaluation=True))
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -70,11 +70,11 @@ def test_a_grid_gives_the_bits_of_the_plain_loop_whatever_was_drawn_before(kind:
     assert_close(found.to_torch_state_dict(), server.state, rtol=0, atol=0)
 
 
-def drawn(kind: str, round: int = 1, index: int = 0, seed: int = 0, step: int = 1) -> list[Tensor]:
+def drawn(kind: str, round: int = 1, client_id: int = 0, seed: int = 0, step: int = 1) -> list[Tensor]:
     """Features of the two pieces of a batch, which are of the same examples; taken twice."""
     model, rows = shaped(kind)(), torch.arange(30).repeat(2)
     parameters = {name: value.clone().requires_grad_() for name, value in state_of(model).trained.items()}
-    batch = Batch(model, parameters, domain(0).train, rows, 30, True, chance=(seed, "chance", round, index, step))
+    batch = Batch(model, parameters, domain(0).train, rows, 30, True, draw_key=(seed, "chance", round, client_id, step))
     first, second = ([seen.features.detach() for seen in batch.pieces()] for _ in range(2))
     assert_close(first, second, rtol=0, atol=0)
     return first
@@ -84,7 +84,7 @@ def drawn(kind: str, round: int = 1, index: int = 0, seed: int = 0, step: int = 
 def test_both_passes_of_a_batch_in_pieces_see_the_same_draws_and_every_piece_and_step_others(kind: str) -> None:
     usual, other = drawn(kind)
     assert not torch.equal(usual, other)
-    for change in ({"round": 2}, {"index": 1}, {"seed": 1}, {"step": 2}):
+    for change in ({"round": 2}, {"client_id": 1}, {"seed": 1}, {"step": 2}):
         assert not torch.equal(drawn(kind, **change)[0], usual)
 
 
@@ -98,13 +98,13 @@ def test_a_gradient_in_pieces_is_that_of_the_network_with_those_draws(recipe: st
     given = given.__class__("d", part, part)
 
     def reply(parameters: dict[str, Tensor]) -> Any:
-        client, asked = Client(0, given, model), request(model, recipe, training, share=0.5)
-        asked = Request(asked.task, 1, parameters, share=0.5)
+        client, asked = Client(0, given, model), request(model, recipe, training, averaging_weight=0.5)
+        asked = Request(asked.task, 1, parameters, averaging_weight=0.5)
         references = {}
         for names in RECIPES[recipe].measurements():
             measured = answer_measure(client, Request(asked.task, 1, parameters, references, names, 0.5))
             references |= {name: torch.zeros_like(value) for name, value in measured.tensors.items()}
-        return answer_train(client, Request(asked.task, 1, parameters, references, share=0.5))
+        return answer_train(client, Request(asked.task, 1, parameters, references, averaging_weight=0.5))
 
     start = state_of(model).trained
     gradient = reply(start).tensors
@@ -154,7 +154,7 @@ def test_private_steps_refuse_chance_before_the_first_round() -> None:
 def test_together_they_are_answered_one_by_one(kind: str) -> None:
     model = shaped(kind)()
     clients = [Client(place, domain(place), model) for place in range(3)]
-    said = refusal(clients, request(model, "erm", TrainingConfig(), share=0.3))
+    said = refusal(clients, request(model, "erm", TrainingConfig(), averaging_weight=0.3))
     assert said is not None
     assert "random" in said
 

@@ -17,12 +17,12 @@ from fedha.inputs import each, several
 PARTS = {"train": "train", "held_out": "held-out"}
 
 
-def given_domain(value: object, place: int, *, trained: bool = True) -> Domain:
+def checked_domain(value: object, client_id: int, *, trained: bool = True) -> Domain:
     """What a client's function returned, with arrays as tensors and whole numbers as int64 labels.
 
     Args:
         value: Should be a `Domain`; its arrays may be NumPy's, or anything that NumPy makes one of.
-        place: The client's, in client order.
+        client_id: The client's, in client order.
         trained: Whether it is trained on; a target need not have examples for that.
 
     Raises:
@@ -30,11 +30,13 @@ def given_domain(value: object, place: int, *, trained: bool = True) -> Domain:
     """
     if not isinstance(value, Domain):
         raise FedhaError(
-            f"the data of client {place} are a {type(value).__name__}; let the function that makes them return "
+            f"the data of client {client_id} are a {type(value).__name__}; let the function that makes them return "
             "fedha.data.Domain(name, train, held_out), its parts fedha.data.Examples(inputs, labels)"
         )
     if not isinstance(value.name, str) or not value.name:
-        raise FedhaError(f"the domain of client {place} is called {value.name!r}; give it a name, a text of its own")
+        raise FedhaError(
+            f"the domain of client {client_id} is called {value.name!r}; give it a name, a text of its own"
+        )
     parts = {part: _part(value, part) for part in PARTS}
     if not len(parts["train"]) and not trained and len(parts["held_out"]):
         parts["train"] = parts["held_out"].select(slice(0, 0))

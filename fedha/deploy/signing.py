@@ -18,7 +18,7 @@ KEY = "signing.key"
 
 
 @dataclass(frozen=True)
-class Sworn:
+class SigningKey:
     """A site's signing key, and its entry in the roster.
 
     Attributes:
@@ -30,21 +30,21 @@ class Sworn:
     entry: Delegation
 
 
-def swear(identity: Identity, place: int, name: str) -> Sworn:
+def new_signing_key(identity: Identity, client_id: int, name: str) -> SigningKey:
     """A new signing key for a site, delegated by its identity key.
 
     Args:
         identity: The site's key pair.
-        place: The client's partition id.
+        client_id: The client's partition id.
         name: The site's.
     """
     fresh = ed25519.Ed25519PrivateKey.generate()
-    entry = delegate(read_identity(identity.private), place, name, Signer(fresh).public)
-    return Sworn(fresh.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), entry)
+    entry = delegate(read_identity(identity.private), client_id, name, Signer(fresh).public)
+    return SigningKey(fresh.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), entry)
 
 
-def known(path: Path) -> Mapping[int, Delegation]:
-    """A roster's entries by place; none where a federation is older than rosters.
+def roster_entries(path: Path) -> Mapping[int, Delegation]:
+    """A roster's entries by client id; none where a federation is older than rosters.
 
     Raises:
         FedhaError: The file is no roster, or a site's words in it are not its own.
@@ -52,6 +52,6 @@ def known(path: Path) -> Mapping[int, Delegation]:
     if not path.exists():
         return {}
     try:
-        return {one.place: one for one in read_roster(path.read_bytes())}
+        return {one.client_id: one for one in read_roster(path.read_bytes())}
     except FedhaError as error:
         raise FedhaError(f"{path} is no roster: {brief(error)}") from None

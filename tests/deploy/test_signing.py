@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from fedha.config import parse
 from fedha.deploy import change
 from fedha.deploy.party import site_party
-from fedha.deploy.sworn import FILE, known
+from fedha.deploy.signing import FILE, roster_entries
 from fedha.errors import FedhaError
 from fedha.flower.secure_wire import settings_mark
 from fedha.privacy.secure.delegation import Delegation, delegate, read_roster, roster_of, write_roster
@@ -46,7 +46,7 @@ def test_every_site_has_the_roster_and_a_key_that_its_identity_vouches_for(folde
     texts = {(folder / "clients" / name / FILE).read_bytes() for name in CLIENTS} | {(folder / FILE).read_bytes()}
     assert len(texts) == 1
     entries = read_roster(texts.pop())
-    assert [(one.place, one.name) for one in entries] == list(enumerate(CLIENTS))
+    assert [(one.client_id, one.name) for one in entries] == list(enumerate(CLIENTS))
     for one in entries:
         signing = read_identity((folder / "clients" / one.name / "secrets/signing.key").read_bytes())
         assert one.key == signing.public
@@ -56,18 +56,18 @@ def test_every_site_has_the_roster_and_a_key_that_its_identity_vouches_for(folde
 
 
 def test_a_new_site_is_known_to_all_and_the_others_keep_their_keys(folder: Path) -> None:
-    before = known(folder / FILE)
+    before = roster_entries(folder / FILE)
     change.add_client(folder, "east", LATER, US)
     for name in (*CLIENTS, "east"):
-        after = known(folder / "clients" / name / FILE)
+        after = roster_entries(folder / "clients" / name / FILE)
         assert {place: after[place] for place in before} == before
         assert after[3].name == "east"
 
 
 def test_a_site_with_new_keys_is_known_by_them(folder: Path) -> None:
-    before = known(folder / FILE)
+    before = roster_entries(folder / FILE)
     change.rotate_client(folder, "south", LATER, US)
-    after = known(folder / "clients/north" / FILE)
+    after = roster_entries(folder / "clients/north" / FILE)
     assert {place for place in before if after[place] != before[place]} == {1}
     assert after[1].key == read_identity((folder / "clients/south/secrets/signing.key").read_bytes()).public
     assert (folder / "clients" / "north" / FILE).stat().st_mode & 0o777 == 0o600
@@ -78,7 +78,21 @@ def test_a_federation_from_before_rosters_gets_one_site_after_site(folder: Path)
         path.unlink()
     for name in CLIENTS:
         change.rotate_client(folder, name, LATER, US)
-    assert [one.name for one in known(folder / "clients/west" / FILE).values()] == list(CLIENTS)
+    assert [one.name for one in roster_entries(folder / "clients/west" / FILE).values()] == list(CLIENTS)
+
+
+EARLIER = (  # as a federation's roster was written before the field was called client_id
+    '["Delegations",{"entries":[{"place":0,"name":"north","identity":{"bytes":'
+    '"MCowBQYDK2VwAyEAY4sSz6/D7FZ9hWTyMS+AX7XUQiiBOtzepcMfcB2SqHA="},"key":{"bytes":'
+    '"MCowBQYDK2VwAyEA0PmfXgaIeRhdtgvK5pfZRmeRTpYJlaiGMAvKemlm2cY="},"signature":{"bytes":'
+    '"nlmIAI1TBvldQrlXZ1shOC7VYEkXtt7YJImaNaSzouZqm2Wos25rGpeND0nbNH8DAaVzouSy0dzVPBASJKUyDw=="}}]}]\n'
+)
+
+
+def test_a_roster_of_an_earlier_version_is_read_and_written_alike() -> None:
+    entries = read_roster(EARLIER.encode())
+    assert [(one.client_id, one.name) for one in entries] == [(0, "north")]
+    assert write_roster(entries) == EARLIER.encode()
 
 
 # --- a roster that is not to be believed ---
@@ -91,10 +105,10 @@ def entries() -> list[Delegation]:
 def test_a_roster_is_read_as_it_was_written() -> None:
     made = entries()
     assert read_roster(write_roster(reversed(made))) == tuple(made)
-    assert roster_of(made).keys == {one.place: one.key for one in made}
+    assert roster_of(made).keys == {one.client_id: one.key for one in made}
 
 
-@pytest.mark.parametrize("change", [{"key": new_identity().public}, {"place": 7}, {"name": "nord"}])
+@pytest.mark.parametrize("change", [{"key": new_identity().public}, {"client_id": 7}, {"name": "nord"}])
 def test_words_that_the_identity_did_not_sign_are_refused(change: dict[str, object]) -> None:
     first, *rest = entries()
     with pytest.raises(
@@ -105,8 +119,8 @@ def test_words_that_the_identity_did_not_sign_are_refused(change: dict[str, obje
 
 def test_two_sites_in_one_place_are_refused() -> None:
     first, second, third = entries()
-    with pytest.raises(FedhaError, match="two sites of the roster have one place"):
-        read_roster(write_roster([first, second, replace(third, place=0)]))
+    with pytest.raises(FedhaError, match="two sites of the roster have one client id"):
+        read_roster(write_roster([first, second, replace(third, client_id=0)]))
 
 
 def test_a_roster_that_is_none_is_a_sentence(folder: Path) -> None:
