@@ -17,6 +17,7 @@ from fedha.client import Client
 from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
 from fedha.data.checked import check_domain, checked_domain, without_unusable
 from fedha.data.domain import Domain
+from fedha.data.fingerprint import split_fingerprint
 from fedha.devices import check_device
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
@@ -315,7 +316,7 @@ class Clients:
                 self._constants = digests(state_of(self._model).constants)
             site = self._make_site()
             with errors_by_kind_if_protected(f"client {client_id}", site, content):
-                domain = self._domain(self._model, context, client_id, content)
+                domain = self._domain(self._model, context, client_id, content, site)
             self._clients[key] = Client(client_id, domain, self._model, site=site)
         client = self._clients[key]
         known = context.state.get(_STATE)
@@ -323,9 +324,11 @@ class Clients:
         client.state = from_tensors(named) if named else ClientState()
         return client
 
-    def _domain(self, model: SplitModel, context: Context, client_id: int, content: RecordDict) -> Domain:
+    def _domain(self, model: SplitModel, context: Context, client_id: int, content: RecordDict, site: Site) -> Domain:
         """A client's data, looked at before anything is trained."""
         given = checked_domain(self._make_domain(context), client_id)
+        if site.limits is not None:
+            site.account.split = split_fingerprint(given)
         domain = placed_domain(given, model)
         classes = check_inputs(model, given.name, domain.train.form)
         if not protects_examples(content):
@@ -335,7 +338,10 @@ class Clients:
             check_domain(domain, classes, given)
         except FedhaError as error:  # a refusal would tell of an example, so it is the site's log that says so
             log(WARNING, "fedha leaves examples of client %d out: %s", client_id, error)
-        return without_unusable(domain, classes)
+        usable = without_unusable(domain, classes)
+        for path in site.account.carry_on({"train": len(usable.train), "held_out": len(usable.held_out)}):
+            log(WARNING, "fedha carries the account %s on in %s", path, site.account.path)
+        return usable
 
     def _check_parameters(self, client: Client, request: Request) -> None:
         """Look at what a request holds, once for all clients of this process that share it."""

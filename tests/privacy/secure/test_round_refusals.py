@@ -15,7 +15,7 @@ from fedha.config import FederationConfig, PrivacyConfig, parse
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply
-from fedha.flower import client_app
+from fedha.flower import client_app, secure_sums
 from fedha.flower.failure import find_failure
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.secure_wire import settings_mark
@@ -257,6 +257,27 @@ def test_that_a_client_has_nothing_to_send_is_told_of_all_clients_alike(
     for kind in ("query.advertise", "query.share", "query.measure", "train", "query.confirm", "query.reveal"):
         replies = [one.answer for one in grid.said if one.key[0] == kind and one.answer is not None]
         assert len({tuple(sorted(shape_of(reply))) for reply in replies}) <= 1
+
+
+def test_a_range_that_the_settings_do_not_give_is_refused_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Example counts and risks are summed in a range of their own: a narrow one told whose do not fit."""
+    monkeypatch.setattr(secure_sums, "BOUND", 16.0)
+    problem = make_five()
+    with pytest.raises(FedhaError, match="are to be summed in another range than privacy.bound 65536 gives") as told:
+        train(grid_of(problem), strategy_of(problem, "erm", threshold=3), problem, 1)
+    assert all(f"client {place}" in str(told.value) for place in range(5))
+
+
+def test_that_a_client_has_few_examples_is_told_of_all_clients_alike(site_log: list[str]) -> None:
+    """The server says how many are few: one after the other, it would learn how many there are."""
+    problem = make_five()
+    with pytest.raises(FedhaError, match="the sum of 5 clients means nothing"):
+        train(grid_of(problem), strategy_of(problem, "erm", threshold=3, min_examples=13), problem, 1)
+    few = [line for line in site_log if "has nothing to send" in line]
+    assert [re.search(r"client (\d) .* would be of (\d+) examples", line).groups() for line in few] == [  # type: ignore[union-attr]
+        ("0", "12"),
+        ("4", "11"),
+    ]
 
 
 def shape_of(reply: RecordDict) -> Iterator[str]:
