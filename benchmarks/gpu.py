@@ -112,7 +112,8 @@ def main() -> None:
     import torch
 
     if not given.dry_run and not torch.cuda.is_available():
-        raise SystemExit("torch sees no GPU here; --dry-run tries everything on the processor")
+        print("left out: torch sees no GPU here; --dry-run tries everything on the processor")
+        return
     given.out.mkdir(parents=True, exist_ok=True)
     raise SystemExit(measure(given))
 

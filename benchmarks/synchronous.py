@@ -1,6 +1,6 @@
 """A synchronous minibatch round, with and without `engine.batching`, and a hand-written step in DomainBed's way.
 
-    python benchmarks/synchronous.py [--quick] [--recipes NAME ...]
+    python benchmarks/synchronous.py [--quick] [--recipes NAME ...] [--networks NAME ...] [--threads N]
 
 Three domains, 32 images of each in a step, Adam. The hand-written loop has all domains at hand: one concatenated
 forward pass, the penalty by autograd, one step. fedha's rounds are the strategy's, through the inline engine's
@@ -50,13 +50,15 @@ class Times:
         self.seconds.append(time.perf_counter() - wall)
 
 
-def compare(name: str, recipe: str, count: int) -> dict[str, float]:
+def compare(name: str, recipe: str, count: int, threads: int) -> dict[str, float]:
     """Medians: seconds of a step by hand, and each side's ratio to it, pair by pair; the same of CPU seconds."""
     sources = networks.images(DOMAINS, IMAGES, SHAPES[name])
     training = rounds.synchronous(ROWS, RATE, chunk=DOMAINS * ROWS)
     sides = {"by hand": by_hand.steps(network(name), sources, recipe, ROWS, RATE)}
     for side, together in (("batching", True), ("without", False)):
-        sides[side] = rounds.through_engine(lambda: network(name), sources, recipe, training, together=together)
+        sides[side] = rounds.through_engine(
+            lambda: network(name), sources, recipe, training, together=together, threads=threads
+        )
     for side in sides.values():
         for _ in range(5):
             next(side)
@@ -77,15 +79,21 @@ def compare(name: str, recipe: str, count: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few rounds of the MLP")
-    parser.add_argument("--recipes", nargs="+", choices=list(by_hand.BY_HAND), default=list(by_hand.BY_HAND))
+    parser.add_argument(
+        "--recipes", nargs="+", choices=list(by_hand.BY_HAND), default=["erm", "coral", "hgp", "exact_diagonal"]
+    )
+    parser.add_argument("--networks", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, help="rounds of each side; default: 100, of a residual network 20")
     given = parser.parse_args()
-    numerics.configure(1)
-    print(f"{machine()}; one thread; {DOMAINS} x {ROWS} images")
+    numerics.configure(given.threads)
+    print(f"{machine()}; {given.threads} threads; {DOMAINS} x {ROWS} images")
     print(f"{'':18}{'by hand ms':>11}{'batching':>10}{'without':>9}{'cpu: by hand':>14}{'batching':>10}{'without':>9}")
     found: dict[str, dict[str, float]] = {}
-    for name in tuple(SHAPES)[: 1 if given.quick else None]:
+    for name in given.networks[: 1 if given.quick else None]:
+        usual = 5 if given.quick else 20 if name.startswith("resnet") else 100
         for recipe in given.recipes:
-            seen = found[f"{name} {recipe}"] = compare(name, recipe, 5 if given.quick else 100)
+            seen = found[f"{name} {recipe}"] = compare(name, recipe, given.repeats or usual, given.threads)
             cells = []
             for kind, width in (("seconds", 11), ("cpu", 14)):
                 ours, without = seen[f"{kind} batching"], seen[f"{kind} without"]

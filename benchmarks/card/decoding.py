@@ -21,7 +21,7 @@ from fedha.data.examples import Examples
 from fedha.data.images.decode import Square, pixels
 
 DOMAINS, RATE, AHEAD = 3, 1e-5, 3
-POOLS = (("threads", 1), ("threads", 4), ("threads", 16), ("processes", 16), ("threads", 8))
+POOLS = (("threads", 16), ("threads", 4), ("processes", 16), ("threads", 8), ("threads", 1))
 
 
 def compare(stage: Stage) -> None:
@@ -32,12 +32,12 @@ def compare(stage: Stage) -> None:
         square, step, batches = Square(size, 3), stepping(stage, size, rows), cycle(files, DOMAINS * rows)
         alone = steps_of(stage, lambda: step(None))
         stage.say("the step alone", {"images/s": DOMAINS * rows / alone, "ms": 1e3 * alone})
-        for kind, workers in (("threads", 2),) if stage.tiny else POOLS:
+        if not stage.over("fedha's folder"):
+            through_folder(stage, Path(folder), size, rows, alone)
+        for kind, workers in (("threads", 2), ("processes", 2)) if stage.tiny else POOLS:
             if not stage.over(f"decoding by {workers} {kind}"):
                 with pool(kind, workers) as executor:
                     told(stage, f"{workers} {kind}", partial(decoded, executor, square), batches, step, alone)
-        if not stage.over("fedha's folder"):
-            through_folder(stage, Path(folder), size, rows, alone)
 
 
 def written(folder: Path, count: int, side: int) -> list[Path]:

@@ -30,6 +30,7 @@ def through_engine(
     *,
     together: bool,
     device: str = "cpu",
+    threads: int = 1,
 ) -> Iterator[None]:
     """One round each time, through the strategy and the inline engine's messages.
 
@@ -40,6 +41,7 @@ def through_engine(
         training: How.
         together: As `engine.batching`.
         device: Where clients compute.
+        threads: Theirs.
     """
     from flwr.app import ConfigRecord
 
@@ -52,6 +54,7 @@ def through_engine(
         lambda context: sources[int(context.node_config["partition-id"])],
         site=seeded_site,
         device=device,
+        threads=threads,
     )
     grid = InlineGrid(app_for(clients), len(sources), together=clients if together else None)
     strategy = HessianAlignment(RECIPES[recipe], training, clients=len(sources))

@@ -110,7 +110,8 @@ def _count(piece: str) -> int:
 def _gpu_budget(device: torch.device) -> int:
     """A quarter of what this process may still take: graphs and updates come beside the chunk."""
     free, total = torch.cuda.mem_get_info(device)
-    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_allocated(device)
+    share = torch.cuda.get_per_process_memory_fraction(device.index)  # which refuses a device without a number
+    allowed = share * total - torch.cuda.memory_allocated(device)
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(min(free + held, allowed) / 4)
 
