@@ -96,12 +96,12 @@ def forget(model: SplitModel) -> None:
 
 def structure(model: nn.Module) -> int:
     """A digest of what a network does with examples, for this process: its layers, in which mode, with which hooks."""
-    return hash(
-        tuple(
-            (type(one), one.training, id(one), len(one._forward_hooks), len(one._forward_pre_hooks))
-            for one in model.modules()
-        )
-    )
+    found, left = [], [model]
+    while left:  # modules() takes three times as long
+        one = left.pop()
+        found.append((type(one), id(one), one.training, len(one._forward_hooks), len(one._forward_pre_hooks)))
+        left.extend(child for child in one._modules.values() if child is not None)
+    return hash(tuple(found))
 
 
 def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:
