@@ -19,12 +19,13 @@ from fedha.exchange import Request, Task
 from fedha.flower.client import client_app, cryptographic_site
 from fedha.models.split import SplitModel
 from fedha.privacy import gate
-from fedha.privacy.answers import release_statistics
+from fedha.privacy.answers import release_statistics, train_privately
 from fedha.privacy.clipping import private_means
 from fedha.privacy.dpsgd import private_gradient
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
 from fedha.privacy.noise import cryptographic
+from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.requests import refuse_settings
 from fedha.privacy.site import Site
 from fedha.privacy.surrogate import risk_loss
@@ -222,6 +223,137 @@ def test_the_library_computes_with_no_such_scale_either(scale: float) -> None:
         private_means(
             {"a": Moment(torch.zeros(3, 1), torch.zeros(3, 2))}, Mechanism(1.0, 1e6, 3), cryptographic(), {"a": scale}
         )
+
+
+# --- any request ---
+
+NUMBERS = st.sampled_from(
+    [math.nan, math.inf, -1.0, 0.0, 1e-320, 1e-39, SMALLEST, 1e-3, 1.0, 1e6, LARGEST, 1e13, 1e39, 1e300]
+)
+MOSTLY_FINE = st.sampled_from([SMALLEST, 1e-3, 1.0, 1e6, LARGEST])
+TERMS = st.lists(
+    st.sampled_from(
+        [
+            "gradient",
+            "hessian_diagonal",
+            "feature_mean",
+            "feature_covariance",
+            "gradient_variance",
+            "pooled_gradient_hessian_product",
+        ]
+    ),
+    unique=True,
+)
+
+
+class Quiet:
+    """A site's source that adds nothing, so that what one example moves can be seen."""
+
+    name = "cryptographic"
+
+    def normal(self, size: int, precision: torch.dtype) -> Tensor:
+        return torch.zeros(size, dtype=torch.float64)
+
+    def uniform(self, size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.float64)
+
+    def precision(self, wanted: torch.dtype) -> torch.dtype:
+        return torch.float64
+
+    def settle(self, noisy: Tensor, deviation: float) -> Tensor:
+        return noisy
+
+
+class QuietSite(Site):
+    def source(self, seed: int, *key: int | str) -> Any:
+        return Quiet()
+
+
+@st.composite
+def hostile(draw: Any) -> tuple[Recipe, dict[str, Any], dict[str, float]]:
+    """A recipe, settings of privacy and sizes of tensors, of which one or none is what no proof speaks of."""
+    numbers = {
+        name: draw(MOSTLY_FINE) for name in ("statistics_clip", "clip", "weight", "parameters", "references", "inputs")
+    }
+    numbers |= {f"scale {place}": draw(MOSTLY_FINE) for place in range(3)}
+    worse = draw(st.sampled_from(["", *numbers]))
+    if worse:
+        numbers[worse] = draw(NUMBERS)
+    names = draw(TERMS)
+    recipe = Recipe("mine", tuple(Term(name, weight=numbers["weight"]) for name in names))
+    scales = {
+        name: numbers[f"scale {place}"] for place, name in enumerate(["gradient", "feature_mean", "hessian_diagonal"])
+    }
+    privacy = {
+        "statistics_clip": numbers["statistics_clip"],
+        "clip": numbers["clip"],
+        "scales": scales,
+        "guard_heads": False,
+    }
+    return recipe, privacy, {name: numbers[name] for name in ("parameters", "references", "inputs")}
+
+
+@settings(max_examples=12, suppress_health_check=QUIET)
+@given(request=hostile())
+def test_no_request_moves_an_answer_by_more_than_its_account_says(request: Any) -> None:
+    assert_covered(request)
+
+
+@pytest.mark.slow
+@settings(max_examples=600, suppress_health_check=QUIET)
+@given(request=hostile())
+def test_none_of_many_requests_moves_an_answer_by_more_than_its_account_says(request: Any) -> None:
+    assert_covered(request)
+
+
+def assert_covered(request: Any) -> None:
+    """Whatever gets through the gate: an exchange and a gradient, with one example and without."""
+    recipe, privacy, sizes = request
+    answers = [asked(recipe, privacy, sizes, there) for there in (True, False)]
+    assert (answers[0] is None) == (answers[1] is None)
+    for (released, gradient), (others, rest) in (
+        zip(*([one] for one in answers if one), strict=True) if answers[0] else ()
+    ):
+        moved = [
+            (value - others[name]).norm() * privacy["scales"].get(name, 1.0) * 9 / privacy["statistics_clip"]
+            for name, value in released.items()
+        ]
+        assert math.hypot(*map(float, moved)) <= 1 + 1e-5  # what is kept of it is float32
+        length = torch.cat([(value - rest[name]).flatten() for name, value in gradient.items()]).norm()
+        assert float(length) * 9 / privacy["clip"] <= 1 + 1e-5
+
+
+def asked(recipe: Recipe, privacy: dict[str, Any], sizes: dict[str, float], there: bool) -> Any:
+    """The moments of the round's first exchange and its gradient, float64; None where a request is refused."""
+    client = site_of(9)
+    inputs = client.domain.train.inputs
+    inputs *= sizes["inputs"]
+    if not there:
+        inputs[4] = math.nan
+    client.site = QuietSite("cryptographic")
+    honest = request_of(client, **privacy)
+    task = replace(honest.task, recipe=recipe)
+    parameters = {name: value * sizes["parameters"] for name, value in honest.parameters.items()}
+    references: dict[str, Tensor] = {}
+    released: dict[str, Tensor] = {}
+    for group in private_exchanges(recipe):
+        around = replace(honest, task=task, parameters=parameters, measure=group, references=dict(references))
+        if gate.refuse(client.site, "query.measure", around, client.model, client.domain) is not None:
+            return None
+        sent = release_statistics(client, client.site, around)
+        if not references:
+            released = {name: value.double() for name, value in client.state.released.items()}
+        told = torch.tensor(sizes["references"], dtype=torch.float64).float()  # which may be infinite
+        references |= {name: told.expand(value.shape).clone() for name, value in sent.items()}
+    around = replace(honest, task=task, parameters=parameters, measure=(), references=references, kind="train")
+    if gate.refuse(client.site, "train", around, client.model, client.domain) is not None:
+        return None
+    alone = replace(
+        client.state, released={name: torch.zeros_like(value) for name, value in client.state.released.items()}
+    )
+    client.state = alone  # released with noise, it is public: the same with the example and without
+    gradient, _ = train_privately(client, client.site, around)
+    return released, {name: value.double() for name, value in gradient.items()}
 
 
 # --- networks that mix examples ---
