@@ -5,13 +5,12 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedha.errors import FedhaError, brief
-from fedha.schema import number
-
-_WORDS = {"true": True, "false": False, "null": None}
+from fedha.schema import nearest
+from fedha.signature import checked, meant, parameters_of, told
 
 
 def is_own(name: str) -> bool:
@@ -95,19 +94,42 @@ def invoke(
     Raises:
         FedhaError: The arguments do not fit it.
     """
+    return _made(section, name, function, arguments(section, name, function, options, offered))
+
+
+def arguments(
+    section: str,
+    name: str,
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    offered: Mapping[str, Any],
+    later: Iterable[str] = (),
+) -> dict[str, Any]:
+    """What a function is called with.
+
+    Args:
+        section, name, function, options, offered: As in `invoke`.
+        later: Its parameters that are given where it is called.
+
+    Raises:
+        FedhaError: The arguments do not fit it.
+    """
     try:
-        signature = inspect.signature(function)
+        wanted = parameters_of(function)
     except (TypeError, ValueError):  # written in another language
-        return _made(section, name, function, {one: meant(value) for one, value in options.items()})
-    wanted = signature.parameters
+        return {one: meant(value) for one, value in options.items()}
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
     try:
-        signature.bind(**options, **more)
+        if both := [one for one in later if one in options]:
+            raise TypeError(f"got an unexpected keyword argument {both[0]!r}")
+        inspect.Signature(list(wanted.values())).bind(**options, **more, **dict.fromkeys(later))
     except TypeError as error:
-        takes = f"{name} takes {', '.join(map(str, wanted.values())) or 'nothing'}"
-        raise FedhaError(f"{section}: {error}; {takes}") from error
+        hints = [f"; {one!r} is none{nearest(one, wanted)}" for one in options if one not in wanted and wanted]
+        hint = next((one for one in hints if "did you mean" in one), "")
+        takes = f"{name} takes {', '.join(map(told, wanted.values())) or 'nothing'}"
+        raise FedhaError(f"{section}: {error}{hint}; {takes}") from error
     asked = {one: meant(value) if not _takes_text(wanted.get(one)) else value for one, value in options.items()}
-    return _made(section, name, function, asked | more)
+    return asked | checked(section, wanted, options) | more
 
 
 def _made(section: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -128,16 +150,6 @@ def _takes_text(parameter: inspect.Parameter | None) -> bool:
     return parameter is not None and (
         parameter.annotation in (str, "str", str | None, "str | None") or isinstance(parameter.default, str)
     )
-
-
-def meant(value: Any) -> Any:
-    """What a config's text stands for: YAML is read as texts, and a function of somebody's has no schema."""
-    if isinstance(value, str):
-        found = number(value)
-        return _WORDS.get(value, value) if found is None else found
-    if isinstance(value, Mapping):
-        return {key: meant(one) for key, one in value.items()}
-    return [meant(one) for one in value] if isinstance(value, list) else value
 
 
 def name_of(function: Callable[..., Any]) -> str | None:

@@ -1,4 +1,7 @@
-"""What installed packages add, by entry points: nothing of it is imported before its name is asked for."""
+"""What installed packages add, by entry points: nothing of it is imported before its name is asked for.
+
+What fedha itself adds in the same way stands in `BUILT_IN`: a function whose signature declares its options.
+"""
 
 from collections.abc import Mapping
 from functools import cache
@@ -7,10 +10,27 @@ from typing import Any
 
 from fedha.errors import FedhaError
 
-DATA, MODELS, RECIPES, RULES, STATISTICS = (
-    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics")
+DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
+    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics", "transforms")
 )
-GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS)
+GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
+
+BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    DATA: {
+        "digits_background": "fedha.data.background:digits_background",
+        "hub": "fedha.data.hub:hub",
+        "rotated_digits": "fedha.data.rotated:rotated_digits",
+        "rotated_mnist": "fedha.data.rotated:rotated_mnist",
+        "table": "fedha.data.tables:table",
+    },
+    MODELS: {
+        "domainbed_mnist_cnn": "fedha.models.domainbed:domainbed_mnist_cnn",
+        "domainbed_resnet18": "fedha.models.domainbed:domainbed_resnet18",
+        "domainbed_resnet50": "fedha.models.domainbed:domainbed_resnet50",
+        "timm": "fedha.models.backbones:timm_network",
+        "torchvision": "fedha.models.backbones:torchvision_network",
+    },
+}
 
 
 @cache
@@ -22,8 +42,17 @@ def installed(group: str) -> Mapping[str, EntryPoint]:
     return found
 
 
+def known(group: str) -> tuple[str, ...]:
+    """The names of a group that stand for functions: fedha's own, then those of installed packages."""
+    own = BUILT_IN.get(group, {})
+    return (*own, *(name for name in installed(group) if name not in own))
+
+
 def place(group: str, name: str) -> str:
-    """The import name behind an installed name, ``package.module:function``; any other name is its own."""
+    """The import name behind a name, ``package.module:function``, fedha's own first; any other name is its own."""
+    own = BUILT_IN.get(group, {})
+    if name in own:
+        return own[name]
     return installed(group)[name].value if name in installed(group) else name
 
 

@@ -177,6 +177,8 @@ def class_count(config: DataConfig) -> int:
     if config.name == "folder":
         folder.check_alone(config)
         return len(config.class_names or ())
+    if config.name not in _DATA_SETS and config.classes is None and (found := own.classes_of(config)) is not None:
+        return found
     if (config.name == "arrays" or config.name not in _DATA_SETS) and config.classes is None:
         raise FedhaError(
             "data.classes is not set; a deployment's server sees no labels, so the config must say how many"
@@ -194,7 +196,7 @@ def _gathered(domains: Sequence[Domain]) -> list[str]:
 
 
 def _rooted(config: DataConfig) -> DataConfig:
-    given = {"root": config.root, "cache": config.cache}
+    given = {"root": config.root, "manifest": config.manifest, "cache": config.cache}
     return config.model_copy(
         update={key: expanded(path, f"data.{key}") for key, path in given.items() if path is not None}
     )

@@ -11,7 +11,17 @@ from fedha.data.examples import Examples, rows_of
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 
-__all__ = ["Domain", "DomainSet", "Examples", "choose_sources", "held_sources", "nth", "own_source", "split", "unseen"]
+__all__ = [
+    "Domain",
+    "DomainSet",
+    "Examples",
+    "choose_sources",
+    "held_sources",
+    "nth",
+    "own_source",
+    "split",
+    "unseen",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class DomainSet:
         classes: Number of classes, C >= 2.
         description: One line for the report: what the data are and where they come from.
         notes: What was left out, passed over or is missing, a sentence each.
+        released: What every source had to give so that these could be made of all of them, such as sums of its
+            columns: no account of privacy knows of it.
     """
 
     sources: tuple[Domain, ...]
@@ -55,6 +67,7 @@ class DomainSet:
     classes: int
     description: str
     notes: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> Any:

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy
 from numpy.typing import NDArray
@@ -42,17 +42,30 @@ class Square:
         return f"{self.size} × {self.size} pixels, {'grey' if self.channels == 1 else 'colour'}"
 
 
-def pixels(path: Path, square: Square) -> NDArray[numpy.uint8]:
+def pixels(path: Path | BinaryIO, square: Square) -> NDArray[numpy.uint8]:
     """An image, decoded whole, turned upright by its EXIF, then resized: bilinear, with antialias.
 
-    What is transparent is laid on white; 16 bits become 8 by their range; of an animation the first picture is taken.
-
     Args:
-        path: The file.
+        path: The file, or its content.
         square: What it becomes.
 
     Returns:
         [channels, size, size].
+
+    Raises:
+        BrokenImageError: As in `picture`.
+    """
+    return squared(picture(path, square.channels), square)
+
+
+def picture(path: Path | BinaryIO, channels: int) -> Image.Image:
+    """An image as it is seen, decoded whole, turned upright by its EXIF, opaque, in 8 bits.
+
+    What is transparent is laid on white; 16 bits become 8 by their range; of an animation the first picture is taken.
+
+    Args:
+        path: The file, or its content.
+        channels: 1: grey; 3: red, green, blue.
 
     Raises:
         BrokenImageError: It is no image, is damaged, or has too many pixels, or too slender a shape, to be one.
@@ -61,16 +74,20 @@ def pixels(path: Path, square: Square) -> NDArray[numpy.uint8]:
         with Image.open(path, formats=FORMATS) as image:
             _check_size(*image.size)
             ImageOps.exif_transpose(image, in_place=True)
-            plain = _plain(image, square.channels)
-        found = numpy.asarray(plain.resize((square.size, square.size), Image.Resampling.BILINEAR))
+            return _plain(image, channels)
     except (BrokenImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise a dozen kinds
         raise BrokenImageError(_reason(path, error)) from error
+
+
+def squared(image: Image.Image, square: Square) -> NDArray[numpy.uint8]:
+    """A picture's bytes, resized where it has another size, [channels, size, size]."""
+    found = numpy.asarray(image.resize((square.size, square.size), Image.Resampling.BILINEAR))
     return found[None] if square.channels == 1 else found.transpose(2, 0, 1)
 
 
-def channels_of(path: Path) -> int:
+def channels_of(path: Path | BinaryIO) -> int:
     """How many channels an image has, by its header alone: 1 of a grey one, else 3.
 
     Raises:
@@ -114,11 +131,11 @@ def _eight_bits(array: NDArray[Any]) -> NDArray[numpy.uint8]:
     return eight
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path | BinaryIO, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {2 * MOST_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
-        empty = os.path.getsize(path) == 0
+        empty = (os.path.getsize(path) if isinstance(path, Path) else path.seek(0, os.SEEK_END)) == 0
         return "it is empty" if empty else "it is no JPEG, PNG, WebP, BMP, GIF, PPM or TIFF image"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
