@@ -34,6 +34,7 @@ from fedha import data
 from fedha.config import Config, DataConfig, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.data.part import no_part
+from fedha.deploy.account_file import account_of
 from fedha.deploy.memory import (
     forget_copies,
     keep_constants,
@@ -247,7 +248,8 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
         return domain
 
     def site() -> Site:
-        return Site("cryptographic", limits, Account(_cache() / "account" / f"{config.data.name}-{client_id}.json"))
+        account = Account() if limits is None else account_of(_cache(), own.root, client_id)
+        return Site("cryptographic", limits, account)
 
     party, threads = site_party(config), config.engine.threads
     place = _cache() / "features" if limits is not None and limits.cache_features else None
