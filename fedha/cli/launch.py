@@ -67,7 +67,8 @@ def shipped_configs() -> dict[str, Path]:
     package = Path(str(files("fedha")))
     inside = package / "configs"
     folder = inside if inside.is_dir() else package.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    return dict(sorted(found.items(), key=lambda one: "/" in one[0]))  # those in folders last
 
 
 def look_at_data(config: Config) -> str:
