@@ -16,17 +16,6 @@ DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
 GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
-    DATA: {},
-    MODELS: {
-        "domainbed_mnist_cnn": "fedha.models.domainbed:domainbed_mnist_cnn",
-        "domainbed_resnet18": "fedha.models.domainbed:domainbed_resnet18",
-        "domainbed_resnet50": "fedha.models.domainbed:domainbed_resnet50",
-        "timm": "fedha.models.backbones:timm_network",
-        "torchvision": "fedha.models.backbones:torchvision_network",
-    },
-}
-
-BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {
         "digits_background": "fedha.data.background:digits_background",
         "hub": "fedha.data.hub:hub",
@@ -34,7 +23,13 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "rotated_mnist": "fedha.data.rotated:rotated_mnist",
         "table": "fedha.data.tables:table",
     },
-    MODELS: {},
+    MODELS: {
+        "domainbed_mnist_cnn": "fedha.models.domainbed:domainbed_mnist_cnn",
+        "domainbed_resnet18": "fedha.models.domainbed:domainbed_resnet18",
+        "domainbed_resnet50": "fedha.models.domainbed:domainbed_resnet50",
+        "timm": "fedha.models.backbones:timm_network",
+        "torchvision": "fedha.models.backbones:torchvision_network",
+    },
 }
 
 

@@ -50,10 +50,14 @@ def located(config: Config) -> Config:
         del paths["manifest"]  # it is found there
     whole = {key: expanded(path, f"data.{key}").absolute() for key, path in paths.items() if path is not None}
     changed: dict[str, Any] = {"data": config.data.model_copy(update=whole)} if whole else {}
-    weights = config.model.options.get("weights")
+    weights, model = config.model.options.get("weights"), dict[str, Any]()
     if config.model.name in plugins.BUILT_IN[plugins.MODELS] and weights not in (None, "pretrained", "none"):
         file = str(expanded(Path(str(weights)), "model.weights").absolute())
-        changed["model"] = config.model.model_copy(update={"options": {**config.model.options, "weights": file}})
+        model["options"] = {**config.model.options, "weights": file}
+    if config.model.start is not None:
+        model["start"] = expanded(config.model.start, "model.start").absolute()
+    if model:
+        changed["model"] = config.model.model_copy(update=model)
     return config.model_copy(update=changed) if changed else config
 
 

@@ -86,7 +86,13 @@ def deployed_server_app() -> ServerApp:
                     "set it to false"
                 )
             own = os.environ.get("FEDHA_DATA")
-            job = Job(asked.config, inside(runs, str(asked.folder)), target_root=None if own is None else Path(own))
+            start = asked.config.model.start
+            job = Job(
+                asked.config,
+                inside(runs, str(asked.folder)),
+                target_root=None if own is None else Path(own),
+                start=None if start is None else inside(runs, str(start)),
+            )
             resume = bool(context.run_config.get("resume", False))
             here = _attendance(str(context.run_config.get("sites", "")))
             serve(job, grid, events, domains=None, resume=resume, stop=stop_file(file).exists, attendance=here)

@@ -150,6 +150,7 @@ class Clients:
         site: Makes a client's own rules. By default its noise is cryptographic: that it may be drawn from the run's
             seed is for whoever simulates to say, never for the server.
         stays: Whether the process answers a run's next rounds, too.
+        in_place: Whether what they answer stays on the device, for a server in this process that computes there.
     """
 
     def __init__(
@@ -162,8 +163,9 @@ class Clients:
         party: Party | None = None,
         site: Callable[[], Site] = cryptographic_site,
         stays: bool = False,
+        in_place: bool = False,
     ) -> None:
-        self._stays = stays
+        self._stays, self._in_place = stays, in_place
         self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
@@ -219,7 +221,7 @@ class Clients:
             secrets, reply = secure_client.mask(self._party, opened, client, plain)
             secure_client.store(context, secrets)
         _remember(client, context)
-        return pack_reply(reply)
+        return pack_reply(reply, in_place=self._in_place)
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]
@@ -268,7 +270,7 @@ class Clients:
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
-        return [plain_reply(reply) for reply in replies]
+        return [plain_reply(reply, in_place=self._in_place) for reply in replies]
 
     def _masked_together(
         self,

@@ -1,22 +1,25 @@
 """The server's optimisers: the clients' mean update is their gradient."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fedha.rules.rule import Answers, Named, Rule, mean_step
+from fedha.optimizers import rate_of
+from fedha.rules.rule import Answers, Named, Rule
 
 if TYPE_CHECKING:
     from fedha.config import TrainingConfig
 
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam's state
+_ALIKE: Mapping[str, float] = MappingProxyType({})  # all parameters at one rate
 
 
 def sgd(training: "TrainingConfig") -> Rule:
     """Gradient descent, with momentum where the config asks for it."""
-    return _descent("sgd", "synchronous", 0.1, training.momentum or 0.0)
+    return _descent("sgd", "synchronous", 0.1, training.momentum or 0.0, training.rates)
 
 
 def fedavg(training: "TrainingConfig") -> Rule:
@@ -29,9 +32,9 @@ def fedavgm(training: "TrainingConfig") -> Rule:
     return _descent("fedavgm", "local", 1.0, 0.9 if training.momentum is None else training.momentum)
 
 
-def adam() -> Rule:
+def adam(training: "TrainingConfig") -> Rule:
     """Adam as torch has it."""
-    return _adaptive("adam", "synchronous", 1e-3, (0.9, 0.999), 1e-8)
+    return _adaptive("adam", "synchronous", 1e-3, (0.9, 0.999), 1e-8, training.rates)
 
 
 def fedadam() -> Rule:
@@ -39,7 +42,14 @@ def fedadam() -> Rule:
     return _adaptive("fedadam", "local", 1e-2, (0.9, 0.99), 1e-3)
 
 
-def _adaptive(name: str, mode: str, rate: float, betas: tuple[float, float], epsilon: float) -> Rule:
+def _adaptive(
+    name: str,
+    mode: str,
+    rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    rates: Mapping[str, float] = _ALIKE,
+) -> Rule:
     """Adam's step, to the bits of `torch.optim.Adam`, written as a function: what is new is not copied first."""
 
     def init(parameters: Named) -> Named:
@@ -65,8 +75,9 @@ def _adaptive(name: str, mode: str, rate: float, betas: tuple[float, float], eps
             scales = torch._foreach_sqrt(squares)
             torch._foreach_div_(scales, [(1 - second**count) ** 0.5 for count in taken])
             torch._foreach_add_(scales, epsilon)
-            rates = [-answers.rate / (1 - first**count) for count in taken]
-            moved |= dict(zip(keys, torch._foreach_addcdiv(values, means, scales, rates), strict=True))
+            own = [answers.rate * rate_of(key, rates) for key in keys]
+            factors = [-one / (1 - first**count) for one, count in zip(own, taken, strict=True)]
+            moved |= dict(zip(keys, torch._foreach_addcdiv(values, means, scales, factors), strict=True))
             for slot, new in zip(_SLOTS, (steps, means, squares), strict=True):
                 kept |= {f"{slot}/{key}": value for key, value in zip(keys, new, strict=True)}
         return moved, kept
@@ -80,10 +91,17 @@ def _groups(parameters: Named) -> list[list[str]]:
     return [list(parameters)] if on_card and parameters else [[key] for key in parameters]
 
 
-def _descent(name: str, mode: str, rate: float, momentum: float) -> Rule:
+def _descent(name: str, mode: str, rate: float, momentum: float, rates: Mapping[str, float] = _ALIKE) -> Rule:
     """Gradient descent to the bits of `torch.optim.SGD`, written as a function as `_adaptive` is."""
+
+    def moved(answers: Answers, update: Named) -> Named:
+        return {
+            key: value.add(update[key], alpha=-answers.rate * rate_of(key, rates))
+            for key, value in answers.parameters.items()
+        }
+
     if not momentum:
-        return Rule(name, (mode,), rate)
+        return Rule(name, (mode,), rate, aggregate=lambda state, answers: (moved(answers, answers.update), state))
 
     def init(parameters: Named) -> Named:
         return {f"momentum_buffer/{key}": torch.zeros_like(value) for key, value in parameters.items()}
@@ -92,7 +110,6 @@ def _descent(name: str, mode: str, rate: float, momentum: float) -> Rule:
     def aggregate(state: Named, answers: Answers) -> tuple[Named, Named]:
         known = init(answers.parameters) if answers.restart else state
         update = {key: (known[f"momentum_buffer/{key}"] * momentum).add_(one) for key, one in answers.update.items()}
-        moved, _ = mean_step({}, replace(answers, update=update))
-        return moved, {f"momentum_buffer/{key}": value for key, value in update.items()}
+        return moved(answers, update), {f"momentum_buffer/{key}": value for key, value in update.items()}
 
     return Rule(name, (mode,), rate, init=init, aggregate=aggregate)

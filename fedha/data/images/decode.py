@@ -58,13 +58,13 @@ def pixels(path: Path | BinaryIO, square: Square) -> NDArray[numpy.uint8]:
     return squared(picture(path, square.channels), square)
 
 
-def picture(path: Path, channels: int) -> Image.Image:
+def picture(path: Path | BinaryIO, channels: int) -> Image.Image:
     """An image as it is seen, decoded whole, turned upright by its EXIF, opaque, in 8 bits.
 
     What is transparent is laid on white; 16 bits become 8 by their range; of an animation the first picture is taken.
 
     Args:
-        path: The file.
+        path: The file, or its content.
         channels: 1: grey; 3: red, green, blue.
 
     Raises:
