@@ -13,8 +13,8 @@ from fedha.rules.rule import Answers, Named, Rule
 if TYPE_CHECKING:
     from fedha.config import TrainingConfig
 
-_SLOTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam's state
 _ALIKE: Mapping[str, float] = MappingProxyType({})  # all parameters at one rate
+_SLOTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam's state
 
 
 def sgd(training: "TrainingConfig") -> Rule:
