@@ -24,6 +24,7 @@ class Client:
         state: What it remembers; mostly nothing.
         site: Its own rules: where its noise comes from, what it refuses.
         last_pass: What was computed of its rows last, kept until it has trained; who made it knows it again.
+        stays: Whether its process will be asked in the next round, too, so that it is worth beginning with that.
     """
 
     client_id: int
@@ -32,6 +33,7 @@ class Client:
     state: ClientState = field(default_factory=ClientState)
     site: Site = field(default_factory=Site)
     last_pass: object = field(default=None, repr=False)
+    stays: bool = False
 
     @property
     def member(self) -> Member:

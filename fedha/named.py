@@ -5,7 +5,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedha.errors import FedhaError, brief
@@ -94,20 +94,42 @@ def invoke(
     Raises:
         FedhaError: The arguments do not fit it.
     """
+    return _made(section, name, function, arguments(section, name, function, options, offered))
+
+
+def arguments(
+    section: str,
+    name: str,
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    offered: Mapping[str, Any],
+    later: Iterable[str] = (),
+) -> dict[str, Any]:
+    """What a function is called with.
+
+    Args:
+        section, name, function, options, offered: As in `invoke`.
+        later: Its parameters that are given where it is called.
+
+    Raises:
+        FedhaError: The arguments do not fit it.
+    """
     try:
         wanted = parameters_of(function)
     except (TypeError, ValueError):  # written in another language
-        return _made(section, name, function, {one: meant(value) for one, value in options.items()})
+        return {one: meant(value) for one, value in options.items()}
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
     try:
-        inspect.Signature(list(wanted.values())).bind(**options, **more)
+        if both := [one for one in later if one in options]:
+            raise TypeError(f"got an unexpected keyword argument {both[0]!r}")
+        inspect.Signature(list(wanted.values())).bind(**options, **more, **dict.fromkeys(later))
     except TypeError as error:
         hints = [f"; {one!r} is none{nearest(one, wanted)}" for one in options if one not in wanted and wanted]
         hint = next((one for one in hints if "did you mean" in one), "")
         takes = f"{name} takes {', '.join(map(told, wanted.values())) or 'nothing'}"
-        raise FedhaError(f"{section}: {error}{hint}; {takes}") from error
+        raise FedhaError(f"{section}: {error}; {takes}{hint}") from error
     asked = {one: meant(value) if not _takes_text(wanted.get(one)) else value for one, value in options.items()}
-    return _made(section, name, function, asked | checked(section, wanted, options) | more)
+    return asked | checked(section, wanted, options) | more
 
 
 def _made(section: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

@@ -1,9 +1,10 @@
 """A batch of a client's examples, which goes through the network in pieces of bounded size."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,9 @@ from fedha.models.split import SplitModel, evaluating
 from fedha.models.state import mixing_layers
 from fedha.registry import statistic
 
-BUDGET_BYTES = 256 * 2**20  # of a piece: fixed, since sums are taken piece by piece and their bits depend on it
+Item = TypeVar("Item")
+# Of a piece on a processor: fixed, since sums are taken piece by piece and their bits depend on it.
+BUDGET_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Seen:
     Attributes:
         view: The head, ready to be measured.
         features: Prepared features, [n, D].
-        labels: Class indices, [n].
-        SEEN: Its part of the batch's rows.
+        labels: Class indices, [n], or soft targets, [n, C] (`fedha.targets`).
+        fraction: Its part of the batch's rows.
     """
 
     view: HeadView
@@ -53,6 +56,7 @@ class Batch:
         draws: What chance does to its inputs; None: nothing.
         running: Running statistics that the network moves, as they are before; they are not written to.
         draw_key: What the network draws is drawn by this and the piece's place; None: it draws nothing.
+        soften: What makes targets of labels; None: they are the labels.
         moved: The running statistics after the last piece that was computed.
     """
 
@@ -65,6 +69,7 @@ class Batch:
     draws: Draws | None = None
     running: Mapping[str, Tensor] = field(default_factory=dict)
     draw_key: Key | None = None
+    soften: Callable[[Tensor], Tensor] | None = None
     moved: dict[str, Tensor] = field(default_factory=dict, init=False)
     _live: Seen | None = field(default=None, init=False)  # the only piece, with its graph
     _features: list[Tensor] = field(default_factory=list, init=False)  # of every piece, without one; empty: not kept
@@ -87,7 +92,7 @@ class Batch:
 
     def pieces(self) -> Iterator[Seen]:
         """Piece by piece, each computed when it is asked for, with a graph of its own."""
-        yield from (self._look(place, rows) for place, rows in enumerate(self._cut()))
+        yield from (self._look(place, rows) for place, rows in enumerate(self._coming()))
 
     def measured(self) -> Iterator[Seen]:
         """Piece by piece without a graph; where all features together are no more than a piece, computed once."""
@@ -96,9 +101,9 @@ class Batch:
             yield Seen(self._view(0), live.features.detach(), live.labels, 1.0)
             return
         known, fresh = self._features, []
-        for place, rows in enumerate(self._cut()):
+        for place, rows in enumerate(self._cut() if known else self._coming()):
             if known:
-                labels = self.examples.labels[rows]
+                labels = self._targets(rows)
                 yield Seen(self._view(place), known[place], labels, len(labels) / self.size)
                 continue
             with torch.no_grad():
@@ -116,13 +121,24 @@ class Batch:
             return
         yield from (slice(start, start + self.most) for start in range(0, self.size, self.most))
 
+    def _coming(self) -> Iterator[Tensor | slice]:
+        """As `_cut`; a source that makes its inputs begins with the next piece's while one is computed."""
+        for rows, after in with_next(self._cut()):
+            if after is not None:
+                self.examples.expect(after, self.draws)
+            yield rows
+
     def _look(self, place: int, rows: Tensor | slice) -> Seen:
         view, own = self._view(place), self.parameters | {name: value.clone() for name, value in self.running.items()}
-        inputs, labels = self.examples.take(rows, self.draws), self.examples.labels[rows]
+        inputs, labels = self.examples.take(rows, self.draws), self._targets(rows)
         with drawing(self._key(place, "featurizer"), labels.device):
             features = functional_call(self.model.featurizer, _below(own, "featurizer."), *arguments(inputs))
         features, self.moved = view.prepare(features), {name: own[name] for name in self.running}
         return Seen(view, features, labels, len(labels) / self.size)
+
+    def _targets(self, rows: Tensor | slice) -> Tensor:
+        labels = self.examples.labels[rows]
+        return labels if self.soften is None else self.soften(labels)
 
     def _view(self, place: int) -> HeadView:
         return view_head(self.model, self.parameters, self._key(place, "head"))
@@ -131,6 +147,16 @@ class Batch:
         if self.draw_key is None or not getattr(random_parts(self.model, self.examples.form), part):
             return None
         return (*self.draw_key, place, part)
+
+
+def with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
+    """Each item with the one after it; None after the last."""
+    left = iter(items)
+    for one in left:
+        for after in left:
+            yield one, after
+            one = after
+        yield one, None
 
 
 def refuse_pieces(model: nn.Module, size: int, most: int) -> None:
@@ -180,6 +206,8 @@ def in_pieces(
 
     def made(start: int) -> Tensor:
         inputs = examples.take(slice(start, start + rows))
+        if start + rows < len(examples):
+            examples.expect(slice(start + rows, start + 2 * rows))
         by_place, by_name = ((inputs,), {}) if module is model else arguments(inputs)
         found: Tensor = functional_call(module, dict(parameters), by_place, by_name)
         return found
@@ -191,18 +219,32 @@ def in_pieces(
         return torch.cat([made(start) for start in range(0, max(1, len(examples)), rows)])
 
 
-def rows_at_once(model: SplitModel, form: Form, statistics: Iterable[str], probes: int) -> int:
+def rows_at_once(model: SplitModel, form: Form, statistics: Iterable[str], probes: int, pieces: int = 1) -> int:
     """How many rows go through a model in one piece: as many as the budget holds, and one at least.
 
-    A function of the model and of the recipe alone, so that it is the same on every engine and at every site.
+    On a processor a function of the model and of the recipe alone, so that it is the same on every engine and at every
+    site; on a GPU also of the card's memory.
 
     Args:
         model: Its structure, on the device where it computes.
         form: Of an example's inputs.
         statistics: What is measured, or aligned.
         probes: Sign vectors of the Hutchinson statistics.
+        pieces: Whose memory they may take together.
     """
-    return _rows(model, form, tuple(statistics), probes, BUDGET_BYTES)
+    budget = pieces * budget_bytes(next(model.parameters()).device)
+    return _rows(model, form, tuple(statistics), probes, budget)
+
+
+def budget_bytes(device: torch.device) -> int:
+    """What a piece may take: on a GPU a quarter of the memory that is this process' part of the card, or up to half of
+    that, so that cards that differ by little take the same.
+    """
+    if device.type != "cuda":
+        return BUDGET_BYTES
+    share = torch.cuda.get_per_process_memory_fraction(device.index)  # which refuses a device without a number
+    part = share * torch.cuda.get_device_properties(device).total_memory
+    return max(BUDGET_BYTES, 1 << (int(part / 4).bit_length() - 1))
 
 
 @lru_cache(maxsize=16)

@@ -10,10 +10,10 @@ from typing import Any
 
 from fedha.errors import FedhaError
 
-DATA, MODELS, RECIPES, RULES, STATISTICS = (
-    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics")
+DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
+    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics", "transforms")
 )
-GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS)
+GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {
@@ -23,7 +23,13 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "rotated_mnist": "fedha.data.rotated:rotated_mnist",
         "table": "fedha.data.tables:table",
     },
-    MODELS: {},
+    MODELS: {
+        "domainbed_mnist_cnn": "fedha.models.domainbed:domainbed_mnist_cnn",
+        "domainbed_resnet18": "fedha.models.domainbed:domainbed_resnet18",
+        "domainbed_resnet50": "fedha.models.domainbed:domainbed_resnet50",
+        "timm": "fedha.models.backbones:timm_network",
+        "torchvision": "fedha.models.backbones:torchvision_network",
+    },
 }
 
 

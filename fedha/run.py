@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedha import engine
+from fedha import engine, progress
 from fedha.config import Config, located
 from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
@@ -50,7 +50,8 @@ def execute(
     else:
         runfolder.check_new(folder)
     owner.check_free(folder)
-    domains = load_domains(config)
+    with progress.told_to(listener.note):
+        domains = load_domains(config)
     for note in domains.notes:
         listener.note(note)
     name, reason = engine.choose(config, domains)

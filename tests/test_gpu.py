@@ -17,6 +17,7 @@ from fedha.errors import FedhaError
 from fedha.models import SplitModel
 from fedha.models.random_layers import drawing
 from fedha.models.split import MixedPrecision
+from fedha.pieces import budget_bytes
 from fedha.run import execute
 from fedha.runs.listener import Silent
 
@@ -126,6 +127,17 @@ def test_a_chunk_leaves_room_on_the_card() -> None:
     held = torch.empty(2**30, dtype=torch.uint8, device=device)
     assert budget(device) < allowed
     del held
+
+
+def test_a_piece_takes_its_part_of_the_card_not_a_processor_s() -> None:
+    device = torch.device(CUDA)
+    total = torch.cuda.get_device_properties(device).total_memory
+    assert total / 8 < budget_bytes(device) <= total / 4
+    torch.cuda.set_per_process_memory_fraction(0.5)
+    try:
+        assert budget_bytes(device) <= total / 8
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_what_a_network_draws_there_is_repeated_and_disturbs_nobody() -> None:

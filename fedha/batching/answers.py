@@ -130,10 +130,9 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
 def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
     trained = shared.train_all(clients, requests)
     numbers = [value for one in trained.metrics for value in one.values()]
+    told = torch.tensor(numbers, dtype=torch.float64, device=_device(requests[0]))
     small = [value.sum() for value in trained.update.values() if value.dim() < 2]  # the server sums all of them anyway
-    _check_finite(
-        torch.stack([torch.tensor(numbers, dtype=torch.float64).sum(), *(one.double() for one in small)]), requests[0]
-    )
+    _check_finite(torch.stack([told.sum(), *(one.double() for one in small)]), requests[0])
     for client, own in zip(clients, trained.own, strict=True):  # only now that nothing can fail any more
         move_averages(client, requests[0].task.recipe, own)
         client.last_pass = None

@@ -57,7 +57,8 @@ class Products:
         Returns:
             [k, n, H].
         """
-        if weight.dtype != self._weight.dtype or not torch.equal(weight, self._weight):
+        kind = (weight.dtype, weight.device) == (self._weight.dtype, self._weight.device)
+        if not kind or not torch.equal(weight, self._weight):
             self._kept.clear()
             self._weight = weight.detach().clone() if keep else torch.empty(0)
         known = self._kept.get(inputs)

@@ -11,6 +11,9 @@ from fedha.batching.network import beyond_examples, take_apart
 from fedha.exchange import Request
 from fedha.models.random_layers import random_parts
 from fedha.models.state import mixing_layers, moving_layers, trained_parameters
+from fedha.optimizers import by_entry
+from fedha.rules.table import named_rule
+from fedha.schedule import counts_steps
 from fedha.training import Holder
 
 # Multiplications of one client's step, forward. From here on a step fills a core, or a GPU, by itself.
@@ -85,11 +88,30 @@ def _stacked(clients: Sequence[Holder], request: Request) -> str | None:
         return f"{frozen[0]!r} is frozen, which is not stacked"
     if noted := beyond_examples(take_apart(clients[0].model)):
         return f"{' and '.join(noted)} keeps statistics or draws at random, which is not stacked"
+    if told := _steps_apart(request):
+        return told
     try:
         multiplications(clients[0], request)
     except Exception as error:  # whatever a stranger's layer does under vmap
         return f"torch.func.vmap cannot take the model: {str(error).splitlines()[0]}"
     return None
+
+
+def _steps_apart(request: Request) -> str | None:
+    """What of the local steps looks at one client's parameters, or at one step's number, as a whole."""
+    training = request.task.training
+    name, _ = named_rule(training.local.optimizer)
+    if training.decay != "all" and training.weight_decay:
+        return f"L2 is on {training.decay} alone, which is not stacked"
+    if training.class_weights == "balanced" and training.batch_size is not None:
+        return "classes are weighed by what a client has, of which a part is drawn each round"
+    if training.mode != "local":
+        return None
+    if not by_entry(name):
+        return f"optimizer {name!r} looks at a parameter as a whole, which is each client's own"
+    if training.clip_norm is not None:
+        return "each client's gradient is clipped by its own norm"
+    return "the rate changes within a round" if counts_steps(training) else None
 
 
 def _large(clients: Sequence[Holder], request: Request) -> str | None:

@@ -15,6 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import typer
 
+from fedha import progress
 from fedha.cli import audit, data, deploy, exits, privacy, study
 from fedha.report.formats import Format
 
@@ -274,4 +275,5 @@ def version() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
-    sys.exit(exits.exit_code(app))
+    with progress.told_to(lambda text: sys.stderr.write(f"{text}\n")):
+        sys.exit(exits.exit_code(app))

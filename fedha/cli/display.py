@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from fedha.config import Config
-from fedha.runs.wording import RoundText, duration, result_text, run_title
+from fedha.progress import duration
+from fedha.runs.wording import RoundText, result_text, run_title
 
 
 class QuietDisplay:

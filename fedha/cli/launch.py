@@ -70,7 +70,7 @@ def look_at_data(config: Config) -> str:
     data = config.data
     if data.download:
         return "the data were not looked at: a run may download them"
-    if data.root is None and data.name in ("colored_mnist", "heart", "arrays", "folder"):
+    if data.root is None and data.manifest is None and data.name in ("colored_mnist", "heart", "arrays", "folder"):
         return f"the data were not looked at: data.root does not say where {data.name} is"
     from fedha.flower.serve import load_domains
 

@@ -72,6 +72,11 @@ class DataConfig(Section):
         json_schema_extra=_of("arrays"),
         description="inputs are divided by this; default: 255 for images of uint8, 65535 of uint16, else 1",
     )
+    manifest: Path | None = Field(
+        None,
+        json_schema_extra=_of("folder", **ELSEWHERE),
+        description="CSV file that lists the images instead of folders: path, domain, label, and split and group",
+    )
     class_names: list[str] | None = Field(
         None,
         min_length=2,
@@ -88,6 +93,12 @@ class DataConfig(Section):
         json_schema_extra=_of("folder"),
         description="1: grey, 3: colour; default: as the sources' first images are",
     )
+    augment: str | dict[str, Any] = Field(
+        "none",
+        json_schema_extra=_of("folder"),
+        description="what chance does to images that are trained on: domainbed, or your own transform as "
+        "package.module:function; with arguments {name: …, key: value}",
+    )
     on_broken: Literal["error", "skip"] = Field(
         "error",
         json_schema_extra=_of("folder"),
@@ -97,6 +108,13 @@ class DataConfig(Section):
         None,
         json_schema_extra=_of("folder", **ELSEWHERE),
         description="folder for decoded images, made once; default: they are decoded whenever they are taken",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        json_schema_extra=_of("folder", **ELSEWHERE),
+        description="threads that decode images, ahead of the step; default: one a core, 8 at most",
     )
     held_out: float = Field(
         0.2,
@@ -159,6 +177,20 @@ class DataConfig(Section):
         if channels == 2:
             raise ValueError("an image has 1 channel, grey, or 3, red, green and blue")
         return channels
+
+    @field_validator("augment")
+    @classmethod
+    def _by_name(cls, augment: str | dict[str, Any]) -> str | dict[str, Any]:
+        if isinstance(augment, dict) and not isinstance(augment.get("name"), str):
+            raise ValueError("give a name, or a mapping with name and the arguments, such as {name: domainbed}")
+        name = augment if isinstance(augment, str) else augment["name"]
+        known = ("none", "domainbed", *plugins.installed(plugins.TRANSFORMS))
+        if name not in known and not is_own(name):
+            raise ValueError(
+                f"there is no augmentation {name!r}{nearest(name, known)}; or name your own transform as "
+                "package.module:function"
+            )
+        return name if isinstance(augment, str) or len(augment) == 1 else augment
 
     @field_validator("class_names")
     @classmethod

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from fedha import plugins
 from fedha.config.data import DataConfig, keys_of
 from fedha.config.experiment import Config
 from fedha.config.model import ModelConfig, reads
@@ -44,9 +45,20 @@ def located(config: Config) -> Config:
     Raises:
         FedhaError: A ``~name`` is nobody's.
     """
-    paths = {"root": config.data.root, "cache": config.data.cache}
+    paths = {key: getattr(config.data, key) for key in ("root", "manifest", "cache")}
+    if config.data.root and config.data.manifest and (config.data.root / config.data.manifest).is_file():
+        del paths["manifest"]  # it is found there
     whole = {key: expanded(path, f"data.{key}").absolute() for key, path in paths.items() if path is not None}
-    return config.model_copy(update={"data": config.data.model_copy(update=whole)}) if whole else config
+    changed: dict[str, Any] = {"data": config.data.model_copy(update=whole)} if whole else {}
+    weights, model = config.model.options.get("weights"), dict[str, Any]()
+    if config.model.name in plugins.BUILT_IN[plugins.MODELS] and weights not in (None, "pretrained", "none"):
+        file = str(expanded(Path(str(weights)), "model.weights").absolute())
+        model["options"] = {**config.model.options, "weights": file}
+    if config.model.start is not None:
+        model["start"] = expanded(config.model.start, "model.start").absolute()
+    if model:
+        changed["model"] = config.model.model_copy(update=model)
+    return config.model_copy(update=changed) if changed else config
 
 
 def expanded(path: Path, key: str = "data.root") -> Path:

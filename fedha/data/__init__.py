@@ -196,7 +196,7 @@ def _gathered(domains: Sequence[Domain]) -> list[str]:
 
 
 def _rooted(config: DataConfig) -> DataConfig:
-    given = {"root": config.root, "cache": config.cache}
+    given = {"root": config.root, "manifest": config.manifest, "cache": config.cache}
     return config.model_copy(
         update={key: expanded(path, f"data.{key}") for key, path in given.items() if path is not None}
     )

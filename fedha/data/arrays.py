@@ -1,14 +1,11 @@
 """A user's own data: a folder with one NumPy archive for every domain."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedha.config import DataConfig
@@ -16,6 +13,7 @@ from fedha.data.archive import RECIPE, Member, member_of, members, read_inputs, 
 from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, own_source
 from fedha.data.examples import rows_of
 from fedha.data.folder import INPUTS, domains_in
+from fedha.data.groups import numbered
 from fedha.data.labels import count_classes
 from fedha.data.layout import Layout, layout_of
 from fedha.data.mapped import Mapped, kept_as, open_array
@@ -151,7 +149,7 @@ def read(path: Path, config: DataConfig, cut: Cut | None = None) -> Domain:
     if "groups" in found and cut is not None and not cut.heeds_groups:
         notes.append("data.split is random, so the groups are not kept together")
     elif "groups" in found:
-        groups = _numbered(read_values(path, found["groups"]))
+        groups = numbered(read_values(path, found["groups"]))
     out = labels == (-(2**63) if config.unlabelled is None else config.unlabelled)
     if left_out := int(out.sum()):
         notes.append(f"{left_out} of {len(labels)} rows have no label ({config.unlabelled}) and are left out")
@@ -224,16 +222,6 @@ def check(path: Path, found: dict[str, Member]) -> None:
             f"groups of {path} have type {groups.dtype} and shape {groups.shape}; they must be integers or texts "
             f"[{labels.shape[0]}], such as a patient's number for each row"
         )
-
-
-def _numbered(groups: NDArray[Any]) -> Tensor:
-    """Groups as numbers that depend on nothing but their own names: integers as they are, a digest of texts."""
-    if groups.dtype.kind in "iub":
-        return torch.from_numpy(groups.astype(numpy.int64))
-    names, places = numpy.unique(groups, return_inverse=True)
-    digests = [hashlib.blake2b(str(one).encode("utf-8", "replace"), digest_size=8).digest() for one in names.tolist()]
-    numbers = torch.tensor([int.from_bytes(one, "big", signed=True) for one in digests], dtype=torch.int64)
-    return numbers[torch.from_numpy(places)]
 
 
 def _divided(name: str, whole: Examples, cut: Cut | None, notes: tuple[str, ...]) -> Domain:

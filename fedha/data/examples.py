@@ -75,6 +75,14 @@ class Chosen:
         """As the source."""
         return self.source.take(self.rows[rows], draws)
 
+    def expect(self, rows: Tensor, draws: Draws | None) -> None:
+        """As the source."""
+        _expect(self.source, self.rows[rows], draws)
+
+    def digest(self, rows: Tensor, step: int) -> bytes | None:
+        """As the source."""
+        return digest_of_rows(self.source, self.rows[rows], step)
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -183,6 +191,12 @@ class Examples:
         out = self.unusable if rows is None else self.unusable[rows]
         return each(lambda one: _blanked(one, out), found)
 
+    def expect(self, rows: Rows = None, draws: Draws | None = None) -> None:
+        """Say what will be taken soon, so that a source which makes its inputs may begin; arguments as in `take`."""
+        for kept in several(self.inputs).values():
+            if not isinstance(kept, Tensor):
+                _expect(kept, _indices(rows, len(self)), draws)
+
     def select(self, rows: Tensor | slice) -> "Examples":
         """The examples at these places, in this order; nothing that is not in memory is read."""
         places = _indices(rows, len(self)) if self.metadata else None
@@ -273,6 +287,24 @@ class Examples:
         if self.placement is None:
             return found if whole or found.is_floating_point else torch.float32
         return torch.int64 if whole and self.placement.integers else self.placement.precision
+
+
+def digest_of_rows(source: Any, rows: Tensor, step: int) -> bytes | None:
+    """What a source says of some rows to tell whether they are what they were; None where it says nothing.
+
+    Args:
+        source: One that can may have ``digest``, with these arguments: cheaper than to take what it must make.
+        rows: Which.
+        step: Of how many the content of one is looked at.
+    """
+    digest = getattr(source, "digest", None)
+    return None if digest is None else digest(rows, step)
+
+
+def _expect(source: Any, rows: Tensor, draws: Draws | None) -> None:
+    """A source that can begin ahead has ``expect``, with the arguments of ``take``."""
+    if (expect := getattr(source, "expect", None)) is not None:
+        expect(rows, draws)
 
 
 def cast(values: Tensor, kind: torch.dtype) -> Tensor:

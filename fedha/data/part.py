@@ -10,6 +10,7 @@ from fedha.data import arrays, heart
 from fedha.data.colored import source_names as colored_names
 from fedha.data.domain import choose_sources, held_sources
 from fedha.data.export import FILE
+from fedha.data.images.load import domains_in
 from fedha.errors import FedhaError, brief
 
 _FILES = {"heart": (heart.FILE,), "arrays": arrays.FILES}  # of one source
@@ -51,7 +52,8 @@ def no_part(config: DataConfig, client_id: int) -> str | None:
 
 def _held(config: DataConfig, sources: Sequence[str]) -> list[str]:
     if (root := config.root) is not None and config.name == "folder":
-        return [name for name in sources if (root / name).is_dir()]
+        known = None if config.manifest is None else domains_in(config, root, own=True)[0]
+        return [name for name in sources if ((root / name).is_dir() if known is None else name in known)]
     if root is None or config.name not in _FILES:
         return []
     return held_sources(sources, root, *_FILES[config.name])

@@ -86,7 +86,13 @@ def deployed_server_app() -> ServerApp:
                     "set it to false"
                 )
             own = os.environ.get("FEDHA_DATA")
-            job = Job(asked.config, inside(runs, str(asked.folder)), target_root=None if own is None else Path(own))
+            start = asked.config.model.start
+            job = Job(
+                asked.config,
+                inside(runs, str(asked.folder)),
+                target_root=None if own is None else Path(own),
+                start=None if start is None else inside(runs, str(start)),
+            )
             resume = bool(context.run_config.get("resume", False))
             here = _attendance(str(context.run_config.get("sites", "")))
             serve(job, grid, events, domains=None, resume=resume, stop=stop_file(file).exists, attendance=here)
@@ -230,7 +236,9 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
         log(WARNING, "%s", note)
 
     def model(context: Context) -> SplitModel:
-        return build(config.model, domain.train.shape, data.class_count(config.data), config.seed[0])
+        # the server's weights are what counts; a site opens no file, and fetches none, because a server says so
+        classes = data.class_count(config.data)
+        return build(config.model, domain.train.shape, classes, config.seed[0], bare=True)
 
     def load(context: Context) -> Domain:
         return domain

@@ -176,6 +176,7 @@ def inline_grid(
         device=device(config),
         party=simulated_party(config),
         site=seeded_site,
+        stays=True,
     )
     return InlineGrid(app_for(made), len(held), together=made if together else None, stop=stop)
 

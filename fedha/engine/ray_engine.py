@@ -129,7 +129,8 @@ def make_clients(
         return parts[int(context.node_config["partition-id"])]
 
     party = simulated_party(config)
-    return Clients(model, domain, threads=config.engine.threads, device=device, party=party, site=seeded_site)
+    threads = config.engine.threads
+    return Clients(model, domain, threads=threads, device=device, party=party, site=seeded_site, stays=True)
 
 
 def _packed(domain: Domain) -> PackedDomain:

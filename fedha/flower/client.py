@@ -149,6 +149,7 @@ class Clients:
         party: Who they are in secure sums, in which alone they then answer; None: they answer in the clear.
         site: Makes a client's own rules. By default its noise is cryptographic: that it may be drawn from the run's
             seed is for whoever simulates to say, never for the server.
+        stays: Whether the process answers a run's next rounds, too.
     """
 
     def __init__(
@@ -160,7 +161,9 @@ class Clients:
         device: str = "cpu",
         party: Party | None = None,
         site: Callable[[], Site] = cryptographic_site,
+        stays: bool = False,
     ) -> None:
+        self._stays = stays
         self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
@@ -307,7 +310,7 @@ class Clients:
             site = self._make_site()
             with errors_by_kind_if_protected(f"client {client_id}", site, content):
                 domain = self._domain(self._model, context, client_id, content)
-            self._clients[key] = Client(client_id, domain, self._model, site=site)
+            self._clients[key] = Client(client_id, domain, self._model, site=site, stays=self._stays)
         client = self._clients[key]
         known = context.state.get(_STATE)
         named = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}

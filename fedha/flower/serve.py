@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,15 @@ from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
 from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
+from fedha.runs.checkpoint import read_saved
 from fedha.runs.divergence import divergence
 from fedha.runs.files import METRICS
 from fedha.runs.listener import Listener
 from fedha.runs.selection import select
+from fedha.runs.starting import Start, start_from
 from fedha.runs.versions import versions
 from fedha.runs.wording import MANY
+from fedha.targets import check_weights
 from fedha.training import evaluate
 from fedha.unmoved import unmoved
 
@@ -55,12 +58,14 @@ class Job:
         folder: The run's folder.
         left_out: A source that this run leaves out and is tested on, for leave-one-domain-out selection; or None.
         target_root: In a deployment, the server's folder of the target's data; None: data.root.
+        start: In a deployment, where model.start lies among the server's runs; None: where it says.
     """
 
     config: Config
     folder: Path
     left_out: str | None = None
     target_root: Path | None = None
+    start: Path | None = None
 
 
 def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
@@ -181,19 +186,25 @@ def _serve(
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
+    check_weights(config.training, setting.classes)
+    saved = read_saved(job.folder) if resume else None
+    begun, warned = (None, ()) if saved is not None else _started(job, model, setting)
+    start = asdict(begun) if begun is not None else None if saved is None else saved.start
     server = strategy.begin(named_state(model), kinds_of(model))
     server.site = Site("cryptographic" if domains is None else "seeded")
     shown(strategy)
     recipe = strategy.task.recipe
     idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
-    setting = replace(setting, remarks=(*config.model.unread, *idle))
+    setting = replace(setting, remarks=(*config.model.unread, *model.remarks, *warned, *idle))
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()
     runfolder.create(job.folder, config, resume=resume)
     changed = resuming.changes(job.folder, config) if resume else []
     known = None if domains is None else fingerprint(domains)
-    saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known)
+    saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known, start)
+    if begun is not None:
+        saving.save_start()
     done, pending = saving.restore() if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
     resuming.take_up(job.folder, config, changed)
@@ -251,7 +262,7 @@ def _serve(
             listener.note(f"training ends after round {number}: {stopped}")
             break
     runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
-    results = _results(job, strategy, setting, records, stopped)
+    results = _results(job, strategy, setting, records, stopped) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
     return results
@@ -315,6 +326,19 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     own = config.data if job.target_root is None else config.data.model_copy(update={"root": job.target_root})
     targets = data.load_targets(own, config.seed[0])
     return Setting(names, shape, data.class_count(config.data), targets, description)
+
+
+def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | None, tuple[str, ...]]:
+    """Begin with another run's model where the config says so; and what the numbers should not be read without."""
+    config = job.config
+    if config.model.start is None:
+        return None, ()
+    folder = job.start or config.model.start
+    begun, trained = start_from(model, config.model.start, folder, head=config.model.start_head)
+    seen = [one.name for one in setting.targets if one.name in trained]
+    told = f"the run that it starts from, {begun.run}, was trained on {listed(seen)}, which is unseen here alone"
+    spent = "what the run that it starts from released of the same examples is not in this run's epsilon"
+    return begun, ((told,) if seen else ()) + ((spent,) if config.privacy.protect != "nothing" else ())
 
 
 def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[str, ...]) -> dict[str, Any]:

@@ -18,20 +18,23 @@ from fedha.objects import NAME, get_object
 from fedha.randomness import generator
 
 
-def build(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> SplitModel:
+def build(config: ModelConfig, input_shape: Any, classes: int, seed: int, *, bare: bool = False) -> SplitModel:
     """Make the network a config describes, initialised from the seed alone.
 
     Args:
         config: The model section. Somebody's own function gets its options and, where its signature names them,
-            ``input_shape`` and ``classes``; what it draws is drawn from the run's seed.
+            ``input_shape``, ``classes`` and ``precision``; what it draws is drawn from the run's seed.
         input_shape: Shape of one input; of several, a tuple of shapes or shapes by name.
         classes: C, the number of classes.
         seed: The run's seed.
+        bare: Whether its state comes from elsewhere, a finished run or a server: then no weights are read or fetched.
 
     Raises:
         FedhaError: The model does not fit the data, or what the function makes is no `SplitModel`.
     """
     if is_own(plugins.place(plugins.MODELS, config.name)) or config.name == NAME:
+        if bare and config.name in plugins.BUILT_IN[plugins.MODELS]:
+            config = config.model_copy(update={"options": {**config.options, "weights": "none"}})
         return _own(config, input_shape if nested(input_shape) else tuple(input_shape), classes, seed)
     if nested(input_shape):
         raise FedhaError(
@@ -60,6 +63,8 @@ def build(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> Spl
 
 def _own(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> SplitModel:
     offered = {"input_shape": input_shape, "classes": classes}
+    if config.precision != "float32":  # a function that asks for it sees to it itself
+        offered["precision"] = config.precision
     with _seeded(seed):
         if config.name == NAME:
             made = invoke("model", "the function", get_object("network", config.options.get("digest")), {}, offered)
@@ -72,6 +77,10 @@ def _own(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> Spli
         )
     if config.batch_norm is not None:
         made.set_batch_norm(config.batch_norm)
+    if config.precision == "float64":
+        return made.to(torch.float64)
+    if config.precision == "mixed" and not any(isinstance(one, MixedPrecision) for one in made.modules()):
+        made.featurizer = MixedPrecision(made.featurizer)
     return made
 
 

@@ -28,6 +28,7 @@ class SplitModel(nn.Module):
             mode whatever `train` says, weight and bias are trained as others are. averaged: training uses each batch's
             own and moves them, the server averages them. local: likewise, but they and the layers' weight and bias
             stay with each client (FedBN, Li et al., ICLR 2021); the server's model has their mean.
+        remarks: What whoever trains it should know of how it was made, a sentence each.
     """
 
     def __init__(self, featurizer: nn.Module, head: nn.Module, *, batch_norm: BatchNorm = "frozen") -> None:
@@ -36,6 +37,7 @@ class SplitModel(nn.Module):
             check_argument("SplitModel", name, part, nn.Module, "an nn.Module")
         self.featurizer = featurizer
         self.head = head
+        self.remarks: tuple[str, ...] = ()
         self._held: list[nn.Module] = []  # layers that were in training mode before they were put out of it
         self._refuse_shared()
         self.set_batch_norm(batch_norm)
@@ -140,13 +142,15 @@ class MixedPrecision(nn.Module):
         super().__init__()
         self.full = featurizer
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Features, [n, D - 1], in the precision of the inputs."""
-        kind = inputs.device.type
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """Features, [n, D - 1], in the precision of the parameters."""
+        some = next(iter((*inputs, *named.values())))
+        like = next(self.full.parameters(), some if some.is_floating_point() else torch.empty(0))
         # a "meta" tensor has a shape and no numbers: nothing to round
+        kind = some.device.type
         with nullcontext() if kind == "meta" else torch.autocast(kind, dtype=torch.bfloat16):
-            features: Tensor = self.full(inputs)
-        return features.to(inputs.dtype)
+            features: Tensor = self.full(*inputs, **named)
+        return features.to(like.dtype)
 
 
 def with_bias(features: Tensor) -> Tensor:

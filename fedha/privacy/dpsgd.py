@@ -21,13 +21,14 @@ from torch.func import grad, vmap
 from fedha.data.examples import Examples
 from fedha.inputs import Form, Inputs, each
 from fedha.models.reach import stackable, unreached
-from fedha.numerics import take_step
+from fedha.optimizers import is_decayed
 from fedha.pieces import rows_at_once
 from fedha.privacy import ghost
 from fedha.privacy.clipping import factors
 from fedha.privacy.loss import Loss
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.noise import Source
+from fedha.steps import LocalSteps
 
 Named = Mapping[str, Tensor]
 
@@ -92,29 +93,39 @@ def noisy_gradient(
 
 def descend(
     loss: Loss,
-    parameters: Named,
-    optimizer: torch.optim.Optimizer,
+    steps: LocalSteps,
     batches: Iterable[Examples],
     mechanism: Mechanism,
     source: Source,
     weight_decay: float = 0.0,
+    decay: str = "all",
 ) -> None:
     """Step the parameters in place, once a batch.
 
     Args:
         loss: As in `private_gradient`.
-        parameters: Leaves that the optimiser holds.
-        optimizer: Fresh.
+        steps: Fresh; their clipping is of the noisy gradient, which costs nothing more.
         batches: Of each step.
         mechanism: Norm, noise and divisor of each step.
         source: Of all steps.
-        weight_decay: Adds this times the squared norm of all parameters to the loss; no example's, so not clipped.
+        weight_decay: Adds this times the squared norm of what is decayed to the loss; no example's, so not clipped.
+        decay: What that is, as `training.decay` says.
     """
     for batch in batches:
-        gradient = noisy_gradient(loss, parameters, batch, mechanism, source)
-        for name, value in parameters.items():
-            value.grad = gradient[name] + 2 * weight_decay * value.detach() if weight_decay else gradient[name]
-        take_step(optimizer)
+        gradient = noisy_gradient(loss, steps.parameters, batch, mechanism, source)
+        steps.take(with_decay(gradient, steps.parameters, weight_decay, decay))
+
+
+def with_decay(gradient: Named, parameters: Named, weight_decay: float, decay: str) -> dict[str, Tensor]:
+    """A gradient with L2's derivative; arguments as in `descend`."""
+    if not weight_decay:
+        return dict(gradient)
+    return {
+        name: value + 2 * weight_decay * parameters[name].detach()
+        if is_decayed(name, parameters[name], decay)
+        else value
+        for name, value in gradient.items()
+    }
 
 
 def _add_clipped(total: Named, loss: Loss, parameters: Named, inputs: Inputs, labels: Tensor, clip: float) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedha.registry import moments
-from fedha.statistics import hits, losses
+from fedha.statistics import hits, is_soft, losses
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Batch:
     Attributes:
         features: With a last column of ones, [n, D]; n may be 0, since a Poisson sample may be empty.
         logits: [n, C]; one column is the binary logistic head. All that a moment knows of the head.
-        labels: Class indices, [n].
+        labels: Class indices, [n], or soft targets, [n, C] (`fedha.targets`).
         vector: A public direction in head space, [C, D], for the Hessian-vector product only.
     """
 
@@ -98,9 +98,16 @@ class Batch:
         return torch.sigmoid(self.logits) if self.logits.shape[1] == 1 else torch.softmax(self.logits, 1)
 
     @cached_property
+    def weights(self) -> Tensor:
+        """What an example counts, [n, 1]: 1, or the sum of its soft target."""
+        return self.labels.sum(1, keepdim=True) if is_soft(self.labels) else self.ones
+
+    @cached_property
     def residuals(self) -> Tensor:
-        """``p - y``, [n, C]."""
+        """``p - y``, [n, C]; of soft targets t ``w p - t``, w the weight."""
         p = self.probabilities
+        if is_soft(self.labels):
+            return self.weights * p - (self.labels[:, 1:] if p.shape[1] == 1 else self.labels)
         if self.logits.shape[1] == 1:
             return p - self.labels[:, None].to(p.dtype)
         return p.scatter_add(1, self.labels[:, None], p.new_full((len(p), 1), -1.0))
@@ -127,7 +134,7 @@ class Batch:
 
     @cached_property
     def changes(self) -> Tensor:
-        """``p * (a - sum_c p_c a_c)`` with ``a = z V^T``, [n, C].
+        """``w p * (a - sum_c p_c a_c)`` with ``a = z V^T``, [n, C].
 
         Raises:
             ValueError: There is no direction of the head's shape.
@@ -139,7 +146,7 @@ class Batch:
                 f"{None if vector is None else tuple(vector.shape)}; pass the pooled gradient that the server sent"
             )
         p, along = self.probabilities, (vector @ self.features.T).T
-        return p * (along - (p * along).sum(1, keepdim=True))
+        return self.weights * p * (along - (p * along).sum(1, keepdim=True))
 
 
 def measure(names: Iterable[str], batch: Batch) -> dict[str, Moment]:

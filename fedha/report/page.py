@@ -9,6 +9,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedha.atomic import write_text
+from fedha.progress import duration
 from fedha.report import figures
 from fedha.report.accuracies import RULES, sound
 from fedha.report.comparison import Run, Variant, variants
@@ -17,7 +18,7 @@ from fedha.report.privacy import privacy_section
 from fedha.report.section import Section
 from fedha.report.tables import DIVERGED, Key, accuracy_table, label
 from fedha.report.tables import group as group_results
-from fedha.runs.wording import byte_count, duration, shortened
+from fedha.runs.wording import byte_count, shortened
 
 Rows = Mapping[str, Sequence[Run]]  # runs by the label of their row
 

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from fedha.config import Config
+from fedha.progress import duration
 from fedha.runs.absences import absence_texts
 
 MANY = 12  # domains that can be told one by one
@@ -95,14 +96,6 @@ def shortened(text: str, most: int = 300) -> str:
         return text
     beginning = text[:most].rpartition(" ")[0].rstrip(",;")
     return f"{beginning}, … ({len(text):,} characters in all, in results.json)"
-
-
-def duration(seconds: float) -> str:
-    """``2.1 s`` below a minute, then ``3 min 20 s``, then ``2 h 05 min``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def byte_count(count: float) -> str:

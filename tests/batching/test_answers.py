@@ -25,6 +25,10 @@ MODES = {
     "epochs": local(epochs=2, batch_size=5, momentum=0.9, learning_rate=0.05, weight_decay=0.01),
     "steps": local(steps=2),
 }
+SOFT = {
+    "synchronous": SGD.model_copy(update={"label_smoothing": 0.1, "class_weights": "balanced"}),
+    "steps": local(steps=2, label_smoothing=0.1, class_weights="balanced"),
+}
 MLP = ModelConfig(hidden=[6], precision="float64")
 
 
@@ -36,6 +40,14 @@ def test_every_recipe_answers_as_one_by_one(name: str, head: str, mode: str) -> 
     assert_same(twin_rounds(make_problem(head).clients(), recipe, MODES[mode], 2))
 
 
+@pytest.mark.parametrize("mode", SOFT)
+@pytest.mark.parametrize("head", ["three classes", "one logit", "network"])
+@pytest.mark.parametrize("name", ["hgp", "hutchinson", "fishr", "irm", "groupdro"])
+def test_soft_targets_answer_as_one_by_one(name: str, head: str, mode: str) -> None:
+    recipe = replace(ROWS[name], weight=1.7, probes=PROBES)
+    assert_same(twin_rounds(make_problem(head).clients(), recipe, SOFT[mode], 2))
+
+
 OPTIMISERS = {
     "sgd": local(epochs=2, batch_size=4),
     "momentum": local(epochs=2, batch_size=4, momentum=0.9),
@@ -43,6 +55,17 @@ OPTIMISERS = {
     "decayed momentum": local(steps=7, batch_size=4, momentum=0.5, weight_decay=0.05),
     "adam": local(epochs=2, batch_size=4, optimizer="adam", learning_rate=0.01),
     "decayed adam": local(steps=5, batch_size=4, optimizer="adam", learning_rate=0.01, weight_decay=0.05),
+    "adamw at two rates": local(
+        epochs=2,
+        batch_size=4,
+        optimizer={"name": "adamw", "weight_decay": 0.1},
+        learning_rate=0.01,
+        rates={"featurizer": 0.3},
+    ),
+    "sgd at two rates": local(epochs=2, batch_size=4, momentum=0.5, rates={"featurizer": 0.3, "head.bias": 2.0}),
+    "rmsprop of soft targets": local(
+        epochs=2, optimizer="rmsprop", label_smoothing=0.2, class_weights=[0.5, 1.0, 2.0], batch_size=5
+    ),
     "whole domains": local(epochs=3, momentum=0.9),
     "larger than a domain": local(epochs=2, batch_size=100),
 }

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fedha import answers
 from fedha.client import Client
-from fedha.config import ModelConfig, TrainingConfig
+from fedha.config import LocalConfig, ModelConfig, TrainingConfig
+from fedha.config.schedule import ScheduleConfig
 from fedha.exchange import Request, Task
 from fedha.models import SplitModel
 from fedha.privacy.limits import Limits
@@ -111,6 +112,24 @@ def test_large_work_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) ->
     )
     wide = make_cohort(ModelConfig(hidden=[300, 4000]), (784,), sizes=(60, 60), classes=10)
     assert "MiB of the 16 MiB for all" in str(ask(wide, local(epochs=1, batch_size=4)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"clip_norm": 1.0}, "each client's gradient is clipped by its own norm"),
+        ({"schedule": ScheduleConfig(warmup=2, by="step")}, "the rate changes within a round"),
+        ({"weight_decay": 0.1, "decay": "weights"}, "L2 is on weights alone"),
+        ({"local": LocalConfig(optimizer="adafactor")}, "optimizer 'adafactor' looks at a parameter as a whole"),
+        ({"local": LocalConfig(optimizer="adamw")}, None),
+    ],
+)
+def test_steps_that_look_at_a_client_as_a_whole_are_taken_one_by_one(
+    changes: dict[str, object], reason: str | None
+) -> None:
+    training = local(epochs=1, batch_size=4).model_copy(update=changes)
+    said = ask(make_cohort(ModelConfig(hidden=[8]), (4,)), training)
+    assert said is None if reason is None else reason in str(said)
 
 
 def test_a_missing_parameter_is_refused() -> None:

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from fedha import answers, batching
+from fedha import answers, batching, pieces
 from fedha.client_state import to_tensors
 from fedha.config import ModelConfig, TrainingConfig
 from fedha.data.domain import Domain
@@ -81,6 +81,17 @@ def test_all_exchanges_of_a_round_share_one_pass_of_all_rows(name: str) -> None:
     assert [rows for rows in counting.passes if rows > 2][-6:] == [27] * 6  # what looks at the model takes two rows
     assert sum(rows == 27 for rows in counting.passes) == 6
     assert not any(rows == 9 for rows in counting.passes)
+
+
+@pytest.mark.parametrize(("rows", "joint"), [(7, True), (6, False)])
+def test_a_shared_pass_takes_the_memory_of_four_pieces(rows: int, joint: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make_problem()
+    counting = Counting(problem.model.featurizer)
+    watched = replace(problem, model=SplitModel(counting, problem.model.head))
+    form, recipe = watched.domains[0].train.form, RECIPES["erm"]
+    monkeypatch.setattr(pieces, "BUDGET_BYTES", rows * pieces.example_bytes(watched.model, form))
+    trained(watched, recipe, MINIBATCH, together=True)
+    assert (27 in counting.passes) == joint
 
 
 def test_more_rows_than_a_piece_holds_are_answered_as_before() -> None:

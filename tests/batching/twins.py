@@ -45,12 +45,14 @@ def make_cohort(
 def local(**options: object) -> TrainingConfig:
     """Local mode, the rate falling over the rounds."""
     weight_decay = options.pop("weight_decay", 0.0)
+    more = {name: options.pop(name) for name in ("rates", "label_smoothing", "class_weights") if name in options}
     return TrainingConfig.model_validate(
         {
             "mode": "local",
             "rounds": 10,
             "schedule": "cosine",
             "weight_decay": weight_decay,
+            **more,
             "local": LocalConfig.model_validate(options),
         }
     )

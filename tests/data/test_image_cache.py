@@ -1,8 +1,13 @@
 """Laws of the cache of decoded images: its numbers are the files', and whatever is not of them is made again."""
 
 import resource
+import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy
@@ -10,7 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from fedha import progress
 from fedha.data.images import cache as caching
+from fedha.data.images import files as files_module
+from fedha.data.images import growing
 from fedha.data.images.cache import cached
 from fedha.data.images.decode import Square
 from fedha.data.images.files import ImageFiles
@@ -46,7 +54,7 @@ def test_the_cache_is_made_once_and_holds_what_is_decoded(root: Path, tmp_path: 
     before = one.stat()
     assert as_decoded(art(root), place)
     assert one.stat() == before
-    assert sorted(path.name for path in place.iterdir()) == [f"{one.stem}.json", one.name]
+    assert sorted(path.name for path in place.glob("[!.]*")) == [f"{one.stem}.json", one.name]
     assert numpy.load(one).shape == (10, 3, 8, 8)
 
 
@@ -105,7 +113,107 @@ def full_disk() -> Iterator[None]:
 def test_a_disk_that_fills_leaves_nothing(root: Path, tmp_path: Path, full_disk: None) -> None:
     with pytest.raises(UnwrittenError, match=r"cannot write .*art-.*npy: File too large; choose a folder with space"):
         cached(tmp_path / "cache", art(root), skip=False)
-    assert not [one for one in (tmp_path / "cache").iterdir() if one.suffix in (".npy", ".json", ".fedha")]
+    assert not [one for one in (tmp_path / "cache").iterdir() if one.suffix != ".lock"]
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_decoded(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 100))
+    with pytest.raises(UnwrittenError, match=r"images of art take 0.0 GB as bytes but the disk of data.cache .* has"):
+        cached(tmp_path / "cache", art(root), skip=False)
+    assert not [one for one in (tmp_path / "cache").iterdir() if one.suffix != ".lock"]
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ends the decoding as a killed process would, after so many blocks; every block is saved."""
+    real = growing.blocks
+
+    def end_after(count: int) -> None:
+        def some(*given: object) -> Iterator[object]:
+            yield from islice(real(*given), count)  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(growing, "blocks", some)
+
+    monkeypatch.setattr(growing, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(files_module, "BLOCK", 1)
+    return end_after
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_a_killed_process_has_done_is_kept(
+    root: Path, tmp_path: Path, killed: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, skip: bool
+) -> None:
+    place, files, said = tmp_path / "cache", replace(art(root), workers=2), list[str]()
+    if skip:
+        (root / "art" / "cat" / "1.png").write_bytes(b"")
+    killed(3)
+    with pytest.raises(KeyboardInterrupt):
+        cached(place, files, skip=skip)
+    assert not arrays(place)
+    monkeypatch.undo()
+    started, real = list[int](), growing.blocks
+    monkeypatch.setattr(growing, "blocks", lambda *given: started.append(given[2]) or real(*given))
+    with progress.told_to(said.append):
+        found, broken = cached(place, files, skip=skip)
+    assert started == [6]
+    assert said == [f"decoding art into {place}: goes on at 6 of 10 images"]
+    assert list(broken) == [1] * skip
+    rows = torch.tensor([row for row in range(10) if row not in broken])
+    assert torch.equal(found.take(rows), files.take(rows))
+    assert not [one for one in place.glob(".*") if one.suffix != ".lock"]
+
+
+def test_what_was_left_of_other_images_is_made_anew(
+    root: Path, tmp_path: Path, killed: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(3)
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path / "cache", replace(art(root), workers=2), skip=False)
+    monkeypatch.undo()
+    picture(78, 30, 30).save(root / "art" / "cat" / "0.png")
+    assert as_decoded(art(root), tmp_path / "cache")
+
+
+def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, said = [0.0], list[str]()
+    work = progress.Progress("decoding art", 1000, "images", _began=0.0)
+    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
+    with progress.told_to(said.append):
+        for now[0] in (1.0, 4.0, 6.0, 15.0):
+            work.add(200)
+        now[0] = 20.0
+        work.add(200)
+        work.end()
+    assert said == [
+        "decoding art: 400 of 1,000 images, 100 a second, 6.0 s left",
+        "decoding art: 800 of 1,000 images, 53 a second, 3.8 s left",
+        "decoding art: 1,000 images in 20.0 s",
+    ]
+
+
+def test_another_process_is_waited_for(root: Path, tmp_path: Path) -> None:
+    place, said = tmp_path / "cache", list[str]()
+    cached(place, art(root), skip=False)
+    (lock,) = place.glob(".*.lock")
+    arrays(place)[0].unlink()
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"import filelock; a = filelock.FileLock({str(lock)!r}); a.acquire(); print(); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+
+    def tell(text: str) -> None:
+        said.append(text)
+        other.communicate(b"\n")
+
+    with progress.told_to(tell):
+        assert as_decoded(art(root), place)
+    assert said == [f"waiting for another process, which makes the cache in {place}"]
 
 
 def test_a_cache_that_is_a_file_is_refused(root: Path, tmp_path: Path) -> None:

@@ -27,9 +27,11 @@ PRIVATE = (
 class Deployed:
     """`fedha deploy run` in a process of its own."""
 
-    def __init__(self, federation: Running, name: str, *overrides: str, command: str = "run") -> None:
+    def __init__(
+        self, federation: Running, name: str, *overrides: str, command: str = "run", config: Path = CONFIG
+    ) -> None:
         self.folder = federation.runs / name
-        what = [str(CONFIG), *overrides, "--out", str(self.folder)] if command == "run" else [str(self.folder)]
+        what = [str(config), *overrides, "--out", str(self.folder)] if command == "run" else [str(self.folder)]
         to = ["--to", str(federation.init_folder.folder), "--address", federation.address]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "fedha", "deploy", command, *what, *to],

@@ -4,25 +4,25 @@ Both are named by their settings and by the files' names, sizes and times: other
 array never changes under a run that has it mapped. The index is written last, and holds the array's own size and time.
 """
 
-import fcntl
 import hashlib
-import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy
 import PIL
-from numpy.lib import format as npy
+from filelock import FileLock, Timeout
 
-from fedha.atomic import write_json, write_parts
-from fedha.data.images.files import Broken, ImageFiles, blocks
+from fedha.atomic import write_json
+from fedha.data.images.decode import Square
+from fedha.data.images.files import Broken, ImageFiles
+from fedha.data.images.growing import grown
 from fedha.data.images.tree import shown
 from fedha.data.mapped import Mapped, open_array
 from fedha.errors import FedhaError, UnwrittenError
 from fedha.jsonfile import parse_json
+from fedha.progress import say
 
 FORMAT = 1
 
@@ -39,26 +39,34 @@ def cached(cache: Path, files: ImageFiles, *, skip: bool) -> tuple[Mapped, Broke
         Inputs [n, channels, size, size] in the files' order, and which are broken.
 
     Raises:
-        FedhaError: An image is broken; or the cache cannot be written, which then leaves nothing half written.
+        FedhaError: An image is broken; or the cache cannot be written. Then nothing is left of it; where the process is
+            killed, what it has done is, and the next one goes on from there.
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
         listing = _listing(files)
-        stem = f"{files.folder.name}-{_digest(listing)}"
-        with _alone(cache / f".{stem}.lock"):
-            found = _found(cache / stem, files, listing, skip=skip)
-            return found or _made(cache / stem, files, listing, skip=skip)
+        stem = cache / f"{files.folder.name}-{_digest(listing)}"
+        if found := _found(stem, files, listing, skip=skip):
+            return found
+        part = cache / f".{files.folder.name}-{_digest(_settings(files))}.part"
+        with _alone(part.with_suffix(".lock")):
+            return _found(stem, files, listing, skip=skip) or _made(stem, part, files, listing, skip=skip)
     except OSError as error:
         raise UnwrittenError(
             f"cannot write the cache {shown(cache)}: {error.strerror}; let data.cache name a folder that you may write"
         ) from error
 
 
+def _settings(files: ImageFiles) -> dict[str, Any]:
+    """What the array's bytes depend on beside the files."""
+    square: Square = files.square
+    settings = {"format": FORMAT, "size": square.size, "channels": square.channels}
+    return {**settings, "decoder": f"Pillow {PIL.__version__}", "folder": shown(files.folder)}
+
+
 def _listing(files: ImageFiles) -> dict[str, Any]:
     """What the array's bytes depend on."""
-    sizes = [[name, *_state(files.folder / name)] for name in files.names]
-    settings = {"format": FORMAT, "size": files.square.size, "channels": files.square.channels}
-    return {**settings, "decoder": f"Pillow {PIL.__version__}", "folder": shown(files.folder), "files": sizes}
+    return {**_settings(files), "files": [[name, *_state(files.folder / name)] for name in files.names]}
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -88,22 +96,18 @@ def _found(stem: Path, files: ImageFiles, listing: dict[str, Any], *, skip: bool
     return (mapped, broken) if skip or not broken else None  # made again, and so refused where an image is broken
 
 
-def _made(stem: Path, files: ImageFiles, listing: dict[str, Any], *, skip: bool) -> tuple[Mapped, Broken]:
-    broken: Broken = {}
-    write_parts(_array(stem), _parts(files, broken if skip else None))
-    state = list(_state(_array(stem)))
-    told = {str(row): why for row, why in broken.items()}
-    write_json(_index(stem), {**_printable(listing), "array": state, "broken": told})
-    return open_array(_array(stem)), broken
-
-
-def _parts(files: ImageFiles, broken: Broken | None) -> Iterator[bytes]:
-    header = io.BytesIO()
-    kind = npy.dtype_to_descr(numpy.dtype(numpy.uint8))
-    npy.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": files.shape})
-    yield header.getvalue()
-    for block in blocks(files, broken):
-        yield block.tobytes()
+def _made(stem: Path, part: Path, files: ImageFiles, listing: dict[str, Any], *, skip: bool) -> tuple[Mapped, Broken]:
+    array = _array(stem)
+    try:
+        broken = grown(part, files, _digest(listing), skip=skip)
+        part.replace(array)
+        told = {str(row): why for row, why in broken.items()}
+        write_json(_index(stem), {**_printable(listing), "array": list(_state(array)), "broken": told})
+    except OSError as error:
+        raise UnwrittenError(
+            f"cannot write {array}: {error.strerror}; choose a folder with space that you may write"
+        ) from error
+    return open_array(array), broken
 
 
 def _printable(listing: dict[str, Any]) -> dict[str, Any]:
@@ -121,10 +125,18 @@ def _index(stem: Path) -> Path:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One process at a time makes an array; another waits for it, and finds it made."""
-    with path.open("ab") as file:
-        with suppress(OSError):  # a file system without locks: then both make it, each at once
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
         try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)  # whoever waits for it goes on
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"waiting for another process, which makes the cache in {shown(path.parent)}")
+            lock.acquire()
+    except NotImplementedError as error:
+        raise FedhaError(
+            f"the file system of data.cache {shown(path.parent)} knows no locks; name a folder on another"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -45,8 +45,6 @@ class Square:
 def pixels(path: Path | BinaryIO, square: Square) -> NDArray[numpy.uint8]:
     """An image, decoded whole, turned upright by its EXIF, then resized: bilinear, with antialias.
 
-    What is transparent is laid on white; 16 bits become 8 by their range; of an animation the first picture is taken.
-
     Args:
         path: The file, or its content.
         square: What it becomes.
@@ -55,18 +53,37 @@ def pixels(path: Path | BinaryIO, square: Square) -> NDArray[numpy.uint8]:
         [channels, size, size].
 
     Raises:
+        BrokenImageError: As in `picture`.
+    """
+    return squared(picture(path, square.channels), square)
+
+
+def picture(path: Path | BinaryIO, channels: int) -> Image.Image:
+    """An image as it is seen, decoded whole, turned upright by its EXIF, opaque, in 8 bits.
+
+    What is transparent is laid on white; 16 bits become 8 by their range; of an animation the first picture is taken.
+
+    Args:
+        path: The file, or its content.
+        channels: 1: grey; 3: red, green, blue.
+
+    Raises:
         BrokenImageError: It is no image, is damaged, or has too many pixels, or too slender a shape, to be one.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             _check_size(*image.size)
             ImageOps.exif_transpose(image, in_place=True)
-            plain = _plain(image, square.channels)
-        found = numpy.asarray(plain.resize((square.size, square.size), Image.Resampling.BILINEAR))
+            return _plain(image, channels)
     except (BrokenImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise a dozen kinds
         raise BrokenImageError(_reason(path, error)) from error
+
+
+def squared(image: Image.Image, square: Square) -> NDArray[numpy.uint8]:
+    """A picture's bytes, resized where it has another size, [channels, size, size]."""
+    found = numpy.asarray(image.resize((square.size, square.size), Image.Resampling.BILINEAR))
     return found[None] if square.channels == 1 else found.transpose(2, 0, 1)
 
 

@@ -1,10 +1,7 @@
-"""Images of a folder as a source of inputs: a few threads decode those that are asked for."""
+"""Image files of a domain: what is decoded of them, by a few threads."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy
@@ -14,11 +11,11 @@ from torch import Tensor
 
 from fedha.data.examples import Draws
 from fedha.data.images.decode import BrokenImageError, Square, pixels
+from fedha.data.images.pool import Begun, Faults, begin, threads
 from fedha.data.images.tree import shown
 from fedha.errors import FedhaError
 
-_MOST_THREADS = 8
-_BLOCK = 64  # images that are decoded between two looks at what is broken
+BLOCK = 64  # images a thread that are decoded between two looks at what is broken
 
 Broken = dict[int, str]  # why an image cannot be used, by its row
 
@@ -28,14 +25,16 @@ class ImageFiles:
     """Inputs [n, channels, size, size] of bytes; what travels to another process is where they are.
 
     Attributes:
-        folder: A domain's, absolute.
-        names: The files, relative to it.
+        folder: What the files' names are relative to, absolute.
+        names: The files.
         square: What each becomes.
+        workers: Threads that decode; None: one a core. No bit depends on it.
     """
 
     folder: Path
     names: tuple[str, ...]
     square: Square
+    workers: int | None = field(default=None, compare=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,6 +49,10 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.names)
 
+    def path(self, row: int) -> Path:
+        """Where an image is."""
+        return self.folder / self.names[row]
+
     def take(self, rows: Tensor, draws: Draws | None = None) -> Tensor:
         """These images.
 
@@ -57,6 +60,16 @@ class ImageFiles:
             FedhaError: Names one that is broken.
         """
         return torch.from_numpy(decoded(self, rows.tolist()))
+
+
+def begun(files: ImageFiles, rows: Sequence[int]) -> Begun:
+    """Images that are being decoded, in the order of their rows."""
+    made = numpy.zeros((len(rows), *files.square.shape), dtype=numpy.uint8)
+
+    def fill(some: range) -> Faults:
+        return {at: why for at in some if (why := _decode(files, rows[at], made[at]))}
+
+    return begin(made, fill, threads(files.workers))
 
 
 def decoded(files: ImageFiles, rows: Sequence[int], broken: Broken | None = None) -> NDArray[numpy.uint8]:
@@ -70,55 +83,49 @@ def decoded(files: ImageFiles, rows: Sequence[int], broken: Broken | None = None
     Raises:
         FedhaError: Names the first that is broken.
     """
-    made = numpy.zeros((len(rows), *files.square.shape), dtype=numpy.uint8)
-
-    def fill(some: range) -> Broken:
-        return {rows[at]: why for at in some if (why := _decode(files, rows[at], made[at]))}
-
-    found = {row: why for part in _shared(fill, len(rows)) for row, why in part.items()}
-    if broken is None and found:
-        row, why = next(iter(found.items()))
-        raise FedhaError(
-            f"cannot use the image {shown(files.folder / files.names[row])}: {why}; mend or remove it, or set "
-            "data.on_broken: skip"
-        )
-    if broken is not None:
-        broken.update(found)
+    made, found = begun(files, rows).done()
+    if broken is None:
+        refuse(files, rows, found)
+    else:
+        broken.update({rows[at]: why for at, why in found.items()})
     return made
 
 
-def blocks(files: ImageFiles, broken: Broken | None) -> Iterator[NDArray[numpy.uint8]]:
-    """All images, a block at a time; arguments and errors as in `decoded`."""
-    step = _BLOCK * threads()
-    for start in range(0, len(files), step):
-        yield decoded(files, range(start, min(start + step, len(files))), broken)
+def refuse(files: ImageFiles, rows: Sequence[int], found: Faults) -> None:
+    """Raise for the first image that is broken, if there is one.
+
+    Raises:
+        FedhaError: Names it.
+    """
+    if found:
+        at = min(found)
+        raise broken_image(files.path(rows[at]), found[at])
 
 
-def threads() -> int:
-    """How many decode: one a core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_THREADS, cores)
+def broken_image(path: Path, why: str) -> FedhaError:
+    """What is said of an image that cannot be used."""
+    return FedhaError(f"cannot use the image {shown(path)}: {why}; mend or remove it, or set data.on_broken: skip")
+
+
+def blocks(files: ImageFiles, broken: Broken | None, start: int = 0) -> Iterator[NDArray[numpy.uint8]]:
+    """All images from a row on, a block at a time, the next of which is decoded meanwhile; otherwise as `decoded`."""
+    step = BLOCK * threads(files.workers)
+    stretches = [range(at, min(at + step, len(files))) for at in range(start, len(files), step)]
+    coming = [begun(files, stretches[0])] if stretches else []
+    for place, rows in enumerate(stretches):
+        if place + 1 < len(stretches):
+            coming.append(begun(files, stretches[place + 1]))
+        made, found = coming.pop(0).done()
+        if broken is None:
+            refuse(files, rows, found)
+        else:
+            broken.update({rows[at]: why for at, why in found.items()})
+        yield made
 
 
 def _decode(files: ImageFiles, row: int, into: NDArray[numpy.uint8]) -> str | None:
     try:
-        into[:] = pixels(files.folder / files.names[row], files.square)
+        into[:] = pixels(files.path(row), files.square)
     except BrokenImageError as error:
         return str(error)
     return None
-
-
-def _shared(fill: Callable[[range], Broken], count: int) -> list[Broken]:
-    """The same work by a few threads, in stretches that follow each other."""
-    workers = threads()
-    if workers == 1 or count < 2 * workers:
-        return [fill(range(count))]
-    step = max(1, -(-count // (4 * workers)))  # several a thread: files differ in size
-    parts = [range(start, min(start + step, count)) for start in range(0, count, step)]
-    return list(_pool(os.getpid(), workers).map(fill, parts))
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int, workers: int) -> ThreadPoolExecutor:
-    """A process has its own: threads do not outlive a fork."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="fedha-images")

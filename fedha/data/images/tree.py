@@ -37,21 +37,24 @@ class Folder:
     """One domain's.
 
     Attributes:
-        path: Absolute.
-        classes: The names of its class folders.
-        files: Its images, relative to `path`, as ``class/…/image``, in order.
+        name: The domain's.
+        path: What its files are relative to, absolute.
+        classes: The names of its classes; of a tree, of its class folders.
+        files: Its images, relative to `path`, in order.
+        labels: The class of each.
         notes: What was passed over, a sentence each.
+        held_out: Whether each is held out, where a manifest says so; None: it is drawn.
+        groups: The group of each, where a manifest has them.
     """
 
+    name: str
     path: Path
     classes: tuple[str, ...]
     files: tuple[str, ...]
+    labels: tuple[str, ...]
     notes: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The domain's."""
-        return self.path.name
+    held_out: tuple[bool, ...] | None = None
+    groups: tuple[str, ...] | None = None
 
 
 def read_tree(root: Path) -> tuple[dict[str, Folder], list[str]]:
@@ -96,11 +99,12 @@ def shown(path: Path | str) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def check_names(told: Mapping[str, str]) -> None:
+def check_names(told: Mapping[str, str], kind: str = "folders") -> None:
     """Refuse names that differ by case, or by how an accent is written, alone.
 
     Args:
         told: Each name by what people would call it.
+        kind: What they are.
 
     Raises:
         FedhaError: Names two; or one is no text.
@@ -108,12 +112,12 @@ def check_names(told: Mapping[str, str]) -> None:
     seen: dict[str, tuple[str, str]] = {}
     for called, name in told.items():
         if shown(name) != name:
-            raise FedhaError(f"the name of {called} is no UTF-8 text; rename the folder")
+            raise FedhaError(f"the name of {called} is no UTF-8 text; rename it")
         key = unicodedata.normalize("NFC", name).casefold().strip()
         other, before = seen.setdefault(key, (name, called))
         if other != name:
             raise FedhaError(
-                f"folders {before} and {called} differ by case, or by how an accent is written, alone; give them one "
+                f"{kind} {before} and {called} differ by case, or by how an accent is written, alone; give them one "
                 "name"
             )
 
@@ -130,7 +134,8 @@ def _domain(path: Path, above: tuple[int, int]) -> Folder:
         classes.append(entry.name)
         for name, is_image in _walk(path / entry.name, (above, _place(path))):
             (files if is_image else others).append(f"{entry.name}/{name}")
-    return Folder(path, tuple(classes), tuple(files), tuple(_notes(path.name, others, loose)))
+    labels = tuple(name.partition("/")[0] for name in files)
+    return Folder(path.name, path, tuple(classes), tuple(files), labels, tuple(_notes(path.name, others, loose)))
 
 
 def _notes(domain: str, others: list[str], loose: list[str]) -> Iterator[str]:
