@@ -10,8 +10,8 @@ from fedha.data import arrays, heart
 from fedha.data.colored import source_names as colored_names
 from fedha.data.domain import choose_sources, held_sources
 from fedha.data.export import FILE
-from fedha.data.tables.sheet import ENDINGS
 from fedha.data.images.load import domains_in
+from fedha.data.tables.sheet import ENDINGS
 from fedha.errors import FedhaError, brief
 
 _FILES = {  # of one source
