@@ -111,7 +111,7 @@ def report(paths: Sequence[Path], form: Format | None, output: Path | None, cons
         FedhaError: No finished run there, or the output cannot be written.
     """
     found = find_runs(paths)
-    form = form or (_ENDINGS.get(output.suffix) if output else None)
+    form = form or (form_of(output) if output else None)
     if form is None:
         conclude(found, output or _common(paths, found) / runfolder.REPORT, console)
         return
@@ -122,10 +122,24 @@ def report(paths: Sequence[Path], form: Format | None, output: Path | None, cons
     if output is None:
         sys.stdout.write(text)
     else:
-        if os.path.lexists(output) and not _is_table(output, text):
-            raise FedhaError(f"{output} is there already and is no such table; move it, or choose another --output")
+        check_table(output, text)
         write_text(output, text)
         say(f"Table: {output}", console)
+
+
+def form_of(output: Path) -> Format | None:
+    """The format that a file's name ends with."""
+    return _ENDINGS.get(output.suffix)
+
+
+def check_table(output: Path, text: str) -> None:
+    """Whether a table may be written.
+
+    Raises:
+        FedhaError: Something else is there.
+    """
+    if os.path.lexists(output) and not _is_table(output, text):
+        raise FedhaError(f"{output} is there already and is no such table; move it, or choose another --output")
 
 
 def table_of(runs: Sequence[Run]) -> Table:
