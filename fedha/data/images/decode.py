@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from fedha.errors import brief
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 MOST_PIXELS = 89_478_485  # of a file: beyond it Pillow warns of a decompression bomb
 MOST_SLENDER = 200  # how often one side may be longer than the other
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
 _GREY = ("1", "L", "LA", "La", "F")
 
 
@@ -28,10 +29,12 @@ class Square:
     Attributes:
         size: Pixels a side.
         channels: 1: grey; 3: red, green, blue.
+        interpolation: How it is resized, with antialias where it is not the nearest.
     """
 
     size: int
     channels: int
+    interpolation: Interpolation = "bilinear"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -39,11 +42,12 @@ class Square:
         return (self.channels, self.size, self.size)
 
     def __str__(self) -> str:
-        return f"{self.size} × {self.size} pixels, {'grey' if self.channels == 1 else 'colour'}"
+        how = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
+        return f"{self.size} × {self.size} pixels, {'grey' if self.channels == 1 else 'colour'}{how}"
 
 
 def pixels(path: Path | BinaryIO, square: Square) -> NDArray[numpy.uint8]:
-    """An image, decoded whole, turned upright by its EXIF, then resized: bilinear, with antialias.
+    """An image, decoded whole, turned upright by its EXIF, then resized.
 
     Args:
         path: The file, or its content.
@@ -83,7 +87,7 @@ def picture(path: Path | BinaryIO, channels: int) -> Image.Image:
 
 def squared(image: Image.Image, square: Square) -> NDArray[numpy.uint8]:
     """A picture's bytes, resized where it has another size, [channels, size, size]."""
-    found = numpy.asarray(image.resize((square.size, square.size), Image.Resampling.BILINEAR))
+    found = numpy.asarray(image.resize((square.size, square.size), Image.Resampling[square.interpolation.upper()]))
     return found[None] if square.channels == 1 else found.transpose(2, 0, 1)
 
 
