@@ -157,6 +157,22 @@ def test_images_are_resized_as_it_was_asked_for(root: Path, tmp_path: Path, inte
         assert torch.equal(cached.targets[0].held_out.kept()[""], one.targets[0].held_out.kept()[""])
 
 
+def test_large_photographs_may_be_decoded_at_a_fraction(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images", ending="jpg")
+    large = root / "sketch" / "cat" / "0.jpg"
+    picture(9, 160, 120).save(large, quality=95)
+    whole, scaled = (mine(root, decode=how).targets[0].held_out.kept()[""] for how in ("whole", "scaled"))
+    with Image.open(large) as image:
+        image.draft(None, (16, 16))
+        assert image.size == (40, 30)
+        wanted = numpy.asarray(image.resize((8, 8), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert torch.equal(scaled[0], torch.from_numpy(wanted.copy()))
+    assert not torch.equal(scaled[0], whole[0])
+    assert torch.equal(scaled[1:], whole[1:])
+    assert torch.equal(mine(root, decode="scaled", cache=tmp_path / "c").targets[0].held_out.kept()[""], scaled)
+    assert torch.equal(mine(root, cache=tmp_path / "c").targets[0].held_out.kept()[""], whole)
+
+
 def test_size_and_channels_are_the_networks_where_nobody_says_them(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", mode="L")
     content = {"data": {"name": "folder", "root": str(root), "target": "sketch"}, "recipe": ["erm"]}

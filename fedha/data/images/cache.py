@@ -62,6 +62,7 @@ def _settings(files: ImageFiles) -> dict[str, Any]:
     square: Square = files.square
     settings: dict[str, Any] = {"format": FORMAT, "size": square.size, "channels": square.channels}
     settings |= {} if square.interpolation == "bilinear" else {"interpolation": square.interpolation}
+    settings |= {"scaled": True} if square.scaled else {}
     return {**settings, "decoder": f"Pillow {PIL.__version__}", "folder": shown(files.folder)}
 
 
