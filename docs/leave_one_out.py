@@ -77,9 +77,9 @@ def main() -> None:
         config = find_config(given.config, [*given.overrides, f"data.target='{target}'"])
         for recipe in config.recipe:
             found[recipe.name, target] = row(config, recipe.name, weights, given.out / target)
-            print(f"target {target}: {recipe.name}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"target {target}: {recipe.name}\n")
     for title, rule in (("final round", None), ("training-domain validation", RULE)):
-        print(f"\n| {title} | {' | '.join(targets)} | mean |\n|{'---|' * (len(targets) + 2)}")
+        sys.stdout.write(f"\n| {title} | {' | '.join(targets)} | mean |\n|{'---|' * (len(targets) + 2)}\n")
         for name in dict.fromkeys(recipe for recipe, _ in found):
             cells, runs = [], []
             for target in targets:
@@ -88,7 +88,7 @@ def main() -> None:
                 cells.append(told(accuracies) + ("" if weight is None or rule else f" ({weight:g})"))
                 runs.append(accuracies)
             means = [statistics.mean(seed) for seed in zip(*runs, strict=True)]
-            print(f"| {name} | {' | '.join(cells)} | **{told(means)}** |")
+            sys.stdout.write(f"| {name} | {' | '.join(cells)} | **{told(means)}** |\n")
 
 
 def accuracy(results: dict[str, Any], target: str, rule: str | None) -> float:

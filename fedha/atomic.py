@@ -21,9 +21,9 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     write_bytes(path, text.encode("utf-8"), mode)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON at once. Numbers that are not finite become null, which every JSON reader takes."""
-    write_text(path, json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, content: Any, mode: int = 0o666) -> None:
+    """Write JSON as `write_bytes` does. Numbers that are not finite become null, which every JSON reader takes."""
+    write_text(path, json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n", mode)
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:

@@ -89,7 +89,7 @@ def invoke(
         name: What people call the function.
         function: Any.
         options: Its arguments.
-        offered: What it may have beside them, where its signature names it.
+        offered: What it may have beside them, where its signature names it; None leaves a default of its own.
 
     Raises:
         FedhaError: The arguments do not fit it.
@@ -119,6 +119,7 @@ def arguments(
     except (TypeError, ValueError):  # written in another language
         return {one: meant(value) for one, value in options.items()}
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
+    more = {one: value for one, value in more.items() if value is not None or wanted[one].default is wanted[one].empty}
     try:
         if both := [one for one in later if one in options]:
             raise TypeError(f"got an unexpected keyword argument {both[0]!r}")

@@ -21,6 +21,8 @@ _NOT_HERE = ("params", "lr", "capturable", "differentiable", "maximize")
 # Their step looks at a parameter as a whole: its norm, its rows, its singular values.
 _NOT_BY_ENTRY = ("adafactor", "muon")
 
+_SHOWN = 40  # parts of a network that a sentence looks for the nearest in
+
 
 @cache
 def known() -> dict[str, type[torch.optim.Optimizer]]:
@@ -144,10 +146,11 @@ def check_rates(rates: Mapping[str, float], names: Sequence[str]) -> None:
     """
     for prefix in rates:
         if not any(_begins(name, prefix) for name in names):
-            parts = dict.fromkeys(beginning for name in names for beginning in _beginnings(name))
+            parts = list(dict.fromkeys(beginning for name in names for beginning in _beginnings(name)))
+            alike = [one for one in parts if one.endswith(f".{prefix.rpartition('.')[2]}")]
             raise FedhaError(
                 f"training.rates has {prefix!r}, with which no trained parameter's name begins"
-                f"{nearest(prefix, list(parts)[:40])}"
+                f"{f'; did you mean {alike[0]!r}?' if alike else nearest(prefix, parts[:_SHOWN])}"
             )
 
 
@@ -171,8 +174,8 @@ def clip(gradients: Named, most: float | None) -> dict[str, Tensor]:
 
 
 def _begins(name: str, prefix: str) -> bool:
-    """Whether a name begins so, up to a dot; a featurizer in mixed precision has its layers one name deeper."""
-    plain = name.replace("featurizer.full.", "featurizer.", 1)
+    """Whether a name begins so, up to a dot; what is in mixed precision has its layers one name deeper (`full`)."""
+    plain = name.replace(".full.", ".", 1)
     return any(one == prefix or one.startswith(f"{prefix}.") for one in (name, plain))
 
 

@@ -8,6 +8,8 @@ from fedha import engine, progress
 from fedha.config import Config, located
 from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
+from fedha.features import ahead
+from fedha.flower.apps import device
 from fedha.flower.delivery import never
 from fedha.flower.serve import Job, fold_folder, leave_out, load_domains
 from fedha.runs import own_files, owner, resuming, runfolder
@@ -23,6 +25,7 @@ def execute(
     *,
     resume: bool = False,
     stop: Callable[[], bool] = never,
+    load: Callable[[Config], DomainSet] = load_domains,
 ) -> dict[str, Any]:
     """Train a config's only run and write its folder.
 
@@ -32,6 +35,7 @@ def execute(
         listener: Told of every round of the run; of its folds only that they are trained.
         resume: Continue what the folder holds, to the same bits as an uninterrupted run.
         stop: Asked now and then, whether to stop.
+        load: Gives the config's domains.
 
     Returns:
         The content of results.json.
@@ -51,7 +55,9 @@ def execute(
         runfolder.check_new(folder)
     owner.check_free(folder)
     with progress.told_to(listener.note):
-        domains = load_domains(config)
+        domains = load(config)
+        if config.model.features.cache is not None:
+            ahead.compute(config, domains, device(config))
     for note in domains.notes:
         listener.note(note)
     name, reason = engine.choose(config, domains)

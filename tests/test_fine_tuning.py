@@ -230,6 +230,7 @@ def test_an_optimiser_without_options_that_is_fedhas_own_keeps_its_state_under_i
             {"local": {"optimizer": {"name": "adamw", "eps": 1}, "momentum": 0.5}},
             "momentum is 0.5, which optimizer 'adamw'",
         ),
+        ({"local": {"optimizer": "rmsprop", "momentum": 0.5}}, "momentum is 0.5, which 'rmsprop' reads among the"),
         ({"optimizer": "rprop", "rates": {"head": 2}}, "'rprop', which finds the size of its steps itself"),
         ({"rates": {"head": -1}}, "training.rates.head is -1: input should be greater than or equal to 0"),
         ({"clip_norm": 0}, "training.clip_norm is 0: input should be greater than 0"),
@@ -239,6 +240,21 @@ def test_an_optimiser_without_options_that_is_fedhas_own_keeps_its_state_under_i
 def test_what_an_optimiser_does_not_take_is_said_in_a_sentence(training: dict[str, Any], said: str) -> None:
     with pytest.raises(FedhaError, match=said.replace("[", r"\[").replace("(", r"\(")):
         parse({"training": training})
+
+
+def test_the_longest_beginning_of_a_name_counts_up_to_a_dot_and_whatever_the_precision() -> None:
+    rates = {"featurizer": 0.1, "featurizer.trunk.layer4": 0.5, "head.bias": 2.0}
+    names = {
+        "featurizer.trunk.layer4.0.weight": 0.5,
+        "featurizer.trunk.full.layer4.0.weight": 0.5,
+        "featurizer.full.trunk.layer4.0.weight": 0.5,
+        "featurizer.trunk.layer40.weight": 0.1,
+        "head.bias": 2.0,
+        "head.weight": 1.0,
+    }
+    assert {name: optimizers.rate_of(name, rates) for name in names} == names
+    with pytest.raises(FedhaError, match=r"did you mean 'featurizer\.trunk\.layer4'"):
+        optimizers.check_rates({"layer4": 2.0}, ["featurizer.trunk.layer4.0.weight", "head.weight"])
 
 
 @pytest.mark.parametrize(

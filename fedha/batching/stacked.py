@@ -38,8 +38,9 @@ class StackedParameters:
         if self._optimizer is None:
             return
         set_rate(self._optimizer, training.local.learning_rate * rate_factor(training, round))
+        one_pass = isinstance(self._optimizer, torch.optim.SGD | torch.optim.Adam)  # over memory; AdamW is an Adam
         for group in self._optimizer.param_groups:
-            group["foreach"], group["fused"] = False, True  # one pass over memory, of those that know it
+            group["foreach"], group["fused"] = False, one_pass
 
     def leaves(self, clients: slice) -> dict[str, Tensor]:
         """These clients' parameters as leaves of a new graph."""

@@ -1,4 +1,4 @@
-"""The command line: ``fedha run``, ``resume``, ``report``, ``audit``, ``study``, ``recipes``, ``check``, ``export`` ...
+"""The command line: ``fedha run``, ``resume``, ``report``, ``audit``, ``diagnose``, ``study``, ``recipes`` ...
 
 Heavy imports (torch, Flower, matplotlib) happen inside the commands, so that help and errors come at once.
 """
@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import typer
 
 from fedha import progress
-from fedha.cli import audit, deploy, exits, privacy, study
+from fedha.cli import audit, data, deploy, diagnose, exits, privacy, study, sweep
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -30,7 +30,11 @@ app = typer.Typer(
 
 app.add_typer(deploy.app)
 app.command()(audit.audit)
+app.command()(diagnose.diagnose)
+app.command()(sweep.sweep)
+app.command()(sweep.table)
 app.add_typer(study.app)
+app.add_typer(data.app)
 app.add_typer(privacy.app)
 
 # What arguments mean stands in the commands' descriptions: help of an argument is lost between some releases of typer
@@ -261,6 +265,27 @@ def doctor(
     wanted = None if config is None else find_config(config, overrides or [], engine)
     if code := examine(wanted, terminal()):
         raise typer.Exit(code)
+
+
+@app.command()
+def features(config: ConfigName, overrides: Overrides = None) -> None:
+    """Compute the features of a frozen network ahead, into model.features.cache, and say how many there are.
+
+    Runs of any recipe and seed, and of any target that the cache has, then find them. It goes on where it was stopped.
+
+    [bold]Example[/bold]
+
+    [cyan]fedha features mine.yaml model.features.cache=features[/cyan]
+    """
+    from fedha.cli.launch import find_config
+    from fedha.features.ahead import compute
+    from fedha.flower.apps import device
+    from fedha.flower.serve import load_domains
+
+    one = find_config(config, overrides or ()).runs()[0]
+    for found in compute(one, load_domains(one), device(one)):
+        sys.stdout.write(f"{found.domain}: {found.examples:,} examples, {found.width:,} features each\n")
+    sys.stdout.write(f"kept in {one.model.features.cache}\n")
 
 
 @app.command()

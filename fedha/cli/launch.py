@@ -41,16 +41,25 @@ def find_config(
         FedhaError: There is neither, or the content does not fit the schema.
     """
     changes = [*overrides, *([f"engine.name={engine}"] if engine else [])]
+    found = configs.load(config_path(name), changes)
+    return found if elsewhere else configs.located(found)
+
+
+def config_path(name: str) -> Path:
+    """The file of a config: a path, or the name of one that fedha ships.
+
+    Raises:
+        FedhaError: There is neither.
+    """
     shipped = shipped_configs()
     path = Path(name)
     if name in shipped and (path.is_dir() or not path.exists()):
-        path = shipped[name]
-    elif not path.exists() and path.name == name:
+        return shipped[name]
+    if not path.exists() and path.name == name:
         raise FedhaError(f"there is no file {name}, and fedha ships no config of that name, only {', '.join(shipped)}")
-    elif path.is_dir():
+    if path.is_dir():
         raise FedhaError(f"{name} is a folder; name a YAML file, or one of {', '.join(shipped)}")
-    found = configs.load(path, changes)
-    return found if elsewhere else configs.located(found)
+    return path
 
 
 def shipped_configs() -> dict[str, Path]:

@@ -7,9 +7,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from fedha import plugins
-from fedha.config.section import Section
+from fedha.config.section import ELSEWHERE, Section
 from fedha.named import is_own
 from fedha.schema import nearest
+
+
+class FeaturesConfig(Section):
+    """What is made of the features of a frozen network, which are computed once."""
+
+    cache: Path | None = Field(
+        None,
+        json_schema_extra=ELSEWHERE,
+        description="folder where they are kept for other runs; default: in memory alone",
+    )
+    precision: Literal["float32", "float16"] = Field(
+        "float32", description="float16: they are rounded to it, and take half the space"
+    )
 
 
 class ModelConfig(Section):
@@ -39,6 +52,7 @@ class ModelConfig(Section):
         description="running statistics of your own network: frozen, averaged by the server, or local to each client "
         "with weight and bias (FedBN); default: as the network says, frozen if it does not",
     )
+    features: FeaturesConfig = Field(FeaturesConfig(), description="of a frozen network, computed once")
 
     @model_validator(mode="before")
     @classmethod
@@ -49,6 +63,8 @@ class ModelConfig(Section):
         if not is_own(plugins.place(plugins.MODELS, str(content.get("name")))):
             return content
         ours = {key: content[key] for key in _OURS if key in content}
+        if isinstance(content.get("features"), Mapping):  # else it is an argument of the function
+            ours["features"] = content["features"]
         return {**ours, "options": {key: value for key, value in content.items() if key not in ours}}
 
     @model_validator(mode="after")
@@ -96,6 +112,7 @@ _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "head_hidden": ("mlp", "cnn", "linear"),
     "one_logit": ("mlp", "cnn", "linear"),
     "init": ("mlp", "cnn", "linear"),
+    "features": ("own",),
 }
 
 

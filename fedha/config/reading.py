@@ -28,7 +28,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         FedhaError: The file is missing or is not YAML, or the content does not fit the schema.
     """
-    return _parsed(_read(path), path, overrides)
+    return parse(read_content(path, overrides), str(path))
 
 
 def load_written(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -50,15 +50,23 @@ def located(config: Config) -> Config:
         del paths["manifest"]  # it is found there
     whole = {key: expanded(path, f"data.{key}").absolute() for key, path in paths.items() if path is not None}
     changed: dict[str, Any] = {"data": config.data.model_copy(update=whole)} if whole else {}
-    weights, model = config.model.options.get("weights"), dict[str, Any]()
-    if config.model.name in plugins.BUILT_IN[plugins.MODELS] and weights not in (None, "pretrained", "none"):
-        file = str(expanded(Path(str(weights)), "model.weights").absolute())
-        model["options"] = {**config.model.options, "weights": file}
-    if config.model.start is not None:
-        model["start"] = expanded(config.model.start, "model.start").absolute()
-    if model:
+    if model := _located_model(config.model):
         changed["model"] = config.model.model_copy(update=model)
     return config.model_copy(update=changed) if changed else config
+
+
+def _located_model(model: ModelConfig) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    weights = model.options.get("weights")
+    if model.name in plugins.BUILT_IN[plugins.MODELS] and weights not in (None, "pretrained", "none"):
+        file = str(expanded(Path(str(weights)), "model.weights").absolute())
+        changed["options"] = {**model.options, "weights": file}
+    if model.features.cache is not None:
+        cache = expanded(model.features.cache, "model.features.cache").absolute()
+        changed["features"] = model.features.model_copy(update={"cache": cache})
+    if model.start is not None:
+        changed["start"] = expanded(model.start, "model.start").absolute()
+    return changed
 
 
 def expanded(path: Path, key: str = "data.root") -> Path:
@@ -90,6 +98,15 @@ def without_others(content: Mapping[str, Any]) -> dict[str, Any]:
             key: value for key, value in model.items() if reads(name, key) or value != usual.get(key, value)
         }
     return kept
+
+
+def read_content(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a config file says, with changes, before any schema looks at it; arguments and errors as in `load`."""
+    content = _read(path)
+    check_overrides(overrides)
+    for override in overrides:
+        apply_override(content, override)
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -64,11 +64,9 @@ class LocalConfig(Section):
 
     @model_validator(mode="after")
     def _momentum_is_read(self) -> "LocalConfig":
-        if self.momentum and not isinstance(self.optimizer, str):
-            raise ValueError(
-                f"momentum is {self.momentum:g}, which optimizer {self.optimizer['name']!r} with options of its own "
-                "does not read; give it among them"
-            )
+        name, options = named_rule(self.optimizer)
+        if self.momentum and (options or name not in _OF_CLIENTS):
+            raise ValueError(f"momentum is {self.momentum:g}, which {name!r} reads among the optimizer's own options")
         return self
 
     @model_validator(mode="after")

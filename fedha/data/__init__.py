@@ -22,6 +22,7 @@ __all__ = [
     "DomainSet",
     "Examples",
     "class_count",
+    "domain_names",
     "load",
     "load_own",
     "load_targets",
@@ -39,23 +40,25 @@ class _DataSet:
         load_own: Makes one client's source from its own file; None where all sources come from the same images.
         load_target: Makes the unseen domain from a folder with its file alone; None as for `load_own`.
         embedded: Whether it needs no file.
+        names: Every domain that can be a target; None where the data set has targets of its own.
     """
 
     load: Callable[[DataConfig, Cut], DomainSet]
     load_own: Callable[[DataConfig, Cut, int], Domain] | None = None
     load_target: Callable[[DataConfig, Path], Domain] | None = None
     embedded: bool = False
+    names: Callable[[DataConfig], Sequence[str]] | None = None
 
 
 _DATA_SETS = {
     "colored_digits": _DataSet(lambda config, cut: digits.load(config, cut.seed, cut), embedded=True),
     "colored_mnist": _DataSet(lambda config, cut: mnist.load(config, cut.seed)),
-    "heart": _DataSet(heart.load, heart.load_own, heart.load_target),
+    "heart": _DataSet(heart.load, heart.load_own, heart.load_target, names=lambda _: heart.HOSPITALS),
     objects.NAME: _DataSet(lambda config, cut: objects.get_object("data", config.digest)),
-    "arrays": _DataSet(arrays.load, arrays.load_own, arrays.load_target),
-    "folder": _DataSet(folder.load, folder.load_own, folder.load_target),
+    "arrays": _DataSet(arrays.load, arrays.load_own, arrays.load_target, names=arrays.domain_names),
+    "folder": _DataSet(folder.load, folder.load_own, folder.load_target, names=folder.domain_names),
 }
-_OWN = _DataSet(own.load, own.load_own)  # somebody's function, or an installed package's
+_OWN = _DataSet(own.load, own.load_own, names=own.domain_names)  # somebody's function, or an installed package's
 
 
 def load(config: DataConfig, seed: int, *, protected: bool = False) -> DomainSet:
@@ -151,6 +154,22 @@ def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
 def _checked_target(domain: Domain, config: DataConfig) -> Domain:
     DomainSet((Domain(domain.name, domain.held_out, domain.train),), (), class_count(config), domain.name).check()
     return domain
+
+
+def domain_names(config: DataConfig) -> tuple[str, ...]:
+    """Every domain of a data set, any of which can be the unseen one.
+
+    Args:
+        config: Its target is not looked at.
+
+    Raises:
+        FedhaError: The data set has targets of its own, or its files cannot be read.
+    """
+    config = _rooted(config)
+    found = _of(config).names
+    if found is None:
+        raise FedhaError(f"{config.name} has an unseen domain of its own; leave data.target out")
+    return tuple(found(config))
 
 
 def source_count(config: DataConfig) -> int:

@@ -1,8 +1,8 @@
 """What a federation is trained on: source domains, each with a client, and target domains that nobody trains on."""
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class DomainSet:
         notes: What was left out, passed over or is missing, a sentence each.
         released: What every source had to give so that these could be made of all of them, such as sums of its
             columns: no account of privacy knows of it.
+        statistics: What was made of that, or declared, by column.
     """
 
     sources: tuple[Domain, ...]
@@ -68,6 +69,7 @@ class DomainSet:
     description: str
     notes: tuple[str, ...] = ()
     released: tuple[str, ...] = ()
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> Any:

@@ -103,9 +103,9 @@ def _rows(examples: Examples) -> set[bytes]:
     """A digest of each example's inputs."""
     found: set[bytes] = set()
     for block in examples.blocks():
-        parts = [one.contiguous().flatten(1) for one in examples.kept(block).values()]
+        parts = [one.contiguous().flatten(1).view(torch.uint8).numpy() for one in examples.kept(block).values()]
         for row in zip(*parts, strict=True):
-            content = b"".join(one.numpy().tobytes() for one in row)
+            content = b"".join(one.tobytes() for one in row)
             found.add(hashlib.blake2b(content, digest_size=16).digest())
     return found
 

@@ -12,7 +12,7 @@ from fedha.config import DataConfig
 from fedha.data.about import about_of
 from fedha.data.domain import Domain, DomainSet, choose_sources, nth
 from fedha.data.domain_set import domain_set
-from fedha.data.sides import Cut
+from fedha.data.sides import Cut, cut_of
 from fedha.errors import FedhaError
 from fedha.named import find, invoke
 from fedha.randomness import generator
@@ -61,7 +61,14 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
     if whole is None:
         return domain_set(brought, targets, config.classes, f"domains of {config.name}")
     made = domain_set(brought, targets, config.classes or whole.classes, whole.description)
-    return replace(made, notes=(*whole.notes, *made.notes), released=whole.released)
+    return replace(made, notes=(*whole.notes, *made.notes), released=whole.released, statistics=whole.statistics)
+
+
+def domain_names(config: DataConfig) -> list[str]:
+    """The domains that the function makes where no target is named; errors as in `load`."""
+    whole = config.model_copy(update={"target": None, "more_targets": [], "sources": None})
+    made = load(whole, cut_of(whole, 0))
+    return [one.name for one in (*made.sources, *made.targets)]
 
 
 def load_own(config: DataConfig, cut: Cut, client_id: int) -> Domain:

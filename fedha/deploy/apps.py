@@ -34,6 +34,7 @@ from fedha import data
 from fedha.config import Config, DataConfig, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.data.part import no_part
+from fedha.deploy.account_file import account_of
 from fedha.deploy.memory import (
     forget_copies,
     keep_constants,
@@ -48,6 +49,7 @@ from fedha.deploy.party import site_party
 from fedha.deploy.side_key import side_key
 from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
+from fedha.features import Keeping, forget
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
 from fedha.flower.client import Clients, check_server, client_id_of, recall_lasting, register, state_record
@@ -232,6 +234,8 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
         )
     key = side_key(_cache()) if config.privacy.protect == "examples" else None
     forget_copies(_cache())
+    if limits is None or not limits.cache_features or (own.root is not None and not own.root.exists()):
+        forget(_cache() / "features")
     domain = data.load_own(own, config.seed[0], client_id, key)
     for note in data.notes_of(domain, data.class_count(config.data)):  # this site's log alone
         log(WARNING, "%s", note)
@@ -245,10 +249,13 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
         return domain
 
     def site() -> Site:
-        return Site("cryptographic", limits, Account(_cache() / "account" / f"{config.data.name}-{client_id}.json"))
+        account = Account() if limits is None else account_of(_cache(), own.root, client_id)
+        return Site("cryptographic", limits, account)
 
     party, threads = site_party(config), config.engine.threads
-    return Clients(model, load, threads=threads, device=device(config), party=party, site=site)
+    place = _cache() / "features" if limits is not None and limits.cache_features else None
+    keeping = Keeping(place, config.model.features.precision, private=True)
+    return Clients(model, load, threads=threads, device=device(config), party=party, site=site, keeping=keeping)
 
 
 def _own(config: DataConfig) -> DataConfig:

@@ -20,6 +20,7 @@ from fedha.engine.nodes import (
     received_message,
 )
 from fedha.engine.parcels import TOGETHER, Records, even, to_record_dict
+from fedha.features import Keeping
 from fedha.flower.apps import device
 from fedha.flower.client import Clients, app_for, restore_state, seeded_site, state_record
 from fedha.flower.delivery import never, stop_if_asked
@@ -177,6 +178,7 @@ def inline_grid(
         party=simulated_party(config),
         site=seeded_site,
         stays=True,
+        keeping=Keeping.of(config.model.features),
     )
     return InlineGrid(app_for(made), len(held), together=made if together else None, stop=stop)
 

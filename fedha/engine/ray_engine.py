@@ -22,6 +22,7 @@ from fedha.engine.machine import look
 from fedha.engine.plan import Plan, make_plan
 from fedha.engine.ray_grid import RayGrid
 from fedha.errors import ClusterError, FedhaError
+from fedha.features import Keeping
 from fedha.flower.client import Clients, seeded_site
 from fedha.flower.delivery import never
 from fedha.flower.secure_client import simulated_party
@@ -130,7 +131,10 @@ def make_clients(
 
     party = simulated_party(config)
     threads = config.engine.threads
-    return Clients(model, domain, threads=threads, device=device, party=party, site=seeded_site, stays=True)
+    keeping = Keeping.of(config.model.features)
+    return Clients(
+        model, domain, threads=threads, device=device, party=party, site=seeded_site, stays=True, keeping=keeping
+    )
 
 
 def _packed(domain: Domain) -> PackedDomain:

@@ -14,6 +14,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from logging import INFO
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
 from fedha.data.shards import client_domains
 from fedha.errors import FedhaError
+from fedha.features import Keeping
 from fedha.flower.client import client_app, client_id_of, cryptographic_site, register, seeded_site
 from fedha.flower.delivery import is_simulation, never
 from fedha.flower.failure import telling
@@ -84,17 +86,21 @@ def server_app(base: Path, listener: Listener | None = None, stop: Callable[[], 
     return app
 
 
-def bound_client_app(base: Path, *, simulation: bool = False) -> ClientApp:
+def bound_client_app(
+    base: Path, *, simulation: bool = False, prepare: Callable[[], object] = lambda: None
+) -> ClientApp:
     """The ClientApp of a deployed or simulated run: each node takes the source domain of its partition-id.
 
     Args:
         base: The app's folder.
         simulation: Whether noise may come from the run's seed, which then repeats it and protects nobody.
+        prepare: Called before each message, in the client's process.
     """
     app = ClientApp()
 
     # Flower's simulation pickles the app anew for every message; what should last is kept by `_client_app`.
     def answer(message: Message, context: Context) -> Message:
+        prepare()
         job = job_from(context, base)
         return _client_app(to_json(job.config), job.left_out, simulation)(message=message, context=context)
 
@@ -144,7 +150,10 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
             "makes from the seed; deploy the federation with `fedha deploy`"
         )
     site = seeded_site if simulation else cryptographic_site
-    return client_app(model, domain, threads=config.engine.threads, device=device(config), party=party, site=site)
+    threads, keeping = config.engine.threads, Keeping.of(config.model.features)
+    if not simulation:  # what a server's config says is no reason to write to a client's disk
+        keeping = replace(keeping, cache=None)
+    return client_app(model, domain, threads=threads, device=device(config), party=party, site=site, keeping=keeping)
 
 
 def _simulated() -> bool:

@@ -3,8 +3,10 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from logging import ERROR, WARNING
 
+import numpy
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -16,9 +18,11 @@ from fedha.client import Client
 from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
 from fedha.data.checked import check_domain, checked_domain, without_unusable
 from fedha.data.domain import Domain
+from fedha.data.fingerprint import split_fingerprint
 from fedha.devices import check_device
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.features import Keeping, divided, featured, forget, row_keys, unready
 from fedha.flower import handshake, secure_client
 from fedha.flower.failure import telling
 from fedha.flower.guarded import admit, errors_by_kind_if_protected, introduced, is_protected, protects_examples
@@ -38,13 +42,16 @@ from fedha.flower.wire import (
     unpack_request,
     unpack_tensors,
 )
+from fedha.minibatches import step_sizes
 from fedha.models.check import check_inputs, check_network, check_parameters, check_request
 from fedha.models.split import SplitModel
 from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
 from fedha.models.state import introduced as introduced_state
 from fedha.placement import placed_domain
+from fedha.privacy import gate
 from fedha.privacy.site import Site
 from fedha.rules.table import allow
+from fedha.training import PARTS
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
@@ -87,11 +94,12 @@ def client_app(
     party: Party | None = None,
     site: Callable[[], Site] = cryptographic_site,
     rule: str | None = None,
+    keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
 ) -> ClientApp:
     """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
 
     Args:
-        model, domain, threads, device, party, site: As there.
+        model, domain, threads, device, party, site, keeping: As there.
         rule: The server's rule, as ``package.module:function``, where it is none of fedha's: what a message alone names
             is never imported.
 
@@ -116,7 +124,8 @@ def client_app(
     check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")
     if not callable(site):
         check_argument("client_app", "site", site, (), "a function that makes a Site, such as cryptographic_site")
-    return app_for(Clients(model, domain, threads=threads, device=device, party=party, site=site), logs=True)
+    clients = Clients(model, domain, threads=threads, device=device, party=party, site=site, keeping=keeping)
+    return app_for(clients, logs=True)
 
 
 def app_for(clients: "Clients", *, logs: bool = False) -> ClientApp:
@@ -150,6 +159,7 @@ class Clients:
         site: Makes a client's own rules. By default its noise is cryptographic: that it may be drawn from the run's
             seed is for whoever simulates to say, never for the server.
         stays: Whether the process answers a run's next rounds, too.
+        keeping: Where the features of a frozen network are kept, which are computed once.
     """
 
     def __init__(
@@ -162,12 +172,15 @@ class Clients:
         party: Party | None = None,
         site: Callable[[], Site] = cryptographic_site,
         stays: bool = False,
+        keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
     ) -> None:
-        self._stays = stays
+        self._stays, self._keeping = stays, keeping
         self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
+        # those with features for inputs, where the network is frozen, and the parts of their data that are ready
+        self._behind: dict[tuple[int, int], tuple[Client, set[str]]] = {}
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self._constants: dict[str, str] = {}  # digests of the model's
@@ -208,15 +221,26 @@ class Clients:
             request = unpack_request(content, kind, self._device)
         if not self._holds_constants(request, sent_constants(content)):
             return lacking(CONSTANTS)
-        admit(client, kind, request)
-        self._check_parameters(client, request)
         if self._party is None:
+            admit(client, kind, request)
+            self._check_parameters(client, request)
             with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
+                client = self._working(client, context, request)
                 reply = _ANSWERS[kind](client, request)
         else:
+            few = admit(client, kind, request, tells_examples=self._party.tells_examples)
+            self._check_parameters(client, request)
+            if few is None:
+                with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
+                    client = self._working(client, context, request)
             opened = secure_client.open_question(kind, client, content, request, context)
-            plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, opened.request))
-            secrets, reply = secure_client.mask(self._party, opened, client, plain)
+
+            def work() -> Reply:
+                if few is not None:
+                    raise FedhaError(few.sentence)
+                return _ANSWERS[kind](client, opened.request)
+
+            secrets, reply = secure_client.answer(self._party, opened, client, work)
             secure_client.store(context, secrets)
         _remember(client, context)
         return pack_reply(reply)
@@ -259,6 +283,10 @@ class Clients:
             if not self._holds_constants(request, sent_constants(content)):
                 return None
             self._check_parameters(client, request)
+        clients = [
+            self._working(client, context, request)
+            for client, context, request in zip(clients, contexts, requests, strict=True)
+        ]
         if self._party is not None:
             asked = zip(clients, contents, requests, contexts, strict=True)
             opened = [secure_client.open_question(kind, *one) for one in asked]
@@ -283,7 +311,7 @@ class Clients:
             return None
         plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [
-            secure_client.mask(party, question, client, reply)
+            secure_client.answer(party, question, client, partial(replace, reply))
             for question, client, reply in zip(opened, clients, plain, strict=True)
         ]
         for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
@@ -309,7 +337,9 @@ class Clients:
                 self._constants = digests(state_of(self._model).constants)
             site = self._make_site()
             with errors_by_kind_if_protected(f"client {client_id}", site, content):
-                domain = self._domain(self._model, context, client_id, content)
+                domain = self._domain(self._model, context, client_id, content, site)
+            if self._keeping.private and self._keeping.cache is not None:
+                forget(self._keeping.cache, numpy.concatenate([row_keys(getattr(domain, part)) for part in PARTS]))
             self._clients[key] = Client(client_id, domain, self._model, site=site, stays=self._stays)
         client = self._clients[key]
         known = context.state.get(_STATE)
@@ -317,9 +347,11 @@ class Clients:
         client.state = from_tensors(named) if named else ClientState()
         return client
 
-    def _domain(self, model: SplitModel, context: Context, client_id: int, content: RecordDict) -> Domain:
+    def _domain(self, model: SplitModel, context: Context, client_id: int, content: RecordDict, site: Site) -> Domain:
         """A client's data, looked at before anything is trained."""
         given = checked_domain(self._make_domain(context), client_id)
+        if site.limits is not None:
+            site.account.split = split_fingerprint(given)
         domain = placed_domain(given, model)
         classes = check_inputs(model, given.name, domain.train.form)
         if not protects_examples(content):
@@ -329,7 +361,37 @@ class Clients:
             check_domain(domain, classes, given)
         except FedhaError as error:  # a refusal would tell of an example, so it is the site's log that says so
             log(WARNING, "fedha leaves examples of client %d out: %s", client_id, error)
-        return without_unusable(domain, classes)
+        usable = without_unusable(domain, classes)
+        for path in site.account.carry_on({"train": len(usable.train), "held_out": len(usable.held_out)}):
+            log(WARNING, "fedha carries the account %s on in %s", path, site.account.path)
+        return usable
+
+    def _working(self, client: Client, context: Context, request: Request) -> Client:
+        """The client as it answers: with features for inputs where the network in front of them is frozen.
+
+        It is made when the network's constants are the server's, and each part of its data when it is asked for.
+        """
+        parts = divided(client.model, client.domain.train.form)
+        if parts is None:
+            return client
+        key = (context.run_id, context.node_id)
+        if key not in self._behind:
+            domain = replace(
+                client.domain,
+                train=unready(client.domain.train, parts),
+                held_out=unready(client.domain.held_out, parts),
+            )
+            self._behind[key] = replace(client, model=parts.rest, domain=domain), set()
+        found, done = self._behind[key]
+        rows, asked = len(client.domain.train), {*request.evaluate, *(("train",) if request.kind != "evaluate" else ())}
+        for part in sorted(asked.intersection(PARTS) - done):
+            title, whole = f"{client.domain.client_name}, {part}", sum(step_sizes(request.task, rows)) >= rows
+            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole)
+            own = found.domain
+            found.domain = replace(own, train=made) if part == "train" else replace(own, held_out=made)
+            done.add(part)
+        found.state = client.state
+        return found
 
     def _check_parameters(self, client: Client, request: Request) -> None:
         """Look at what a request holds, once for all clients of this process that share it."""
@@ -355,7 +417,9 @@ class Clients:
         if constants_name(found) != request.constants:
             raise FedhaError("the constants that the server sent are not those that it names; look at the server")
         take_constants(self._model, sent)
+        gate.forget(self._model)
         self._constants = self._constants | found
+        self._behind.clear()
         for client in self._clients.values():
             client.last_pass = None  # it was computed with others
         return True

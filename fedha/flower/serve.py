@@ -16,6 +16,7 @@ from fedha.config import POOLED, Config, is_elsewhere
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
 from fedha.errors import FedhaError, listed
+from fedha.features import Keeping
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
 from fedha.flower.attendance import Attendance
@@ -24,13 +25,13 @@ from fedha.flower.outside import check_once
 from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
 from fedha.flower.strategy import HessianAlignment
+from fedha.flower.targets import evaluation
 from fedha.inputs import each, nested
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.models.check import check_batch_norm, check_inputs, check_network, likely_form
 from fedha.models.state import kinds_of, named_state
 from fedha.piggyback import riders
-from fedha.placement import placed
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
@@ -46,7 +47,6 @@ from fedha.runs.starting import Start, start_from
 from fedha.runs.versions import versions
 from fedha.runs.wording import MANY
 from fedha.targets import check_weights
-from fedha.training import evaluate
 from fedha.unmoved import unmoved
 
 
@@ -216,6 +216,7 @@ def _serve(
         log.append_changes(done + 1, told)
     records = runfolder.read_metrics(job.folder)
 
+    evaluated = evaluation(model, setting.targets, Keeping.of(config.model.features))
     listener.started(config, job.folder, done + 1)
     for remark in setting.remarks:
         listener.note(remark)
@@ -245,7 +246,7 @@ def _serve(
         stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
         last = bool(stopped) or number == config.training.rounds
         if last or number % config.evaluation.every == 0:
-            record["target"] = _evaluate_targets(model, strategy, setting)
+            record["target"] = evaluated(strategy.begun().state)
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
@@ -367,11 +368,6 @@ def _evaluated(
     last = {"target": record["target"], "seconds": record["seconds"] + seconds}
     rest = {key: value for key, value in record.items() if key not in last}
     return {**rest, "held_out": held_out, **last}
-
-
-def _evaluate_targets(model: SplitModel, strategy: HessianAlignment, setting: Setting) -> dict[str, Any]:
-    state = strategy.begun().state
-    return {one.name: evaluate(model, state, placed(one.held_out, model)) for one in setting.targets}
 
 
 def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:

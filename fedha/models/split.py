@@ -153,6 +153,11 @@ class MixedPrecision(nn.Module):
         return features.to(like.dtype)
 
 
+def plain_name(name: str) -> str:
+    """A part's name as it would be in float32: below `MixedPrecision` it is one name deeper."""
+    return name.replace(".full.", ".", 1)
+
+
 def with_bias(features: Tensor) -> Tensor:
     """Append the column of ones that stands for the bias: [n, D - 1] to [n, D]."""
     return torch.cat([features, features.new_ones(len(features), 1)], 1)

@@ -6,6 +6,7 @@ an example at a time (`fedha.privacy.dpsgd`). Held-out accuracy is a release of 
 what this covers.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -54,7 +55,7 @@ def release_statistics(client: Holder, site: Site, request: Request) -> dict[str
     _keep(client, request, released)
     offsets = average_offsets(client, request.task.recipe)
     tensors = {name: derive(name, released, len(examples)) for name in request.measure}
-    return {name: value + offsets[name] if name in offsets else value for name, value in tensors.items()}
+    return _finite({name: value + offsets[name] if name in offsets else value for name, value in tensors.items()})
 
 
 def train_privately(client: Holder, site: Site, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -77,14 +78,14 @@ def train_privately(client: Holder, site: Site, request: Request) -> tuple[dict[
     noise = site.source(task.seed, *place, "update")
     if task.training.mode == "synchronous":
         start = dict(request.parameters)
-        gradient = noisy_gradient(loss, start, examples, mechanism, noise)
-        return with_decay(gradient, start, decay, task.training.decay), metrics
+        gradient = noisy_gradient(loss, start, examples, mechanism, noise, most=len(examples))
+        return _finite(with_decay(gradient, start, decay, task.training.decay)), metrics
     leaves = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
     draws = draw_batches(sampling, steps, site.source(task.seed, *place, "batches"))
     batches = (examples.select(rows) for rows in draws)
     taken = local_steps(task.training, request.round, steps, leaves)
-    descend(loss, taken, batches, mechanism, noise, decay, task.training.decay)
-    return {name: request.parameters[name] - value.detach() for name, value in leaves.items()}, metrics
+    descend(loss, taken, batches, mechanism, noise, decay, task.training.decay, most=len(examples))
+    return _finite({name: request.parameters[name] - value.detach() for name, value in leaves.items()}), metrics
 
 
 def evaluate_privately(client: Holder, site: Site, request: Request) -> dict[str, float]:
@@ -106,6 +107,21 @@ def evaluate_privately(client: Holder, site: Site, request: Request) -> dict[str
     moments = {"accuracy": Moment(hits, torch.ones_like(hits))}
     mean = private_means(moments, Mechanism(1.0, release.noise_multiplier, len(examples)), source)["accuracy"]
     return {"held_out/accuracy": min(1.0, max(0.0, float(mean))), "held_out/examples": len(examples)}
+
+
+def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What may leave: nothing else would be covered, if a bound failed; noise by itself is finite.
+
+    Raises:
+        FedhaError: A number is not finite. It was made of releases, and what is made of them tells no more than they.
+    """
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise FedhaError(
+                f"{name} with its noise is not finite, so it is not sent; lower training.learning_rate, the recipe's "
+                "weight, or the noise"
+            )
+    return tensors
 
 
 def _keep(client: Holder, request: Request, released: Mapping[str, Tensor]) -> None:
@@ -138,6 +154,7 @@ def _loss(client: Holder, request: Request, released: Mapping[str, Tensor]) -> t
     metrics = {f"penalty/{name}": float(value) for name, value in objective.penalties(start).items()}
     if "risk" in released:
         metrics["risk"] = float(released["risk"])
+    metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
     move_averages(client, recipe, start)
     soften = softening(request.task.training, client.model, client.domain.train)
     if not terms:

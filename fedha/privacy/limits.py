@@ -36,6 +36,8 @@ class Limits(BaseModel):
         statistics: Those that may be asked for; null: all. Evaluation of held-out examples is called ``evaluation``.
         rounds_per_hour: Each statistic, the update and the evaluation are answered so many times in any hour.
         head: What an honest head looks like.
+        cache_features: Whether the features of a frozen network may be kept on this site's disk, for its owner alone
+            and as long as the examples are there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -46,6 +48,7 @@ class Limits(BaseModel):
     statistics: tuple[str, ...] | None = None
     rounds_per_hour: int | None = Field(None, ge=1)
     head: HeadSection = HeadSection()
+    cache_features: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ moments: `fedha.privacy.releasable` says how. n examples, C classes, D features 
 probabilities.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,10 +48,14 @@ class Moment:
 
         Args:
             precision: Of left's norm and of the result; right's squares, of which there may be many, are summed in
-                their own. Default: all in their own.
+                their own, and what may have vanished of them is added. Default: all in their own.
         """
         left = torch.linalg.vector_norm(self.left, dim=1, dtype=precision)
-        norms: Tensor = left * torch.linalg.vector_norm(self.right, dim=1)
+        right = torch.linalg.vector_norm(self.right, dim=1)
+        if precision is not None:
+            lost = math.sqrt(self.right.shape[1] * torch.finfo(self.right.dtype).tiny)
+            right = right.to(precision) + lost
+        norms: Tensor = left * right
         return norms
 
     def mean(self) -> Tensor:

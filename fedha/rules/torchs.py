@@ -52,8 +52,7 @@ def torch_rule(name: str, options: Mapping[str, Any], training: "TrainingConfig"
         take_step(optimizer)
         return parameters, {_STEPS: steps + 1, **_slots(optimizer, parameters)}
 
-    rates = {"sgd": 0.1}  # as fedha's own
-    return Rule(name, ("synchronous",), rates.get(name, optimizers.usual_rate(name)), init=init, aggregate=aggregate)
+    return Rule(name, ("synchronous",), optimizers.usual_rate(name), init=init, aggregate=aggregate)
 
 
 def _slots_of(over: Any, parameters: Named) -> dict[str, torch.Tensor]:

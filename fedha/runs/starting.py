@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedha.errors import FedhaError, listed
-from fedha.models.split import SplitModel
+from fedha.models.split import SplitModel, plain_name
 from fedha.models.state import named_state
 from fedha.objects import digest_of
 from fedha.runs import runfolder
@@ -85,9 +85,6 @@ def _or_a_new_head(names: Iterable[str]) -> str:
 
 
 def _plain(state: Named) -> dict[str, Tensor]:
-    """A state by the names that it has in float32: a featurizer in mixed precision has its layers one name deeper."""
-    deeper = "featurizer.full."
-    featurizer = [name for name in state if name.startswith("featurizer.")]
-    if not all(name.startswith(deeper) for name in featurizer):
-        return dict(state)
-    return {name.replace(deeper, "featurizer.", 1): value for name, value in state.items()}
+    """A state by the names that it has in float32: what is in mixed precision has its layers one name deeper."""
+    plain = {plain_name(name): value for name, value in state.items()}
+    return plain if len(plain) == len(state) else dict(state)

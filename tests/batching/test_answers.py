@@ -14,6 +14,7 @@ from fedha.config import ModelConfig, TrainingConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
 from fedha.models import SplitModel
+from fedha.models.state import state_of
 from fedha.recipes import RECIPES
 from fedha.reference import weighted_mean
 from tests.batching.twins import SEED, assert_same, local, make_clients, make_cohort, mean_tensors, twin_rounds
@@ -143,6 +144,30 @@ def test_networks_of_a_strangers_own_answer_as_one_by_one(featurizer: nn.Module,
     model = SplitModel(featurizer, nn.Linear(5, 3)).double()
     clients = make_clients(model, (4,), (9, 11, 9), 3, torch.float64)
     assert_same(twin_rounds(clients, RECIPES["exact_diagonal"], settings, 2))
+
+
+FROZEN = {
+    "all": lambda model: model.featurizer,
+    "the first layer": lambda model: model.featurizer[0],
+    "the second layer": lambda model: model.featurizer[2],
+    "a stranger's": lambda model: model.featurizer[3],
+    "the head's bias": lambda model: SplitModel(nn.Identity(), model.head).featurizer,
+}
+
+
+@pytest.mark.parametrize("recipe", ["erm", "hgp", "fishr"])
+@pytest.mark.parametrize("part", FROZEN)
+@pytest.mark.parametrize("settings", [SGD, OPTIMISERS["decayed momentum"]], ids=["synchronous", "local"])
+def test_networks_with_frozen_parts_answer_as_one_by_one(settings: TrainingConfig, part: str, recipe: str) -> None:
+    body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.LayerNorm(5))
+    model = SplitModel(body, nn.Linear(5, 3)).double()
+    FROZEN[part](model).requires_grad_(False)
+    if part == "the head's bias":
+        model.head.bias.requires_grad_(False)
+    clients = make_clients(model, (4,), (9, 11, 9), 3, torch.float64)
+    exchanges = twin_rounds(clients, RECIPES[recipe], settings, 2)
+    assert exchanges[-1].together[0].tensors.keys() == state_of(model).trained.keys()
+    assert_same(exchanges)
 
 
 def test_a_head_without_a_bias_answers_as_one_by_one() -> None:

@@ -14,7 +14,14 @@ from fedha.data.sides import Cut
 from fedha.data.tables.encode import Encoding, Impute, strange_categories
 from fedha.data.tables.reading import Reading
 from fedha.data.tables.roles import Divided, Roles, Rows, check_cells, kinds_of, sides_of
-from fedha.data.tables.statistics import ColumnStatistics, Needs, check_declared, from_sources
+from fedha.data.tables.statistics import (
+    ColumnStatistics,
+    Needs,
+    UndeclaredError,
+    check_declared,
+    from_sources,
+    sums_by_column,
+)
 from fedha.data.wanted import wanted
 from fedha.errors import FedhaError, listed
 
@@ -109,10 +116,7 @@ def table(
         check_declared(statistics, columns)
         known = {name: statistics[name] for name in columns}
     elif alone and needs.anything(kinds):
-        raise FedhaError(
-            "data.statistics is not set; a site sees its own rows alone, so the config must declare each column's mean "
-            "and deviation, or categories (`fedha data statistics` makes them)"
-        )
+        raise UndeclaredError(sums_by_column([(parts[name], divided[name]) for name in trained], columns))
     else:
         known = from_sources([(parts[name], divided[name]) for name in trained], columns, needs)
     encoding = Encoding(known, impute, indicator, standardise)
@@ -123,7 +127,7 @@ def table(
     released = () if statistics is not None else needs.told(kinds)
     gave = f", after each source gave {'; '.join(released)}" if released else ""
     told = f"tables from {root}: {len(columns)} columns as {len(encoding.names)} inputs{gave}, {len(names)} classes"
-    return DomainSet(made, (), len(names), told, tuple(notes), released)
+    return DomainSet(made, (), len(names), told, tuple(notes), released, known)
 
 
 def domain_of(rows: Rows, divided: Divided, encoding: Encoding, *, is_source: bool, quiet: bool) -> Domain:

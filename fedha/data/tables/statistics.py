@@ -173,9 +173,30 @@ def from_sources(
     Raises:
         FedhaError: As `pooled`.
     """
-    return {name: pooled(name, [sums_of_rows(*one, name) for one in sources], needs) for name in features}
+    return {name: pooled(name, some, needs) for name, some in sums_by_column(sources, features).items()}
 
 
-def sums_of_rows(rows: Rows, divided: Divided, name: str) -> Sums:
-    """What a source gives of a column; arguments as in `from_sources`."""
-    return sums_of(rows.sheet.columns[name], rows.rows, rows.rows[divided.train.numpy()])
+def sums_by_column(sources: Sequence[tuple[Rows, Divided]], features: Sequence[str]) -> dict[str, list[Sums]]:
+    """What each source gives of each column; arguments as in `from_sources`."""
+    trained = [rows.rows[divided.train.numpy()] for rows, divided in sources]
+    return {
+        name: [
+            sums_of(rows.sheet.columns[name], rows.rows, some) for (rows, _), some in zip(sources, trained, strict=True)
+        ]
+        for name in features
+    }
+
+
+class UndeclaredError(FedhaError):
+    """A site's table needs statistics that the config does not declare.
+
+    Attributes:
+        sums: What the site itself would give, for `fedha data statistics --own`.
+    """
+
+    def __init__(self, sums: Mapping[str, Sequence[Sums]]) -> None:
+        super().__init__(
+            "data.statistics is not set; a site sees its own rows alone, so the config must declare each column's mean "
+            "and deviation, or categories (`fedha data statistics` makes them)"
+        )
+        self.sums = sums

@@ -1,0 +1,49 @@
+"""Targets at a server, evaluated round after round; the features of a frozen network are computed once."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from fedha.data.domain import Domain
+from fedha.data.examples import Examples
+from fedha.features import Keeping, divided, featured
+from fedha.models.split import SplitModel
+from fedha.models.state import named_state, state_of
+from fedha.placement import placed
+from fedha.training import evaluate
+
+Evaluation = Callable[[Mapping[str, Tensor]], dict[str, dict[str, float]]]
+
+
+def evaluation(model: SplitModel, targets: Sequence[Domain], keeping: Keeping) -> Evaluation:
+    """A function of the global model's state: accuracy, risk and examples of each target.
+
+    Args:
+        model: The server's network.
+        targets: That nobody trains on.
+        keeping: Where features are kept.
+    """
+    ready: dict[str, tuple[SplitModel, Examples]] = {}
+
+    def evaluated(state: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        if not ready:
+            for name, value in state_of(model).constants.items():
+                value.copy_(state.get(name, value))
+        found = {}
+        for one in targets:
+            if one.name not in ready:
+                ready[one.name] = _ready(model, one, keeping)
+            network, examples = ready[one.name]
+            own = {name: value for name, value in state.items() if name in named_state(network)}
+            found[one.name] = evaluate(network, own, examples)
+        return found
+
+    return evaluated
+
+
+def _ready(model: SplitModel, target: Domain, keeping: Keeping) -> tuple[SplitModel, Examples]:
+    examples = placed(target.held_out, model)
+    parts = divided(model, examples.form)
+    if parts is None:
+        return model, examples
+    return parts.rest, featured(examples, parts, keeping, f"{target.name}, target", whole=True)
