@@ -36,6 +36,7 @@ from fedha.piggyback import riders
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
+from fedha.resolution import resolved
 from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
 from fedha.runs.checkpoint import read_saved
@@ -75,7 +76,9 @@ def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
     Raises:
         FedhaError: The data are missing or wrong, or no source would be left.
     """
-    domains = data.load(config.data, config.seed[0], protected=config.privacy.protect == "examples")
+    section, told = resolved(config)
+    domains = data.load(section, config.seed[0], protected=config.privacy.protect == "examples")
+    domains = replace(domains, description="; ".join(filter(None, [domains.description, told])))
     if domains.released and config.privacy.protect != "nothing":
         raise FedhaError(
             f"privacy.protect is {config.privacy.protect!r}, but {config.data.name} takes from each source "
@@ -328,7 +331,8 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     examples = listed((f"{one.domain} {one.examples}" for one in members), most=MANY)
     told = f"training examples: {examples}" if strategy.secure is None else "how many examples each has is secret"
     description = f"{config.data.name}, each domain at its own site; {told}"
-    own = config.data if job.target_root is None else config.data.model_copy(update={"root": job.target_root})
+    section, _ = resolved(config, alone=True)
+    own = section if job.target_root is None else section.model_copy(update={"root": job.target_root})
     targets = data.load_targets(own, config.seed[0])
     return Setting(names, shape, data.class_count(config.data), targets, description)
 
