@@ -271,7 +271,7 @@ def doctor(
     from fedha.cli.launch import find_config
     from fedha.cli.publish import terminal
 
-    wanted = None if config is None else find_config(config, overrides or [], engine)
+    wanted = None if config is None else find_config(config, overrides or [], engine, first_of_sweep=True)
     if code := examine(wanted, terminal()):
         raise typer.Exit(code)
 
@@ -291,7 +291,7 @@ def features(config: ConfigName, overrides: Overrides = None) -> None:
     from fedha.flower.apps import device
     from fedha.flower.serve import load_domains
 
-    one = find_config(config, overrides or ()).runs()[0]
+    one = find_config(config, overrides or (), first_of_sweep=True).runs()[0]
     for found in compute(one, load_domains(one), device(one)):
         sys.stdout.write(f"{found.domain}: {found.examples:,} examples, {found.width:,} features each\n")
     sys.stdout.write(f"kept in {one.model.features.cache}\n")

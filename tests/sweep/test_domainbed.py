@@ -74,3 +74,15 @@ def test_pacs_trains_on_a_folder_of_its_layout(
     assert "photo %" in out
     assert "sketch %" in out
     assert len(list(Path("s").rglob("results.json"))) == 4
+
+
+def test_what_looks_at_a_config_takes_a_sweeps_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    layout(tmp_path / "PACS", DOMAINS["pacs"])
+    arguments = ["data", "check", "domainbed/pacs", "data.root=PACS", "data.size=16", "data.augment=none"]
+    code = exit_code(lambda **settings: app(arguments, **settings))
+    out, err = capsys.readouterr()
+    assert code in (0, 1), err
+    assert "art_painting" in out
