@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fedha.config import PrivacyConfig, TrainingConfig
+from fedha.errors import FedhaError
 from fedha.recipes import Recipe, in_local_steps
 from fedha.rules.found import rules_of
 from fedha.rules.rule import Rule
@@ -26,7 +27,7 @@ class Task:
         privacy: How clients' answers are covered.
 
     Raises:
-        FedhaError: The server's rule cannot be found, or does not go with the rest.
+        FedhaError: The server's rule cannot be found, or does not go with the rest; or classes cannot be balanced.
     """
 
     recipe: Recipe
@@ -37,6 +38,9 @@ class Task:
     def __post_init__(self) -> None:
         if self.training.mode == "local":
             object.__setattr__(self, "recipe", in_local_steps(self.recipe))
+        problem = self.training.weighs_by_counts(self.privacy.protect, self.privacy.secure_aggregation)
+        if problem:
+            raise FedhaError(problem)
         _ = self.rules  # what is wrong with them is said where the task is made: at the server and at every client
 
     @cached_property

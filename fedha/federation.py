@@ -8,11 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fedha import optimizers
 from fedha.answers import answer_measure
 from fedha.client import Client
 from fedha.cohort import Member, averaging_weights, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
+from fedha.minibatches import step_sizes
 from fedha.models.check import check_batch_norm, check_parameters, check_trainable
 from fedha.models.reach import unreached
 from fedha.models.state import RUNNING, State, digests, state_of
@@ -26,7 +28,8 @@ from fedha.privacy.spending import Spending
 from fedha.reference import domain_means, weighted_mean
 from fedha.rules import applied
 from fedha.rules.rule import Answers, Cohort
-from fedha.schedule import rate_factor
+from fedha.schedule import counts_steps, rate_factor, step_factors
+from fedha.steps import check_steps
 from fedha.training import PARTS
 from fedha.verdict import problem, refused
 
@@ -77,6 +80,7 @@ class Server:
     def __post_init__(self) -> None:
         self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.running = {name: value.detach().clone() for name, value in self.running.items()}
+        check_steps(self.task.training, self.parameters)
         self.extra_shapes = applied.answer_shapes(self.task.rules, self.parameters)
         self.states = self.states or applied.begin(self.task.rules, self.parameters)
 
@@ -156,18 +160,35 @@ class Server:
         parameters, self.states = applied.aggregated(rules, self.states, answers)
         self.parameters |= parameters
         self.running = {name: _moved(value, mean[f"{RUNNING}{name}"]) for name, value in self.running.items()}
-        return _summary(self.task, round, answered)
+        return {**_summary(self.task, round, answered), **self._rates(round, answers.rate)}
+
+    def _rates(self, round: int, rate: float) -> dict[str, Any]:
+        """The round's last learning rate, and that of each part of the network that has its own.
+
+        Where local steps are counted, it is that of the client with the most examples; nothing where nobody says.
+        """
+        training = self.task.training
+        if training.mode == "local":
+            most = max((one.examples for one in self.cohort), default=0)
+            if not most and counts_steps(training) and training.local.steps is None:
+                return {}
+            steps = len(step_sizes(self.task, max(1, most)))
+            rate = training.local.learning_rate * step_factors(training, round, steps)[-1]
+        parts = {part: rate * factor for part, factor in training.rates.items()}
+        return {"rate": rate, **({"rates": parts} if parts else {})}
 
     def _answers(self, mean: Mapping[str, Tensor], round: int, answered: int) -> Answers:
         """What a round's clients answered together, as the rules see it."""
         training, recipe = self.task.training, self.task.recipe
         usual = next(rule.rate for rule in self.task.rules if rule.aggregate is not None)
         rate = usual if training.learning_rate is None else training.learning_rate
-        if training.mode == "synchronous":  # in local mode the clients' rate follows the schedule
+        update = {name: mean[name] for name in self.parameters}
+        if training.mode == "synchronous":  # in local mode it is the clients who step: rate and gradients are theirs
             rate *= rate_factor(training, round)
+            update = optimizers.clip(update, training.clip_norm)
         return Answers(
             self.parameters,
-            {name: mean[name] for name in self.parameters},
+            update,
             applied.below(mean, applied.EXTRA),
             rate,
             len(self.members),

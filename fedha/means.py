@@ -92,7 +92,7 @@ def _check_own(names: Iterable[str], batch: Batch, around: Circumstances) -> Non
         for name, mean in own:
             if not _is_mean(mean, piece):
                 raise FedhaError(
-                    f"statistic {name!r}: {mean.name!r} of {len(piece.labels)} examples is not the mean of its values "
+                    f"statistic {name!r}: {mean.name!r} of {len(piece.targets)} examples is not the mean of its values "
                     "of one part and the rest, so that it cannot be taken in pieces; give the means that it is made "
                     "of, and derive (fedha.Statistic), or raise training.chunk"
                 )
@@ -100,12 +100,12 @@ def _check_own(names: Iterable[str], batch: Batch, around: Circumstances) -> Non
 
 
 def _is_mean(mean: Mean, piece: Piece) -> bool:
-    rows, cut = len(piece.labels), max(1, len(piece.labels) // 3)
+    rows, cut = len(piece.targets), max(1, len(piece.targets) // 3)
     if rows < 2:
         return True
     with torch.no_grad():
         whole, *parts = (
-            mean.of(replace(piece, features=piece.features[own], labels=piece.labels[own]))
+            mean.of(replace(piece, features=piece.features[own], targets=piece.targets[own]))
             for own in (slice(None), slice(cut), slice(cut, None))
         )
     merged = (cut * parts[0] + (rows - cut) * parts[1]) / rows

@@ -72,14 +72,14 @@ class Piece:
     Attributes:
         view: The head.
         features: The view's prepared features, [n, D]; those of a linear head end with a column of ones.
-        labels: Class indices, [n].
+        targets: Class indices, [n], or soft targets, [n, C], where labels are smoothed or classes weighted.
         around: Signs, and references of earlier exchanges.
         directions: Means of the whole batch, by name, along which others are taken.
     """
 
     view: HeadView
     features: Tensor
-    labels: Tensor
+    targets: Tensor
     around: Circumstances
     directions: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -89,9 +89,14 @@ class Piece:
         return self.call("logits")
 
     @property
+    def labels(self) -> Tensor:
+        """Class indices, [n]."""
+        return statistics.hard(self.targets)
+
+    @property
     def losses(self) -> Tensor:
-        """Negative log-likelihoods, [n]."""
-        return statistics.losses(self.logits, self.labels)
+        """Negative log-likelihoods of the targets, [n]."""
+        return statistics.losses(self.logits, self.targets)
 
     @property
     def representation(self) -> Tensor:
@@ -103,7 +108,7 @@ class Piece:
         refuse_random_layers(name, self.view)
         function = getattr(self.view.functions, name)
         with _differentiable(name):
-            value: Tensor = function(*self.view.arguments, self.features, self.labels, *extra)
+            value: Tensor = function(*self.view.arguments, self.features, self.targets, *extra)
         return value
 
     def probed(self, owner: Owner) -> Tensor:
@@ -113,7 +118,7 @@ class Piece:
         known = self.around.signs.get(owner)
         signs = draw_signs(owner, self.view, self.around, self.features) if known is None else known
         with _differentiable("hutchinson_diagonal"):
-            value: Tensor = functions.hutchinson_diagonal(*self.view.arguments, self.features, self.labels, signs)
+            value: Tensor = functions.hutchinson_diagonal(*self.view.arguments, self.features, self.targets, signs)
         return value
 
     def refuse_large(self, name: str, advice: str) -> None:

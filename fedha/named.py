@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedha.errors import FedhaError, brief
-from fedha.schema import number
-
-_WORDS = {"true": True, "false": False, "null": None}
+from fedha.schema import nearest
+from fedha.signature import checked, meant, parameters_of, told
 
 
 def is_own(name: str) -> bool:
@@ -90,7 +89,7 @@ def invoke(
         name: What people call the function.
         function: Any.
         options: Its arguments.
-        offered: What it may have beside them, where its signature names it.
+        offered: What it may have beside them, where its signature names it; None leaves a default of its own.
 
     Raises:
         FedhaError: The arguments do not fit it.
@@ -116,20 +115,22 @@ def arguments(
         FedhaError: The arguments do not fit it.
     """
     try:
-        signature = inspect.signature(function)
+        wanted = parameters_of(function)
     except (TypeError, ValueError):  # written in another language
         return {one: meant(value) for one, value in options.items()}
-    wanted = signature.parameters
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
+    more = {one: value for one, value in more.items() if value is not None or wanted[one].default is wanted[one].empty}
     try:
         if both := [one for one in later if one in options]:
             raise TypeError(f"got an unexpected keyword argument {both[0]!r}")
-        signature.bind(**options, **more, **dict.fromkeys(later))
+        inspect.Signature(list(wanted.values())).bind(**options, **more, **dict.fromkeys(later))
     except TypeError as error:
-        takes = f"{name} takes {', '.join(map(str, wanted.values())) or 'nothing'}"
-        raise FedhaError(f"{section}: {error}; {takes}") from error
+        hints = [f"; {one!r} is none{nearest(one, wanted)}" for one in options if one not in wanted and wanted]
+        hint = next((one for one in hints if "did you mean" in one), "")
+        takes = f"{name} takes {', '.join(map(told, wanted.values())) or 'nothing'}"
+        raise FedhaError(f"{section}: {error}; {takes}{hint}") from error
     asked = {one: meant(value) if not _takes_text(wanted.get(one)) else value for one, value in options.items()}
-    return asked | more
+    return asked | checked(section, wanted, options) | more
 
 
 def _made(section: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -150,16 +151,6 @@ def _takes_text(parameter: inspect.Parameter | None) -> bool:
     return parameter is not None and (
         parameter.annotation in (str, "str", str | None, "str | None") or isinstance(parameter.default, str)
     )
-
-
-def meant(value: Any) -> Any:
-    """What a config's text stands for: YAML is read as texts, and a function of somebody's has no schema."""
-    if isinstance(value, str):
-        found = number(value)
-        return _WORDS.get(value, value) if found is None else found
-    if isinstance(value, Mapping):
-        return {key: meant(one) for key, one in value.items()}
-    return [meant(one) for one in value] if isinstance(value, list) else value
 
 
 def name_of(function: Callable[..., Any]) -> str | None:

@@ -1,10 +1,10 @@
 """Statistics of one domain at one model, for a head that is not linear: through torch.func.
 
 The names of `statistics` and `hutchinson_diagonal` of `sketches`, with the signature ``(head, parameters, features,
-labels)``: ``head(parameters, features)`` gives the logits [n, C], C = 1 being the one logit of class 1. Head space is
-flat: P weights in the order of the dictionary. n examples, D features, no column of ones. All are differentiable
-through features and parameters; all raise ValueError as `risk` does. Second derivatives are a vmap (over directions) of
-a jvp (along one) of the gradient.
+labels)``: ``head(parameters, features)`` gives the logits [n, C], C = 1 being the one logit of class 1; labels may be
+soft targets, as there. Head space is flat: P weights in the order of the dictionary. n examples, D features, no column
+of ones. All are differentiable through features and parameters; all raise ValueError as `risk` does. Second derivatives
+are a vmap (over directions) of a jvp (along one) of the gradient.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 from torch.nn import functional
 
-from fedha.statistics import hits
+from fedha.statistics import hits, is_soft, losses
 
 Head = Callable[[dict[str, Tensor], Tensor], Tensor]
 Named = Mapping[str, Tensor]
@@ -168,6 +168,8 @@ def _logits(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> 
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    if is_soft(labels):
+        return losses(logits, labels).mean()
     if logits.shape[1] == 1:
         return functional.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
     return functional.cross_entropy(logits, labels)

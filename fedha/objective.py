@@ -14,6 +14,7 @@ from torch import Tensor
 from fedha import statistics
 from fedha.means import derived, mean_along, means_needed, means_of
 from fedha.measurement import Circumstances, HeadView, Piece, measure
+from fedha.optimizers import is_decayed
 from fedha.penalty import loss_divisor, penalty_terms, term_weight
 from fedha.pieces import Batch
 from fedha.recipes import Recipe, Term
@@ -29,11 +30,12 @@ class Objective:
         recipe: What is aligned.
         round: From 1.
         terms: Those that enter the loss (`fedha.penalty.active_terms`).
-        weight_decay: Adds this times the squared norm of all parameters.
+        weight_decay: Adds this times the squared norm of what is decayed.
         around: Signs, and this round's references.
         offsets: What a moving average adds to a client's statistic, by statistic.
         own: The client's statistics at the round's start, for terms that look at the other clients.
-        SEEN: The client's weight in the references.
+        averaging_weight: The client's weight in the references.
+        decay: What is decayed, as `training.decay` says.
     """
 
     recipe: Recipe
@@ -44,6 +46,7 @@ class Objective:
     offsets: Mapping[str, Tensor]
     own: Mapping[str, Tensor]
     averaging_weight: float
+    decay: str = "all"
 
     @property
     def divisor(self) -> float:
@@ -70,13 +73,20 @@ class Objective:
         Args:
             risk: Of the batch.
             measured: The terms' statistics of the batch.
-            norms: Squared norm of all parameters, times the weight decay.
+            norms: Squared norm of what is decayed, times the weight decay.
         """
         terms = self.penalties(measured)
         loss = self.weighed(risk + norms if self.weight_decay else risk, terms)
         if self.divisor != 1:
             loss = loss / self.divisor
         return {"loss": loss, "risk": risk, **{f"penalty/{name}": value for name, value in terms.items()}}
+
+    def norms(self, parameters: Mapping[str, Tensor]) -> Tensor | float:
+        """L2: the squared norm of what is decayed of some parameters, times the weight decay."""
+        if not self.weight_decay:
+            return 0.0
+        decayed = (value for name, value in parameters.items() if is_decayed(name, value, self.decay))
+        return self.weight_decay * sum(value.square().sum() for value in decayed)
 
     def measure(self, view: HeadView, features: Tensor, labels: Tensor) -> tuple[Tensor, Named]:
         """Risk, and the terms' statistics, of a batch in one piece, live.
@@ -110,7 +120,7 @@ def descend(batch: Batch, objective: Objective) -> tuple[Named, dict[str, float]
 def _at_once(batch: Batch, objective: Objective) -> tuple[Named, Named]:
     seen = batch.live()
     risk, measured = objective.measure(seen.view, seen.features, seen.labels)
-    parts = objective.parts(risk, measured, _squared_norms(batch, objective))
+    parts = objective.parts(risk, measured, objective.norms(batch.parameters))
     return parts, derivatives(parts["loss"], batch.parameters)
 
 
@@ -120,7 +130,7 @@ def _in_pieces(batch: Batch, objective: Objective) -> tuple[Named, Named]:
     means = {
         name: value.requires_grad_() for name, value in means_of(batch, ["risk", *names], objective.around).items()
     }
-    norms = _squared_norms(batch, objective)
+    norms = objective.norms(batch.parameters)
     parts = objective.parts(means["risk"], derived(names, means, batch.size), norms)
     pulls = derivatives(parts["loss"], means)
     for name, mean in needed.items():
@@ -136,12 +146,6 @@ def _in_pieces(batch: Batch, objective: Objective) -> tuple[Named, Named]:
     if isinstance(norms, Tensor):
         _add(total, derivatives(norms / objective.divisor, batch.parameters))
     return parts, total
-
-
-def _squared_norms(batch: Batch, objective: Objective) -> Tensor | float:
-    if not objective.weight_decay:
-        return 0.0
-    return objective.weight_decay * sum(value.square().sum() for value in batch.parameters.values())
 
 
 def derivatives(value: Tensor, leaves: Mapping[str, Tensor]) -> Named:

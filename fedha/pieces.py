@@ -1,6 +1,6 @@
 """A batch of a client's examples, which goes through the network in pieces of bounded size."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -32,8 +32,8 @@ class Seen:
     Attributes:
         view: The head, ready to be measured.
         features: Prepared features, [n, D].
-        labels: Class indices, [n].
-        SEEN: Its part of the batch's rows.
+        labels: Class indices, [n], or soft targets, [n, C] (`fedha.targets`).
+        fraction: Its part of the batch's rows.
     """
 
     view: HeadView
@@ -56,6 +56,7 @@ class Batch:
         draws: What chance does to its inputs; None: nothing.
         running: Running statistics that the network moves, as they are before; they are not written to.
         draw_key: What the network draws is drawn by this and the piece's place; None: it draws nothing.
+        soften: What makes targets of labels; None: they are the labels.
         moved: The running statistics after the last piece that was computed.
     """
 
@@ -68,6 +69,7 @@ class Batch:
     draws: Draws | None = None
     running: Mapping[str, Tensor] = field(default_factory=dict)
     draw_key: Key | None = None
+    soften: Callable[[Tensor], Tensor] | None = None
     moved: dict[str, Tensor] = field(default_factory=dict, init=False)
     _live: Seen | None = field(default=None, init=False)  # the only piece, with its graph
     _features: list[Tensor] = field(default_factory=list, init=False)  # of every piece, without one; empty: not kept
@@ -101,7 +103,7 @@ class Batch:
         known, fresh = self._features, []
         for place, rows in enumerate(self._cut() if known else self._coming()):
             if known:
-                labels = self.examples.labels[rows]
+                labels = self._targets(rows)
                 yield Seen(self._view(place), known[place], labels, len(labels) / self.size)
                 continue
             with torch.no_grad():
@@ -128,11 +130,15 @@ class Batch:
 
     def _look(self, place: int, rows: Tensor | slice) -> Seen:
         view, own = self._view(place), self.parameters | {name: value.clone() for name, value in self.running.items()}
-        inputs, labels = self.examples.take(rows, self.draws), self.examples.labels[rows]
+        inputs, labels = self.examples.take(rows, self.draws), self._targets(rows)
         with drawing(self._key(place, "featurizer"), labels.device):
             features = functional_call(self.model.featurizer, _below(own, "featurizer."), *arguments(inputs))
         features, self.moved = view.prepare(features), {name: own[name] for name in self.running}
         return Seen(view, features, labels, len(labels) / self.size)
+
+    def _targets(self, rows: Tensor | slice) -> Tensor:
+        labels = self.examples.labels[rows]
+        return labels if self.soften is None else self.soften(labels)
 
     def _view(self, place: int) -> HeadView:
         return view_head(self.model, self.parameters, self._key(place, "head"))

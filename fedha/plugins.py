@@ -16,7 +16,13 @@ DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
 GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
-    DATA: {},
+    DATA: {
+        "digits_background": "fedha.data.background:digits_background",
+        "hub": "fedha.data.hub:hub",
+        "rotated_digits": "fedha.data.rotated:rotated_digits",
+        "rotated_mnist": "fedha.data.rotated:rotated_mnist",
+        "table": "fedha.data.tables:table",
+    },
     MODELS: {
         "domainbed_mnist_cnn": "fedha.models.domainbed:domainbed_mnist_cnn",
         "domainbed_resnet18": "fedha.models.domainbed:domainbed_resnet18",
@@ -24,6 +30,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "timm": "fedha.models.backbones:timm_network",
         "torchvision": "fedha.models.backbones:torchvision_network",
     },
+    TRANSFORMS: {"domainbed": "fedha.data.images.domainbed:augmentation"},
 }
 
 

@@ -25,6 +25,7 @@ def execute(
     *,
     resume: bool = False,
     stop: Callable[[], bool] = never,
+    load: Callable[[Config], DomainSet] = load_domains,
 ) -> dict[str, Any]:
     """Train a config's only run and write its folder.
 
@@ -34,6 +35,7 @@ def execute(
         listener: Told of every round of the run; of its folds only that they are trained.
         resume: Continue what the folder holds, to the same bits as an uninterrupted run.
         stop: Asked now and then, whether to stop.
+        load: Gives the config's domains.
 
     Returns:
         The content of results.json.
@@ -53,7 +55,7 @@ def execute(
         runfolder.check_new(folder)
     owner.check_free(folder)
     with progress.told_to(listener.note):
-        domains = load_domains(config)
+        domains = load(config)
         if config.model.features.cache is not None:
             ahead.compute(config, domains, device(config))
     for note in domains.notes:

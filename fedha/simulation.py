@@ -31,6 +31,8 @@ from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener, Silent
 
+_PROCESSES = {"ray": "workers", "flower": "processes"}
+
 Network = SplitModel | Callable[..., SplitModel]
 
 
@@ -118,7 +120,7 @@ def simulate(
             that makes one.
         seed: The run's seed.
         engine: A name, or what a config says under ``engine``. A network, rule or function without an import name (a
-            lambda, a notebook's) can be used in this process alone.
+            lambda, a notebook's) can be used in this process alone: auto takes inline then, ray and flower refuse.
         out: The run's folder; None: a temporary one, which goes with the result.
         resume: Continue what the folder holds, with the same objects.
         classes: C; None: one more than the highest label.
@@ -173,7 +175,9 @@ def _check_arguments(
         check_argument(whose, "domains", type(domains), (), "a list of fedha.data.Domain, one a client and target")
     check_argument(whose, "domains", domains, Iterable, "a list of fedha.data.Domain, one a client and target")
     check_argument(whose, "target", target, (str, Sequence, nothing), "a domain's name, a list of them, or None")
-    check_argument(whose, "engine", engine, (str, Mapping, EngineConfig), "auto, inline or ray, or a dict of settings")
+    check_argument(
+        whose, "engine", engine, (str, Mapping, EngineConfig), "auto, inline, ray or flower, or a dict of settings"
+    )
     check_argument(whose, "listener", listener, (Listener, nothing), "a fedha.runs.listener.Listener, or None")
     check_argument(whose, "out", out, (str, Path, nothing), "the folder to write, or None for a temporary one")
     if classes is not None:
@@ -239,12 +243,10 @@ def _placed(config: Config) -> Config:
     rule, _ = named_rule(config.training.optimizer or "")
     wanted, anonymous = config.engine.name, NAME in (config.model.name, rule)
     what = "rule" if rule == NAME else "network or function"
-    if wanted == "flower":
-        raise FedhaError("engine is 'flower', whose processes have none of this program's domains; take inline or ray")
-    if anonymous and wanted == "ray":
+    if anonymous and wanted in _PROCESSES:
         raise FedhaError(
-            f"engine is 'ray', whose workers cannot import this {what}; define it in a module of its own "
-            "(not in the program that is started, and no lambda), or take engine='inline'"
+            f"engine is {wanted!r}, whose {_PROCESSES[wanted]} cannot import this {what}; define it in a module of its "
+            "own (not in the program that is started, and no lambda), or take engine='inline'"
         )
     if not anonymous or wanted == "inline":
         return config

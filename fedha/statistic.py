@@ -27,7 +27,8 @@ class Terms(Protocol):
         ones: [n, 1].
         logits: [n, C]; one column is the binary logistic head.
         probabilities: [n, C].
-        residuals: ``p - y``, [n, C].
+        weights: What each example counts, [n, 1]; 1 but for class weights.
+        residuals: ``p - y``, [n, C], times the weight.
         changes: How the residuals change along the pooled gradient, [n, C].
         losses: Negative log-likelihoods, [n, 1].
         hits: Whether the label has the largest logit, [n, 1].
@@ -43,6 +44,8 @@ class Terms(Protocol):
     def logits(self) -> "Tensor": ...
     @property
     def probabilities(self) -> "Tensor": ...
+    @property
+    def weights(self) -> "Tensor": ...
     @property
     def residuals(self) -> "Tensor": ...
     @property

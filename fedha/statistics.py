@@ -3,7 +3,9 @@
 Every function takes ``(head [C, D], features [n, D], labels [n])`` and returns a tensor; all are differentiable through
 the features (and the head), so that one backward pass trains the backbone. n examples, C classes, D features with the
 bias column last. A head with one row is the binary logistic head: its single logit speaks for class 1, and the same
-formulas hold with ``p = sigmoid(z w)``. Inside `shared`, statistics of the same tensors reuse each other's products.
+formulas hold with ``p = sigmoid(z w)``. In the place of labels there may be soft targets, [n, C] (`fedha.targets`):
+with the weight ``w = sum_c t_c``, residuals ``p - y`` are ``w p - t``, and what the Hessian is made of has the factor
+w. Inside `shared`, statistics of the same tensors reuse each other's products.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,6 +74,8 @@ def risk(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         V-REx (Krueger et al., ICML 2021) and group DRO (Sagawa et al., ICLR 2020) work on it.
     """
     logits = _logits(head, features, labels)
+    if is_soft(labels):
+        return losses(logits, labels).mean()
     if head.shape[0] == 1:
         return functional.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
     return functional.cross_entropy(logits, labels)
@@ -87,11 +91,16 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: [..., C]; a single logit speaks for class 1.
-        labels: Class indices, [...].
+        labels: Class indices, [...], or soft targets, [..., C].
 
     Returns:
-        In nats, shaped like the labels; their mean is the risk.
+        In nats, [...]; their mean is the risk.
     """
+    if is_soft(labels) and logits.shape[-1] == 1:
+        single = logits[..., 0]
+        return labels.sum(-1) * functional.softplus(single) - labels[..., 1] * single
+    if is_soft(labels):
+        return -(labels * functional.log_softmax(logits, -1)).sum(-1)
     if logits.shape[-1] == 1:
         single = logits[..., 0]
         return functional.binary_cross_entropy_with_logits(single, labels.to(single.dtype), reduction="none")
@@ -102,7 +111,17 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
     """Whether each example's label has the largest logit; a single logit of zero counts as class 0. As in `losses`."""
     guesses = (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
-    return guesses == labels
+    return guesses == hard(labels)
+
+
+def is_soft(labels: Tensor) -> bool:
+    """Whether these are soft targets, and no class indices."""
+    return labels.is_floating_point()
+
+
+def hard(labels: Tensor) -> Tensor:
+    """Class indices: of soft targets those that they were made of, since a class keeps more of its own than others."""
+    return labels.argmax(-1) if is_soft(labels) else labels
 
 
 @_once
@@ -144,7 +163,7 @@ def hessian_diagonal(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         The softmax cross-entropy Hessian is ``mean((diag(p) - p p^T) kron z z^T)``; this is its diagonal part.
     """
     p = _probabilities(head, features, labels)
-    return (p * (1 - p) / len(features)).T @ features.square()
+    return (_weighed(p * (1 - p), labels) / len(features)).T @ features.square()
 
 
 def hessian_vector_product(head: Tensor, features: Tensor, labels: Tensor, vector: Tensor) -> Tensor:
@@ -197,7 +216,7 @@ def residual_changes(head: Tensor, features: Tensor, labels: Tensor, vector: Ten
     p = _probabilities(head, features, labels)[:, None, :]
     classes, width = head.shape
     along = (vector.reshape(-1, width) @ features.T).T.reshape(len(features), -1, classes)
-    return _changes(p, along)
+    return _changes(p, along) if not is_soft(labels) else _changes(p, along) * labels.sum(-1)[:, None, None]
 
 
 def gradient_hessian_product(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -222,7 +241,7 @@ def gradient_hessian_product(head: Tensor, features: Tensor, labels: Tensor) -> 
         return hessian_vector_product(head, features, labels, gradient(head, features, labels))
     # fewer examples than classes: z g^T costs less through the n x n Gram matrix of the features than through g
     along = (features @ features.T) @ (_residuals(head, features, labels) / n)
-    return (_changes(_probabilities(head, features, labels), along) / n).T @ features
+    return (_weighed(_changes(_probabilities(head, features, labels), along), labels) / n).T @ features
 
 
 def gradient_variance(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -381,7 +400,7 @@ def hessian(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         row = []
         for k in range(classes):
             weight = p[:, c] * ((1.0 if c == k else 0.0) - p[:, k])
-            row.append((features * weight[:, None]).T @ features / n)
+            row.append((features * _weighed(weight[:, None], labels)).T @ features / n)
         blocks.append(torch.cat(row, 1))
     return torch.cat(blocks, 0)
 
@@ -437,6 +456,8 @@ def off_diagonal_energy(head: Tensor, features: Tensor, labels: Tensor) -> Tenso
         else:
             squared = p.square()
             pq = overlap - squared @ p.T - p @ squared.T + overlap.square()
+        if is_soft(labels):
+            pq = pq * labels.sum(-1)[:, None] * labels.sum(-1)
         total = (pq * (features @ features.T).square()).sum() / n**2
     else:
         total = hessian(head, features, labels).square().sum()
@@ -492,9 +513,16 @@ def _changes(probabilities: Tensor, along: Tensor) -> Tensor:
     return probabilities * (along - (probabilities * along).sum(-1, keepdim=True))
 
 
+def _weighed(terms: Tensor, labels: Tensor) -> Tensor:
+    """Each example's terms, [n, ...], times its weight where targets are soft."""
+    return terms * labels.sum(-1, keepdim=True) if is_soft(labels) else terms
+
+
 @_once
 def _residuals(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     p = _probabilities(head, features, labels)
+    if is_soft(labels):
+        return _weighed(p, labels) - (labels[:, 1:] if head.shape[0] == 1 else labels)
     if head.shape[0] == 1:
         return p - labels[:, None].to(p.dtype)
     return p.scatter_add(1, labels[:, None], p.new_full((len(labels), 1), -1.0))

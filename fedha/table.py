@@ -75,7 +75,7 @@ GRADIENT = Mean("gradient", _own("gradient"), outer=lambda at: (at.residuals, at
 DIAGONAL = Mean(
     "hessian_diagonal",
     _own("hessian_diagonal"),
-    outer=lambda at: (at.probabilities - at.probabilities * at.probabilities, at.squares),
+    outer=lambda at: (at.weights * (at.probabilities - at.probabilities * at.probabilities), at.squares),
 )
 POOLED_PRODUCT = Mean(
     "pooled_gradient_hessian_product",

@@ -10,18 +10,16 @@ from torch import Tensor
 
 from fedha import statistics
 from fedha.client_state import ClientState
-from fedha.config import LocalConfig
 from fedha.data.domain import Domain
 from fedha.data.examples import Examples, largest_number
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
-from fedha.minibatches import measured_rows, minibatches
+from fedha.minibatches import measured_rows, minibatches, step_sizes
 from fedha.models.random_layers import Key, random_parts
 from fedha.models.split import SplitModel
 from fedha.models.state import LOCAL, RUNNING
-from fedha.numerics import take_step
 from fedha.objective import Objective, descend
 from fedha.penalty import active_terms
 from fedha.pieces import Batch, in_pieces, rows_at_once, with_next
@@ -29,7 +27,8 @@ from fedha.recipes import Recipe
 from fedha.reference import moving_average
 from fedha.rules import applied
 from fedha.rules.rule import Work
-from fedha.schedule import rate_factor
+from fedha.steps import local_steps
+from fedha.targets import softening
 
 PARTS = ("held_out", "train")  # of a domain, that may be evaluated
 _LARGE = 1e3  # inputs beyond are rarely meant
@@ -157,11 +156,12 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     looks = looks_at_start(request)
     first = {name: _mean(start, name) for name in ("risk", "accuracy")} if looks else {}
     parameters, running = _at_request(client, request)
-    optimizer = round_optimizer(request, list(parameters.values()))
     rules, seen = request.task.rules, list[dict[str, float]]()
     own = applied.client_start(rules, client.state.rule, request.parameters)
     correct = applied.correction(rules, request.parameters, request.sent, own)
-    batches = with_next(minibatches(request, len(client.domain.train), client.client_id))
+    examples = len(client.domain.train)
+    steps = local_steps(request.task.training, request.round, len(step_sizes(request.task, examples)), parameters)
+    batches = with_next(minibatches(request, examples, client.client_id))
     for step, (rows, after) in enumerate(batches, 1):
         if after is not None:
             client.domain.train.expect(after[: start.most], start.draws)
@@ -173,14 +173,11 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
             {name: gradient[name] for name in request.parameters},
             {name: parameters[name].detach() for name in request.parameters},
         )
-        for name, value in parameters.items():
-            value.grad = gradient[name]
-        take_step(optimizer)
+        steps.take(gradient)
         running = batch.moved
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
     end = {name: parameters[name].detach() for name in request.parameters}
-    rate = optimizer.param_groups[0]["lr"]
-    extra, own = applied.answered(rules, Work(request.parameters, end, len(seen), rate, request.sent, own))
+    extra, own = applied.answered(rules, Work(request.parameters, end, len(seen), steps.rate, request.sent, own))
     client.state = replace(client.state, rule=own)
     update = {name: request.parameters[name] - value for name, value in end.items()}
     moved = how_moved(client, request, {**parameters, **running}) if request.running else {}
@@ -216,20 +213,6 @@ def looks_at_start(request: Request) -> bool:
     return bool(active_terms(recipe, request.averaging_weight)) or any(rule.weigh for rule in request.task.rules)
 
 
-def local_optimizer(local: LocalConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    if local.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=local.learning_rate)
-    return torch.optim.SGD(parameters, lr=local.learning_rate, momentum=local.momentum)
-
-
-def round_optimizer(request: Request, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """The local steps' optimiser, at the round's learning rate."""
-    optimizer = local_optimizer(request.task.training.local, parameters)
-    for group in optimizer.param_groups:
-        group["lr"] *= rate_factor(request.task.training, request.round)
-    return optimizer
-
-
 def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
     rows, draw_key = measured_rows(request, len(client.domain.train), client.client_id), _draw_key(client, request)
@@ -241,7 +224,8 @@ def _measured_batch(client: Holder, request: Request) -> Batch:
     parameters, running = _at_request(client, request)
     most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
     draws = (request.task.seed, request.round, client.client_id)
-    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, draw_key)
+    soften = softening(request.task.training, client.model, client.domain.train)
+    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, draw_key, soften)
     client.last_pass = fresh
     expect_next(client, request, most)
     return fresh
@@ -344,8 +328,17 @@ def objective_of(
     """
     recipe, averaging_weight = request.task.recipe, request.averaging_weight
     around, terms = circumstances(client, request, reference=False), active_terms(recipe, averaging_weight)
+    training = request.task.training
     return Objective(
-        recipe, request.round, terms, request.task.training.weight_decay, around, offsets, own, averaging_weight
+        recipe,
+        request.round,
+        terms,
+        training.weight_decay,
+        around,
+        offsets,
+        own,
+        averaging_weight,
+        decay=training.decay,
     )
 
 

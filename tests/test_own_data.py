@@ -53,6 +53,14 @@ def test_the_sections_other_keys_are_the_functions_arguments(tmp_path: Path) -> 
     assert torch.equal(data.load(written.data, 3).sources[0].train.take(), found.sources[0].train.take())
 
 
+def test_what_a_config_does_not_say_is_the_functions_default() -> None:
+    name = "tests.data_of_others:with_its_own_numbers"
+    found = data.load(parse({"data": {"name": name}}).data, 0)
+    assert [one.name for one in found.sources] == [f"ward{place} of 3, not ward1" for place in range(3)]
+    given = parse({"data": {"name": name, "classes": 4}}).data
+    assert [one.name for one in data.load(given, 0).sources] == [f"ward{place} of 4, not ward1" for place in range(3)]
+
+
 @pytest.mark.parametrize("name", ["inline", "ray"])
 def test_a_run_on_every_engine_and_its_resume(tmp_path: Path, name: str) -> None:
     long = config(training={"rounds": 4}, engine={"name": name, "batching": False})

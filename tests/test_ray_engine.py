@@ -52,6 +52,27 @@ RUNS: dict[str, dict[str, Any]] = {
         "model": {"name": "tests.models_of_others:normed", "batch_norm": "local"},
         "training": LOCAL,
     },
+    "adamw with two rates, clipping, a warm-up and soft targets": {
+        "recipe": "hgp",
+        "training": {
+            "optimizer": {"name": "adamw", "weight_decay": 0.1, "betas": [0.8, 0.9]},
+            "rates": {"featurizer": 0.1},
+            "clip_norm": 0.5,
+            "label_smoothing": 0.1,
+            "class_weights": "balanced",
+            "schedule": {"name": "cosine", "warmup": 2},
+        },
+    },
+    "clients' nadam by the step": {
+        "recipe": "vrex",
+        "training": {
+            "mode": "local",
+            "rates": {"head": 2.0},
+            "class_weights": [1, 2],
+            "schedule": {"name": "exponential", "factor": 0.9, "by": "step"},
+            "local": {"epochs": 1, "batch_size": 30, "optimizer": {"name": "nadam", "weight_decay": 0.01}},
+        },
+    },
     "scaffold, local steps of some clients": {
         "recipe": "erm",
         "training": {
@@ -87,6 +108,8 @@ def model(folder: Path) -> bytes:
         pytest.param("a network of timm's, a part frozen", marks=pytest.mark.slow),
         "each client its own batch norm",
         "scaffold, local steps of some clients",
+        "adamw with two rates, clipping, a warm-up and soft targets",
+        "clients' nadam by the step",
     ],
 )
 def test_ray_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:
@@ -94,6 +117,19 @@ def test_ray_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:
         run_job(Job(config(name, engine), tmp_path / engine), Silent())
     assert model(tmp_path / "ray") == model(tmp_path / "inline")
     assert without_time(tmp_path / "ray" / "metrics.jsonl") == without_time(tmp_path / "inline" / "metrics.jsonl")
+
+
+def test_a_run_that_begins_with_another_ones_frozen_body_is_the_same_on_ray(tmp_path: Path) -> None:
+    own = {"name": "tests.models_of_others:normed"}
+    run_job(Job(parse({**BASE, "model": own, "training": {"rounds": 2}}), tmp_path / "first"), Silent())
+    for engine in ("inline", "ray"):
+        tuned = {**own, "freeze": True, "start": str(tmp_path / "first")}
+        section = {"name": engine, **({"workers": 2, "batching": False} if engine == "ray" else {})}
+        content = {**BASE, "seed": 4, "model": tuned, "training": {"rounds": 2}, "engine": section}
+        run_job(Job(parse(content), tmp_path / engine), Silent())
+    assert model(tmp_path / "ray") == model(tmp_path / "inline")
+    first, second = (load_file(tmp_path / place / runfolder.MODEL) for place in ("first", "ray"))
+    assert torch.equal(first["featurizer.1.weight"], second["featurizer.1.weight"])
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,24 @@ RUNS: dict[str, dict[str, Any]] = {
         "recipe": "erm",
         "training": {"rounds": ROUNDS, "optimizer": "sgd", "momentum": 0.9, "schedule": "cosine"},
     },
+    "adamw with two rates and a warm-up": {
+        "recipe": "hgp",
+        "training": {
+            "rounds": ROUNDS,
+            "optimizer": {"name": "adamw", "amsgrad": True},
+            "rates": {"featurizer": 0.1},
+            "clip_norm": 0.5,
+            "schedule": {"name": "linear", "warmup": 2},
+        },
+    },
+    "adafactor, whose state has other shapes than the parameters": {
+        "recipe": "erm",
+        "training": {"rounds": ROUNDS, "optimizer": "adafactor"},
+    },
+    "clients' rates by the step": {
+        "recipe": "erm",
+        "training": {**LOCAL, "schedule": {"name": "step", "every": 5, "by": "step", "warmup": 4}},
+    },
     "fedavg with minibatches": {"recipe": "hgp", "training": LOCAL},
     "fedadam with minibatches and moving averages": {
         "recipe": {"name": "fishr", "weight": 30.0},

@@ -106,7 +106,7 @@ def test_objects_without_a_name_are_known_by_digest_and_taken_again(tmp_path: Pa
     [
         ({"target": "d9"}, "target names 'd9', which is no domain; the domains are d0, d1, d2"),
         ({"engine": "ray"}, "whose workers cannot import this network or function; define it in a module"),
-        ({"engine": "flower"}, "whose processes have none of this program's domains"),
+        ({"engine": "flower"}, "whose processes cannot import this network or function; define it in a module"),
         ({"model": nn.Linear(6, 2)}, r"model is a Linear; give .*SplitModel\.of"),
         ({"model": 3}, "model is 3; give a SplitModel or a function"),
         ({"recipe": "hpg"}, "did you mean 'hgp'"),

@@ -22,7 +22,8 @@ class Attacker:
         model: The network's structure, which every participant knows; parameters come with each release.
         public: Labelled examples that the attacker has, of no client, for the public prior; None for none.
         weight_decay: L2 of the training config: its derivative, ``2 * weight_decay * parameters``, is taken off an
-            update.
+            update,
+        decay: of what is decayed, as `training.decay` says.
         update_scale: What a local update is divided by to be a mean gradient: learning rate times steps, of plain SGD;
             None where the update is no such sum (Adam, momentum), which then tells nothing of head gradients.
         averaged: Statistics that clients send with a moving average added; the closed forms leave them alone.
@@ -38,6 +39,7 @@ class Attacker:
     model: SplitModel | None = None
     public: Examples | None = None
     weight_decay: float = 0.0
+    decay: str = "all"
     update_scale: float | None = None
     averaged: frozenset[str] = frozenset()
     inversion: Inversion = field(default_factory=Inversion)

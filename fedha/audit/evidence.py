@@ -8,6 +8,7 @@ from torch import Tensor
 from fedha.audit.attacker import Attacker
 from fedha.audit.sent import Sent
 from fedha.models.split import head_matrix
+from fedha.optimizers import is_decayed
 
 DIAGONALS = ("hessian_diagonal", "hutchinson_diagonal_shared", "hutchinson_diagonal")  # the best first
 
@@ -67,8 +68,11 @@ def plain_update(sent: Sent, attacker: Attacker) -> dict[str, Tensor] | None:
     if sent.mode == "local":
         scale = attacker.update_scale
         return None if scale is None else {name: value / scale for name, value in sent.update.items()}
-    decay = 2 * attacker.weight_decay
-    return {name: value - decay * sent.parameters[name] for name, value in sent.update.items()}
+    weights, decay = sent.parameters, 2 * attacker.weight_decay
+    return {
+        name: value - decay * weights[name] if is_decayed(name, weights[name], attacker.decay) else value
+        for name, value in sent.update.items()
+    }
 
 
 def _head_of_update(sent: Sent, attacker: Attacker) -> tuple[Tensor | None, str]:

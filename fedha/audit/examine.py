@@ -32,6 +32,7 @@ from fedha.minibatches import step_sizes
 from fedha.models import build
 from fedha.placement import placed
 from fedha.runs.versions import versions
+from fedha.targets import softens
 from fedha.training import evaluate
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
@@ -73,6 +74,11 @@ def examine(
     """
     begun = time.perf_counter()
     rounds = chosen_rounds(settings.rounds, config.training.rounds)
+    if softens(config.training):
+        raise FedhaError(
+            "the run was trained with label_smoothing or class_weights, and the attacks know the plain cross-entropy "
+            "alone: what they find would say too little; audit a run without them"
+        )
     domains = load_domains(config)
     subject = Subject(
         config, domains, client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
@@ -110,6 +116,7 @@ def _attacker_of(subject: Subject, settings: Settings, progress: Progress) -> At
         build(config.model, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
         public,
         weight_decay=config.training.weight_decay,
+        decay=config.training.decay,
         update_scale=update_scale(config, subject.clients),
         averaged=frozenset(term.statistic for term in config.recipe[0].resolve().terms if term.client_average),
         inversion=Inversion(iterations=ITERATIONS, restarts=1, low=low, high=high),
@@ -124,6 +131,8 @@ def update_scale(config: Config, clients: Sequence[Domain]) -> float | None:
     """Learning rate times steps, where every client takes as many plain steps of a rate that never changes."""
     training, local = config.training, config.training.local
     if training.mode != "local" or local.optimizer != "sgd" or local.momentum or training.schedule != "constant":
+        return None
+    if training.rates or training.clip_norm is not None:  # then steps differ by layer, or in length
         return None
     task = Task(config.recipe[0].resolve(), training, config.seed[0], config.privacy)
     if any(rule.correct is not None for rule in task.rules):

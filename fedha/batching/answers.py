@@ -130,9 +130,9 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
 def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
     trained = shared.train_all(clients, requests)
     numbers = [value for one in trained.metrics for value in one.values()]
-    told = torch.tensor(numbers, dtype=torch.float64, device=_device(requests[0]))
-    small = [value.sum() for value in trained.update.values() if value.dim() < 2]  # the server sums all of them anyway
-    _check_finite(torch.stack([told.sum(), *(one.double() for one in small)]), requests[0])
+    some = next(iter(trained.update.values()))
+    small = [value.flatten() for value in trained.update.values() if value.dim() < 2]  # the server looks at all of them
+    _check_finite(torch.cat([torch.tensor(numbers, dtype=some.dtype, device=some.device), *small]), requests[0])
     for client, own in zip(clients, trained.own, strict=True):  # only now that nothing can fail any more
         move_averages(client, requests[0].task.recipe, own)
         client.last_pass = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedha.exchange import Request
+from fedha.targets import softening
 from fedha.training import Holder
 
 _LEAST_FILLED = 0.75  # the smallest client of a chunk has at least this share of the largest one's examples
@@ -24,7 +25,7 @@ class Chunk:
         clients: k of them.
         averaging_weights: Each one's weight in the averages.
         inputs: Training inputs, [k, n, ...], n of the largest; zeros beyond a client's own.
-        labels: [k, n], likewise.
+        labels: [k, n], likewise, or soft targets, [k, n, C].
     """
 
     places: tuple[int, ...]
@@ -75,7 +76,9 @@ def stack(clients: Sequence[Holder], requests: Sequence[Request], places: Sequen
     members = [clients[place] for place in places]
     parts = [client.domain.train for client in members]
     averaging_weights = tuple(requests[place].averaging_weight for place in places)
-    inputs, labels = _side_by_side([part.take() for part in parts]), _side_by_side([part.labels for part in parts])
+    training, model = requests[0].task.training, clients[0].model
+    inputs = _side_by_side([part.take() for part in parts])
+    labels = _side_by_side([softening(training, model, part)(part.labels) for part in parts])
     return Chunk(tuple(places), tuple(members), averaging_weights, inputs, labels)
 
 

@@ -10,7 +10,11 @@ from fedha.batching.memory import multiplications, training_bytes
 from fedha.batching.network import beyond_examples, take_apart
 from fedha.exchange import Request
 from fedha.models.random_layers import random_parts
-from fedha.models.state import mixing_layers, moving_layers, trained_parameters
+from fedha.models.split import SplitModel
+from fedha.models.state import mixing_layers, moving_layers, state_of, trained_parameters
+from fedha.optimizers import by_entry
+from fedha.rules.table import named_rule
+from fedha.schedule import counts_steps
 from fedha.training import Holder
 
 # Multiplications of one client's step, forward. From here on a step fills a core, or a GPU, by itself.
@@ -22,7 +26,7 @@ def refusal(clients: Sequence[Holder], request: Request) -> str | None:
 
     Args:
         clients: Of one worker.
-        request: Of an exchange; only its task, parameters and share are read, and whether it is additive.
+        request: Of an exchange; only its task, parameters and averaging weight are read, and whether it is additive.
 
     Returns:
         A phrase for a log, after "one by one: "; None where they are answered together.
@@ -38,7 +42,7 @@ def refusal(clients: Sequence[Holder], request: Request) -> str | None:
 def _different(clients: Sequence[Holder], request: Request) -> str | None:
     first = clients[0]
     for other in clients[1:]:
-        if other.model is not first.model and str(other.model) != str(first.model):
+        if other.model is not first.model and not _alike(first.model, other.model):
             return f"clients {first.domain.client_name!r} and {other.domain.client_name!r} have different models"
     kinds = {client.domain.train.form for client in clients}
     kinds_of = {str(value.dtype) for value in request.parameters.values()}
@@ -51,6 +55,16 @@ def _different(clients: Sequence[Holder], request: Request) -> str | None:
     if min(len(client.domain.train) for client in clients) == 0:
         return "a client has no training examples"
     return None
+
+
+def _alike(one: SplitModel, other: SplitModel) -> bool:
+    """Whether two networks are one but for what requests bring."""
+    if str(one) != str(other):
+        return False
+    mine, theirs = state_of(one), state_of(other)
+    return mine.kinds == theirs.kinds and all(
+        torch.equal(value, theirs.constants[name]) for name, value in mine.constants.items()
+    )
 
 
 def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
@@ -80,16 +94,32 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
 def _stacked(clients: Sequence[Holder], request: Request) -> str | None:
     if not all(client.domain.train.in_memory and client.domain.held_out.in_memory for client in clients):
         return "inputs are read as they are needed, or an example has several"
-    frozen = [name for name, value in clients[0].model.named_parameters() if not value.requires_grad]
-    if frozen:
-        return f"{frozen[0]!r} is frozen, which is not stacked"
     if noted := beyond_examples(take_apart(clients[0].model)):
         return f"{' and '.join(noted)} keeps statistics or draws at random, which is not stacked"
+    if told := _steps_apart(request):
+        return told
     try:
         multiplications(clients[0], request)
     except Exception as error:  # whatever a stranger's layer does under vmap
         return f"torch.func.vmap cannot take the model: {str(error).splitlines()[0]}"
     return None
+
+
+def _steps_apart(request: Request) -> str | None:
+    """What of the local steps looks at one client's parameters, or at one step's number, as a whole."""
+    training = request.task.training
+    name, _ = named_rule(training.local.optimizer)
+    if training.decay != "all" and training.weight_decay:
+        return f"L2 is on {training.decay} alone, which is not stacked"
+    if training.class_weights == "balanced" and training.batch_size is not None:
+        return "classes are weighed by what a client has, of which a part is drawn each round"
+    if training.mode != "local":
+        return None
+    if not by_entry(name):
+        return f"optimizer {name!r} looks at a parameter as a whole, which is each client's own"
+    if training.clip_norm is not None:
+        return "each client's gradient is clipped by its own norm"
+    return "the rate changes within a round" if counts_steps(training) else None
 
 
 def _large(clients: Sequence[Holder], request: Request) -> str | None:

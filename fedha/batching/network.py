@@ -22,15 +22,19 @@ class Layer:
 
     Attributes:
         name: Prefix of its parameters' names in the whole model.
-        module: What it computes, and its settings; its own parameters are not read.
+        module: What it computes, its settings, and what of it is frozen; its trained parameters are not read.
     """
 
     name: str
     module: nn.Module
 
-    def own(self, parameters: Own) -> dict[str, Tensor]:
-        """Its share of the model's parameters, under the module's names."""
-        return {key: parameters[f"{self.name}.{key}"] for key, _ in self.module.named_parameters()}
+    def own(self, parameters: Own, clients: int) -> dict[str, Tensor]:
+        """Its part of the model's parameters, under the module's names; what is frozen is the same for all clients."""
+        found = {}
+        for key, value in self.module.named_parameters():
+            name = f"{self.name}.{key}"
+            found[key] = parameters[name] if name in parameters else value.detach().expand(clients, *value.shape)
+        return found
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,10 @@ class Network:
     head: tuple[Layer, ...]
 
     def leading_linear(self) -> int | None:
-        """Place of the featurizer's first layer if it is linear in the flattened inputs, else None."""
+        """Place of the featurizer's first layer if it is linear in the flattened inputs and trained, else None."""
         for place, layer in enumerate(self.featurizer):
             if type(layer.module) is nn.Linear:
-                return place
+                return place if all(value.requires_grad for value in layer.module.parameters()) else None
             if type(layer.module) not in (nn.Flatten, nn.Identity):
                 return None
         return None
@@ -65,14 +69,14 @@ def forward(layers: Sequence[Layer], parameters: Own, inputs: Tensor) -> Tensor:
 
     Args:
         layers: In order.
-        parameters: The whole model's by name, each [k, ...].
+        parameters: What is trained of the whole model, by name, each [k, ...].
         inputs: [k, b, ...].
 
     Returns:
         [k, b, ...].
     """
     for layer in layers:
-        own = layer.own(parameters)
+        own = layer.own(parameters, len(inputs))
         rule = _RULES.get(type(layer.module))
         if rule is None or not _plain(layer.module):
             inputs = vmap(_called, in_dims=(None, 0, 0))(layer.module, own, inputs)

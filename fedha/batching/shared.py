@@ -17,6 +17,7 @@ from fedha.inputs import arguments, joined
 from fedha.measurement import HeadView, measure, view_head
 from fedha.minibatches import measured_rows, step_sizes
 from fedha.objective import Objective, derivatives
+from fedha.targets import softening
 from fedha.training import (
     Holder,
     average_offsets,
@@ -44,7 +45,7 @@ class Pass:
         parameters: Leaves, by name.
         view: The head at them.
         features: Prepared features, [n, D], client after client.
-        labels: [n].
+        labels: [n], or soft targets, [n, C].
         sizes: Rows of each client.
         given: The request's parameters, of which these are leaves.
         versions: Theirs, which count what was changed in place.
@@ -122,8 +123,7 @@ def train_all(clients: Sequence[Holder], requests: Sequence[Request]) -> Trained
 
 
 def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
-    decay = objectives[0].weight_decay
-    norms = decay * sum(value.square().sum() for value in seen.parameters.values()) if decay else 0.0
+    norms = objectives[0].norms(seen.parameters)
     if not any(objective.terms for objective in objectives):
         return _risks(seen, objectives, norms)
     found = []
@@ -183,7 +183,8 @@ def _computed(clients: Sequence[Holder], request: Request, client_ids: tuple[int
     for client in clients:
         rows = measured_rows(request, len(client.domain.train), client.client_id)
         inputs.append(client.domain.train.take(rows, (request.task.seed, request.round, client.client_id)))
-        labels.append(client.domain.train.labels[slice(None) if rows is None else rows])
+        soften = softening(request.task.training, model, client.domain.train)
+        labels.append(soften(client.domain.train.labels[slice(None) if rows is None else rows]))
     for client in clients:
         expect_next(client, request, len(client.domain.train))
     view = view_head(model, parameters)

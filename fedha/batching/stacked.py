@@ -8,15 +8,16 @@ from torch import Tensor
 from fedha.batching.updates import Updates
 from fedha.config import TrainingConfig
 from fedha.numerics import take_step
+from fedha.optimizers import set_rate
 from fedha.schedule import rate_factor
-from fedha.training import local_optimizer
+from fedha.steps import local_optimizer
 
 
 class StackedParameters:
     """k clients that start from the same parameters and move apart.
 
-    torch's SGD and Adam work entry by entry, so that one of them over stacked tensors is one for each client, as long
-    as all step together. A client with fewer steps is to be written out after its last one; it moves on, unread.
+    Most of torch's optimisers work entry by entry, so that one of them over stacked tensors is one for each client, as
+    long as all step together. A client with fewer steps is to be written out after its last one; it moves on, unread.
     """
 
     def __init__(self, start: Mapping[str, Tensor], clients: int, training: TrainingConfig, round: int) -> None:
@@ -33,10 +34,13 @@ class StackedParameters:
             name: value.detach().expand(clients, *value.shape).clone(memory_format=torch.contiguous_format)
             for name, value in start.items()
         }
-        self._optimizer = local_optimizer(training.local, list(self._now.values())) if start else None
-        for group in self._optimizer.param_groups if self._optimizer else ():
-            group["lr"] *= rate_factor(training, round)
-            group["foreach"], group["fused"] = False, True  # one pass over memory
+        self._optimizer = local_optimizer(training, self._now, start) if start else None
+        if self._optimizer is None:
+            return
+        set_rate(self._optimizer, training.local.learning_rate * rate_factor(training, round))
+        one_pass = isinstance(self._optimizer, torch.optim.SGD | torch.optim.Adam)  # over memory; AdamW is an Adam
+        for group in self._optimizer.param_groups:
+            group["foreach"], group["fused"] = False, one_pass
 
     def leaves(self, clients: slice) -> dict[str, Tensor]:
         """These clients' parameters as leaves of a new graph."""

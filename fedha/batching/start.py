@@ -72,7 +72,7 @@ def _numbers(
     with torch.no_grad():
         for batch, seen, truth in zip(batches, features, labels, strict=True):
             logits = forward(network.head, shared, seen.flatten(0, 1)[None])
-            logits = logits.view(*truth.shape, -1)
+            logits = logits.view(*seen.shape[:2], -1)
             risks.append(batch.mean(statistics.losses(logits, truth)))
             accuracies.append(batch.mean(statistics.hits(logits, truth).to(logits.dtype)))
     return {"risk": torch.cat(risks), "accuracy": torch.cat(accuracies)}

@@ -12,6 +12,7 @@ from fedha.batching.rows import Batch
 from fedha.batching.stacked import StackedParameters
 from fedha.batching.updates import Updates
 from fedha.exchange import Request
+from fedha.optimizers import rate_of
 from fedha.penalty import active_terms, loss_divisor
 from fedha.schedule import rate_factor
 
@@ -37,7 +38,7 @@ class Weights:
         if place is not None and products is not None and _worthwhile(chunk, request, lengths):
             name = network.featurizer[place].name
             self._layers, self._name, self._bias = network.featurizer[place + 1 :], f"{name}.weight", f"{name}.bias"
-            self._first = _first_layer(chunk, request, request.parameters[self._name], products)
+            self._first = _first_layer(chunk, request, self._name, products)
         rest = {name: value for name, value in request.parameters.items() if name != self._name}
         self._stacked = StackedParameters(rest, len(chunk.clients), request.task.training, request.round)
 
@@ -100,10 +101,11 @@ def _worthwhile(chunk: Chunk, request: Request, lengths: Sequence[int]) -> bool:
     return pays(examples, width, len(lengths), max(lengths), request.task.training)
 
 
-def _first_layer(chunk: Chunk, request: Request, weight: Tensor, products: Tensor) -> FirstLayer:
+def _first_layer(chunk: Chunk, request: Request, name: str, products: Tensor) -> FirstLayer:
+    weight = request.parameters[name]
     training, inputs, decay = request.task.training, chunk.inputs.flatten(2), decay_of(request)
     if training.mode == "synchronous":
         return FirstLayer(weight, inputs, products, None, 1.0, 0.0, decay)
     gram = gram_matrices(chunk.kept, inputs)
-    rate = training.local.learning_rate * rate_factor(training, request.round)
+    rate = training.local.learning_rate * rate_factor(training, request.round) * rate_of(name, training.rates)
     return FirstLayer(weight, inputs, products, gram, rate, training.local.momentum, decay)

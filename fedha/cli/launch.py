@@ -27,7 +27,12 @@ Plan = Sequence[tuple[Config, Path]]  # single runs and where each is written
 
 
 def find_config(
-    name: str, overrides: Sequence[str] = (), engine: str | None = None, *, elsewhere: bool = False
+    name: str,
+    overrides: Sequence[str] = (),
+    engine: str | None = None,
+    *,
+    elsewhere: bool = False,
+    first_of_sweep: bool = False,
 ) -> Config:
     """Read a config: a file or, where there is no such file, one that fedha ships, by its bare name.
 
@@ -36,21 +41,43 @@ def find_config(
         overrides: Changes as ``key.key=value``.
         engine: Shorthand for the override ``engine.name=…``.
         elsewhere: Whether it is for other machines, whose paths stay as they are given; else they are made absolute.
+        first_of_sweep: Whether the config of a sweep stands for its first run; else it is refused.
 
     Raises:
         FedhaError: There is neither, or the content does not fit the schema.
     """
     changes = [*overrides, *([f"engine.name={engine}"] if engine else [])]
+    path = config_path(name)
+    found = _first_run(path, changes) if first_of_sweep else configs.load(path, changes)
+    return found if elsewhere else configs.located(found)
+
+
+def _first_run(path: Path, changes: Sequence[str]) -> Config:
+    content = configs.read_content(path, changes)
+    data = content.get("data")
+    if "sweep" not in content and not (isinstance(data, dict) and data.get("target") == "all"):
+        return configs.load(path, changes)
+    from fedha.sweep.space import example  # torch: slow to import
+    from fedha.sweep.targets import with_targets
+
+    return configs.parse(example(with_targets(content)), str(path))
+
+
+def config_path(name: str) -> Path:
+    """The file of a config: a path, or the name of one that fedha ships.
+
+    Raises:
+        FedhaError: There is neither.
+    """
     shipped = shipped_configs()
     path = Path(name)
     if name in shipped and (path.is_dir() or not path.exists()):
-        path = shipped[name]
-    elif not path.exists() and path.name == name:
+        return shipped[name]
+    if not path.exists() and path.name == name:
         raise FedhaError(f"there is no file {name}, and fedha ships no config of that name, only {', '.join(shipped)}")
-    elif path.is_dir():
+    if path.is_dir():
         raise FedhaError(f"{name} is a folder; name a YAML file, or one of {', '.join(shipped)}")
-    found = configs.load(path, changes)
-    return found if elsewhere else configs.located(found)
+    return path
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -58,7 +85,8 @@ def shipped_configs() -> dict[str, Path]:
     package = Path(str(files("fedha")))
     inside = package / "configs"
     folder = inside if inside.is_dir() else package.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    return dict(sorted(found.items(), key=lambda one: "/" in one[0]))  # those in folders last
 
 
 def look_at_data(config: Config) -> str:

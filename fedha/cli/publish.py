@@ -15,6 +15,7 @@ from fedha.report.section import Section
 from fedha.report.tables import accuracy_table
 from fedha.runs import runfolder
 from fedha.runs.earlier import is_page
+from fedha.runs.files import DIAGNOSIS
 from fedha.runs.folders import find_runs
 
 _ENDINGS: dict[str, Format] = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -37,7 +38,9 @@ def write(folders: Sequence[Path], output: Path, audits: Mapping[Path, Path] | N
 
     check_page(output)
     runs, unfinished = read_runs(folders)
-    write_report(runs, output, unfinished=unfinished, sections=audit_sections(folders, audits))
+    write_report(
+        runs, output, unfinished=unfinished, sections=[*diagnosis_sections(folders), *audit_sections(folders, audits)]
+    )
 
 
 def check_page(output: Path) -> None:
@@ -48,6 +51,23 @@ def check_page(output: Path) -> None:
     """
     if os.path.lexists(output) and not is_page(output):
         raise FedhaError(f"{output} is there already and is no page of fedha's; move it, or choose another --output")
+
+
+def diagnosis_sections(folders: Sequence[Path]) -> list[Section]:
+    """What the diagnoses of some runs say, as parts of their page."""
+    if not any((one / DIAGNOSIS).is_file() for one in folders):
+        return []
+    from fedha.diagnosis import record
+    from fedha.diagnosis.section import sections
+    from fedha.report.page import group_runs
+
+    runs, _ = read_runs(folders)
+    rows = group_runs(runs, variants([run.config for run in runs]))
+    found = {
+        title: [record.read(run.folder) for run in members if record.exists(run.folder)]
+        for title, members in rows.items()
+    }
+    return sections({title: several for title, several in found.items() if several})
 
 
 def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None = None) -> list[Section]:
@@ -91,7 +111,7 @@ def report(paths: Sequence[Path], form: Format | None, output: Path | None, cons
         FedhaError: No finished run there, or the output cannot be written.
     """
     found = find_runs(paths)
-    form = form or (_ENDINGS.get(output.suffix) if output else None)
+    form = form or (form_of(output) if output else None)
     if form is None:
         conclude(found, output or _common(paths, found) / runfolder.REPORT, console)
         return
@@ -102,10 +122,24 @@ def report(paths: Sequence[Path], form: Format | None, output: Path | None, cons
     if output is None:
         sys.stdout.write(text)
     else:
-        if os.path.lexists(output) and not _is_table(output, text):
-            raise FedhaError(f"{output} is there already and is no such table; move it, or choose another --output")
+        check_table(output, text)
         write_text(output, text)
         say(f"Table: {output}", console)
+
+
+def form_of(output: Path) -> Format | None:
+    """The format that a file's name ends with."""
+    return _ENDINGS.get(output.suffix)
+
+
+def check_table(output: Path, text: str) -> None:
+    """Whether a table may be written.
+
+    Raises:
+        FedhaError: Something else is there.
+    """
+    if os.path.lexists(output) and not _is_table(output, text):
+        raise FedhaError(f"{output} is there already and is no such table; move it, or choose another --output")
 
 
 def table_of(runs: Sequence[Run]) -> Table:

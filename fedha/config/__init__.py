@@ -5,7 +5,7 @@ from fedha.config.data import DATA_SETS, DataConfig
 from fedha.config.experiment import POOLED, Config
 from fedha.config.model import FeaturesConfig, ModelConfig
 from fedha.config.overrides import apply_override, check_overrides
-from fedha.config.privacy import PrivacyConfig
+from fedha.config.privacy import LARGEST, SMALLEST, PrivacyConfig
 from fedha.config.reading import (
     expanded,
     from_json,
@@ -13,6 +13,7 @@ from fedha.config.reading import (
     load_written,
     located,
     parse,
+    read_content,
     to_json,
     to_yaml,
     without_others,
@@ -23,7 +24,9 @@ from fedha.config.training import LocalConfig, TrainingConfig
 
 __all__ = [
     "DATA_SETS",
+    "LARGEST",
     "POOLED",
+    "SMALLEST",
     "CheckpointConfig",
     "Config",
     "DataConfig",
@@ -47,6 +50,7 @@ __all__ = [
     "located",
     "may_change",
     "parse",
+    "read_content",
     "to_json",
     "to_yaml",
     "without_others",

@@ -71,6 +71,13 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_are_known(self) -> "Config":
+        problem = self.training.weighs_by_counts(self.privacy.protect, self.privacy.secure_aggregation)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _batches_fit_recipe(self) -> "Config":
         size = self.training.local.batch_size if self.training.mode == "local" else None
         for recipe in self.recipe if size is not None and self.privacy.protect != "examples" else ():

@@ -39,8 +39,14 @@ class ModelConfig(Section):
     one_logit: bool = Field(False, description="two classes with one logit (Colored MNIST's published network)")
     init: Literal["default", "xavier"] = Field("default", description="torch's initialisation, or Xavier uniform")
     precision: Literal["float32", "float64", "mixed"] = Field(
-        "float32", description="of parameters, statistics and sums; mixed: float32, with the featurizer in bfloat16"
+        "float32",
+        description="of parameters, statistics and sums; mixed: float32, with the featurizer in bfloat16; your own "
+        "network is as your function makes it where this is float32",
     )
+    start: Path | None = Field(
+        None, description="folder of a finished run whose model this one begins with; in a deployment, of the server's"
+    )
+    start_head: bool = Field(True, description="with start: whether its head is taken too, or a new one begun")
     batch_norm: Literal["frozen", "averaged", "local"] | None = Field(
         None,
         description="running statistics of your own network: frozen, averaged by the server, or local to each client "
@@ -56,10 +62,16 @@ class ModelConfig(Section):
             return content
         if not is_own(plugins.place(plugins.MODELS, str(content.get("name")))):
             return content
-        ours = {key: content[key] for key in ("name", "batch_norm") if key in content}
+        ours = {key: content[key] for key in _OURS if key in content}
         if isinstance(content.get("features"), Mapping):  # else it is an argument of the function
             ours["features"] = content["features"]
         return {**ours, "options": {key: value for key, value in content.items() if key not in ours}}
+
+    @model_validator(mode="after")
+    def _head_of_a_start(self) -> "ModelConfig":
+        if self.start is None and not self.start_head:
+            raise ValueError("start_head is false, but there is no start whose head could be left; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _known_or_own(self) -> "ModelConfig":
@@ -90,6 +102,9 @@ class ModelConfig(Section):
         return [f"model.{key} is {getattr(self, key)}, which network {self.name!r} does not read" for key in idle]
 
 
+# Keys of the section that a function of somebody's own does not get.
+_OURS = ("name", "batch_norm", "precision", "start", "start_head")
+
 # Networks that read a key; all others are read by each. "own" is a function of somebody's, or an object.
 _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "options": ("own",),
@@ -97,7 +112,6 @@ _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "head_hidden": ("mlp", "cnn", "linear"),
     "one_logit": ("mlp", "cnn", "linear"),
     "init": ("mlp", "cnn", "linear"),
-    "precision": ("mlp", "cnn", "linear"),
     "features": ("own",),
 }
 

@@ -8,6 +8,10 @@ from fedha.config.section import MAY_CHANGE, Section
 from fedha.registry import moments
 from fedha.schema import nearest
 
+SMALLEST, LARGEST = 1e-12, 1e12  # of clips and scales: what bounds on sums are proven for, and more than anybody needs
+
+_Size = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
+
 
 class PrivacyConfig(Section):
     """What a client's answers may give away."""
@@ -17,18 +21,21 @@ class PrivacyConfig(Section):
         description="examples: clip and noise at each client, so that no example shows; clients: the same on the sum",
     )
     noise_multiplier: float | None = Field(
-        None, gt=0, description="deviation of the noise over the clipping norm; `fedha privacy plan` finds it"
+        None,
+        gt=0,
+        le=LARGEST,
+        description="deviation of the noise over the clipping norm; `fedha privacy plan` finds it",
     )
-    clip: float = Field(1.0, gt=0, description="largest norm of one example's gradient, or of one client's update")
-    statistics_noise: float = Field(1.0, gt=0, description="noise of the statistics, in units of noise_multiplier")
-    statistics_clip: float = Field(
-        1.0, gt=0, description="largest norm of what one example, or one client, adds to the statistics"
+    clip: _Size = Field(1.0, description="largest norm of one example's gradient, or of one client's update")
+    statistics_noise: _Size = Field(1.0, description="noise of the statistics, in units of noise_multiplier")
+    statistics_clip: _Size = Field(
+        1.0, description="largest norm of what one example, or one client, adds to the statistics"
     )
-    scales: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    scales: dict[str, _Size] = Field(
         {}, description="examples: public factor of a moment in the joint clip, such as {hessian_diagonal: 0.1}"
     )
     evaluation_noise: float | None = Field(
-        None, gt=0, description="examples: noise multiplier of the held-out accuracy; null: it is not sent"
+        None, gt=0, le=LARGEST, description="examples: noise multiplier of the held-out accuracy; null: it is not sent"
     )
     sampling: Literal["whole", "poisson", "shuffled"] = Field(
         "whole", description="how local steps draw examples, and what the accountant assumes"
@@ -44,7 +51,9 @@ class PrivacyConfig(Section):
     secure_aggregation: bool = Field(False, description="an honest but curious server learns sums alone")
     threshold: int | None = Field(None, ge=2, description="secure sums: so many clients must stay to the end")
     minimum: int = Field(3, ge=2, description="secure sums: none of fewer clients is learnt")
-    bound: float = Field(65536.0, gt=0, description="secure sums: largest absolute value that can be sent")
+    bound: float = Field(
+        65536.0, ge=1, le=2**40, description="secure sums: largest absolute value, weight included, that can be sent"
+    )
 
     @field_validator("scales")
     @classmethod

@@ -28,7 +28,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         FedhaError: The file is missing or is not YAML, or the content does not fit the schema.
     """
-    return _parsed(_read(path), path, overrides)
+    content = read_content(path, overrides)
+    if "sweep" in content:
+        raise FedhaError(f"{path} describes a sweep, which is many runs; train them with: fedha sweep {path}")
+    return parse(content, str(path))
 
 
 def load_written(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -64,6 +67,8 @@ def _located_model(model: ModelConfig) -> dict[str, Any]:
     if model.features.cache is not None:
         cache = expanded(model.features.cache, "model.features.cache").absolute()
         changed["features"] = model.features.model_copy(update={"cache": cache})
+    if model.start is not None:
+        changed["start"] = expanded(model.start, "model.start").absolute()
     return changed
 
 
@@ -96,6 +101,15 @@ def without_others(content: Mapping[str, Any]) -> dict[str, Any]:
             key: value for key, value in model.items() if reads(name, key) or value != usual.get(key, value)
         }
     return kept
+
+
+def read_content(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a config file says, with changes, before any schema looks at it; arguments and errors as in `load`."""
+    content = _read(path)
+    check_overrides(overrides)
+    for override in overrides:
+        apply_override(content, override)
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,14 +1,20 @@
 """The training section: what a round does at the server and at a client."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from fedha import plugins
+from fedha.config.optimizer import torch_names, torch_optimizer
+from fedha.config.schedule import ScheduleConfig, given_schedule
 from fedha.config.section import MAY_CHANGE, Section
 from fedha.named import is_own
 from fedha.rules.table import RULES, named_rule, of_mode
-from fedha.schema import nearest
+from fedha.schema import nearest, shown
+from fedha.signature import meant
+
+_OF_CLIENTS = ("sgd", "adam")  # steps that are fedha's own where they have no options
 
 
 class LocalConfig(Section):
@@ -20,9 +26,48 @@ class LocalConfig(Section):
     measure: Literal["all", "batch"] | Annotated[int, Field(ge=1)] = Field(
         "all", description="examples that statistics are of: all, so many drawn each round, or the first step's batch"
     )
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="the clients' optimiser, fresh each round")
-    learning_rate: float = Field(0.1, gt=0, description="of the clients' optimiser")
+    optimizer: str | dict[str, Any] = Field(
+        "sgd",
+        description="the clients' optimiser, fresh each round: sgd, adam, or any of torch's by its class' name in "
+        "small letters; with options: {name: adamw, weight_decay: 0.01}",
+    )
+    learning_rate: float = Field(
+        0.1, gt=0, description="of the clients' optimiser; default: 0.1 of sgd and adam as they are, else torch's own"
+    )
     momentum: float = Field(0.0, ge=0, lt=1, description="of the clients' SGD")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_rate(cls, content: Any) -> Any:
+        """torch's own default rate, where one of its optimisers is named and no rate is given."""
+        given = content.get("optimizer") if isinstance(content, dict) else None
+        if given is None or content.get("learning_rate") is not None:
+            return content
+        try:
+            torchs = torch_optimizer(given, _OF_CLIENTS)
+        except ValueError:  # which the key's own look at it tells
+            return content
+        return content if torchs is None else {**content, "learning_rate": torchs.rate}
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _name_or_mapping(cls, value: Any) -> Any:
+        found = torch_optimizer(value, _OF_CLIENTS)
+        if found is not None:
+            return found.written
+        name = value.get("name") if isinstance(value, dict) else value
+        if not isinstance(name, str):
+            raise ValueError(f"{value!r} names no optimizer; give a name, or {{name: …, option: …}}")
+        if name not in _OF_CLIENTS:
+            raise ValueError(f"there is no optimizer {name!r}{nearest(name, [*_OF_CLIENTS, *torch_names()])}")
+        return name
+
+    @model_validator(mode="after")
+    def _momentum_is_read(self) -> "LocalConfig":
+        name, options = named_rule(self.optimizer)
+        if self.momentum and (options or name not in _OF_CLIENTS):
+            raise ValueError(f"momentum is {self.momentum:g}, which {name!r} reads among the optimizer's own options")
+        return self
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> "LocalConfig":
@@ -40,16 +85,35 @@ class TrainingConfig(Section):
     rounds: int = Field(100, ge=1, json_schema_extra=MAY_CHANGE, description="number of rounds")
     optimizer: str | dict[str, Any] | None = Field(
         None,
-        description="the server's rule: sgd or adam (synchronous), fedavg, fedavgm, fedadam or scaffold (local), or "
-        "your own as package.module:function; with arguments: {name: …, argument: …}",
+        description="the server's rule: sgd, adam or any of torch's by its class' name in small letters (synchronous), "
+        "fedavg, fedavgm, fedadam or scaffold (local), or your own as package.module:function; with options: "
+        "{name: adamw, weight_decay: 0.01}",
     )
     learning_rate: float | None = Field(None, gt=0, description="of the server's optimiser")
     momentum: float | None = Field(None, ge=0, lt=1, description="of sgd and fedavgm")
     weight_decay: float = Field(
         0.0, ge=0, description="L2: adds this times the squared norm of all parameters to the loss"
     )
-    schedule: Literal["constant", "cosine", "linear"] = Field(
-        "constant", description="of the learning rate over the rounds"
+    decay: Literal["all", "weights"] = Field(
+        "all", description="what weight decay pulls at, L2 and an optimiser's own: all, or no biases and norms"
+    )
+    rates: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="factors of the learning rate, by what parameters' names begin with: {featurizer: 0.1}"
+    )
+    clip_norm: float | None = Field(
+        None, gt=0, description="largest norm of a step's gradient (of examples' and clients': privacy.clip)"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="part of each label that is spread over all classes alike, in training alone"
+    )
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        description="what an example counts by its class: one number each, or balanced: each client's classes alike",
+    )
+    schedule: Literal["constant", "cosine", "linear"] | ScheduleConfig = Field(
+        "constant",
+        description="of the learning rate: constant, or falling as cosine or linear over the rounds; more with "
+        "{name: cosine, warmup: 5, by: step}, {name: step, every: 30}, {name: milestones, at: [60, 80]}",
     )
     averaging: Literal["domains", "examples", "clients"] = Field(
         "domains", description="every domain counts alike, or every example, or every client"
@@ -77,7 +141,24 @@ class TrainingConfig(Section):
         given = value.get("name") if isinstance(value, dict) else value
         if value is not None and not isinstance(given, str):
             raise ValueError(f"{value!r} names no rule; give a name, or {{name: …, argument: …}}")
-        return value
+        known = [*RULES, *plugins.installed(plugins.RULES)]
+        if value is None or given == "objects" or is_own(str(given)):
+            return value
+        found = torch_optimizer(value, known)
+        return value if found is None else found.written
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _balanced_or_numbers(cls, value: Any) -> Any:
+        found = meant(value)
+        if not (value is None or value == "balanced" or (isinstance(found, list) and all(map(_is_weight, found)))):
+            raise ValueError(f"it is {shown(value)}; give balanced, or a list of numbers over 0, one a class")
+        return found
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _name_or_schedule(cls, value: Any) -> Any:
+        return given_schedule(value)
 
     @field_validator("clients_per_round", mode="before")
     @classmethod
@@ -95,14 +176,52 @@ class TrainingConfig(Section):
         if is_own(plugins.place(plugins.RULES, name)) or name == "objects":
             return self
         allowed, own = of_mode(self.mode), "or name your own rule as package.module:function"
-        if name not in RULES:
-            raise ValueError(
-                f"there is no optimizer {name!r}{nearest(name, [*allowed, *plugins.installed(plugins.RULES)])}; {own}"
-            )
+        if name not in RULES or (options and name in allowed and torch_optimizer(self.optimizer, RULES)):
+            return self._torchs_fits_mode(name, allowed, own)
         if name not in allowed:
             raise ValueError(f"optimizer is {name!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
         if options:
             raise ValueError(f"optimizer {name!r} takes no {', '.join(options)}; leave it out")
+        return self
+
+    def _torchs_fits_mode(self, name: str, allowed: list[str], own: str) -> "TrainingConfig":
+        """One of torch's is the server's in synchronous mode alone: in local mode it is the clients who step."""
+        known = torch_names()
+        if name not in known:
+            known = [*allowed, *(known if self.mode == "synchronous" else ()), *plugins.installed(plugins.RULES)]
+            raise ValueError(f"there is no optimizer {name!r}{nearest(name, known)}; {own}")
+        if self.mode == "local":
+            raise ValueError(
+                f"optimizer is {name!r}, but in mode 'local' the clients step: give local.optimizer {name!r}, and "
+                f"leave the server's to {' or '.join(allowed)}"
+            )
+        if self.momentum is not None:
+            raise ValueError(f"momentum is {self.momentum:g}, which {name!r} reads among the optimizer's own options")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "TrainingConfig":
+        schedule, steps = self.schedule, self.local.steps
+        if isinstance(schedule, ScheduleConfig):
+            counted = self.rounds
+            if self.mode == "local" and schedule.by == "step":
+                counted = self.rounds * (steps or 1) if steps or not self.local.epochs else 0  # epochs': not known here
+            if counted and schedule.warmup >= counted:
+                raise ValueError(
+                    f"schedule.warmup is {schedule.warmup}, but there are {counted} {schedule.by}s in all; lower it"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _rates_are_read(self) -> "TrainingConfig":
+        """Rprop finds the size of its steps itself, a number at a time."""
+        where = "optimizer" if self.mode == "synchronous" else "local.optimizer"
+        given = self.optimizer if self.mode == "synchronous" else self.local.optimizer
+        if given is not None and named_rule(given)[0] == "rprop" and (self.rates or self.schedule != "constant"):
+            raise ValueError(
+                f"{where} is 'rprop', which finds the size of its steps itself and reads neither rates nor schedule; "
+                "leave them out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -110,3 +229,21 @@ class TrainingConfig(Section):
         if self.mode == "local" and self.batch_size is not None:
             raise ValueError(f"batch_size is {self.batch_size} but in mode 'local' it is local.batch_size that is read")
         return self
+
+    def weighs_by_counts(self, protect: str, secure: bool) -> str | None:
+        """Why classes cannot be balanced where a client's counts are not to be known, in a sentence; None if they can.
+
+        Args:
+            protect: What `privacy.protect` says.
+            secure: Whether sums are secure.
+        """
+        if self.class_weights != "balanced" or not (protect == "examples" or secure):
+            return None
+        return (
+            "training.class_weights is 'balanced', by each client's own counts of its classes, which "
+            f"{'privacy.secure_aggregation hides' if secure else 'no noise covers'}; give a list of weights"
+        )
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

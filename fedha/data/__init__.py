@@ -1,6 +1,6 @@
 """The data sets: each gives source domains and targets that nobody trains on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ __all__ = [
     "DomainSet",
     "Examples",
     "class_count",
+    "domain_names",
     "load",
     "load_own",
     "load_targets",
@@ -39,26 +40,30 @@ class _DataSet:
         load_own: Makes one client's source from its own file; None where all sources come from the same images.
         load_target: Makes the unseen domain from a folder with its file alone; None as for `load_own`.
         embedded: Whether it needs no file.
+        names: Every domain that can be a target; None where the data set has targets of its own.
     """
 
     load: Callable[[DataConfig, Cut], DomainSet]
     load_own: Callable[[DataConfig, Cut, int], Domain] | None = None
     load_target: Callable[[DataConfig, Path], Domain] | None = None
     embedded: bool = False
+    names: Callable[[DataConfig], Sequence[str]] | None = None
 
 
 _DATA_SETS = {
     "colored_digits": _DataSet(lambda config, cut: digits.load(config, cut.seed, cut), embedded=True),
     "colored_mnist": _DataSet(lambda config, cut: mnist.load(config, cut.seed)),
-    "heart": _DataSet(heart.load, heart.load_own, heart.load_target),
+    "heart": _DataSet(heart.load, heart.load_own, heart.load_target, names=lambda _: heart.HOSPITALS),
     objects.NAME: _DataSet(lambda config, cut: objects.get_object("data", config.digest)),
-    "arrays": _DataSet(arrays.load, arrays.load_own, arrays.load_target),
-    "folder": _DataSet(folder.load, folder.load_own, folder.load_target),
+    "arrays": _DataSet(arrays.load, arrays.load_own, arrays.load_target, names=arrays.domain_names),
+    "folder": _DataSet(folder.load, folder.load_own, folder.load_target, names=folder.domain_names),
 }
-_OWN = _DataSet(own.load, own.load_own)  # somebody's function, or an installed package's
+_OWN = _DataSet(own.load, own.load_own, names=own.domain_names)  # somebody's function, or an installed package's
 
 
-def load(config: DataConfig, seed: int, *, protected: bool = False) -> DomainSet:
+def load(
+    config: DataConfig, seed: int, *, protected: bool = False, keys: Mapping[str, bytes] | None = None
+) -> DomainSet:
     """Load the configured data set: the same config and seed give the same domains, bit for bit.
 
     Args:
@@ -66,6 +71,8 @@ def load(config: DataConfig, seed: int, *, protected: bool = False) -> DomainSet
         seed: The run's seed; it decides shuffles, splits, label noise and colours.
         protected: Whether an example's side may depend on nothing but that example and the seed: under
             ``privacy.protect: examples``.
+        keys: To have the sides of a deployment's sites, their keys by domain; each stays its site's secret. With
+            `protected`.
 
     Returns:
         Domains with float32 inputs and int64 labels, checked.
@@ -78,7 +85,7 @@ def load(config: DataConfig, seed: int, *, protected: bool = False) -> DomainSet
     if config.name not in _DATA_SETS:
         own.check_taken(config)
     with _fitting(config):
-        domains = _of(config).load(config, cut_of(config, seed, protected=protected)).check()
+        domains = _of(config).load(config, cut_of(config, seed, protected=protected, keys=keys)).check()
     check_clients(domains.sources, config.clients_per_domain)
     told = [*domains.notes, *_gathered((*domains.sources, *domains.targets))]
     missing = missing_classes(domains, config.clients_per_domain, seed, config.split)
@@ -153,6 +160,22 @@ def _checked_target(domain: Domain, config: DataConfig) -> Domain:
     return domain
 
 
+def domain_names(config: DataConfig) -> tuple[str, ...]:
+    """Every domain of a data set, any of which can be the unseen one.
+
+    Args:
+        config: Its target is not looked at.
+
+    Raises:
+        FedhaError: The data set has targets of its own, or its files cannot be read.
+    """
+    config = _rooted(config)
+    found = _of(config).names
+    if found is None:
+        raise FedhaError(f"{config.name} has an unseen domain of its own; leave data.target out")
+    return tuple(found(config))
+
+
 def source_count(config: DataConfig) -> int:
     """How many source domains there are, where none can be loaded.
 
@@ -177,6 +200,8 @@ def class_count(config: DataConfig) -> int:
     if config.name == "folder":
         folder.check_alone(config)
         return len(config.class_names or ())
+    if config.name not in _DATA_SETS and config.classes is None and (found := own.classes_of(config)) is not None:
+        return found
     if (config.name == "arrays" or config.name not in _DATA_SETS) and config.classes is None:
         raise FedhaError(
             "data.classes is not set; a deployment's server sees no labels, so the config must say how many"

@@ -43,17 +43,12 @@ def load(config: DataConfig, cut: Cut) -> DomainSet:
         FedhaError: No root, no target, an unknown domain, a file that is no such archive, or labels that leave a class
             without an example.
     """
-    if config.root is None:
-        raise FedhaError("data.root is not set; name the folder that holds one <domain>.npz for every domain")
-    known, passed = domains_in(config.root)
-    if not known:
-        hint = f" ({'; '.join(passed)})" if passed else ""
-        raise FedhaError(f"there is no .npz file in {config.root}{hint}; put one <domain>.npz there for every domain")
+    root, known, passed = _found(config)
     if config.target is None:
         raise FedhaError(f"data.target is not set; name the unseen domain, one of {', '.join(known)}")
     names = choose_sources(known, config.sources, config.target, passed)
     sources = tuple(_source(config, name, cut) for name in names)
-    target = load_target(config, config.root)
+    target = load_target(config, root)
     labels = {one.name: torch.cat([one.train.labels, one.held_out.labels]) for one in (*sources, target)}
     counts = {name: len(one) for name, one in labels.items()}
     return DomainSet(
@@ -61,11 +56,27 @@ def load(config: DataConfig, cut: Cut) -> DomainSet:
         targets=(target,),
         classes=config.classes or count_classes(labels),
         description=(
-            f"arrays from {config.root}: {', '.join(f'{name} {counts[name]}' for name in names)} examples, "
+            f"arrays from {root}: {', '.join(f'{name} {counts[name]}' for name in names)} examples, "
             f"unseen target {config.target} {counts[config.target]}"
         ),
         notes=tuple(passed),
     )
+
+
+def domain_names(config: DataConfig) -> list[str]:
+    """The domains that have an archive in the config's root; errors as in `load`."""
+    return _found(config)[1]
+
+
+def _found(config: DataConfig) -> tuple[Path, list[str], list[str]]:
+    """The root, its domains, and what was passed over, a sentence each."""
+    if config.root is None:
+        raise FedhaError("data.root is not set; name the folder that holds one <domain>.npz for every domain")
+    known, passed = domains_in(config.root)
+    if not known:
+        hint = f" ({'; '.join(passed)})" if passed else ""
+        raise FedhaError(f"there is no .npz file in {config.root}{hint}; put one <domain>.npz there for every domain")
+    return config.root, known, passed
 
 
 def load_target(config: DataConfig, root: Path) -> Domain:

@@ -1,8 +1,8 @@
 """What a federation is trained on: source domains, each with a client, and target domains that nobody trains on."""
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,17 @@ from fedha.data.examples import Examples, rows_of
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 
-__all__ = ["Domain", "DomainSet", "Examples", "choose_sources", "held_sources", "nth", "own_source", "split", "unseen"]
+__all__ = [
+    "Domain",
+    "DomainSet",
+    "Examples",
+    "choose_sources",
+    "held_sources",
+    "nth",
+    "own_source",
+    "split",
+    "unseen",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,9 @@ class DomainSet:
         classes: Number of classes, C >= 2.
         description: One line for the report: what the data are and where they come from.
         notes: What was left out, passed over or is missing, a sentence each.
+        released: What every source had to give so that these could be made of all of them, such as sums of its
+            columns: no account of privacy knows of it.
+        statistics: What was made of that, or declared, by column.
     """
 
     sources: tuple[Domain, ...]
@@ -55,6 +68,8 @@ class DomainSet:
     classes: int
     description: str
     notes: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> Any:
@@ -136,6 +151,7 @@ def choose_sources(
         if name is not None and name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? The domains" if close else "the domains"
+            hint = f"fedha sweep leaves each out in turn; {hint}" if name == "all" else hint
             told = "".join(f"; {one}" for one in passed)
             raise FedhaError(f"{key} names {name!r}, which is no domain; {hint} are {', '.join(known)}{told}")
     if sources is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from fedha.data.checked import checked_domain
 from fedha.data.domain import Domain, DomainSet, unseen
-from fedha.data.examples import Examples, joined
+from fedha.data.examples import Chosen, Examples, joined
 from fedha.data.labels import count_classes
 from fedha.errors import FedhaError
 from fedha.inputs import Form, several
@@ -39,7 +40,7 @@ def domain_set(domains: Sequence[object], targets: Sequence[str], classes: int |
         if name not in names:
             raise FedhaError(f"target names {name!r}, which is no domain; the domains are {', '.join(names)}")
     sources = tuple(one for one in given if one.name not in targets)
-    unseen_ones = tuple(unseen(name, _whole(given[names.index(name)])) for name in targets)
+    unseen_ones = tuple(_unseen(given[names.index(name)]) for name in targets)
     labels = {one.name: torch.cat([one.train.labels, one.held_out.labels]) for one in (*sources, *unseen_ones)}
     sizes = ", ".join(f"{one.name} {len(one.train)}" for one in sources)
     description = f"{description}: {sizes} examples" + (f", unseen {', '.join(targets)}" if targets else "")
@@ -50,6 +51,10 @@ def domain_set(domains: Sequence[object], targets: Sequence[str], classes: int |
 def digest(domains: DomainSet) -> str:
     """A digest of every number of the domains, by which they are known again."""
     return digest_of(_parts(domains))
+
+
+def _unseen(domain: Domain) -> Domain:
+    return replace(unseen(domain.name, _whole(domain)), notes=domain.notes)
 
 
 def _whole(domain: Domain) -> Examples:
@@ -75,6 +80,7 @@ def _twice(domains: Sequence[Domain]) -> list[str]:
         for one in domains
         for title, part in (("train", one.train), ("held-out", one.held_out))
     }
+    parts = {name: part for name, part in parts.items() if not _is_costly(part)}
     large = [name for name, part in parts.items() if len(part) * Form.like(part.inputs).bytes > _LOOKED_AT]
     rows = {name: _rows(part) for name, part in parts.items() if name not in large}
     notes, names = [], list(rows)
@@ -87,13 +93,19 @@ def _twice(domains: Sequence[Domain]) -> list[str]:
     return notes
 
 
+def _is_costly(examples: Examples) -> bool:
+    """Whether some inputs are made one by one, such as images that are decoded: `fedha data check` looks at them."""
+    kept = (one.source if isinstance(one, Chosen) else one for one in several(examples.inputs).values())
+    return any(getattr(one, "costly", False) for one in kept)
+
+
 def _rows(examples: Examples) -> set[bytes]:
     """A digest of each example's inputs."""
     found: set[bytes] = set()
     for block in examples.blocks():
-        parts = [one.contiguous().flatten(1) for one in examples.kept(block).values()]
+        parts = [one.contiguous().flatten(1).view(torch.uint8).numpy() for one in examples.kept(block).values()]
         for row in zip(*parts, strict=True):
-            content = b"".join(one.numpy().tobytes() for one in row)
+            content = b"".join(one.tobytes() for one in row)
             found.add(hashlib.blake2b(content, digest_size=16).digest())
     return found
 

@@ -1,13 +1,14 @@
 """Whether data are those that they were: a digest that a checkpoint keeps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedha.data.domain import DomainSet, Examples
+from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.examples import digest_of_rows
 from fedha.inputs import several
 from fedha.objects import Pieces, digest_of
@@ -17,11 +18,16 @@ _ROWS = 4096  # of a part whose inputs are looked at, spread over it; labels are
 
 def fingerprint(domains: DomainSet) -> str:
     """A digest of what is trained on and held out: names, sizes, order, labels, and inputs of many rows."""
-    return digest_of(_parts(domains))
+    return digest_of(_parts(domains.sources))
 
 
-def _parts(domains: DomainSet) -> Iterator[tuple[str, Tensor | Pieces]]:
-    for domain in domains.sources:
+def split_fingerprint(domain: Domain) -> str:
+    """A digest of the examples of one domain, and of which are held out, whatever it is called."""
+    return digest_of(_parts([replace(domain, name="")]))
+
+
+def _parts(domains: Iterable[Domain]) -> Iterator[tuple[str, Tensor | Pieces]]:
+    for domain in domains:
         for side, part in (("train", domain.train), ("held_out", domain.held_out)):
             yield f"{domain.name}/{side}/labels", part.labels
             step = max(1, -(-len(part) // _ROWS))

@@ -1,8 +1,10 @@
 """Inputs in a file that stays where it is: mapped into memory, a few rows of it read when they are asked for."""
 
+import math
 import mmap
 import os
 import threading
+import weakref
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from fedha.data.examples import Draws, blank
 from fedha.errors import FedhaError
 
 _HELD_BYTES = 2**26  # of a file's pages that stay mapped: the system keeps its own copy as long as it has room
+_LARGE_ROW = 2**10  # bytes of a row from which on rows that are apart are read one by one
 _AROUND = 2**16  # what the system maps around a row that is read
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 REMEDY = "write it with numpy.save(path, inputs)"
@@ -58,6 +61,13 @@ class Mapped:
     def __len__(self) -> int:
         return self.file_shape[0]
 
+    def _apart(self, rows: Any) -> bool:
+        """Whether rows are read one by one: a map would hold around each all pages that the system reads at once."""
+        kind = numpy.dtype(self.kind)
+        large = kind.itemsize * math.prod(self.file_shape[1:]) >= _LARGE_ROW
+        plain = not self.fortran and kind.isnative and torch_kind(kept_as(kind)) == torch_kind(kind)
+        return hasattr(os, "preadv") and not isinstance(rows, slice) and large and plain
+
     def take(self, rows: Tensor, draws: Draws | None = None) -> Tensor:
         """These rows, read from the file.
 
@@ -65,6 +75,13 @@ class Mapped:
             FedhaError: It is gone, cannot be read, or has another size than before.
         """
         window = _window(self.path, self.bytes)
+        if self._apart(some := _stretch(rows)):
+            made = blank((len(rows), *self.file_shape[1:]), self.dtype)
+            try:
+                window.fill(made.numpy(), some, self.offset)
+            except (OSError, ValueError) as error:
+                raise _unreadable(self.path, error) from error
+            return made.permute(self.axes).contiguous()
         array = numpy.ndarray(
             self.file_shape, numpy.dtype(self.kind), window.map, self.offset, order="F" if self.fortran else "C"
         )
@@ -159,7 +176,29 @@ class _Window:
             if os.fstat(file.fileno()).st_size != size:
                 raise ValueError("its size is another than when the run began")
             self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._file = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._file)
         self._read, self._lock = 0, threading.Lock()
+
+    def fill(self, made: NDArray[Any], rows: NDArray[Any], offset: int) -> None:
+        """Read rows from the file itself.
+
+        Args:
+            made: Where they go, [m, ...].
+            rows: Which, [m].
+            offset: Of the first row.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        size = made[:1].nbytes
+        for place, row in zip(made, rows.tolist(), strict=True):
+            into, at = memoryview(place).cast("B"), offset + row * size
+            while into:
+                got = os.preadv(self._file, [into], at)
+                if not got:
+                    raise ValueError("it is shorter than when the run began")
+                into, at = into[got:], at + got
 
     def read(self, count: int) -> None:
         """Note how much was touched; now and then the pages go, or a pass would look like a file in memory."""
@@ -181,8 +220,12 @@ def _window(path: Path, size: int) -> _Window:
             raise ValueError("its size is another than when the run began")
         return _opened(path, size)
     except (OSError, ValueError) as error:
-        told = error.strerror if isinstance(error, OSError) else str(error)
-        raise FedhaError(f"cannot read {path}: {told}; leave a run's files where they are, as they are") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> FedhaError:
+    told = error.strerror if isinstance(error, OSError) else str(error)
+    return FedhaError(f"cannot read {path}: {told}; leave a run's files where they are, as they are")
 
 
 def _stretch(rows: Tensor) -> Any:

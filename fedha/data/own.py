@@ -2,15 +2,17 @@
 
 import inspect
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from fedha import plugins
 from fedha.config import DataConfig
+from fedha.data.about import about_of
 from fedha.data.domain import Domain, DomainSet, choose_sources, nth
 from fedha.data.domain_set import domain_set
-from fedha.data.sides import Cut
+from fedha.data.sides import Cut, cut_of
 from fedha.errors import FedhaError
 from fedha.named import find, invoke
 from fedha.randomness import generator
@@ -21,8 +23,9 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
 
     Args:
         config: Names it; its options are the function's arguments. Where its signature names them it also gets
-            ``root``, ``seed``, ``held_out``, ``split``, ``cut``, ``target``, ``sources`` and ``classes``; what it draws
-            from torch's global generator is drawn from the run's seed. Its target names the unseen ones.
+            ``root``, ``seed``, ``held_out``, ``split``, ``cut``, ``target``, ``sources``, ``classes`` and ``alone``
+            (below); what it draws from torch's global generator is drawn from the run's seed. Its target names the
+            unseen ones.
         cut: Offered, for `fedha.data.split`.
         alone: Whether it is a site's, which need not have the others' domains.
 
@@ -31,11 +34,12 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
             share to hold out that it does not take.
     """
     function = find("data.name", plugins.place(plugins.DATA, config.name))
-    made = _made(function, config, cut)
-    if isinstance(made, DomainSet):
+    made = _made(function, config, cut, alone)
+    whole = made if isinstance(made, DomainSet) else None
+    if whole is not None:
         if config.target is None and config.sources is None:
-            return made
-        made = [*made.sources, *made.targets]
+            return whole
+        made = [*whole.sources, *whole.targets]
     if isinstance(made, Domain):
         made = [made]
     if isinstance(made, str | bytes) or not isinstance(made, Iterable):
@@ -54,7 +58,17 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
             raise FedhaError(f"{both[0]!r} is both data.target and in data.sources; the target must be unseen")
         places = [*choose_sources(names, wanted, None), *(name for name in targets if name in names)]
         brought = [brought[names.index(name)] for name in places]
-    return domain_set(brought, targets, config.classes, f"domains of {config.name}")
+    if whole is None:
+        return domain_set(brought, targets, config.classes, f"domains of {config.name}")
+    made = domain_set(brought, targets, config.classes or whole.classes, whole.description)
+    return replace(made, notes=(*whole.notes, *made.notes), released=whole.released, statistics=whole.statistics)
+
+
+def domain_names(config: DataConfig) -> list[str]:
+    """The domains that the function makes where no target is named; errors as in `load`."""
+    whole = config.model_copy(update={"target": None, "more_targets": [], "sources": None})
+    made = load(whole, cut_of(whole, 0))
+    return [one.name for one in (*made.sources, *made.targets)]
 
 
 def load_own(config: DataConfig, cut: Cut, client_id: int) -> Domain:
@@ -84,7 +98,7 @@ def load_targets(config: DataConfig, cut: Cut, root: Path | None) -> tuple[Domai
     return load(config, cut, alone=True).targets
 
 
-def _made(function: object, config: DataConfig, cut: Cut) -> object:
+def _made(function: object, config: DataConfig, cut: Cut, alone: bool) -> object:
     offered = {
         "root": config.root,
         "seed": cut.seed,
@@ -94,10 +108,20 @@ def _made(function: object, config: DataConfig, cut: Cut) -> object:
         "target": config.target if len(config.targets) < 2 else config.targets,
         "sources": config.sources,
         "classes": config.classes,
+        "alone": alone,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(cut.seed, "data", "own").initial_seed())
         return invoke("data", config.name, function, config.options, offered)  # type: ignore[arg-type]
+
+
+def classes_of(config: DataConfig) -> int | None:
+    """How many classes the function's data have, where it or the config says so; None: neither."""
+    found = about_of(find("data.name", plugins.place(plugins.DATA, config.name)))
+    names = config.options.get("class_names")
+    if isinstance(names, list):
+        return len(names)
+    return found.classes if found else None
 
 
 def check_taken(config: DataConfig) -> None:

@@ -34,6 +34,7 @@ from fedha import data
 from fedha.config import Config, DataConfig, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.data.part import no_part
+from fedha.deploy.account_file import account_of
 from fedha.deploy.memory import (
     forget_copies,
     keep_constants,
@@ -64,6 +65,7 @@ from fedha.piggyback import riders
 from fedha.privacy.account import Account
 from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
+from fedha.resolution import resolved
 from fedha.rules.found import server_rule
 
 EVENTS = ".events"  # the folder beside the runs
@@ -87,7 +89,13 @@ def deployed_server_app() -> ServerApp:
                     "set it to false"
                 )
             own = os.environ.get("FEDHA_DATA")
-            job = Job(asked.config, inside(runs, str(asked.folder)), target_root=None if own is None else Path(own))
+            start = asked.config.model.start
+            job = Job(
+                asked.config,
+                inside(runs, str(asked.folder)),
+                target_root=None if own is None else Path(own),
+                start=None if start is None else inside(runs, str(start)),
+            )
             resume = bool(context.run_config.get("resume", False))
             here = _attendance(str(context.run_config.get("sites", "")))
             serve(job, grid, events, domains=None, resume=resume, stop=stop_file(file).exists, attendance=here)
@@ -218,7 +226,7 @@ def inside(folder: Path, name: str) -> Path:
 def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
     """This site's client; kept where a process answers more than once."""
     config = from_json(settings)
-    own = _own(config.data)
+    own = _own(resolved(config, alone=True)[0])
     if config.data.clients_per_domain > 1:
         raise FedhaError(
             f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "
@@ -241,7 +249,8 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
         return domain
 
     def site() -> Site:
-        return Site("cryptographic", limits, Account(_cache() / "account" / f"{config.data.name}-{client_id}.json"))
+        account = Account() if limits is None else account_of(_cache(), own.root, client_id)
+        return Site("cryptographic", limits, account)
 
     party, threads = site_party(config), config.engine.threads
     place = _cache() / "features" if limits is not None and limits.cache_features else None

@@ -1,8 +1,10 @@
 """The flower engine: a run as a Flower app, sent with `flwr run` to Flower's own simulation on Ray."""
 
+import functools
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +12,18 @@ from typing import Any
 
 import torch
 from flwr.app import Context
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 import fedha
+from fedha import objects
 from fedha.config import Config, located, to_json
 from fedha.data.domain import DomainSet
+from fedha.engine import domain_files
 from fedha.engine.event_file import EventFile, new_events, stop_file
 from fedha.engine.flower_processes import START_SECONDS, LocalFlower, local_flower
 from fedha.errors import FedhaError, StoppedError
-from fedha.flower.apps import device, server_app
+from fedha.flower.apps import bound_client_app, device, server_app
 from fedha.flower.delivery import never
 from fedha.flower.serve import Job
 from fedha.runs import own_files, runfolder
@@ -53,12 +58,12 @@ from pathlib import Path
 
 if {place!r} not in sys.path:
     sys.path.insert(0, {place!r})
+sys.path += [one for one in {paths!r} if one not in sys.path]
 
-from fedha.engine.flower_simulation import told_server_app
-from fedha.flower.apps import bound_client_app
+from fedha.engine.flower_simulation import own_client_app, told_server_app
 
-server = told_server_app(Path({events!r}))
-client = bound_client_app(Path(), simulation=True)
+server = told_server_app(Path({events!r}), {domains!r})
+client = own_client_app({domains!r})
 """
 
 
@@ -81,7 +86,7 @@ def run_flower(
         events.touch()
         app.mkdir()
         (app / "pyproject.toml").write_text(_PROJECT, encoding="utf-8")
-        module = _MODULE.format(place=str(Path(fedha.__file__).parents[1]), events=str(events))
+        module = _module(events, _write_own(job.config, place / "domains"))
         (app / "fedha_simulation.py").write_text(module, encoding="utf-8")
         (app / "run.toml").write_text(_run_config(job, resume), encoding="utf-8")
         with local_flower(place) as flower:
@@ -91,11 +96,50 @@ def run_flower(
             return _follow(flower, number, events, job, listener, stop)
 
 
-def told_server_app(events: Path) -> ServerApp:
+def _write_own(config: Config, folder: Path) -> str | None:
+    """Write a program's own domains; returns where, None where the config says how they are made.
+
+    Raises:
+        FedhaError: They cannot be in another process.
+    """
+    if config.data.name != objects.NAME:
+        return None
+    digest = str(config.data.digest)
+    domain_files.write(digest, objects.get_object("data", digest), folder)
+    return str(folder)
+
+
+def _module(events: Path, domains: str | None) -> str:
+    """The app: it finds what this process finds, for its functions are named in the config."""
+    paths = [str(Path(one).absolute()) for one in sys.path]
+    return _MODULE.format(place=str(Path(fedha.__file__).parents[1]), events=str(events), paths=paths, domains=domains)
+
+
+def own_client_app(domains: str | None) -> ClientApp:
+    """The ClientApp of a run.
+
+    Args:
+        domains: A program's own, as `fedha.engine.domain_files` wrote them; None: the config says how they are made.
+    """
+    # Flower pickles it for processes that do not import the app: what they need goes with it
+    return bound_client_app(Path(), simulation=True, prepare=functools.partial(_offer, domains))
+
+
+def _offer(domains: str | None) -> None:
+    if domains is not None:
+        domain_files.offer(Path(domains))
+
+
+def told_server_app(events: Path, domains: str | None = None) -> ServerApp:
     """fedha's ServerApp, which writes into a file how its run goes on, and the error of ours that ends it.
 
     What nobody expected is left to Flower, whose log has the traces.
+
+    Args:
+        events: The file.
+        domains: As in `own_client_app`.
     """
+    _offer(domains)
     file = EventFile(events)
     app, inner = ServerApp(), server_app(Path(), file, stop_file(events).exists)
 

@@ -86,17 +86,21 @@ def server_app(base: Path, listener: Listener | None = None, stop: Callable[[], 
     return app
 
 
-def bound_client_app(base: Path, *, simulation: bool = False) -> ClientApp:
+def bound_client_app(
+    base: Path, *, simulation: bool = False, prepare: Callable[[], object] = lambda: None
+) -> ClientApp:
     """The ClientApp of a deployed or simulated run: each node takes the source domain of its partition-id.
 
     Args:
         base: The app's folder.
         simulation: Whether noise may come from the run's seed, which then repeats it and protects nobody.
+        prepare: Called before each message, in the client's process.
     """
     app = ClientApp()
 
     # Flower's simulation pickles the app anew for every message; what should last is kept by `_client_app`.
     def answer(message: Message, context: Context) -> Message:
+        prepare()
         job = job_from(context, base)
         return _client_app(to_json(job.config), job.left_out, simulation)(message=message, context=context)
 
@@ -110,6 +114,15 @@ def device(config: Config) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise FedhaError("engine.device is 'cuda' but torch sees no GPU; use cpu or auto")
     return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def server_device(config: Config) -> str:
+    """Where the server of a run in one process computes: with its clients, unless what they answer is protected.
+
+    Noise is drawn on the CPU, and a secure sum is one of whole numbers there.
+    """
+    plain = config.privacy.protect == "nothing" and not config.privacy.secure_aggregation
+    return device(config) if plain else "cpu"
 
 
 def _config_from(given: dict[str, str], base: Path) -> Config:

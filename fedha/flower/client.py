@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from logging import ERROR, WARNING
 
 import numpy
@@ -17,6 +18,7 @@ from fedha.client import Client
 from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
 from fedha.data.checked import check_domain, checked_domain, without_unusable
 from fedha.data.domain import Domain
+from fedha.data.fingerprint import split_fingerprint
 from fedha.devices import check_device
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
@@ -46,6 +48,7 @@ from fedha.models.split import SplitModel
 from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
 from fedha.models.state import introduced as introduced_state
 from fedha.placement import placed_domain
+from fedha.privacy import gate
 from fedha.privacy.site import Site
 from fedha.rules.table import allow
 from fedha.training import PARTS
@@ -156,6 +159,7 @@ class Clients:
         site: Makes a client's own rules. By default its noise is cryptographic: that it may be drawn from the run's
             seed is for whoever simulates to say, never for the server.
         stays: Whether the process answers a run's next rounds, too.
+        in_place: Whether what they answer stays on the device, for a server in this process that computes there.
         keeping: Where the features of a frozen network are kept, which are computed once.
     """
 
@@ -169,9 +173,10 @@ class Clients:
         party: Party | None = None,
         site: Callable[[], Site] = cryptographic_site,
         stays: bool = False,
+        in_place: bool = False,
         keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
     ) -> None:
-        self._stays, self._keeping = stays, keeping
+        self._stays, self._in_place, self._keeping = stays, in_place, keeping
         self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
@@ -218,20 +223,29 @@ class Clients:
             request = unpack_request(content, kind, self._device)
         if not self._holds_constants(request, sent_constants(content)):
             return lacking(CONSTANTS)
-        admit(client, kind, request)
-        self._check_parameters(client, request)
-        with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
-            client = self._working(client, context, request)
         if self._party is None:
+            admit(client, kind, request)
+            self._check_parameters(client, request)
             with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
+                client = self._working(client, context, request)
                 reply = _ANSWERS[kind](client, request)
         else:
+            few = admit(client, kind, request, tells_examples=self._party.tells_examples)
+            self._check_parameters(client, request)
+            if few is None:
+                with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
+                    client = self._working(client, context, request)
             opened = secure_client.open_question(kind, client, content, request, context)
-            plain = secure_client.compute(client, kind, lambda: _ANSWERS[kind](client, opened.request))
-            secrets, reply = secure_client.mask(self._party, opened, client, plain)
+
+            def work() -> Reply:
+                if few is not None:
+                    raise FedhaError(few.sentence)
+                return _ANSWERS[kind](client, opened.request)
+
+            secrets, reply = secure_client.answer(self._party, opened, client, work)
             secure_client.store(context, secrets)
         _remember(client, context)
-        return pack_reply(reply)
+        return pack_reply(reply, in_place=self._in_place)
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]
@@ -284,7 +298,7 @@ class Clients:
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
-        return [plain_reply(reply) for reply in replies]
+        return [plain_reply(reply, in_place=self._in_place) for reply in replies]
 
     def _masked_together(
         self,
@@ -299,7 +313,7 @@ class Clients:
             return None
         plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [
-            secure_client.mask(party, question, client, reply)
+            secure_client.answer(party, question, client, partial(replace, reply))
             for question, client, reply in zip(opened, clients, plain, strict=True)
         ]
         for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
@@ -325,7 +339,7 @@ class Clients:
                 self._constants = digests(state_of(self._model).constants)
             site = self._make_site()
             with errors_by_kind_if_protected(f"client {client_id}", site, content):
-                domain = self._domain(self._model, context, client_id, content)
+                domain = self._domain(self._model, context, client_id, content, site)
             if self._keeping.private and self._keeping.cache is not None:
                 forget(self._keeping.cache, numpy.concatenate([row_keys(getattr(domain, part)) for part in PARTS]))
             self._clients[key] = Client(client_id, domain, self._model, site=site, stays=self._stays)
@@ -335,9 +349,11 @@ class Clients:
         client.state = from_tensors(named) if named else ClientState()
         return client
 
-    def _domain(self, model: SplitModel, context: Context, client_id: int, content: RecordDict) -> Domain:
+    def _domain(self, model: SplitModel, context: Context, client_id: int, content: RecordDict, site: Site) -> Domain:
         """A client's data, looked at before anything is trained."""
         given = checked_domain(self._make_domain(context), client_id)
+        if site.limits is not None:
+            site.account.split = split_fingerprint(given)
         domain = placed_domain(given, model)
         classes = check_inputs(model, given.name, domain.train.form)
         if not protects_examples(content):
@@ -347,7 +363,10 @@ class Clients:
             check_domain(domain, classes, given)
         except FedhaError as error:  # a refusal would tell of an example, so it is the site's log that says so
             log(WARNING, "fedha leaves examples of client %d out: %s", client_id, error)
-        return without_unusable(domain, classes)
+        usable = without_unusable(domain, classes)
+        for path in site.account.carry_on({"train": len(usable.train), "held_out": len(usable.held_out)}):
+            log(WARNING, "fedha carries the account %s on in %s", path, site.account.path)
+        return usable
 
     def _working(self, client: Client, context: Context, request: Request) -> Client:
         """The client as it answers: with features for inputs where the network in front of them is frozen.
@@ -400,6 +419,7 @@ class Clients:
         if constants_name(found) != request.constants:
             raise FedhaError("the constants that the server sent are not those that it names; look at the server")
         take_constants(self._model, sent)
+        gate.forget(self._model)
         self._constants = self._constants | found
         self._behind.clear()
         for client in self._clients.values():

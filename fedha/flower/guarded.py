@@ -22,6 +22,7 @@ from fedha.minibatches import too_small
 from fedha.models.check import check_batch_norm
 from fedha.models.reach import unreached
 from fedha.privacy import gate
+from fedha.privacy.guards import Refusal
 from fedha.privacy.site import Site, sensitive
 
 
@@ -56,24 +57,27 @@ def _idle(client: Client, form: Form) -> dict[str, float]:
     return {f"{UNREACHED}{name}": 1.0 for name in names}
 
 
-def admit(client: Client, kind: str, request: Request) -> None:
+def admit(client: Client, kind: str, request: Request, *, tells_examples: bool = True) -> Refusal | None:
     """Refuse what the run's guards or the site's limits do not allow, before any work.
 
     Args:
         client: Whose data it is.
         kind: The message type.
         request: What the server asks.
+        tells_examples: Whether the number of its examples is public; else that they are too few is no error, which
+            would tell of them, but returned.
 
     Raises:
         FedhaError: It is refused; names the kind. The sentence is in the site's log.
     """
     if not client.site.protects(request.task.privacy):
-        return
+        return None
     with errors_by_kind(client.domain.client_name):
         refusal = gate.refuse(client.site, kind, request, client.model, client.domain)
-    if refusal is not None:
-        log(WARNING, "fedha does not answer %s of round %d: %s", kind, request.round, refusal.sentence)
-        raise FedhaError(f"it refuses to answer ({refusal.kind})")
+    if refusal is None or (refusal.kind == "min_examples" and not tells_examples):
+        return refusal
+    log(WARNING, "fedha does not answer %s of round %d: %s", kind, request.round, refusal.sentence)
+    raise FedhaError(f"it refuses to answer ({refusal.kind})")
 
 
 @contextmanager

@@ -47,6 +47,7 @@ class Saving:
         stop: Asked whether the run should stop.
         left_out: The source that this run leaves out, or None.
         data: A digest of the data, where they are here (`fedha.data.fingerprint`).
+        start: The other run whose model it began with, and a digest of that (`fedha.runs.starting`).
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Saving:
     stop: Callable[[], bool]
     left_out: str | None = None
     data: str | None = None
+    start: dict[str, str] | None = None
     _since: float = field(default_factory=time.monotonic)
 
     def restore(self) -> tuple[int, dict[str, Any] | None]:
@@ -80,6 +82,10 @@ class Saving:
                 "with --engine inline, or start a new run"
             )
         return done, pending
+
+    def save_start(self) -> None:
+        """Save what another run's model made of the server, so that nobody needs that run again."""
+        self._write(0, None, self.strategy.begun(), [])
 
     def save_if_due(self, round: int, pending: dict[str, Any] | None, *, last: bool) -> None:
         """Save the state after a round where the config asks for it."""
@@ -127,10 +133,13 @@ class Saving:
 
     def _save(self, round: int, pending: dict[str, Any] | None, server: Server, states: States) -> None:
         if round:
-            clients = [unpack_tensors(state) if state else {} for state in states]
-            content = self.config.model_dump(mode="json")
-            save_checkpoint(self.folder, round, server, clients, pending, content, self.data)
+            self._write(round, pending, server, states)
         self._since = time.monotonic()
+
+    def _write(self, round: int, pending: dict[str, Any] | None, server: Server, states: States) -> None:
+        clients = [unpack_tensors(state) if state else {} for state in states]
+        content = self.config.model_dump(mode="json")
+        save_checkpoint(self.folder, round, server, clients, pending, content, self.data, self.start)
 
     def _states(self) -> States:
         return self.grid.save_states() if isinstance(self.grid, RemembersStates) else []

@@ -3,8 +3,7 @@
 Between messages the secrets lie in the state of the node's Flower context, by session, and nowhere else.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from logging import WARNING
 from typing import TypeVar
@@ -14,7 +13,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.supercore import log
 
 from fedha.client import Client
-from fedha.config import Config
+from fedha.config import Config, PrivacyConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.flower.secure_wire import (
@@ -30,10 +29,11 @@ from fedha.flower.secure_wire import (
     single,
 )
 from fedha.privacy.secure import client as protocol
-from fedha.privacy.secure.encoding import encode
+from fedha.privacy.secure.encoding import encode, nothing
 from fedha.privacy.secure.identity import Identity, Roster, simulated_identity
+from fedha.privacy.secure.layout import Words, make_layout
 from fedha.privacy.secure.messages import Confirmations, Inbox, KeyList, Survivors
-from fedha.privacy.secure.numbers import NUMBERS, to_vector
+from fedha.privacy.secure.numbers import BOUND, NUMBERS, to_vector
 from fedha.privacy.secure.packing import pack, unpack
 from fedha.privacy.secure.session import Session
 from fedha.privacy.secure.states import Advertised, Confirmed, Masked, Shared
@@ -163,34 +163,47 @@ def open_question(kind: str, client: Client, content: RecordDict, request: Reque
             f"client {client.client_id} is asked for round {request.round}'s {wanted} with the keys of {session.name}; "
             "the server mixes them, so the client answers nothing"
         )
-    mine = replace(
-        request, averaging_weight=_own_weight(session, client.client_id, request.averaging_weight), additive=False
-    )
+    _check_range(session, request.task.privacy)
+    weight = _own_weight(session, client.client_id, request.averaging_weight)
+    mine = replace(request, averaging_weight=weight, additive=False)
     return Opened(state, inbox, mine, asked(kind, content, request), number_names(kind, request))
 
 
-def mask(party: Party, opened: Opened, client: Client, reply: Reply) -> tuple[Masked, Reply]:
+def answer(party: Party, opened: Opened, client: Client, work: Callable[[], Reply]) -> tuple[Masked, Reply]:
     """A client's answer, encoded and with all masks on; the state is still to be stored, before the answer leaves.
 
+    From here on it has one form, whatever the client's data are: what cannot be computed or does not fit is told to the
+    client's own log, and sent as `encoding.nothing`.
+
+    Args:
+        party: Who the client is.
+        opened: The question.
+        client: The client; it remembers nothing of what was not answered.
+        work: Computes the answer.
+
     Raises:
-        FedhaError: A value is out of the agreed range, or a share does not verify. Only the client's log tells a value.
+        FedhaError: A share does not verify.
     """
-    session = opened.state.session
-    weight = session.weight(client.client_id)
-    if opened.request.task.training.averaging == "examples":
-        weight = float(reply.examples)  # secret: it travels in the sum
-    with _discreetly(client, f"its answer does not fit {session.name} (a value beyond privacy.bound, or not finite)"):
-        tensors = {**reply.tensors, NUMBERS: to_vector(reply, opened.names)}
-        words = encode(session.layout, tensors, {**dict.fromkeys(reply.tensors, weight), NUMBERS: 1.0})
+    layout, before = opened.state.session.layout, client.state
+    try:
+        reply = work()
+        words = _encoded(opened, client, reply)
+    except Exception as error:
+        client.state, reply, words = before, client.reply({}), nothing(layout)
+        what, trace = opened.state.session.name, not isinstance(error, FedhaError)
+        log(WARNING, "client %d has nothing to send in %s: %s", client.client_id, what, error, exc_info=trace)
     masked, sent = protocol.mask_input(opened.state, opened.inbox, words, opened.question)
     vector = torch.from_numpy(sent.words.view("<i8"))
     return masked, replace(party.hide(reply), tensors={MASKED: vector}, secure={"session": sent.session})
 
 
-def compute(client: Client, kind: str, work: Callable[[], Reply]) -> Reply:
-    """The client's answer, unmasked; what goes wrong is told to the client's own log and only named to the server."""
-    with _discreetly(client, f"it could not {kind.rpartition('.')[2]}"):
-        return work()
+def _encoded(opened: Opened, client: Client, reply: Reply) -> Words:
+    session = opened.state.session
+    weight = session.weight(client.client_id)
+    if opened.request.task.training.averaging == "examples":
+        weight = float(reply.examples)  # secret: it travels in the sum
+    tensors = {**reply.tensors, NUMBERS: to_vector(reply, opened.names)}
+    return encode(session.layout, tensors, {**dict.fromkeys(reply.tensors, weight), NUMBERS: 1.0})
 
 
 def store(context: Context, state: Masked) -> None:
@@ -234,6 +247,21 @@ def _advertise(
     context.state[_SECRETS] = ConfigRecord({**kept, _DONE: [str(round), *given]})
     _store(context, [state for state, _ in both])
     return {"identity": identity.public, "adverts": [pack(advert) for _, advert in both]}
+
+
+def _check_range(session: Session, privacy: PrivacyConfig) -> None:
+    """Refuse another fixed point than that of the run's settings: a coarse or narrow one makes sums of single bits.
+
+    Raises:
+        FedhaError: It is not that which a server that follows the protocol proposes.
+    """
+    shapes = {slot.name: slot.shape for slot in session.layout.slots}
+    bounds = {**dict.fromkeys(shapes, privacy.bound), NUMBERS: BOUND}
+    if session.layout != make_layout(shapes, len(session.cohort), bounds):
+        raise FedhaError(
+            f"the numbers of {session.name} are to be summed in another range than privacy.bound {privacy.bound:g} "
+            "gives; the server is broken or cheats"
+        )
 
 
 def _own_weight(session: Session, client_id: int, left: float) -> float:
@@ -307,21 +335,3 @@ def _forget(context: Context, session: Session) -> None:
     del secrets[_name(session)]
     secrets[_DONE] = [*_done(_secrets(context)), session.exchange]
     context.state[_SECRETS] = ConfigRecord(secrets)
-
-
-@contextmanager
-def _discreetly(client: Client, what: str) -> Iterator[None]:
-    """Tell the client's log what happened, and the server only what kind of thing."""
-    try:
-        yield
-    except Exception as error:
-        log(
-            WARNING,
-            "client %d refuses to answer: %s: %s",
-            client.client_id,
-            what,
-            error,
-            exc_info=not isinstance(error, FedhaError),
-        )
-        kind = "" if isinstance(error, FedhaError) else f" ({type(error).__name__})"
-        raise FedhaError(f"client {client.client_id} does not answer: {what}{kind}; its own log says why") from None

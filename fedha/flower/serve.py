@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
@@ -28,21 +29,25 @@ from fedha.flower.strategy import HessianAlignment
 from fedha.flower.targets import evaluation
 from fedha.inputs import each, nested
 from fedha.measurement import shapes
-from fedha.models import build
+from fedha.models import SplitModel, build
 from fedha.models.check import check_batch_norm, check_inputs, check_network, likely_form
 from fedha.models.state import kinds_of, named_state
 from fedha.piggyback import riders
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
+from fedha.resolution import resolved
 from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
+from fedha.runs.checkpoint import read_saved
 from fedha.runs.divergence import divergence
 from fedha.runs.files import METRICS
 from fedha.runs.listener import Listener
 from fedha.runs.selection import select
+from fedha.runs.starting import Start, start_from
 from fedha.runs.versions import versions
 from fedha.runs.wording import MANY
+from fedha.targets import check_weights
 from fedha.unmoved import unmoved
 
 
@@ -55,12 +60,14 @@ class Job:
         folder: The run's folder.
         left_out: A source that this run leaves out and is tested on, for leave-one-domain-out selection; or None.
         target_root: In a deployment, the server's folder of the target's data; None: data.root.
+        start: In a deployment, where model.start lies among the server's runs; None: where it says.
     """
 
     config: Config
     folder: Path
     left_out: str | None = None
     target_root: Path | None = None
+    start: Path | None = None
 
 
 def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
@@ -69,7 +76,15 @@ def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
     Raises:
         FedhaError: The data are missing or wrong, or no source would be left.
     """
-    domains = data.load(config.data, config.seed[0], protected=config.privacy.protect == "examples")
+    section, told = resolved(config)
+    domains = data.load(section, config.seed[0], protected=config.privacy.protect == "examples")
+    domains = replace(domains, description="; ".join(filter(None, [domains.description, told])))
+    if domains.released and config.privacy.protect != "nothing":
+        raise FedhaError(
+            f"privacy.protect is {config.privacy.protect!r}, but {config.data.name} takes from each source "
+            f"{listed(domains.released, between='; ')}, which no ledger counts; declare them in the config "
+            "(data.statistics), from data that need no protection"
+        )
     return domains if left_out is None else leave_out(domains, left_out)
 
 
@@ -121,6 +136,7 @@ def serve(
     stop: Callable[[], bool] = never,
     shown: Callable[[HessianAlignment], None] = lambda strategy: None,
     attendance: Attendance | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
@@ -134,6 +150,7 @@ def serve(
         stop: Asked between rounds and between messages, whether to stop.
         shown: Given the strategy before the first round, by who wants to look at what the server learns.
         attendance: The sites of a deployment; default: nobody's name is known.
+        device: Where the server computes; where the clients do, if they are in this process.
 
     Returns:
         The content of results.json.
@@ -147,7 +164,7 @@ def serve(
         runfolder.check_new(job.folder)
     with owner.owning(runfolder.make_folder(job.folder)):
         runfolder.clear_leftovers(job.folder)
-        return _serve(job, grid, listener, domains, resume, stop, shown, attendance)
+        return _serve(job, grid, listener, domains, resume, stop, shown, attendance, device)
 
 
 def _serve(
@@ -159,11 +176,12 @@ def _serve(
     stop: Callable[[], bool],
     shown: Callable[[HessianAlignment], None],
     attendance: Attendance | None,
+    device: str,
 ) -> dict[str, Any]:
     config, seed = job.config, job.config.seed[0]
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
-    strategy.talk.tell, strategy.talk.stop = listener.note, stop
+    strategy.talk.tell, strategy.talk.stop, strategy.talk.device = listener.note, stop, device
     strategy.talk.again = lambda kind, client_id: _spend_again(job, strategy.begun(), kind, client_id)
     strategy.clients_keep_models = domains is None
     if domains is not None:
@@ -171,23 +189,29 @@ def _serve(
     elif attendance is not None:
         strategy.talk.attendance = attendance
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
-    model = check_network(build(config.model, setting.input_shape, setting.classes, seed))
+    model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
+    check_weights(config.training, setting.classes)
+    saved = read_saved(job.folder) if resume else None
+    begun, warned = (None, ()) if saved is not None else _started(job, model, setting)
+    start = asdict(begun) if begun is not None else None if saved is None else saved.start
     server = strategy.begin(named_state(model), kinds_of(model))
     server.site = Site("cryptographic" if domains is None else "seeded")
     shown(strategy)
     recipe = strategy.task.recipe
     idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
-    setting = replace(setting, remarks=(*config.model.unread, *model.remarks, *idle))
+    setting = replace(setting, remarks=(*config.model.unread, *model.remarks, *warned, *idle))
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()
     runfolder.create(job.folder, config, resume=resume)
     changed = resuming.changes(job.folder, config) if resume else []
     known = None if domains is None else fingerprint(domains)
-    saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known)
+    saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known, start)
+    if begun is not None:
+        saving.save_start()
     done, pending = saving.restore() if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
     resuming.take_up(job.folder, config, changed)
@@ -246,7 +270,7 @@ def _serve(
             listener.note(f"training ends after round {number}: {stopped}")
             break
     runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
-    results = _results(job, strategy, setting, records, stopped)
+    results = _results(job, strategy, setting, records, stopped) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
     return results
@@ -307,9 +331,23 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     examples = listed((f"{one.domain} {one.examples}" for one in members), most=MANY)
     told = f"training examples: {examples}" if strategy.secure is None else "how many examples each has is secret"
     description = f"{config.data.name}, each domain at its own site; {told}"
-    own = config.data if job.target_root is None else config.data.model_copy(update={"root": job.target_root})
+    section, _ = resolved(config, alone=True)
+    own = section if job.target_root is None else section.model_copy(update={"root": job.target_root})
     targets = data.load_targets(own, config.seed[0])
     return Setting(names, shape, data.class_count(config.data), targets, description)
+
+
+def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | None, tuple[str, ...]]:
+    """Begin with another run's model where the config says so; and what the numbers should not be read without."""
+    config = job.config
+    if config.model.start is None:
+        return None, ()
+    folder = job.start or config.model.start
+    begun, trained = start_from(model, config.model.start, folder, head=config.model.start_head)
+    seen = [one.name for one in setting.targets if one.name in trained]
+    told = f"the run that it starts from, {begun.run}, was trained on {listed(seen)}, which is unseen here alone"
+    spent = "what the run that it starts from released of the same examples is not in this run's epsilon"
+    return begun, ((told,) if seen else ()) + ((spent,) if config.privacy.protect != "nothing" else ())
 
 
 def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[str, ...]) -> dict[str, Any]:

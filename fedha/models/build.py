@@ -23,7 +23,7 @@ def build(config: ModelConfig, input_shape: Any, classes: int, seed: int, *, bar
 
     Args:
         config: The model section. Somebody's own function gets its options and, where its signature names them,
-            ``input_shape`` and ``classes``; what it draws is drawn from the run's seed.
+            ``input_shape``, ``classes`` and ``precision``; what it draws is drawn from the run's seed.
         input_shape: Shape of one input; of several, a tuple of shapes or shapes by name.
         classes: C, the number of classes.
         seed: The run's seed.
@@ -63,6 +63,8 @@ def build(config: ModelConfig, input_shape: Any, classes: int, seed: int, *, bar
 
 def _own(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> SplitModel:
     offered = {"input_shape": input_shape, "classes": classes}
+    if config.precision != "float32":  # a function that asks for it sees to it itself
+        offered["precision"] = config.precision
     with _seeded(seed):
         if config.name == NAME:
             made = invoke("model", "the function", get_object("network", config.options.get("digest")), {}, offered)
@@ -75,6 +77,10 @@ def _own(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> Spli
         )
     if config.batch_norm is not None:
         made.set_batch_norm(config.batch_norm)
+    if config.precision == "float64":
+        return made.to(torch.float64)
+    if config.precision == "mixed" and not any(isinstance(one, MixedPrecision) for one in made.modules()):
+        made.featurizer = MixedPrecision(made.featurizer)
     return made
 
 

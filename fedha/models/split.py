@@ -142,13 +142,20 @@ class MixedPrecision(nn.Module):
         super().__init__()
         self.full = featurizer
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Features, [n, D - 1], in the precision of the inputs."""
-        kind = inputs.device.type
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """Features, [n, D - 1], in the precision of the parameters."""
+        some = next(iter((*inputs, *named.values())))
+        like = next(self.full.parameters(), some if some.is_floating_point() else torch.empty(0))
         # a "meta" tensor has a shape and no numbers: nothing to round
+        kind = some.device.type
         with nullcontext() if kind == "meta" else torch.autocast(kind, dtype=torch.bfloat16):
-            features: Tensor = self.full(inputs)
-        return features.to(inputs.dtype)
+            features: Tensor = self.full(*inputs, **named)
+        return features.to(like.dtype)
+
+
+def plain_name(name: str) -> str:
+    """A part's name as it would be in float32: below `MixedPrecision` it is one name deeper."""
+    return name.replace(".full.", ".", 1)
 
 
 def with_bias(features: Tensor) -> Tensor:

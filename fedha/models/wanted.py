@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from fedha.config import ModelConfig
 from fedha.models.prepared import Interpolation
-from fedha.named import meant
+from fedha.signature import meant
 
 
 class WantedInput(NamedTuple):

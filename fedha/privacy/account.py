@@ -1,7 +1,7 @@
 """A site's own account, over all runs: what it has released and when it answered. No server has a say in it."""
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,26 @@ class Account:
         ledgers: By part of the domain: train, held_out.
         answered: When what was answered in the last hour: seconds since 1970, and a statistic's name, the update or the
             evaluation.
+        split: Digest of the examples and of who is held out, as they are now; "" where nobody has said.
+        kept_split: That of the first entry, which all others must have.
+        source: Where the examples are from, for its file.
+        earlier: Files of accounts that may be of the same examples: those of as many are carried on in this one.
     """
 
     path: Path | None = None
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     answered: list[tuple[float, str]] = field(default_factory=list)
+    split: str = ""
+    kept_split: str = ""
+    source: str = ""
+    earlier: tuple[Path, ...] = ()
 
     def ledger(self, part: str, examples: int) -> Ledger:
         """The ledger of one part of the domain.
 
         Raises:
-            FedhaError: It was kept for another number of examples: nobody knows then what was spent of whom.
+            FedhaError: It was kept for other examples, or others were held out: nobody knows then what was spent of
+                whom.
         """
         self.read()
         known = self.ledgers.get(part, Ledger("example", examples))
@@ -42,12 +51,50 @@ class Account:
                 f"this site's account {self.path or ''} is of {known.population} examples and its data now hold "
                 f"{examples}; if they are other examples, move the account away, else restore the data"
             )
+        if self.kept_split and self.split and self.split != self.kept_split:
+            raise FedhaError(
+                f"the run reads this site's examples in another way than its account {self.path or ''} was begun with, "
+                "or holds out others, so that some would be counted in neither budget; give it the data section of the "
+                "runs before (data.held_out, scale, size and the like), or move the account away if all are others"
+            )
         return known
 
     def enter(self, part: str, examples: int, made: Iterable[tuple[Release, int]]) -> None:
         """Enter releases, before they are made: what fails afterwards may have left all the same."""
         self.ledgers[part] = self.ledger(part, examples).add(made)
+        self.kept_split = self.kept_split or self.split
         self.write()
+
+    def carry_on(self, examples: Mapping[str, int]) -> list[Path]:
+        """Take over what accounts of earlier names hold, where this one is new: all of it, as if of the same examples.
+
+        Args:
+            examples: How many there are, by part.
+
+        Returns:
+            Their files, which are renamed.
+
+        Raises:
+            FedhaError: One is damaged.
+        """
+        if self.path is None or self.path.exists():
+            return []
+        taken = []
+        for path in self.earlier:
+            old = Account(path).read()
+            if old.ledgers and all(one.population == examples.get(part) for part, one in old.ledgers.items()):
+                for part, ledger in old.ledgers.items():
+                    self.ledgers[part] = self.ledgers.get(part, Ledger("example", ledger.population)).add(
+                        ledger.entries
+                    )
+                self.answered += old.answered
+                taken.append(path)
+        if taken:
+            self.kept_split = self.split
+            self.write()
+        for path in taken:  # not before they are here
+            path.rename(path.with_name(f"{path.name}.carried"))
+        return taken
 
     def note_answered(self, asked: Collection[str], now: float) -> None:
         """Note what is answered."""
@@ -55,23 +102,25 @@ class Account:
         self.answered = [*kept, *((now, name) for name in sorted(asked))]
         self.write()
 
-    def read(self) -> None:
+    def read(self) -> "Account":
         """Take in the file, if there is one.
 
         Raises:
             FedhaError: It is damaged.
         """
         if self.path is None or not self.path.exists():
-            return
+            return self
         try:
             content: dict[str, Any] = parse_json(self.path.read_bytes())
             self.ledgers = {part: restore(state) for part, state in content["ledgers"].items()}
             self.answered = [(float(moment), str(name)) for moment, name in content["answered"]]
+            self.kept_split, self.source = str(content.get("split", "")), str(content.get("source", self.source))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FedhaError(
                 f"this site's account {self.path} cannot be read ({brief(error)}); restore it: without it nothing is "
                 "known of what was spent"
             ) from error
+        return self
 
     def write(self) -> None:
         """Replace the file."""
@@ -81,5 +130,7 @@ class Account:
         content = {
             "ledgers": {part: ledger.state() for part, ledger in self.ledgers.items()},
             "answered": self.answered,
+            "split": self.kept_split,
+            "source": self.source,
         }
         write_text(self.path, json.dumps(content, indent=1) + "\n", mode=0o600)

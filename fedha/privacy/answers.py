@@ -6,6 +6,7 @@ an example at a time (`fedha.privacy.dpsgd`). Held-out accuracy is a release of 
 what this covers.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ from fedha.objective import Objective
 from fedha.penalty import active_terms
 from fedha.pieces import in_pieces
 from fedha.privacy.clipping import private_means
-from fedha.privacy.dpsgd import descend, noisy_gradient
+from fedha.privacy.dpsgd import descend, noisy_gradient, with_decay
 from fedha.privacy.loss import Loss, part
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
@@ -30,7 +31,9 @@ from fedha.privacy.sampling import draw_batches
 from fedha.privacy.shape import evaluation_release, local_draws, noise_of
 from fedha.privacy.site import Site
 from fedha.privacy.surrogate import aligned_loss, pulls, risk_loss
-from fedha.training import Holder, average_offsets, circumstances, move_averages, round_optimizer
+from fedha.steps import local_steps
+from fedha.targets import softening
+from fedha.training import Holder, average_offsets, circumstances, move_averages
 
 
 def release_statistics(client: Holder, site: Site, request: Request) -> dict[str, Tensor]:
@@ -41,7 +44,8 @@ def release_statistics(client: Holder, site: Site, request: Request) -> dict[str
         own, most = part(parameters, "featurizer."), request.task.training.chunk
         seen = in_pieces(client.model, client.model.featurizer, own, examples, most, evaluation=False)
         features, head = with_bias(seen), whole_head(client.model, parameters)
-        batch = Batch.at(head, features, examples.labels, request.references.get("gradient"))
+        targets = softening(request.task.training, client.model, examples)(examples.labels)
+        batch = Batch.at(head, features, targets, request.references.get("gradient"))
         moments = measure(required(request.measure), batch)
     noise = noise_of(privacy) * privacy.statistics_noise
     source = site.source(request.task.seed, *place, f"statistics {' '.join(request.measure)}")
@@ -51,7 +55,7 @@ def release_statistics(client: Holder, site: Site, request: Request) -> dict[str
     _keep(client, request, released)
     offsets = average_offsets(client, request.task.recipe)
     tensors = {name: derive(name, released, len(examples)) for name in request.measure}
-    return {name: value + offsets[name] if name in offsets else value for name, value in tensors.items()}
+    return _finite({name: value + offsets[name] if name in offsets else value for name, value in tensors.items()})
 
 
 def train_privately(client: Holder, site: Site, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -74,13 +78,14 @@ def train_privately(client: Holder, site: Site, request: Request) -> tuple[dict[
     noise = site.source(task.seed, *place, "update")
     if task.training.mode == "synchronous":
         start = dict(request.parameters)
-        gradient = noisy_gradient(loss, start, examples, mechanism, noise)
-        return {name: value + 2 * decay * start[name] for name, value in gradient.items()}, metrics
+        gradient = noisy_gradient(loss, start, examples, mechanism, noise, most=len(examples))
+        return _finite(with_decay(gradient, start, decay, task.training.decay)), metrics
     leaves = {name: value.detach().clone().requires_grad_() for name, value in request.parameters.items()}
     draws = draw_batches(sampling, steps, site.source(task.seed, *place, "batches"))
     batches = (examples.select(rows) for rows in draws)
-    descend(loss, leaves, round_optimizer(request, list(leaves.values())), batches, mechanism, noise, decay)
-    return {name: request.parameters[name] - value.detach() for name, value in leaves.items()}, metrics
+    taken = local_steps(task.training, request.round, steps, leaves)
+    descend(loss, taken, batches, mechanism, noise, decay, task.training.decay, most=len(examples))
+    return _finite({name: request.parameters[name] - value.detach() for name, value in leaves.items()}), metrics
 
 
 def evaluate_privately(client: Holder, site: Site, request: Request) -> dict[str, float]:
@@ -102,6 +107,21 @@ def evaluate_privately(client: Holder, site: Site, request: Request) -> dict[str
     moments = {"accuracy": Moment(hits, torch.ones_like(hits))}
     mean = private_means(moments, Mechanism(1.0, release.noise_multiplier, len(examples)), source)["accuracy"]
     return {"held_out/accuracy": min(1.0, max(0.0, float(mean))), "held_out/examples": len(examples)}
+
+
+def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What may leave: nothing else would be covered, if a bound failed; noise by itself is finite.
+
+    Raises:
+        FedhaError: A number is not finite. It was made of releases, and what is made of them tells no more than they.
+    """
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise FedhaError(
+                f"{name} with its noise is not finite, so it is not sent; lower training.learning_rate, the recipe's "
+                "weight, or the noise"
+            )
+    return tensors
 
 
 def _keep(client: Holder, request: Request, released: Mapping[str, Tensor]) -> None:
@@ -134,16 +154,18 @@ def _loss(client: Holder, request: Request, released: Mapping[str, Tensor]) -> t
     metrics = {f"penalty/{name}": float(value) for name, value in objective.penalties(start).items()}
     if "risk" in released:
         metrics["risk"] = float(released["risk"])
+    metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
     move_averages(client, recipe, start)
+    soften = softening(request.task.training, client.model, client.domain.train)
     if not terms:
-        return risk_loss(client.model), 1.0, metrics
+        return risk_loss(client.model, soften), 1.0, metrics
 
     def penalty(means: dict[str, Tensor]) -> Tensor:
         values = {name: derive(name, means, examples) for name in start}
         return objective.weighed(next(iter(means.values())).new_zeros(()), objective.penalties(values))
 
     directions = pulls(penalty, {name: released[name] for name in required(start)})
-    loss = aligned_loss(client.model, directions, request.references.get("gradient"))
+    loss = aligned_loss(client.model, directions, request.references.get("gradient"), soften)
     return loss.over(objective.divisor), objective.divisor, metrics
 
 

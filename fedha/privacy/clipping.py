@@ -7,20 +7,26 @@ moments together, so one Gaussian release of deviation ``noise_multiplier * clip
 Divided by ``s_k n``, n a public constant, moment k is ``(1 / n) sum_i f_i t_ki`` plus noise of deviation
 ``noise_multiplier * clip / (s_k n)``: a larger scale buys a moment less noise at the others' cost.
 
-Rounding must not move the sum further. A site adds up float32 terms in float32, for float64 costs twice the time, but
-clips them a little shorter, by the most that float32 can lose. What the noise is added to, in float64, is then a
-function of the examples that one of them moves by at most ``clip``, last bits included. With ``u = 2^-24``, V the
-length of right and blocks of ``b = min(n, 512)`` examples, whose sums are added in float64:
+Rounding must not move the sum further, whatever scales, directions and networks a server sends: any request may come
+from one that wants it to. A site adds up float32 terms in float32, for float64 costs twice the time, but clips them a
+little shorter, by the most that float32 can lose. What the noise is added to, in float64, is then a function of the
+examples that one of them moves by at most ``clip``, last bits included. With ``u = 2^-24``, V the length of right and
+blocks of ``b = min(n, 512)`` examples, whose sums are added in float64:
 
-- r_i is short by at most ``(V / 2 + 2) u r_i``: a sum of V squares and its root; left's is taken in float64. Squares of
-  right below 2^-149 vanish, but right holds a one, or left is at most 2 or right itself: less than 2^-60 is missed;
-- weights, weighted and scaled factors are off by u each;
+- everything is in units of a power of two of about the clip, so that ``|f_i s_k left| |right| <= 1`` is what float32
+  holds; the factors come in float64, and range over 10^300 without being cut to subnormal numbers;
+- r_i is short by at most ``(V / 2 + 2) u r_i``: a sum of V squares and its root; left's is taken in float64. A square
+  of right below 2^-126 may vanish, so ``sqrt(V) 2^-63`` is added to right's norm: never too little of anything, and
+  nothing at all of a norm near one, whose last bit is larger;
+- weights and weighted lefts are off by u each, or by 2^-126 where they are subnormal. Right is at most 2^64 then, since
+  the squares of more overflow and their example is left out: less than 2^-60 is lost of a term of norm one;
 - an entry of a block's sum is off by at most ``u sum_i d_i |x_i|``, x_i example i's share and d_i the roundings on its
   way: one product and, in the worst order, 1, 2, .., b - 1 and b - 1 additions. By Cauchy-Schwarz that is at most
   ``u (b + 2)^2 / sqrt(3) clip`` over all entries, each in its own order. Neighbours keep their rows, who is absent
   being a row of zeros (n is public): they differ in one block, whose error may be there in both.
 
-Together less than ``(1.2 (b + 2)^2 + V + 16) u clip``: 0.01 % of the clip at n = 32, and 1.9 % from n = 512 on.
+Together less than ``(1.2 (b + 2)^2 + V + 16) u clip``: 0.01 % of the clip at n = 32, and 1.9 % from n = 512 on. Moments
+that are float64 have the same bound with its u, 2^-1022 and 2^512.
 """
 
 import math
@@ -31,6 +37,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from fedha.config import LARGEST, SMALLEST
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Moment
 from fedha.privacy.noise import Source
@@ -51,14 +58,14 @@ def joint_norms(
         precision: As in `Moment.norms`.
 
     Raises:
-        ValueError: No moments, or a scale that is not a positive number.
+        ValueError: No moments, or a scale that is not a positive number of a size that sums are proven for.
     """
     total: Tensor | None = None
     for name, moment in moments.items():
         own = moment.norms(precision)
         if (scale := scales.get(name, 1.0)) != 1:
-            if not 0 < scale < math.inf:
-                raise ValueError(f"the scale of {name!r} is {scale:g}; give a positive number")
+            if not SMALLEST <= scale <= LARGEST:
+                raise ValueError(f"the scale of {name!r} is {scale:g}; give a number from {SMALLEST:g} to {LARGEST:g}")
             own *= scale
         total = own if total is None else torch.hypot(total, own)
     if total is None:
@@ -107,25 +114,23 @@ def private_means(
         Without noise and with an infinite norm, the plain means times ``n / mechanism.divisor``.
 
     Raises:
-        ValueError: No moments, or a scale that is not a positive number.
+        ValueError: As in `joint_norms`.
 
     Source:
         The Gaussian mechanism (Dwork and Roth, 2014) on sums clipped an example at a time (Abadi et al., CCS 2016).
     """
-    clip, precision = mechanism.norm, None
     if source.name == "cryptographic":
-        moments = _summable(moments)
-        clip, precision = clip * (1 - _slack(moments.values())), torch.float64
-    norms = joint_norms(moments, scales, precision)
-    own = next(iter(moments.values())).left.dtype
-    out, weights = factors(norms, clip, mechanism.divisor, own)
-    if out is not None:
-        moments = {name: one.without(out) for name, one in moments.items()}
-    sides = {name: (one.left * weights[:, None].to(own), one.right) for name, one in moments.items()}
-    if own != source.precision(own):
-        return _sums_in_blocks(sides, mechanism, source, scales)
-    sums = {name: left.T @ right for name, (left, right) in sides.items()}
+        return _at_a_site(_summable(moments), mechanism, source, scales)
+    norms = joint_norms(moments, scales)
+    out, weights = factors(norms, mechanism.norm, mechanism.divisor, next(iter(moments.values())).left.dtype)
+    counted = _counted(moments, out)
+    sums = {name: (one.left * weights[:, None].to(one.left.dtype)).T @ one.right for name, one in counted.items()}
     return _disturbed(sums, mechanism, source, scales) if mechanism.noise_multiplier else sums
+
+
+def _counted(moments: Mapping[str, Moment], out: Tensor | None) -> Mapping[str, Moment]:
+    """Moments without the examples that do not count."""
+    return moments if out is None else {name: one.without(out) for name, one in moments.items()}
 
 
 def _disturbed(
@@ -142,14 +147,24 @@ def _disturbed(
     return sums
 
 
-def _sums_in_blocks(
-    sides: Mapping[str, tuple[Tensor, Tensor]], mechanism: Mechanism, source: Source, scales: Mapping[str, float]
+def _at_a_site(
+    moments: Mapping[str, Moment], mechanism: Mechanism, source: Source, scales: Mapping[str, float]
 ) -> dict[str, Tensor]:
     """Noise in float64 with the products of float32 sides added to it, block by block, all moments as one vector."""
-    given = {name: scale for name in sides if (scale := scales.get(name, 1.0)) != 1}
-    pairs = [(left * given[name] if name in given else left, right) for name, (left, right) in sides.items()]
-    shapes = [(left.shape[1], right.shape[1]) for left, right in pairs]
-    size, deviation, (first, _) = sum(rows * columns for rows, columns in shapes), mechanism.deviation(), pairs[0]
+    norms = joint_norms(moments, scales, torch.float64)
+    out, weights = factors(norms, mechanism.norm * (1 - _slack(moments.values())), mechanism.divisor)
+    unit = _unit(mechanism)
+    moments, weights = _counted(moments, out), weights / unit  # a power of two: exact
+    pairs = []
+    for name, one in moments.items():
+        weight = weights * scale if (scale := scales.get(name, 1.0)) != 1 else weights
+        pairs.append(((one.left * weight[:, None]).to(one.left.dtype), one.right))
+    shapes = [one.shape for one in moments.values()]
+    size, deviation, (first, _) = (
+        sum(rows * columns for rows, columns in shapes),
+        mechanism.deviation() / unit,
+        pairs[0],
+    )
     total = source.normal(size, torch.float64) if deviation else torch.zeros(size, dtype=torch.float64)
     total = total.to(first.device).mul_(deviation)
     part = first.new_empty(size)
@@ -158,10 +173,17 @@ def _sums_in_blocks(
         for value, (left, right) in zip(_cut(part, shapes), pairs, strict=True):
             torch.mm(left[rows].T, right[rows], out=value)
         total += part.double()
-    sums = dict(zip(sides, _cut(source.settle(total, deviation), shapes), strict=True))
-    for name, scale in given.items():
-        sums[name].div_(scale)
+    total = source.settle(total, deviation).mul_(unit)
+    sums = dict(zip(moments, _cut(total, shapes), strict=True))
+    for name, scale in scales.items():
+        if name in sums:
+            sums[name].div_(scale)
     return sums
+
+
+def _unit(mechanism: Mechanism) -> float:
+    """The power of two next to what an example may add: what a site's sums are held in."""
+    return 1.0 if math.isinf(mechanism.norm) else 2.0 ** math.ceil(math.log2(mechanism.norm / mechanism.divisor))
 
 
 def _cut(flat: Tensor, shapes: Iterable[tuple[int, int]]) -> list[Tensor]:

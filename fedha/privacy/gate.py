@@ -1,10 +1,12 @@
 """What a client answers at all: a request is held to the run's guards and to the site's own limits before any work."""
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from fedha.data.domain import Domain
+from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
 from fedha.inputs import Form
 from fedha.models.split import SplitModel, whole_head
@@ -19,6 +21,8 @@ from fedha.privacy.requests import refuse_request
 from fedha.privacy.shape import DELTA_SHARE, Releases, answer_releases, round_shape
 from fedha.privacy.site import Site
 from fedha.privacy.surrogate import check_head
+
+_tried: WeakKeyDictionary[SplitModel, dict[tuple[Form, bool, int], Refusal | None]] = WeakKeyDictionary()
 
 EVALUATION, _UPDATE = "evaluation", "update"  # what the limits call held-out accuracy, and the book training
 
@@ -39,7 +43,9 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
     privacy = request.task.privacy
     limits = site.limits or Limits(min_examples=privacy.min_examples)
     least = max(limits.min_examples, privacy.min_examples)
-    found = refuse_request(request, model) or guards.refuse_batch(len(domain.train), least)
+    form = domain.train.form
+    found = refuse_request(request, model, form) or _refuse_network(request.task, model, form)
+    found = found or guards.refuse_batch(len(domain.train), least)
     if found is None and (site.limits is not None or (privacy.protect == "examples" and privacy.guard_heads)):
         found = _refuse_head(request, model, limits)
     found = found or _refuse_foreign(kind, request) or _refuse_unsent(kind, request, limits)
@@ -61,8 +67,41 @@ def check_model(task: Task, model: SplitModel, form: Form | Sequence[int]) -> No
     """
     if task.privacy.protect == "examples":
         refuse_beyond_examples(model, form)
-        if task.recipe.terms or task.recipe.weighting == "risk":
+        if _needs_head(task):
             check_head(model)
+
+
+def _needs_head(task: Task) -> bool:
+    return bool(task.recipe.terms) or task.recipe.weighting == "risk"
+
+
+def _refuse_network(task: Task, model: SplitModel, form: Form) -> Refusal | None:
+    """Refuse what the introduction refuses, which a server may leave out; a network is tried once as it is."""
+    if task.privacy.protect != "examples":
+        return None
+    known, state = _tried.setdefault(model, {}), (form, _needs_head(task), structure(model))
+    if state not in known:
+        try:
+            check_model(task, model, form)
+            known[state] = None
+        except FedhaError as error:
+            known[state] = Refusal("network", str(error))
+    return known[state]
+
+
+def forget(model: SplitModel) -> None:
+    """Have a network be tried anew, whose constants have changed."""
+    _tried.pop(model, None)
+
+
+def structure(model: nn.Module) -> int:
+    """A digest of what a network does with examples, for this process: its layers, in which mode, with which hooks."""
+    found, left = [], [model]
+    while left:  # modules() takes three times as long
+        one = left.pop()
+        found.append((type(one), id(one), one.training, len(one._forward_hooks), len(one._forward_pre_hooks)))
+        left.extend(child for child in one._modules.values() if child is not None)
+    return hash(tuple(found))
 
 
 def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["request", "head", "min_examples", "statistic", "rate", "budget"]
+Kind = Literal["request", "network", "head", "min_examples", "statistic", "rate", "budget"]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from fedha.config import LARGEST, SMALLEST
+
 
 @dataclass(frozen=True)
 class Mechanism:
@@ -23,9 +25,10 @@ class Mechanism:
     divisor: float
 
     def __post_init__(self) -> None:
-        if not self.norm > 0 or not 0 < self.divisor < math.inf:
+        if not (SMALLEST <= self.norm <= LARGEST or self.norm == math.inf) or not 0 < self.divisor < math.inf:
             raise ValueError(
-                f"the clipping norm is {self.norm:g} and the divisor {self.divisor:g}; give positive numbers"
+                f"the clipping norm is {self.norm:g} and the divisor {self.divisor:g}; give positive numbers, and of "
+                f"norms one from {SMALLEST:g} to {LARGEST:g}"
             )
         if not 0 <= self.noise_multiplier < math.inf or (self.noise_multiplier > 0 and math.isinf(self.norm)):
             raise ValueError(

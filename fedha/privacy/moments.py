@@ -6,6 +6,7 @@ moments: `fedha.privacy.releasable` says how. n examples, C classes, D features 
 probabilities.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedha.registry import moments
-from fedha.statistics import hits, losses
+from fedha.statistics import hits, is_soft, losses
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,14 @@ class Moment:
 
         Args:
             precision: Of left's norm and of the result; right's squares, of which there may be many, are summed in
-                their own. Default: all in their own.
+                their own, and what may have vanished of them is added. Default: all in their own.
         """
         left = torch.linalg.vector_norm(self.left, dim=1, dtype=precision)
-        norms: Tensor = left * torch.linalg.vector_norm(self.right, dim=1)
+        right = torch.linalg.vector_norm(self.right, dim=1)
+        if precision is not None:
+            lost = math.sqrt(self.right.shape[1] * torch.finfo(self.right.dtype).tiny)
+            right = right.to(precision) + lost
+        norms: Tensor = left * right
         return norms
 
     def mean(self) -> Tensor:
@@ -69,7 +74,7 @@ class Batch:
     Attributes:
         features: With a last column of ones, [n, D]; n may be 0, since a Poisson sample may be empty.
         logits: [n, C]; one column is the binary logistic head. All that a moment knows of the head.
-        labels: Class indices, [n].
+        labels: Class indices, [n], or soft targets, [n, C] (`fedha.targets`).
         vector: A public direction in head space, [C, D], for the Hessian-vector product only.
     """
 
@@ -98,9 +103,16 @@ class Batch:
         return torch.sigmoid(self.logits) if self.logits.shape[1] == 1 else torch.softmax(self.logits, 1)
 
     @cached_property
+    def weights(self) -> Tensor:
+        """What an example counts, [n, 1]: 1, or the sum of its soft target."""
+        return self.labels.sum(1, keepdim=True) if is_soft(self.labels) else self.ones
+
+    @cached_property
     def residuals(self) -> Tensor:
-        """``p - y``, [n, C]."""
+        """``p - y``, [n, C]; of soft targets t ``w p - t``, w the weight."""
         p = self.probabilities
+        if is_soft(self.labels):
+            return self.weights * p - (self.labels[:, 1:] if p.shape[1] == 1 else self.labels)
         if self.logits.shape[1] == 1:
             return p - self.labels[:, None].to(p.dtype)
         return p.scatter_add(1, self.labels[:, None], p.new_full((len(p), 1), -1.0))
@@ -127,7 +139,7 @@ class Batch:
 
     @cached_property
     def changes(self) -> Tensor:
-        """``p * (a - sum_c p_c a_c)`` with ``a = z V^T``, [n, C].
+        """``w p * (a - sum_c p_c a_c)`` with ``a = z V^T``, [n, C].
 
         Raises:
             ValueError: There is no direction of the head's shape.
@@ -139,7 +151,7 @@ class Batch:
                 f"{None if vector is None else tuple(vector.shape)}; pass the pooled gradient that the server sent"
             )
         p, along = self.probabilities, (vector @ self.features.T).T
-        return p * (along - (p * along).sum(1, keepdim=True))
+        return self.weights * p * (along - (p * along).sum(1, keepdim=True))
 
 
 def measure(names: Iterable[str], batch: Batch) -> dict[str, Moment]:

@@ -33,13 +33,14 @@ from fedha.models.split import SplitModel, with_bias
 from fedha.privacy.loss import Loss
 from fedha.privacy.moments import Batch, measure
 from fedha.statistics import losses
+from fedha.targets import Soften, as_they_are
 
 Penalty = Callable[[dict[str, Tensor]], Tensor]
 
 
-def risk_loss(model: SplitModel) -> Loss:
-    """Negative log-likelihood of each example, for any head."""
-    return Loss(model, lambda features, logits, labels: losses(logits, labels))
+def risk_loss(model: SplitModel, soften: Soften = as_they_are) -> Loss:
+    """Negative log-likelihood of each example, for any head; `soften` makes targets of labels."""
+    return Loss(model, lambda features, logits, labels: losses(logits, soften(labels)))
 
 
 def pulls(penalty: Penalty, released: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,13 +70,16 @@ def check_head(model: SplitModel) -> None:
         )
 
 
-def aligned_loss(model: SplitModel, directions: Mapping[str, Tensor], vector: Tensor | None = None) -> Loss:
+def aligned_loss(
+    model: SplitModel, directions: Mapping[str, Tensor], vector: Tensor | None = None, soften: Soften = as_they_are
+) -> Loss:
     """``risk_i + sum_k <u_k, t_ki>`` of each example.
 
     Args:
         model: With a linear head with a bias.
         directions: u by moment, [U, V] each, from `pulls`.
         vector: The pooled gradient, where the Hessian-vector product is among the moments.
+        soften: What makes targets of labels.
 
     Raises:
         FedhaError: The head is not linear, so its statistics are no outer products.
@@ -84,8 +88,9 @@ def aligned_loss(model: SplitModel, directions: Mapping[str, Tensor], vector: Te
     constants = {name: value.detach() for name, value in directions.items()}
 
     def of(features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        batch = Batch(with_bias(features), logits, labels, vector)
-        value = losses(logits, labels)
+        targets = soften(labels)
+        batch = Batch(with_bias(features), logits, targets, vector)
+        value = losses(logits, targets)
         for name, moment in measure(constants, batch).items():
             value = value + moment.along(constants[name].to(features.dtype))
         return value

@@ -12,6 +12,7 @@ from rich.text import Text
 Format = Literal["text", "markdown", "latex", "csv"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "latex", "csv")
 MISSING = "–"
+MARKS = ("", " *", " †")  # none, the best, the second
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Column:
         title: What stands in the column.
         rule: Under which selection rule an accuracy was taken; "" for columns that hold no accuracy.
         number: Whether it holds numbers: set to the right, and two columns (mean, sd) in CSV.
+        spread: What stands behind a mean: "sd", the sample standard deviation, or "se", the standard error.
     """
 
     title: str
     rule: str = ""
     number: bool = False
+    spread: str = "sd"
 
     @property
     def heading(self) -> str:
@@ -36,17 +39,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and standard deviation of a few numbers.
+    """Mean and spread of a few numbers.
 
     Attributes:
         mean: Their mean.
-        deviation: Sample standard deviation, n - 1 in the denominator; None for one number.
+        deviation: Sample standard deviation, n - 1 in the denominator, or the standard error where the column says so;
+            None for one number.
         signed: Whether a plus sign is written (differences).
+        rank: 1 for the best of a column and 2 for the second, which are marked; 0 for all others.
     """
 
     mean: float
     deviation: float | None = None
     signed: bool = False
+    rank: int = 0
 
     def __str__(self) -> str:
         mean = f"{self.mean:+.1f}" if self.signed else f"{self.mean:.1f}"
@@ -80,8 +86,10 @@ def render(table: Table, form: Format) -> str:
 
 
 def cell_text(cell: Cell) -> str:
-    """A cell as people read it; a dash where there is nothing."""
-    return MISSING if cell is None else str(cell)
+    """A cell as people read it; a dash where there is nothing, a mark behind the best and the second of a column."""
+    if isinstance(cell, Summary):
+        return f"{cell}{MARKS[cell.rank]}"
+    return MISSING if cell is None else cell
 
 
 def rich_table(table: Table, width: int) -> RichTable:
@@ -178,8 +186,14 @@ def _markdown(table: Table) -> str:
 
     lines = [table.caption, "", line([column.heading for column in table.columns])]
     lines.append("|" + "|".join("---:" if column.number else "---" for column in table.columns) + "|")
-    lines += [line([cell_text(cell) for cell in row]) for row in table.rows]
+    lines += [line([_markdown_cell(cell) for cell in row]) for row in table.rows]
     return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    if isinstance(cell, Summary) and cell.rank:
+        return f"**{cell}**" if cell.rank == 1 else f"<u>{cell}</u>"
+    return cell_text(cell)
 
 
 def _latex(table: Table) -> str:
@@ -196,7 +210,8 @@ def _latex(table: Table) -> str:
 
 def _latex_cell(cell: Cell) -> str:
     if isinstance(cell, Summary):
-        return "$" + str(cell).replace("±", r"\pm") + "$"
+        text = str(cell).replace("±", r"\pm")
+        return {1: rf"$\mathbf{{{text}}}$", 2: rf"\underline{{${text}$}}"}.get(cell.rank, f"${text}$")
     return "--" if cell is None else _escape(cell)
 
 
@@ -216,7 +231,7 @@ def _csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [
-        [f"{c.heading} mean", f"{c.heading} sd"] if s else [c.heading]
+        [f"{c.heading} mean", f"{c.heading} {c.spread}"] if s else [c.heading]
         for c, s in zip(table.columns, split, strict=True)
     ]
     writer.writerow([name for names in heads for name in names])

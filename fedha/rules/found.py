@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fedha import plugins
+from fedha import optimizers, plugins
 from fedha.errors import FedhaError
 from fedha.named import invoke, is_own, look_up
 from fedha.recipes import Recipe
@@ -11,6 +11,7 @@ from fedha.rules.groupdro import group_dro
 from fedha.rules.references import moving_references
 from fedha.rules.rule import Rule
 from fedha.rules.table import RULES, USUAL, named_rule
+from fedha.rules.torchs import torch_rule
 from fedha.schema import nearest
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ def server_rule(training: "TrainingConfig") -> Rule:
     else:
         row = RULES.get(name)
         packaged = plugins.installed(plugins.RULES)
-        if row is None and not is_own(name) and name not in packaged:
+        others = is_own(name) or name in packaged
+        if not others and (row is None or options) and name in optimizers.known():
+            return torch_rule(name, options, training)
+        if row is None and not others:
             raise FedhaError(f"there is no {KEY} {name!r}{nearest(name, [*RULES, *packaged])}")
         found = look_up(KEY, plugins.place(plugins.RULES, name) if row is None else row.maker)
     if not isinstance(found, Rule):
@@ -87,6 +91,8 @@ def refusal(rule: Rule, training: "TrainingConfig", privacy: "PrivacyConfig") ->
             f"{KEY} is {rule.name!r}, whose clients answer more than their update, and privacy.protect is "
             f"{privacy.protect!r}, which covers the update alone; set it to nothing, or take another optimizer"
         )
+    if problem := _unread(rule, training):
+        return problem
     if rule.weigh is None:
         return None
     if privacy.secure_aggregation:
@@ -100,3 +106,31 @@ def refusal(rule: Rule, training: "TrainingConfig", privacy: "PrivacyConfig") ->
             "privacy.protect to examples or nothing, or take another rule"
         )
     return None
+
+
+def _unread(rule: Rule, training: "TrainingConfig") -> str | None:
+    """What of the rate a rule would pass over."""
+    if training.mode == "synchronous":
+        if training.rates and rule.aggregate is not None and is_own(_place(training)):
+            return f"training.rates are not read by {KEY} {rule.name!r}, which takes the step itself; leave them out"
+        return None
+    if rule.answer is None:
+        return None
+    for key, given in (("rates", training.rates), ("clip_norm", training.clip_norm)):
+        if given:
+            return (
+                f"{KEY} is {rule.name!r}, whose clients answer what their steps at one rate added up to, and "
+                f"training.{key} is {given}; leave it out, or take another optimizer"
+            )
+    if not isinstance(training.schedule, str) and training.schedule.by == "step":
+        return (
+            f"{KEY} is {rule.name!r}, whose clients answer what their steps at one rate added up to, and "
+            "training.schedule.by is 'step'; set it to round, or take another optimizer"
+        )
+    return None
+
+
+def _place(training: "TrainingConfig") -> str:
+    """Where the rule that a config names is to be found: ``package.module:function`` of somebody's own."""
+    name, _ = named_rule(training.optimizer or USUAL[training.mode])
+    return name if name in RULES else ":" if name == "objects" else plugins.place(plugins.RULES, name)

@@ -1,20 +1,25 @@
 """The server's optimisers: the clients' mean update is their gradient."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fedha.rules.rule import Answers, Named, Rule, mean_step
+from fedha.optimizers import rate_of
+from fedha.rules.rule import Answers, Named, Rule
 
 if TYPE_CHECKING:
     from fedha.config import TrainingConfig
 
+_ALIKE: Mapping[str, float] = MappingProxyType({})  # all parameters at one rate
+_SLOTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam's state
+
 
 def sgd(training: "TrainingConfig") -> Rule:
     """Gradient descent, with momentum where the config asks for it."""
-    return _descent("sgd", "synchronous", 0.1, training.momentum or 0.0)
+    return _descent("sgd", "synchronous", 0.1, training.momentum or 0.0, training.rates)
 
 
 def fedavg(training: "TrainingConfig") -> Rule:
@@ -27,9 +32,9 @@ def fedavgm(training: "TrainingConfig") -> Rule:
     return _descent("fedavgm", "local", 1.0, 0.9 if training.momentum is None else training.momentum)
 
 
-def adam() -> Rule:
+def adam(training: "TrainingConfig") -> Rule:
     """Adam as torch has it."""
-    return _adaptive("adam", "synchronous", 1e-3, (0.9, 0.999), 1e-8)
+    return _adaptive("adam", "synchronous", 1e-3, (0.9, 0.999), 1e-8, training.rates)
 
 
 def fedadam() -> Rule:
@@ -37,38 +42,66 @@ def fedadam() -> Rule:
     return _adaptive("fedadam", "local", 1e-2, (0.9, 0.99), 1e-3)
 
 
-def _adaptive(name: str, mode: str, rate: float, betas: tuple[float, float], epsilon: float) -> Rule:
+def _adaptive(
+    name: str,
+    mode: str,
+    rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    rates: Mapping[str, float] = _ALIKE,
+) -> Rule:
     """Adam's step, to the bits of `torch.optim.Adam`, written as a function: what is new is not copied first."""
 
     def init(parameters: Named) -> Named:
-        return {
-            f"{slot}/{key}": value.new_zeros((), dtype=torch.float32) if slot == "step" else torch.zeros_like(value)
-            for key, value in parameters.items()
-            for slot in ("step", "exp_avg", "exp_avg_sq")
-        }
+        state = dict[str, Tensor]()
+        for key, value in parameters.items():
+            state[f"step/{key}"] = torch.zeros((), dtype=torch.float32)  # read each time: never on a card
+            state |= {f"exp_avg/{key}": torch.zeros_like(value), f"exp_avg_sq/{key}": torch.zeros_like(value)}
+        return state
 
     @torch.no_grad()
     def aggregate(state: Named, answers: Answers) -> tuple[Named, Named]:
         first, second = betas
         known = init(answers.parameters) if answers.restart else state
         moved, kept = dict[str, Tensor](), dict[str, Tensor]()
-        for key, value in answers.parameters.items():
-            gradient, step = answers.update[key], known[f"step/{key}"] + 1
-            mean = known[f"exp_avg/{key}"].lerp(gradient, 1 - first)
-            square = (known[f"exp_avg_sq/{key}"] * second).addcmul_(gradient, gradient, value=1 - second)
-            taken = float(step)
-            scale = square.sqrt().div_((1 - second**taken) ** 0.5).add_(epsilon)
-            moved[key] = value.addcdiv(mean, scale, value=-answers.rate / (1 - first**taken))
-            kept |= {f"step/{key}": step, f"exp_avg/{key}": mean, f"exp_avg_sq/{key}": square}
+        for keys in _groups(answers.parameters):
+            values, gradients = ([of[key] for key in keys] for of in (answers.parameters, answers.update))
+            before = {slot: [known[f"{slot}/{key}"] for key in keys] for slot in _SLOTS}
+            steps = [step + 1 for step in before["step"]]
+            taken = [float(step) for step in steps]
+            means = torch._foreach_lerp(before["exp_avg"], gradients, 1 - first)
+            squares = torch._foreach_mul(before["exp_avg_sq"], second)
+            torch._foreach_addcmul_(squares, gradients, gradients, value=1 - second)
+            scales = torch._foreach_sqrt(squares)
+            torch._foreach_div_(scales, [(1 - second**count) ** 0.5 for count in taken])
+            torch._foreach_add_(scales, epsilon)
+            own = [answers.rate * rate_of(key, rates) for key in keys]
+            factors = [-one / (1 - first**count) for one, count in zip(own, taken, strict=True)]
+            moved |= dict(zip(keys, torch._foreach_addcdiv(values, means, scales, factors), strict=True))
+            for slot, new in zip(_SLOTS, (steps, means, squares), strict=True):
+                kept |= {f"{slot}/{key}": value for key, value in zip(keys, new, strict=True)}
         return moved, kept
 
     return Rule(name, (mode,), rate, init=init, aggregate=aggregate)
 
 
-def _descent(name: str, mode: str, rate: float, momentum: float) -> Rule:
+def _groups(parameters: Named) -> list[list[str]]:
+    """The parameters that are stepped at once: on a card all, whose launches cost most; else one, for memory's sake."""
+    on_card = all(value.is_cuda for value in parameters.values())
+    return [list(parameters)] if on_card and parameters else [[key] for key in parameters]
+
+
+def _descent(name: str, mode: str, rate: float, momentum: float, rates: Mapping[str, float] = _ALIKE) -> Rule:
     """Gradient descent to the bits of `torch.optim.SGD`, written as a function as `_adaptive` is."""
+
+    def moved(answers: Answers, update: Named) -> Named:
+        return {
+            key: value.add(update[key], alpha=-answers.rate * rate_of(key, rates))
+            for key, value in answers.parameters.items()
+        }
+
     if not momentum:
-        return Rule(name, (mode,), rate)
+        return Rule(name, (mode,), rate, aggregate=lambda state, answers: (moved(answers, answers.update), state))
 
     def init(parameters: Named) -> Named:
         return {f"momentum_buffer/{key}": torch.zeros_like(value) for key, value in parameters.items()}
@@ -77,7 +110,6 @@ def _descent(name: str, mode: str, rate: float, momentum: float) -> Rule:
     def aggregate(state: Named, answers: Answers) -> tuple[Named, Named]:
         known = init(answers.parameters) if answers.restart else state
         update = {key: (known[f"momentum_buffer/{key}"] * momentum).add_(one) for key, one in answers.update.items()}
-        moved, _ = mean_step({}, replace(answers, update=update))
-        return moved, {f"momentum_buffer/{key}": value for key, value in update.items()}
+        return moved(answers, update), {f"momentum_buffer/{key}": value for key, value in update.items()}
 
     return Rule(name, (mode,), rate, init=init, aggregate=aggregate)

@@ -40,6 +40,7 @@ def save_checkpoint(
     pending: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     data: str | None = None,
+    start: Mapping[str, str] | None = None,
 ) -> None:
     """Write the state after a round: the whole model, references, and what the rules and the clients remember.
 
@@ -51,6 +52,7 @@ def save_checkpoint(
         pending: The round's record, if it waits for numbers that come with the next round.
         config: What the run was made with, so that it does not go on with anything else.
         data: A digest of what it was trained on, for the same reason.
+        start: The other run whose model it began with, and a digest of that.
     """
     tensors = {f"parameters/{name}": value for name, value in server.parameters.items()}
     tensors |= {f"running/{name}": value for name, value in server.running.items()}
@@ -60,7 +62,7 @@ def save_checkpoint(
     for index, state in enumerate(clients):
         tensors |= {f"clients/{index}/{name}": value for name, value in state.items()}
     numbers = {"round": round, "clients": len(clients), "pending": finite(pending)}
-    numbers |= {"spending": server.spending.state(), "config": config, "data": data}
+    numbers |= {"spending": server.spending.state(), "config": config, "data": data, "start": start}
     content = save(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"state": json.dumps(numbers)},
@@ -77,11 +79,13 @@ class Saved:
         round: The one that it was made after.
         config: What the run was made with; None in those of version 0.1.0.
         data: A digest of what it was trained on; None there too, and in a deployment.
+        start: The other run whose model it began with, and a digest of that; None: it began with its own.
     """
 
     round: int
     config: dict[str, Any] | None
     data: str | None = None
+    start: dict[str, str] | None = None
 
 
 def read_saved(folder: Path) -> Saved | None:
@@ -96,10 +100,12 @@ def read_saved(folder: Path) -> Saved | None:
     try:
         with safe_open(path, framework="pt") as file:
             numbers = parse_json(file.metadata()["state"])
-        config, data = numbers.get("config"), numbers.get("data")
+        config, data, start = (numbers.get(key) for key in ("config", "data", "start"))
         if not isinstance(config, dict | None) or not isinstance(data, str | None):
             raise TypeError("what it says of its config or data is something else")
-        return Saved(_whole(numbers["round"]), config, data)
+        if start is not None and not {"run", "digest"} <= dict(start).keys():
+            raise TypeError("what it says of its start is something else")
+        return Saved(_whole(numbers["round"]), config, data, start)
     except _DAMAGED as error:
         raise _damaged(path, error) from error
 

@@ -11,6 +11,7 @@ RESULTS = "results.json"
 FOLD = "fold.json"  # in its place where a source was left out: its target is no target
 REPORT = "report.html"
 AUDIT = "audit.json"  # made by `fedha audit`
+DIAGNOSIS = "diagnosis.json"  # made by `fedha diagnose`
 SPENDING = "privacy.json"  # what was released, where noise is never the same again: a checkpoint would forget rounds
 ERROR = "error.txt"  # the traceback, after an error that nobody expected
 STATE = "checkpoint/state.safetensors"

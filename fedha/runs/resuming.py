@@ -9,10 +9,11 @@ from typing import Any
 from fedha import config as configs
 from fedha.config import Config, DataConfig, ModelConfig, may_change
 from fedha.errors import FedhaError
-from fedha.named import meant
 from fedha.runs import own_files, runfolder
 from fedha.runs.checkpoint import Saved, read_saved
 from fedha.runs.files import CONFIG, FOLD, RESULTS
+from fedha.schedule import schedule_of
+from fedha.signature import meant
 
 _ENDS = ("training.rounds", "privacy.max_epsilon")  # where a run ends; with another end a finished one goes on
 
@@ -130,9 +131,10 @@ def _check_rounds(folder: Path, config: Config, saved: Saved, found: Sequence[Ch
     change = next((one for one in found if one.key == "training.rounds"), None)
     if change is None:
         return
-    if config.training.schedule != "constant":
+    if schedule_of(config.training).ends:
         raise FedhaError(
-            f"{folder} cannot go on as another run: {change}, but training.schedule is {config.training.schedule!r}, "
+            f"{folder} cannot go on as another run: {change}, but training.schedule is "
+            f"{schedule_of(config.training).name!r}, "
             "with which every learning rate so far depended on it; put it back, or start a new run"
         )
     if config.training.rounds < saved.round:

@@ -31,17 +31,12 @@ def select(
         Gulrajani and Lopez-Paz, "In Search of Lost Domain Generalization", ICLR 2021; there the oracle may not stop
         early, here it may: it is the best evaluated round.
     """
-    evaluated = {int(record["round"]): record for record in records if record.get("target")}
+    evaluated = _evaluated(records)
     if not evaluated:
         return {}
     targets = {number: _first_accuracy(record["target"]) for number, record in evaluated.items()}
-    scores: dict[str, dict[int, float]] = {
-        "final": {number: number for number in evaluated},
-        "training_domain_validation": _validation(evaluated),
-        "leave_one_domain_out": _left_out(evaluated, folds or {}),
-        "oracle": targets,
-    }
-    chosen = {rule: max(by_round, key=by_round.__getitem__) for rule, by_round in scores.items() if by_round}
+    by_rule = scores(records, folds)
+    chosen = {rule: max(by_round, key=by_round.__getitem__) for rule, by_round in by_rule.items()}
     return {
         rule: {
             "round": number,
@@ -50,6 +45,24 @@ def select(
         }
         for rule, number in chosen.items()
     }
+
+
+def scores(
+    records: Sequence[Mapping[str, Any]], folds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+) -> dict[str, dict[int, float]]:
+    """What each rule looks at, by round; a rule whose numbers are missing is left out. Arguments as in `select`."""
+    evaluated = _evaluated(records)
+    found: dict[str, dict[int, float]] = {
+        "final": {number: number for number in evaluated},
+        "training_domain_validation": _validation(evaluated),
+        "leave_one_domain_out": _left_out(evaluated, folds or {}),
+        "oracle": {number: _first_accuracy(record["target"]) for number, record in evaluated.items()},
+    }
+    return {rule: by_round for rule, by_round in found.items() if by_round}
+
+
+def _evaluated(records: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    return {int(record["round"]): record for record in records if record.get("target")}
 
 
 def _validation(evaluated: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from fedha.audit.drowning import drowned
-from fedha.audit.examine import update_scale
+from fedha.audit.examine import examine, update_scale
 from fedha.audit.sent import Sent
+from fedha.audit.settings import Settings
 from fedha.config import parse
 from fedha.data.domain import Domain, Examples
+from fedha.errors import FedhaError
 
 
 def domains(*sizes: int) -> list[Domain]:
@@ -31,6 +33,8 @@ def domains(*sizes: int) -> list[Domain]:
         ({"local": {"steps": 5, "momentum": 0.9}}, (10, 10), None),
         ({"local": {"steps": 5, "optimizer": "adam"}}, (10, 10), None),
         ({"local": {"steps": 5}, "schedule": "cosine"}, (10, 10), None),
+        ({"local": {"steps": 5}, "rates": {"featurizer": 0.1}}, (10, 10), None),
+        ({"local": {"steps": 5}, "clip_norm": 1.0}, (10, 10), None),
     ],
 )
 def test_an_update_is_a_gradient_where_every_client_takes_as_many_plain_steps(
@@ -39,6 +43,12 @@ def test_an_update_is_a_gradient_where_every_client_takes_as_many_plain_steps(
     config = parse({"training": {"mode": "local", **training}})
     found = update_scale(config, domains(*sizes))
     assert found == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_run_of_soft_targets_is_not_attacked_as_if_they_were_labels() -> None:
+    config = parse({"training": {"label_smoothing": 0.1, "rounds": 1}})
+    with pytest.raises(FedhaError, match="the attacks know the plain cross-entropy alone"):
+        examine(config, Settings(), lambda *said: None, trained=None)
 
 
 def release(client: int | None) -> Sent:

@@ -14,6 +14,7 @@ from fedha.config import ModelConfig, TrainingConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
 from fedha.models import SplitModel
+from fedha.models.state import state_of
 from fedha.recipes import RECIPES
 from fedha.reference import weighted_mean
 from tests.batching.twins import SEED, assert_same, local, make_clients, make_cohort, mean_tensors, twin_rounds
@@ -24,6 +25,10 @@ MODES = {
     "decayed": SGD.model_copy(update={"weight_decay": 0.02}),
     "epochs": local(epochs=2, batch_size=5, momentum=0.9, learning_rate=0.05, weight_decay=0.01),
     "steps": local(steps=2),
+}
+SOFT = {
+    "synchronous": SGD.model_copy(update={"label_smoothing": 0.1, "class_weights": "balanced"}),
+    "steps": local(steps=2, label_smoothing=0.1, class_weights="balanced"),
 }
 MLP = ModelConfig(hidden=[6], precision="float64")
 
@@ -36,6 +41,14 @@ def test_every_recipe_answers_as_one_by_one(name: str, head: str, mode: str) -> 
     assert_same(twin_rounds(make_problem(head).clients(), recipe, MODES[mode], 2))
 
 
+@pytest.mark.parametrize("mode", SOFT)
+@pytest.mark.parametrize("head", ["three classes", "one logit", "network"])
+@pytest.mark.parametrize("name", ["hgp", "hutchinson", "fishr", "irm", "groupdro"])
+def test_soft_targets_answer_as_one_by_one(name: str, head: str, mode: str) -> None:
+    recipe = replace(ROWS[name], weight=1.7, probes=PROBES)
+    assert_same(twin_rounds(make_problem(head).clients(), recipe, SOFT[mode], 2))
+
+
 OPTIMISERS = {
     "sgd": local(epochs=2, batch_size=4),
     "momentum": local(epochs=2, batch_size=4, momentum=0.9),
@@ -43,6 +56,17 @@ OPTIMISERS = {
     "decayed momentum": local(steps=7, batch_size=4, momentum=0.5, weight_decay=0.05),
     "adam": local(epochs=2, batch_size=4, optimizer="adam", learning_rate=0.01),
     "decayed adam": local(steps=5, batch_size=4, optimizer="adam", learning_rate=0.01, weight_decay=0.05),
+    "adamw at two rates": local(
+        epochs=2,
+        batch_size=4,
+        optimizer={"name": "adamw", "weight_decay": 0.1},
+        learning_rate=0.01,
+        rates={"featurizer": 0.3},
+    ),
+    "sgd at two rates": local(epochs=2, batch_size=4, momentum=0.5, rates={"featurizer": 0.3, "head.bias": 2.0}),
+    "rmsprop of soft targets": local(
+        epochs=2, optimizer="rmsprop", label_smoothing=0.2, class_weights=[0.5, 1.0, 2.0], batch_size=5
+    ),
     "whole domains": local(epochs=3, momentum=0.9),
     "larger than a domain": local(epochs=2, batch_size=100),
 }
@@ -120,6 +144,30 @@ def test_networks_of_a_strangers_own_answer_as_one_by_one(featurizer: nn.Module,
     model = SplitModel(featurizer, nn.Linear(5, 3)).double()
     clients = make_clients(model, (4,), (9, 11, 9), 3, torch.float64)
     assert_same(twin_rounds(clients, RECIPES["exact_diagonal"], settings, 2))
+
+
+FROZEN = {
+    "all": lambda model: model.featurizer,
+    "the first layer": lambda model: model.featurizer[0],
+    "the second layer": lambda model: model.featurizer[2],
+    "a stranger's": lambda model: model.featurizer[3],
+    "the head's bias": lambda model: SplitModel(nn.Identity(), model.head).featurizer,
+}
+
+
+@pytest.mark.parametrize("recipe", ["erm", "hgp", "fishr"])
+@pytest.mark.parametrize("part", FROZEN)
+@pytest.mark.parametrize("settings", [SGD, OPTIMISERS["decayed momentum"]], ids=["synchronous", "local"])
+def test_networks_with_frozen_parts_answer_as_one_by_one(settings: TrainingConfig, part: str, recipe: str) -> None:
+    body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.LayerNorm(5))
+    model = SplitModel(body, nn.Linear(5, 3)).double()
+    FROZEN[part](model).requires_grad_(False)
+    if part == "the head's bias":
+        model.head.bias.requires_grad_(False)
+    clients = make_clients(model, (4,), (9, 11, 9), 3, torch.float64)
+    exchanges = twin_rounds(clients, RECIPES[recipe], settings, 2)
+    assert exchanges[-1].together[0].tensors.keys() == state_of(model).trained.keys()
+    assert_same(exchanges)
 
 
 def test_a_head_without_a_bias_answers_as_one_by_one() -> None:

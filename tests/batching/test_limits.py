@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fedha import answers
 from fedha.client import Client
-from fedha.config import ModelConfig, TrainingConfig
+from fedha.config import LocalConfig, ModelConfig, TrainingConfig
+from fedha.config.schedule import ScheduleConfig
 from fedha.exchange import Request, Task
 from fedha.models import SplitModel
 from fedha.privacy.limits import Limits
@@ -77,13 +78,9 @@ def no_examples(clients: list[Client]) -> list[Client]:
         (limited, "each client looks at what it is asked"),
         (lambda clients: of(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))), "BatchNorm1d keeps statistics"),
         (lambda clients: of(nn.Sequential(nn.Linear(4, 5), nn.Dropout())), "the network draws at random"),
-        (
-            lambda clients: of(nn.Linear(4, 5).requires_grad_(False)),
-            "'featurizer.weight' is frozen, which is not stacked",
-        ),
         (lambda clients: of(Undecided()), "torch.func.vmap cannot take the model: "),
     ],
-    ids=["alone", "models", "precision", "device", "empty", "limits", "batch norm", "dropout", "frozen", "branching"],
+    ids=["alone", "models", "precision", "device", "empty", "limits", "batch norm", "dropout", "branching"],
 )
 def test_a_refusal_says_why(change: Callable[[list[Client]], list[Client]], reason: str) -> None:
     clients = make_cohort(ModelConfig(hidden=[8]), (4,))
@@ -101,6 +98,18 @@ def test_equal_models_need_not_be_one_object() -> None:
     assert ask([clients[0], twin]) is None
 
 
+def test_models_that_differ_in_what_is_frozen_are_not_put_together() -> None:
+    clients, twin = of(nn.Linear(4, 5).requires_grad_(False)), of(nn.Linear(4, 5))[0].model
+    clients = [clients[0], replace(clients[1], model=twin)]
+    first = clients[0].model
+    twin.load_state_dict(first.state_dict())
+    assert "have different models" in str(ask(clients))  # the one trains what the other has frozen
+    twin.featurizer.requires_grad_(False)
+    assert ask(clients) is None
+    twin.featurizer.weight.data[0, 0] += 1
+    assert "have different models" in str(ask(clients))
+
+
 def test_large_work_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedha.batching.limits.budget", lambda device: 2**24)
     clients = make_cohort(ModelConfig(hidden=[1000]), (784,), sizes=(60, 60), classes=10)
@@ -111,6 +120,24 @@ def test_large_work_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) ->
     )
     wide = make_cohort(ModelConfig(hidden=[300, 4000]), (784,), sizes=(60, 60), classes=10)
     assert "MiB of the 16 MiB for all" in str(ask(wide, local(epochs=1, batch_size=4)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"clip_norm": 1.0}, "each client's gradient is clipped by its own norm"),
+        ({"schedule": ScheduleConfig(warmup=2, by="step")}, "the rate changes within a round"),
+        ({"weight_decay": 0.1, "decay": "weights"}, "L2 is on weights alone"),
+        ({"local": LocalConfig(optimizer="adafactor")}, "optimizer 'adafactor' looks at a parameter as a whole"),
+        ({"local": LocalConfig(optimizer="adamw")}, None),
+    ],
+)
+def test_steps_that_look_at_a_client_as_a_whole_are_taken_one_by_one(
+    changes: dict[str, object], reason: str | None
+) -> None:
+    training = local(epochs=1, batch_size=4).model_copy(update=changes)
+    said = ask(make_cohort(ModelConfig(hidden=[8]), (4,)), training)
+    assert said is None if reason is None else reason in str(said)
 
 
 def test_a_missing_parameter_is_refused() -> None:

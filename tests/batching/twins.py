@@ -14,6 +14,7 @@ from fedha.config import LocalConfig, ModelConfig, TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.exchange import Reply, Request, Task
 from fedha.models import SplitModel, build
+from fedha.models.state import state_of
 from fedha.recipes import Recipe
 
 SEED = 7
@@ -45,12 +46,14 @@ def make_cohort(
 def local(**options: object) -> TrainingConfig:
     """Local mode, the rate falling over the rounds."""
     weight_decay = options.pop("weight_decay", 0.0)
+    more = {name: options.pop(name) for name in ("rates", "label_smoothing", "class_weights") if name in options}
     return TrainingConfig.model_validate(
         {
             "mode": "local",
             "rounds": 10,
             "schedule": "cosine",
             "weight_decay": weight_decay,
+            **more,
             "local": LocalConfig.model_validate(options),
         }
     )
@@ -71,7 +74,7 @@ def twin_rounds(clients: Sequence[Client], recipe: Recipe, settings: TrainingCon
     """
     alone = [Client(client.client_id, client.domain, client.model, deepcopy(client.state)) for client in clients]
     task = Task(recipe, settings, SEED)
-    parameters = {name: value.detach().clone() for name, value in clients[0].model.named_parameters()}
+    parameters = {name: value.detach().clone() for name, value in state_of(clients[0].model).trained.items()}
     share = 1 / (len(clients) + 1)
     exchanges = []
     for number in range(1, rounds + 1):

@@ -74,6 +74,17 @@ def test_the_same_examples_are_held_out_of_a_mapped_file(tmp_path: Path, covered
     assert labels[0] == labels[1]
 
 
+@pytest.mark.parametrize("kind", ["uint8", "float32", "float64", ">f4", "int16", "bool"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_of_any_size_are_the_files_however_they_are_read(tmp_path: Path, kind: str, order: str) -> None:
+    whole = numpy.asarray(numpy.random.default_rng(0).integers(0, 2, (9, 30, 41)).astype(kind), order=order)
+    numpy.save(tmp_path / "a.npy", whole)
+    mapped = open_array(tmp_path / "a.npy")
+    for rows in ([8, 0, 3, 3], [2, 3, 4], [], [5]):
+        found = mapped.take(torch.tensor(rows, dtype=torch.int64))
+        assert numpy.array_equal(found.numpy(), whole[rows].astype(found.numpy().dtype))
+
+
 def test_rows_columns_and_unlabelled_examples_of_a_mapped_file(tmp_path: Path) -> None:
     config = saved(tmp_path, "beside", "u1", (6, 6, 3)).model_copy(update={"unlabelled": 9})
     numpy.savez(tmp_path / "a.npz", labels=[0, 1, 9, 0] * 10, groups=numpy.arange(40) // 4)

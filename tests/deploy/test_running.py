@@ -60,6 +60,27 @@ def test_secure_sums_between_sites_with_keys_of_their_own_have_the_bits_of_the_s
     assert run.events() == []
 
 
+def test_a_run_begins_with_the_model_of_one_of_the_servers_runs(federation: Running, simulated: Simulated) -> None:
+    code, said = Deployed(federation, "probe", *ERM, "training.rounds=1").end()
+    assert code == 0, said
+    tuned = (
+        "recipe=exact_diagonal",
+        "training.rounds=2",
+        "training.optimizer=adamw",
+        "training.rates={featurizer: 0.1}",
+    )
+    run = Deployed(federation, "tuned", *tuned, "model.start=probe", "model.start_head=false")
+    code, said = run.end()
+    assert code == 0, said
+    probe = simulated.run(*ERM, "training.rounds=1")
+    assert_same_run(run.folder, simulated.run(*tuned, f"model.start={probe}", "model.start_head=false"))
+    started = json.loads((run.folder / runfolder.RESULTS).read_text())["start"]
+    assert started["run"] == "probe"
+    code, said = Deployed(federation, "outside", *ERM, "model.start=../probe").end()
+    assert code == 2
+    assert "'../probe' does not name a place in the server's folder of runs" in said
+
+
 def test_what_the_user_can_mend_is_one_sentence_and_code_2(federation: Running) -> None:
     run = Deployed(federation, "wrong", "recipe=erm", "evaluation.leave_one_domain_out=true")
     code, said = run.end()

@@ -2,15 +2,20 @@
 
 import math
 import time
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal
 
+from fedha.config import parse
 from fedha.errors import FedhaError
+from fedha.exchange import Task
 from fedha.privacy.ledger import Ledger, Release
+from fedha.privacy.shape import cohort_round, evaluation_release, round_shape
 
 dp_accounting = pytest.importorskip("dp_accounting", reason='install "fedha[privacy]"')
 
@@ -194,3 +199,81 @@ def test_a_ledger_that_grows_round_by_round_costs_no_time() -> None:
         growing = growing.add([(Release(1.234, "poisson", 32), 10), (Release(5.0, "whole", 100), 1)])
         spent(growing, 1e-3)
     assert time.process_time() - begun < 5
+
+
+# --- against an independent account, for every kind of run ---
+
+
+def config_of(**sections: Any) -> Any:
+    content = {"recipe": "exact_diagonal", "privacy": {"protect": "examples", "noise_multiplier": 2.5}, **sections}
+    content["privacy"] = {"protect": "examples", "noise_multiplier": 2.5, **sections.get("privacy", {})}
+    return parse(content)
+
+
+def local_steps(sampling: str, batch: int | None, steps: int) -> dict[str, Any]:
+    local = {"steps": steps, **({"batch_size": batch} if batch else {})}
+    return {"training": {"mode": "local", "local": local}, "privacy": {"sampling": sampling}}
+
+
+RUNS: dict[str, Any] = {
+    "synchronous, with an exchange": {},
+    "synchronous, without": {"recipe": "erm"},
+    "two exchanges": {"recipe": {"name": "hgp_pooled", "align": {"gradient": 1, "pooled_gradient_hessian_product": 1}}},
+    "an exchange with less noise": {"privacy": {"statistics_noise": 0.5}},
+    "local steps of the whole": local_steps("whole", None, 5),
+    "poisson steps": local_steps("poisson", 20, 5),
+    "poisson steps of one": local_steps("poisson", 1, 5),
+    "poisson steps of nearly all": local_steps("poisson", 199, 5),
+    "shuffled passes": local_steps("shuffled", 40, 12),
+    "with no statistics, poisson": {**local_steps("poisson", 20, 5), "recipe": "erm"},
+}
+
+
+def tight(made: Ledger, delta: float) -> float:
+    """Epsilon by the privacy loss distribution, which is exact but for a grid that is rounded up."""
+    accounting = pld.PLDAccountant(value_discretization_interval=1e-3)
+    for release, count in made.entries:
+        event = gaussian(release.noise_multiplier)
+        if release.sampling == "poisson":
+            event = dp_accounting.PoissonSampledDpEvent(release.sample / made.population, event)
+        accounting.compose(event, count)
+    return float(accounting.get_epsilon(delta))
+
+
+@pytest.mark.parametrize("rounds", [1, 20])
+@pytest.mark.parametrize("name", RUNS)
+def test_the_account_of_a_run_is_never_below_an_independent_one_and_near_it(name: str, rounds: int) -> None:
+    config, examples = config_of(**RUNS[name]), 200
+    task = Task(config.recipe[0].resolve(), config.training, 0, config.privacy)
+    shape = round_shape(task.recipe, task.training, task.privacy, examples)
+    run = ledger(examples, *((release, count * rounds) for release, count in shape))
+    exact, claim = tight(run, 1e-4), spent(run, 1e-4).epsilon
+    assert exact <= claim <= 1.25 * exact + 0.15
+
+
+@pytest.mark.parametrize("noise", [0.5, 3.0])
+def test_the_account_of_evaluations_is_never_below_an_independent_one(noise: float) -> None:
+    privacy = config_of(privacy={"evaluation_noise": noise}).privacy
+    run = ledger(50, (evaluation_release(privacy, 50), 7))
+    assert tight(run, 1e-3) <= spent(run, 1e-3).epsilon <= 1.25 * tight(run, 1e-3) + 0.15
+
+
+@pytest.mark.parametrize(("sampling", "cohort"), [("uniform", 20), ("examples", 20), ("uniform", 5)])
+def test_the_account_of_clients_is_never_below_an_independent_one(sampling: str, cohort: int) -> None:
+    """Of cohorts without replacement what is exact is not known: that they cost no more than everybody is looked at."""
+    sections = {"training": {"averaging": "clients", "client_sampling": sampling}, "privacy": {"protect": "clients"}}
+    config = config_of(**sections)
+    release = cohort_round(config.recipe[0].resolve(), config.training, config.privacy, 20, cohort)
+    run, everybody = (
+        ledger(20, (one, 10), unit="client") for one in (release, replace(release, sampling="unamplified"))
+    )
+    claim = spent(run, 1e-3).epsilon
+    if release.sampling == "without_replacement":
+        halved = Ledger(
+            "client",
+            20,
+            ((replace(release, noise_multiplier=release.noise_multiplier / 2, sampling="whole", sample=20), 10),),
+        )
+        assert claim <= spent(halved, 1e-3).epsilon
+    else:
+        assert tight(everybody, 1e-3) <= claim <= 1.25 * tight(everybody, 1e-3) + 0.15

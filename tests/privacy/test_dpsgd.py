@@ -21,6 +21,7 @@ from fedha.privacy.loss import Loss
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.noise import cryptographic, grid, seeded
 from fedha.privacy.surrogate import risk_loss
+from fedha.steps import LocalSteps
 from tests.privacy.chance import variance_bounds
 
 SHAPE = (2, 6, 6)
@@ -174,7 +175,8 @@ def test_descending_without_clip_and_noise_is_torchs_training() -> None:
         if private:
             batches = [Examples(inputs[some], labels[some]) for some in rows]
             mechanism = Mechanism(math.inf, 0.0, 3)
-            descend(risk_loss(model), live, optimizer, batches, mechanism, seeded(0), weight_decay=0.01)
+            steps = LocalSteps(live, optimizer, [0.1] * len(batches))
+            descend(risk_loss(model), steps, batches, mechanism, seeded(0), weight_decay=0.01)
         else:
             for some in rows:
                 optimizer.zero_grad()
@@ -196,7 +198,8 @@ def test_each_step_has_noise_of_its_own() -> None:
             places.append(flat(live).detach().clone())
 
     empty = [Examples(inputs[:0], labels[:0])] * 2
-    descend(risk_loss(model), live, Seen(list(live.values()), lr=1.0), empty, Mechanism(1.0, 1.0, 4), seeded(0))
+    steps = LocalSteps(live, Seen(list(live.values()), lr=1.0), [1.0, 1.0])
+    descend(risk_loss(model), steps, empty, Mechanism(1.0, 1.0, 4), seeded(0))
     first, second = places[1] - places[0], places[2] - places[1]
     assert float((first - second).abs().min()) > 0
 

@@ -12,7 +12,7 @@ from fedha.rules.rule import Answers, Rule
 MOMENTUM = TrainingConfig(momentum=0.7)
 Make = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
 TWINS: dict[str, tuple[Rule, Make]] = {
-    "adam": (adam(), lambda values: torch.optim.Adam(values, lr=1.0)),
+    "adam": (adam(TrainingConfig()), lambda values: torch.optim.Adam(values, lr=1.0)),
     "fedadam": (fedadam(), lambda values: torch.optim.Adam(values, lr=1.0, betas=(0.9, 0.99), eps=1e-3)),
     "sgd": (sgd(TrainingConfig()), lambda values: torch.optim.SGD(values, lr=1.0)),
     "sgd with momentum": (sgd(MOMENTUM), lambda values: torch.optim.SGD(values, lr=1.0, momentum=0.7)),

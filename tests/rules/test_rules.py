@@ -193,7 +193,7 @@ def test_a_rule_has_a_name(name: str) -> None:
         ({"optimizer": "scafold", "mode": "local"}, "there is no optimizer 'scafold'; did you mean 'scaffold'"),
         ({"optimizer": 3}, "3 names no rule; give a name, or {name: …, argument: …}"),
         ({"optimizer": {"strength": 1}}, "names no rule; give a name"),
-        ({"optimizer": {"name": "adam", "beta": 1}}, "optimizer 'adam' takes no beta; leave it out"),
+        ({"optimizer": {"name": "adam", "beta": 1}}, "optimizer 'adam' has no option 'beta'; did you mean 'betas'"),
     ],
 )
 def test_a_config_names_a_rule_or_says_what_there_is(training: dict[str, Any], said: str) -> None:

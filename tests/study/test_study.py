@@ -239,6 +239,19 @@ def test_a_study_trains_audits_and_goes_on_where_it_was_stopped(fedha: Command, 
     assert "another study" in err or "study of another config" in err
 
 
+def test_a_study_takes_data_and_networks_of_ones_own(fedha: Command, tmp_path: Path) -> None:
+    own = ("data.name=tests.data_of_others:wards", "data.target=ward2", "model.name=tests.models_of_others:fitted")
+    changes = ("recipe=exact_diagonal", "training.rounds=1", "training.learning_rate=0.1", "engine.name=inline")
+    options = ("--noise", "none,1", "--attacks", "labels", "--out", "study", "-q")
+    (tmp_path / "own.yaml").write_text("name: own\n")
+    code, out, err = fedha("study", "privacy", "own.yaml", *own, *changes, *options)
+    assert (code, err) == (0, "")
+    runs = json.loads((tmp_path / "study" / "study.json").read_text())["runs"]
+    assert [one["epsilon"] is None for one in runs] == [True, False]
+    assert all(one["attacks"]["labels_uniform"]["clients"] for one in runs)
+    assert "Left out" not in out
+
+
 def test_a_study_of_which_nothing_can_run_says_why(fedha: Command) -> None:
     arguments = ("quickstart", *TINY, "data.root=nowhere", "data.name=heart", "data.target=va", "--noise", "none")
     code, _, err = fedha("study", "privacy", *arguments, "-q")

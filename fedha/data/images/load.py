@@ -50,6 +50,11 @@ def load(config: DataConfig, cut: Cut) -> DomainSet:
     )
 
 
+def domain_names(config: DataConfig) -> list[str]:
+    """The domains of the config's root or manifest; errors as in `load`."""
+    return list(_read(config)[0])
+
+
 def _changed(config: DataConfig) -> str:
     name = config.augment if isinstance(config.augment, str) else config.augment["name"]
     return "" if name == NONE else f"; augmented by {name} where they are trained on"

@@ -1,6 +1,13 @@
-"""Tensors as integers in a checked range, and their sum back as tensors."""
+"""Tensors as integers in a checked range, and their sum back as tensors.
+
+Whether a client's numbers fit is one bit of them, and a server that asks about ever other ranges, or models, would read
+a number bit by bit. So a client that has nothing to send sends `nothing`: uniform words, which no message tells from
+masked ones. With one such vector, the sum is uniform and independent of all others, the last word too: the server
+learns that of all clients one or more had nothing to send, and neither who, nor how many, nor anything of the rest.
+"""
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -49,6 +56,15 @@ def encode(layout: Layout, tensors: Mapping[str, Tensor], weight: float | Mappin
     return words
 
 
+def nothing(layout: Layout) -> Words:
+    """The words of a client whose numbers cannot be sent: drawn by the system, so that no sum with them has a meaning.
+
+    Args:
+        layout: Of all clients of the sum.
+    """
+    return np.frombuffer(bytearray(os.urandom(layout.words * layout.dtype.itemsize)), layout.dtype)
+
+
 def decode(layout: Layout, words: Words, summands: int, divisor: float = 1.0) -> dict[str, Tensor]:
     """The sum of the clients' weighted tensors, divided.
 
@@ -75,8 +91,9 @@ def decode(layout: Layout, words: Words, summands: int, divisor: float = 1.0) ->
         raise FedhaError(f"the clients' weights sum to {divisor}; a mean needs a positive number")
     if int(words[-1]) != summands:
         raise FedhaError(
-            f"the masks of {summands} clients do not cancel, so their sum means nothing; "
-            "a client has sent another vector than agreed on: start the exchange again, and find it if it recurs"
+            f"the sum of {summands} clients means nothing: one or more could not answer, had numbers beyond "
+            "privacy.bound or not finite, or sent another vector than agreed on. Which one, only its own log says: "
+            "that would tell of it; look there"
         )
     signed = words.view(_SIGNED[layout.bits])
     return {

@@ -13,10 +13,11 @@ from torch.testing import assert_close
 
 from fedha.errors import FedhaError
 from fedha.privacy.secure import encoding
-from fedha.privacy.secure.encoding import decode, encode
+from fedha.privacy.secure.encoding import decode, encode, nothing
 from fedha.privacy.secure.layout import Layout, Words, make_layout
 
 BITS = st.sampled_from([32, 64])
+WEIGHTS = st.just(0.0) | st.floats(1e-280, 1)  # less overflows as a divisor
 
 
 def total(layout: Layout, vectors: list[Words]) -> Words:
@@ -27,7 +28,7 @@ def total(layout: Layout, vectors: list[Words]) -> Words:
 
 
 @given(
-    st.lists(st.tuples(st.lists(st.floats(-50, 50), min_size=3, max_size=3), st.floats(0, 1)), min_size=1, max_size=9),
+    st.lists(st.tuples(st.lists(st.floats(-50, 50), min_size=3, max_size=3), WEIGHTS), min_size=1, max_size=9),
     BITS,
 )
 def test_the_sum_is_the_weighted_mean_within_its_bound(clients: list[tuple[list[float], float]], bits: int) -> None:
@@ -129,7 +130,7 @@ def test_other_tensors_than_agreed_on_are_refused(values: dict[str, Tensor], wei
 def test_a_sum_with_masks_or_of_another_number_is_refused() -> None:
     layout = make_layout({"w": (2,)}, 3)
     words = encode(layout, {"w": torch.ones(2)})
-    with pytest.raises(FedhaError, match=r"^the masks of 2 clients do not cancel"):
+    with pytest.raises(FedhaError, match=r"^the sum of 2 clients means nothing"):
         decode(layout, words, 2)
     for wrong in (words[:-1], words.astype("<u4")):
         with pytest.raises(FedhaError, match=r"does not fit 3 words of 64 bits"):
@@ -137,3 +138,17 @@ def test_a_sum_with_masks_or_of_another_number_is_refused() -> None:
     for divisor in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(FedhaError, match=r"weights sum to"):
             decode(layout, words, 1, divisor)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_client_with_nothing_to_send_leaves_nothing_of_the_others(bits: int) -> None:
+    """Its words are uniform, so the sum is: no byte of a few hundred thousand comes too often, the last word too."""
+    layout = make_layout({"w": (30_000,)}, 3, 50.0, bits)
+    other = encode(layout, {"w": torch.full((30_000,), 7.0)})
+    words = other + nothing(layout)
+    counts = np.bincount(words.view(np.uint8), minlength=256)
+    mean = counts.sum() / 256
+    assert bool((abs(counts - mean) < 7 * math.sqrt(mean)).all())  # by chance once in 10^9 runs
+    with pytest.raises(FedhaError, match="the sum of 2 clients means nothing"):
+        decode(layout, words, 2)
+    assert len({int(nothing(layout)[-1]) for _ in range(4)}) == 4

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedha import numerics
 from fedha.config import FederationConfig, PrivacyConfig, parse
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Reply
-from fedha.flower import client_app
+from fedha.flower import client_app, secure_sums
 from fedha.flower.failure import find_failure
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.secure_wire import settings_mark
@@ -168,7 +168,7 @@ def test_a_client_that_is_asked_something_else_is_not_summed_with_the_others(oth
     grid = grid_of(problem, asks={at("train", 2, 1): other})
     with pytest.raises(
         FedhaError,
-        match=r"1 clients sent|do not carry its signature|masks of 5 clients do not cancel|sent confirmations",
+        match=r"1 clients sent|do not carry its signature|sum of 5 clients means nothing|sent confirmations",
     ):
         train(grid, strategy_of(problem, "fish", threshold=3), problem)
 
@@ -233,32 +233,61 @@ def huge(problem: Problem) -> Problem:
     return replace(problem, domains=(problem.domains[0], spoilt, *problem.domains[2:]))
 
 
-def test_a_value_out_of_range_is_named_to_the_sites_own_people_alone(site_log: list[str]) -> None:
-    problem = huge(make_five())
-    grid = grid_of(problem)
-    _, records = train(grid, strategy_of(problem, "erm", threshold=3), problem, 1)
-    (event,) = records[0]["events"]
-    assert event["reason"].endswith(
-        "client 1 does not answer: its answer does not fit round 1's update (a value beyond privacy.bound, or not "
-        "finite); its own log says why"
-    )
-    assert not re.search(r"\d", re.sub(r"(client|round) \d", "", event["reason"].replace("'d1'", "")))
-    told = [line for line in site_log if "refuses to answer" in line]
-    assert len(told) == 1
-    assert re.search(r"tensor '.*' holds -?\d.*, weighted by 0\.2", told[0])
-
-
-def test_what_fails_while_training_is_only_named(site_log: list[str]) -> None:
-    problem = make_five()
+def broken(problem: Problem) -> Problem:
+    """Client 1's inputs are so large that it cannot train."""
     domain = problem.domains[1]
-    broken = replace(domain, train=Examples(domain.train.inputs.sign() * 1.7e308, domain.train.labels))
-    problem = replace(problem, domains=(problem.domains[0], broken, *problem.domains[2:]))
+    spoilt = replace(domain, train=Examples(domain.train.inputs.sign() * 1.7e308, domain.train.labels))
+    return replace(problem, domains=(problem.domains[0], spoilt, *problem.domains[2:]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(huge, r"tensor '.*' holds -?\d.*, weighted by 0\.2"), (broken, r"risk (nan|inf)")]
+)
+def test_that_a_client_has_nothing_to_send_is_told_of_all_clients_alike(
+    spoil: Callable[[Problem], Problem], said: str, site_log: list[str]
+) -> None:
+    """No message of its differs from an honest one, and the sum that they make is drawn by the system."""
+    problem = spoil(make_five())
     grid = grid_of(problem)
-    _, records = train(grid, strategy_of(problem, "erm", threshold=3), problem, 1)
-    (event,) = records[0]["events"]
-    assert re.search(r"it could not \w+.*; its own log says why$", event["reason"])
-    assert "risk" not in event["reason"]
-    assert any(re.search(r"risk (nan|inf)", line) for line in site_log)
+    with pytest.raises(FedhaError, match="the sum of 5 clients means nothing") as told:
+        train(grid, strategy_of(problem, "erm", threshold=3), problem, 1)
+    assert "client 1" not in str(told.value)
+    (line,) = [line for line in site_log if "has nothing to send" in line]
+    assert re.search(rf"client 1 has nothing to send in round 1's \w+.*{said}", line)
+    for kind in ("query.advertise", "query.share", "query.measure", "train", "query.confirm", "query.reveal"):
+        replies = [one.answer for one in grid.said if one.key[0] == kind and one.answer is not None]
+        assert len({tuple(sorted(shape_of(reply))) for reply in replies}) <= 1
+
+
+def test_a_range_that_the_settings_do_not_give_is_refused_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Example counts and risks are summed in a range of their own: a narrow one told whose do not fit."""
+    monkeypatch.setattr(secure_sums, "BOUND", 16.0)
+    problem = make_five()
+    with pytest.raises(FedhaError, match=r"are to be summed in another range than privacy\.bound 65536 gives"):
+        train(grid_of(problem), strategy_of(problem, "erm", skip=False), problem, 1)
+
+
+def test_that_a_client_has_few_examples_is_told_of_all_clients_alike(site_log: list[str]) -> None:
+    """The server says how many are few: one after the other, it would learn how many there are."""
+    problem = make_five()
+    with pytest.raises(FedhaError, match="the sum of 5 clients means nothing"):
+        train(grid_of(problem), strategy_of(problem, "erm", threshold=3, min_examples=13), problem, 1)
+    few = [line for line in site_log if "has nothing to send" in line]
+    assert [re.search(r"client (\d) .* would be of (\d+) examples", line).groups() for line in few] == [  # type: ignore[union-attr]
+        ("0", "12"),
+        ("4", "11"),
+    ]
+
+
+def shape_of(reply: RecordDict) -> Iterator[str]:
+    """What of a reply a server can tell from another's without the secrets: names, shapes and numbers that are told."""
+    for name, record in reply.items():
+        if isinstance(record, ArrayRecord):
+            yield from (f"{name} {key} {value.dtype} {value.shape}" for key, value in record.items())
+        elif isinstance(record, MetricRecord):
+            yield from (f"{name} {key} {value}" for key, value in record.items() if key != "index")
+        else:
+            yield from (f"{name} {key}" for key in record)
 
 
 # --- the server refuses ---

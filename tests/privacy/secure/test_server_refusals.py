@@ -251,6 +251,4 @@ def test_a_vector_that_is_none_spoils_the_sum_and_is_seen() -> None:
     for place in range(4):
         server.add_revealed(usual().message("add_revealed", place))
     words, places = server.close_revealed()
-    refuse(
-        decode, usual().session.layout, words, len(places), match=r"^the masks of 4 clients do not cancel, so their sum"
-    )
+    refuse(decode, usual().session.layout, words, len(places), match=r"^the sum of 4 clients means nothing")

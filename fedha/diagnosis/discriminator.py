@@ -1,0 +1,234 @@
+"""A discriminator that says which domain and class an example is of, trained with sums of gradients alone.
+
+A softmax over 2 C pairs (domain, class), linear in a basis that both domains share. Each domain answers a loss and a
+gradient at weights that somebody names; who fits learns the sums. Every pair of domain and class has the same mass,
+which removes label shift without dropping examples.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from fedha.randomness import generator
+
+Summed = Callable[[Tensor], tuple[Tensor, Tensor]]  # weights [2 C, k] to a loss and its gradient
+Basis = Callable[[Tensor], Tensor]  # [n, d] to [n, k], the first column ones
+
+WAVES = 128
+BINS = 64  # of each coordinate, where there are one or two
+WIDTHS = (1.0, 0.3)  # of the waves, beside the median distance
+RIDGES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
+_ITERATIONS = 40
+_LOOKED_AT = 500  # examples of each side whose distances set the scale
+
+
+def bases(first: Tensor, second: Tensor, seed: int) -> list[Basis]:
+    """What discriminators may be linear in: the space itself, and waves over it; bins where it has one axis or two.
+
+    Args:
+        first: One side, [n, d].
+        second: The other, [m, d].
+        seed: Of the waves.
+    """
+    both = torch.cat([first, second])
+    if both.shape[1] <= 2:
+        return [_bins(both)]
+    mean, spread = both.mean(0), both.std(0)
+    spread = spread.clamp_min(float(spread.max()) / 20 or 1.0)
+
+    def scaled(given: Tensor) -> Tensor:
+        return (given - mean) / spread
+
+    def straight(given: Tensor) -> Tensor:
+        return torch.cat([given.new_ones(len(given), 1), scaled(given)], 1)
+
+    drawn = generator(seed, "diagnosis", "waves")
+    turns = torch.randn(both.shape[1], WAVES, dtype=both.dtype, generator=drawn)
+    phases = torch.rand(WAVES, dtype=both.dtype, generator=drawn) * 2 * math.pi
+    looked = scaled(torch.cat([_some(first, drawn), _some(second, drawn)]))
+    middle = float(torch.pdist(looked).median()) if len(looked) > 1 else 1.0
+
+    def waves(width: float) -> Basis:
+        def made(given: Tensor) -> Tensor:
+            wave = torch.cos(scaled(given) @ turns / (width * middle or 1.0) + phases)
+            return torch.cat([straight(given), math.sqrt(2) * wave], 1)
+
+        return made
+
+    return [straight, *(waves(width) for width in WIDTHS)]
+
+
+def summed(rows: Tensor, pairs: Tensor, weights: Tensor) -> Summed:
+    """What one domain answers.
+
+    Args:
+        rows: Its examples in the basis, [n, k].
+        pairs: Of domain and class, [n].
+        weights: Of the examples, [n].
+    """
+
+    def answer(at: Tensor) -> tuple[Tensor, Tensor]:
+        logs = (rows @ at.T).log_softmax(1)
+        own = functional.one_hot(pairs, at.shape[0]).to(rows.dtype)
+        loss = -(weights * (logs * own).sum(1)).sum()
+        return loss, ((logs.exp() - own) * weights[:, None]).T @ rows
+
+    return answer
+
+
+def fit(answers: Sequence[Summed], start: Tensor, ridge: float, *, iterations: int = _ITERATIONS) -> Tensor:
+    """Weights that make the summed loss small, by L-BFGS; an exchange an evaluation.
+
+    Args:
+        answers: Of every domain, in client order.
+        start: [2 C, k].
+        ridge: Half of it times the squared weights is added, those of the column of ones left out.
+        iterations: At most.
+    """
+    # here, as torch's own minimiser imports its compiler, which takes longer than the fit
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+    def told(flat: NDArray[numpy.float64]) -> tuple[float, NDArray[numpy.float64]]:
+        at = torch.from_numpy(flat).view_as(start)
+        answered = [answer(at) for answer in answers]
+        held = at.clone()
+        held[:, 0] = 0
+        gradient = sum((one for _, one in answered), start=ridge * held)
+        loss = sum((one for one, _ in answered), start=ridge / 2 * (held**2).sum())
+        return float(loss), gradient.flatten().numpy()
+
+    options = {"maxiter": iterations, "ftol": 1e-9, "gtol": 1e-6}
+    found = minimize(told, start.flatten().numpy(), jac=True, method="L-BFGS-B", options=options)
+    return torch.from_numpy(found.x).view_as(start)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Two domains' examples in one space.
+
+    Attributes:
+        space: [n, d]: the first's, then the second's.
+        sides: 0 or 1, [n].
+        labels: Class indices, [n]; of classes that both have.
+        classes: C.
+    """
+
+    space: Tensor
+    sides: Tensor
+    labels: Tensor
+    classes: int
+
+    @property
+    def pairs(self) -> Tensor:
+        """Of domain and class, [n]."""
+        return self.sides * self.classes + self.labels
+
+    def masses(self, chosen: Tensor) -> Tensor:
+        """Weights of chosen examples, [m]: every pair has the same mass, all together 1."""
+        own = self.pairs[chosen]
+        counts = torch.bincount(own, minlength=2 * self.classes).clamp_min(1)
+        return 1.0 / (2 * self.classes * counts[own].double())
+
+
+def cross_fitted(both: Sides, seed: int, most: int) -> Tensor:
+    """Probabilities of every pair for every example, by discriminators that have not seen it, [n, 2 C].
+
+    Basis and ridge are those with the smallest loss on the halves that were not fitted on.
+
+    Args:
+        both: Two domains.
+        seed: Of halves and waves.
+        most: Examples of each pair that are fitted on; all are predicted.
+    """
+    folds = _folds(both, seed)
+    masses = both.masses(torch.arange(len(both.pairs)))
+    best, found = math.inf, torch.full((len(both.pairs), 2 * both.classes), 0.5 / both.classes, dtype=torch.float64)
+    first, second = (both.space[both.sides == side] for side in (0, 1))
+    for basis in bases(first, second, seed):
+        rows = basis(both.space)
+        fitted = [rows.new_zeros(2 * both.classes, rows.shape[1]) for _ in (0, 1)]
+        before = math.inf
+        for ridge in RIDGES:
+            known = torch.empty_like(found)
+            for fold in (0, 1):
+                train = _limited(both, folds != fold, most)
+                answers = [
+                    summed(rows[some], both.pairs[some], both.masses(train)[both.sides[train] == side])
+                    for side in (0, 1)
+                    for some in [train[both.sides[train] == side]]
+                ]
+                fitted[fold] = fit(answers, fitted[fold], ridge)
+                test = torch.nonzero(folds == fold)[:, 0]
+                known[test] = (rows[test] @ fitted[fold].T).softmax(1)
+            known = calibrated(both, known)
+            loss = -float((masses * known.gather(1, both.pairs[:, None])[:, 0].clamp_min(1e-6).log()).sum())
+            if loss < best:
+                best, found = loss, known
+            if loss > before:  # less of a ridge is worse from here on
+                break
+            before = loss
+    return found
+
+
+def calibrated(both: Sides, known: Tensor) -> Tensor:
+    """Held-out probabilities, scaled so that the side's share rises with its score as it does among the examples.
+
+    Pool adjacent violators: what a ridge has flattened becomes steep again, and where only one side is, its share is
+    one. Labels given the side stay as they are.
+
+    Args:
+        both: Two domains.
+        known: Of every pair, [n, 2 C].
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    count = both.classes
+    score = known[:, :count].sum(1)
+    masses = both.masses(torch.arange(len(both.pairs)))
+    rising = IsotonicRegression(y_min=0, y_max=1)
+    share = torch.from_numpy(
+        rising.fit_transform(score.numpy(), (both.sides == 0).double().numpy(), sample_weight=masses.numpy())
+    )
+    ours = known[:, :count] / score[:, None].clamp_min(1e-12) * share[:, None]
+    theirs = known[:, count:] / (1 - score)[:, None].clamp_min(1e-12) * (1 - share)[:, None]
+    return torch.cat([ours, theirs], 1)
+
+
+def _folds(both: Sides, seed: int) -> Tensor:
+    drawn = generator(seed, "diagnosis", "folds")
+    folds = torch.zeros(len(both.pairs), dtype=torch.long)
+    for pair in range(2 * both.classes):
+        own = torch.nonzero(both.pairs == pair)[:, 0]
+        shuffled = own[torch.randperm(len(own), generator=drawn)]
+        folds[shuffled[len(own) // 2 :]] = 1
+    return folds
+
+
+def _limited(both: Sides, chosen: Tensor, most: int) -> Tensor:
+    parts = [torch.nonzero(chosen & (both.pairs == pair))[:most, 0] for pair in range(2 * both.classes)]
+    return torch.cat(parts).sort().values
+
+
+def _some(given: Tensor, drawn: torch.Generator) -> Tensor:
+    return given[torch.randperm(len(given), generator=drawn)[:_LOOKED_AT]]
+
+
+def _bins(both: Tensor) -> Basis:
+    """Truth values of quantile bins of each coordinate, and of both coordinates together where there are few values."""
+    shares = torch.linspace(0, 1, BINS + 1, dtype=both.dtype)[1:-1]
+    edges = [torch.unique(torch.quantile(column[:: max(1, len(column) // 100_000)], shares)) for column in both.T]
+
+    def made(given: Tensor) -> Tensor:
+        placed = [
+            torch.bucketize(column.contiguous(), edge, right=True) for column, edge in zip(given.T, edges, strict=True)
+        ]
+        columns = [functional.one_hot(one, len(edge) + 1) for one, edge in zip(placed, edges, strict=True)]
+        return torch.cat([given.new_ones(len(given), 1), *(one.to(given.dtype) for one in columns)], 1)
+
+    return made

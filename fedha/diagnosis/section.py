@@ -1,0 +1,31 @@
+"""The report's part on diagnoses, as data for the page's template."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedha.diagnosis import figures
+from fedha.diagnosis.tables import tables
+from fedha.report.section import Section
+
+_EXPLANATION = (
+    "How the domains look to the learned head. Measured: the worst head that an attack found near it, so at least that "
+    "much; bound: no head of the ball is worse."
+)
+
+
+def sections(diagnoses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Section]:
+    """Diagnoses as parts of a page.
+
+    Args:
+        diagnoses: Of the runs of each row, by the row's label; of each one or more.
+    """
+    found = []
+    for place, (title, several) in enumerate(diagnoses.items()):
+        for number, one in enumerate(several):
+            whose = f": {title}" if len(diagnoses) > 1 else ""
+            seed = f", seed {one['made']['seed']}" if len(several) > 1 else ""
+            notes = " ".join(one["made"].get("notes", []))
+            panels = tuple(figures.panels(f"d{place}x{number}", one))
+            heading = f"Diagnosis{whose}{seed}"
+            found.append(Section(heading, f"{_EXPLANATION} {notes}".strip(), tuple(tables(one)), panels))
+    return found

@@ -1,0 +1,83 @@
+"""Choosing among a sweep's runs, over rounds and hyperparameters: DomainBed's rules."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedha.sweep.store import Entry
+
+RULES: Mapping[str, str] = {
+    "training_domain_validation": "training-domain validation: the run and round with the best mean accuracy on what "
+    "the sources hold out",
+    "leave_one_domain_out": "leave-one-domain-out: the run and round with the best mean accuracy on each source, "
+    "trained without it",
+    "oracle_last": "oracle, last round: the run whose last round is best on the target itself; a bound, no method",
+    "oracle": "oracle, any round: as before, over all rounds too; an upper bound of that bound",
+    "final": "last round; the run by training-domain validation there",
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The run that a rule keeps among those of one row, target and trial.
+
+    Attributes:
+        entry: Which run.
+        round: Of it.
+        score: What the rule looked at, 0 to 1.
+        targets: Accuracy by target, 0 to 1.
+        warmup: Rounds of the warm-up, where one of those would have been selected; else 0.
+        of: How many runs it was chosen among.
+    """
+
+    entry: Entry
+    round: int
+    score: float
+    targets: Mapping[str, float]
+    warmup: int
+    of: int
+
+    @property
+    def accuracy(self) -> float:
+        """On the first target."""
+        return next(iter(self.targets.values()))
+
+
+Row = tuple[str, str]  # experiment, label
+Place = tuple[Row, str, int]  # row, target, seed
+
+
+def row_of(entry: Entry) -> Row:
+    """The row of a table: the recipe, and what was varied of the data, over which nothing is selected."""
+    around = ", ".join(f"{key}={value}" for key, value in entry.values.items() if key.startswith("data."))
+    return around, entry.label
+
+
+def choose(rule: str, jobs: Iterable[Entry], found: Mapping[str, Mapping[str, Any]]) -> dict[Place, Chosen]:
+    """For each row, target and trial the run that a rule keeps; the earlier one of two that are as good.
+
+    A run that diverged is never kept. Where the rule's numbers are missing there is no entry.
+
+    Args:
+        rule: A key of `RULES`.
+        jobs: All.
+        found: Their summaries, by name.
+
+    Source:
+        Gulrajani and Lopez-Paz, "In Search of Lost Domain Generalization", ICLR 2021, section 3.2.
+    """
+    candidates: dict[Place, list[tuple[Entry, Mapping[str, Any]]]] = {}
+    for entry in jobs:
+        content = found.get(entry.name)
+        if content is None or content["diverged"]:
+            continue
+        picked = content["rules"].get(rule)
+        if picked and picked["score"] is not None and picked["targets"]:
+            target = entry.target or next(iter(picked["targets"]))
+            candidates.setdefault((row_of(entry), target, entry.seed), []).append((entry, picked))
+    return {place: _best(several) for place, several in candidates.items()}
+
+
+def _best(several: Sequence[tuple[Entry, Mapping[str, Any]]]) -> Chosen:
+    entry, picked = max(several, key=lambda one: one[1]["score"])
+    return Chosen(entry, picked["round"], picked["score"], picked["targets"], picked.get("warmup", 0), len(several))

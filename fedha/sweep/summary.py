@@ -1,0 +1,91 @@
+"""What a sweep keeps of a finished run, so that thousands are tabled without reading their rounds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedha.jsonfile import parse_json
+from fedha.runs import own_files, runfolder
+from fedha.runs.selection import scores
+
+NAME = "summary.json"
+FORM = 1
+ORACLE = "oracle_last"  # as DomainBed has it: the last round, no earlier one
+
+
+def summarise(folder: Path, warmup: int) -> dict[str, Any]:
+    """Read a finished run and say what tables and selection need.
+
+    Args:
+        folder: The run's.
+        warmup: Rounds in which its recipe has not yet its own weight.
+
+    Returns:
+        ``rules``: by rule the round it selects among those after the warm-up, its score, the targets' accuracies
+        there, and whether the warm-up would have been selected; the cost; whether it diverged.
+
+    Raises:
+        FedhaError: The run has not finished, or a file is damaged.
+    """
+    results, records = runfolder.read_results(folder), runfolder.read_metrics(folder)
+    folds = {one.name: runfolder.read_metrics(one) for one in sorted((folder / "folds").glob("*")) if one.is_dir()}
+    by_rule = scores(records, folds)
+    if "oracle" in by_rule:
+        last = max(by_rule["oracle"])
+        by_rule = {**by_rule, ORACLE: {last: by_rule["oracle"][last]}}
+    rules = {rule: _chosen(by_round, records, warmup) for rule, by_round in by_rule.items()}
+    if "final" in rules:  # the last round; which run, validation there says
+        rules["final"]["score"] = by_rule.get("training_domain_validation", {}).get(rules["final"]["round"])
+    return {
+        "form": FORM,
+        "rules": rules,
+        "worst_source": _worst(results.get("sources", {})),
+        "rounds": results["rounds"],
+        "seconds": results["seconds"],
+        "bytes_up": sum(one.get("bytes_up", 0) for one in records),
+        "bytes_down": sum(one.get("bytes_down", 0) for one in records),
+        "epsilon": _epsilon(results),
+        "diverged": results.get("diverged", ""),
+        "remarks": list(results.get("remarks", ())),
+    }
+
+
+def write(folder: Path, warmup: int) -> dict[str, Any]:
+    """Summarise a run and keep it in the run's folder."""
+    found = summarise(folder, warmup)
+    own_files.write_json(folder, NAME, found)
+    return found
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished run; None where it is missing, damaged or of another version."""
+    try:
+        found = parse_json((folder / NAME).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("form") == FORM else None
+
+
+def _chosen(by_round: Mapping[int, float], records: Sequence[Mapping[str, Any]], warmup: int) -> dict[str, Any]:
+    free = max(by_round, key=by_round.__getitem__)
+    own = {number: score for number, score in by_round.items() if number > warmup} or by_round
+    number = max(own, key=own.__getitem__)
+    record = next(one for one in records if one["round"] == number)
+    return {
+        "round": number,
+        "score": own[number],
+        "targets": {name: one["accuracy"] for name, one in record["target"].items() if "accuracy" in one},
+        **({"warmup": warmup} if number != free or free <= warmup else {}),
+    }
+
+
+def _worst(domains: Mapping[str, Any]) -> float | None:
+    return min((one["accuracy"] for one in domains.values() if "accuracy" in one), default=None)
+
+
+def _epsilon(results: Mapping[str, Any]) -> float | None:
+    found = (results.get("privacy") or {}).get("epsilon")
+    if isinstance(found, Mapping):
+        found = max(found.values(), default=None)
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None

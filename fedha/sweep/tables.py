@@ -1,0 +1,218 @@
+"""The tables of sweeps: accuracies by rule, what they cost, and the comparison with the baseline."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedha.errors import listed
+from fedha.progress import duration
+from fedha.report.formats import Cell, Column, Summary, Table
+from fedha.report.tables import BASELINE
+from fedha.runs.wording import byte_count
+from fedha.sweep.compared import Difference, adjusted, difference
+from fedha.sweep.selection import RULES, Chosen, Place, Row, choose, row_of
+from fedha.sweep.store import Entry
+
+AVERAGE, WORST = "average", "worst domain"
+_SHORT = 8
+
+
+@dataclass(frozen=True)
+class Found:
+    """What sweeps have found so far.
+
+    Attributes:
+        jobs: All that were asked for.
+        summaries: Of the finished ones, by name.
+        failures: Why others failed, by name.
+    """
+
+    jobs: Sequence[Entry]
+    summaries: Mapping[str, Mapping[str, Any]]
+    failures: Mapping[str, str]
+
+
+def sweep_tables(found: Found, rules: Sequence[str] = ()) -> list[Table]:
+    """The tables of a sweep: for each rule the accuracies and the comparison with ERM, then the cost.
+
+    Args:
+        found: Its jobs and what became of them.
+        rules: Keys of `RULES`; default: all that have numbers.
+    """
+    tables: list[Table] = []
+    for rule in rules or RULES:
+        chosen = choose(rule, found.jobs, found.summaries)
+        if chosen:
+            tables.append(accuracies(rule, chosen))
+            if compared := comparison(rule, chosen):
+                tables.append(compared)
+    return [*tables, cost(found)] if tables or found.failures else tables
+
+
+def accuracies(rule: str, chosen: Mapping[Place, Chosen]) -> Table:
+    """A row a recipe, a column a target: mean and standard error over trials, best and second marked."""
+    targets = list(dict.fromkeys(target for _, target, _ in chosen))
+    rows = _rows(chosen)
+    body: list[list[Cell]] = []
+    for row in rows:
+        cells: list[Cell] = [_title(row), str(len({seed for one, _, seed in chosen if one == row}))]
+        cells += [_summary(_by_trial(chosen, row, [target]).values()) for target in targets]
+        if len(targets) > 1:
+            whole = {seed: one for seed, one in _by_trial(chosen, row, targets).items() if len(one) == len(targets)}
+            cells += [_summary([_mean(one) for one in whole.values()]), _summary([min(one) for one in whole.values()])]
+        body.append(cells)
+    heads = [Column("recipe"), Column("trials", number=True)]
+    names = [*targets, *([AVERAGE, WORST] if len(targets) > 1 else [])]
+    heads += [Column(f"{name} %", number=True, spread="se") for name in names]
+    _mark(body, 2)
+    several = any(isinstance(cell, Summary) and cell.deviation is not None for row in body for cell in row)
+    spread = ", mean ± standard error over trials" if several else ""
+    return Table(
+        f"Accuracy on the unseen domain in %{spread}; {RULES[rule]}",
+        tuple(heads),
+        tuple(map(tuple, body)),
+        tuple(_notes(chosen, rows, targets)),
+    )
+
+
+def comparison(rule: str, chosen: Mapping[Place, Chosen]) -> Table | None:
+    """Each recipe less ERM, in pairs of one target and trial; None where there is no such pair."""
+    pairs: dict[str, list[float]] = {}
+    for (row, target, seed), one in chosen.items():
+        other = chosen.get(((row[0], BASELINE), target, seed))
+        if row[1] != BASELINE and other is not None:
+            pairs.setdefault(_title(row), []).append(100 * (one.accuracy - other.accuracy))
+    if not pairs:
+        return None
+    compared = adjusted({name: difference(values) for name, values in pairs.items()})
+    columns = ("pairs", "points", "95 % interval", "p", f"p for {len(compared)} comparisons")
+    heads = (Column("recipe"), *(Column(name, number=True) for name in columns))
+    title = RULES[rule].partition(":")[0].partition(";")[0]
+    return Table(
+        f"Minus {BASELINE}, in points, paired over targets and trials; {title}",
+        heads,
+        tuple((name, *_told(one)) for name, one in compared.items()),
+        (
+            "p: two-sided sign-flip test; the last column is corrected for the number of recipes (Holm). Pairs of one "
+            "target share their data, so p is rather too small than too large.",
+        ),
+    )
+
+
+def cost(found: Found) -> Table:
+    """What the runs of each row took, and how many there are of each state."""
+    rows: dict[Row, list[Entry]] = {}
+    for entry in found.jobs:
+        rows.setdefault(row_of(entry), []).append(entry)
+    body = []
+    for row, entries in rows.items():
+        done = [found.summaries[one.name] for one in entries if one.name in found.summaries]
+        epsilons = [one["epsilon"] for one in done if one["epsilon"] is not None]
+        body.append(
+            (
+                _title(row),
+                f"{len(done)} of {len(entries)}",
+                str(sum(bool(one["diverged"]) for one in done)),
+                str(sum(one.name in found.failures for one in entries)),
+                _average(done, "rounds", lambda value: f"{value:.0f}"),
+                _average(done, "bytes_up", lambda value: byte_count(round(value))),
+                _average(done, "bytes_down", lambda value: byte_count(round(value))),
+                _average(done, "seconds", lambda value: f"{value:.1f}"),
+                f"{max(epsilons):.3g}" if epsilons else None,
+            )
+        )
+    names = ("runs done", "diverged", "failed", "rounds", "up", "down", "seconds", "largest ε")
+    shown = [place for place in range(len(names) + 1) if place != len(names) or any(row[-1] for row in body)]
+    heads = (Column("recipe"), *(Column(name, number=True) for name in names))
+    total = sum(float(one["seconds"]) for one in found.summaries.values())
+    return Table(
+        "Cost of a run, mean over the runs that are done; bytes are those of all clients together",
+        tuple(heads[place] for place in shown),
+        tuple(tuple(row[place] for place in shown) for row in body),
+        (f"All runs together: {duration(total)} of training.", *_failed(found)),
+    )
+
+
+def _failed(found: Found) -> list[str]:
+    whose: dict[str, list[str]] = {}
+    for entry in found.jobs:
+        if why := found.failures.get(entry.name) or entry.refused:
+            whose.setdefault(why, []).append(entry.name)
+    return [f"{len(names)} failed: {why} ({listed(names, most=2)})" for why, names in whose.items()]
+
+
+def _notes(chosen: Mapping[Place, Chosen], rows: Sequence[Row], targets: Sequence[str]) -> list[str]:
+    notes = ["* best, † second of a column."] if len(rows) > 1 else []
+    counts = sorted({one.of for one in chosen.values()})
+    if counts[-1] > 1:
+        among = str(counts[-1]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        notes.append(f"Each number is of the run chosen among {among} of other hyperparameters.")
+    for row in rows:
+        warm = [one for place, one in chosen.items() if place[0] == row and one.warmup]
+        if warm:
+            notes.append(
+                f"{_title(row)}: in {len(warm)} of its runs a round of the warm-up (of {warm[0].warmup}) would have "
+                "been selected; its model is not yet the recipe's, so the best later round stands here."
+            )
+        missing = [t for t in targets if not any(place[0] == row and place[1] == t for place in chosen)]
+        seeds = {t: {seed for one, target, seed in chosen if one == row and target == t} for t in targets}
+        if missing or len({frozenset(one) for one in seeds.values()}) > 1:
+            notes.append(f"{_title(row)}: not every trial has every target yet; averages are over trials that have.")
+    return notes
+
+
+def _rows(chosen: Mapping[Place, Chosen]) -> list[Row]:
+    """ERM first, then in the order in which they were asked for."""
+    found = list(dict.fromkeys(row for row, _, _ in chosen))
+    return sorted(found, key=lambda row: (row[0], row[1] != BASELINE))
+
+
+def _title(row: Row) -> str:
+    return f"{row[1]} ({row[0]})" if row[0] else row[1]
+
+
+def _by_trial(chosen: Mapping[Place, Chosen], row: Row, targets: Sequence[str]) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for (one, target, seed), what in chosen.items():
+        if one == row and target in targets:
+            found.setdefault(seed, []).append(100 * what.accuracy)
+    return found
+
+
+def _summary(values: Iterable[float | list[float]]) -> Summary | None:
+    numbers = [one if isinstance(one, float) else _mean(one) for one in values]
+    if not numbers:
+        return None
+    error = statistics.stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else None
+    return Summary(statistics.fmean(numbers), error)
+
+
+def _mark(body: list[list[Cell]], first: int) -> None:
+    """Mark the best and the second of each column, ties alike, as they are printed."""
+    for place in range(first, len(body[0]) if len(body) > 1 else 0):
+        cells = [row[place] for row in body]
+        values = sorted({round(one.mean, 1) for one in cells if isinstance(one, Summary)}, reverse=True)
+        for row in body:
+            cell = row[place]
+            if isinstance(cell, Summary) and round(cell.mean, 1) in values[:2]:
+                rank = 1 + values.index(round(cell.mean, 1))
+                row[place] = Summary(cell.mean, cell.deviation, cell.signed, rank)
+
+
+def _told(one: Difference) -> tuple[Cell, ...]:
+    interval = None if one.low is None or one.high is None else f"{one.low:+.1f} to {one.high:+.1f}"
+    return (str(one.pairs), f"{one.mean:+.1f}", interval, _p(one.p), _p(one.adjusted))
+
+
+def _p(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values)
+
+
+def _average(done: Sequence[Mapping[str, Any]], key: str, text: Any) -> str | None:
+    return text(statistics.fmean(one[key] for one in done)) if done else None

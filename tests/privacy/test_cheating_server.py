@@ -1,0 +1,420 @@
+"""Requests of a server that wants more than was agreed on: refused before anything is computed, or worth nothing."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fedha.client import Client
+from fedha.config import LARGEST, SMALLEST, PrivacyConfig
+from fedha.data.domain import Domain
+from fedha.data.examples import Examples
+from fedha.engine.inline import InlineGrid
+from fedha.exchange import Request, Task
+from fedha.flower.client import client_app, cryptographic_site
+from fedha.models.split import SplitModel
+from fedha.privacy import gate
+from fedha.privacy.answers import release_statistics, train_privately
+from fedha.privacy.clipping import private_means
+from fedha.privacy.dpsgd import private_gradient
+from fedha.privacy.mechanism import Mechanism
+from fedha.privacy.moments import Batch, Moment, measure
+from fedha.privacy.noise import cryptographic
+from fedha.privacy.releasable import private_exchanges
+from fedha.privacy.requests import refuse_settings
+from fedha.privacy.site import Site
+from fedha.privacy.surrogate import risk_loss
+from fedha.recipes import Recipe, Term
+from tests.privacy.rounds import grid_of
+from tests.privacy.rounds import settings as config_of
+from tests.privacy.test_refusals import ask, parameters_of
+
+SIZES = st.floats(-37, 37).map(lambda power: 10.0**power)  # of what a network may give
+SIGNS = st.sampled_from([-1.0, 0.0, 1.0])
+QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+# --- one example moves a sum by at most the clip ---
+
+
+def sum_of(moments: dict[str, Moment], rows: Tensor, norm: float, scales: dict[str, float], divisor: float) -> Tensor:
+    """The scaled sum at a site in units of the clip, from some rows, the others being zeros; without its noise."""
+    some = {name: one.without(rows) for name, one in moments.items()}
+    means = private_means(some, Mechanism(norm, 0.0, divisor), cryptographic(), scales)
+    return torch.cat([means[name].flatten() * (scales.get(name, 1.0) * divisor / norm) for name in moments])
+
+
+def assert_bounded(moments: dict[str, Moment], norm: float, scales: dict[str, float], divisor: float = 1.0) -> None:
+    """No row of them moves the sum by more than the clip, to the last bits of this quotient."""
+    rows = len(next(iter(moments.values())).left)
+    whole = sum_of(moments, torch.zeros(rows, dtype=torch.bool), norm, scales, divisor)
+    assert bool(whole.isfinite().all())
+    for gone in {0, rows // 2, rows - 1}:
+        out = torch.zeros(rows, dtype=torch.bool)
+        out[gone] = True
+        moved = float((whole - sum_of(moments, out, norm, scales, divisor)).norm())
+        assert moved <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("norm", [SMALLEST, 1.5e-12, 1.0, LARGEST])
+@pytest.mark.parametrize("scale", [SMALLEST, 1.0, LARGEST])
+@pytest.mark.parametrize("size", [1e-30, 1e-23, 1e-3, 1.0, 1e15])
+def test_scales_and_clips_of_any_size_let_no_example_move_a_sum_further(norm: float, scale: float, size: float) -> None:
+    """In float32 weights of such clips and scales are subnormal, and round up; squares of 1e-23 vanish."""
+    draws = torch.Generator().manual_seed(0)
+    right = torch.rand(100, 30, generator=draws) * size
+    moments = {"feature_mean": Moment(torch.ones(100, 1), right), "risk": Moment(right[:, :1], torch.ones(100, 1))}
+    assert_bounded(moments, norm, {"feature_mean": scale}, 100.0)
+
+
+@settings(max_examples=60, suppress_health_check=QUIET)
+@given(
+    left=SIZES,
+    right=SIZES,
+    norm=st.floats(-12, 12).map(lambda power: 10.0**power),
+    scale=st.floats(-12, 12).map(lambda power: 10.0**power),
+    rows=st.integers(1, 40),
+    signs=st.lists(SIGNS, min_size=4, max_size=4),
+    precision=st.sampled_from([torch.float32, torch.float64, torch.float16]),
+)
+def test_what_networks_may_give_lets_no_example_move_a_sum_further(
+    left: float, right: float, norm: float, scale: float, rows: int, signs: list[float], precision: torch.dtype
+) -> None:
+    spread = torch.linspace(0.3, 1.7, rows, dtype=torch.float64)[:, None] * torch.tensor(signs, dtype=torch.float64)
+    one = Moment((spread[:, :2] * left).to(precision), (spread * right).to(precision))
+    other = Moment((spread[:, 2:] / left).to(precision), (spread / right).to(precision))
+    assert_bounded({"a": one, "b": other}, min(max(norm, SMALLEST), LARGEST), {"a": min(max(scale, SMALLEST), LARGEST)})
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e12, 1e18, 1e30, 3e38])
+def test_a_direction_of_any_size_lets_no_example_move_a_sum_further(size: float) -> None:
+    draws = torch.Generator().manual_seed(0)
+    features = torch.cat([torch.randn(60, 6, generator=draws), torch.ones(60, 1)], 1)
+    head, labels = torch.randn(3, 7, generator=draws), torch.randint(0, 3, (60,), generator=draws)
+    batch = Batch.at(head, features, labels, torch.full((3, 7), size) * torch.randn(3, 7, generator=draws).sign())
+    moments = measure(("gradient", "pooled_gradient_hessian_product"), batch)
+    for norm in (SMALLEST, 5e-12, 1.0):
+        assert_bounded(moments, norm, {})
+
+
+@pytest.mark.parametrize("norm", [SMALLEST, 1e-3, LARGEST])
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e8])
+@pytest.mark.parametrize("layer", [nn.Linear, None], ids=["ghost", "one by one"])
+def test_gradients_of_any_size_move_a_sites_sum_by_at_most_the_clip(norm: float, size: float, layer: Any) -> None:
+    """Neighbours of a Poisson batch: one example less, so that all after it are added up elsewhere."""
+    torch.manual_seed(0)
+    body = (
+        nn.Sequential(nn.Flatten(), nn.Linear(5, 4), nn.Tanh())
+        if layer
+        else nn.Sequential(nn.Conv1d(1, 1, 2), nn.Flatten())
+    )
+    model = SplitModel(body, nn.Linear(4, 3))
+    inputs, labels = torch.randn(40, 1, 5) * size, torch.randint(0, 3, (40,))
+    parameters = dict(model.named_parameters())
+
+    def of(rows: Tensor) -> Tensor:
+        mechanism = Mechanism(norm, 0.0, 40.0)
+        some = private_gradient(risk_loss(model), parameters, inputs[rows], labels[rows], mechanism, cryptographic())
+        return torch.cat([value.flatten().double() for value in some.values()]) * (40 / norm)
+
+    whole = of(torch.arange(40))
+    for gone in (0, 17, 39):
+        rest = torch.arange(40) != gone
+        assert float((whole - of(rest.nonzero()[:, 0])).norm()) <= 1 + 1e-6  # what is sent is float32
+
+
+# --- nothing without noise ---
+
+
+def site_of(rows: int = 242, features: int = 3) -> Client:
+    """A client whose noise is its own, and whose features are its inputs."""
+    draws = torch.Generator().manual_seed(1)
+    inputs = torch.rand(rows, features, generator=draws)
+    domain = Domain(
+        "d",
+        Examples(inputs, torch.randint(0, 2, (rows,), generator=draws)),
+        Examples(inputs[:0], torch.zeros(0).long()),
+    )
+    torch.manual_seed(0)
+    return Client(0, domain, SplitModel(nn.Flatten(), nn.Linear(features, 2)), site=Site("cryptographic"))
+
+
+def request_of(client: Client, **privacy: Any) -> Request:
+    """For the mean of the features, with settings that no schema has read, as a message can bring them."""
+    settings = PrivacyConfig(protect="examples", noise_multiplier=1.0).model_copy(update=privacy)
+    task = Task(Recipe("mine", (Term("feature_mean"),)), config_of("iga").training, 0, settings)
+    parameters = {name: value.detach() for name, value in client.model.named_parameters()}
+    return Request(task, 1, parameters, measure=("feature_mean",), averaging_weight=0.5, kind="measure")
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "a scale that float32 does not hold": {"scales": {"feature_mean": 1e39}},
+    "a scale that is infinite": {"scales": {"feature_mean": math.inf}},
+    "a scale that is no number": {"scales": {"feature_mean": math.nan}},
+    "a scale that is next to nothing": {"scales": {"feature_mean": 1e-39}},
+    "a clip that is next to nothing": {"statistics_clip": 1.5e-15},
+    "a clip that is too large": {"statistics_clip": 1e39},
+    "a clip of updates": {"clip": 1e-320},
+    "noise that is infinite": {"noise_multiplier": math.inf},
+    "noise of statistics that is next to nothing": {"statistics_noise": 1e-300},
+    "noise of evaluations": {"evaluation_noise": -1.0},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_settings_that_no_proof_speaks_of_are_refused_with_every_request(name: str) -> None:
+    client = site_of()
+    refusal = gate.refuse(
+        client.site, "query.measure", request_of(client, **HOSTILE[name]), client.model, client.domain
+    )
+    assert refusal is not None
+    assert refusal.kind == "request"
+    assert "this site computes with" in refusal.sentence
+    assert gate.refuse(client.site, "query.measure", request_of(client), client.model, client.domain) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": math.nan},
+        {"weight": 1e300},
+        {"warmup_weight": -1.0},
+        {"terms": (Term("gradient", client_average=1.0),)},
+    ],
+)
+def test_a_recipe_of_numbers_that_are_none_is_refused(change: dict[str, Any]) -> None:
+    task = request_of(site_of()).task
+    refusal = refuse_settings(replace(task, recipe=replace(task.recipe, **change)))
+    assert refusal is not None
+    assert refusal.kind == "request"
+
+
+@pytest.mark.parametrize("beyond", [1e30, -1e13, math.inf, math.nan])
+@pytest.mark.parametrize("where", ["parameters", "references", "sent"])
+def test_tensors_that_no_training_ends_at_are_refused(beyond: float, where: str) -> None:
+    client = site_of()
+    honest = replace(request_of(client), references={"feature_mean": torch.zeros(3)}, sent={"rule/x": torch.zeros(2)})
+    tensors = {name: value.clone() for name, value in getattr(honest, where).items()}
+    next(iter(tensors.values())).view(-1)[-1] = beyond
+    request = replace(honest, **{where: tensors})
+    refusal = gate.refuse(client.site, "query.measure", request, client.model, client.domain)
+    assert refusal is not None
+    assert refusal.kind == "request"
+
+
+@pytest.mark.parametrize("scale", [SMALLEST, LARGEST])
+def test_where_rows_are_zeros_what_is_sent_is_noise(scale: float) -> None:
+    """Zero times an infinite weight was no number: whether a row is zero was told without noise."""
+    client = site_of()
+    client.domain.train.inputs[:] = 0
+    (sent,) = release_statistics(client, client.site, request_of(client, scales={"feature_mean": scale})).values()
+    assert bool(sent.isfinite().all())
+    assert float(sent.abs().max()) > 0
+
+
+@pytest.mark.parametrize("scale", [1e39, math.inf, math.nan, 0.0])
+def test_the_library_computes_with_no_such_scale_either(scale: float) -> None:
+    with pytest.raises(ValueError, match="the scale of 'a' is"):
+        private_means(
+            {"a": Moment(torch.zeros(3, 1), torch.zeros(3, 2))}, Mechanism(1.0, 1e6, 3), cryptographic(), {"a": scale}
+        )
+
+
+# --- any request ---
+
+NUMBERS = st.sampled_from(
+    [math.nan, math.inf, -1.0, 0.0, 1e-320, 1e-39, SMALLEST, 1e-3, 1.0, 1e6, LARGEST, 1e13, 1e39, 1e300]
+)
+MOSTLY_FINE = st.sampled_from([SMALLEST, 1e-3, 1.0, 1e6, LARGEST])
+TERMS = st.lists(
+    st.sampled_from(
+        [
+            "gradient",
+            "hessian_diagonal",
+            "feature_mean",
+            "feature_covariance",
+            "gradient_variance",
+            "pooled_gradient_hessian_product",
+        ]
+    ),
+    unique=True,
+)
+
+
+class Quiet:
+    """A site's source that adds nothing, so that what one example moves can be seen."""
+
+    name = "cryptographic"
+
+    def normal(self, size: int, precision: torch.dtype) -> Tensor:
+        return torch.zeros(size, dtype=torch.float64)
+
+    def uniform(self, size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.float64)
+
+    def precision(self, wanted: torch.dtype) -> torch.dtype:
+        return torch.float64
+
+    def settle(self, noisy: Tensor, deviation: float) -> Tensor:
+        return noisy
+
+
+class QuietSite(Site):
+    def source(self, seed: int, *key: int | str) -> Any:
+        return Quiet()
+
+
+@st.composite
+def hostile(draw: Any) -> tuple[Recipe, dict[str, Any], dict[str, float]]:
+    """A recipe, settings of privacy and sizes of tensors, of which one or none is what no proof speaks of."""
+    numbers = {
+        name: draw(MOSTLY_FINE) for name in ("statistics_clip", "clip", "weight", "parameters", "references", "inputs")
+    }
+    numbers |= {f"scale {place}": draw(MOSTLY_FINE) for place in range(3)}
+    worse = draw(st.sampled_from(["", *numbers]))
+    if worse:
+        numbers[worse] = draw(NUMBERS)
+    names = draw(TERMS)
+    recipe = Recipe("mine", tuple(Term(name, weight=numbers["weight"]) for name in names))
+    scales = {
+        name: numbers[f"scale {place}"] for place, name in enumerate(["gradient", "feature_mean", "hessian_diagonal"])
+    }
+    privacy = {
+        "statistics_clip": numbers["statistics_clip"],
+        "clip": numbers["clip"],
+        "scales": scales,
+        "guard_heads": False,
+    }
+    return recipe, privacy, {name: numbers[name] for name in ("parameters", "references", "inputs")}
+
+
+@settings(max_examples=12, suppress_health_check=QUIET)
+@given(request=hostile())
+def test_no_request_moves_an_answer_by_more_than_its_account_says(request: Any) -> None:
+    assert_covered(request)
+
+
+@pytest.mark.slow
+@settings(max_examples=600, suppress_health_check=QUIET)
+@given(request=hostile())
+def test_none_of_many_requests_moves_an_answer_by_more_than_its_account_says(request: Any) -> None:
+    assert_covered(request)
+
+
+def assert_covered(request: Any) -> None:
+    """Whatever gets through the gate: an exchange and a gradient, with one example and without."""
+    recipe, privacy, sizes = request
+    answers = [asked(recipe, privacy, sizes, there) for there in (True, False)]
+    assert (answers[0] is None) == (answers[1] is None)
+    for (released, gradient), (others, rest) in (
+        zip(*([one] for one in answers if one), strict=True) if answers[0] else ()
+    ):
+        moved = [
+            (value - others[name]).norm() * privacy["scales"].get(name, 1.0) * 9 / privacy["statistics_clip"]
+            for name, value in released.items()
+        ]
+        assert math.hypot(*map(float, moved)) <= 1 + 1e-5  # what is kept of it is float32
+        length = torch.cat([(value - rest[name]).flatten() for name, value in gradient.items()]).norm()
+        assert float(length) * 9 / privacy["clip"] <= 1 + 1e-5
+
+
+def asked(recipe: Recipe, privacy: dict[str, Any], sizes: dict[str, float], there: bool) -> Any:
+    """The moments of the round's first exchange and its gradient, float64; None where a request is refused."""
+    client = site_of(9)
+    inputs = client.domain.train.inputs
+    inputs *= sizes["inputs"]
+    if not there:
+        inputs[4] = math.nan
+    client.site = QuietSite("cryptographic")
+    honest = request_of(client, **privacy)
+    task = replace(honest.task, recipe=recipe)
+    parameters = {name: value * sizes["parameters"] for name, value in honest.parameters.items()}
+    references: dict[str, Tensor] = {}
+    released: dict[str, Tensor] = {}
+    for group in private_exchanges(recipe):
+        around = replace(honest, task=task, parameters=parameters, measure=group, references=dict(references))
+        if gate.refuse(client.site, "query.measure", around, client.model, client.domain) is not None:
+            return None
+        sent = release_statistics(client, client.site, around)
+        if not references:
+            released = {name: value.double() for name, value in client.state.released.items()}
+        told = torch.tensor(sizes["references"], dtype=torch.float64).float()  # which may be infinite
+        references |= {name: told.expand(value.shape).clone() for name, value in sent.items()}
+    around = replace(honest, task=task, parameters=parameters, measure=(), references=references, kind="train")
+    if gate.refuse(client.site, "train", around, client.model, client.domain) is not None:
+        return None
+    alone = replace(
+        client.state, released={name: torch.zeros_like(value) for name, value in client.state.released.items()}
+    )
+    client.state = alone  # released with noise, it is public: the same with the example and without
+    gradient, _ = train_privately(client, client.site, around)
+    return released, {name: value.double() for name, value in gradient.items()}
+
+
+# --- networks that mix examples ---
+
+
+class Mixed(nn.Module):
+    """Every example's features hold the batch's mean."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.flatten(1) - inputs.flatten(1).mean(0)
+
+
+MIXING = {
+    "batch norm without running statistics": lambda: nn.Sequential(
+        nn.Flatten(), nn.BatchNorm1d(6, affine=False, track_running_stats=False)
+    ),
+    "a layer of somebody's": Mixed,
+}
+
+
+@pytest.fixture(params=MIXING)
+def mixing(request: pytest.FixtureRequest) -> tuple[Any, InlineGrid]:
+    config = config_of("erm", privacy={"guard_heads": False})
+    draws = torch.Generator().manual_seed(0)
+    part = Examples(torch.randn(30, 6, generator=draws), torch.randint(0, 2, (30,), generator=draws))
+    network = SplitModel(MIXING[request.param](), nn.Linear(6, 1))
+    return config, InlineGrid(
+        client_app(lambda _: network, lambda _: Domain("d", part, part), site=cryptographic_site), 1
+    )
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate", "query.measure"])
+def test_layers_that_mix_examples_are_refused_though_nobody_was_introduced(mixing: Any, kind: str) -> None:
+    config, grid = mixing
+    parameters = dict(SplitModel(nn.Flatten(), nn.Linear(6, 1)).named_parameters())
+    for _ in range(2):  # what is known of it is known of every request
+        told = ask(grid, config, kind, parameters, measure=())
+        assert told.endswith("it refuses to answer (network)")
+
+
+def test_a_network_is_tried_once_and_again_where_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, tried = site_of(), []
+    monkeypatch.setattr(gate, "check_model", lambda *_: tried.append(1))
+    for _ in range(3):
+        gate.refuse(client.site, "train", replace(request_of(client), measure=()), client.model, client.domain)
+    assert len(tried) == 1
+    client.model.featurizer.register_forward_hook(lambda *_: None)
+    gate.refuse(client.site, "train", replace(request_of(client), measure=()), client.model, client.domain)
+    assert len(tried) == 2
+
+
+# --- an honest server ---
+
+
+def test_an_honest_request_to_a_site_is_answered() -> None:
+    config = config_of("exact_diagonal")
+    told = ask(
+        grid_of(config, cryptographic_site),
+        config,
+        "query.measure",
+        parameters_of(config),
+        measure=("gradient", "hessian_diagonal"),
+    )
+    assert "tensors" in told

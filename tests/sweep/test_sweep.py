@@ -1,0 +1,257 @@
+"""Sweeps from the command line: each run once, nothing lost, more added later, every refusal a sentence."""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedha.cli import stopping
+from fedha.cli.commands import app
+from fedha.cli.exits import exit_code
+from fedha.config import read_content
+from fedha.errors import FedhaError
+from fedha.runs import runfolder
+from fedha.sweep.jobs import make_jobs
+from fedha.sweep.space import expand, read_space
+from fedha.sweep.store import Store, entries, open_sweep
+from fedha.sweep.work import BUSY, DONE, Worker, here, in_order
+
+Command = Callable[..., tuple[int, str, str]]
+
+CONFIG = """
+name: made
+data: {name: arrays, root: d, target: [a, b]}
+model: {name: mlp, hidden: [4]}
+recipe: [erm, {name: exact_diagonal, weight: [0.1, 1]}]
+seed: [0, 1]
+training: {rounds: 2}
+"""
+JOBS = 2 * 2 * 3
+
+
+@pytest.fixture
+def fedha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in a folder with three domains and a config: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    (tmp_path / "d").mkdir()
+    for place, name in enumerate("abc"):
+        inputs = generator.normal(size=(40, 3)).astype("f4") + place / 4
+        np.savez(tmp_path / "d" / f"{name}.npz", inputs=inputs, labels=(inputs[:, 0] > place / 4).astype("i8"))
+    (tmp_path / "c.yaml").write_text(CONFIG)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = exit_code(lambda **settings: app(list(arguments), **settings))
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def sweep(fedha: Command, *arguments: str) -> tuple[int, str, str]:
+    return fedha("sweep", "c.yaml", "--out", "s", "--jobs", "1", *arguments)
+
+
+def finished(folder: str = "s") -> list[Path]:
+    return sorted(Path(folder).rglob(runfolder.RESULTS))
+
+
+def test_every_run_is_done_once_and_the_tables_show_them(fedha: Command) -> None:
+    code, out, err = sweep(fedha, "-q")
+    assert (code, err) == (0, "")
+    assert len(finished()) == JOBS
+    stamps = {path: path.stat().st_mtime_ns for path in finished()}
+    for part in ("training-domain validation", "oracle, last round", "worst domain", "Minus erm", "Cost of a run"):
+        assert part in out
+    code, again, _ = sweep(fedha, "-q")
+    assert (code, again) == (0, out)
+    assert {path: path.stat().st_mtime_ns for path in finished()} == stamps
+    code, table, _ = fedha("table", "s")
+    assert (code, table) == (0, out)
+
+
+def test_seeds_values_recipes_and_targets_can_be_added(fedha: Command) -> None:
+    assert sweep(fedha, "-q", "data.target=[a]", "recipe=erm", "seed=0")[0] == 0
+    first = {path: path.read_bytes() for path in finished()}
+    assert len(first) == 1
+    assert sweep(fedha, "-q", "seed=[0, 1, 2]")[0] == 0
+    assert len(finished()) == 3 * 2 * 3
+    assert all(path.read_bytes() == content for path, content in first.items())
+
+
+def test_draws_can_be_added_and_come_from_the_config_or_the_command(fedha: Command) -> None:
+    rate = "training.learning_rate={log_uniform: [-3, -1]}"
+    assert sweep(fedha, "-q", rate, "recipe=erm", "data.target=a", "sweep.draws=2")[0] == 0
+    assert len(finished()) == 4
+    assert sweep(fedha, "-q", rate, "recipe=erm", "data.target=a", "--draws", "3")[0] == 0
+    assert len(finished()) == 6
+
+
+def test_another_config_in_the_same_folder_is_refused_and_so_is_somebodys_folder(fedha: Command) -> None:
+    assert sweep(fedha, "-q", "recipe=erm", "seed=0")[0] == 0
+    code, _, err = sweep(fedha, "training.rounds=3")
+    assert code == 2
+    assert "training.rounds was '2' and is '3'" in err
+    code, _, err = sweep(fedha, "training.rounds=[2, 3]")
+    assert code == 2
+    assert "another config" in err
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("words")
+    code, _, err = fedha("sweep", "c.yaml", "--out", "mine")
+    assert code == 2
+    assert "holds no sweep" in err
+    assert [one.name for one in Path("mine").iterdir()] == ["thesis.txt"]
+
+
+def test_one_jobs_failure_does_not_stop_the_rest_and_is_tried_again(fedha: Command) -> None:
+    code, out, _ = sweep(fedha, "-q", "recipe=[erm, {name: erm, weight: -1}]", "seed=0")
+    assert code == 0
+    assert "2 failed: recipe" in out
+    assert "weight is -1" in out
+    shutil.copy("d/a.npz", "kept.npz")
+    Path("d/a.npz").write_bytes(b"broken")
+    code, out, _ = sweep(fedha, "recipe=[erm, {name: erm, weight: -1}]", "seed=[0, 1]")
+    assert code == 0
+    assert "a.npz" in out
+    shutil.copy("kept.npz", "d/a.npz")
+    assert sweep(fedha, "-q", "recipe=[erm, {name: erm, weight: -1}]", "seed=[0, 1]")[0] == 0
+    assert len(finished()) == 4
+    assert "a.npz" not in fedha("table", "s")[1]
+
+
+def test_where_every_job_fails_the_sweep_does(fedha: Command) -> None:
+    for one in Path("d").iterdir():
+        one.write_bytes(b"broken")
+    code, _, err = sweep(fedha, "-q")
+    assert code == 2
+    assert "no run of this sweep ended" in err
+    code, _, err = fedha("table", "s")
+    assert code in (0, 2)
+
+
+def test_a_stopped_sweep_goes_on_to_the_table_that_it_would_have_had(
+    fedha: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, whole, _ = fedha("sweep", "c.yaml", "--out", "whole", "--jobs", "1", "-q")
+    looks: list[int] = []
+
+    def stops() -> bool:
+        looks.append(1)
+        return len(looks) > 40  # a run looks several times a round
+
+    monkeypatch.setattr(stopping, "asked", stops)
+    for _ in range(60):
+        looks.clear()
+        code, out, err = sweep(fedha, "-q")
+        if code == 0:
+            break
+        assert "continue with: fedha sweep c.yaml --out s" in err
+    assert code == 0
+    same = [line for line in whole.splitlines() if "%" in line or "±" in line]
+    assert same
+    assert [line for line in out.splitlines() if "%" in line or "±" in line] == same
+    for path in finished("whole"):
+        other = Path("s") / path.relative_to("whole")
+        kept = json.loads(path.read_bytes())["target"]
+        assert json.loads(other.read_bytes())["target"] == kept
+
+
+def _opened() -> tuple[Store, list]:  # type: ignore[type-arg]
+    space = read_space(read_content(Path("c.yaml")), draws=None)
+    jobs = make_jobs(list(expand(space, None)))
+    return open_sweep(Path("s"), space, jobs), jobs
+
+
+@pytest.mark.usefixtures("fedha")
+def test_workers_that_share_a_folder_do_no_job_twice_and_lose_none() -> None:
+    store, jobs = _opened()
+    states: list[str] = []
+
+    def work(place: int) -> None:
+        states.extend(one.state for one in here(Worker(store), in_order(jobs, place, 3)) if one.state != BUSY)
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(3)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert states.count(DONE) >= JOBS
+    assert len(finished()) == JOBS
+    assert all(store.finished(one.name) for one in jobs)
+
+
+@pytest.mark.usefixtures("fedha")
+def test_a_claimed_job_is_anothers_and_free_when_its_worker_is_gone() -> None:
+    store, jobs = _opened()
+    with store.claimed(jobs[0].name) as mine:
+        assert mine
+        assert Worker(store).work(jobs[0]).state == BUSY
+    assert Worker(store).work(jobs[0]).state == DONE
+
+
+@pytest.mark.usefixtures("fedha")
+def test_a_summary_that_is_missing_or_damaged_is_made_again() -> None:
+    store, jobs = _opened()
+    found = Worker(store).work(jobs[0]).found
+    path = store.place(jobs[0].name) / "summary.json"
+    for content in (b"{", b"[]", b'{"form": 99}', None):
+        path.unlink() if content is None else path.write_bytes(content)
+        from fedha.sweep.store import summaries
+
+        assert summaries(store, entries(Path("s"))) == {jobs[0].name: found}
+
+
+@pytest.mark.usefixtures("fedha")
+def test_a_damaged_list_is_a_sentence_and_runs_stay() -> None:
+    store, jobs = _opened()
+    Worker(store).work(jobs[0])
+    for content in (b"{", b"[]", b'{"jobs": 3}', b'{"form": 99, "jobs": []}', b'{"form": 1, "jobs": [{"x": 1}]}'):
+        (Path("s") / "sweep.json").write_bytes(content)
+        with pytest.raises(FedhaError, match=r"sweep\.json"):
+            entries(Path("s"))
+    assert store.finished(jobs[0].name)
+
+
+def test_a_dry_run_trains_the_first_run_alone_and_says_what_all_cost(fedha: Command) -> None:
+    code, out, _ = sweep(fedha, "--dry-run")
+    assert code == 0
+    assert f"{JOBS} runs, {JOBS - 1} of them to do" in out
+    assert len(finished()) == 1
+    assert sweep(fedha, "--dry-run", "-q")[0] == 0
+    assert len(finished()) == 1
+
+
+def test_a_slurm_script_shares_the_sweep_out(fedha: Command) -> None:
+    code, out, _ = sweep(fedha, "recipe=[erm, coral]", "--slurm", "8")
+    assert code == 0
+    assert "#SBATCH --array=1-8" in out
+    assert "fedha sweep c.yaml 'recipe=[erm, coral]' --out s --quiet --worker \"$SLURM_ARRAY_TASK_ID/8\"" in out
+    assert not Path("s").exists()
+    assert sweep(fedha, "recipe=erm", "-q", "--worker", "2/8")[0] == 0
+    assert len(finished()) == 4
+
+
+@pytest.mark.parametrize("given", ["0/2", "3/2", "1", "a/b", "1/", "/2", "-1/2"])
+def test_workers_that_are_none(fedha: Command, given: str) -> None:
+    code, _, err = sweep(fedha, f"--worker={given}")
+    assert code == 2
+    assert "such as 1/4" in err
+
+
+def test_tables_go_to_files_but_not_over_somebodys(fedha: Command) -> None:
+    assert sweep(fedha, "-q", "recipe=erm", "seed=0")[0] == 0
+    assert fedha("table", "s", "-o", "t.tex")[0] == 0
+    assert "\\toprule" in Path("t.tex").read_text()
+    assert fedha("table", "s", "-o", "t.tex")[0] == 0
+    Path("mine.md").write_text("mine")
+    code, _, err = fedha("table", "s", "-o", "mine.md")
+    assert code == 2
+    assert "is no such table" in err
+    code, _, err = fedha("table", "s", "--rule", "oracel")
+    assert code == 2
+    assert "did you mean 'oracle'" in err
+    assert fedha("table", "d")[0] == 2

@@ -1,0 +1,74 @@
+"""A sweep's workers on Ray."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedha.config import read_content
+from fedha.runs import runfolder
+from fedha.sweep.jobs import Job, make_jobs
+from fedha.sweep.pool import on_ray
+from fedha.sweep.space import expand, read_space
+from fedha.sweep.store import Store, open_sweep
+from fedha.sweep.work import DONE, FAILED, Worker, here
+
+CONFIG = """
+name: made
+data: {name: arrays, root: d, target: a}
+model: {name: mlp, hidden: [4]}
+recipe: erm
+seed: [0, 1, 2]
+training: {rounds: 2}
+"""
+
+
+def _opened(folder: str, content: str = CONFIG) -> tuple[Store, list[Job]]:
+    Path("c.yaml").write_text(content)
+    space = read_space(read_content(Path("c.yaml")), draws=None)
+    jobs = make_jobs(list(expand(space, None)))
+    return open_sweep(Path(folder).absolute(), space, jobs), jobs
+
+
+@pytest.fixture(autouse=True)
+def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    (tmp_path / "d").mkdir()
+    for place, name in enumerate("abc"):
+        inputs = generator.normal(size=(40, 3)).astype("f4") + place / 4
+        np.savez(tmp_path / "d" / f"{name}.npz", inputs=inputs, labels=(inputs[:, 0] > place / 4).astype("i8"))
+
+
+def test_runs_side_by_side_on_ray_have_the_bits_of_runs_one_by_one(shared_ray: None) -> None:
+    store, jobs = _opened("s")
+    states = [one.state for one in on_ray(store, jobs, 2, stop=lambda: False) if one is not None]
+    assert states == [DONE] * 3
+    other, _ = _opened("one")
+    assert [one.state for one in here(Worker(other), jobs)] == [DONE] * 3
+    for path in store.folder.rglob(runfolder.MODEL):
+        assert path.read_bytes() == (other.folder / path.relative_to(store.folder)).read_bytes()
+
+
+def test_a_worker_that_dies_costs_its_job_and_no_other(shared_ray: None) -> None:
+    killing = CONFIG.replace("{name: arrays, root: d, target: a}", '{name: "tests.dying_data:domains", target: t}')
+    store, jobs = _opened("s", killing)
+    found = {one.name: one for one in on_ray(store, jobs, 2, stop=lambda: False) if one is not None}
+    states = {job.seed: found[job.name].state for job in jobs}
+    assert states == {0: DONE, 1: FAILED, 2: DONE}
+    assert "process ended" in store.failure(jobs[1].name)
+
+
+def test_a_sweep_that_is_asked_to_stop_saves_what_is_under_way(shared_ray: None) -> None:
+    store, jobs = _opened("s", CONFIG.replace("rounds: 2", "rounds: 100000"))
+    begun: list[int] = []
+
+    def stop() -> bool:
+        if any((store.place(one.name) / runfolder.METRICS).exists() for one in jobs):
+            begun.append(1)
+        return bool(begun)
+
+    states = [one.state for one in on_ray(store, jobs, 2, stop=stop) if one is not None]
+    assert "stopped" in states
+    assert DONE not in states
+    assert any((store.place(one.name) / "checkpoint" / "state.safetensors").exists() for one in jobs)
