@@ -92,7 +92,7 @@ def fit(answers: Sequence[Summed], start: Tensor, ridge: float, *, iterations: i
         iterations: At most.
     """
     # here, as torch's own minimiser imports its compiler, which takes longer than the fit
-    from scipy.optimize import minimize  # type: ignore[import-untyped]
+    from scipy.optimize import minimize
 
     def told(flat: NDArray[numpy.float64]) -> tuple[float, NDArray[numpy.float64]]:
         at = torch.from_numpy(flat).view_as(start)
