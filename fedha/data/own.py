@@ -13,6 +13,7 @@ from fedha.data.about import about_of
 from fedha.data.domain import Domain, DomainSet, choose_sources, nth
 from fedha.data.domain_set import domain_set
 from fedha.data.sides import Cut, cut_of
+from fedha.data.wanted import UntargetedError
 from fedha.errors import FedhaError
 from fedha.named import find, invoke
 from fedha.randomness import generator
@@ -67,7 +68,10 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
 def domain_names(config: DataConfig) -> list[str]:
     """The domains that the function makes where no target is named; errors as in `load`."""
     whole = config.model_copy(update={"target": None, "more_targets": [], "sources": None})
-    made = load(whole, cut_of(whole, 0))
+    try:
+        made = load(whole, cut_of(whole, 0))
+    except UntargetedError as error:  # a function that asks for a target has found out what there is
+        return list(error.known)
     return [one.name for one in (*made.sources, *made.targets)]
 
 

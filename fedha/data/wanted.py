@@ -6,6 +6,18 @@ from fedha.data.domain import choose_sources
 from fedha.errors import FedhaError, listed
 
 
+class UntargetedError(FedhaError):
+    """A config names no unseen domain.
+
+    Attributes:
+        known: The domains that there are.
+    """
+
+    def __init__(self, known: Sequence[str]) -> None:
+        super().__init__(f"data.target is not set; name the unseen domain, one of {', '.join(known)}")
+        self.known = tuple(known)
+
+
 def check_unseen(known: Sequence[str], target: str | Sequence[str] | None) -> list[str]:
     """The unseen domains that a config names, at least one.
 
@@ -14,11 +26,12 @@ def check_unseen(known: Sequence[str], target: str | Sequence[str] | None) -> li
         target: One, or several.
 
     Raises:
-        FedhaError: None is named, or one is no domain; names the nearest that is.
+        UntargetedError: None is named.
+        FedhaError: One is no domain; names the nearest that is.
     """
     targets = [target] if isinstance(target, str) else list(target or [])
     if not targets:
-        raise FedhaError(f"data.target is not set; name the unseen domain, one of {', '.join(known)}")
+        raise UntargetedError(known)
     for name in targets:
         choose_sources(known, None, name)
     return targets

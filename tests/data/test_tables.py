@@ -18,6 +18,7 @@ from fedha.runs.runfolder import read_model, read_results
 NORTH = "age,sex,ward,sick\n30,m,a,no\n40,f,b,yes\n50,m,c,no\n60,f,d,yes\n,f,e,yes\n"
 SOUTH = "age,sex,ward,sick\n20,f,a,no\n,m,b,yes\n30,f,c,no\n80,m,d,yes\n"
 EAST = "age,sex,ward,sick\n55,x,a,yes\n45,f,b,no\n"
+COMMAS = 'age,sex,ward,sick\n"30,5",m,a,no\n"40,5",f,b,yes\n'
 FILES = {"north.csv": NORTH, "south.csv": SOUTH, "east.csv": EAST}
 STATISTICS = {"age": {"mean": "40", "deviation": "10", "missing": "true"}, "sex": {"categories": ["f", "m"]}}
 
@@ -162,6 +163,12 @@ def test_values_may_stay_as_they_are(tmp_path: Path) -> None:
         ({"north.csv": NORTH.replace("50", "5O")}, {}, r"north\.csv, line 4: column 'age': '5O' is no number; mend it"),
         ({"east.csv": EAST.replace("45", "old")}, {}, r"east\.csv, line 3: column 'age': 'old' is no number"),
         ({"north.csv": NORTH.replace("50,m", "inf,m")}, {}, r"line 4: column 'age': 'inf' is no number"),
+        ({"north.csv": NORTH.replace("50,m", "1e300,m")}, {}, r"line 4: column 'age': '1e300' is no number that float32"),
+        (
+            {"north.csv": COMMAS, "south.csv": COMMAS, "east.csv": COMMAS},
+            {},
+            r"north\.csv, line 2: column 'age': '30,5' is no number, for decimals stand after a point",
+        ),
         ({"north.csv": NORTH.replace("50,m", "1_0,m")}, {}, r"line 4: column 'age': '1_0' is no number"),
         ({"south.csv": SOUTH.replace("30,f", "30")}, {}, r"south\.csv, line 4: 3 cells, but there are 4 columns"),
         ({"north.csv": NORTH.replace(",", ";")}, {}, r"seems to have ';' between its cells; set data\.delimiter"),

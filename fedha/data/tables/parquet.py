@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from fedha.errors import FedhaError, brief
 
+LARGEST = 3.4028234e38  # networks compute in float32, and squares are summed in float64
+
 Parts = tuple[
     NDArray[numpy.float64] | None, list[str | None] | None, tuple[int, str] | None, tuple[int | None, str] | None
 ]
@@ -50,8 +52,8 @@ def _parts(column: Any, as_text: bool, missing: frozenset[str]) -> Parts:
     values = column.cast(kind).to_pylist()
     if is_number and not as_text:
         numbers = numpy.array([numpy.nan if one is None else float(one) for one in values])
-        infinite = numpy.flatnonzero(numpy.isinf(numbers))
-        return numbers, None, None, (int(infinite[0]), "it is infinite") if len(infinite) else None
+        beyond = numpy.flatnonzero(numpy.abs(numbers) > LARGEST)
+        return numbers, None, None, (int(beyond[0]), "it is infinite, or beyond float32") if len(beyond) else None
     if types.is_null(kind) and not as_text:
         return numpy.full(len(values), numpy.nan), None, None, None
     texts = [_text(one, missing) for one in values]

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import numpy
 from numpy.typing import NDArray
 
-from fedha.data.tables.parquet import read_parquet_columns
+from fedha.data.tables.parquet import LARGEST, read_parquet_columns
 from fedha.errors import FedhaError, brief, listed
 from fedha.textfile import read_text
 
 ENDINGS = {".csv": ",", ".tsv": "\t", ".parquet": "", ".pq": ""}  # and what separates cells
 _ROWS = 4096  # that are looked at at once
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _OTHERS = {";": "';'", "\t": "a tab", "|": "'|'"}
 
 
@@ -170,21 +172,36 @@ class _Builder:
         if self.as_text:
             return Column(texts=self._texts)
         if self._first_text is not None and self._first_number is None:
+            if _DECIMAL_COMMA.fullmatch(self._first_text[1]):  # numbers, as they are written in half of Europe
+                return Column(fault=_no_number(self._first_text))
             return Column(texts=self._texts, first_text=self._first_text)
         numbers = numpy.concatenate(self._numbers) if self._numbers else numpy.zeros(0)
         if self._first_text is None:
             return Column(numbers=numbers)
-        row, cell = self._first_text
-        return Column(numbers=numbers, fault=(row, f"{cell[:40]!r} is no number"))
+        return Column(numbers=numbers, fault=_no_number(self._first_text))
+
+
+def _no_number(found: tuple[int, str]) -> tuple[int, str]:
+    row, cell = found
+    why = ""
+    if _DECIMAL_COMMA.fullmatch(cell):
+        why = ", for decimals stand after a point"
+    elif (value := _float(cell)) is not None and math.isfinite(value) and abs(value) > LARGEST:
+        why = f" that float32 holds, up to {LARGEST:.1e}"
+    return row, f"{cell[:40]!r} is no number{why}"
 
 
 def number(cell: str) -> float | None:
     """A cell as a number; None where it is none, or none that can be computed with."""
+    value = _float(cell)
+    return value if value is not None and abs(value) <= LARGEST and "_" not in cell else None
+
+
+def _float(cell: str) -> float | None:
     try:
-        value = float(cell)
+        return float(cell)
     except ValueError:
         return None
-    return value if math.isfinite(value) and "_" not in cell else None
 
 
 def files_in(root: Path) -> tuple[dict[str, Path], list[str]]:
