@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedha.config import DataConfig, ModelConfig, parse
-from fedha.data import DomainSet, load
+from fedha.data import DomainSet, domain_names, load
 from fedha.errors import FedhaError
 from fedha.runs.resuming import differences
 
@@ -78,3 +78,20 @@ def test_loading_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     load(DataConfig(), seed=0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"name": "rotated_digits"}, ("0", "15", "30", "45", "60", "75")),
+        ({"name": "digits_background"}, ("background0", "background1", "background2", "background3")),
+        ({"name": "table", "label": "sick"}, ("east", "north")),
+        ({"name": "tests.data_of_others:wards"}, ("ward0", "ward1", "ward2")),
+    ],
+)
+def test_domains_are_told_of_data_that_need_a_target_too(tmp_path, options, names):
+    if options["name"] == "table":
+        for name in names:
+            (tmp_path / f"{name}.csv").write_text("age,sick\n1,no\n2,yes\n")
+        options = {**options, "root": str(tmp_path)}
+    assert domain_names(parse({"data": options}).data) == names
