@@ -157,7 +157,7 @@ def read_found(paths: Sequence[Path]) -> "Found":
     Raises:
         FedhaError: A path holds no sweep, or a file is damaged.
     """
-    from fedha.sweep.store import Store, entries, summaries
+    from fedha.sweep.store import Store, entries, settings, summaries
     from fedha.sweep.tables import Found
 
     jobs: dict[str, Any] = {}
@@ -168,7 +168,10 @@ def read_found(paths: Sequence[Path]) -> "Found":
         jobs |= {one.name: one for one in here}
         done |= summaries(store, here)
         failures |= {one.name: why for one in here if one.name not in done and (why := store.failure(one.name))}
-    return Found(list(jobs.values()), done, failures)
+    given = [settings(path) for path in paths]
+    keys = dict.fromkeys(key for one in given for key in one)
+    apart = [key for key in keys if any(one.get(key) != given[0].get(key) for one in given)]
+    return Found(list(jobs.values()), done, failures, apart)
 
 
 def _opened(content: dict[str, Any], folder: Path, draws: int | None, ranges: str | None) -> "tuple[Store, list[Job]]":

@@ -24,7 +24,7 @@ class Chosen:
     Attributes:
         entry: Which run.
         round: Of it.
-        score: What the rule looked at, 0 to 1.
+        score: What the rule looked at, 0 to 1; None: nothing, where there was one run.
         targets: Accuracy by target, 0 to 1.
         warmup: Rounds of the warm-up, where one of those would have been selected; else 0.
         of: How many runs it was chosen among.
@@ -32,7 +32,7 @@ class Chosen:
 
     entry: Entry
     round: int
-    score: float
+    score: float | None
     targets: Mapping[str, float]
     warmup: int
     of: int
@@ -72,12 +72,17 @@ def choose(rule: str, jobs: Iterable[Entry], found: Mapping[str, Mapping[str, An
         if content is None or content["diverged"]:
             continue
         picked = content["rules"].get(rule)
-        if picked and picked["score"] is not None and picked["targets"]:
+        if picked and picked["targets"]:
             target = entry.target or next(iter(picked["targets"]))
             candidates.setdefault((row_of(entry), target, entry.seed), []).append((entry, picked))
-    return {place: _best(several) for place, several in candidates.items()}
+    best = {place: _best(several) for place, several in candidates.items()}
+    return {place: one for place, one in best.items() if one is not None}
 
 
-def _best(several: Sequence[tuple[Entry, Mapping[str, Any]]]) -> Chosen:
-    entry, picked = max(several, key=lambda one: one[1]["score"])
+def _best(several: Sequence[tuple[Entry, Mapping[str, Any]]]) -> Chosen | None:
+    """The one of the highest score; None where several have none, as where sources hold nothing out."""
+    scored = several if len(several) == 1 else [one for one in several if one[1]["score"] is not None]
+    if not scored:
+        return None
+    entry, picked = max(scored, key=lambda one: one[1]["score"])
     return Chosen(entry, picked["round"], picked["score"], picked["targets"], picked.get("warmup", 0), len(several))

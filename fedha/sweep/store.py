@@ -182,6 +182,11 @@ def entries(folder: Path) -> list[Entry]:
         ) from error
 
 
+def settings(folder: Path) -> dict[str, Any]:
+    """What all jobs of a sweep share, by key with dots; errors as in `entries`."""
+    return dict(_read(folder).get("fixed", {}))
+
+
 def summaries(store: Store, jobs: Sequence[Entry]) -> dict[str, dict[str, Any]]:
     """What is kept of the finished runs among some jobs, by name."""
     found = {one.name: summary.read(store.place(one.name)) for one in jobs}

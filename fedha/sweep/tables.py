@@ -27,11 +27,13 @@ class Found:
         jobs: All that were asked for.
         summaries: Of the finished ones, by name.
         failures: Why others failed, by name.
+        apart: What sweeps that are tabled together do not share, by key.
     """
 
     jobs: Sequence[Entry]
     summaries: Mapping[str, Mapping[str, Any]]
     failures: Mapping[str, str]
+    apart: Sequence[str] = ()
 
 
 def sweep_tables(found: Found, rules: Sequence[str] = ()) -> list[Table]:
@@ -45,13 +47,13 @@ def sweep_tables(found: Found, rules: Sequence[str] = ()) -> list[Table]:
     for rule in rules or RULES:
         chosen = choose(rule, found.jobs, found.summaries)
         if chosen:
-            tables.append(accuracies(rule, chosen))
+            tables.append(accuracies(rule, chosen, found.apart))
             if compared := comparison(rule, chosen):
                 tables.append(compared)
     return [*tables, cost(found)] if tables or found.failures else tables
 
 
-def accuracies(rule: str, chosen: Mapping[Place, Chosen]) -> Table:
+def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] = ()) -> Table:
     """A row a recipe, a column a target: mean and standard error over trials, best and second marked."""
     targets = list(dict.fromkeys(target for _, target, _ in chosen))
     rows = _rows(chosen)
@@ -73,7 +75,7 @@ def accuracies(rule: str, chosen: Mapping[Place, Chosen]) -> Table:
         f"Accuracy on the unseen domain in %{spread}; {RULES[rule]}",
         tuple(heads),
         tuple(map(tuple, body)),
-        tuple(_notes(chosen, rows, targets)),
+        (*_notes(chosen, rows, targets), *_mixed(apart)),
     )
 
 
@@ -161,6 +163,14 @@ def _notes(chosen: Mapping[Place, Chosen], rows: Sequence[Row], targets: Sequenc
         if missing or len({frozenset(one) for one in seeds.values()}) > 1:
             notes.append(f"{_title(row)}: not every trial has every target yet; averages are over trials that have.")
     return notes
+
+
+def _mixed(apart: Sequence[str]) -> list[str]:
+    if not apart:
+        return []
+    return [
+        f"These sweeps differ in {listed(apart)}; runs are chosen among all of them. Table each alone to tell apart."
+    ]
 
 
 def _rows(chosen: Mapping[Place, Chosen]) -> list[Row]:

@@ -163,7 +163,11 @@ def test_values_may_stay_as_they_are(tmp_path: Path) -> None:
         ({"north.csv": NORTH.replace("50", "5O")}, {}, r"north\.csv, line 4: column 'age': '5O' is no number; mend it"),
         ({"east.csv": EAST.replace("45", "old")}, {}, r"east\.csv, line 3: column 'age': 'old' is no number"),
         ({"north.csv": NORTH.replace("50,m", "inf,m")}, {}, r"line 4: column 'age': 'inf' is no number"),
-        ({"north.csv": NORTH.replace("50,m", "1e300,m")}, {}, r"line 4: column 'age': '1e300' is no number that float32"),
+        (
+            {"north.csv": NORTH.replace("50,m", "1e300,m")},
+            {},
+            r"line 4: column 'age': '1e300' is no number that float32",
+        ),
         (
             {"north.csv": COMMAS, "south.csv": COMMAS, "east.csv": COMMAS},
             {},

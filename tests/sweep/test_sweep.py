@@ -294,3 +294,19 @@ def test_tables_go_to_files_but_not_over_somebodys(fedha: Command) -> None:
     assert code == 2
     assert "did you mean 'oracle'" in err
     assert fedha("table", "d")[0] == 2
+
+
+def test_tables_of_sweeps_that_differ_say_in_what(fedha: Command) -> None:
+    few = ("-q", "recipe=erm", "seed=0", "data.target=a")
+    assert sweep(fedha, *few)[0] == 0
+    assert fedha("sweep", "c.yaml", "--out", "t", "--jobs", "1", *few, "training.rounds=3")[0] == 0
+    assert "differ in" not in fedha("table", "s")[1]
+    assert "These sweeps differ in training.rounds; runs are chosen among all of them." in fedha("table", "s", "t")[1]
+
+
+def test_the_last_round_is_tabled_where_sources_hold_nothing_out(fedha: Command) -> None:
+    for name in "abc":
+        np.savez(f"d/{name}.npz", inputs=np.eye(2, 3, dtype="f4"), labels=np.arange(2))  # nothing to hold out of two
+    code, out, _ = sweep(fedha, "-q", "recipe=erm", "seed=0", "data.target=a")
+    assert code == 0
+    assert "last round; the run by training-domain validation" in out
