@@ -21,7 +21,11 @@ from fedha.runs.files import DIAGNOSIS, typed
 from fedha.runs.wording import run_title
 
 if TYPE_CHECKING:  # torch: slow to import, and help should come at once
+    from fedha.data.domain import DomainSet
     from fedha.diagnosis.settings import Settings
+    from fedha.models import SplitModel
+
+_MANY = 2**22  # numbers of features
 
 
 def diagnose(
@@ -117,16 +121,26 @@ def _diagnose(place: Path, settings: "Settings", steps: Steps) -> None:
 
     config, results = configs.load_written(place / runfolder.CONFIG), runfolder.read_results(place)
     check_config(config)
-    numerics.configure(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
     def told(doing: str, done: int, total: int) -> None:
         stopping.check("stopped")
         steps.progress(doing, done, total)
 
-    found = diagnose(load(place), config, load_domains(config), settings, told, rounds=int(results["rounds"]))
+    model, domains = load(place), load_domains(config)
+    numerics.configure(_threads(model, domains))
+    found = diagnose(model, config, domains, settings, told, rounds=int(results["rounds"]))
     record.write(place, found)
     for note in found["made"]["notes"]:
         steps.note(f"  {note}")
+
+
+def _threads(model: "SplitModel", domains: "DomainSet") -> int:
+    """Every core where features are many, one where threads would wait for each other longer than they compute."""
+    examples = sum(len(one.train) + len(one.held_out) for one in (*domains.sources, *domains.targets))
+    width = next(iter(model.head.parameters())).shape[-1]
+    if examples * width < _MANY:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _done(place: Path, settings: "Settings") -> bool:

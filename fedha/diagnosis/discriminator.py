@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -89,21 +91,21 @@ def fit(answers: Sequence[Summed], start: Tensor, ridge: float, *, iterations: i
         ridge: Half of it times the squared weights is added, those of the column of ones left out.
         iterations: At most.
     """
-    weights = start.clone().requires_grad_(True)
-    method = torch.optim.LBFGS(
-        [weights], max_iter=iterations, history_size=10, line_search_fn="strong_wolfe", tolerance_grad=1e-6
-    )
+    # here, as torch's own minimiser imports its compiler, which takes longer than the fit
+    from scipy.optimize import minimize
 
-    def closure() -> Tensor:
-        at = weights.detach()
-        told = [answer(at) for answer in answers]
+    def told(flat: NDArray[numpy.float64]) -> tuple[float, NDArray[numpy.float64]]:
+        at = torch.from_numpy(flat).view_as(start)
+        answered = [answer(at) for answer in answers]
         held = at.clone()
         held[:, 0] = 0
-        weights.grad = sum((gradient for _, gradient in told), start=ridge * held)
-        return sum((loss for loss, _ in told), start=ridge / 2 * (held**2).sum())
+        gradient = sum((one for _, one in answered), start=ridge * held)
+        loss = sum((one for one, _ in answered), start=ridge / 2 * (held**2).sum())
+        return float(loss), gradient.flatten().numpy()
 
-    method.step(closure)
-    return weights.detach()
+    options = {"maxiter": iterations, "ftol": 1e-9, "gtol": 1e-6}
+    found = minimize(told, start.flatten().numpy(), jac=True, method="L-BFGS-B", options=options)
+    return torch.from_numpy(found.x).view_as(start)
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,12 @@ def calibrated(both: Sides, known: Tensor) -> Tensor:
     count = both.classes
     score = known[:, :count].sum(1)
     masses = both.masses(torch.arange(len(both.pairs)))
-    rising = IsotonicRegression(y_min=0, y_max=1)
-    share = torch.from_numpy(
-        rising.fit_transform(score.numpy(), (both.sides == 0).double().numpy(), sample_weight=masses.numpy())
-    )
+    first, share = (both.sides == 0).double(), torch.empty_like(score)
+    for turn in (0, 1):  # what is counted has no say in where it is counted
+        fitted, told = (torch.arange(len(score)) % 2 == one for one in (turn, 1 - turn))
+        rising = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        rising.fit(score[fitted].numpy(), first[fitted].numpy(), sample_weight=masses[fitted].numpy())
+        share[told] = torch.from_numpy(rising.predict(score[told].numpy()))
     ours = known[:, :count] / score[:, None].clamp_min(1e-12) * share[:, None]
     theirs = known[:, count:] / (1 - score)[:, None].clamp_min(1e-12) * (1 - share)[:, None]
     return torch.cat([ours, theirs], 1)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
@@ -135,6 +136,7 @@ def serve(
     stop: Callable[[], bool] = never,
     shown: Callable[[HessianAlignment], None] = lambda strategy: None,
     attendance: Attendance | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
@@ -148,6 +150,7 @@ def serve(
         stop: Asked between rounds and between messages, whether to stop.
         shown: Given the strategy before the first round, by who wants to look at what the server learns.
         attendance: The sites of a deployment; default: nobody's name is known.
+        device: Where the server computes; where the clients do, if they are in this process.
 
     Returns:
         The content of results.json.
@@ -161,7 +164,7 @@ def serve(
         runfolder.check_new(job.folder)
     with owner.owning(runfolder.make_folder(job.folder)):
         runfolder.clear_leftovers(job.folder)
-        return _serve(job, grid, listener, domains, resume, stop, shown, attendance)
+        return _serve(job, grid, listener, domains, resume, stop, shown, attendance, device)
 
 
 def _serve(
@@ -173,11 +176,12 @@ def _serve(
     stop: Callable[[], bool],
     shown: Callable[[HessianAlignment], None],
     attendance: Attendance | None,
+    device: str,
 ) -> dict[str, Any]:
     config, seed = job.config, job.config.seed[0]
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
-    strategy.talk.tell, strategy.talk.stop = listener.note, stop
+    strategy.talk.tell, strategy.talk.stop, strategy.talk.device = listener.note, stop, device
     strategy.talk.again = lambda kind, client_id: _spend_again(job, strategy.begun(), kind, client_id)
     strategy.clients_keep_models = domains is None
     if domains is not None:
@@ -185,7 +189,7 @@ def _serve(
     elif attendance is not None:
         strategy.talk.attendance = attendance
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
-    model = check_network(build(config.model, setting.input_shape, setting.classes, seed))
+    model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
