@@ -53,7 +53,7 @@ class Times:
 def compare(name: str, recipe: str, count: int, threads: int) -> dict[str, float]:
     """Medians: seconds of a step by hand, and each side's ratio to it, pair by pair; the same of CPU seconds."""
     sources = networks.images(DOMAINS, IMAGES, SHAPES[name])
-    training = rounds.synchronous(ROWS, RATE, chunk=DOMAINS * ROWS)
+    training = rounds.synchronous(ROWS, RATE)
     sides = {"by hand": by_hand.steps(network(name), sources, recipe, ROWS, RATE)}
     for side, together in (("batching", True), ("without", False)):
         sides[side] = rounds.through_engine(

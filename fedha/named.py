@@ -128,7 +128,7 @@ def arguments(
         hints = [f"; {one!r} is none{nearest(one, wanted)}" for one in options if one not in wanted and wanted]
         hint = next((one for one in hints if "did you mean" in one), "")
         takes = f"{name} takes {', '.join(map(told, wanted.values())) or 'nothing'}"
-        raise FedhaError(f"{section}: {error}{hint}; {takes}") from error
+        raise FedhaError(f"{section}: {error}; {takes}{hint}") from error
     asked = {one: meant(value) if not _takes_text(wanted.get(one)) else value for one, value in options.items()}
     return asked | checked(section, wanted, options) | more
 

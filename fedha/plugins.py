@@ -30,6 +30,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "timm": "fedha.models.backbones:timm_network",
         "torchvision": "fedha.models.backbones:torchvision_network",
     },
+    TRANSFORMS: {"domainbed": "fedha.data.images.domainbed:augmentation"},
 }
 
 

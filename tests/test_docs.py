@@ -70,9 +70,10 @@ def test_pages_that_promise_say_what_a_cheating_server_gets_around(page: str) ->
     assert len(ways[: ways.index("")] if "" in ways else ways) >= 8
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_configs_first_line_is_the_command_that_runs_it(config: Path) -> None:
-    assert config.read_text(encoding="utf-8").startswith(f"# fedha run configs/{config.name}")
+    text, place = config.read_text(encoding="utf-8"), config.relative_to(ROOT).as_posix()
+    assert text.startswith(f"# fedha {'sweep' if 'sweep:' in text else 'run'} {place}")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])

@@ -228,7 +228,7 @@ def test_an_optimiser_without_options_that_is_fedhas_own_keeps_its_state_under_i
         ),
         (
             {"local": {"optimizer": {"name": "adamw", "eps": 1}, "momentum": 0.5}},
-            "momentum is 0.5, which optimizer 'adamw'",
+            "momentum is 0.5, which 'adamw' reads among",
         ),
         ({"local": {"optimizer": "rmsprop", "momentum": 0.5}}, "momentum is 0.5, which 'rmsprop' reads among the"),
         ({"optimizer": "rprop", "rates": {"head": 2}}, "'rprop', which finds the size of its steps itself"),

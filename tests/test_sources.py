@@ -207,9 +207,12 @@ def test_inputs_that_differ_in_number_are_refused() -> None:
         trained(given, models_of_others.reads_both)
 
 
-def test_images_in_folders_are_the_same_at_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("augment", ["none", "domainbed"])
+def test_images_in_folders_are_the_same_at_workers(tmp_path: Path, augment: str) -> None:
+    if augment != "none":
+        pytest.importorskip("torchvision")
     root = image_folder(tmp_path / "images")
-    data = {"name": "folder", "root": str(root), "target": "sketch", "size": 6}
+    data = {"name": "folder", "root": str(root), "target": "sketch", "size": 6, "augment": augment}
     content = {"data": data, "model": {"name": "cnn", "hidden": [3]}, "training": {"rounds": 2}, "seed": 0}
     ends = []
     for name in ("inline", "ray"):

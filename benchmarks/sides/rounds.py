@@ -55,9 +55,11 @@ def through_engine(
         site=seeded_site,
         device=device,
         threads=threads,
+        in_place=device != "cpu",
     )
     grid = InlineGrid(app_for(clients), len(sources), together=clients if together else None)
     strategy = HessianAlignment(RECIPES[recipe], training, clients=len(sources))
+    strategy.talk.device = device
     started = state_of(network())
     strategy.begin(started.whole(), started.kinds)
     number = 0

@@ -220,8 +220,9 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     overrides: Overrides = None,
 ) -> None:
-    """Write each source domain of a config into DIR/DOMAIN/domain.npz: what a site of a deployment needs, and no more.
+    """Write each source domain of a config into DIR/DOMAIN: what a site of a deployment needs, and no more.
 
+    That is domain.npz, its examples as they are used; of a folder of images the files themselves, in DOMAIN/CLASS.
     CONFIG is a YAML file, or the name of one that fedha ships. KEY=VALUE changes what it says; its seed decides what is
     held out. A site's FEDHA_DATA is then its domain's folder.
 
@@ -233,7 +234,15 @@ def export(
     from fedha.data.export import export_sources
     from fedha.flower.serve import load_domains
 
-    domains = load_domains(find_config(config, overrides or []))
+    wanted = find_config(config, overrides or [])
+    domains = load_domains(wanted)
+    if wanted.data.name == "folder" and wanted.data.manifest is None and wanted.data.root is not None:
+        from fedha.data.images.export import export_images
+
+        for place, copied in export_images(domains.sources, wanted.data.root, folder).items():
+            images = sum(1 for one in place.rglob("*") if one.is_file())
+            sys.stdout.write(f"{place}: {images} images, {copied / 1000:,.0f} kB\n")
+        return
     for domain, path in zip(domains.sources, export_sources(domains, folder), strict=True):
         size = path.stat().st_size / 1000
         sys.stdout.write(
@@ -262,7 +271,7 @@ def doctor(
     from fedha.cli.launch import find_config
     from fedha.cli.publish import terminal
 
-    wanted = None if config is None else find_config(config, overrides or [], engine)
+    wanted = None if config is None else find_config(config, overrides or [], engine, first_of_sweep=True)
     if code := examine(wanted, terminal()):
         raise typer.Exit(code)
 
@@ -282,7 +291,7 @@ def features(config: ConfigName, overrides: Overrides = None) -> None:
     from fedha.flower.apps import device
     from fedha.flower.serve import load_domains
 
-    one = find_config(config, overrides or ()).runs()[0]
+    one = find_config(config, overrides or (), first_of_sweep=True).runs()[0]
     for found in compute(one, load_domains(one), device(one)):
         sys.stdout.write(f"{found.domain}: {found.examples:,} examples, {found.width:,} features each\n")
     sys.stdout.write(f"kept in {one.model.features.cache}\n")

@@ -160,7 +160,7 @@ def check(
     from fedha.data.examine import examine
     from fedha.flower.serve import load_domains
 
-    wanted = launch.find_config(config, overrides or [])
+    wanted = launch.find_config(config, overrides or [], first_of_sweep=True)
     if wanted.data.name == "folder":  # a broken image is what is looked for, not the end
         wanted = wanted.model_copy(update={"data": wanted.data.model_copy(update={"on_broken": "skip"})})
     domains = load_domains(wanted)

@@ -27,7 +27,12 @@ Plan = Sequence[tuple[Config, Path]]  # single runs and where each is written
 
 
 def find_config(
-    name: str, overrides: Sequence[str] = (), engine: str | None = None, *, elsewhere: bool = False
+    name: str,
+    overrides: Sequence[str] = (),
+    engine: str | None = None,
+    *,
+    elsewhere: bool = False,
+    first_of_sweep: bool = False,
 ) -> Config:
     """Read a config: a file or, where there is no such file, one that fedha ships, by its bare name.
 
@@ -36,13 +41,26 @@ def find_config(
         overrides: Changes as ``key.key=value``.
         engine: Shorthand for the override ``engine.name=…``.
         elsewhere: Whether it is for other machines, whose paths stay as they are given; else they are made absolute.
+        first_of_sweep: Whether the config of a sweep stands for its first run; else it is refused.
 
     Raises:
         FedhaError: There is neither, or the content does not fit the schema.
     """
     changes = [*overrides, *([f"engine.name={engine}"] if engine else [])]
-    found = configs.load(config_path(name), changes)
+    path = config_path(name)
+    found = _first_run(path, changes) if first_of_sweep else configs.load(path, changes)
     return found if elsewhere else configs.located(found)
+
+
+def _first_run(path: Path, changes: Sequence[str]) -> Config:
+    content = configs.read_content(path, changes)
+    data = content.get("data")
+    if "sweep" not in content and not (isinstance(data, dict) and data.get("target") == "all"):
+        return configs.load(path, changes)
+    from fedha.sweep.space import example  # torch: slow to import
+    from fedha.sweep.targets import with_targets
+
+    return configs.parse(example(with_targets(content)), str(path))
 
 
 def config_path(name: str) -> Path:
@@ -67,7 +85,11 @@ def shipped_configs() -> dict[str, Path]:
     package = Path(str(files("fedha")))
     inside = package / "configs"
     folder = inside if inside.is_dir() else package.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    return dict(sorted(found.items(), key=lambda one: "/" in one[0]))  # those in folders last
+
+
+_NEED_FILES = ("arrays", "colored_mnist", "folder", "heart", "hub", "rotated_mnist", "table")
 
 
 def look_at_data(config: Config) -> str:
@@ -79,7 +101,7 @@ def look_at_data(config: Config) -> str:
     data = config.data
     if data.download:
         return "the data were not looked at: a run may download them"
-    if data.root is None and data.manifest is None and data.name in ("colored_mnist", "heart", "arrays", "folder"):
+    if data.root is None and data.manifest is None and data.name in _NEED_FILES:
         return f"the data were not looked at: data.root does not say where {data.name} is"
     from fedha.flower.serve import load_domains
 

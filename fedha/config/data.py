@@ -84,14 +84,29 @@ class DataConfig(Section):
         description="the classes in the order of their labels; default: the domains' class folders, sorted",
     )
     size: int | None = Field(
-        None, ge=1, le=4096, json_schema_extra=_of("folder"), description="pixels a side of every image; default: 32"
+        None,
+        ge=1,
+        le=4096,
+        json_schema_extra=_of("folder"),
+        description="pixels a side of every image; default: the network's, else 32",
     )
     channels: int | None = Field(
         None,
         ge=1,
         le=3,
         json_schema_extra=_of("folder"),
-        description="1: grey, 3: colour; default: as the sources' first images are",
+        description="1: grey, 3: colour; default: the network's, else as the sources' first images are",
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = Field(
+        None,
+        json_schema_extra=_of("folder"),
+        description="how images are resized; default: the network's, else bilinear",
+    )
+    decode: Literal["whole", "scaled"] = Field(
+        "whole",
+        json_schema_extra=_of("folder"),
+        description="JPEG files whole, or at a half, a quarter or an eighth where that is twice data.size: faster, and "
+        "other pixels",
     )
     augment: str | dict[str, Any] = Field(
         "none",
@@ -184,7 +199,7 @@ class DataConfig(Section):
         if isinstance(augment, dict) and not isinstance(augment.get("name"), str):
             raise ValueError("give a name, or a mapping with name and the arguments, such as {name: domainbed}")
         name = augment if isinstance(augment, str) else augment["name"]
-        known = ("none", "domainbed", *plugins.installed(plugins.TRANSFORMS))
+        known = ("none", *plugins.known(plugins.TRANSFORMS))
         if name not in known and not is_own(name):
             raise ValueError(
                 f"there is no augmentation {name!r}{nearest(name, known)}; or name your own transform as "

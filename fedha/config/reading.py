@@ -28,7 +28,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         FedhaError: The file is missing or is not YAML, or the content does not fit the schema.
     """
-    return parse(read_content(path, overrides), str(path))
+    content = read_content(path, overrides)
+    if "sweep" in content:
+        raise FedhaError(f"{path} describes a sweep, which is many runs; train them with: fedha sweep {path}")
+    return parse(content, str(path))
 
 
 def load_written(path: Path, overrides: Sequence[str] = ()) -> Config:

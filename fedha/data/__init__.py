@@ -1,6 +1,6 @@
 """The data sets: each gives source domains and targets that nobody trains on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,7 +61,9 @@ _DATA_SETS = {
 _OWN = _DataSet(own.load, own.load_own, names=own.domain_names)  # somebody's function, or an installed package's
 
 
-def load(config: DataConfig, seed: int, *, protected: bool = False) -> DomainSet:
+def load(
+    config: DataConfig, seed: int, *, protected: bool = False, keys: Mapping[str, bytes] | None = None
+) -> DomainSet:
     """Load the configured data set: the same config and seed give the same domains, bit for bit.
 
     Args:
@@ -69,6 +71,8 @@ def load(config: DataConfig, seed: int, *, protected: bool = False) -> DomainSet
         seed: The run's seed; it decides shuffles, splits, label noise and colours.
         protected: Whether an example's side may depend on nothing but that example and the seed: under
             ``privacy.protect: examples``.
+        keys: To have the sides of a deployment's sites, their keys by domain; each stays its site's secret. With
+            `protected`.
 
     Returns:
         Domains with float32 inputs and int64 labels, checked.
@@ -81,7 +85,7 @@ def load(config: DataConfig, seed: int, *, protected: bool = False) -> DomainSet
     if config.name not in _DATA_SETS:
         own.check_taken(config)
     with _fitting(config):
-        domains = _of(config).load(config, cut_of(config, seed, protected=protected)).check()
+        domains = _of(config).load(config, cut_of(config, seed, protected=protected, keys=keys)).check()
     check_clients(domains.sources, config.clients_per_domain)
     told = [*domains.notes, *_gathered((*domains.sources, *domains.targets))]
     missing = missing_classes(domains, config.clients_per_domain, seed, config.split)

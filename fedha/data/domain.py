@@ -151,6 +151,7 @@ def choose_sources(
         if name is not None and name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? The domains" if close else "the domains"
+            hint = f"fedha sweep leaves each out in turn; {hint}" if name == "all" else hint
             told = "".join(f"; {one}" for one in passed)
             raise FedhaError(f"{key} names {name!r}, which is no domain; {hint} are {', '.join(known)}{told}")
     if sources is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,17 +139,17 @@ def _sizes(domain: Domain) -> str:
     """Width and height of the smallest and the largest image file, by their headers."""
     from PIL import Image
 
+    from fedha.data.images.files import ImageFiles
+
     found = []
     for kept in (one for name in PARTS for one in several(getattr(domain, name).inputs).values()):
         source, rows = (kept.source, kept.rows.tolist()) if isinstance(kept, Chosen) else (kept, range(len(kept)))
-        if not (hasattr(source, "folder") and hasattr(source, "names")):
+        files = getattr(source, "files", None)
+        if not isinstance(files, ImageFiles):
             return ""
         for row in rows:
-            try:
-                with Image.open(source.folder / source.names[row]) as image:
-                    found.append(image.size)
-            except OSError:  # it is found broken when it is decoded
-                continue
+            with suppress(OSError), Image.open(files.path(row)) as image:  # a broken one is told of elsewhere
+                found.append(image.size)
     if not found:
         return ""
     low, high = (pick(found, key=lambda one: one[0] * one[1]) for pick in (min, max))

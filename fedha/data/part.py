@@ -11,9 +11,14 @@ from fedha.data.colored import source_names as colored_names
 from fedha.data.domain import choose_sources, held_sources
 from fedha.data.export import FILE
 from fedha.data.images.load import domains_in
+from fedha.data.tables.sheet import ENDINGS
 from fedha.errors import FedhaError, brief
 
-_FILES = {"heart": (heart.FILE,), "arrays": arrays.FILES}  # of one source
+_FILES = {  # of one source
+    "heart": (heart.FILE,),
+    "arrays": arrays.FILES,
+    "table": tuple("{}" + ending for ending in ENDINGS),
+}
 
 
 def source_names(config: DataConfig) -> tuple[str, ...] | None:

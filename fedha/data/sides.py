@@ -1,8 +1,8 @@
 """On which side of a domain an example is: trained on, or held out."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -24,6 +24,7 @@ class Cut:
         seed: The run's seed; it decides which examples.
         protected: Whether an example's side must depend on that example and a key alone, so that it tells of no other.
         key: The key of a site; None in simulations, where it comes from the seed.
+        keys: In a simulation that repeats a deployment, the keys of its sites, by domain.
     """
 
     fraction: float
@@ -31,6 +32,7 @@ class Cut:
     seed: int = 0
     protected: bool = False
     key: bytes | None = None
+    keys: Mapping[str, bytes] = field(default_factory=dict)
 
     def sides(
         self, domain: str, inputs: Iterable[Tensor], labels: Tensor, groups: Tensor | None
@@ -47,7 +49,7 @@ class Cut:
             Disjoint, together 0 to n - 1. By chance and in proportion ``round(share * n)`` are held out, but never the
             last one, and groups are as near to that as whole groups come; by the key it is each example's own chance.
         """
-        if self.protected and (self.split == "stratified" or self.key is not None):
+        if self.protected and (self.split == "stratified" or self._own(domain) is not None):
             contents = _contents(inputs, labels) if groups is None else _named(groups)
             return by_key(contents, self.fraction, self._key(domain))
         order = torch.randperm(len(labels), generator=generator(self.seed, "data", "held out", domain))
@@ -63,17 +65,27 @@ class Cut:
     @property
     def heeds_groups(self) -> bool:
         """Whether groups stay together; by chance alone they do not."""
-        return self.split == "stratified" or self.key is not None
+        return self.split == "stratified" or self.key is not None or bool(self.keys)
+
+    def _own(self, domain: str) -> bytes | None:
+        return self.keys.get(domain, self.key)
 
     def _key(self, domain: str) -> bytes:
-        if self.key is not None:
-            return hashlib.blake2b(domain.encode(), key=self.key, digest_size=32).digest()
+        if (key := self._own(domain)) is not None:
+            return hashlib.blake2b(domain.encode(), key=key, digest_size=32).digest()
         return hashlib.blake2b(repr((self.seed, "data", "held out", domain)).encode(), digest_size=32).digest()
 
 
-def cut_of(config: DataConfig, seed: int, *, protected: bool = False, key: bytes | None = None) -> Cut:
+def cut_of(
+    config: DataConfig,
+    seed: int,
+    *,
+    protected: bool = False,
+    key: bytes | None = None,
+    keys: Mapping[str, bytes] | None = None,
+) -> Cut:
     """The config's cut; arguments as in `Cut`."""
-    return Cut(config.held_out, config.split, seed, protected, key)
+    return Cut(config.held_out, config.split, seed, protected, key, keys or {})
 
 
 def held_out_count(examples: int, fraction: float) -> int:

@@ -65,6 +65,7 @@ from fedha.piggyback import riders
 from fedha.privacy.account import Account
 from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
+from fedha.resolution import resolved
 from fedha.rules.found import server_rule
 
 EVENTS = ".events"  # the folder beside the runs
@@ -225,7 +226,7 @@ def inside(folder: Path, name: str) -> Path:
 def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
     """This site's client; kept where a process answers more than once."""
     config = from_json(settings)
-    own = _own(config.data)
+    own = _own(resolved(config, alone=True)[0])
     if config.data.clients_per_domain > 1:
         raise FedhaError(
             f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "

@@ -91,8 +91,8 @@ def fit(answers: Sequence[Summed], start: Tensor, ridge: float, *, iterations: i
         ridge: Half of it times the squared weights is added, those of the column of ones left out.
         iterations: At most.
     """
-    # torch's own method imports its compiler, which takes longer than the fit
-    from scipy.optimize import minimize  # type: ignore[import-untyped]
+    # here, as torch's own minimiser imports its compiler, which takes longer than the fit
+    from scipy.optimize import minimize
 
     def told(flat: NDArray[numpy.float64]) -> tuple[float, NDArray[numpy.float64]]:
         at = torch.from_numpy(flat).view_as(start)

@@ -21,7 +21,7 @@ from fedha.engine.nodes import (
 )
 from fedha.engine.parcels import TOGETHER, Records, even, to_record_dict
 from fedha.features import Keeping
-from fedha.flower.apps import device
+from fedha.flower.apps import device, server_device
 from fedha.flower.client import Clients, app_for, restore_state, seeded_site, state_record
 from fedha.flower.delivery import never, stop_if_asked
 from fedha.flower.failure import failure_of, pack_failure
@@ -177,6 +177,7 @@ def inline_grid(
         device=device(config),
         party=simulated_party(config),
         site=seeded_site,
+        in_place=server_device(config) != "cpu",
         stays=True,
         keeping=Keeping.of(config.model.features),
     )
@@ -188,4 +189,5 @@ def run_inline(
 ) -> dict[str, Any]:
     """Train one job in this process; see `fedha.engine.run`."""
     grid = inline_grid(job.config, domains, together=job.config.engine.batching is True, stop=stop)
-    return serve(job, grid, listener, domains=domains, resume=resume, stop=stop)
+    there = server_device(job.config)
+    return serve(job, grid, listener, domains=domains, resume=resume, stop=stop, device=there)

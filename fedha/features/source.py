@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fedha.data.examples import Chosen, Draws, Examples, Joined
 from fedha.data.images.source import Images
 from fedha.data.mapped import Mapped
+from fedha.errors import FedhaError
 from fedha.features.trunk import BLOCK, computed
 
 
@@ -52,7 +53,11 @@ class Features:
             self.examples.expect(rows[:BLOCK], self._drawn(draws))
 
     def take(self, rows: Tensor, draws: Draws | None = None) -> Tensor:
-        """These features."""
+        """These features.
+
+        Raises:
+            FedhaError: Some are beyond float16, and are to be rounded to it.
+        """
         draws = self._drawn(draws)
         if draws is None and self.known is not None:
             return _taken(self.known, rows)
@@ -67,7 +72,7 @@ class Features:
                 self.examples.expect(after, draws)
             made.append(computed(self.trunk, inputs).cpu())
         found = torch.cat(made) if made else torch.empty(0, self.width, dtype=self.dtype)
-        return found.half().to(found.dtype) if self.half else found
+        return rounded(found) if self.half else found
 
     def _drawn(self, draws: Draws | None) -> Draws | None:
         """What changes the inputs of these examples; None where nothing does."""
@@ -82,6 +87,19 @@ class Features:
             features[missing] = self.fresh(missing)
             there[missing] = True
         return features[rows]
+
+
+def rounded(features: Tensor) -> Tensor:
+    """Features as float16 has them.
+
+    Raises:
+        FedhaError: Some are beyond its range.
+    """
+    found = features.half().to(features.dtype)
+    if bool((features.isfinite() & ~found.isfinite()).any()):
+        largest = float(features[features.isfinite()].abs().max())
+        raise FedhaError(f"features are up to {largest:.3g}, beyond float16; set model.features.precision to float32")
+    return found
 
 
 def changes(kept: Any) -> bool:

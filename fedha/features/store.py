@@ -170,7 +170,7 @@ def _grow(store: Store, keys: Keys, compute: Compute, title: str) -> None:
         told.truncate()
         saved = monotonic()
         for some in places.split(_STEP):
-            rows.write(_bytes(store, compute(some), title))
+            rows.write(_bytes(store, compute(some)))
             told.write(keys[some.numpy()].tobytes())
             progress.add(len(some))
             if monotonic() - saved >= _SAVE_EVERY:
@@ -195,21 +195,9 @@ def _left(store: Store, part: Path) -> Keys:
     return numpy.frombuffer(told, KEY, count=min(len(told) // KEY_BYTES, size // store.row_bytes))
 
 
-def _bytes(store: Store, features: Tensor, title: str) -> bytes:
-    """Features as they are kept.
-
-    Raises:
-        FedhaError: Some are beyond the precision's range.
-    """
-    exact = features.cpu().numpy()
-    with numpy.errstate(over="ignore"):
-        made = exact.astype(KINDS[store.precision])
-    if bool((numpy.isfinite(exact) & ~numpy.isfinite(made)).any()):
-        raise FedhaError(
-            f"features of {title} are up to {abs(exact).max():.3g}, beyond {store.precision}; set "
-            "model.features.precision to float32"
-        )
-    content: bytes = made.tobytes()
+def _bytes(store: Store, features: Tensor) -> bytes:
+    """Features as they are kept."""
+    content: bytes = features.cpu().numpy().astype(KINDS[store.precision]).tobytes()
     return content
 
 

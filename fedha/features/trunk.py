@@ -69,6 +69,8 @@ def computed(trunk: nn.Module, inputs: Tensor) -> Tensor:
 
 def _divided(model: SplitModel, form: Form) -> Divided | None:
     featurizer = model.featurizer
+    if featurizer._forward_hooks or featurizer._forward_pre_hooks:  # somebody's, who wants to see it called
+        return None
     layers = OrderedDict(featurizer.named_children()) if type(featurizer) is nn.Sequential else {"": featurizer}
     best, width = 0, 0
     for place, features in enumerate(_constant(model, list(layers.values()), form), 1):

@@ -116,6 +116,15 @@ def device(config: Config) -> str:
     return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
 
 
+def server_device(config: Config) -> str:
+    """Where the server of a run in one process computes: with its clients, unless what they answer is protected.
+
+    Noise is drawn on the CPU, and a secure sum is one of whole numbers there.
+    """
+    plain = config.privacy.protect == "nothing" and not config.privacy.secure_aggregation
+    return device(config) if plain else "cpu"
+
+
 def _config_from(given: dict[str, str], base: Path) -> Config:
     if given.get("settings"):
         return from_json(given["settings"])

@@ -159,6 +159,7 @@ class Clients:
         site: Makes a client's own rules. By default its noise is cryptographic: that it may be drawn from the run's
             seed is for whoever simulates to say, never for the server.
         stays: Whether the process answers a run's next rounds, too.
+        in_place: Whether what they answer stays on the device, for a server in this process that computes there.
         keeping: Where the features of a frozen network are kept, which are computed once.
     """
 
@@ -172,9 +173,10 @@ class Clients:
         party: Party | None = None,
         site: Callable[[], Site] = cryptographic_site,
         stays: bool = False,
+        in_place: bool = False,
         keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
     ) -> None:
-        self._stays, self._keeping = stays, keeping
+        self._stays, self._in_place, self._keeping = stays, in_place, keeping
         self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
         self._model: SplitModel | None = None
@@ -243,7 +245,7 @@ class Clients:
             secrets, reply = secure_client.answer(self._party, opened, client, work)
             secure_client.store(context, secrets)
         _remember(client, context)
-        return pack_reply(reply)
+        return pack_reply(reply, in_place=self._in_place)
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]
@@ -296,7 +298,7 @@ class Clients:
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
-        return [plain_reply(reply) for reply in replies]
+        return [plain_reply(reply, in_place=self._in_place) for reply in replies]
 
     def _masked_together(
         self,

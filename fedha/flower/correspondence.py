@@ -88,6 +88,7 @@ class Correspondence:
         events: What went wrong in this round and how it went on, ready for metrics.jsonl.
         bytes_down: Sent so far.
         bytes_up: Received so far.
+        device: Where the server computes, and wants what it is sent.
     """
 
     rules: Rules
@@ -102,6 +103,7 @@ class Correspondence:
     events: list[dict[str, Any]] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
+    device: str = "cpu"
     _members: dict[int, Member] = field(default_factory=dict)  # by node
     _met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
@@ -230,7 +232,7 @@ class Correspondence:
                 if kind == "query.introduce" and not self._understood(node, message):
                     continue
                 try:
-                    reply = unpack_reply(message.content)
+                    reply = unpack_reply(message.content, self.device)
                 except FedhaError as error:
                     self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, str(error)), "refused")
                     continue

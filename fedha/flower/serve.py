@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
@@ -35,6 +36,7 @@ from fedha.piggyback import riders
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
+from fedha.resolution import resolved
 from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
 from fedha.runs.checkpoint import read_saved
@@ -74,7 +76,9 @@ def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
     Raises:
         FedhaError: The data are missing or wrong, or no source would be left.
     """
-    domains = data.load(config.data, config.seed[0], protected=config.privacy.protect == "examples")
+    section, told = resolved(config)
+    domains = data.load(section, config.seed[0], protected=config.privacy.protect == "examples")
+    domains = replace(domains, description="; ".join(filter(None, [domains.description, told])))
     if domains.released and config.privacy.protect != "nothing":
         raise FedhaError(
             f"privacy.protect is {config.privacy.protect!r}, but {config.data.name} takes from each source "
@@ -132,6 +136,7 @@ def serve(
     stop: Callable[[], bool] = never,
     shown: Callable[[HessianAlignment], None] = lambda strategy: None,
     attendance: Attendance | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train one run to its end and write its folder.
 
@@ -145,6 +150,7 @@ def serve(
         stop: Asked between rounds and between messages, whether to stop.
         shown: Given the strategy before the first round, by who wants to look at what the server learns.
         attendance: The sites of a deployment; default: nobody's name is known.
+        device: Where the server computes; where the clients do, if they are in this process.
 
     Returns:
         The content of results.json.
@@ -158,7 +164,7 @@ def serve(
         runfolder.check_new(job.folder)
     with owner.owning(runfolder.make_folder(job.folder)):
         runfolder.clear_leftovers(job.folder)
-        return _serve(job, grid, listener, domains, resume, stop, shown, attendance)
+        return _serve(job, grid, listener, domains, resume, stop, shown, attendance, device)
 
 
 def _serve(
@@ -170,11 +176,12 @@ def _serve(
     stop: Callable[[], bool],
     shown: Callable[[HessianAlignment], None],
     attendance: Attendance | None,
+    device: str,
 ) -> dict[str, Any]:
     config, seed = job.config, job.config.seed[0]
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
-    strategy.talk.tell, strategy.talk.stop = listener.note, stop
+    strategy.talk.tell, strategy.talk.stop, strategy.talk.device = listener.note, stop, device
     strategy.talk.again = lambda kind, client_id: _spend_again(job, strategy.begun(), kind, client_id)
     strategy.clients_keep_models = domains is None
     if domains is not None:
@@ -182,7 +189,7 @@ def _serve(
     elif attendance is not None:
         strategy.talk.attendance = attendance
     setting = _learned(job, strategy, grid) if domains is None else _given(domains)
-    model = check_network(build(config.model, setting.input_shape, setting.classes, seed))
+    model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
@@ -324,7 +331,8 @@ def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     examples = listed((f"{one.domain} {one.examples}" for one in members), most=MANY)
     told = f"training examples: {examples}" if strategy.secure is None else "how many examples each has is secret"
     description = f"{config.data.name}, each domain at its own site; {told}"
-    own = config.data if job.target_root is None else config.data.model_copy(update={"root": job.target_root})
+    section, _ = resolved(config, alone=True)
+    own = section if job.target_root is None else section.model_copy(update={"root": job.target_root})
     targets = data.load_targets(own, config.seed[0])
     return Setting(names, shape, data.class_count(config.data), targets, description)
 

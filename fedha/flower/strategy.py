@@ -15,6 +15,7 @@ from torch import Tensor
 from fedha.arguments import check_argument, check_number
 from fedha.cohort import Member
 from fedha.config import FederationConfig, PrivacyConfig, RecipeConfig, TrainingConfig
+from fedha.devices import to_device
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
 from fedha.federation import Server, pool_evaluations
@@ -157,7 +158,8 @@ class HessianAlignment(Strategy):
             FedhaError: A part that is trained holds whole numbers, or the clients said that others are trained.
         """
         self.talk.check_kinds("the server", kinds or {})
-        parts = divided(state, kinds or {})
+        device = torch.device(self.talk.device)
+        parts = divided(state if device.type == "cpu" else to_device(state, device), kinds or {})
         for name, value in parts.trained.items():
             if not value.is_floating_point():
                 raise FedhaError(
@@ -180,7 +182,13 @@ class HessianAlignment(Strategy):
 
     def restored(self) -> None:
         """The server has another state, of a checkpoint: what clients are sent and told is made anew."""
-        server = self.begun()
+        server, device = self.begun(), torch.device(self.talk.device)
+        if device.type != "cpu":  # a checkpoint is read on the CPU; numbers alone, such as counts of steps, stay there
+            server.running, server.references = to_device(server.running, device), to_device(server.references, device)
+            server.states = {
+                rule: {name: value if value.dim() == 0 else value.to(device) for name, value in kept.items()}
+                for rule, kept in server.states.items()
+            }
         self._arrays, self._sent, self.talk.state = None, None, server.state
         self.talk.held.constants = pack_tensors(server.constants)
         self._constants = constants_name(digests(server.constants))
@@ -189,7 +197,7 @@ class HessianAlignment(Strategy):
     def arrays(self) -> ArrayRecord:
         """The whole global model, packed once a round."""
         if self._arrays is None:
-            self._arrays = pack_tensors(self.begun().state)  # a round makes new ones, and leaves these as they are
+            self._arrays = self._pack(self.begun().state)  # a round makes new ones, and leaves these as they are
         return self._arrays
 
     def configure_train(
@@ -298,7 +306,7 @@ class HessianAlignment(Strategy):
         if self.clients_keep_models and arrays is not self._named:
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
         request = replace(request, running=self.begun().running, constants=self._constants)
-        packed, sent = pack_tensors(request.references), pack_tensors(request.sent)
+        packed, sent = self._pack(request.references), self._pack(request.sent)
         weights = self.begun().averaging_weights
         additive = kind != "evaluate" and not self.begun().weighs_updates
         additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
@@ -310,9 +318,17 @@ class HessianAlignment(Strategy):
             weight = weights.get(member.client_id, 1.0)
             if weight not in contents:
                 own = replace(request, averaging_weight=weight, additive=additive)
-                contents[weight] = pack_request(own, arrays, packed, self._packed_task, sent)
+                contents[weight] = pack_request(own, arrays, packed, self._packed_task, sent, in_place=self._in_place)
             by_node[node] = contents[weight]
         return self.talk.ask(kind, request.round, by_node)
+
+    @property
+    def _in_place(self) -> bool:
+        """Whether tensors stay where they are: the clients compute on this server's card, in this process."""
+        return self.talk.device != "cpu"
+
+    def _pack(self, tensors: Mapping[str, Tensor]) -> ArrayRecord:
+        return pack_tensors(tensors, in_place=self._in_place)
 
     def _trained(self, arrays: ArrayRecord) -> ArrayRecord:
         """Those of the global model's arrays that each message carries; the same record for the same arrays."""

@@ -20,7 +20,7 @@ class TensorArray(Array):
     What Flower's own methods give (`numpy`, `data`, a record's ``to_torch_state_dict``) is the reader's: a copy.
 
     Args:
-        tensor: On the CPU, contiguous.
+        tensor: Contiguous and on the CPU; or on a card, where whoever reads `tensor` is in this process.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -41,7 +41,7 @@ class TensorArray(Array):
         return self._memory().copy()
 
     def _memory(self) -> np.ndarray[Any, Any]:
-        values: np.ndarray[Any, Any] = self.__dict__["tensor"].numpy()
+        values: np.ndarray[Any, Any] = self.__dict__["tensor"].cpu().numpy()
         return values
 
     @property

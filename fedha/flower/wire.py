@@ -40,14 +40,20 @@ SEEDED, HELD_OUT = "seeded", "held_out_examples"
 UNREACHED = "unreached/"  # before the name of a parameter that no loss can move
 
 
-def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Tensors by name as an ArrayRecord, order kept; those on the CPU are shared with it, so do not change them."""
-    return array_record(pack_arrays(tensors))
+def pack_tensors(tensors: Mapping[str, Tensor], *, in_place: bool = False) -> ArrayRecord:
+    """Tensors by name as an ArrayRecord, order kept; those on the CPU are shared with it, so do not change them.
+
+    Args:
+        tensors: On any device.
+        in_place: Whether they stay on their device, for readers in this process.
+    """
+    return array_record(pack_arrays(tensors, in_place=in_place))
 
 
-def pack_arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+def pack_arrays(tensors: Mapping[str, Tensor], *, in_place: bool = False) -> dict[str, Array]:
     """Tensors by name as arrays, as in `pack_tensors`."""
-    return {name: TensorArray(value) for name, value in to_host(tensors).items()}
+    kept = {name: value.detach() for name, value in tensors.items()} if in_place else to_host(tensors)
+    return {name: TensorArray(value) for name, value in kept.items()}
 
 
 def unpack_tensors(record: ArrayRecord, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -174,7 +180,13 @@ def announced_digests(content: RecordDict) -> dict[str, str]:
 
 
 def pack_request(
-    request: Request, parameters: ArrayRecord, references: ArrayRecord, task: str, sent: ArrayRecord | None = None
+    request: Request,
+    parameters: ArrayRecord,
+    references: ArrayRecord,
+    task: str,
+    sent: ArrayRecord | None = None,
+    *,
+    in_place: bool = False,
 ) -> RecordDict:
     """A request's records; the arrays are packed once by the caller and shared by all clients. Its kind is the type of
     the message that carries it.
@@ -193,7 +205,9 @@ def pack_request(
         "request": scalars,
     }
     records |= {_SENT: sent} if sent else {}
-    return RecordDict(records | ({_RUNNING: pack_tensors(request.running)} if request.running else {}))
+    if request.running:
+        records[_RUNNING] = pack_tensors(request.running, in_place=in_place)
+    return RecordDict(records)
 
 
 def sent_constants(content: RecordDict) -> dict[str, Tensor] | None:
@@ -269,10 +283,10 @@ class PlainReply:
     configs: dict[str, dict[str, str | bytes | list[bytes]]]
 
 
-def plain_reply(reply: Reply) -> PlainReply:
-    """What a reply's records hold."""
+def plain_reply(reply: Reply, *, in_place: bool = False) -> PlainReply:
+    """What a reply's records hold; `in_place` as in `pack_tensors`."""
     return PlainReply(
-        {_WEIGHED if reply.weighed else _OWN: pack_arrays(reply.tensors)},
+        {_WEIGHED if reply.weighed else _OWN: pack_arrays(reply.tensors, in_place=in_place)},
         {"metrics": {"index": reply.client_id, "examples": reply.examples, **reply.metrics, **_shape(reply)}},
         {
             "client": {"name": reply.client_name, "domain": reply.domain, **_state(reply)},
@@ -281,9 +295,9 @@ def plain_reply(reply: Reply) -> PlainReply:
     )
 
 
-def pack_reply(reply: Reply) -> RecordDict:
-    """A reply's records."""
-    plain = plain_reply(reply)
+def pack_reply(reply: Reply, *, in_place: bool = False) -> RecordDict:
+    """A reply's records; `in_place` as in `pack_tensors`."""
+    plain = plain_reply(reply, in_place=in_place)
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {}
     records |= {name: array_record(values) for name, values in plain.arrays.items()}
     records |= {name: MetricRecord(dict(values)) for name, values in plain.metrics.items()}
@@ -315,14 +329,18 @@ def _state(reply: Reply) -> dict[str, str | bytes | list[bytes]]:
     return {name: json.dumps(value) for name, value in told.items() if value}
 
 
-def unpack_reply(content: RecordDict) -> Reply:
+def unpack_reply(content: RecordDict, device: torch.device | str = "cpu") -> Reply:
     """Read what `pack_reply` wrote.
+
+    Args:
+        content: The message's.
+        device: Where the tensors are wanted.
 
     Raises:
         FedhaError: It is something else.
     """
     with _reading("a reply"):
-        return _reply(content)
+        return _reply(content, device)
 
 
 def _whole(value: float) -> int:
@@ -331,14 +349,14 @@ def _whole(value: float) -> int:
     return int(value)
 
 
-def _reply(content: RecordDict) -> Reply:
+def _reply(content: RecordDict, device: torch.device | str) -> Reply:
     metrics = _record(content, "metrics", MetricRecord)
     numbers = {name: value for name, value in metrics.items() if not isinstance(value, list)}
     index, examples = (_whole(numbers.pop(name)) for name in ("index", "examples"))
     for name in (SEEDED, HELD_OUT) if SEEDED in numbers or HELD_OUT in numbers else ():
         _whole(numbers[name])
     weighed = _WEIGHED in content
-    tensors = unpack_tensors(_record(content, _WEIGHED if weighed else _OWN, ArrayRecord))
+    tensors = unpack_tensors(_record(content, _WEIGHED if weighed else _OWN, ArrayRecord), device)
     who = _record(content, "client", ConfigRecord)
     return Reply(
         client_name=str(who["name"])[:_LONGEST],

@@ -266,7 +266,7 @@ def _name(content: Mapping[str, Any]) -> str:
 
 def example(content: Mapping[str, Any]) -> dict[str, Any]:
     """A config of one run: the first of each grid and the first draw of each distribution; for its data section."""
-    rest = {key: copy.deepcopy(value) for key, value in content.items() if key not in RESERVED}
+    rest = {key: copy.deepcopy(value) for key, value in content.items() if key not in (*RESERVED, SECTION)}
     varied = _varied(rest, Config, "", 1)
     values = {key: given[0] for key, given in varied.grid.items()}
     values |= {key: one.draw(0, 0, key) for key, one in varied.drawn.items()}

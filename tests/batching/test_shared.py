@@ -28,15 +28,18 @@ MINIBATCH = TrainingConfig(rounds=6, optimizer="adam", learning_rate=0.01, weigh
 WARM = {"weight": 3.0, "warmup_rounds": 2, "warmup_weight": 0.5, "rescale": True}
 
 
-def trained(problem: Problem, recipe: Recipe, training: TrainingConfig, *, together: bool) -> tuple[Any, list[Any]]:
+def trained(
+    problem: Problem, recipe: Recipe, training: TrainingConfig, *, together: bool, device: str = "cpu"
+) -> tuple[Any, list[Any]]:
     """The parameters after six rounds through the inline engine's messages, and the rounds' numbers."""
 
     def domain(context: Any) -> Domain:
         return problem.domains[context.node_config["partition-id"]]
 
-    clients = Clients(lambda context: problem.model, domain, site=seeded_site)
+    clients = Clients(lambda context: problem.model, domain, site=seeded_site, in_place=device != "cpu")
     grid = InlineGrid(app_for(clients), len(problem.domains), together=clients if together else None)
     strategy = HessianAlignment(recipe, training, seed=7, clients=len(problem.domains))
+    strategy.talk.device = device
     server, numbers = strategy.begin(dict(problem.model.named_parameters())), []
     for number in range(1, 7):
         messages = list(strategy.configure_train(number, strategy.arrays, ConfigRecord(), grid))
@@ -56,6 +59,14 @@ def test_a_shared_pass_says_what_each_client_says_alone(name: str, training: Tra
         for key in ("risk", "accuracy", "penalty"):
             assert one[key] == pytest.approx(other[key], rel=1e-9, abs=1e-12)
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_tensors_that_stay_where_they_are_give_the_same_bits(together: bool) -> None:
+    runs = [
+        trained(make_problem(), RECIPES["hgp"], MINIBATCH, together=together, device=one)[0] for one in ("cpu", "cpu:0")
+    ]
+    assert all(torch.equal(value, runs[1][name]) for name, value in runs[0].items())
 
 
 class Counting(nn.Module):

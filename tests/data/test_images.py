@@ -11,15 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from fedha.config import DataConfig
+from fedha.config import DataConfig, parse
 from fedha.config import load as load_config
 from fedha.data import DomainSet, load, load_own, load_targets
 from fedha.data.examples import Examples, Placement
+from fedha.data.fingerprint import fingerprint
 from fedha.data.images.decode import MOST_PIXELS, Square, pixels
+from fedha.data.images.pool import Ahead
 from fedha.errors import FedhaError
+from fedha.flower.serve import load_domains
 from fedha.run import execute
 from fedha.runs.listener import Silent
 from tests.data.image_folders import image_folder, picture
+from tests.deploy.federations import OTHER, others_folder
 
 SITE = {"size": 8, "channels": 3, "class_names": ["cat", "dog"]}
 
@@ -116,6 +120,109 @@ def test_every_mode_of_one_picture_is_nearly_that_picture(tmp_path: Path) -> Non
             assert found.shape == (channels, 16, 16)
             assert found.dtype == numpy.uint8
             assert int(abs(found.astype(int) - numpy.asarray(grey)).max()) <= 1, mode
+
+
+def test_colours_of_print_and_transparent_palettes_are_read(tmp_path: Path) -> None:
+    image = picture(6, 16, 16)
+    image.convert("CMYK").save(tmp_path / "print.jpg", quality=100)
+    found = pixels(tmp_path / "print.jpg", Square(16, 3)).transpose(1, 2, 0)
+    assert abs(found.astype(int) - numpy.asarray(image)).mean() < 8
+    drawn = Image.new("P", (8, 8), 0)
+    drawn.putpalette([255, 0, 0, 0, 0, 255])
+    drawn.paste(1, (0, 0, 4, 8))
+    drawn.save(tmp_path / "drawn.png", transparency=0)
+    found = pixels(tmp_path / "drawn.png", Square(8, 3))
+    assert found[:, 0, 0].tolist() == [0, 0, 255]
+    assert found[:, 0, 7].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "tif"])
+def test_of_an_animation_the_first_picture_is_taken(tmp_path: Path, ending: str) -> None:
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("blue", "red", "green")]
+    more = {"lossless": True} if ending == "webp" else {}
+    frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:], **more)
+    assert pixels(tmp_path / f"a.{ending}", Square(4, 3))[:, 0, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bicubic"])
+def test_images_are_resized_as_it_was_asked_for(root: Path, tmp_path: Path, interpolation: str) -> None:
+    plain, other = mine(root), mine(root, interpolation=interpolation)
+    with Image.open(root / "sketch" / "cat" / "0.png") as image:
+        wanted = numpy.asarray(image.resize((8, 8), Image.Resampling[interpolation.upper()])).transpose(2, 0, 1)
+    assert torch.equal(other.targets[0].held_out.kept(slice(1))[""][0], torch.from_numpy(wanted.copy()))
+    assert f"8 × 8 pixels, colour, {interpolation}" in other.description
+    for one in (plain, other):
+        how = None if one is plain else interpolation
+        cached = mine(root, cache=tmp_path, interpolation=how)
+        assert torch.equal(cached.targets[0].held_out.kept()[""], one.targets[0].held_out.kept()[""])
+
+
+def test_large_photographs_may_be_decoded_at_a_fraction(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images", ending="jpg")
+    large = root / "sketch" / "cat" / "0.jpg"
+    picture(9, 160, 120).save(large, quality=95)
+    whole, scaled = (mine(root, decode=how).targets[0].held_out.kept()[""] for how in ("whole", "scaled"))
+    with Image.open(large) as image:
+        image.draft(None, (16, 16))
+        assert image.size == (40, 30)
+        wanted = numpy.asarray(image.resize((8, 8), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert torch.equal(scaled[0], torch.from_numpy(wanted.copy()))
+    assert not torch.equal(scaled[0], whole[0])
+    assert torch.equal(scaled[1:], whole[1:])
+    assert torch.equal(mine(root, decode="scaled", cache=tmp_path / "c").targets[0].held_out.kept()[""], scaled)
+    assert torch.equal(mine(root, cache=tmp_path / "c").targets[0].held_out.kept()[""], whole)
+
+
+def test_size_and_channels_are_the_networks_where_nobody_says_them(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images", mode="L")
+    content = {"data": {"name": "folder", "root": str(root), "target": "sketch"}, "recipe": ["erm"]}
+    grey = load_domains(parse({**content, "model": {"name": "domainbed_mnist_cnn"}}))
+    assert grey.input_shape == (1, 28, 28)
+    assert "size and interpolation of images as domainbed_mnist_cnn is usually given" in grey.description
+    assert load_domains(parse({**content, "model": {"name": "domainbed_resnet18"}})).input_shape == (3, 224, 224)
+    own = {**content["data"], "size": 9, "channels": 1}
+    assert load_domains(parse({"data": own, "model": {"name": "domainbed_resnet18"}})).input_shape == (1, 9, 9)
+    assert load_domains(parse({**content, "model": {"name": "cnn"}})).input_shape == (1, 32, 32)
+
+
+def test_what_will_be_taken_is_begun_and_a_few_batches_are_held(root: Path) -> None:
+    source = mine(root).targets[0].held_out.inputs
+    for start in range(5):
+        source.expect(torch.arange(start, start + 2), None)
+    assert len(source.ahead._begun) == 3
+    for one in source.ahead._begun.values():
+        one.done()
+    for path in (root / "sketch").rglob("*.png"):
+        path.rename(path.with_suffix(".gone"))
+    found = source.take(torch.arange(4, 6), None)  # decoded before it was asked for
+    for path in (root / "sketch").rglob("*.gone"):
+        path.rename(path.with_suffix(".png"))
+    assert torch.equal(found, source.take(torch.arange(4, 6), None))
+    assert len(pickle.loads(pickle.dumps(source)).ahead._begun) == 0
+
+
+def test_a_round_begins_with_the_next_ones_images(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hits, real = [], Ahead.take
+    monkeypatch.setattr(Ahead, "take", lambda self, key: hits.append(real(self, key)) or hits[-1])
+    content = f"data: {{name: folder, root: {root}, target: sketch, size: 8}}\nmodel: {{name: cnn, hidden: [4]}}\n"
+    for mode in ("training: {rounds: 4, batch_size: 4}", "training: {rounds: 4, mode: local, local: {batch_size: 3}}"):
+        (tmp_path / "c.yaml").write_text(f"{content}{mode}\nrecipe: [erm]\nseed: 0\nevaluation: {{every: 100}}\n")
+        hits.clear()
+        execute(load_config(tmp_path / "c.yaml", ["engine.name=inline"]), tmp_path / mode[-9:-2], Silent())
+        assert len(hits) >= 4 * 2 + 5
+        assert hits.count(None) == 2 + 5  # the sources' first batches, and evaluations in one piece
+
+
+def test_whether_images_changed_is_told_by_their_files(root: Path, tmp_path: Path) -> None:
+    before = fingerprint(mine(root))
+    assert fingerprint(mine(root, cache=tmp_path / "cache", workers=1)) == before
+    assert fingerprint(mine(root, size=9)) != before
+    image = root / "photo" / "dog" / "1.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+    assert fingerprint(mine(root)) != before
+    image.write_bytes(content)
+    assert fingerprint(mine(root)) == before  # another time is no other content
 
 
 def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
@@ -337,13 +444,18 @@ def test_a_link_that_loops_is_refused(root: Path) -> None:
     assert "art/cat/again is a link that leads back to a folder above it; remove it" in refused(root)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
-def test_a_folder_without_the_right_to_read_it_is_refused(root: Path) -> None:
-    (root / "art" / "cat").chmod(0)
-    try:
-        assert "art/cat: Permission denied" in refused(root)
-    finally:
-        (root / "art" / "cat").chmod(0o755)
+def test_a_folder_without_the_right_to_read_it_is_refused() -> None:
+    with others_folder() as place:
+        root = image_folder(place / "images")
+        (root / "art" / "cat").chmod(0)
+        before = os.geteuid()
+        if before == 0:
+            os.seteuid(OTHER)  # root reads every folder
+        try:
+            assert "art/cat: Permission denied; give yourself the right, or remove it" in refused(root)
+        finally:
+            os.seteuid(before)
+            (root / "art" / "cat").chmod(0o755)
 
 
 def test_a_name_that_is_no_text_is_refused_or_shown(root: Path) -> None:

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from fedha import data
-from fedha.config import DataConfig, parse
+from fedha.config import Config, DataConfig, load_written, parse
 from fedha.data.tables.statistics import Sums
 from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
+from fedha.run import execute
+from fedha.runs.listener import Silent
+from fedha.runs.runfolder import read_model, read_results
 
 NORTH = "age,sex,ward,sick\n30,m,a,no\n40,f,b,yes\n50,m,c,no\n60,f,d,yes\n,f,e,yes\n"
 SOUTH = "age,sex,ward,sick\n20,f,a,no\n,m,b,yes\n30,f,c,no\n80,m,d,yes\n"
@@ -193,3 +196,20 @@ def test_a_row_without_a_label_is_left_out_and_counted_where_that_is_asked_for(t
     found = data.load(config(tmp_path, files, on_unlabelled="skip"), 0)
     assert "north: 1 of 5 rows have no label and are left out" in found.notes
     assert len(found.sources[0].train) + len(found.sources[0].held_out) == 4
+
+
+def test_a_run_goes_on_and_its_config_says_the_same_again(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    section = config(tmp_path / "tables", statistics=STATISTICS).model_dump(mode="json")
+
+    def wanted(rounds: int) -> Config:
+        rest = {"model": {"name": "linear"}, "recipe": "hgp", "engine": {"name": "inline"}}
+        return parse({"data": section, "training": {"rounds": rounds}, **rest})
+
+    execute(wanted(1), tmp_path / "run", Silent())
+    assert load_written(tmp_path / "run" / "config.yaml") == wanted(1)
+    execute(wanted(2), tmp_path / "run", Silent(), resume=True)
+    execute(wanted(2), tmp_path / "whole", Silent())
+    parts, whole = (read_model(tmp_path / name) for name in ("run", "whole"))
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+    assert "4 inputs" in read_results(tmp_path / "run")["data"]

@@ -59,3 +59,15 @@ def test_without_protection_a_site_has_the_simulations_sides(tmp_path: Path, mon
     inputs = held(config, tmp_path, monkeypatch)
     assert torch.equal(inputs, data.load(config.data, config.seed[0]).sources[0].held_out.inputs)
     assert not (tmp_path / "account" / "sides.key").exists()
+
+
+def test_a_simulation_with_a_sites_key_has_the_sites_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FEDHA_DATA", raising=False)
+    config = settings("iga")
+    inputs = held(config, tmp_path, monkeypatch)
+    usual = data.load(config.data, config.seed[0], protected=True).sources
+    keys = {usual[0].name: side_key(tmp_path)}
+    first, second = data.load(config.data, config.seed[0], protected=True, keys=keys).sources
+    assert torch.equal(first.held_out.inputs, inputs)
+    assert not torch.equal(first.held_out.inputs, usual[0].held_out.inputs)
+    assert torch.equal(second.held_out.inputs, usual[1].held_out.inputs)

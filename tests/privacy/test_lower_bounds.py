@@ -55,6 +55,11 @@ def claimed(population: int, *made: tuple[Release, int]) -> float:
     return spent(Ledger("example", population, made), DELTA).epsilon
 
 
+def nearness(trials: int) -> float:
+    """By what factor a bound may miss a claim that is reached: what is rarer than one in so many is not seen."""
+    return 3.0 if trials > 1000 else 6.0
+
+
 # --- the bound itself ---
 
 
@@ -87,12 +92,9 @@ CRAFTED = {
 
 
 @pytest.mark.parametrize("trials", SIZES)
-@pytest.mark.parametrize("kind", ["simulation", "site"])
-@pytest.mark.parametrize("name", CRAFTED)
+@pytest.mark.parametrize(("name", "kind"), [("plain", "simulation"), *((name, "site") for name in CRAFTED)])
 def test_an_exchange_of_statistics_tells_no_more_than_its_account(name: str, kind: str, trials: int) -> None:
     clip, scale, size = CRAFTED[name]
-    if kind == "simulation" and name != "plain":
-        pytest.skip("a simulation's noise protects nothing, and its rounding is not bounded")
     draws, draw = torch.Generator().manual_seed(0), sources(kind)
     right = torch.rand(100, 8, generator=draws) * size
     right[-1] = right[-1].flip(0) * 1.5
@@ -116,7 +118,7 @@ def test_an_exchange_of_statistics_tells_no_more_than_its_account(name: str, kin
     claim = claimed(100, (Release(NOISE, "whole", 100), 1))
     assert found <= claim
     if name in ("plain", "subnormal weights"):
-        assert found > claim / 3
+        assert found > claim / nearness(trials)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_a_step_of_poisson_batches_tells_no_more_than_its_account(batch: int, ki
     claim = claimed(12, (Release(noise, "poisson", batch), 1))
     assert found <= claim
     if batch == 12:
-        assert found > claim / 3
+        assert found > claim / nearness(trials)
 
 
 @pytest.mark.parametrize("trials", SIZES)
@@ -175,7 +177,7 @@ def test_a_mean_over_clients_tells_no_more_than_its_account(trials: int) -> None
     ) / math.sqrt(3)
     found = measured(output, 1 / NOISE, trials, DELTA)
     claim = spent(Ledger("client", 5, ((Release(NOISE, "whole", 5), 1),)), DELTA).epsilon
-    assert claim / 3 < found <= claim
+    assert claim / nearness(trials) < found <= claim
 
 
 # --- a whole run of three rounds ---
@@ -271,7 +273,7 @@ RUNS: dict[str, Run] = {
     [
         ("synchronous, with statistics", 60),
         ("poisson steps of half", 25),
-        *(pytest.param(name, 1500, marks=LONG) for name in RUNS),
+        *(pytest.param(name, 2000, marks=LONG) for name in RUNS),
     ],
 )
 def test_a_run_of_three_rounds_tells_no_more_than_its_account(name: str, trials: int) -> None:
@@ -303,8 +305,8 @@ def test_a_run_of_three_rounds_tells_no_more_than_its_account(name: str, trials:
     shape = round_shape(run.recipe, run.training, run.privacy, 20)
     claim = claimed(20, *((release, 3 * count) for release, count in shape))
     assert found <= claim
-    if name == "synchronous, with statistics":
-        assert found > claim / (3 if trials > 1000 else 10)
+    if name == "synchronous, with statistics" and trials > 1000:
+        assert found > claim / nearness(trials)
 
 
 @pytest.mark.parametrize("trials", SIZES)

@@ -74,10 +74,12 @@ def test_a_head_of_other_classes_is_begun_anew(probed: Path, tmp_path: Path) -> 
     assert found["head.weight"].shape == (1, 6)
 
 
-def test_a_killed_run_needs_the_other_one_no_more(probed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [{"hidden": [6]}, {"name": "tests.models_of_others:normed", "freeze": True}])
+def test_a_killed_run_needs_the_other_one_no_more(model: dict[str, Any], tmp_path: Path) -> None:
     other, training = tmp_path / "other", {"rounds": 3}
-    shutil.copytree(probed, other)
-    config = parse({**BASE, "model": {"hidden": [6], "start": str(other)}, "training": training})
+    execute(parse({**BASE, "model": {**model, **({"freeze": False} if "freeze" in model else {})}}), other, Silent())
+    content = {**BASE, "seed": 2, "model": {**model, "start": str(other)}, "training": training}
+    config = parse({**content, "evaluation": {"every": 1}})
     execute(config, tmp_path / "whole", Silent())
     with pytest.raises(KeyboardInterrupt):
         execute(config, tmp_path / "killed", Killed(1))

@@ -25,7 +25,6 @@ from fedha.randomness import generator
 
 NONE = "none"
 GENERATOR = "generator"  # the parameter of a transform that is handed what it draws from
-BUILT_IN: Mapping[str, str] = {"domainbed": "fedha.data.images.domainbed:augmentation"}
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def _from_tensor(made: torch.Tensor) -> Any:
 @lru_cache(maxsize=8)
 def _transform(wanted: Augmentation) -> _Transform:
     """The transform: what a function, or a class, makes of its arguments, or a function of an image itself."""
-    place = BUILT_IN.get(wanted.name) or plugins.place(plugins.TRANSFORMS, wanted.name)
+    place = plugins.place(plugins.TRANSFORMS, wanted.name)
     function, options = find("data.augment", place), json.loads(wanted.options)
     offered = {"size": wanted.square.size, "channels": wanted.square.channels}
     if later := _given_later(function, {*options, *offered}):

@@ -60,7 +60,9 @@ def cached(cache: Path, files: ImageFiles, *, skip: bool) -> tuple[Mapped, Broke
 def _settings(files: ImageFiles) -> dict[str, Any]:
     """What the array's bytes depend on beside the files."""
     square: Square = files.square
-    settings = {"format": FORMAT, "size": square.size, "channels": square.channels}
+    settings: dict[str, Any] = {"format": FORMAT, "size": square.size, "channels": square.channels}
+    settings |= {} if square.interpolation == "bilinear" else {"interpolation": square.interpolation}
+    settings |= {"scaled": True} if square.scaled else {}
     return {**settings, "decoder": f"Pillow {PIL.__version__}", "folder": shown(files.folder)}
 
 

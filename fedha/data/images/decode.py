@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from fedha.errors import brief
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 MOST_PIXELS = 89_478_485  # of a file: beyond it Pillow warns of a decompression bomb
 MOST_SLENDER = 200  # how often one side may be longer than the other
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
 _GREY = ("1", "L", "LA", "La", "F")
 
 
@@ -28,10 +29,15 @@ class Square:
     Attributes:
         size: Pixels a side.
         channels: 1: grey; 3: red, green, blue.
+        interpolation: How it is resized, with antialias where it is not the nearest.
+        scaled: Whether JPEG files are decoded at a half, a quarter or an eighth where that is enough: faster, and
+            other pixels.
     """
 
     size: int
     channels: int
+    interpolation: Interpolation = "bilinear"
+    scaled: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -39,11 +45,13 @@ class Square:
         return (self.channels, self.size, self.size)
 
     def __str__(self) -> str:
-        return f"{self.size} × {self.size} pixels, {'grey' if self.channels == 1 else 'colour'}"
+        how = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
+        how += ", JPEG files decoded scaled" if self.scaled else ""
+        return f"{self.size} × {self.size} pixels, {'grey' if self.channels == 1 else 'colour'}{how}"
 
 
 def pixels(path: Path | BinaryIO, square: Square) -> NDArray[numpy.uint8]:
-    """An image, decoded whole, turned upright by its EXIF, then resized: bilinear, with antialias.
+    """An image, decoded whole, turned upright by its EXIF, then resized.
 
     Args:
         path: The file, or its content.
@@ -55,17 +63,17 @@ def pixels(path: Path | BinaryIO, square: Square) -> NDArray[numpy.uint8]:
     Raises:
         BrokenImageError: As in `picture`.
     """
-    return squared(picture(path, square.channels), square)
+    return squared(picture(path, square), square)
 
 
-def picture(path: Path | BinaryIO, channels: int) -> Image.Image:
-    """An image as it is seen, decoded whole, turned upright by its EXIF, opaque, in 8 bits.
+def picture(path: Path | BinaryIO, square: Square) -> Image.Image:
+    """An image as it is seen, turned upright by its EXIF, opaque, in 8 bits.
 
     What is transparent is laid on white; 16 bits become 8 by their range; of an animation the first picture is taken.
 
     Args:
         path: The file, or its content.
-        channels: 1: grey; 3: red, green, blue.
+        square: What it will become; a JPEG that may be decoded at a fraction of its size stays twice as large, or more.
 
     Raises:
         BrokenImageError: It is no image, is damaged, or has too many pixels, or too slender a shape, to be one.
@@ -73,8 +81,10 @@ def picture(path: Path | BinaryIO, channels: int) -> Image.Image:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _check_size(*image.size)
+            if square.scaled:
+                image.draft(None, (2 * square.size, 2 * square.size))  # of JPEG alone
             ImageOps.exif_transpose(image, in_place=True)
-            return _plain(image, channels)
+            return _plain(image, square.channels)
     except (BrokenImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise a dozen kinds
@@ -83,7 +93,7 @@ def picture(path: Path | BinaryIO, channels: int) -> Image.Image:
 
 def squared(image: Image.Image, square: Square) -> NDArray[numpy.uint8]:
     """A picture's bytes, resized where it has another size, [channels, size, size]."""
-    found = numpy.asarray(image.resize((square.size, square.size), Image.Resampling.BILINEAR))
+    found = numpy.asarray(image.resize((square.size, square.size), Image.Resampling[square.interpolation.upper()]))
     return found[None] if square.channels == 1 else found.transpose(2, 0, 1)
 
 

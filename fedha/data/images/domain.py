@@ -28,7 +28,7 @@ def square_of(config: DataConfig, sources: Sequence[Folder]) -> tuple[Square, st
     """What every image becomes, and what of it nobody asked for.
 
     Args:
-        config: Its size and channels.
+        config: Its size, channels, interpolation and decode.
         sources: Whose first usable images decide on the channels, where the config does not; never the target.
     """
     told = [] if config.size else ["data.size by default"]
@@ -36,7 +36,8 @@ def square_of(config: DataConfig, sources: Sequence[Folder]) -> tuple[Square, st
     if channels is None:
         channels = max((_first_channels(one, config) for one in sources), default=3)
         told.append("as are the sources' first images" if channels == 1 else "as is one of the sources' first images")
-    return Square(config.size or USUAL_SIZE, channels), f" ({', '.join(told)})" if told else ""
+    square = Square(config.size or USUAL_SIZE, channels, config.interpolation or "bilinear", config.decode == "scaled")
+    return square, f" ({', '.join(told)})" if told else ""
 
 
 def _first_channels(folder: Folder, config: DataConfig) -> int:

@@ -120,7 +120,7 @@ def _key(rows: Tensor, draws: Draws | None) -> tuple[Draws | None, bytes]:
 
 def _picture(files: ImageFiles, row: int) -> Image.Image:
     try:
-        return picture(files.path(row), files.square.channels)
+        return picture(files.path(row), files.square)
     except BrokenImageError as error:
         raise broken_image(files.path(row), str(error)) from error
 
