@@ -4,7 +4,7 @@ python docs/leave_one_out.py CONFIG [KEY=VALUE]... --targets 0,75 --weights 1,30
 
 For each target the first seed trains every recipe with every weight; the weight whose sources' held-out examples come
 out best in the final round is taken with the other seeds too. The target has no say, and no target's choice looks at
-another's. Runs that are in FOLDER are not made again.
+another's. Runs that are in FOLDER are not made again: the same command goes on.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from fedha.cli.launch import find_config
 from fedha.config import Config
 from fedha.run import execute
 from fedha.runs.listener import Silent
-from fedha.runs.runfolder import is_finished, read_results
+from fedha.runs.runfolder import holds_run, is_finished, read_results
 
 RULE = "training_domain_validation"
 
 
 def trained(config: Config, folder: Path) -> dict[str, Any]:
-    """A run's results; it is made where it is not there."""
+    """A run's results; it is made where it is not there, and goes on where it was stopped."""
     if not is_finished(folder):
-        execute(config, folder, Silent())
+        execute(config, folder, Silent(), resume=holds_run(folder))
     return read_results(folder)
 
 

@@ -1,7 +1,7 @@
 """Which reconstruction belongs to which original: a batch's gradient does not know the order."""
 
 import torch
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fedha.audit.scores import psnr

@@ -89,6 +89,9 @@ def shipped_configs() -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda one: "/" in one[0]))  # those in folders last
 
 
+_NEED_FILES = ("arrays", "colored_mnist", "folder", "heart", "hub", "rotated_mnist", "table")
+
+
 def look_at_data(config: Config) -> str:
     """Load a config's data, and say in a few words what they are; or why they were not looked at.
 
@@ -98,7 +101,7 @@ def look_at_data(config: Config) -> str:
     data = config.data
     if data.download:
         return "the data were not looked at: a run may download them"
-    if data.root is None and data.manifest is None and data.name in ("colored_mnist", "heart", "arrays", "folder"):
+    if data.root is None and data.manifest is None and data.name in _NEED_FILES:
         return f"the data were not looked at: data.root does not say where {data.name} is"
     from fedha.flower.serve import load_domains
 

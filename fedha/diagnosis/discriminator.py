@@ -92,7 +92,7 @@ def fit(answers: Sequence[Summed], start: Tensor, ridge: float, *, iterations: i
         iterations: At most.
     """
     # here, as torch's own minimiser imports its compiler, which takes longer than the fit
-    from scipy.optimize import minimize  # type: ignore[import-untyped]
+    from scipy.optimize import minimize
 
     def told(flat: NDArray[numpy.float64]) -> tuple[float, NDArray[numpy.float64]]:
         at = torch.from_numpy(flat).view_as(start)
@@ -191,10 +191,12 @@ def calibrated(both: Sides, known: Tensor) -> Tensor:
     count = both.classes
     score = known[:, :count].sum(1)
     masses = both.masses(torch.arange(len(both.pairs)))
-    rising = IsotonicRegression(y_min=0, y_max=1)
-    share = torch.from_numpy(
-        rising.fit_transform(score.numpy(), (both.sides == 0).double().numpy(), sample_weight=masses.numpy())
-    )
+    first, share = (both.sides == 0).double(), torch.empty_like(score)
+    for turn in (0, 1):  # what is counted has no say in where it is counted
+        fitted, told = (torch.arange(len(score)) % 2 == one for one in (turn, 1 - turn))
+        rising = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        rising.fit(score[fitted].numpy(), first[fitted].numpy(), sample_weight=masses[fitted].numpy())
+        share[told] = torch.from_numpy(rising.predict(score[told].numpy()))
     ours = known[:, :count] / score[:, None].clamp_min(1e-12) * share[:, None]
     theirs = known[:, count:] / (1 - score)[:, None].clamp_min(1e-12) * (1 - share)[:, None]
     return torch.cat([ours, theirs], 1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from fedha.randomness import generator
 

@@ -11,6 +11,7 @@ from fedha.errors import FedhaError, StoppedError, UnwrittenError
 from fedha.exhausted import out_of_memory
 from fedha.flower.delivery import never
 from fedha.flower.serve import load_domains
+from fedha.resolution import resolved
 from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
@@ -85,7 +86,7 @@ class Worker:
         return Outcome(job.name, DONE, found=found)
 
     def _domains(self, config: Config) -> DomainSet:
-        key = f"{config.data.model_dump_json()} {config.seed} {config.privacy.protect}"
+        key = f"{resolved(config)[0].model_dump_json()} {config.seed} {config.privacy.protect}"
         if key not in self._held:
             while len(self._held) >= _KEPT:
                 self._held.popitem(last=False)

@@ -24,7 +24,7 @@ def trained(head: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 @given(st.integers(0, 10**6), st.sampled_from((1, 2, 5)), st.floats(0.01, 5), st.booleans())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_no_bound_is_below_what_was_measured(seed: int, outputs: int, radius: float, learned: bool) -> None:
     head = head_of(outputs, 5, seed)
     at = trained(head, seed) if learned else head

@@ -1,6 +1,6 @@
 """The data set `table`: files and columns in, domains out."""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,16 +12,10 @@ from fedha.data.class_names import check_alone, classes_of
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.sides import Cut
 from fedha.data.tables.encode import Encoding, Impute, strange_categories
+from fedha.data.tables.prepared import prepared
 from fedha.data.tables.reading import Reading
-from fedha.data.tables.roles import Divided, Roles, Rows, check_cells, kinds_of, sides_of
-from fedha.data.tables.statistics import (
-    ColumnStatistics,
-    Needs,
-    UndeclaredError,
-    check_declared,
-    from_sources,
-    sums_by_column,
-)
+from fedha.data.tables.roles import Divided, Roles, Rows
+from fedha.data.tables.statistics import ColumnStatistics, Needs
 from fedha.data.wanted import wanted
 from fedha.errors import FedhaError, listed
 
@@ -91,43 +85,41 @@ def table(
     """
     if root is None:
         raise FedhaError("data.root is not set; name the folder of the tables, or a single one")
-    declared = None if statistics is None else {name: one.categories is not None for name, one in statistics.items()}
-    if declared is None and categories is not None:
-        declared = dict.fromkeys(categories, True)
+    if alone:
+        check_alone(class_names, classes)
+    declared = _declared(statistics, categories)
     as_text = None if declared is None else [name for name, has_categories in declared.items() if has_categories]
     roles = Roles(label, domain, group, split_column, tuple(leave_out or ()), as_text)
     reading = Reading(roles, tuple(MISSING if missing is None else missing), delimiter, on_unlabelled == "skip")
     unseen = [target] if isinstance(target, str) else list(target or [])
-    parts, notes = reading.parts(root, lambda known: wanted(known, sources, unseen, alone=alone))
-    trained = [name for name in parts if name not in unseen] or list(parts)
     asked = list(statistics) if statistics is not None and features is None else features
-    columns = reading.features(parts, trained, asked)
-    kinds = kinds_of([parts[name].sheet for name in trained], columns, declared)
-    parts = {name: replace(one, sheet=check_cells(one.sheet, kinds)) for name, one in parts.items()}
-    if alone:
-        check_alone(class_names, classes)
-    labels = {name: one.labels for name, one in parts.items()}
-    names = classes_of(labels, class_names, classes, lambda name, row: parts[name].where(row))
-    divided = {
-        name: sides_of(one, roles, names, columns, None if name in unseen else cut) for name, one in parts.items()
-    }
     needs = Needs(numbers=standardise or impute == "mean", gaps=indicator and impute != "error")
-    if statistics is not None:
-        check_declared(statistics, columns)
-        known = {name: statistics[name] for name in columns}
-    elif alone and needs.anything(kinds):
-        raise UndeclaredError(sums_by_column([(parts[name], divided[name]) for name in trained], columns))
-    else:
-        known = from_sources([(parts[name], divided[name]) for name in trained], columns, needs)
-    encoding = Encoding(known, impute, indicator, standardise)
+
+    def named(parts: Mapping[str, Rows]) -> list[str]:
+        labels = {name: one.labels for name, one in parts.items()}
+        return classes_of(labels, class_names, classes, lambda name, row: parts[name].where(row))
+
+    parts, notes = reading.parts(root, lambda known: wanted(known, sources, unseen, alone=alone))
+    ready = prepared(parts, reading, unseen, asked, declared, named, cut)
+    encoding = Encoding(ready.statistics(statistics, needs, alone=alone), impute, indicator, standardise)
     made = tuple(
-        domain_of(one, divided[name], encoding, is_source=name not in unseen, quiet=cut.protected)
-        for name, one in parts.items()
+        domain_of(one, ready.divided[name], encoding, is_source=name not in unseen, quiet=cut.protected)
+        for name, one in ready.parts.items()
     )
-    released = () if statistics is not None else needs.told(kinds)
+    released = () if statistics is not None else needs.told(ready.kinds)
     gave = f", after each source gave {'; '.join(released)}" if released else ""
-    told = f"tables from {root}: {len(columns)} columns as {len(encoding.names)} inputs{gave}, {len(names)} classes"
-    return DomainSet(made, (), len(names), told, tuple(notes), released, known)
+    told = f"{len(ready.kinds)} columns as {len(encoding.names)} inputs{gave}, {len(ready.classes)} classes"
+    described = f"tables from {root}: {told}"
+    return DomainSet(made, (), len(ready.classes), described, tuple(notes), released, encoding.columns)
+
+
+def _declared(
+    statistics: Mapping[str, ColumnStatistics] | None, categories: Sequence[str] | None
+) -> dict[str, bool] | None:
+    """Whether a column has categories, as far as a config says; None: it does not."""
+    if statistics is not None:
+        return {name: one.categories is not None for name, one in statistics.items()}
+    return None if categories is None else dict.fromkeys(categories, True)
 
 
 def domain_of(rows: Rows, divided: Divided, encoding: Encoding, *, is_source: bool, quiet: bool) -> Domain:

@@ -1,0 +1,137 @@
+"""`fedha diagnose` on real runs: files, tables, the page, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedha.cli.commands import app
+from fedha.cli.exits import exit_code
+from tests.made_runs import FAST, changed
+
+Command = Callable[..., tuple[int, str, str]]
+TINY = changed(FAST, "model.hidden=[6]", "recipe=exact_diagonal", "seed=0")
+
+
+@pytest.fixture
+def fedha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = exit_code(lambda **settings: app(list(arguments), **settings))
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def read(folder: Path) -> Any:
+    return json.loads((folder / "diagnosis.json").read_bytes())
+
+
+def test_a_run_is_diagnosed_whole(fedha: Command, tmp_path: Path) -> None:
+    assert fedha("run", "quickstart", *TINY, "--out", "run", "-q")[0] == 0
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    code, out, err = fedha("diagnose", "run", "--radius", "0.1,1")
+    assert (code, err) == (0, "")
+    for told in ("measured, at least", "published form alone", "spectral norm", "by chance", "Kinds of shift"):
+        assert told in out
+    found = read(tmp_path / "run")
+    pairs = found["transfer"]["pairs"]
+    assert [(one["source"], one["target"]) for one in pairs[::2]] == [
+        ("the sources' mean", "target"),
+        ("target", "the sources' mean"),
+    ]
+    assert [one["logits"] for one in pairs[:2]] == pytest.approx([0.1, 1])
+    for one in pairs:
+        assert one["measured"] <= one["bound"] + 1e-12
+        assert sum(one["parts"].values()) == pytest.approx(one["bound"])
+        assert set(one["accuracies"]) == {"flip-0.2", "flip-0.1", "target"}
+    results = json.loads((tmp_path / "run" / "results.json").read_bytes())
+    told = {one["name"]: one["accuracy"] for one in found["domains"]}
+    assert told["target"] == pytest.approx(results["target"]["target"]["accuracy"])
+    assert told["flip-0.2"] == pytest.approx(results["train"]["flip-0.2"]["accuracy"])
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Diagnosis" in page
+    assert page.count("<svg") >= 4
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    # again: it is there already; the report command shows it too
+    held = (tmp_path / "run" / "diagnosis.json").read_bytes()
+    code, out, _ = fedha("diagnose", "run", "--radius", "1,0.1")
+    assert (code, "Nothing to diagnose" in out) == (0, True)
+    assert (tmp_path / "run" / "diagnosis.json").read_bytes() == held
+    fedha("report", "run")
+    assert (tmp_path / "run" / "report.html").read_text() == page
+    # five formats
+    for form, mark in (("text", "measured"), ("markdown", "| from |"), ("latex", r"\toprule"), ("csv", "from,to,")):
+        code, out, _ = fedha("diagnose", "run", "--radius", "0.1,1", "--format", form)
+        assert (code, mark in out, "Report" in out) == (0, True, False)
+    # everything that fedha wrote is its own to remove
+    assert fedha("run", "quickstart", *TINY, "--out", "run", "-q", "--overwrite")[0] == 0
+    assert not (tmp_path / "run" / "diagnosis.json").exists()
+
+
+def test_modes_targets_and_radii(fedha: Command, tmp_path: Path) -> None:
+    assert fedha("run", "quickstart", *TINY, "--out", "run", "-q")[0] == 0
+    for mode, count in (("pairs", 2), ("leave-one-out", 4), ("worst", 1), ("pooled", 2)):
+        code, _, err = fedha("diagnose", "run", "--mode", mode, "--rows", "transfer", "--delta", "0.5", "-q")
+        assert (code, err) == (0, "")
+        found = read(tmp_path / "run")["transfer"]
+        assert (found["mode"], len(found["pairs"])) == (mode, count)
+        assert {one["radius"] for one in found["pairs"]} == {0.5}
+        assert all(one["measured"] <= one["bound"] + 1e-12 for one in found["pairs"])
+    fedha("diagnose", "run", "--to", "flip-0.1", "--rows", "transfer,curvature", "-q")
+    found = read(tmp_path / "run")
+    assert {one["target"] for one in found["transfer"]["pairs"]} == {"flip-0.1", "the mean of flip-0.2"}
+    assert "attributes" not in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--radius", "0"), "--radius is '0'; give positive numbers"),
+        (("--radius", "much"), "--radius is 'much'"),
+        (("--delta", "nan"), "--delta is 'nan'"),
+        (("--mode", "best"), "--mode is 'best'; take one of pooled, pairs, worst, leave-one-out"),
+        (("--rows", "everything"), "--rows names 'everything'; take some of transfer, curvature"),
+        (("--to", "moon"), "--to names 'moon', which is no domain of the run"),
+    ],
+)
+def test_what_is_wrong_is_said(fedha: Command, tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+    fedha("run", "quickstart", *changed(TINY, "training.rounds=1"), "--out", "run", "-q")
+    code, _, err = fedha("diagnose", "run", *arguments, "-q")
+    assert code == 2
+    assert told in err
+    assert not (tmp_path / "run" / "diagnosis.json").exists()
+
+
+def test_heads_that_are_not_linear_are_refused(fedha: Command) -> None:
+    few = changed(TINY, "training.rounds=1", "recipe=erm", "model.head_hidden=[4]")
+    assert fedha("run", "quickstart", *few, "--out", "run", "-q")[0] == 0
+    code, _, err = fedha("diagnose", "run", "-q")
+    assert code == 2
+    assert "needs a linear one with a bias" in err
+
+
+def test_what_privacy_hides_is_refused_by_name(fedha: Command, tmp_path: Path) -> None:
+    few = changed(TINY, "training.rounds=1", "privacy.secure_aggregation=true", "privacy.minimum=2", "recipe=erm")
+    code, _, err = fedha("run", "quickstart", *few, "--out", "run", "-q")
+    assert (code, err) == (0, "")
+    code, _, err = fedha("diagnose", "run", "--mode", "pairs", "-q")
+    assert (code, "which privacy.secure_aggregation hides" in err) == (2, True)
+    code, _, err = fedha("diagnose", "run", "--rows", "curvature,attributes", "-q")
+    assert (code, err) == (0, "")
+    found = read(tmp_path / "run")
+    assert {one["first"] for one in (*found["curvature"], *found["attributes"])} == {"the sources' mean"}
+
+
+def test_another_file_of_that_name_is_not_written_over(fedha: Command, tmp_path: Path) -> None:
+    assert fedha("run", "quickstart", *changed(TINY, "training.rounds=1"), "--out", "run", "-q")[0] == 0
+    mine = tmp_path / "run" / "diagnosis.json"
+    mine.write_text("mine")
+    code, _, err = fedha("diagnose", "run", "-q", "--again")
+    assert (code, "fedha did not write it" in err) == (2, True)
+    assert mine.read_text() == "mine"
