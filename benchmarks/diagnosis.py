@@ -1,4 +1,4 @@
-"""What a diagnosis costs from features that are there: the attack, minima and bounds, all pairs' norms, products' rates.
+"""What a diagnosis costs from features that are there: attack, minima, bounds, all pairs' norms, rates of products.
 
 python benchmarks/diagnosis.py [--quick] [--classes 7] [--width 2048] [--domains 4] [--examples 2500] [--threads 1]
 """
