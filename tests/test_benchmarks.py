@@ -261,3 +261,9 @@ def test_a_round_over_messages_is_the_plain_one_s(side_modules: Any, stage: Any)
     over = rounds.through_engine(made, agreement.domains(cpu, torch.float32), "hgp", training, together=True)
     times = stage.pairs({"plain": plain, "messages": over}, 1, 3)
     assert {name: len(one) for name, one in times.items()} == {"plain": 3, "messages": 3}
+
+
+def test_a_diagnosis_beside_bare_products() -> None:
+    told = found("diagnosis")
+    assert {one["what"] for one in told["rates"]} == {"products", "heads"}
+    assert told["together"]["seconds"] > 0
