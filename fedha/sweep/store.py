@@ -21,6 +21,7 @@ from fedha.sweep.space import Space
 
 LIST, TABLES, PAGE = "sweep.json", "sweep.md", "report.html"
 JOBS, CLAIMS, FAILED = "jobs", "claims", "failed"
+LOCK = ".sweep.lock"  # of the list; it stays, empty
 FORM = 1
 _NAMED = 3
 
@@ -75,8 +76,8 @@ class Store:
         return str(content.get("why", "")) if isinstance(content, dict) else ""
 
     def failed(self, name: str, why: str) -> None:
-        """Keep why a job failed."""
-        own_files.write_json(runfolder.make_folder(self.folder / JOBS / FAILED), f"{name}.json", {"why": why})
+        """Keep why a job failed."""  # among names that are claimed already: several workers fail at once
+        atomic.write_json(runfolder.make_folder(self.folder / JOBS / FAILED) / f"{name}.json", {"why": why})
 
     def succeeded(self, name: str) -> None:
         """Forget an earlier failure."""
@@ -95,9 +96,7 @@ class Store:
             yield False
             return
         except OSError as error:
-            raise UnwrittenError(
-                f"cannot write in {self.folder}: {error.strerror}; choose a folder that you may write"
-            ) from error
+            raise _unwritten(self.folder, error) from error
         try:
             yield True
         finally:
@@ -115,25 +114,51 @@ def open_sweep(folder: Path, space: Space, jobs: Sequence[Job]) -> Store:
     Raises:
         FedhaError: The folder holds something else, or a sweep of another config.
     """
-    store, fixed = Store(folder), _fixed(space)
+    _check_ours(folder)
+    with _alone(runfolder.make_folder(folder)):
+        return _opened(folder, _fixed(space), jobs)
+
+
+def _check_ours(folder: Path) -> None:
+    """Whether a folder is empty or a sweep's, one that somebody is just making included."""
+    there = {one.name for one in folder.iterdir()} if folder.is_dir() else set()
+    if there - {own_files.MARKER} and LOCK not in there and LIST not in own_files.owned(folder):
+        raise FedhaError(f"{folder} is not empty and holds no sweep; choose another folder with --out")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only one who makes a sweep or adds to it; others wait, as the workers of an array begin at once."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _opened(folder: Path, fixed: Mapping[str, Any], jobs: Sequence[Job]) -> Store:
+    store, before, known = Store(folder), {}, {}
     if holds_sweep(folder):
         before = _read(folder)
         _check_same(folder, before["fixed"], fixed)
         known = {one["name"]: one for one in before["jobs"]}
-    else:
-        if folder.is_dir() and any(one.name != own_files.MARKER for one in folder.iterdir()):
-            raise FedhaError(f"{folder} is not empty and holds no sweep; choose another folder with --out")
-        runfolder.make_folder(folder)
-        before, known = {}, {}
     fresh = [job for job in jobs if job.name not in known]
     if fresh or not known:
-        names = [*(f"{JOBS}/{one.name}/" for one in fresh), f"{JOBS}/{FAILED}/"]
         own_files.claim(folder, LIST, TABLES, PAGE, f"{CLAIMS}/", f"{JOBS}/")
-        own_files.claim(runfolder.make_folder(folder / JOBS), *(name.removeprefix(f"{JOBS}/") for name in names))
         runfolder.make_folder(folder / CLAIMS)
+        own_files.claim(runfolder.make_folder(folder / JOBS), *(f"{one.name}/" for one in fresh), f"{FAILED}/")
+        own_files.claim(runfolder.make_folder(folder / JOBS / FAILED), *(f"{one.name}.json" for one in fresh))
         told = [*known.values(), *(job.told for job in fresh)]
         atomic.write_json(folder / LIST, {**before, "form": FORM, "fixed": fixed, "jobs": told})
     return store
+
+
+def _unwritten(folder: Path, error: OSError) -> UnwrittenError:
+    return UnwrittenError(f"cannot write in {folder}: {error.strerror}; choose a folder that you may write")
 
 
 def holds_sweep(folder: Path) -> bool:

@@ -14,9 +14,9 @@ from fedha.cli.commands import app
 from fedha.cli.exits import exit_code
 from fedha.config import read_content
 from fedha.errors import FedhaError
-from fedha.runs import runfolder
-from fedha.sweep.jobs import make_jobs
-from fedha.sweep.space import expand, read_space
+from fedha.runs import own_files, runfolder
+from fedha.sweep.jobs import Job, make_jobs
+from fedha.sweep.space import Space, expand, read_space
 from fedha.sweep.store import Store, entries, open_sweep
 from fedha.sweep.work import BUSY, DONE, Worker, here, in_order
 
@@ -182,6 +182,45 @@ def test_workers_that_share_a_folder_do_no_job_twice_and_lose_none() -> None:
     assert states.count(DONE) >= JOBS
     assert len(finished()) == JOBS
     assert all(store.finished(one.name) for one in jobs)
+
+
+@pytest.mark.usefixtures("fedha")
+def test_workers_that_begin_at_once_make_one_sweep_with_everybodys_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = read_content(Path("c.yaml"), ["recipe=erm", "data.target=a"])
+    spaces = [read_space({**content, "seed": seed}, draws=None) for seed in range(4)]
+    planned = [(space, make_jobs(list(expand(space, None)))) for space in spaces]
+    claim = own_files.claim
+
+    def slow(folder: Path, *names: str) -> None:
+        claim(folder, *names)
+        threading.Event().wait(0.02)  # another worker has time to see what is half made
+
+    monkeypatch.setattr(own_files, "claim", slow)
+    faults: list[Exception] = []
+
+    def begin(space: Space, jobs: list[Job]) -> None:
+        try:
+            open_sweep(Path("s"), space, jobs).failed(jobs[0].name, "no luck")
+        except FedhaError as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=begin, args=one) for one in planned]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert not faults
+    names = {job.name for _, jobs in planned for job in jobs}
+    assert {one.name for one in entries(Path("s"))} == names
+    assert {f"{name}.json" for name in names} <= own_files.owned(Path("s/jobs/failed"))
+
+
+@pytest.mark.usefixtures("fedha")
+def test_a_sweep_whose_maker_was_killed_before_the_list_is_made_again() -> None:
+    _opened()
+    Path("s/sweep.json").unlink()
+    store, jobs = _opened()
+    assert {one.name for one in entries(store.folder)} == {one.name for one in jobs}
 
 
 @pytest.mark.usefixtures("fedha")
