@@ -1,17 +1,18 @@
 """An epoch over a folder of JPEG files: fedha's decoding against torchvision's ImageFolder with a DataLoader.
 
 Both take shuffled batches of 32 images as float32 tensors, resized to a square, with as many workers: threads here,
-processes there. `python benchmarks/images.py [--images 10000] [--size 64] [--repeats 3] [--memory]`
+processes there. `python benchmarks/images.py [--images 10000] [--size 64] [--repeats 3] [--quick]`
 """
 
 import argparse
+import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy
@@ -93,8 +94,8 @@ def _processor() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def compare(root: Path, size: int, repeats: int, augment: str) -> None:
-    """Alternating epochs; prints the medians and their ratios."""
+def compare(root: Path, size: int, repeats: int, augment: str) -> dict[str, dict[str, float]]:
+    """Alternating epochs; prints the medians and their ratios, by the clock and of CPU, and returns the seconds."""
     plain = ours(root, size, augment=augment)
     kept = ours(root, size, root.parent / "cache") if augment == "none" else plain
     loader = theirs(root, size, augment)
@@ -110,7 +111,7 @@ def compare(root: Path, size: int, repeats: int, augment: str) -> None:
             clock, processor, seen = timed(lambda way=way, round=round: way(round))
             assert seen == len(plain), (name, seen)
             times[name].append((clock, processor))
-    first = None
+    first, seconds = None, dict[str, dict[str, float]]()
     print(f"{len(plain):,} images to {size} x {size}, {WORKERS} workers, augment {augment}; medians of {repeats}")
     for name, found in times.items():
         clock, processor = (sorted(one[at] for one in found)[len(found) // 2] for at in (0, 1))
@@ -118,10 +119,13 @@ def compare(root: Path, size: int, repeats: int, augment: str) -> None:
             one[0] / other[0] for one, other in zip(found, times["ImageFolder and DataLoader"], strict=True)
         )
         first = first or (clock, processor)
+        seconds[name] = {"clock": clock, "processor": processor}
         print(
             f"  {name:28} {clock:6.2f} s  {processor:6.2f} CPU s  x{clock / first[0]:.2f} by the clock "
             f"({ratios[0]:.2f} to {ratios[-1]:.2f}), x{processor / first[1]:.2f} of CPU"
         )
+
+    return seconds
 
 
 def peak(root: Path, size: int, cached: bool) -> int:
@@ -130,24 +134,29 @@ def peak(root: Path, size: int, cached: bool) -> int:
     for number, _ in enumerate(epoch_ours(examples, 0)):
         if number == 300:
             break
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    status = Path("/proc/self/status").read_text()  # ru_maxrss has its parent's
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
-def memory(size: int) -> None:
-    """The peak over folders of 1,000 to 100,000 images, each in a process of its own."""
-    for count in (1_000, 10_000, 100_000):
+def memory(size: int, counts: Sequence[int]) -> dict[int, list[int]]:
+    """The peak over folders of so many images, each in a process of its own, in MB: decoded, and from the cache."""
+    peaks = {}
+    for count in counts:
         with tempfile.TemporaryDirectory() as place:
             make(Path(place) / "images", count, 200)
-            found = [
-                subprocess.run(
-                    [sys.executable, __file__, "--peak", place, "--size", str(size), *more],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                ).stdout.strip()
+            peaks[count] = [
+                int(
+                    subprocess.run(
+                        [sys.executable, __file__, "--peak", place, "--size", str(size), *more],
+                        check=True,
+                        capture_output=True,
+                        text=True,
+                    ).stdout
+                )
                 for more in ([], ["--cached"])
             ]
-        print(f"  {count:7,} images: peak {found[0]} MB, from the cache {found[1]} MB")
+        print(f"  {count:7,} images: peak {peaks[count][0]} MB, from the cache {peaks[count][1]} MB")
+    return peaks
 
 
 def main() -> None:
@@ -156,20 +165,22 @@ def main() -> None:
     wanted.add_argument("--images", type=int, default=10_000)
     wanted.add_argument("--size", type=int, default=64)
     wanted.add_argument("--repeats", type=int, default=3)
-    wanted.add_argument("--memory", action="store_true", help="the peak from 1,000 to 100,000 images instead")
+    wanted.add_argument("--quick", action="store_true", help="seconds: only shows that it works")
     wanted.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
     wanted.add_argument("--cached", action="store_true", help=argparse.SUPPRESS)
     given = wanted.parse_args()
     torch.set_num_threads(1)
     if given.peak is not None:
         print(peak(given.peak / "images", given.size, given.cached))
-    elif given.memory:
-        memory(given.size)
-    else:
-        with tempfile.TemporaryDirectory() as place:
-            make(Path(place) / "images", given.images, given.images)
-            for augment in ("none", "domainbed"):
-                compare(Path(place) / "images", given.size, given.repeats, augment)
+        return
+    images, repeats = (60, 1) if given.quick else (given.images, given.repeats)
+    with tempfile.TemporaryDirectory() as place:
+        make(Path(place) / "images", images, images)
+        epochs = {
+            augment: compare(Path(place) / "images", given.size, repeats, augment) for augment in ("none", "domainbed")
+        }
+    peaks = memory(given.size, (100,) if given.quick else (1_000, 10_000, 100_000))
+    print(json.dumps({"images": {"seconds": epochs, "peak": peaks}}))
 
 
 if __name__ == "__main__":

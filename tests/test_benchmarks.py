@@ -55,6 +55,15 @@ def test_cohorts_are_timed_and_their_bytes_counted() -> None:
 
 
 @pytest.mark.slow
+def test_an_epoch_over_a_folder_of_images_is_timed_beside_torchvisions() -> None:
+    pytest.importorskip("torchvision")
+    told = found("images")
+    assert set(told["seconds"]) == {"none", "domainbed"}
+    assert all(side["processor"] > 0 for sides in told["seconds"].values() for side in sides.values())
+    assert min(told["peak"]["100"]) > 100
+
+
+@pytest.mark.slow
 def test_memory_and_its_growth_are_told() -> None:
     memory = found("memory", "--engine", "inline")
     assert memory["peak"]["10"]["driver"] > 1e8
@@ -252,3 +261,9 @@ def test_a_round_over_messages_is_the_plain_one_s(side_modules: Any, stage: Any)
     over = rounds.through_engine(made, agreement.domains(cpu, torch.float32), "hgp", training, together=True)
     times = stage.pairs({"plain": plain, "messages": over}, 1, 3)
     assert {name: len(one) for name, one in times.items()} == {"plain": 3, "messages": 3}
+
+
+def test_a_diagnosis_beside_bare_products() -> None:
+    told = found("diagnosis")
+    assert {one["what"] for one in told["rates"]} == {"products", "heads"}
+    assert told["together"]["seconds"] > 0

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 import fedha
 from fedha.cli.exits import exit_code
+from fedha.config import parse
 from fedha.data import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.exhausted import REMEDY, out_of_memory
 from fedha.models import SplitModel
+from fedha.run import execute
+from fedha.runs.listener import Silent
 
 NO_MACHINE = 2**46
 SIZE = 7
@@ -64,3 +67,9 @@ def test_a_client_that_runs_out_of_memory_ends_the_run_in_a_sentence(tmp_path: P
 def test_a_command_that_runs_out_of_memory_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(lambda **_: torch.empty(NO_MACHINE)) == 2
     assert capsys.readouterr().err.startswith("fedha: out of memory, ")
+
+
+def test_a_network_that_does_not_fit_at_the_server_is_a_sentence(tmp_path: Path) -> None:
+    config = parse({"recipe": "erm", "model": {"hidden": [4_000_000, 4_000_000]}, "engine": {"name": "inline"}})
+    with pytest.raises(FedhaError, match="out of memory"):
+        execute(config, tmp_path / "run", Silent())

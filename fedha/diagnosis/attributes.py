@@ -38,6 +38,7 @@ class Attribute:
         sums: Its statistic.
         size: How far two values of it are apart.
         linear: Whether the size is one of the difference alone, so that it has a label part and a conditional one.
+        shrinks: Whether chance makes it as a mean's error does, less with more examples; else its chance is not told.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Attribute:
     sums: Sums
     size: Size
     linear: bool = True
+    shrinks: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def rows(samples: Sequence[Sample], directions: Directions) -> list[Attribute]:
         ),
         Attribute("entropy of predictions", "none", weighted.confidences, lambda a, b: (b - a).abs()[:, 2]),
         Attribute("error × feature (gradient)", "iga, fish, fediir, hgp, hutchinson, cma", weighted.gradients, length),
-        Attribute("gradient, one minus the cosine", "fish", weighted.gradients, _turn, False),
+        Attribute("gradient, one minus the cosine", "fish", weighted.gradients, _turn, False, False),
         Attribute("Hessian, diagonal", "hutchinson, exact_diagonal, cma", weighted.diagonals, length),
         Attribute("Hessian, off the diagonal", "cma, hutchinson_shared", with_diagonal, off_diagonal),
         Attribute("Hessian along the gradient", "hgp, cma", weighted.products(directions.along[None]), length),
@@ -156,7 +158,7 @@ def compare(
     known = {} if known is None else known
     for one in (*first.samples, *second.samples):
         if (one.name, row.title) not in known:
-            known[one.name, row.title] = halves(one, row, seed, splits)
+            known[one.name, row.title] = halves(one, row, seed, splits) if row.shrinks else None
     ours, theirs = _whole(first, row.sums), _whole(second, row.sums)
     value = float(row.size(ours, theirs)[0])
     chance, chance_95 = by_chance(

@@ -258,7 +258,8 @@ def _shift(subject: Subject, mode: Mode, to: Sequence[str], told: Told) -> list[
     classes, seed = subject.domains.classes, subject.config.seed[0]
     inputs = given_inputs(subject.domains)
     found = []
-    sides = _sides(subject, mode, to)
+    names = {one.name for one in subject.sources}
+    sides = [pair for pair in _sides(subject, mode, to) if len(names) <= 2 or not {one.name for one in pair} <= names]
     for number, (first, second) in enumerate(sides):
         for place, (space, placed) in enumerate((("features", _in_features), ("inputs", inputs))):
             told("kinds of shift", 2 * number + place, 2 * len(sides))

@@ -13,7 +13,7 @@ from fedha.errors import FedhaError
 
 CHUNK_NUMBERS = 2**20  # of a chunk's logits: 8 MB, and of its features
 LEAST_ROWS = 256
-_STEPS = 60  # of Lanczos, for a domain's own largest eigenvalues
+_STEPS, _WIDTH = 30, 0.1  # of Lanczos, for a domain's own largest eigenvalues, whose upper ends alone are used
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Sample:
         lengths = torch.cat([self.features[rows].norm(dim=1) for rows in self.rows(1)])
         width = self.features.shape[1]
         start = start_vectors(1, (width,), 0, "moment", self.name)
-        moment = extremes(self.moment_products, start, width, steps=_STEPS, tolerance=1e-4)
+        moment = extremes(self.moment_products, start, width, steps=_STEPS, tolerance=1e-2, width=_WIDTH)
         shape = tuple(self.head.shape)
         dimensions = free_dimensions(shape)
         hessian = extremes(
@@ -125,7 +125,8 @@ class Sample:
             start_vectors(1, shape, 0, "hessian", self.name),
             dimensions,
             steps=_STEPS,
-            tolerance=1e-4,
+            tolerance=1e-2,
+            width=_WIDTH,
         )
         half = curvature_of_loss(shape[0])
         top_moment = min(moment[0].high_end, float((lengths**2).mean()))

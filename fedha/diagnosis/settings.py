@@ -9,7 +9,6 @@ from fedha.errors import FedhaError, listed
 Mode = Literal["pooled", "pairs", "worst", "leave-one-out"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 ROWS = ("transfer", "curvature", "attributes", "shift")
-METHODS = ("power", "published")
 LOGITS = (0.1, 0.3, 1.0, 3.0)
 
 
@@ -23,7 +22,6 @@ class Settings:
         mode: Who is compared; None: the sources' mean with every target, or without one each source with the others.
         to: Targets by name; empty: all.
         rows: Parts of the diagnosis.
-        method: How worst heads are looked for.
     """
 
     logits: tuple[float, ...] = LOGITS
@@ -31,7 +29,6 @@ class Settings:
     mode: Mode | None = None
     to: tuple[str, ...] = ()
     rows: tuple[str, ...] = ROWS
-    method: str = "power"
 
 
 def read_numbers(option: str, text: str) -> tuple[float, ...]:

@@ -97,7 +97,7 @@ def _curvature(found: Found) -> Table | None:
     return Table(
         "Curvature: the spectral norm of the difference of two domains' head Hessians, second minus first",
         columns,
-        tuple(_curvature_row(one) for one in pairs),
+        tuple(_curvature_row(one, found["made"]["head"][1] - 1) for one in pairs),
         (
             "Classes and features: what the direction of the largest difference is made of, in % of its squared "
             "length. Ratio: how many nats one domain loses, to second order, where the other loses one.",
@@ -105,12 +105,15 @@ def _curvature(found: Found) -> Table | None:
     )
 
 
-def _curvature_row(one: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _curvature_row(one: Mapping[str, Any], bias: int) -> tuple[Cell, ...]:
     ratios = one["ratios"] or (None, None)
     top = one["top"]
     order = sorted(range(len(top["classes"])), key=lambda place: -top["classes"][place])[:3]
     classes = ", ".join(f"{place} {100 * top['classes'][place]:.0f}" for place in order)
-    features = ", ".join(f"{part['feature']} {100 * part['share']:.0f}" for part in top["features"][:3])
+    features = ", ".join(
+        f"{'bias' if part['feature'] == bias else part['feature']} {100 * part['share']:.0f}"
+        for part in top["features"][:3]
+    )
     spectrum = (number(one["largest"]), number(one["smallest"]), number(ratios[0]), number(ratios[1]))
     ends = (number(one["lower"]), number(one["upper"]), one["rule"])
     return (one["first"], one["second"], *ends, *spectrum, classes, features)

@@ -20,6 +20,8 @@ from fedha.engine.nodes import (
     received_message,
 )
 from fedha.engine.parcels import TOGETHER, Records, even, to_record_dict
+from fedha.errors import FedhaError
+from fedha.exhausted import out_of_memory
 from fedha.features import Keeping
 from fedha.flower.apps import device, server_device
 from fedha.flower.client import Clients, app_for, restore_state, seeded_site, state_record
@@ -190,4 +192,9 @@ def run_inline(
     """Train one job in this process; see `fedha.engine.run`."""
     grid = inline_grid(job.config, domains, together=job.config.engine.batching is True, stop=stop)
     there = server_device(job.config)
-    return serve(job, grid, listener, domains=domains, resume=resume, stop=stop, device=there)
+    try:
+        return serve(job, grid, listener, domains=domains, resume=resume, stop=stop, device=there)
+    except (MemoryError, RuntimeError) as error:  # the server's own: what fails at a client is a sentence already
+        if (exhausted := out_of_memory(error)) is None:
+            raise
+        raise FedhaError(exhausted) from error

@@ -79,7 +79,7 @@ def _digests(kept: Any, rows: Tensor, common: bytes) -> Iterator[bytes]:
             part = int(numpy.searchsorted(starts, row, side="right")) - 1
             yield from _digests(kept.parts[part], torch.tensor([row - int(starts[part])]), common)
     elif isinstance(kept, Images):
-        told = common + f"{kept.files.square}, Pillow {PIL.__version__}".encode()
+        told = common + f"{kept.files.square!r}, Pillow {PIL.__version__}".encode()
         yield from (_key(told, _file(kept.files.path(row))) for row in rows.tolist())
     elif isinstance(kept, Mapped):
         told = common + repr((kept.kind, kept.offset, kept.axes, kept.file_shape)).encode() + _file(kept.path)

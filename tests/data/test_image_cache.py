@@ -116,6 +116,13 @@ def test_a_disk_that_fills_leaves_nothing(root: Path, tmp_path: Path, full_disk:
     assert not [one for one in (tmp_path / "cache").iterdir() if one.suffix != ".lock"]
 
 
+def test_a_disk_that_fills_before_the_index_leaves_nothing(root: Path, tmp_path: Path, full_disk: None) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    with pytest.raises(UnwrittenError, match=r"cannot write .*art-.*json: File too large; choose a folder with space"):
+        cached(tmp_path / "cache", art(root, size=1), skip=False)
+    assert not [one for one in (tmp_path / "cache").iterdir() if one.suffix != ".lock"]
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_decoded(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

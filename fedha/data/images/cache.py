@@ -105,7 +105,10 @@ def _made(stem: Path, part: Path, files: ImageFiles, listing: dict[str, Any], *,
         part.replace(array)
         told = {str(row): why for row, why in broken.items()}
         write_json(_index(stem), {**_printable(listing), "array": list(_state(array)), "broken": told})
-    except OSError as error:
+    except (OSError, UnwrittenError) as error:
+        array.unlink(missing_ok=True)  # without its index nobody would know it
+        if isinstance(error, UnwrittenError):
+            raise
         raise UnwrittenError(
             f"cannot write {array}: {error.strerror}; choose a folder with space that you may write"
         ) from error
