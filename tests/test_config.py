@@ -15,6 +15,7 @@ from fedha.config import (
     apply_override,
     from_json,
     load,
+    located,
     parse,
     to_json,
     to_yaml,
@@ -354,3 +355,16 @@ def test_scales_are_those_of_the_moments_that_are_measured() -> None:
     assert scaled.privacy.scales == {"hessian_diagonal": 0.1}
     with pytest.raises(FedhaError, match=r"no moment 'hessian_diagonl'; did you mean 'hessian_diagonal'"):
         parse({"recipe": "iga", "privacy": {**PRIVATE, "scales": {"hessian_diagonl": 0.1}}})
+
+
+@pytest.mark.parametrize("key", ["data.cache", "model.features.cache"])
+@pytest.mark.parametrize("place", ["pics", "pics/cache"])
+def test_a_cache_within_the_datas_folder_is_refused(key: str, place: str, tmp_path: Path) -> None:
+    cache = str(tmp_path / place)
+    content = {"data": {"name": "folder", "root": str(tmp_path / "pics"), "target": "a"}, "model": {"name": "pkg:make"}}
+    if key == "data.cache":
+        content["data"]["cache"] = cache
+    else:
+        content["model"]["features"] = {"cache": cache}  # type: ignore[assignment]
+    with pytest.raises(FedhaError, match=f"{key} is"):
+        located(parse(content))

@@ -175,6 +175,7 @@ def read_found(paths: Sequence[Path]) -> "Found":
 
 
 def _opened(content: dict[str, Any], folder: Path, draws: int | None, ranges: str | None) -> "tuple[Store, list[Job]]":
+    from fedha.sweep.data import check_data
     from fedha.sweep.jobs import make_jobs
     from fedha.sweep.ranges import with_ranges
     from fedha.sweep.space import SECTION, expand, read_space, settings_of
@@ -187,7 +188,9 @@ def _opened(content: dict[str, Any], folder: Path, draws: int | None, ranges: st
     named = with_ranges(with_targets(rest), ranges or asked.get("ranges"))
     space = read_space(named, draws=count)
     wanted = make_jobs(list(expand(space, count)))
-    return open_sweep(folder, space, wanted), wanted
+    store = open_sweep(folder, space, wanted)
+    check_data(store, wanted)
+    return store, wanted
 
 
 def _work(
@@ -218,7 +221,7 @@ def _work(
                 stopping.exit_code(),
             )
     if pending and not any(store.finished(one.name) for one in wanted):
-        raise FedhaError(f"no run of this sweep ended; the first: {store.failure(pending[0].name) or 'another has it'}")
+        raise FedhaError(f"no run of this sweep ended; the first: {store.failure(pending[0].name)}")
 
 
 def _side_by_side(store: "Store", pending: "Sequence[Job]", many: int, shown: "Progress") -> "Iterator[Outcome | None]":

@@ -13,7 +13,7 @@ from rich.text import Text
 from fedha.progress import duration
 from fedha.sweep.jobs import Job
 from fedha.sweep.store import Store
-from fedha.sweep.work import BUSY, DONE, FAILED, Outcome
+from fedha.sweep.work import DONE, FAILED, Outcome
 
 _LINES = 20  # about so many lines in a log
 _RULE = "training_domain_validation"
@@ -38,7 +38,7 @@ class Progress:
     pending: int
     quiet: bool = False
     many: int = 1
-    _states: dict[str, int] = field(default_factory=lambda: {DONE: 0, FAILED: 0, BUSY: 0})
+    _states: dict[str, int] = field(default_factory=lambda: {DONE: 0, FAILED: 0})
     _best: dict[str, tuple[float, float]] = field(default_factory=dict)  # by label: validation, target
     _labels: dict[str, str] = field(default_factory=dict)
     _since: float = field(default_factory=monotonic)
@@ -83,12 +83,11 @@ class Progress:
     def _counts(self) -> str:
         done = self.total - self.pending + self._states[DONE]
         running = min(self.many, self.pending - sum(self._states.values()))
-        told = [f"{done} done", f"{running} running", f"{self._states[FAILED]} failed"]
-        return ", ".join([*told, *([f"{self._states[BUSY]} with other workers"] if self._states[BUSY] else [])])
+        return f"{done} done, {running} running, {self._states[FAILED]} failed"
 
     def _left(self) -> str:
         ended = self._states[DONE] + self._states[FAILED]
-        rest = self.pending - ended - self._states[BUSY]
+        rest = self.pending - ended
         return f"{duration((monotonic() - self._since) / ended * rest)} left" if ended and rest > 0 else ""
 
     def _table(self) -> RichTable:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fedha import plugins
 from fedha.config.data import DataConfig, keys_of
@@ -46,7 +46,7 @@ def located(config: Config) -> Config:
     """The config with its paths absolute, and the home that a ``~`` means, so that it holds from any folder.
 
     Raises:
-        FedhaError: A ``~name`` is nobody's.
+        FedhaError: A ``~name`` is nobody's, or a cache lies within the data's folder.
     """
     paths = {key: getattr(config.data, key) for key in ("root", "manifest", "cache")}
     if config.data.root and config.data.manifest and (config.data.root / config.data.manifest).is_file():
@@ -55,7 +55,14 @@ def located(config: Config) -> Config:
     changed: dict[str, Any] = {"data": config.data.model_copy(update=whole)} if whole else {}
     if model := _located_model(config.model):
         changed["model"] = config.model.model_copy(update=model)
-    return config.model_copy(update=changed) if changed else config
+    found = config.model_copy(update=changed) if changed else config
+    for key, cache in (("data.cache", found.data.cache), ("model.features.cache", found.model.features.cache)):
+        if cache is not None and found.data.root is not None and cache.is_relative_to(found.data.root):
+            raise FedhaError(
+                f"{key} is {cache}, within the data's own folder {found.data.root}, which holds domains alone; let it "
+                "name another one"
+            )
+    return found
 
 
 def _located_model(model: ModelConfig) -> dict[str, Any]:
@@ -95,12 +102,17 @@ def without_others(content: Mapping[str, Any]) -> dict[str, Any]:
         unread = set(DataConfig.model_fields).difference(keys_of(str(data.get("name"))))
         kept["data"] = {key: value for key, value in data.items() if key not in unread}
     if isinstance(model, Mapping):
-        usual = {key: field.get_default() for key, field in ModelConfig.model_fields.items()}
+        usual = {key: _plain(field.get_default()) for key, field in ModelConfig.model_fields.items()}
         name = str(model.get("name"))
         kept["model"] = {
             key: value for key, value in model.items() if reads(name, key) or value != usual.get(key, value)
         }
     return kept
+
+
+def _plain(default: Any) -> Any:
+    """A default as a config file has it."""
+    return default.model_dump(mode="json") if isinstance(default, BaseModel) else default
 
 
 def read_content(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fedha.engine import ray_session
 from fedha.errors import ClusterError, FedhaError
 from fedha.sweep.jobs import Job
 from fedha.sweep.store import Store
-from fedha.sweep.work import FAILED, Outcome, Worker
+from fedha.sweep.work import BUSY, FAILED, PATIENCE, Outcome, Worker
 
 _LOOK_SECONDS = 0.5
 _STOP_SECONDS = 60.0
@@ -25,8 +25,8 @@ class _RayWorker:
         self._stop = threading.Event()
         self._worker = Worker(Store(Path(folder)), self._stop.is_set)
 
-    def work(self, job: Job) -> Outcome:
-        return self._worker.work(job)
+    def work(self, job: Job, seconds: float) -> Outcome:
+        return self._worker.work(job, seconds)
 
     def halt(self) -> None:
         self._stop.set()
@@ -70,11 +70,12 @@ def on_ray(
     idle: deque[Any] = deque(actor.remote(str(store.folder)) for _ in range(min(workers, len(jobs))))
     waiting: deque[Job] = deque(jobs)
     under_way: dict[Any, tuple[Any, Job]] = {}
+    met: set[str] = set()  # jobs that other workers had when they were asked for
     try:
         while under_way or (waiting and not stop()):
             while idle and waiting and not stop():
                 worker, job = idle.popleft(), waiting.popleft()
-                under_way[worker.work.remote(job)] = worker, job
+                under_way[worker.work.remote(job, PATIENCE if job.name in met else 0.0)] = worker, job
             done, _ = ray.wait(list(under_way), num_returns=1, timeout=_LOOK_SECONDS)
             if stop():
                 break
@@ -91,7 +92,12 @@ def on_ray(
                     idle.append(actor.remote(str(store.folder)))
                 except ray.exceptions.RayTaskError as error:
                     raise _as_ours(error) from error
-                yield outcome
+                if outcome.state == BUSY:
+                    met.add(job.name)
+                    waiting.append(job)
+                    yield None
+                else:
+                    yield outcome
         yield from _halted(under_way)
     finally:
         for worker in (*idle, *(one for one, _ in under_way.values())):

@@ -83,15 +83,32 @@ class Store:
         """Forget an earlier failure."""
         (self.folder / JOBS / FAILED / f"{name}.json").unlink(missing_ok=True)
 
+    def keep_marks(self, marks: Mapping[str, str]) -> dict[str, str]:
+        """Keep what tells the data of some jobs from others, where nothing is kept of them yet.
+
+        Returns:
+            What is kept of these jobs.
+        """
+        with _alone(self.folder):
+            content = _read(self.folder)
+            known = content.get("data") or {}
+            if fresh := {name: mark for name, mark in marks.items() if name not in known}:
+                atomic.write_json(self.folder / LIST, {**content, "data": {**known, **fresh}})
+            return {name: known.get(name, mark) for name, mark in marks.items()}
+
     @contextmanager
-    def claimed(self, name: str) -> Iterator[bool]:
+    def claimed(self, name: str, seconds: float = 0.0) -> Iterator[bool]:
         """Be the only one who works on a job for as long as the block lasts; yields False where another one does.
 
         The lock is the kernel's: a worker that is killed loses it.
+
+        Args:
+            name: The job's.
+            seconds: To wait for who has it.
         """
         lock = FileLock(self.folder / CLAIMS / f"{name}.lock")
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=seconds)
         except Timeout:
             yield False
             return

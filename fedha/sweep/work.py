@@ -20,6 +20,7 @@ from fedha.sweep.jobs import Job
 from fedha.sweep.store import Store
 
 DONE, FAILED, BUSY, STOPPED = "done", "failed", "busy", "stopped"
+PATIENCE = 2.0  # seconds to wait for a job that another worker has, before the next one is looked at
 _KEPT = 2  # data sets that a worker holds: jobs come in an order in which the next one mostly has the last one's
 
 
@@ -53,13 +54,17 @@ class Worker:
     stop: Callable[[], bool] = never
     _held: "OrderedDict[str, DomainSet]" = field(default_factory=OrderedDict)
 
-    def work(self, job: Job) -> Outcome:
+    def work(self, job: Job, seconds: float = 0.0) -> Outcome:
         """Train a job, or go on with it, unless it is done or another worker has it.
+
+        Args:
+            job: Which.
+            seconds: To wait for another worker that has it.
 
         Raises:
             UnwrittenError: Nothing can be written: no other job could be either.
         """
-        with self.store.claimed(job.name) as mine:
+        with self.store.claimed(job.name, seconds) as mine:
             if not mine:
                 return Outcome(job.name, BUSY)
             try:
@@ -108,12 +113,30 @@ def in_order(jobs: Iterable[Job], first: int = 0, of: int = 1) -> list[Job]:
     return [*ordered[start:], *ordered[:start]]
 
 
-def here(worker: Worker, jobs: Iterable[Job]) -> Iterator[Outcome]:
-    """Do jobs in this process; ends early where the worker was asked to stop."""
-    for job in jobs:
-        if worker.stop():
-            return
-        outcome = worker.work(job)
-        yield outcome
-        if outcome.state == STOPPED:
-            return
+def here(worker: Worker, jobs: Iterable[Job]) -> Iterator[Outcome | None]:
+    """Do jobs in this process; ends early where the worker was asked to stop.
+
+    Jobs that other workers have are looked at again until they are done, or their worker is gone.
+
+    Yields:
+        What became of each, and None where time went by.
+    """
+    waiting = list(jobs)
+    failed = {job.name: worker.store.failure(job.name) for job in waiting}
+    seconds = 0.0
+    while waiting:
+        busy: list[Job] = []
+        for job in waiting:
+            if worker.stop():
+                return
+            why = worker.store.failure(job.name)
+            elsewhere = bool(why) and why != failed[job.name]  # another worker tried it meanwhile
+            outcome = Outcome(job.name, FAILED, why) if elsewhere else worker.work(job, 0.0 if busy else seconds)
+            if outcome.state == BUSY:
+                busy.append(job)
+                yield None
+                continue
+            yield outcome
+            if outcome.state == STOPPED:
+                return
+        waiting, seconds = busy, PATIENCE

@@ -172,7 +172,7 @@ def test_workers_that_share_a_folder_do_no_job_twice_and_lose_none() -> None:
     states: list[str] = []
 
     def work(place: int) -> None:
-        states.extend(one.state for one in here(Worker(store), in_order(jobs, place, 3)) if one.state != BUSY)
+        states.extend(one.state for one in here(Worker(store), in_order(jobs, place, 3)) if one is not None)
 
     threads = [threading.Thread(target=work, args=(place,)) for place in range(3)]
     for one in threads:
@@ -310,3 +310,37 @@ def test_the_last_round_is_tabled_where_sources_hold_nothing_out(fedha: Command)
     code, out, _ = sweep(fedha, "-q", "recipe=erm", "seed=0", "data.target=a")
     assert code == 0
     assert "last round; the run by training-domain validation" in out
+
+
+@pytest.mark.usefixtures("fedha")
+def test_a_worker_takes_the_job_of_another_that_is_gone() -> None:
+    store, jobs = _opened()
+    held, waits = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with store.claimed(jobs[0].name):
+            held.set()
+            waits.wait(60)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    held.wait(60)
+    states = []
+    for outcome in here(Worker(store), jobs[:2]):
+        states.append(None if outcome is None else outcome.state)
+        if outcome is None:
+            waits.set()  # it looks again, and finds it free
+    thread.join()
+    assert states == [None, DONE, DONE]
+
+
+def test_other_data_under_the_same_names_are_refused(fedha: Command) -> None:
+    assert sweep(fedha, "-q", "recipe=erm", "seed=0")[0] == 0
+    shutil.copytree("d", "e")
+    assert sweep(fedha, "-q", "recipe=erm", "seed=0", "data.root=e")[0] == 0  # the same ones elsewhere
+    with np.load("e/c.npz") as held:
+        np.savez("e/c.npz", inputs=held["inputs"] + 1, labels=held["labels"])
+    code, _, err = sweep(fedha, "-q", "recipe=[erm, coral]", "seed=0", "data.root=e")
+    assert code == 2
+    assert "the data are not those" in err
+    assert len(finished()) == 2
