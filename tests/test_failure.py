@@ -106,22 +106,31 @@ def domains_with(config: Any, scale: float) -> DomainSet:
 
 
 @pytest.mark.parametrize("together", [False, True])
-@pytest.mark.parametrize("privacy", [{}, {"secure_aggregation": True, "minimum": 2, "threshold": 2}])
-def test_the_rule_holds_one_by_one_together_and_in_secure_sums(
-    privacy: dict[str, Any], together: bool, tmp_path: Path
-) -> None:
-    config = parse({**SPEC, "privacy": privacy})
+def test_the_rule_holds_one_by_one_and_together(together: bool, tmp_path: Path) -> None:
+    config = parse(SPEC)
     domains = domains_with(config, 1e25)
     with pytest.raises(FedhaError, match=r"client 1 \(domain 'flip-0\.2'\) failed to measure in round 1"):
         serve(
             Job(config, tmp_path / "stop"), inline_grid(config, domains, together=together), Silent(), domains=domains
         )
-    config = parse({**SPEC, "privacy": privacy, "engine": {"on_client_error": "skip"}})
+    config = parse({**SPEC, "engine": {"on_client_error": "skip"}})
     grid = inline_grid(config, domains, together=together)
     results = serve(Job(config, tmp_path / "skip"), grid, Silent(), domains=domains)
     (who, absence), = results["left_out"].items()  # fmt: skip
     assert (who, absence["rounds"]) == ("client 1 (domain 'flip-0.2')", 2)
     assert runfolder.read_results(tmp_path / "skip")["left_out"] == results["left_out"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("rule", ["stop", "skip"])
+def test_in_a_secure_sum_nobody_learns_whose_numbers_failed(rule: str, together: bool, tmp_path: Path) -> None:
+    privacy = {"secure_aggregation": True, "minimum": 2, "threshold": 2}
+    config = parse({**SPEC, "privacy": privacy, "engine": {"on_client_error": rule}})
+    domains = domains_with(config, 1e25)
+    grid = inline_grid(config, domains, together=together)
+    with pytest.raises(FedhaError, match="the sum of 3 clients means nothing") as told:
+        serve(Job(config, tmp_path / rule), grid, Silent(), domains=domains)
+    assert "flip-0.2" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,12 @@ def test_a_server_without_noise_of_its_own_takes_no_seeded_one_for_clients_as_a_
     assert results["privacy"]["noise"].startswith("cryptographic")
 
 
+def account_of(site: Path) -> Any:
+    """The content of the only account that a site keeps."""
+    (path,) = (site / "cache" / "account").glob("*.json")
+    return json.loads(path.read_text())
+
+
 def test_a_sites_account_covers_all_runs_and_agrees_with_the_servers(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +111,7 @@ def test_a_sites_account_covers_all_runs_and_agrees_with_the_servers(
     monkeypatch.setenv("FEDHA_LIMITS", str(limits))
     config = settings("exact_diagonal", federation={"clients": 2})
     told = deployed(config, site / "a")["privacy"]
-    account = json.loads((site / "cache" / "account" / "colored_digits-0.json").read_text())
+    account = account_of(site)
     ledger = restore(account["ledgers"]["train"])
     (delta, _) = told["delta"].values()
     assert spent(ledger, delta).epsilon == pytest.approx(told["epsilon"]["flip-0.2"])
@@ -121,7 +127,7 @@ def test_a_client_that_is_asked_twice_has_released_twice(site: Path, monkeypatch
     monkeypatch.setenv("FEDHA_LIMITS", str(limits))
     config = settings("exact_diagonal", federation={"clients": 2}, privacy={"evaluation_noise": 5.0})
     told = deployed(config, site / "a", kind=Losing)["privacy"]
-    account = json.loads((site / "cache" / "account" / "colored_digits-0.json").read_text())
+    account = account_of(site)
     names, parts = {"epsilon": "train", "epsilon_held_out": "held_out"}, dict[str, float]()
     for name, part in names.items():
         ledger = restore(account["ledgers"][part])
