@@ -98,8 +98,8 @@ def test_a_server_without_noise_of_its_own_takes_no_seeded_one_for_clients_as_a_
 
 
 def account_of(site: Path) -> Any:
-    """The content of the only account that a site keeps."""
-    (path,) = (site / "cache" / "account").glob("*.json")
+    """What client 0 keeps an account of."""
+    (path,) = (site / "cache" / "account").glob("examples-*-0.json")
     return json.loads(path.read_text())
 
 

@@ -113,7 +113,7 @@ def test_noise_is_the_sites_own_and_epsilon_is_what_was_planned(
     assert all(bool(value.isfinite().all()) for value in model.values())
     assert any(not torch.equal(value, seeded[name]) for name, value in model.items())
 
-    (account_file,) = (federation.init_folder.site("west") / "cache" / "account").glob("*.json")
+    (account_file,) = (federation.init_folder.site("west") / "cache" / "account").glob("examples-*.json")
     account = json.loads(account_file.read_text())
     own = restore(account["ledgers"]["train"])
     assert accounting.spent(own, results["privacy"]["delta"]["flip-0.1"]).epsilon == pytest.approx(spent["flip-0.1"])
