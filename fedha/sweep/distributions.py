@@ -1,5 +1,6 @@
 """Named distributions of hyperparameters, as a sweep's config writes them."""
 
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,11 @@ def read_distribution(key: str, value: Any) -> Distribution | None:
         return None
     (kind, given), *_ = value.items()
     if kind not in KINDS:
-        if isinstance(kind, str) and ("uniform" in kind or kind.startswith("choice")):
+        if (
+            isinstance(kind, str)
+            and difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.8)
+            and isinstance(given, list)
+        ):
             raise FedhaError(f"{key} is drawn from {kind!r}, which is no distribution{nearest(kind, KINDS)}")
         return None
     if kind == CHOICE:
