@@ -27,7 +27,7 @@ def _opened(folder: str, content: str = CONFIG) -> tuple[Store, list[Job]]:
     Path("c.yaml").write_text(content)
     space = read_space(read_content(Path("c.yaml")), draws=None)
     jobs = make_jobs(list(expand(space, None)))
-    return open_sweep(Path(folder).absolute(), space, jobs), jobs
+    return open_sweep(Path(folder), space, jobs), jobs  # relative to a folder that Ray's workers are not in
 
 
 @pytest.fixture(autouse=True)

@@ -67,7 +67,8 @@ def on_ray(
     del session
     options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpu_share, "max_concurrency": 2}
     actor: Any = ray.remote(_RayWorker).options(**options)
-    idle: deque[Any] = deque(actor.remote(str(store.folder)) for _ in range(min(workers, len(jobs))))
+    folder = str(store.folder.absolute())  # a worker may be somewhere else
+    idle: deque[Any] = deque(actor.remote(folder) for _ in range(min(workers, len(jobs))))
     waiting: deque[Job] = deque(jobs)
     under_way: dict[Any, tuple[Any, Job]] = {}
     met: set[str] = set()  # jobs that other workers had when they were asked for
@@ -89,7 +90,7 @@ def on_ray(
                 except ray.exceptions.RayActorError:
                     outcome = Outcome(job.name, FAILED, "its worker's process ended; was there too little memory?")
                     store.failed(job.name, outcome.why)
-                    idle.append(actor.remote(str(store.folder)))
+                    idle.append(actor.remote(folder))
                 except ray.exceptions.RayTaskError as error:
                     raise _as_ours(error) from error
                 if outcome.state == BUSY:
