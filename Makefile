@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_TORCH = $(if $(TORCH_INDEX),$(PIP) install --quiet $$(grep ^torch== constraints.txt) --index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-containers lint format types imports bench docs requirements build clean
+.PHONY: help venv demo test test-slow test-long test-containers lint format types imports bench docs requirements build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,10 @@ test: $(VENV)/dev.stamp ## Run the quick tests, in JOBS processes: every law; so
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS)
 
 test-slow: $(VENV)/dev.stamp ## Run the tests of real processes: deployments, killed workers, SuperLinks
-	$(BIN)/python -m pytest -m slow -n $(SLOW_JOBS)
+	$(BIN)/python -m pytest -m "slow and not long" -n $(SLOW_JOBS)
+
+test-long: $(VENV)/dev.stamp ## Run what computes for minutes: bounds of privacy measured over thousands of runs
+	$(BIN)/python -m pytest -m long -n $(JOBS)
 
 test-containers: $(VENV)/run.stamp ## Build the images, start a federation in containers, train, compare; takes minutes
 	FEDHA=$(BIN)/fedha PYTHON=$(BIN)/python bash tests/containers/run.sh

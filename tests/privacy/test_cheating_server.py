@@ -300,6 +300,8 @@ def test_no_request_moves_an_answer_by_more_than_its_account_says(request: Any) 
 
 
 @pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(3600)
 @settings(max_examples=600, suppress_health_check=QUIET)
 @given(request=hostile())
 def test_none_of_many_requests_moves_an_answer_by_more_than_its_account_says(request: Any) -> None:

@@ -40,7 +40,7 @@ pytest.importorskip("dp_accounting", reason='install "fedha[privacy]"')
 from fedha.privacy.accounting import spent
 
 DELTA = 5e-3  # below one over the examples here; at a smaller one, claims are larger and measured bounds are not
-LONG = pytest.mark.slow
+LONG = (pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3600))
 SIZES = [pytest.param(800, id="quick"), pytest.param(20_000, id="long", marks=LONG)]
 NOISE = 0.6
 
