@@ -68,6 +68,7 @@ class Request:
         kind: What is asked.
         running: The parts of the global model that move beside them, by name (`fedha.models.state`).
         constants: Digest of what of the model never moves; "" where nothing is said of it.
+        contract: Digest of what was agreed on (`fedha.privacy.contract`), as the server has it.
     """
 
     task: Task
@@ -82,6 +83,7 @@ class Request:
     kind: Kind = "train"
     running: Mapping[str, Tensor] = field(default_factory=dict)
     constants: str = ""
+    contract: str = ""
 
 
 @dataclass(frozen=True)

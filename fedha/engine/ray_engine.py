@@ -30,6 +30,7 @@ from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
 from fedha.inputs import each, several
 from fedha.models import SplitModel, build
+from fedha.privacy.contract import contract_of
 from fedha.runs.files import typed
 from fedha.runs.listener import Listener
 
@@ -133,7 +134,15 @@ def make_clients(
     threads = config.engine.threads
     keeping = Keeping.of(config.model.features)
     return Clients(
-        model, domain, threads=threads, device=device, party=party, site=seeded_site, stays=True, keeping=keeping
+        model,
+        domain,
+        threads=threads,
+        device=device,
+        party=party,
+        site=seeded_site,
+        stays=True,
+        keeping=keeping,
+        contract=contract_of(config, repeats=None),
     )
 
 

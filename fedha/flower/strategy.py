@@ -28,6 +28,7 @@ from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.models.state import RUNNING, constants_name, digests, divided, new_statistics
 from fedha.piggyback import RIDING
+from fedha.privacy.contract import Contract
 from fedha.recipes import Recipe
 from fedha.rules.table import allow
 from fedha.runs.absences import absence_texts, left_out
@@ -95,7 +96,9 @@ class HessianAlignment(Strategy):
         self.last_round: dict[str, Any] = {}
         self.last_evaluation: dict[str, dict[str, Any]] = {}
         self._packed_task = pack_task(self.task)
-        self.talk = Correspondence(rules, self._packed_task, tell=lambda text: log(WARNING, text))
+        self.talk = Correspondence(
+            rules, self._packed_task, Contract(self.task, given.schedule).digest, tell=lambda text: log(WARNING, text)
+        )
         self._absent: dict[int, list[dict[str, Any]]] = {}  # events, by round
         self._told = False  # why clients are not asked to evaluate
         self._arrays: ArrayRecord | None = None
@@ -305,7 +308,8 @@ class HessianAlignment(Strategy):
         arrays = self._trained(arrays)
         if self.clients_keep_models and arrays is not self._named:
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
-        request = replace(request, running=self.begun().running, constants=self._constants)
+        server = self.begun()
+        request = replace(request, running=server.running, constants=self._constants, contract=self.talk.contract)
         packed, sent = self._pack(request.references), self._pack(request.sent)
         weights = self.begun().averaging_weights
         additive = kind != "evaluate" and not self.begun().weighs_updates

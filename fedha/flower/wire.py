@@ -34,6 +34,7 @@ _SHAPE, _BY_NAME, _BY_PLACE, _SECURE = "input_shape", "/", "#", "secure"
 _SENT = "rule"  # the record of what the run's rules send along
 _SHAPES, _DIGESTS = "parameters", "digests"  # of an introduction's request
 _KINDS, _OTHER = "kinds", "other"  # of an introduction's reply
+CONTRACT = "contract"  # of a request and of an introduction: the digest of what was agreed on
 _RUNNING, CONSTANTS = "running", "constants"  # records of a request; the latter also the scalar that names it
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
@@ -145,15 +146,18 @@ def unpack_task(text: str) -> Task:
     return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
 
 
-def pack_introduction(task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str]) -> RecordDict:
+def pack_introduction(
+    task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str], contract: str = ""
+) -> RecordDict:
     """What a client is told before its first round.
 
     Args:
         task: The task, packed.
         state: The global model's, if that is known.
         kinds: What becomes of its parts, if that is known.
+        contract: Digest of what was agreed on.
     """
-    scalars = ConfigRecord({"task": task})
+    scalars = ConfigRecord({"task": task, **({CONTRACT: contract} if contract else {})})
     if state:
         scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in state.items()})
         still = {name: value for name, value in state.items() if kinds.get(name, FROZEN) in CONSTANT}
@@ -199,6 +203,8 @@ def pack_request(
             scalars[name] = list(wanted)
     if request.constants:
         scalars[CONSTANTS] = request.constants
+    if request.contract:
+        scalars[CONTRACT] = request.contract
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "parameters": parameters,
         "references": references,
@@ -260,6 +266,7 @@ def _request(content: RecordDict, kind: Kind, device: torch.device | str) -> Req
         kind=kind,
         running=unpack_tensors(_record(content, _RUNNING, ArrayRecord), device) if _RUNNING in content else {},
         constants=str(scalars.get(CONSTANTS, "")),
+        contract=str(scalars.get(CONTRACT, "")),
     )
 
 
