@@ -10,10 +10,10 @@ from typing import Any
 
 from fedha.errors import FedhaError
 
-DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
-    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics", "transforms")
+DATA, LOGGERS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
+    f"fedha.{kind}" for kind in ("data", "loggers", "models", "recipes", "rules", "statistics", "transforms")
 )
-GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
+GROUPS = (DATA, LOGGERS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {
@@ -22,6 +22,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "rotated_digits": "fedha.data.rotated:rotated_digits",
         "rotated_mnist": "fedha.data.rotated:rotated_mnist",
         "table": "fedha.data.tables:table",
+    },
+    LOGGERS: {
+        "mlflow": "fedha.loggers.mlflow:MLflow",
+        "tensorboard": "fedha.loggers.tensorboard:TensorBoard",
+        "wandb": "fedha.loggers.wandb:WeightsAndBiases",
     },
     MODELS: {
         "domainbed_mnist_cnn": "fedha.models.domainbed:domainbed_mnist_cnn",

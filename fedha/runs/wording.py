@@ -12,6 +12,14 @@ from fedha.runs.absences import absence_texts
 MANY = 12  # domains that can be told one by one
 
 
+def flat(record: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """A record as one level, names joined by slashes: ``target/sketch/accuracy``."""
+    row: dict[str, Any] = {}
+    for name, value in record.items():
+        row |= flat(value, f"{before}{name}/") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return row
+
+
 def run_title(config: Config, place: int = 1, runs: int = 1) -> str:
     """Which run this is: ``run 3 of 10: hgp, seed 0``."""
     title = f"{config.recipe[0].name}, seed {config.seed[0]}"
