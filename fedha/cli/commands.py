@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import typer
 
 from fedha import progress
-from fedha.cli import audit, data, deploy, diagnose, exits, privacy, study, sweep
+from fedha.cli import audit, data, deploy, diagnose, exits, privacy, study, sweep, sweep_table
 from fedha.cli.options import Log, Quiet
 from fedha.report.formats import Format
 
@@ -33,7 +33,7 @@ app.add_typer(deploy.app)
 app.command()(audit.audit)
 app.command()(diagnose.diagnose)
 app.command()(sweep.sweep)
-app.command()(sweep.table)
+app.command()(sweep_table.table)
 app.add_typer(study.app)
 app.add_typer(data.app)
 app.add_typer(privacy.app)
