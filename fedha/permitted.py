@@ -1,0 +1,56 @@
+"""Which code a config, or a message, may name in this process.
+
+Both name functions, ``package.module:function``, and give their arguments: who writes them chooses what runs. Where
+that is a stranger, as at a site of a deployment, only what the site's own people accepted is imported; elsewhere
+anything.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fedha.errors import FedhaError
+
+
+@dataclass(frozen=True)
+class _Permitted:
+    places: set[str]
+    remedy: str
+
+
+_within: list[_Permitted] = []  # the last one holds
+
+
+@contextmanager
+def only(places: Iterable[str], remedy: str) -> Iterator[None]:
+    """Permit these alone for as long as the block lasts, in all threads.
+
+    Args:
+        places: Each as ``package.module:function``.
+        remedy: What to do about another, for its refusal.
+    """
+    _within.append(_Permitted(set(places), remedy))
+    try:
+        yield
+    finally:
+        _within.pop()
+
+
+def permit(place: str) -> None:
+    """Permit one more, which this process' own program names."""
+    if _within:
+        _within[-1].places.add(place)
+
+
+def check(key: str, place: str) -> None:
+    """Refuse code before it is imported.
+
+    Args:
+        key: Of the config, such as ``data.name``.
+        place: What it names, as ``package.module:function``.
+
+    Raises:
+        FedhaError: It is not permitted here.
+    """
+    if _within and place not in _within[-1].places:
+        raise FedhaError(f"{key} is {place[:200]!r}, which names code that was not accepted here; {_within[-1].remedy}")
