@@ -21,15 +21,20 @@ class _Permitted:
 _within: list[_Permitted] = []  # the last one holds
 
 
-@contextmanager
-def only(places: Iterable[str], remedy: str) -> Iterator[None]:
-    """Permit these alone for as long as the block lasts, in all threads.
+def from_now_on(places: Iterable[str], remedy: str) -> None:
+    """Permit these alone until the process ends, in all threads.
 
     Args:
         places: Each as ``package.module:function``.
         remedy: What to do about another, for its refusal.
     """
     _within.append(_Permitted(set(places), remedy))
+
+
+@contextmanager
+def only(places: Iterable[str], remedy: str) -> Iterator[None]:
+    """Permit these alone for as long as the block lasts; the arguments are those of `from_now_on`."""
+    from_now_on(places, remedy)
     try:
         yield
     finally:

@@ -30,6 +30,7 @@ _HEAD = """\
 #   bundle SHA-256 NAME VERSION    an app that a run brings; unpacked and started only with FEDHA_APP=accepted in .env
 #   code package.module:function   something installed here that a run's config may name
 """
+_REMEDY = f"if this site's people want it to run here, they add `code NAME` to {FILE} (fedha deploy accept NAME)"
 _BUNDLE = re.compile(r"bundle\s+([0-9a-f]{64})(?:\s+(.*))?")
 _CODE = re.compile(r"code\s+([\w.]+:[\w.]+)")
 
@@ -142,8 +143,12 @@ def add(path: Path, line: str) -> bool:
 
 def only_this(accepted: Accepted) -> AbstractContextManager[None]:
     """Within it, a config or a message may name fedha's own code and what was accepted, and no other."""
-    remedy = f"if this site's people want it to run here, they add `code NAME` to {FILE} (fedha deploy accept NAME)"
-    return permitted.only(_OWN | accepted.code, remedy)
+    return permitted.only(_OWN | accepted.code, _REMEDY)
+
+
+def only_this_from_now_on(accepted: Accepted) -> None:
+    """The same until the process ends."""
+    permitted.from_now_on(_OWN | accepted.code, _REMEDY)
 
 
 def check_named(config: Config) -> None:

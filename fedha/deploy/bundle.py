@@ -9,6 +9,7 @@ import io
 import tomllib
 import zipfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from flwr.cli.build import build_fab_from_files
@@ -76,6 +77,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@cache
 def own() -> bytes:
     """The bundle that `fedha deploy run` of this version brings, to the byte that `flwr run` makes of `SOURCE`."""
     return build_fab_from_files(SOURCE)[0]

@@ -101,7 +101,7 @@ class SiteCode:
         if mode not in _MODES:
             raise FedhaError(f"this site's FEDHA_APP is {mode!r}; set it to {' or '.join(_MODES)}")
         found = accepted.here()
-        self._kept.enter_context(accepted.only_this(found))
+        accepted.only_this_from_now_on(found)
         if mode == "installed":
             _check_ours(asked, digest)
             return deployed_client_app

@@ -33,7 +33,8 @@ from flwr.serverapp import Grid, ServerApp
 with open({mark!r} + "-" + str(os.environ.get("FEDHA_CACHE", "server")).replace("/", "_"), "w") as file:
     file.write("it ran")
 
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()
 
 
 @client.train()

@@ -65,7 +65,7 @@ def test_another_app_is_refused_by_name_and_no_line_of_it_runs(federation: Runni
 
 
 def test_an_app_in_fedhas_name_changes_nothing_at_a_site(
-    federation: Running, simulated: Simulated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    federation: Running, simulated: Simulated, tmp_path: Path
 ) -> None:
     """The operator's fedha sends another bundle under the same name: the sites answer, with their own code."""
     other = tmp_path / "operator.py"
@@ -77,19 +77,17 @@ def test_an_app_in_fedhas_name_changes_nothing_at_a_site(
     run = Deployed(federation, "disguised", *RUN, program=str(other))
     code, said = run.end()
     assert code == 0, said
-    assert_same_run(run.folder, simulated.run(*RUN))
+    assert_same_run(run.folder, simulated.run(*RUN), events=True)
     assert not (tmp_path / "mark").exists()
     digest = bundle.digest(built(disguised(tmp_path / "mark")))
     assert f"the run brings another app than this version's, SHA-256 {digest}" in federation.said("north-app")
 
 
-def test_an_honest_run_passes_at_a_site_that_accepts_apps_one_by_one(
-    careful: Running, simulated: Simulated, tmp_path: Path
-) -> None:
+def test_an_honest_run_passes_at_a_site_that_accepts_apps_one_by_one(careful: Running, simulated: Simulated) -> None:
     run = Deployed(careful, "careful", *RUN)
     code, said = run.end()
     assert code == 0, said
-    assert_same_run(run.folder, simulated.run(*RUN))
+    assert_same_run(run.folder, simulated.run(*RUN), events=True)
 
 
 def test_an_update_is_refused_until_a_person_accepts_it(careful: Running, tmp_path: Path) -> None:
