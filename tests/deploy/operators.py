@@ -61,6 +61,16 @@ def source(
     return {"pyproject.toml": project.encode(), f"{module}.py": _MODULE.format(mark=str(mark)).encode()}
 
 
+def for_agents(files: dict[str, bytes], state: Path) -> dict[str, bytes]:
+    """The same app, whose server tells the sites that the run is an agent's: its operator has the SuperLink's state."""
+    change = "UPDATE task SET type = 'flwr-agentapp' WHERE type = 'flwr-serverapp'"
+    lines = (
+        f"    import sqlite3\n    db = sqlite3.connect({str(state)!r})\n    db.execute({change!r})\n    db.commit()\n"
+    )
+    module = files["curious.py"].decode().replace("    import time\n", f"    import time\n{lines}")
+    return {**files, "curious.py": module.encode()}
+
+
 def disguised(mark: Path) -> dict[str, bytes]:
     """An app that calls itself fedha's."""
     more = {"fedha_deployment.py": bundle.SOURCE["fedha_deployment.py"] + spy(mark)}

@@ -8,7 +8,7 @@ import pytest
 
 from fedha.deploy import accepted, bundle
 from tests.deploy.deployed import ERM, Deployed, Simulated, assert_same_run
-from tests.deploy.operators import built, disguised, source, spy
+from tests.deploy.operators import built, disguised, for_agents, source, spy
 from tests.deploy.running import SCRIPTS, Running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -61,6 +61,16 @@ def test_another_app_is_refused_by_name_and_no_line_of_it_runs(federation: Runni
     assert [path.name for path in tmp_path.glob("mark*")] == ["mark-server"]  # the operator's own machine
     for name in federation.clients:
         assert f"fedha: refused, and no line of it ran: {told}" in federation.said(f"{name}-app")
+        assert not list((federation.logs / f"{name}-app-home").glob("apps/*"))
+
+
+def test_an_agents_app_is_refused_like_any_other(federation: Running, tmp_path: Path) -> None:
+    """Flower starts those with another command, which takes the bundle likewise."""
+    files = for_agents(source(tmp_path / "mark", version="7.7.7"), federation.init_folder.server / "state" / "state.db")
+    said = submitted(federation, files, tmp_path)
+    assert said.count("and not 'operator/curious' '7.7.7' with SHA-256") == 3, said
+    assert [path.name for path in tmp_path.glob("mark*")] == ["mark-server"]
+    for name in federation.clients:
         assert not list((federation.logs / f"{name}-app-home").glob("apps/*"))
 
 
