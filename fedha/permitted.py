@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from fedha.errors import FedhaError
 
 
+class CodeError(FedhaError):
+    """A config or a message names code that this process does not import. It tells of settings, and of no data."""
+
+
 @dataclass(frozen=True)
 class _Permitted:
     places: set[str]
@@ -55,7 +59,7 @@ def check(key: str, place: str) -> None:
         place: What it names, as ``package.module:function``.
 
     Raises:
-        FedhaError: It is not permitted here.
+        CodeError: It is not permitted here.
     """
     if _within and place not in _within[-1].places:
-        raise FedhaError(f"{key} is {place[:200]!r}, which names code that was not accepted here; {_within[-1].remedy}")
+        raise CodeError(f"{key} is {place[:200]!r}, which names code that was not accepted here; {_within[-1].remedy}")

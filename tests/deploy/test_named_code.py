@@ -14,6 +14,7 @@ from fedha.deploy import accepted, apps
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.flower.failure import find_failure
+from fedha.flower.guarded import errors_by_kind
 from fedha.flower.handshake import greeted
 from fedha.named import find
 
@@ -147,6 +148,18 @@ def test_a_run_names_no_file_of_a_site(given: dict[str, str], module: Path) -> N
 def test_a_file_of_accepted_code_that_is_broken_answers_nothing(module: Path) -> None:
     (module.parent / accepted.FILE).write_text("all\n")
     assert "line 1 of this site's accepted.txt is 'all'" in told(asked({}))
+
+
+def test_what_names_code_is_told_whole_where_other_errors_are_told_by_their_kind() -> None:
+    """Also where it is looked up late, as a transform is with the first image: it holds a setting, and no data."""
+    with pytest.raises(FedhaError, match=r"could not answer \(FedhaError\)"), errors_by_kind("north"):
+        raise FedhaError("of the data")
+    with (
+        pytest.raises(FedhaError, match="'os:getcwd', which names code"),
+        errors_by_kind("north"),
+        permitted.only((), ""),
+    ):
+        find("data.augment", "os:getcwd")
 
 
 def test_elsewhere_a_config_names_what_it_likes_and_a_program_adds_its_own(module: Path) -> None:
