@@ -8,6 +8,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from fedha import permitted
 from fedha.errors import FedhaError
 
 DATA, LOGGERS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
@@ -66,9 +67,10 @@ def load(group: str, name: str) -> Any:
     """What an installed name stands for.
 
     Raises:
-        FedhaError: Its package is broken; names it.
+        FedhaError: It is not permitted in this process; or its package is broken; names it.
     """
     point = installed(group)[name]
+    permitted.check(f"{group.removeprefix('fedha.')} {name!r}", point.value)
     try:
         return point.load()
     except Exception as error:
