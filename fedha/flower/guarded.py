@@ -19,6 +19,7 @@ from fedha.flower.wire import HELD_OUT, SEEDED, UNREACHED, unpack_task
 from fedha.inputs import Form
 from fedha.jsonfile import parse_json
 from fedha.models.reach import unreached
+from fedha.permitted import CodeError
 from fedha.privacy import gate
 from fedha.privacy.guards import Refusal
 from fedha.privacy.site import Site, sensitive
@@ -103,7 +104,7 @@ def errors_by_kind(who: str, *, protected: bool = True) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not protected:
+        if not protected or isinstance(error, CodeError):  # which holds a setting, and nothing of the data
             raise
         log(ERROR, "fedha: %s could not answer", who, exc_info=error)
         kind = type(error).__name__
