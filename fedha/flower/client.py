@@ -218,7 +218,11 @@ class Clients:
             told = replace(told, input_shape=client.domain.train.shape, kinds=kinds, other=other)
             return handshake.greeted(pack_reply(told))
         if kind in STEPS:
-            return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
+            before = client.state
+            reply = secure_client.answer_step(self._sworn(), kind, client, content, context)
+            if client.state is not before:
+                _remember(client, context)
+            return pack_reply(reply)
         with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
             request = unpack_request(content, kind, self._device)
         if not self._holds_constants(request, sent_constants(content)):
@@ -229,6 +233,7 @@ class Clients:
             with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
                 client = self._working(client, context, request)
                 reply = _ANSWERS[kind](client, request)
+            _remember(client, context)
         else:
             few = admit(client, kind, request, tells_examples=self._party.tells_examples)
             self._check_parameters(client, request)
@@ -243,8 +248,7 @@ class Clients:
                 return _ANSWERS[kind](client, opened.request)
 
             secrets, reply = secure_client.answer(self._party, opened, client, work)
-            secure_client.store(context, secrets)
-        _remember(client, context)
+            secure_client.store(self._party, context, opened, secrets, client)
         return pack_reply(reply, in_place=self._in_place)
 
     def answer_together(
@@ -316,9 +320,8 @@ class Clients:
             secure_client.answer(party, question, client, partial(replace, reply))
             for question, client, reply in zip(opened, clients, plain, strict=True)
         ]
-        for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
-            secure_client.store(context, secrets)
-            _remember(client, context)
+        for client, context, question, (secrets, _) in zip(clients, contexts, opened, masked, strict=True):
+            secure_client.store(party, context, question, secrets, client)
         return [plain_reply(reply) for _, reply in masked]
 
     def _sworn(self) -> Party:
@@ -451,6 +454,11 @@ def state_record(state: RecordDict) -> ArrayRecord | None:
     """
     known = lasting(state.array_records.get(_STATE, ArrayRecord()))
     return array_record(known) if known else None
+
+
+def kept(state: RecordDict) -> ArrayRecord | None:
+    """What a node remembers, as its context holds it; another one as soon as that is another."""
+    return state.array_records.get(_STATE)
 
 
 def restore_state(state: ArrayRecord | None) -> RecordDict:

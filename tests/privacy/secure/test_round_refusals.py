@@ -93,7 +93,7 @@ def twice(_: list[Said], content: RecordDict) -> RecordDict:
     """The same sum also without client 4."""
     (data,) = content.config_records["secure"]["sessions"]  # type: ignore[misc]
     session = unpack(Session, data)  # type: ignore[arg-type]
-    less = replace(session, cohort=session.cohort[:4], weights=session.weights[:4], degree=3)
+    less = replace(session, cohort=session.cohort[:4], weights=session.weights[:4])
     return RecordDict({**content, "secure": ConfigRecord({"sessions": [data, pack(less)]})})  # type: ignore[list-item]
 
 
