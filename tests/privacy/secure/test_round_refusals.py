@@ -1,6 +1,5 @@
 """Messages that are old, foreign, misshapen or false are refused on both sides and counted; errors tell no value."""
 
-import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -45,17 +44,6 @@ Ask = Callable[[list[Said], RecordDict], RecordDict]
 @pytest.fixture(autouse=True)
 def same_numerics() -> None:
     numerics.configure(1)
-
-
-@pytest.fixture
-def site_log() -> Iterator[list[str]]:
-    """What clients write into their own logs."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(f"{record.getMessage()} {record.exc_info}")  # type: ignore[method-assign]
-    logging.getLogger("flwr").addHandler(handler)
-    yield lines
-    logging.getLogger("flwr").removeHandler(handler)
 
 
 def sentence_of(reply: Message) -> str:
