@@ -54,6 +54,7 @@ class Server:
         learned: What this round's answers averaged to so far: statistics as they were measured, then the update.
         spending: What the run has had released, where clients' answers are covered.
         site: Where the server's own noise comes from, if clients are protected as a whole.
+        secret: What then decides who is drawn, and nobody else knows; empty: everybody does, so nothing is claimed.
         extra_shapes: Shapes of what the rules have clients answer beside their updates, by name.
     """
 
@@ -72,6 +73,7 @@ class Server:
     learned: dict[str, Tensor] = field(default_factory=dict)
     spending: Spending = field(default_factory=Spending)
     site: Site = field(default_factory=Site)
+    secret: bytes = b""
     extra_shapes: Mapping[str, torch.Size] = field(init=False)
     _round: int = 0  # that is under way,
     _drawn: int = 1  # how many clients it drew,
@@ -109,14 +111,19 @@ class Server:
         if len(set(client_ids)) < len(client_ids):
             twice = listed(client_id for client_id, count in Counter(client_ids).items() if count > 1)
             raise FedhaError(f"several clients have the id {twice}; give each its own partition-id in the node config")
-        self.cohort = draw_cohort(self.task.training, self.task.seed, round, ordered)
+        self.cohort = self.drawn(round, ordered)
         self.members = ordered
         weights = averaging_weights(self.task.training, self.cohort)
         self.averaging_weights = {one.client_id: weight for one, weight in zip(self.cohort, weights, strict=True)}
         self.learned = {}
-        self.spending = self.spending.round(self.task, self.cohort, ordered)
+        self.spending = self.spending.round(self.task, self.cohort, ordered, hidden=bool(self.secret))
         self._round, self._drawn, self._sums = round, len(self.cohort), 0
         return self.cohort
+
+    def drawn(self, round: int, members: Sequence[Member]) -> list[Member]:
+        """A round's clients. Where being drawn is to hide them, the server's secret decides; else the run's seed."""
+        secret = self.secret if self.task.privacy.protect == "clients" else b""
+        return draw_cohort(self.task.training, self.task.seed, round, members, secret)
 
     def measurements(self) -> tuple[tuple[str, ...], ...]:
         """What has to be measured before the clients can train: one tuple of statistics an exchange."""

@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from fedha import data, numerics
-from fedha.cohort import Member
+from fedha.cohort import Member, simulated_secret
 from fedha.config import POOLED, Config, is_elsewhere
 from fedha.data import splits
 from fedha.data.domain import Domain, DomainSet
@@ -42,6 +42,7 @@ from fedha.resolution import resolved
 from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
 from fedha.runs.checkpoint import read_saved
+from fedha.runs.cohort_key import kept_secret
 from fedha.runs.divergence import divergence
 from fedha.runs.files import METRICS
 from fedha.runs.listener import Listener
@@ -200,7 +201,8 @@ def _serve(
     begun, warned = (None, ()) if saved is not None else _started(job, model, setting)
     start = asdict(begun) if begun is not None else None if saved is None else saved.start
     server = strategy.begin(named_state(model), kinds_of(model))
-    server.site = Site("cryptographic" if domains is None else "seeded")
+    if domains is not None:
+        server.site, server.secret = Site("seeded"), simulated_secret(seed)
     shown(strategy)
     recipe = strategy.task.recipe
     idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
@@ -209,6 +211,8 @@ def _serve(
     strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()
     runfolder.create(job.folder, config, resume=resume)
+    if domains is None and config.privacy.protect == "clients" and config.training.clients_per_round is not None:
+        server.secret = kept_secret(job.folder, server.secret)
     changed = resuming.changes(job.folder, config) if resume else []
     known = None if domains is None else fingerprint(domains)
     saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known, start)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
+from os import urandom
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,7 @@ from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tens
 from fedha.models.state import RUNNING, constants_name, digests, divided, new_statistics
 from fedha.piggyback import RIDING
 from fedha.privacy.contract import Contract
+from fedha.privacy.site import Site
 from fedha.recipes import Recipe
 from fedha.rules.table import allow
 from fedha.runs.absences import absence_texts, left_out
@@ -174,6 +176,7 @@ class HessianAlignment(Strategy):
             {},
             kinds or {},
         )
+        self.server.site, self.server.secret = Site("cryptographic"), urandom(32)
         self.restored()
         if new := new_statistics(self.server.constants):
             self.talk.tell(
