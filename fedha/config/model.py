@@ -23,6 +23,13 @@ class FeaturesConfig(Section):
     precision: Literal["float32", "float16"] = Field(
         "float32", description="float16: they are rounded to it, and take half the space"
     )
+    views: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="of each image that data.augment changes: so many are drawn and computed once, and each round "
+        "takes one of them; 0: it is drawn, and computed, afresh each time",
+    )
 
 
 class ModelConfig(Section):

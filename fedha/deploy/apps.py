@@ -20,6 +20,7 @@ import os
 import re
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from logging import WARNING
 from pathlib import Path, PurePosixPath
@@ -254,7 +255,7 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
 
     party, threads = site_party(config), config.engine.threads
     place = _cache() / "features" if limits is not None and limits.cache_features else None
-    keeping = Keeping(place, config.model.features.precision, private=True)
+    keeping = replace(Keeping.of(config.model.features), cache=place, private=True)
     return Clients(model, load, threads=threads, device=device(config), party=party, site=site, keeping=keeping)
 
 
