@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from fedha import data, numerics
 from fedha.cohort import Member
 from fedha.config import POOLED, Config, is_elsewhere
+from fedha.data import splits
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
 from fedha.errors import FedhaError, listed
@@ -220,7 +221,8 @@ def _serve(
         log.append_changes(done + 1, told)
     records = runfolder.read_metrics(job.folder)
 
-    evaluated = evaluation(model, setting.targets, Keeping.of(config.model.features))
+    kept = Keeping.of(config.model.features)
+    evaluated = {part: evaluation(model, ones, kept) for part, ones in _watched(job, setting).items()}
     listener.started(config, job.folder, done + 1)
     for remark in setting.remarks:
         listener.note(remark)
@@ -250,7 +252,7 @@ def _serve(
         stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
         last = bool(stopped) or number == config.training.rounds
         if last or number % config.evaluation.every == 0:
-            record["target"] = evaluated(strategy.begun().state)
+            record |= {part: evaluate(strategy.begun().state) for part, evaluate in evaluated.items()}
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
@@ -348,6 +350,13 @@ def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | Non
     told = f"the run that it starts from, {begun.run}, was trained on {listed(seen)}, which is unseen here alone"
     spent = "what the run that it starts from released of the same examples is not in this run's epsilon"
     return begun, ((told,) if seen else ()) + ((spent,) if config.privacy.protect != "nothing" else ())
+
+
+def _watched(job: Job, setting: Setting) -> dict[str, tuple[Domain, ...]]:
+    """What of the unseen domains is evaluated; of a fold, the source that is left out, whole."""
+    if job.left_out is not None:
+        return {splits.TEST: setting.targets}
+    return splits.watched(setting.targets, job.config.data, job.config.seed[0])
 
 
 def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[str, ...]) -> dict[str, Any]:
