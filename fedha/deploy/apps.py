@@ -98,7 +98,7 @@ def deployed_server_app() -> ServerApp:
                 asked.config,
                 inside(runs, str(asked.folder)),
                 target_root=None if own is None else Path(own),
-                start=None if start is None else inside(runs, str(start)),
+                start=None if start is None else inside(runs, str(start.run)),
             )
             resume = bool(context.run_config.get("resume", False))
             here = _attendance(str(context.run_config.get("sites", "")))
