@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from fedha.config.data import DataConfig
+from fedha.config.data import DataConfig, keys_of
 from fedha.config.model import ModelConfig
 from fedha.config.privacy import PrivacyConfig
 from fedha.config.recipe import RecipeConfig
@@ -111,6 +111,16 @@ class Config(Section):
             raise ValueError(
                 "data.augment changes an image by its place among the others, which privacy.protect: examples does not "
                 "allow: what one example sends must not depend on another; set data.augment: none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_of_changed_images(self) -> "Config":
+        views, own = self.model.features.views, {"options", "digest"} & {*keys_of(self.data.name)}
+        if views and self.data.augment == "none" and not own:
+            raise ValueError(
+                f"model.features.views is {views}, but data.augment is none, so that an input has one view; set "
+                "data.augment, or leave views out"
             )
         return self
 

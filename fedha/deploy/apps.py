@@ -21,6 +21,7 @@ import os
 import re
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from logging import WARNING
 from pathlib import Path, PurePosixPath
@@ -99,7 +100,7 @@ def deployed_server_app() -> ServerApp:
                 asked.config,
                 inside(runs, str(asked.folder)),
                 target_root=None if own is None else Path(own),
-                start=None if start is None else inside(runs, str(start)),
+                start=None if start is None else inside(runs, str(start.run)),
             )
             resume = bool(context.run_config.get("resume", False))
             here = _attendance(str(context.run_config.get("sites", "")))
@@ -281,7 +282,7 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
 
     party, threads = site_party(config, _cache() / "secure"), config.engine.threads
     place = _cache() / "features" if limits is not None and limits.cache_features else None
-    keeping = Keeping(place, config.model.features.precision, private=True)
+    keeping = replace(Keeping.of(config.model.features), cache=place, private=True)
     return Clients(model, load, threads=threads, device=device(config), party=party, site=site, keeping=keeping)
 
 

@@ -427,6 +427,11 @@ class Clients:
         """
         parts = divided(client.model, client.domain.train.form)
         if parts is None:
+            if self._keeping.views:
+                raise FedhaError(
+                    f"model.features.views is {self._keeping.views}, but no part of the network that gives features is "
+                    "frozen; set model.frozen: true, or leave it out"
+                )
             return client
         key = (context.run_id, context.node_id)
         if key not in self._behind:
@@ -440,7 +445,8 @@ class Clients:
         rows, asked = len(client.domain.train), {*request.evaluate, *(("train",) if request.kind != "evaluate" else ())}
         for part in sorted(asked.intersection(PARTS) - done):
             title, whole = f"{client.domain.client_name}, {part}", sum(step_sizes(request.task, rows)) >= rows
-            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole)
+            trained = part == "train"
+            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole, trained=trained)
             own = found.domain
             found.domain = replace(own, train=made) if part == "train" else replace(own, held_out=made)
             done.add(part)

@@ -350,7 +350,7 @@ def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | Non
     config = job.config
     if config.model.start is None:
         return None, ()
-    folder = job.start or config.model.start
+    folder = job.start or config.model.start.run
     begun, trained = start_from(model, config.model.start, folder, head=config.model.start_head)
     seen = [one.name for one in setting.targets if one.name in trained]
     told = f"the run that it starts from, {begun.run}, was trained on {listed(seen)}, which is unseen here alone"

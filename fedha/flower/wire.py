@@ -20,10 +20,11 @@ from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
 from fedha.errors import FedhaError, brief
 from fedha.exchange import Kind, Reply, Request, Task
-from fedha.flower.tensor_array import TensorArray, array_record
+from fedha.flower.tensor_array import TensorArray, array_record, as_tensor
 from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
 from fedha.models.state import CONSTANT, FROZEN, digests
+from fedha.numerics import aligned
 from fedha.recipes import Recipe, Term
 from fedha.rules.table import check_allowed
 
@@ -59,7 +60,7 @@ def pack_arrays(tensors: Mapping[str, Tensor], *, in_place: bool = False) -> dic
 
 def unpack_tensors(record: ArrayRecord, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The tensors of an ArrayRecord by name, not to be changed in place. Nothing is unpickled."""
-    return to_device({name: _tensor(array) for name, array in record.items()}, torch.device(device))
+    return to_device({name: aligned(_tensor(array)) for name, array in record.items()}, torch.device(device))
 
 
 def _tensor(array: Array) -> Tensor:
@@ -76,7 +77,7 @@ def _tensor(array: Array) -> Tensor:
     if not plain or f"'descr': {kind.str!r}".encode() not in data[10:start]:  # as somebody else writes it
         return torch.from_numpy(_as_told(array.data, kind, shape))
     values = np.frombuffer(data, dtype=kind, offset=start).reshape(shape)
-    return torch.from_numpy(values.copy())
+    return as_tensor(values).clone()
 
 
 def _as_told(data: bytes, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
