@@ -69,7 +69,14 @@ def render_sections(title: str, summary: str, sections: Sequence[Section]) -> st
         summary: A sentence below it.
         sections: Its parts, which stand before everything else.
     """
-    nothing = {"data": [], "accuracies": None, "runs": None, "figures": [], "privacy": None, "configs": {}}
+    nothing: dict[str, Any] = {
+        "data": [],
+        "accuracies": None,
+        "runs": None,
+        "figures": [],
+        "privacy": None,
+        "configs": {},
+    }
     return _template().render(
         **nothing, title=title, summary=summary, sections=sections, several_seeds=False, versions={}, unfinished=[]
     )
