@@ -220,7 +220,8 @@ def _serve(
         saving.save_start()
     done, pending = saving.restore() if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
-    resuming.take_up(job.folder, config, changed)
+    if resume:
+        resuming.take_up(job.folder, config, changed)
     log.truncate_after(done if pending is None else done - 1)
     if told := {one.key: {"was": one.was, "now": one.now} for one in changed if not is_elsewhere(one.key)}:
         log.append_changes(done + 1, told)
