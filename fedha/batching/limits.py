@@ -84,6 +84,9 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
         return "every example is clipped by itself, and each client looks at what it is asked"
     if request.kind == "train" and any(rule.at_clients for rule in request.task.rules):
         return "the server's rule corrects each client's steps"
+    recipe = request.task.recipe
+    if recipe.mixup_alpha or recipe.sam_radius:
+        return f"recipe {recipe.name!r} {'mixes examples' if recipe.mixup_alpha else 'climbs the loss'} of each client"
     if request.averaging_weight >= 1:
         return "one client is the whole federation"
     if request.task.training.mode == "local" and request.task.training.local.measure != "all":

@@ -232,7 +232,9 @@ def _serve(
     ended = done == config.training.rounds or bool(stopped)
     if ended or (pending is not None and not strategy.piggyback):  # it was stopped before, or while, clients evaluated
         with saving.giving_up(done, pending):
-            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out")
+            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out", over=ended)
+        if pending is not None and ended and server.hears:
+            pending["target"] = evaluated(server.shown(over=True))
     if pending is not None and (ended or not strategy.piggyback):
         records.append(_evaluated(pending, strategy, setting, seconds))
         log.append(records[-1])
@@ -250,12 +252,15 @@ def _serve(
         stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
         last = bool(stopped) or number == config.training.rounds
         if last or number % config.evaluation.every == 0:
-            record["target"] = evaluated(strategy.begun().state)
+            record["target"] = evaluated(strategy.begun().shown(over=last))
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
                 with saving.giving_up(number, record):
-                    seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
+                    parts = "held_out,train" if last else "held_out"
+                    seconds = _ask_to_evaluate(strategy, grid, number, parts, over=last)
+                if last and strategy.begun().hears:
+                    record["target"] = evaluated(strategy.begun().shown(over=True))
                 if strategy.talk.events:  # those of the evaluation are among them now
                     record["events"] = list(strategy.talk.events)
                 record = _evaluated(record, strategy, setting, seconds)
@@ -269,7 +274,7 @@ def _serve(
         if stopped:
             listener.note(f"training ends after round {number}: {stopped}")
             break
-    runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
+    runfolder.write_model(job.folder, strategy.begun().shown(over=True), strategy.begun().kinds)
     results = _results(job, strategy, setting, records, stopped) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
@@ -374,11 +379,18 @@ def _evaluated(
     return {**rest, "held_out": held_out, **last}
 
 
-def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:
-    """Let every client evaluate the global model; returns the seconds that it took."""
-    begun = time.perf_counter()
-    questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
-    strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str, *, over: bool) -> float:
+    """Let every client evaluate the model that is shown; returns the seconds that it took.
+
+    Where training is over, and a rule goes by what is held out, that is evaluated once more before.
+    """
+    begun, server = time.perf_counter(), strategy.begun()
+    for asked, ended in ((("held_out", False),) if over and server.hears else ()) + ((parts, over),):
+        arrays = strategy.shown(over=ended)
+        questions = strategy.configure_evaluate(number, arrays, ConfigRecord({"parts": asked}), grid)
+        strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+        if not ended:
+            server.hear(strategy.last_evaluation.get("held_out", {}))
     return time.perf_counter() - begun
 
 
