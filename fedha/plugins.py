@@ -10,10 +10,10 @@ from typing import Any
 
 from fedha.errors import FedhaError
 
-DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
-    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics", "transforms")
+DATA, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
+    f"fedha.{kind}" for kind in ("data", "models", "partitions", "recipes", "rules", "statistics", "transforms")
 )
-GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
+GROUPS = (DATA, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFORMS)
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {
@@ -29,6 +29,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "domainbed_resnet50": "fedha.models.domainbed:domainbed_resnet50",
         "timm": "fedha.models.backbones:timm_network",
         "torchvision": "fedha.models.backbones:torchvision_network",
+    },
+    PARTITIONS: {
+        "column": "fedha.data.partitions:by_column",
+        "dirichlet": "fedha.data.partitions:dirichlet",
+        "lambda": "fedha.data.partitions:mixed_domains",
     },
     TRANSFORMS: {"domainbed": "fedha.data.images.domainbed:augmentation"},
 }

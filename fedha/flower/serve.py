@@ -16,6 +16,7 @@ from fedha.cohort import Member
 from fedha.config import POOLED, Config, is_elsewhere
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
+from fedha.data.partition import client_count, client_names
 from fedha.errors import FedhaError, listed
 from fedha.features import Keeping
 from fedha.federation import Server
@@ -188,7 +189,7 @@ def _serve(
         strategy.talk.attendance.domains = _domain_names(config, domains)
     elif attendance is not None:
         strategy.talk.attendance = attendance
-    setting = _learned(job, strategy, grid) if domains is None else _given(domains)
+    setting = _learned(job, strategy, grid) if domains is None else _given(config, domains)
     model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
@@ -283,7 +284,7 @@ def _serve(
 
 def _client_count(config: Config, domains: DomainSet | None) -> int:
     if domains is not None:
-        return len(domains.sources) * config.data.clients_per_domain
+        return client_count(domains, config.data, config.seed[0])
     return config.federation.clients or data.source_count(config.data) * config.data.clients_per_domain
 
 
@@ -311,12 +312,11 @@ def _goes_on(done: int, rounds: int) -> str:
 
 def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
     """A simulation's clients, by client id: domain after domain."""
-    clients = config.data.clients_per_domain
-    return dict(enumerate(one.name for one in domains.sources for _ in range(clients)))
+    return dict(enumerate(client_names(domains, config.data, config.seed[0])))
 
 
-def _given(domains: DomainSet) -> Setting:
-    names = tuple(one.name for one in domains.sources)
+def _given(config: Config, domains: DomainSet) -> Setting:
+    names = tuple(dict.fromkeys(client_names(domains, config.data, config.seed[0])))
     return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description)
 
 

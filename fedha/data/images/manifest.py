@@ -153,4 +153,9 @@ def _folder(name: str, folder: Path, rows: Sequence[Row], columns: Sequence[str]
         notes=(),
         held_out=tuple(SPLITS[one.cells["split"].casefold()] for one in rows) if "split" in columns else None,
         groups=tuple(one.cells["group"] for one in rows) if "group" in columns else None,
+        columns={
+            name: tuple(one.cells[name] for one in rows)
+            for name in rows[0].cells
+            if name == "group" or name not in NEEDED + MORE
+        },
     )
