@@ -21,8 +21,8 @@ class RuleRow:
         mode: In which it makes sense.
         maker: The function that makes it, from the config's `training` where it asks for that.
         source: Where it was published.
-        at_clients: Whether it does not go with everything, because clients do more than train, or the server looks at
-            each of them.
+        at_clients: Whether it does not go with everything, because clients do more than train.
+        weighs: Whether it looks at each client's own numbers, which secure sums hide.
         options: What a config may give it beside its name: the maker's parameters.
         summary: What it does, in a phrase for tables.
     """
@@ -31,6 +31,7 @@ class RuleRow:
     maker: str
     source: str = ""
     at_clients: bool = False
+    weighs: bool = False
     options: tuple[str, ...] = ()
     summary: str = ""
 
@@ -92,6 +93,7 @@ RULES: Mapping[str, RuleRow] = {
         "fedha.rules.generalization:feddg_ga",
         "Zhang et al., CVPR 2023",
         at_clients=True,
+        weighs=True,
         options=("step",),
         summary="clients with a larger generalization gap count more",
     ),
