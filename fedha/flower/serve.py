@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from fedha import data, numerics
 from fedha.cohort import Member
 from fedha.config import POOLED, Config, is_elsewhere
+from fedha.data import splits
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
 from fedha.data.partition import client_count, client_names
@@ -221,7 +222,8 @@ def _serve(
         log.append_changes(done + 1, told)
     records = runfolder.read_metrics(job.folder)
 
-    evaluated = evaluation(model, setting.targets, Keeping.of(config.model.features))
+    kept = Keeping.of(config.model.features)
+    evaluated = {part: evaluation(model, ones, kept) for part, ones in _watched(job, setting).items()}
     listener.started(config, job.folder, done + 1)
     for remark in setting.remarks:
         listener.note(remark)
@@ -235,7 +237,7 @@ def _serve(
         with saving.giving_up(done, pending):
             seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out", over=ended)
         if pending is not None and ended and server.hears:
-            pending["target"] = evaluated(server.shown(over=True))
+            pending |= {part: evaluate(server.shown(over=True)) for part, evaluate in evaluated.items()}
     if pending is not None and (ended or not strategy.piggyback):
         records.append(_evaluated(pending, strategy, setting, seconds))
         log.append(records[-1])
@@ -253,7 +255,7 @@ def _serve(
         stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
         last = bool(stopped) or number == config.training.rounds
         if last or number % config.evaluation.every == 0:
-            record["target"] = evaluated(strategy.begun().shown(over=last))
+            record |= {part: evaluate(strategy.begun().shown(over=last)) for part, evaluate in evaluated.items()}
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
@@ -261,7 +263,7 @@ def _serve(
                     parts = "held_out,train" if last else "held_out"
                     seconds = _ask_to_evaluate(strategy, grid, number, parts, over=last)
                 if last and strategy.begun().hears:
-                    record["target"] = evaluated(strategy.begun().shown(over=True))
+                    record |= {part: evaluate(server.shown(over=True)) for part, evaluate in evaluated.items()}
                 if strategy.talk.events:  # those of the evaluation are among them now
                     record["events"] = list(strategy.talk.events)
                 record = _evaluated(record, strategy, setting, seconds)
@@ -353,6 +355,13 @@ def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | Non
     told = f"the run that it starts from, {begun.run}, was trained on {listed(seen)}, which is unseen here alone"
     spent = "what the run that it starts from released of the same examples is not in this run's epsilon"
     return begun, ((told,) if seen else ()) + ((spent,) if config.privacy.protect != "nothing" else ())
+
+
+def _watched(job: Job, setting: Setting) -> dict[str, tuple[Domain, ...]]:
+    """What of the unseen domains is evaluated; of a fold, the source that is left out, whole."""
+    if job.left_out is not None:
+        return {splits.TEST: setting.targets}
+    return splits.watched(setting.targets, job.config.data, job.config.seed[0])
 
 
 def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[str, ...]) -> dict[str, Any]:
