@@ -39,6 +39,7 @@ class Task:
         if self.training.mode == "local":
             object.__setattr__(self, "recipe", in_local_steps(self.recipe))
         problem = self.training.weighs_by_counts(self.privacy.protect, self.privacy.secure_aggregation)
+        problem = problem or self.training.uncovered(self.recipe, self.privacy.protect)
         if problem:
             raise FedhaError(problem)
         _ = self.rules  # what is wrong with them is said where the task is made: at the server and at every client

@@ -11,10 +11,11 @@ from typing import Any
 from fedha import permitted
 from fedha.errors import FedhaError
 
-DATA, LOGGERS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
-    f"fedha.{kind}" for kind in ("data", "loggers", "models", "recipes", "rules", "statistics", "transforms")
+DATA, LOGGERS, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
+    f"fedha.{kind}"
+    for kind in ("data", "loggers", "models", "partitions", "recipes", "rules", "statistics", "transforms")
 )
-GROUPS = (DATA, LOGGERS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
+GROUPS = (DATA, LOGGERS, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFORMS)
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {
@@ -35,6 +36,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "domainbed_resnet50": "fedha.models.domainbed:domainbed_resnet50",
         "timm": "fedha.models.backbones:timm_network",
         "torchvision": "fedha.models.backbones:torchvision_network",
+    },
+    PARTITIONS: {
+        "column": "fedha.data.partitions:by_column",
+        "dirichlet": "fedha.data.partitions:dirichlet",
+        "lambda": "fedha.data.partitions:mixed_domains",
     },
     TRANSFORMS: {"domainbed": "fedha.data.images.domainbed:augmentation"},
 }

@@ -32,14 +32,15 @@ class Domain:
         name: What tables and errors call it.
         train: Trained on; empty for a target.
         held_out: Evaluated on; may be empty for a source (then it has no validation accuracy).
-        shard: Which client's share of the domain this is, from 0, where several clients share it; None: all of it.
+        shard: Which client's share of the domain this is, a number from 0 or a text, where several clients share it;
+            None: all of it.
         notes: What was left out or passed over on the way to it, a sentence each.
     """
 
     name: str
     train: Examples
     held_out: Examples
-    shard: int | None = None
+    shard: int | str | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -260,6 +260,11 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
             f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "
             "domain of its own; set it to 1"
         )
+    if config.data.partition is not None:
+        raise FedhaError(
+            "data.partition divides what is in one place, but each site of a deployment holds a domain of its own; "
+            "leave it out"
+        )
     key = side_key(_cache()) if config.privacy.protect == "examples" else None
     forget_copies(_cache())
     if limits is None or not limits.cache_features or (own.root is not None and not own.root.exists()):

@@ -17,6 +17,7 @@ from fedha.config import POOLED, Config, is_elsewhere
 from fedha.data import splits
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
+from fedha.data.partition import client_count, client_names
 from fedha.errors import FedhaError, listed
 from fedha.features import Keeping
 from fedha.federation import Server
@@ -191,7 +192,7 @@ def _serve(
         strategy.talk.attendance.domains = _domain_names(config, domains)
     elif attendance is not None:
         strategy.talk.attendance = attendance
-    setting = _learned(job, strategy, grid) if domains is None else _given(domains)
+    setting = _learned(job, strategy, grid) if domains is None else _given(config, domains)
     model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
@@ -240,7 +241,9 @@ def _serve(
     ended = done == config.training.rounds or bool(stopped)
     if ended or (pending is not None and not strategy.piggyback):  # it was stopped before, or while, clients evaluated
         with saving.giving_up(done, pending):
-            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out")
+            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out", over=ended)
+        if pending is not None and ended and server.hears:
+            pending |= {part: evaluate(server.shown(over=True)) for part, evaluate in evaluated.items()}
     if pending is not None and (ended or not strategy.piggyback):
         records.append(_evaluated(pending, strategy, setting, seconds))
         log.append(records[-1])
@@ -258,12 +261,15 @@ def _serve(
         stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
         last = bool(stopped) or number == config.training.rounds
         if last or number % config.evaluation.every == 0:
-            record |= {part: evaluate(strategy.begun().state) for part, evaluate in evaluated.items()}
+            record |= {part: evaluate(strategy.begun().shown(over=last)) for part, evaluate in evaluated.items()}
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
                 with saving.giving_up(number, record):
-                    seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
+                    parts = "held_out,train" if last else "held_out"
+                    seconds = _ask_to_evaluate(strategy, grid, number, parts, over=last)
+                if last and strategy.begun().hears:
+                    record |= {part: evaluate(server.shown(over=True)) for part, evaluate in evaluated.items()}
                 if strategy.talk.events:  # those of the evaluation are among them now
                     record["events"] = list(strategy.talk.events)
                 record = _evaluated(record, strategy, setting, seconds)
@@ -277,7 +283,7 @@ def _serve(
         if stopped:
             listener.note(f"training ends after round {number}: {stopped}")
             break
-    runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
+    runfolder.write_model(job.folder, strategy.begun().shown(over=True), strategy.begun().kinds)
     results = _results(job, strategy, setting, records, stopped) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
@@ -286,7 +292,7 @@ def _serve(
 
 def _client_count(config: Config, domains: DomainSet | None) -> int:
     if domains is not None:
-        return len(domains.sources) * config.data.clients_per_domain
+        return client_count(domains, config.data, config.seed[0])
     return config.federation.clients or data.source_count(config.data) * config.data.clients_per_domain
 
 
@@ -315,12 +321,11 @@ def _goes_on(done: int, rounds: int) -> str:
 
 def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
     """A simulation's clients, by client id: domain after domain."""
-    clients = config.data.clients_per_domain
-    return dict(enumerate(one.name for one in domains.sources for _ in range(clients)))
+    return dict(enumerate(client_names(domains, config.data, config.seed[0])))
 
 
-def _given(domains: DomainSet) -> Setting:
-    names = tuple(one.name for one in domains.sources)
+def _given(config: Config, domains: DomainSet) -> Setting:
+    names = tuple(dict.fromkeys(client_names(domains, config.data, config.seed[0])))
     return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description)
 
 
@@ -390,11 +395,18 @@ def _evaluated(
     return {**rest, "held_out": held_out, **last}
 
 
-def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:
-    """Let every client evaluate the global model; returns the seconds that it took."""
-    begun = time.perf_counter()
-    questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
-    strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str, *, over: bool) -> float:
+    """Let every client evaluate the model that is shown; returns the seconds that it took.
+
+    Where training is over, and a rule goes by what is held out, that is evaluated once more before.
+    """
+    begun, server = time.perf_counter(), strategy.begun()
+    for asked, ended in ((("held_out", False),) if over and server.hears else ()) + ((parts, over),):
+        arrays = strategy.shown(over=ended)
+        questions = strategy.configure_evaluate(number, arrays, ConfigRecord({"parts": asked}), grid)
+        strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+        if not ended:
+            server.hear(strategy.last_evaluation.get("held_out", {}))
     return time.perf_counter() - begun
 
 

@@ -80,6 +80,7 @@ class HessianAlignment(Strategy):
         resolved = row if isinstance(row, Recipe) else row.resolve()
         self.task = Task(resolved, training or TrainingConfig(), seed, privacy or PrivacyConfig())
         allow(self.task.training.optimizer)
+        allow(self.task.training.weight_averaging)
         given = federation or FederationConfig(on_missing="stop")
         rules = Rules(
             clients=clients,
@@ -102,6 +103,7 @@ class HessianAlignment(Strategy):
             rules, self._packed_task, Contract(self.task, given.schedule).digest, tell=lambda text: log(WARNING, text)
         )
         self._absent: dict[int, list[dict[str, Any]]] = {}  # events, by round
+        self._own_loop = False  # whether Flower's is the loop
         self._told = False  # why clients are not asked to evaluate
         self._arrays: ArrayRecord | None = None
         self._sent: tuple[ArrayRecord, ArrayRecord] | None = None  # the whole, and what of it each message carries
@@ -141,8 +143,11 @@ class HessianAlignment(Strategy):
         refuse_settings("train_config", train_config or {}, ())
         refuse_settings("evaluate_config", evaluate_config or {}, ("parts",))
         parts_of(evaluate_config or {})
-        self._absent = {}
+        self._absent, self._own_loop = {}, True
         result = super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
+        self._own_loop = False
+        if self.begun().shows_another:
+            result.arrays = self.shown(over=True)
         for text in absence_texts(self.left_out, num_rounds):
             log(WARNING, text)
         return result
@@ -205,6 +210,15 @@ class HessianAlignment(Strategy):
         if self._arrays is None:
             self._arrays = self._pack(self.begun().state)  # a round makes new ones, and leaves these as they are
         return self._arrays
+
+    def shown(self, *, over: bool) -> ArrayRecord:
+        """As `arrays`, of the model that is evaluated and kept, which is another one where a rule averages several.
+
+        Args:
+            over: Whether training is.
+        """
+        server = self.begun()
+        return self._pack(server.shown(over=over)) if server.shows_another else self.arrays
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -281,6 +295,7 @@ class HessianAlignment(Strategy):
         if self.secure is not None:
             self.secure.begin_evaluation(grid, server_round, members, parts)
         request = Request(self.task, server_round, {}, evaluate=parts, kind="evaluate")
+        arrays = self.shown(over=False) if self._own_loop else arrays
         return self._ask("evaluate", request, arrays, members)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -289,6 +304,8 @@ class HessianAlignment(Strategy):
             self.last_evaluation = {}
             return None
         self.last_evaluation = pool_evaluations(list(self._answers(replies, "evaluate", server_round, {})))
+        if self._own_loop:
+            self.begun().hear(self.last_evaluation.get("held_out", {}))
         self._absent |= {server_round: list(self.talk.events)} if self.talk.events else {}
         return MetricRecord(
             {

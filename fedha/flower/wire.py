@@ -143,7 +143,8 @@ def unpack_task(text: str) -> Task:
     terms = tuple(Term(**term) for term in content["recipe"].pop("terms"))
     recipe = Recipe(terms=terms, **content["recipe"])
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
-    check_allowed(training.optimizer)  # before it would be imported
+    for rule in (training.optimizer, training.weight_averaging):
+        check_allowed(rule)  # before it would be imported
     return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
 
 
