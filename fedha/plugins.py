@@ -10,10 +10,10 @@ from typing import Any
 
 from fedha.errors import FedhaError
 
-DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
-    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics", "transforms")
+DATA, METRICS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
+    f"fedha.{kind}" for kind in ("data", "metrics", "models", "recipes", "rules", "statistics", "transforms")
 )
-GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
+GROUPS = (DATA, METRICS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {

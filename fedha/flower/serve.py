@@ -22,6 +22,7 @@ from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
 from fedha.flower.attendance import Attendance
 from fedha.flower.delivery import never
+from fedha.flower.judged import Judged, judged
 from fedha.flower.outside import check_once
 from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
@@ -43,7 +44,7 @@ from fedha.runs.checkpoint import read_saved
 from fedha.runs.divergence import divergence
 from fedha.runs.files import METRICS
 from fedha.runs.listener import Listener
-from fedha.runs.selection import select
+from fedha.runs.selection import ACCURACY, select
 from fedha.runs.starting import Start, start_from
 from fedha.runs.versions import versions
 from fedha.runs.wording import MANY
@@ -220,7 +221,9 @@ def _serve(
         log.append_changes(done + 1, told)
     records = runfolder.read_metrics(job.folder)
 
-    evaluated = evaluation(model, setting.targets, Keeping.of(config.model.features))
+    judge = judged(job, setting.classes, recipe.weak_rounds, setting.names, fold_folder)
+    strategy.asked = judge.asked
+    evaluated = evaluation(model, setting.targets, Keeping.of(config.model.features), judge.asked)
     listener.started(config, job.folder, done + 1)
     for remark in setting.remarks:
         listener.note(remark)
@@ -229,28 +232,36 @@ def _serve(
     with saving.giving_up(done, pending):
         members = strategy.talk.meet(grid, done + 1)
     stopped = _begin_spending(job, server, members, done, resume=resume)
-    ended = done == config.training.rounds or bool(stopped)
+    early = judge.recall(records)
+    ended = done == config.training.rounds or bool(stopped or early)
     if ended or (pending is not None and not strategy.piggyback):  # it was stopped before, or while, clients evaluated
         with saving.giving_up(done, pending):
             seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out")
     if pending is not None and (ended or not strategy.piggyback):
-        records.append(_evaluated(pending, strategy, setting, seconds))
+        records.append(_evaluated(pending, strategy, setting, judge, seconds))
         log.append(records[-1])
+        early = judge.after(records[-1], strategy.begun().state, strategy.begun().kinds)
         listener.round_done(records[-1])
         pending = None
-    for number in () if stopped else range(done + 1, config.training.rounds + 1):
+        if early and not ended:
+            with saving.giving_up(done, None):
+                _evaluate_the_rest(strategy, grid, done)
+    state = strategy.begun().state
+    for number in () if stopped or early else range(done + 1, config.training.rounds + 1):
         saving.stop_if_asked(number - 1, pending)
         _commit(job, server, number, server.members or members)
         with saving.giving_up(number - 1, pending):
             record = _round(strategy, grid, number, riding=() if pending is None else ("held_out",))
-        done_with = [] if pending is None else [_evaluated(pending, strategy, setting)]
+        done_with = [] if pending is None else [_evaluated(pending, strategy, setting, judge)]
         for one in done_with:
             log.append(one)
-        pending = None
-        stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
-        last = bool(stopped) or number == config.training.rounds
+            early = judge.after(one, state, server.kinds)
+        pending, whole = None, number == config.training.rounds
+        stopped, early = ("", "") if whole else (budget.ends_before(server, number + 1, server.members), early)
+        last = bool(stopped or early) or whole
         if last or number % config.evaluation.every == 0:
-            record["target"] = evaluated(strategy.begun().state)
+            state = strategy.begun().state
+            record["target"] = judge.told("target", evaluated(state))
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
@@ -258,19 +269,26 @@ def _serve(
                     seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
                 if strategy.talk.events:  # those of the evaluation are among them now
                     record["events"] = list(strategy.talk.events)
-                record = _evaluated(record, strategy, setting, seconds)
+                record = _evaluated(record, strategy, setting, judge, seconds)
         if pending is None:
             log.append(record)
             done_with.append(record)
+            if "held_out" in record and (why := judge.after(record, state, server.kinds)) and not last:
+                early, last = why, True
+                with saving.giving_up(number, None):
+                    _evaluate_the_rest(strategy, grid, number)
         saving.save_if_due(number, pending, last=last)
         records += done_with
         for one in done_with:
             listener.round_done(deepcopy(one))  # who listens cannot change what is selected from
-        if stopped:
-            listener.note(f"training ends after round {number}: {stopped}")
+        if stopped or early:
+            listener.note(f"training ends after round {number}: {stopped or early}")
             break
     runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
-    results = _results(job, strategy, setting, records, stopped) | ({"start": start} if start else {})
+    judge.kept.finish(records[-1]["round"])
+    if judge.asked and "target" not in judge.pooled:  # it was resumed after its last round
+        judge.told("target", evaluated(strategy.begun().state))
+    results = _results(job, strategy, setting, judge, records, stopped, early) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
     return results
@@ -363,12 +381,10 @@ def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[st
 
 
 def _evaluated(
-    record: dict[str, Any], strategy: HessianAlignment, setting: Setting, seconds: float = 0.0
+    record: dict[str, Any], strategy: HessianAlignment, setting: Setting, judge: Judged, seconds: float = 0.0
 ) -> dict[str, Any]:
     """A round's record with what the clients evaluated, and the seconds that this took."""
-    found = strategy.last_evaluation.get("held_out", {})
-    names = setting.names if strategy.secure is None else (POOLED,)
-    held_out = {name: found.get(name, {"examples": 0}) for name in names}
+    held_out = judge.told("held_out", _held_out(strategy, setting))
     last = {"target": record["target"], "seconds": record["seconds"] + seconds}
     rest = {key: value for key, value in record.items() if key not in last}
     return {**rest, "held_out": held_out, **last}
@@ -382,8 +398,30 @@ def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts:
     return time.perf_counter() - begun
 
 
+def _held_out(strategy: HessianAlignment, setting: Setting) -> dict[str, Any]:
+    """What was last counted of each source's held-out part."""
+    found = strategy.last_evaluation.get("held_out", {})
+    names = setting.names if strategy.secure is None else (POOLED,)
+    return {name: found.get(name, {"examples": 0}) for name in names}
+
+
+def _evaluate_the_rest(strategy: HessianAlignment, grid: Grid, number: int) -> None:
+    """What is asked after a last round alone, where training ended for what was asked after every one."""
+    if strategy.task.privacy.protect == "examples":  # held-out examples were evaluated, and no others are
+        return
+    known = strategy.last_evaluation
+    _ask_to_evaluate(strategy, grid, number, "train")
+    strategy.last_evaluation = {**known, **strategy.last_evaluation}
+
+
 def _results(
-    job: Job, strategy: HessianAlignment, setting: Setting, records: list[dict[str, Any]], stopped: str
+    job: Job,
+    strategy: HessianAlignment,
+    setting: Setting,
+    judge: Judged,
+    records: list[dict[str, Any]],
+    stopped: str,
+    early: str,
 ) -> dict[str, Any]:
     config, privacy = job.config, budget.report(strategy.begun(), stopped)
     folds, absences = {}, left_out(records)
@@ -393,12 +431,14 @@ def _results(
         "name": config.name,
         "recipe": config.recipe[0].name,
         "seed": config.seed[0],
-        "rounds": records[-1]["round"] if stopped else config.training.rounds,
+        "rounds": records[-1]["round"] if stopped or early else config.training.rounds,
         "seconds": sum(record["seconds"] for record in records),
-        "target": records[-1]["target"],
-        "sources": records[-1]["held_out"],
-        "train": strategy.last_evaluation.get("train", {}),
-        "selection": select(records, folds, strategy.task.recipe.weak_rounds),
+        "target": judge.with_intervals(judge.pooled["target"]) if judge.asked else records[-1]["target"],
+        "sources": judge.with_intervals(_held_out(strategy, setting)) if judge.asked else records[-1]["held_out"],
+        "train": judge.told("train", strategy.last_evaluation.get("train", {})),
+        "selection": select(records, folds, judge.warmup, judge.kept.by, config.evaluation.metrics),
+        **({} if judge.kept.by == ACCURACY else {"select_by": asdict(judge.kept.by)}),
+        **({"stopped": early} if early else {}),
         **({"left_out": absences} if absences else {}),
         "data": setting.description,
         **({"remarks": list(setting.remarks)} if setting.remarks else {}),

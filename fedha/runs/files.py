@@ -16,6 +16,7 @@ SPENDING = "privacy.json"  # what was released, where noise is never the same ag
 ERROR = "error.txt"  # the traceback, after an error that nobody expected
 STATE = "checkpoint/state.safetensors"
 SENT = "sent"  # a folder: what was sent, where `fedha audit --keep` left it
+MODELS = "models"  # a folder: models of single rounds, as checkpoint.keep says
 FOLDS = "folds"  # a folder: the runs without one source each, for leave-one-domain-out selection
 RUN = (CONFIG, METRICS, MODEL, RESULTS, FOLD, REPORT, SPENDING, ERROR, STATE)  # what a run may write
 

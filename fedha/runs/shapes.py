@@ -60,6 +60,7 @@ class _Chosen(TypedDict):
 
 class _Selected(_Chosen, total=False):
     within_warmup: _Whole
+    target: dict[_Text, _Number]
 
 
 class _Absence(TypedDict):
@@ -95,6 +96,8 @@ class _Optional(TypedDict, total=False):
     privacy: _Privacy
     changes: list[_Changes]
     diverged: _Text
+    stopped: _Text
+    select_by: dict[_Text, _Text]
     remarks: list[_Text]
 
 
