@@ -8,12 +8,14 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from fedha import permitted
 from fedha.errors import FedhaError
 
-DATA, METRICS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
-    f"fedha.{kind}" for kind in ("data", "metrics", "models", "recipes", "rules", "statistics", "transforms")
+DATA, LOGGERS, METRICS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
+    f"fedha.{kind}"
+    for kind in ("data", "loggers", "metrics", "models", "recipes", "rules", "statistics", "transforms")
 )
-GROUPS = (DATA, METRICS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
+GROUPS = (DATA, LOGGERS, METRICS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {
@@ -22,6 +24,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "rotated_digits": "fedha.data.rotated:rotated_digits",
         "rotated_mnist": "fedha.data.rotated:rotated_mnist",
         "table": "fedha.data.tables:table",
+    },
+    LOGGERS: {
+        "mlflow": "fedha.loggers.mlflow:MLflow",
+        "tensorboard": "fedha.loggers.tensorboard:TensorBoard",
+        "wandb": "fedha.loggers.wandb:WeightsAndBiases",
     },
     MODELS: {
         "domainbed_mnist_cnn": "fedha.models.domainbed:domainbed_mnist_cnn",
@@ -61,9 +68,10 @@ def load(group: str, name: str) -> Any:
     """What an installed name stands for.
 
     Raises:
-        FedhaError: Its package is broken; names it.
+        FedhaError: It is not permitted in this process; or its package is broken; names it.
     """
     point = installed(group)[name]
+    permitted.check(f"{group.removeprefix('fedha.')} {name!r}", point.value)
     try:
         return point.load()
     except Exception as error:

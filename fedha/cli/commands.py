@@ -16,7 +16,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import typer
 
 from fedha import progress
-from fedha.cli import audit, data, deploy, diagnose, exits, privacy, study, sweep
+from fedha.cli import audit, data, deploy, diagnose, exits, privacy, study, sweep, sweep_table
+from fedha.cli.options import Log, Quiet
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ app.add_typer(deploy.app)
 app.command()(audit.audit)
 app.command()(diagnose.diagnose)
 app.command()(sweep.sweep)
-app.command()(sweep.table)
+app.command()(sweep_table.table)
 app.add_typer(study.app)
 app.add_typer(data.app)
 app.add_typer(privacy.app)
@@ -44,7 +45,6 @@ ConfigName = Annotated[str, typer.Argument(metavar="CONFIG")]
 Engine = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="Where clients run: the config's engine.name.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the table at the end.")]
 
 
 def _say_version(wanted: bool) -> None:
@@ -75,6 +75,7 @@ def run(
     ] = None,
     engine: Engine = None,
     quiet: Quiet = False,
+    log: Log = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the runs that are in DIR.")] = False,
 ) -> None:
     """Train what a config describes: every recipe with every seed, one after the other.
@@ -99,7 +100,7 @@ def run(
     with launch.leaving_nothing(out) as made:
         folder, plan = launch.plan_new(wanted, out, overwrite=overwrite)
         made += [folder, *(place for _, place in plan if place != folder)]
-        launch.train(plan, console, quiet=quiet, common=folder)
+        launch.train(plan, console, quiet=quiet, common=folder, log=log or [])
     publish.conclude([place for _, place in plan], folder / REPORT, console)
 
 
@@ -109,6 +110,7 @@ def resume(
     overrides: Overrides = None,
     engine: Engine = None,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
     """Continue runs that were stopped, from their last checkpoint, and start those that never began.
 
@@ -129,7 +131,7 @@ def resume(
 
     console = publish.terminal()
     plan = launch.plan_again(folder, [*(overrides or []), *([f"engine.name={engine}"] if engine else [])], console)
-    launch.train(plan, console, quiet=quiet, common=folder)
+    launch.train(plan, console, quiet=quiet, common=folder, log=log or [])
     publish.conclude([place for _, place in plan], folder / REPORT, console)
 
 

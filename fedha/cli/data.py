@@ -115,7 +115,7 @@ def fetch(
         from fedha.schema import nearest
 
         known = [*DIRECT, *GUIDES]
-        raise FedhaError(f"there is no download {name!r}{nearest(key, known)}; of the Hub, give OWNER/NAME")
+        raise FedhaError(f"there is no download {name!r}{nearest(key, known, 'of the Hub, give OWNER/NAME')}")
     with Steps(console, quiet) as steps:
         got, there = files.fetch(
             DIRECT[key], root, lambda one, done, whole: steps.progress(one, done, max(done, whole))

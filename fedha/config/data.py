@@ -143,6 +143,18 @@ class DataConfig(Section):
         description="who is held out, and who gets what of a shared domain: each label and group in proportion, or by "
         "chance alone (as DomainBed)",
     )
+    target_held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of each unseen domain that the oracle alone looks at, 0.2 in DomainBed; tables report the "
+        "rest; 0: both look at all",
+    )
+    validation_domain: str | None = Field(
+        None,
+        json_schema_extra=_NATURAL,
+        description="a domain that nobody trains on and no table reports: the rule validation_domain selects by it",
+    )
     color_flips: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         [0.2, 0.1],
         min_length=1,
@@ -201,10 +213,8 @@ class DataConfig(Section):
         name = augment if isinstance(augment, str) else augment["name"]
         known = ("none", *plugins.known(plugins.TRANSFORMS))
         if name not in known and not is_own(name):
-            raise ValueError(
-                f"there is no augmentation {name!r}{nearest(name, known)}; or name your own transform as "
-                "package.module:function"
-            )
+            own = "or name your own transform as package.module:function"
+            raise ValueError(f"there is no augmentation {name!r}{nearest(name, known, own)}")
         return name if isinstance(augment, str) or len(augment) == 1 else augment
 
     @field_validator("class_names")
@@ -218,10 +228,8 @@ class DataConfig(Section):
     def _known_and_read(self) -> "DataConfig":
         if _kind_of(self.name) is None:
             known = (*(name for name in DATA_SETS if name != "objects"), *plugins.known(plugins.DATA))
-            raise ValueError(
-                f"there is no data set {self.name!r}{nearest(self.name, known)}; or name your own function as "
-                "package.module:function"
-            )
+            own = "or name your own function as package.module:function"
+            raise ValueError(f"there is no data set {self.name!r}{nearest(self.name, known, own)}")
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
             if key not in keys_of(self.name) and value != field.get_default():

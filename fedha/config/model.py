@@ -81,7 +81,7 @@ class ModelConfig(Section):
         if self.name not in known:
             known = (*known, *plugins.known(plugins.MODELS))
             own = "or name your own function as package.module:function"
-            raise ValueError(f"there is no network {self.name!r}{nearest(self.name, known)}; {own}")
+            raise ValueError(f"there is no network {self.name!r}{nearest(self.name, known, own)}")
         if self.batch_norm is not None:
             raise ValueError(f"network {self.name!r} has no batch norm; leave out batch_norm")
         if self.options:

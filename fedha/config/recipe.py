@@ -35,8 +35,8 @@ class RecipeConfig(Section):
     def _row_or_terms(self) -> "RecipeConfig":
         if row(self.name) is None and not self.align:
             raise ValueError(
-                f"recipe {self.name!r} is no row of the table{nearest(self.name, known_rows())}; "
-                "or give `align: {statistic: weight}` to make your own"
+                f"recipe {self.name!r} is no row of the table"
+                f"{nearest(self.name, known_rows(), 'or give `align: {statistic: weight}` to make your own')}"
             )
         if self.align == {}:
             raise ValueError("align is empty; leave it out for the row's own terms, or take recipe erm for none")
@@ -46,7 +46,8 @@ class RecipeConfig(Section):
             if is_own(name):
                 add_statistic(call("recipe.align", name, {}, {}), name)
             elif name not in known():
-                raise ValueError(f"no statistic {name!r}{nearest(name, known())}; your own is package.module:function")
+                own = "your own is package.module:function"
+                raise ValueError(f"no statistic {name!r}{nearest(name, known(), own)}")
         self._check_used()
         return self
 

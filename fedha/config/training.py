@@ -193,7 +193,7 @@ class TrainingConfig(Section):
         known = torch_names()
         if name not in known:
             known = [*allowed, *(known if self.mode == "synchronous" else ()), *plugins.installed(plugins.RULES)]
-            raise ValueError(f"there is no optimizer {name!r}{nearest(name, known)}; {own}")
+            raise ValueError(f"there is no optimizer {name!r}{nearest(name, known, own)}")
         if self.mode == "local":
             raise ValueError(
                 f"optimizer is {name!r}, but in mode 'local' the clients step: give local.optimizer {name!r}, and "

@@ -6,6 +6,7 @@ What belongs to a machine is in its environment, not in the config that travels:
 - ``FEDHA_DATA``: the folder of a client's own data, or of the target's for the server, if it has any; default:
   data.root of the config.
 - ``FEDHA_CACHE``, a client's: where it may keep what it needs again; default: ``~/.cache/fedha``.
+- ``FEDHA_ACCEPTED``, a client's: the site's file of accepted code (`fedha.deploy.accepted`): what a config may name.
 - ``FEDHA_LIMITS``, a client's: a YAML file with what this site allows (`fedha.privacy.limits`); default: no limits. The
   account of what it released is kept below FEDHA_CACHE. No server has a say in either, nor in where noise comes from.
 - For secure sums, what `fedha.deploy.party` names.
@@ -34,6 +35,8 @@ from fedha import data
 from fedha.config import Config, DataConfig, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.data.part import no_part
+from fedha.deploy import accepted
+from fedha.deploy.accepted import check_named, only_this
 from fedha.deploy.account_file import account_of
 from fedha.deploy.memory import (
     forget_copies,
@@ -125,9 +128,13 @@ def deployed_client_app() -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
+        with only_this(accepted.here()):
+            return answered(message, context)
+
+    def answered(message: Message, context: Context) -> Message:
         if message.metadata.message_type == "query.introduce":
             check_server(message.content)  # before the config, which another version may not read
-        job = job_from(context, Path())
+        job = _site_job(context)
         settings, client_id = job.config.model_dump_json(), client_id_of(context)
         kind, content = message.metadata.message_type, whole(message.content, _cache())
         if content is None:
@@ -154,6 +161,21 @@ def deployed_client_app() -> ClientApp:
 
     register(app, telling(answer, protected, traces=False))
     return app
+
+
+def _site_job(context: Context) -> Job:
+    """What a run asks a site for; it names no file here, and no code that this site has not accepted.
+
+    Raises:
+        FedhaError: It does, or its config is wrong.
+    """
+    if not context.run_config.get("settings"):
+        raise FedhaError(
+            "the run brings no settings of its own, and a site reads no file for one; use `fedha deploy run`"
+        )
+    job = job_from(context, Path())
+    check_named(job.config)
+    return job
 
 
 def _attendance(told: str) -> Attendance:

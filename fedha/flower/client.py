@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
-from fedha import answers, batching, numerics, piggyback
+from fedha import answers, batching, numerics, permitted, piggyback
 from fedha.arguments import check_argument, check_number
 from fedha.client import Client
 from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
@@ -119,6 +119,8 @@ def client_app(
                 "context: lambda context: …"
             )
     allow(rule)
+    if rule is not None:
+        permitted.permit(rule)
     check_number("client_app", "threads", threads, 1)
     check_device("client_app", device)
     check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")

@@ -21,6 +21,7 @@ from fedha.jsonfile import parse_json
 from fedha.minibatches import too_small
 from fedha.models.check import check_batch_norm
 from fedha.models.reach import unreached
+from fedha.permitted import CodeError
 from fedha.privacy import gate
 from fedha.privacy.guards import Refusal
 from fedha.privacy.site import Site, sensitive
@@ -104,7 +105,7 @@ def errors_by_kind(who: str, *, protected: bool = True) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not protected:
+        if not protected or isinstance(error, CodeError):  # which holds a setting, and nothing of the data
             raise
         log(ERROR, "fedha: %s could not answer", who, exc_info=error)
         kind = type(error).__name__

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from fedha import data, numerics
 from fedha.cohort import Member
 from fedha.config import POOLED, Config, is_elsewhere
+from fedha.data import splits
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
 from fedha.errors import FedhaError, listed
@@ -223,7 +224,8 @@ def _serve(
 
     judge = judged(job, setting.classes, recipe.weak_rounds, setting.names, fold_folder)
     strategy.asked = judge.asked
-    evaluated = evaluation(model, setting.targets, Keeping.of(config.model.features), judge.asked)
+    kept = Keeping.of(config.model.features)
+    evaluated = {part: evaluation(model, ones, kept, judge.asked) for part, ones in _watched(job, setting).items()}
     listener.started(config, job.folder, done + 1)
     for remark in setting.remarks:
         listener.note(remark)
@@ -261,7 +263,7 @@ def _serve(
         last = bool(stopped or early) or whole
         if last or number % config.evaluation.every == 0:
             state = strategy.begun().state
-            record["target"] = judge.told("target", evaluated(state))
+            record |= {part: judge.told(part, evaluate(state)) for part, evaluate in evaluated.items()}
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
@@ -287,7 +289,7 @@ def _serve(
     runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
     judge.kept.finish(records[-1]["round"])
     if judge.asked and "target" not in judge.pooled:  # it was resumed after its last round
-        judge.told("target", evaluated(strategy.begun().state))
+        judge.told("target", evaluated["target"](strategy.begun().state))
     results = _results(job, strategy, setting, judge, records, stopped, early) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
@@ -366,6 +368,13 @@ def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | Non
     told = f"the run that it starts from, {begun.run}, was trained on {listed(seen)}, which is unseen here alone"
     spent = "what the run that it starts from released of the same examples is not in this run's epsilon"
     return begun, ((told,) if seen else ()) + ((spent,) if config.privacy.protect != "nothing" else ())
+
+
+def _watched(job: Job, setting: Setting) -> dict[str, tuple[Domain, ...]]:
+    """What of the unseen domains is evaluated; of a fold, the source that is left out, whole."""
+    if job.left_out is not None:
+        return {splits.TEST: setting.targets}
+    return splits.watched(setting.targets, job.config.data, job.config.seed[0])
 
 
 def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[str, ...]) -> dict[str, Any]:

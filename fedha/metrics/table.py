@@ -7,6 +7,7 @@ process was told of.
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from fedha import objects, plugins
@@ -15,7 +16,7 @@ from fedha.metrics.metric import Metric
 from fedha.named import is_own, look_up, name_of
 from fedha.schema import nearest
 
-_PLACE = "fedha.metrics.formulas:"
+_PLACE = "fedha.metrics.formulas"
 # name: whether less is better, and whether it takes many counts at once
 _ROWS: Mapping[str, tuple[bool, bool]] = {
     "accuracy": (False, False),
@@ -60,7 +61,7 @@ def metric(name: str) -> Metric:
     """
     if name in _ROWS:
         smaller, stacked = _ROWS[name]
-        return Metric(name, look_up("evaluation.metrics", f"{_PLACE}{name}"), smaller, stacked)
+        return Metric(name, getattr(import_module(_PLACE), name), smaller, stacked)
     if name.startswith(f"{objects.NAME}:"):
         return _made(name, objects.get_object("metric", name))
     if is_own(name):

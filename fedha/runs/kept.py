@@ -29,7 +29,7 @@ class Kept:
         folder: The run's.
         keep: As `checkpoint.keep` says.
         folds: Of each source, the rounds of the run without it.
-        warmup: Rounds in which the recipe has not yet its own weight; what is best after them stays, too.
+        warmup: Rounds in which the recipe has not yet its own weight; a later one is better than all of these.
         by: What rules compare.
     """
 
@@ -38,7 +38,7 @@ class Kept:
     folds: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     warmup: int = 0
     by: Choice = ACCURACY
-    _best: dict[tuple[str, bool], tuple[float, int]] = field(default_factory=dict)  # by rule, and whether later
+    _best: dict[str, tuple[bool, float, int]] = field(default_factory=dict)  # by rule: after the warm-up, score, round
 
     def recall(self, records: Iterable[Record]) -> None:
         """Rounds that went by before the run was resumed; the models of later ones are removed."""
@@ -61,7 +61,7 @@ class Kept:
         runfolder.make_folder(self.folder / MODELS)
         runfolder.write_model(self.folder, state, kinds, name_of(record["round"]))
         if self.keep == "best":
-            best = {number for _, number in self._best.values()}
+            best = {number for *_, number in self._best.values()}
             self._remove(one for one in rounds(self.folder) if one not in best)
 
     def finish(self, last: int) -> None:
@@ -77,9 +77,9 @@ class Kept:
         for rule, (score,) in ((rule, one.values()) for rule, one in scores([record], folds, self.by).items()):
             if rule == "final" or (rule == "leave_one_domain_out" and len(folds) < len(self.folds)):
                 continue
-            for later in (False, True) if number > self.warmup else (False,):
-                if (rule, later) not in self._best or score > self._best[rule, later][0]:
-                    self._best[rule, later], found = (score, number), True
+            now = number > self.warmup, score
+            if rule not in self._best or now > self._best[rule][:2]:
+                self._best[rule], found = (*now, number), True
         return found
 
     @cached_property

@@ -212,6 +212,13 @@ def test_a_rule_that_took_a_round_of_the_warm_up_is_named() -> None:
     assert told in accuracy_table([found]).notes
 
 
+def test_a_round_of_the_warm_up_that_was_passed_over_is_named() -> None:
+    found = results("hgp", 3)
+    found["selection"]["training_domain_validation"] |= {"instead_of": 4, "warmup": 6}
+    told = "hgp, seed 3: the warm-up of 6 rounds is passed over: training-domain-validation takes round 15 and not 4."
+    assert told in accuracy_table([found]).notes
+
+
 def test_what_several_runs_remark_alike_is_said_once() -> None:
     alike = [results(seed=seed, remarks=["it trains as erm does"]) for seed in (0, 1, 2)]
     notes = accuracy_table([*alike, results(seed=3, remarks=["another"])]).notes

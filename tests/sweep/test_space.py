@@ -12,7 +12,8 @@ from fedha.schema import number
 from fedha.sweep.distributions import Distribution, read_distribution
 from fedha.sweep.jobs import digest_of, make_jobs
 from fedha.sweep.ranges import with_ranges
-from fedha.sweep.space import Wanted, expand, read_space, settings_of
+from fedha.sweep.settings import settings_of
+from fedha.sweep.space import Wanted, expand, read_space
 from fedha.sweep.targets import with_targets
 
 

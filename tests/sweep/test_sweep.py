@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from fedha.cli.exits import exit_code
 from fedha.config import read_content
 from fedha.errors import FedhaError
 from fedha.runs import own_files, runfolder
-from fedha.sweep.jobs import Job, make_jobs
+from fedha.sweep.jobs import Job, Task, make_jobs
 from fedha.sweep.space import Space, expand, read_space
 from fedha.sweep.store import Store, entries, open_sweep
 from fedha.sweep.work import BUSY, DONE, Worker, here, in_order
@@ -58,6 +58,11 @@ def sweep(fedha: Command, *arguments: str) -> tuple[int, str, str]:
 
 def finished(folder: str = "s") -> list[Path]:
     return sorted(Path(folder).rglob(runfolder.RESULTS))
+
+
+def whole(jobs: Sequence[Job]) -> list[list[Task]]:
+    """One batch of them all, each to its end."""
+    return [[Task(one) for one in jobs]]
 
 
 def test_every_run_is_done_once_and_the_tables_show_them(fedha: Command) -> None:
@@ -172,7 +177,7 @@ def test_workers_that_share_a_folder_do_no_job_twice_and_lose_none() -> None:
     states: list[str] = []
 
     def work(place: int) -> None:
-        states.extend(one.state for one in here(Worker(store), in_order(jobs, place, 3)) if one is not None)
+        states.extend(one.state for one in here(Worker(store), whole(in_order(jobs, place, 3))) if one is not None)
 
     threads = [threading.Thread(target=work, args=(place,)) for place in range(3)]
     for one in threads:
@@ -228,14 +233,14 @@ def test_a_claimed_job_is_anothers_and_free_when_its_worker_is_gone() -> None:
     store, jobs = _opened()
     with store.claimed(jobs[0].name) as mine:
         assert mine
-        assert Worker(store).work(jobs[0]).state == BUSY
-    assert Worker(store).work(jobs[0]).state == DONE
+        assert Worker(store).work(Task(jobs[0])).state == BUSY
+    assert Worker(store).work(Task(jobs[0])).state == DONE
 
 
 @pytest.mark.usefixtures("fedha")
 def test_a_summary_that_is_missing_or_damaged_is_made_again() -> None:
     store, jobs = _opened()
-    found = Worker(store).work(jobs[0]).found
+    found = Worker(store).work(Task(jobs[0])).found
     path = store.place(jobs[0].name) / "summary.json"
     for content in (b"{", b"[]", b'{"form": 99}', None):
         path.unlink() if content is None else path.write_bytes(content)
@@ -247,7 +252,7 @@ def test_a_summary_that_is_missing_or_damaged_is_made_again() -> None:
 @pytest.mark.usefixtures("fedha")
 def test_a_damaged_list_is_a_sentence_and_runs_stay() -> None:
     store, jobs = _opened()
-    Worker(store).work(jobs[0])
+    Worker(store).work(Task(jobs[0]))
     for content in (b"{", b"[]", b'{"jobs": 3}', b'{"form": 99, "jobs": []}', b'{"form": 1, "jobs": [{"x": 1}]}'):
         (Path("s") / "sweep.json").write_bytes(content)
         with pytest.raises(FedhaError, match=r"sweep\.json"):
@@ -326,7 +331,7 @@ def test_a_worker_takes_the_job_of_another_that_is_gone() -> None:
     thread.start()
     held.wait(60)
     states = []
-    for outcome in here(Worker(store), jobs[:2]):
+    for outcome in here(Worker(store), whole(jobs[:2])):
         states.append(None if outcome is None else outcome.state)
         if outcome is None:
             waits.set()  # it looks again, and finds it free

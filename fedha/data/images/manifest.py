@@ -91,8 +91,9 @@ def _read(path: Path) -> tuple[list[str], list[Row], list[str]]:
 def _check_header(path: Path, header: Sequence[str]) -> None:
     for name in NEEDED:
         if name not in header:
-            told = f", only {listed(header)}{nearest(name, header)}" if any(header) else ""
-            raise FedhaError(f"{shown(path)} has no column {name!r}{told}; give it {LAYOUT}")
+            give = f"give it {LAYOUT}"
+            told = f", only {listed(header)}{nearest(name, header, give)}" if any(header) else f"; {give}"
+            raise FedhaError(f"{shown(path)} has no column {name!r}{told}")
     if twice := [name for name in header if header.count(name) > 1]:
         raise FedhaError(f"{shown(path)} has the column {twice[0]!r} twice; keep one of them")
 
