@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,15 @@ class Expectation:
         input_shape: Shape of one input, without the batch axis; of several, a tuple of shapes or shapes by name.
         classes: C; a network with one logit speaks for class 1 of two.
         data: What the data were and what was done to them, such as how they were scaled.
+        class_names: Of the classes, in the order of their labels; (): they have none.
+        statistics: By which the rows of a table were made inputs, by column.
     """
 
     input_shape: Any
     classes: int
     data: str
+    class_names: tuple[str, ...] = ()
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(
@@ -75,14 +79,15 @@ def load(
 
 def _expected(config: Config, results: Mapping[str, Any]) -> Expectation:
     """What results say, or the data themselves, for version 0.1.0 did not write it."""
+    names = tuple(config.data.class_names or ())
     if "expects" in results:
-        shape, classes = _shape(results["expects"]["input_shape"]), results["expects"]["classes"]
-    else:
-        from fedha.flower.serve import load_domains  # Flower: slow to import, and only needed here
+        told = results["expects"]
+        shape, classes, names = _shape(told["input_shape"]), told["classes"], tuple(told.get("class_names") or names)
+        return Expectation(shape, classes, results["data"], names, told.get("statistics") or {})
+    from fedha.flower.serve import load_domains  # Flower: slow to import, and only needed here
 
-        domains = load_domains(config)
-        shape, classes = domains.input_shape, domains.classes
-    return Expectation(shape, classes, results["data"])
+    domains = load_domains(config)
+    return Expectation(domains.input_shape, domains.classes, results["data"], domains.class_names or names)
 
 
 def _shape(written: Any) -> Any:

@@ -12,8 +12,7 @@ from fedha import permitted
 from fedha.errors import FedhaError
 
 DATA, LOGGERS, METRICS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
-    f"fedha.{kind}"
-    for kind in ("data", "loggers", "metrics", "models", "recipes", "rules", "statistics", "transforms")
+    f"fedha.{kind}" for kind in ("data", "loggers", "metrics", "models", "recipes", "rules", "statistics", "transforms")
 )
 GROUPS = (DATA, LOGGERS, METRICS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
 

@@ -61,6 +61,7 @@ class DomainSet:
         released: What every source had to give so that these could be made of all of them, such as sums of its
             columns: no account of privacy knows of it.
         statistics: What was made of that, or declared, by column.
+        class_names: Of the classes, in the order of their labels; (): they have none.
     """
 
     sources: tuple[Domain, ...]
@@ -70,6 +71,7 @@ class DomainSet:
     notes: tuple[str, ...] = ()
     released: tuple[str, ...] = ()
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> Any:

@@ -1,9 +1,9 @@
 """The server's side of a whole run, over any Grid: rounds, evaluation, checkpoints, the run folder."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,7 @@ class Setting:
         targets: Domains that nobody trains on, if the server has any.
         description: One line for the report.
         remarks: What the run's numbers should not be read without, a sentence each.
+        made: What more must be known to make inputs of other examples, or classes of labels.
     """
 
     names: tuple[str, ...]
@@ -126,6 +127,7 @@ class Setting:
     targets: tuple[Domain, ...]
     description: str
     remarks: tuple[str, ...] = ()
+    made: Mapping[str, Any] = field(default_factory=dict)
 
 
 def serve(
@@ -332,7 +334,10 @@ def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
 
 def _given(domains: DomainSet) -> Setting:
     names = tuple(one.name for one in domains.sources)
-    return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description)
+    columns = {name: one.model_dump(exclude_unset=True) for name, one in domains.statistics.items()}
+    made = {"class_names": list(domains.class_names), "statistics": columns}
+    told = {name: value for name, value in made.items() if value}
+    return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description, made=told)
 
 
 def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
@@ -451,7 +456,7 @@ def _results(
         **({"left_out": absences} if absences else {}),
         "data": setting.description,
         **({"remarks": list(setting.remarks)} if setting.remarks else {}),
-        "expects": {"input_shape": _written(setting.input_shape), "classes": setting.classes},
+        "expects": {"input_shape": _written(setting.input_shape), "classes": setting.classes, **setting.made},
         **({"changes": changes} if (changes := runfolder.read_changes(job.folder)) else {}),
         **({"privacy": privacy} if privacy else {}),
         "versions": versions(),

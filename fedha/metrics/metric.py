@@ -25,6 +25,7 @@ class Metric:
             sum of their confidence; ``accuracy``, ``risk``, ``examples``; or ``probabilities`` [n, C] and ``labels``
             [n], of one domain. Arrays of NumPy. Where it has no value it raises ValueError with the reason.
         smaller: Whether less is better.
+        fraction: Whether it is told in percent.
         stacked: Whether it takes counts with further axes in front, and returns as many numbers, NaN where there is
             none: then a thousand resamples are one call.
     """
@@ -33,6 +34,7 @@ class Metric:
     function: Callable[..., Any]
     smaller: bool = False
     stacked: bool = False
+    fraction: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:

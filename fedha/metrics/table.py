@@ -6,6 +6,7 @@ process was told of.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -61,7 +62,7 @@ def metric(name: str) -> Metric:
     """
     if name in _ROWS:
         smaller, stacked = _ROWS[name]
-        return Metric(name, getattr(import_module(_PLACE), name), smaller, stacked)
+        return Metric(name, getattr(import_module(_PLACE), name), smaller, stacked, name != "log_loss")
     if name.startswith(f"{objects.NAME}:"):
         return _made(name, objects.get_object("metric", name))
     if is_own(name):
@@ -73,7 +74,7 @@ def metric(name: str) -> Metric:
 
 def _made(name: str, found: Any) -> Metric:
     if isinstance(found, Metric):
-        return Metric(name, found.function, found.smaller, found.stacked)
+        return replace(found, name=name)
     if not callable(found):
         raise FedhaError(f"metric {name!r} is a {type(found).__name__}; name a function, or a fedha.Metric")
     return Metric(name, found)

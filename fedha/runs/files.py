@@ -14,6 +14,7 @@ AUDIT = "audit.json"  # made by `fedha audit`
 DIAGNOSIS = "diagnosis.json"  # made by `fedha diagnose`
 SPENDING = "privacy.json"  # what was released, where noise is never the same again: a checkpoint would forget rounds
 ERROR = "error.txt"  # the traceback, after an error that nobody expected
+PREDICTIONS = "predictions.csv"  # made by `fedha predict`
 STATE = "checkpoint/state.safetensors"
 SENT = "sent"  # a folder: what was sent, where `fedha audit --keep` left it
 MODELS = "models"  # a folder: models of single rounds, as checkpoint.keep says

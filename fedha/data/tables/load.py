@@ -114,7 +114,9 @@ def table(
     gave = f", after each source gave {'; '.join(released)}" if released else ""
     told = f"{len(ready.kinds)} columns as {len(encoding.names)} inputs{gave}, {len(ready.classes)} classes"
     described = f"tables from {root}: {told}"
-    return DomainSet(made, (), len(ready.classes), described, tuple(notes), released, encoding.columns)
+    return DomainSet(
+        made, (), len(ready.classes), described, tuple(notes), released, encoding.columns, tuple(ready.classes)
+    )
 
 
 def _declared(
