@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import typer
 
 from fedha import progress
-from fedha.cli import audit, data, deploy, diagnose, exits, privacy, study, sweep, sweep_table
+from fedha.cli import audit, data, deploy, diagnose, exits, predict, privacy, study, sweep, sweep_table
 from fedha.cli.options import Log, Quiet
 from fedha.report.formats import Format
 
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.add_typer(deploy.app)
 app.command()(audit.audit)
 app.command()(diagnose.diagnose)
+app.command()(predict.predict)
 app.command()(sweep.sweep)
 app.command()(sweep_table.table)
 app.add_typer(study.app)

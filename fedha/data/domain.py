@@ -63,6 +63,7 @@ class DomainSet:
             columns: no account of privacy knows of it.
         statistics: What was made of that, or declared, by column.
         mark: Their digest (`fedha.data.fingerprint`), where somebody who keeps them for many runs has it; else "".
+        class_names: Of the classes, in the order of their labels; (): they have none.
     """
 
     sources: tuple[Domain, ...]
@@ -73,6 +74,7 @@ class DomainSet:
     released: tuple[str, ...] = ()
     statistics: Mapping[str, Any] = field(default_factory=dict)
     mark: str = ""
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> Any:

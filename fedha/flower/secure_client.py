@@ -79,7 +79,7 @@ class Party:
 
     def hide(self, reply: Reply) -> Reply:
         """A reply without the numbers that are told in sums alone."""
-        return replace(self.introduction(reply), metrics={})
+        return replace(self.introduction(reply), metrics={}, sums={})
 
 
 @dataclass(frozen=True)
