@@ -236,8 +236,6 @@ def _serve(
     if ended or (pending is not None and not strategy.piggyback):  # it was stopped before, or while, clients evaluated
         with saving.giving_up(done, pending):
             seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out", over=ended)
-        if pending is not None and ended and server.hears:
-            pending |= {part: evaluate(server.shown(over=True)) for part, evaluate in evaluated.items()}
     if pending is not None and (ended or not strategy.piggyback):
         records.append(_evaluated(pending, strategy, setting, seconds))
         log.append(records[-1])
@@ -262,8 +260,6 @@ def _serve(
                 with saving.giving_up(number, record):
                     parts = "held_out,train" if last else "held_out"
                     seconds = _ask_to_evaluate(strategy, grid, number, parts, over=last)
-                if last and strategy.begun().hears:
-                    record |= {part: evaluate(server.shown(over=True)) for part, evaluate in evaluated.items()}
                 if strategy.talk.events:  # those of the evaluation are among them now
                     record["events"] = list(strategy.talk.events)
                 record = _evaluated(record, strategy, setting, seconds)
@@ -389,17 +385,12 @@ def _evaluated(
 
 
 def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str, *, over: bool) -> float:
-    """Let every client evaluate the model that is shown; returns the seconds that it took.
-
-    Where training is over, and a rule goes by what is held out, that is evaluated once more before.
-    """
-    begun, server = time.perf_counter(), strategy.begun()
-    for asked, ended in ((("held_out", False),) if over and server.hears else ()) + ((parts, over),):
-        arrays = strategy.shown(over=ended)
-        questions = strategy.configure_evaluate(number, arrays, ConfigRecord({"parts": asked}), grid)
-        strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
-        if not ended:
-            server.hear(strategy.last_evaluation.get("held_out", {}))
+    """Let every client evaluate the model that is shown; returns the seconds that it took."""
+    begun = time.perf_counter()
+    questions = strategy.configure_evaluate(number, strategy.shown(over=over), ConfigRecord({"parts": parts}), grid)
+    strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+    if not over:
+        strategy.begun().hear(strategy.last_evaluation.get("held_out", {}))
     return time.perf_counter() - begun
 
 
