@@ -43,7 +43,7 @@ def compute(config: Config, domains: DomainSet, device: str = "cpu") -> list[Com
     if config.model.features.cache is None:
         raise FedhaError("model.features.cache is not set; name a folder for the features")
     numerics.configure(config.engine.threads)
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(torch.device(device))
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0]).to(torch.device(device))
     told = []
     for domain in (*domains.sources, *domains.targets):
         whole = placed_domain(domain, model)

@@ -38,6 +38,7 @@ from fedha.piggyback import riders
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
+from fedha.registry import statistic
 from fedha.resolution import resolved
 from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
@@ -191,7 +192,7 @@ def _serve(
     elif attendance is not None:
         strategy.talk.attendance = attendance
     setting = _learned(job, strategy, grid) if domains is None else _given(config, domains)
-    model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
+    model = check_network(build(config.network, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
@@ -205,6 +206,8 @@ def _serve(
     recipe = strategy.task.recipe
     idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
     setting = replace(setting, remarks=(*config.model.unread, *model.remarks, *warned, *idle))
+    apart = [term.statistic for term in recipe.terms if term.weight and statistic(term.statistic).representation]
+    shapes(model, form, apart, recipe.probes)  # a network without what they are of is refused before the first round
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()
