@@ -19,10 +19,25 @@ _RATE = "training.learning_rate={log_uniform: [-2, 0]}"
 
 
 def start(*arguments: str) -> "subprocess.Popen[bytes]":
-    """A sweep in a process of its own."""
-    command = [sys.executable, "-m", "fedha", "sweep", "c.yaml", "--out", "s", "-q", *_ASKED, _RATE, *arguments]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
+    """A sweep in a process of its own, which has begun to work."""
+    command = [sys.executable, "-m", "fedha", "sweep", "c.yaml", "--out", "s", *_ASKED, _RATE, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    assert process.stdout is not None
+    assert b"runs" in process.stdout.readline()  # how many there are, before the first
+    return process
+
+
+def ended(process: "subprocess.Popen[bytes]", seconds: float | None) -> bool:
+    """Whether it ends by itself within so many seconds; else it is killed."""
+    try:
+        told = process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        return False
+    assert process.returncode == 0, told
+    return True
 
 
 def table(fedha: Command, folder: str) -> str:
@@ -45,19 +60,12 @@ def test_a_sweep_that_is_killed_twenty_times_ends_with_the_same_table(fedha: Com
     assert code == 0
     chance, survived = random.Random(workers[1]), 0
     for _ in range(KILLS):
-        process = start(*workers)
+        one = start(*workers)
         other = start("--worker", "2/2") if workers[1] == "1/2" else None
-        try:
-            process.wait(timeout=chance.uniform(1.5, 8.0))
-            survived += 1
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        if other is not None:  # the job of the one that was killed is this one's, or the next one's
-            if chance.random() < 0.5:
-                os.kill(other.pid, signal.SIGKILL)
-            other.wait()
-    assert start("--jobs", "1").wait() == 0
+        survived += ended(one, chance.uniform(0.0, 4.0))
+        if other is not None:  # it takes over what the other had, or is killed as well
+            ended(other, chance.choice((0.5, None)))
+    assert ended(start("--jobs", "1"), None)
     assert survived < KILLS
     assert table(fedha, "s") == table(fedha, "whole")
     for path in Path("whole").rglob("model.safetensors"):
