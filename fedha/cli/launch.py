@@ -242,6 +242,7 @@ def train(
     common: Path,
     execute: Execute | None = None,
     again: str = "fedha resume",
+    log: Sequence[str] = (),
 ) -> None:
     """Train the runs of a plan that have not finished, one after the other; each of several gets its own report.
 
@@ -252,15 +253,21 @@ def train(
         common: The folder of them all, or of the only one.
         execute: What trains a run; default: `fedha.run.execute`.
         again: The command that continues.
+        log: Trackers that hear of the runs too, by name.
 
     Raises:
         EndedError: A signal, or an error that nobody expected; the runs can be resumed.
         FedhaError: Something the user gave is wrong.
     """
+    from fedha.loggers import with_loggers
     from fedha.runs.resuming import is_done  # torch: slow to import, and only needed here
 
     pending = [(config, folder) for config, folder in plan if not is_done(folder, config)]
-    with stopping.patiently(), display.choose(console, len(pending), quiet=quiet) as listener:
+    with (
+        stopping.patiently(),
+        display.choose(console, len(pending), quiet=quiet) as shown,
+        with_loggers(shown, log) as listener,
+    ):
         for number, (config, folder) in enumerate(pending, 1):
             with _stops_well(folder, common, again):
                 stopping.check(f"stopped before {run_title(config, number, len(pending))} began")

@@ -6,6 +6,7 @@ What belongs to a machine is in its environment, not in the config that travels:
 - ``FEDHA_DATA``: the folder of a client's own data, or of the target's for the server, if it has any; default:
   data.root of the config.
 - ``FEDHA_CACHE``, a client's: where it may keep what it needs again; default: ``~/.cache/fedha``.
+- ``FEDHA_ACCEPTED``, a client's: the site's file of accepted code (`fedha.deploy.accepted`): what a config may name.
 - ``FEDHA_LIMITS``, a client's: a YAML file with what this site allows (`fedha.privacy.limits`); default: no limits. The
   account of what it released is kept below FEDHA_CACHE. No server has a say in either, nor in where noise comes from.
 - For secure sums, what `fedha.deploy.party` names.
@@ -20,6 +21,7 @@ import os
 import re
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from logging import WARNING
 from pathlib import Path, PurePosixPath
@@ -34,6 +36,8 @@ from fedha import data
 from fedha.config import Config, DataConfig, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.data.part import no_part
+from fedha.deploy import accepted
+from fedha.deploy.accepted import check_named, only_this
 from fedha.deploy.account_file import account_of
 from fedha.deploy.memory import (
     forget_copies,
@@ -52,11 +56,13 @@ from fedha.errors import FedhaError, StoppedError
 from fedha.features import Keeping, forget
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
-from fedha.flower.client import Clients, check_server, client_id_of, recall_lasting, register, state_record
+from fedha.flower.client import Clients, check_server, client_id_of, kept, recall_lasting, register, state_record
 from fedha.flower.failure import telling
 from fedha.flower.guarded import errors_by_kind, is_protected
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.outside import outside
+from fedha.flower.secure_client import proposes_evaluation
+from fedha.flower.secure_wire import REVEAL
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import CONSTANTS, pack_tensors, sent_constants, unpack_tensors
 from fedha.models import SplitModel, build
@@ -94,7 +100,7 @@ def deployed_server_app() -> ServerApp:
                 asked.config,
                 inside(runs, str(asked.folder)),
                 target_root=None if own is None else Path(own),
-                start=None if start is None else inside(runs, str(start)),
+                start=None if start is None else inside(runs, str(start.run)),
             )
             resume = bool(context.run_config.get("resume", False))
             here = _attendance(str(context.run_config.get("sites", "")))
@@ -125,9 +131,13 @@ def deployed_client_app() -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
+        with only_this(accepted.here()):
+            return answered(message, context)
+
+    def answered(message: Message, context: Context) -> Message:
         if message.metadata.message_type == "query.introduce":
             check_server(message.content)  # before the config, which another version may not read
-        job = job_from(context, Path())
+        job = _site_job(context)
         settings, client_id = job.config.model_dump_json(), client_id_of(context)
         kind, content = message.metadata.message_type, whole(message.content, _cache())
         if content is None:
@@ -142,9 +152,12 @@ def deployed_client_app() -> ClientApp:
         averaging = remembers(job.config)
         number = _round(content)
         if averaging and number is not None:  # what is evaluated is the model after its round
-            recall_lasting(context.state, recall(averages, number + (kind == "evaluate")))
+            after_round = kind == "evaluate" or proposes_evaluation(content)
+            recall_lasting(context.state, recall(averages, number + after_round))
+        before = kept(context.state)
         reply = clients.answer(kind, content, context)
-        if averaging and number is not None and kind == "train":
+        moved = kind == REVEAL and kept(context.state) is not before  # in secure sums it is remembered at their end
+        if averaging and number is not None and (kind == "train" or moved):
             after = state_record(context.state) or ArrayRecord()
             remember(averages, number, unpack_tensors(after), keep=job.config.checkpoint.every + 2)
         return Message(reply, reply_to=message)
@@ -154,6 +167,21 @@ def deployed_client_app() -> ClientApp:
 
     register(app, telling(answer, protected, traces=False))
     return app
+
+
+def _site_job(context: Context) -> Job:
+    """What a run asks a site for; it names no file here, and no code that this site has not accepted.
+
+    Raises:
+        FedhaError: It does, or its config is wrong.
+    """
+    if not context.run_config.get("settings"):
+        raise FedhaError(
+            "the run brings no settings of its own, and a site reads no file for one; use `fedha deploy run`"
+        )
+    job = job_from(context, Path())
+    check_named(job.config)
+    return job
 
 
 def _attendance(told: str) -> Attendance:
@@ -232,6 +260,11 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
             f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "
             "domain of its own; set it to 1"
         )
+    if config.data.partition is not None:
+        raise FedhaError(
+            "data.partition divides what is in one place, but each site of a deployment holds a domain of its own; "
+            "leave it out"
+        )
     key = side_key(_cache()) if config.privacy.protect == "examples" else None
     forget_copies(_cache())
     if limits is None or not limits.cache_features or (own.root is not None and not own.root.exists()):
@@ -252,9 +285,9 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
         account = Account() if limits is None else account_of(_cache(), own.root, client_id)
         return Site("cryptographic", limits, account)
 
-    party, threads = site_party(config), config.engine.threads
+    party, threads = site_party(config, _cache() / "secure"), config.engine.threads
     place = _cache() / "features" if limits is not None and limits.cache_features else None
-    keeping = Keeping(place, config.model.features.precision, private=True)
+    keeping = replace(Keeping.of(config.model.features), cache=place, private=True)
     return Clients(model, load, threads=threads, device=device(config), party=party, site=site, keeping=keeping)
 
 

@@ -12,6 +12,14 @@ from fedha.runs.absences import absence_texts
 MANY = 12  # domains that can be told one by one
 
 
+def flat(record: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """A record as one level, names joined by slashes: ``target/sketch/accuracy``."""
+    row: dict[str, Any] = {}
+    for name, value in record.items():
+        row |= flat(value, f"{before}{name}/") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return row
+
+
 def run_title(config: Config, place: int = 1, runs: int = 1) -> str:
     """Which run this is: ``run 3 of 10: hgp, seed 0``."""
     title = f"{config.recipe[0].name}, seed {config.seed[0]}"
@@ -60,6 +68,8 @@ def result_text(results: Mapping[str, Any]) -> str:
         whose, epsilon = max(privacy["epsilon"].items(), key=lambda one: float(one[1] or 0), default=("", 0.0))
         text += f"; ε {epsilon:.2f} at δ {privacy['delta'].get(whose, 0):.1g} for one {privacy['protect'].rstrip('s')}"
         text += f"; ended after round {results['rounds']}, by privacy.max_epsilon" if privacy.get("stopped") else ""
+    if why := results.get("stopped"):
+        text += f"; ended after round {results['rounds']}: {why}"
     flags = [f"diverged: {results['diverged']}"] if results.get("diverged") else warmup_texts(results)
     return "; ".join([text, *flags, *absence_texts(results.get("left_out", {}), results["rounds"])])
 
