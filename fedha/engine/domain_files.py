@@ -77,7 +77,7 @@ def _domain(domain: Domain, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _part(domain: Domain, part: Examples, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Where its rows were, which only errors about bad ones name, stays behind: the rows were looked at already."""
+    """Where its rows stood as they were given, which only errors name, stays behind: they were looked at already."""
     kind = "named" if isinstance(part.inputs, Mapping) else "several" if isinstance(part.inputs, tuple) else "one"
     return {
         "kind": kind,

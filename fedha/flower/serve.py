@@ -12,11 +12,12 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from fedha import data, numerics
-from fedha.cohort import Member
+from fedha.cohort import Member, simulated_secret
 from fedha.config import POOLED, Config, is_elsewhere
 from fedha.data import splits
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
+from fedha.data.partition import client_count, client_names
 from fedha.errors import FedhaError, listed
 from fedha.features import Keeping
 from fedha.federation import Server
@@ -35,6 +36,7 @@ from fedha.models import SplitModel, build
 from fedha.models.check import check_batch_norm, check_inputs, check_network, likely_form
 from fedha.models.state import kinds_of, named_state
 from fedha.piggyback import riders
+from fedha.privacy.contract import contract_of
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
@@ -42,6 +44,7 @@ from fedha.resolution import resolved
 from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
 from fedha.runs.checkpoint import read_saved
+from fedha.runs.cohort_key import kept_secret
 from fedha.runs.divergence import divergence
 from fedha.runs.files import METRICS
 from fedha.runs.listener import Listener
@@ -192,7 +195,7 @@ def _serve(
         strategy.talk.attendance.domains = _domain_names(config, domains)
     elif attendance is not None:
         strategy.talk.attendance = attendance
-    setting = _learned(job, strategy, grid) if domains is None else _given(domains)
+    setting = _learned(job, strategy, grid) if domains is None else _given(config, domains)
     model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
@@ -202,7 +205,8 @@ def _serve(
     begun, warned = (None, ()) if saved is not None else _started(job, model, setting)
     start = asdict(begun) if begun is not None else None if saved is None else saved.start
     server = strategy.begin(named_state(model), kinds_of(model))
-    server.site = Site("cryptographic" if domains is None else "seeded")
+    if domains is not None:
+        server.site, server.secret = Site("seeded"), simulated_secret(seed)
     shown(strategy)
     recipe = strategy.task.recipe
     idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
@@ -211,6 +215,8 @@ def _serve(
     strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()
     runfolder.create(job.folder, config, resume=resume)
+    if domains is None and config.privacy.protect == "clients" and config.training.clients_per_round is not None:
+        server.secret = kept_secret(job.folder, server.secret)
     changed = resuming.changes(job.folder, config) if resume else []
     known = None if domains is None else fingerprint(domains)
     saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known, start)
@@ -218,7 +224,8 @@ def _serve(
         saving.save_start()
     done, pending = saving.restore() if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
-    resuming.take_up(job.folder, config, changed)
+    if resume:
+        resuming.take_up(job.folder, config, changed)
     log.truncate_after(done if pending is None else done - 1)
     if told := {one.key: {"was": one.was, "now": one.now} for one in changed if not is_elsewhere(one.key)}:
         log.append_changes(done + 1, told)
@@ -240,17 +247,20 @@ def _serve(
     ended = done == config.training.rounds or bool(stopped or early)
     if ended or (pending is not None and not strategy.piggyback):  # it was stopped before, or while, clients evaluated
         with saving.giving_up(done, pending):
-            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out")
+            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out", over=ended)
+        if pending is not None and ended and server.hears:
+            shown_at_last = server.shown(over=True)
+            pending |= {part: judge.told(part, evaluate(shown_at_last)) for part, evaluate in evaluated.items()}
     if pending is not None and (ended or not strategy.piggyback):
         records.append(_evaluated(pending, strategy, setting, judge, seconds))
         log.append(records[-1])
-        early = judge.after(records[-1], strategy.begun().state, strategy.begun().kinds)
+        early = judge.after(records[-1], server.shown(over=ended), server.kinds)
         listener.round_done(records[-1])
         pending = None
         if early and not ended:
             with saving.giving_up(done, None):
                 _evaluate_the_rest(strategy, grid, done)
-    state = strategy.begun().state
+    state = server.shown(over=False)
     for number in () if stopped or early else range(done + 1, config.training.rounds + 1):
         saving.stop_if_asked(number - 1, pending)
         _commit(job, server, number, server.members or members)
@@ -265,13 +275,17 @@ def _serve(
         stopped, early = ("", "") if whole else (budget.ends_before(server, number + 1, server.members), early)
         last = bool(stopped or early) or whole
         if last or number % config.evaluation.every == 0:
-            state = strategy.begun().state
+            state = server.shown(over=last)
             record |= {part: judge.told(part, evaluate(state)) for part, evaluate in evaluated.items()}
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
                 with saving.giving_up(number, record):
-                    seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
+                    parts = "held_out,train" if last else "held_out"
+                    seconds = _ask_to_evaluate(strategy, grid, number, parts, over=last)
+                if last and server.hears:  # only now it is known which models are kept
+                    state = server.shown(over=True)
+                    record |= {part: judge.told(part, evaluate(state)) for part, evaluate in evaluated.items()}
                 if strategy.talk.events:  # those of the evaluation are among them now
                     record["events"] = list(strategy.talk.events)
                 record = _evaluated(record, strategy, setting, judge, seconds)
@@ -289,10 +303,10 @@ def _serve(
         if stopped or early:
             listener.note(f"training ends after round {number}: {stopped or early}")
             break
-    runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
+    runfolder.write_model(job.folder, server.shown(over=True), server.kinds)
     judge.kept.finish(records[-1]["round"])
     if judge.asked and "target" not in judge.pooled:  # it was resumed after its last round
-        judge.told("target", evaluated["target"](strategy.begun().state))
+        judge.told("target", evaluated["target"](server.shown(over=True)))
     results = _results(job, strategy, setting, judge, records, stopped, early) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
@@ -301,7 +315,7 @@ def _serve(
 
 def _client_count(config: Config, domains: DomainSet | None) -> int:
     if domains is not None:
-        return len(domains.sources) * config.data.clients_per_domain
+        return client_count(domains, config.data, config.seed[0])
     return config.federation.clients or data.source_count(config.data) * config.data.clients_per_domain
 
 
@@ -318,6 +332,7 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
         on_client_error=config.engine.on_client_error,
         privacy=config.privacy,
     )
+    strategy.talk.contract = contract_of(config).digest
     if strategy.secure is not None:
         strategy.secure.name_run(settings_mark(config))
     return strategy
@@ -329,12 +344,11 @@ def _goes_on(done: int, rounds: int) -> str:
 
 def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
     """A simulation's clients, by client id: domain after domain."""
-    clients = config.data.clients_per_domain
-    return dict(enumerate(one.name for one in domains.sources for _ in range(clients)))
+    return dict(enumerate(client_names(domains, config.data, config.seed[0])))
 
 
-def _given(domains: DomainSet) -> Setting:
-    names = tuple(one.name for one in domains.sources)
+def _given(config: Config, domains: DomainSet) -> Setting:
+    names = tuple(dict.fromkeys(client_names(domains, config.data, config.seed[0])))
     columns = {name: one.model_dump(exclude_unset=True) for name, one in domains.statistics.items()}
     made = {"class_names": list(domains.class_names), "statistics": columns}
     told = {name: value for name, value in made.items() if value}
@@ -368,7 +382,7 @@ def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | Non
     config = job.config
     if config.model.start is None:
         return None, ()
-    folder = job.start or config.model.start
+    folder = job.start or config.model.start.run
     begun, trained = start_from(model, config.model.start, folder, head=config.model.start_head)
     seen = [one.name for one in setting.targets if one.name in trained]
     told = f"the run that it starts from, {begun.run}, was trained on {listed(seen)}, which is unseen here alone"
@@ -405,11 +419,18 @@ def _evaluated(
     return {**rest, "held_out": held_out, **last}
 
 
-def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:
-    """Let every client evaluate the global model; returns the seconds that it took."""
-    begun = time.perf_counter()
-    questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
-    strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str, *, over: bool) -> float:
+    """Let every client evaluate the model that is shown; returns the seconds that it took.
+
+    Where training is over, and a rule goes by what is held out, that is evaluated once more before.
+    """
+    begun, server = time.perf_counter(), strategy.begun()
+    for asked, ended in ((("held_out", False),) if over and server.hears else ()) + ((parts, over),):
+        arrays = strategy.shown(over=ended)
+        questions = strategy.configure_evaluate(number, arrays, ConfigRecord({"parts": asked}), grid)
+        strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+        if not ended:
+            server.hear(strategy.last_evaluation.get("held_out", {}))
     return time.perf_counter() - begun
 
 
@@ -425,7 +446,7 @@ def _evaluate_the_rest(strategy: HessianAlignment, grid: Grid, number: int) -> N
     if strategy.task.privacy.protect == "examples":  # held-out examples were evaluated, and no others are
         return
     known = strategy.last_evaluation
-    _ask_to_evaluate(strategy, grid, number, "train")
+    _ask_to_evaluate(strategy, grid, number, "train", over=True)
     strategy.last_evaluation = {**known, **strategy.last_evaluation}
 
 

@@ -77,7 +77,8 @@ def ids_of(examples: Examples) -> Sequence[Any]:
     source: Any = examples.inputs
     rows = torch.arange(len(examples))
     while isinstance(source, Chosen):
-        source, rows = source.source, source.rows[rows]
+        rows = source.rows[rows]
+        source = source.source
     if isinstance(source, Images):
         files = source.files
         return _Names([files.names, rows.tolist()])

@@ -158,13 +158,25 @@ def cost(found: Found) -> Table:
     names = ("runs done", "diverged", "failed", "rounds", "up", "down", "seconds", "largest ε")
     shown = [place for place in range(len(names) + 1) if place != len(names) or any(row[-1] for row in body)]
     heads = (Column("recipe"), *(Column(name, number=True) for name in names))
-    total = sum(float(one["seconds"]) for one in found.summaries.values())
+    spent = [*found.summaries.values(), *found.halted.values()]
+    total = sum(float(one["seconds"]) for one in spent)
     return Table(
         "Cost of a run, mean over the runs that are done; bytes are those of all clients together",
         tuple(heads[place] for place in shown),
         tuple(tuple(row[place] for place in shown) for row in body),
-        (f"All runs together: {duration(total)} of training.", *_failed(found)),
+        (f"All runs together: {duration(total)} of training.", *_halted(found), *_failed(found)),
     )
+
+
+def _halted(found: Found) -> list[str]:
+    if not found.halted:
+        return []
+    rounds = sorted({int(one["round"]) for one in found.halted.values()})
+    after = f"round {rounds[0]}" if len(rounds) == 1 else f"rounds {rounds[0]} to {rounds[-1]}"
+    return [
+        f"{len(found.halted)} runs were stopped after {after} (--halving): others of their recipe, target and trial "
+        "were better on what the sources hold out. Numbers are chosen among those that went on."
+    ]
 
 
 def _failed(found: Found) -> list[str]:
