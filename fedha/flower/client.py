@@ -283,8 +283,11 @@ class Clients:
         """A reply with the numbers that may leave."""
         if self.contract is None or self.contract.numbers == NUMBERS:
             return reply
-        left = {name: value for name, value in reply.metrics.items() if name.partition("/")[0] in self.contract.numbers}
-        return replace(reply, metrics=left)
+        numbers, sums = (
+            {name: value for name, value in some.items() if name.partition("/")[0] in self.contract.numbers}
+            for some in (reply.metrics, reply.sums)
+        )
+        return replace(reply, metrics=numbers, sums=sums)
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]

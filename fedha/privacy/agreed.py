@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedha.exchange import Request, Task
+from fedha.metrics.asked import asked
 from fedha.privacy.contract import Contract, task_terms
 from fedha.privacy.releasable import private_exchanges
 from fedha.rules import applied
@@ -113,6 +114,17 @@ def _evaluate(contract: Contract, request: Request) -> str | None:
     return None if known and (request.kind != "evaluate" or request.evaluate) else _any_of([agreed])
 
 
+def _asked(contract: Contract, request: Request) -> str | None:
+    """What is counted of examples that are evaluated: what the agreed metrics need."""
+    if not request.asked:
+        return None
+    agreed = contract.sections.get("evaluation", {})
+    metrics, groups = tuple(agreed.get("metrics") or ()), agreed.get("groups") or ""
+    if request.evaluate and request.asked == asked(metrics, groups, request.asked.classes):
+        return None
+    return f"{', '.join(metrics) or 'no metric'}{f', by {groups}' if groups else ''}"
+
+
 def _references(contract: Contract, request: Request) -> Deviation | None:
     known = {name for group in exchanges(contract.task) for name in group}
     other = [name for name in request.references if name not in known]
@@ -149,6 +161,7 @@ BOUND: Mapping[str, Callable[[Contract, Request], Deviation | str | None]] = {
     "round": _round,
     "measure": _measure,
     "evaluate": _evaluate,
+    "asked": _asked,
     "references": _references,
     "sent": _sent,
     "averaging_weight": _weight,

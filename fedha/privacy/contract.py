@@ -51,7 +51,8 @@ class Contract:
     Attributes:
         task: Recipe, training, privacy and seed: all that travels with a request.
         schedule: Whether statistics and evaluations ride along with updates.
-        sections: Those of data and model of a config, as plain values; empty where an app brings its own.
+        sections: Those of data and model of a config, as plain values, and the metrics that it asks for; empty where
+            an app brings its own.
         evaluate: Parts of the domain that are evaluated; None: what the task allows.
         numbers: What goes along with answers, of `NUMBERS`; the others are left out.
         repeats: How many answers may be asked for again in all, of each kind: by a run that is resumed, by one that
@@ -175,17 +176,18 @@ def task_terms(task: Task) -> dict[str, Any]:
     recipe["terms"] = {term.pop("statistic"): term for term in terms}
     parts = {
         "recipe": recipe,
-        "training": task.training.model_dump(mode="json"),
+        "training": task.training.model_dump(mode="json", exclude={"stop"}),  # when it ends is the server's affair
         "privacy": task.privacy.model_dump(mode="json"),
     }
     return {**dict(flat(parts)), "seed": task.seed}
 
 
 def sections_of(config: Config) -> dict[str, Any]:
-    """What of a config decides a client's data and network, but for where its files are."""
+    """What of a config decides a client's data, network and what it counts, but for where its files are."""
     model = {name: value for name, value in config.model.model_dump(mode="json").items() if name not in _STARTS}
     sections = {"data": config.data.model_dump(mode="json"), "model": model}
-    return _without_places(sections, "")
+    counted = {"metrics": list(config.evaluation.metrics), "groups": config.evaluation.groups}
+    return _without_places(sections, "") | ({"evaluation": counted} if any(counted.values()) else {})
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
