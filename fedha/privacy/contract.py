@@ -66,9 +66,9 @@ class Contract:
         FedhaError: A part or a number that there is not, a key that is none, or a negative number of repeats.
     """
 
-    task: Task
+    task: Task = field(hash=False)
     schedule: Literal["exact", "piggyback"] = "exact"
-    sections: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Any] = field(default_factory=dict, hash=False)
     evaluate: tuple[str, ...] | None = None
     numbers: tuple[str, ...] = NUMBERS
     repeats: int | None = -1
