@@ -114,9 +114,10 @@ def show_federation(folder: Path, names: Sequence[str]) -> None:
     """Say what the sites agreed to, as far as their folders are here."""
     from fedha.deploy.contracts import FOLDER, read_all
 
-    for agreement in read_all(folder / FOLDER):
+    agreements = read_all(folder / FOLDER)
+    for agreement in agreements:
         _tell(agreement)
-    for name in names:
+    for name in names if agreements else ():
         site = folder / "clients" / name / FOLDER
         if site.is_dir():
             told = ", ".join(one.name for one in read_all(site)) or "nothing"

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from fedha.config import LocalConfig, PrivacyConfig, TrainingConfig
-from fedha.privacy.agreed import exchanges
 from fedha.privacy.contract import NUMBERS, Contract
 from fedha.schema import shown
 from fedha.training import PARTS
@@ -15,7 +14,7 @@ _PRIVACY_SAID = ("protect", "secure_aggregation", "threshold", "minimum", "bound
 def in_words(held: Contract) -> list[str]:
     """What a client that holds it may be asked, a line each."""
     task, training = held.task, held.task.training
-    measured = "; then ".join(", ".join(group) for group in exchanges(task)) or "nothing"
+    measured = "; then ".join(", ".join(group) for group in held.exchanges) or "nothing"
     weights = ", ".join(f"{term.statistic} × {term.weight:g}" for term in task.recipe.terms) or "no penalty"
     return [
         f"Recipe {task.recipe.name} (weight {task.recipe.weight:g}): {weights}.",
