@@ -46,7 +46,7 @@ def accept(
     if Path(what).is_file() or not is_own(what):
         found = bundle.describe(bundle.read(Path(what)))
         _show(found)
-        line = accepted.bundle_line(found)
+        line = accepted.bundle_line(found.digest, found.name, found.version)
     else:
         line = accepted.code_line(what)
     if look:

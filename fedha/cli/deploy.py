@@ -278,8 +278,7 @@ def show(to: To) -> None:
     _say(f"Server: {record.address}, also known as {', '.join(record.hosts) or 'nothing else'}")
     for client in record.clients:
         _say(f"Client {client.name}: partition {client.partition_id}")
-    ours = bundle.describe(bundle.own())
-    _say(f"Runs bring {ours.name} {ours.version}, SHA-256 {ours.digest}")
+    _say(f"Runs bring {bundle.NAME} {bundle.VERSION}, SHA-256 {bundle.DIGEST}")
     contracts.show_federation(to, record.names)
     if _show(record.ends()):
         raise typer.Exit(1)

@@ -58,12 +58,13 @@ from fedha.errors import FedhaError, StoppedError
 from fedha.features import Keeping, forget
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
-from fedha.flower.client import Clients, check_server, client_id_of, recall_lasting, register, state_record
+from fedha.flower.client import Clients, check_server, client_id_of, kept, recall_lasting, register, state_record
 from fedha.flower.failure import telling
 from fedha.flower.guarded import errors_by_kind, is_protected
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.outside import outside
-from fedha.flower.secure_wire import settings_mark
+from fedha.flower.secure_client import proposes_evaluation
+from fedha.flower.secure_wire import REVEAL, settings_mark
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import CONSTANTS, pack_tensors, sent_constants, unpack_tensors
 from fedha.models import SplitModel, build
@@ -102,7 +103,7 @@ def deployed_server_app() -> ServerApp:
                 asked.config,
                 inside(runs, str(asked.folder)),
                 target_root=None if own is None else Path(own),
-                start=None if start is None else inside(runs, str(start)),
+                start=None if start is None else inside(runs, str(start.run)),
             )
             resume = bool(context.run_config.get("resume", False))
             here = _attendance(str(context.run_config.get("sites", "")))
@@ -190,9 +191,12 @@ def _remembering(clients: Clients, job: Job, kind: str, content: RecordDict, con
     averages = run_folder(_cache(), f"{lasting(job.config)} {job.folder} {client_id_of(context)}")
     averaging, number = remembers(job.config), _round(content)
     if averaging and number is not None:  # what is evaluated is the model after its round
-        recall_lasting(context.state, recall(averages, number + (kind == "evaluate")))
+        after_round = kind == "evaluate" or proposes_evaluation(content)
+        recall_lasting(context.state, recall(averages, number + after_round))
+    before = kept(context.state)
     reply = clients.answer(kind, content, context)
-    if averaging and number is not None and kind == "train":
+    moved = kind == REVEAL and kept(context.state) is not before  # in secure sums it is remembered at their end
+    if averaging and number is not None and (kind == "train" or moved):
         after = state_record(context.state) or ArrayRecord()
         remember(averages, number, unpack_tensors(after), keep=job.config.checkpoint.every + 2)
     return reply
@@ -284,6 +288,11 @@ def _clients(
             f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "
             "domain of its own; set it to 1"
         )
+    if config.data.partition is not None:
+        raise FedhaError(
+            "data.partition divides what is in one place, but each site of a deployment holds a domain of its own; "
+            "leave it out"
+        )
     key = None
     if config.privacy.protect == "examples":
         key = side_key(_cache(), None if agreed is None else agreed.key)
@@ -306,11 +315,11 @@ def _clients(
         account = Account() if limits is None else account_of(_cache(), own.root, client_id)
         return Site("cryptographic", limits, account)
 
-    party, threads = site_party(config), config.engine.threads
+    party, threads = site_party(config, _cache() / "secure"), config.engine.threads
     if party is not None and mark:
         party = replace(party, settings=mark)
     place = _cache() / "features" if limits is not None and limits.cache_features else None
-    keeping = Keeping(place, config.model.features.precision, private=True)
+    keeping = replace(Keeping.of(config.model.features), cache=place, private=True)
     return Clients(
         model, load, threads=threads, device=device(config), party=party, site=site, keeping=keeping, contract=agreed
     )

@@ -16,7 +16,7 @@ from fedha.deploy.certificates import Authority, make_identity, read_authority
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.locations import InitFolder, Locations, find_init_folder
 from fedha.deploy.names import check_client
-from fedha.deploy.signing import new_signing_key, roster_entries
+from fedha.deploy.signing import new_signing_key, roster_entries, signer_of
 from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError
 from fedha.privacy.secure.delegation import write_roster
@@ -49,14 +49,14 @@ def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]
     identity = make_identity(name)
     client = Client(name=name, partition_id=record.places, ends=issued.ends)
     signing = new_signing_key(identity, client.partition_id, name)
-    before = roster_entries(init_folder.roster)
-    roster = write_roster([*before.values(), signing.entry])
+    before, signer = roster_entries(init_folder.roster, authority), signer_of(authority)
+    roster = write_roster([*before.values(), signing.entry], signer)
     former = tuple(one for one in record.former if one != name)
     added = {"clients": (*record.clients, client), "places": record.places + 1, "former": former}
     changed = record.model_copy(update=added)
     secret = material.site_secrets(authority, issued, identity, signing)
     with ExitStack() as undo:
-        undo.callback(_share_roster, init_folder, record, write_roster(before.values()), user)
+        undo.callback(_share_roster, init_folder, record, write_roster(before.values(), signer), user)
         _make_site(init_folder, changed, client, secret, roster, user, split=secrets.token_hex(32))
         undo.callback(tree.remove, init_folder.site(name))
         _share_roster(init_folder, record, roster, user)
@@ -85,7 +85,7 @@ def remove_client(folder: Path, name: str, now: datetime, user: Owner) -> list[s
     Raises:
         FedhaError: There never was such a client, it is the last one, or the folder is not the whole one.
     """
-    init_folder, place, record, _ = _opened(folder)
+    init_folder, place, record, authority = _opened(folder)
     if name in record.former:
         return [f"{name} was removed before, and nothing was changed"]
     client = record.client(name)
@@ -93,13 +93,13 @@ def remove_client(folder: Path, name: str, now: datetime, user: Owner) -> list[s
         raise FedhaError(f"{name} is the federation's only client; add another before you remove it")
     clients = tuple(one for one in record.clients if one.name != name)
     changed = record.model_copy(update={"clients": clients, "former": (*record.former, name)})
-    entries = roster_entries(init_folder.roster)
-    roster = write_roster(entry for where, entry in entries.items() if where != client.partition_id)
+    entries, signer = roster_entries(init_folder.roster, authority), signer_of(authority)
+    roster = write_roster((entry for where, entry in entries.items() if where != client.partition_id), signer)
     with ExitStack() as undo:
         for path in (place.public_key(name), init_folder.site(name)):
             if path.exists():
                 undo.callback(path.rename(_aside(path, now)).rename, path)
-        undo.callback(_share_roster, init_folder, changed, write_roster(entries.values()), user)
+        undo.callback(_share_roster, init_folder, changed, write_roster(entries.values(), signer), user)
         _share_roster(init_folder, changed, roster, user)
         undo.callback(_write, place.record, inventory.to_yaml(record).encode(), user)
         _record(init_folder, place, changed, user)
@@ -152,7 +152,8 @@ def rotate_client(folder: Path, name: str, now: datetime, user: Owner) -> Path:
     issued = material.node_certificate(authority, name, now, record.days)
     identity = make_identity(name)
     signing = new_signing_key(identity, client.partition_id, name)
-    roster = write_roster({**roster_entries(init_folder.roster), client.partition_id: signing.entry}.values())
+    entries = {**roster_entries(init_folder.roster, authority), client.partition_id: signing.entry}
+    roster = write_roster(entries.values(), signer_of(authority))
     secret = material.site_secrets(authority, issued, identity, signing)
     renewed = client.model_copy(update={"ends": issued.ends})
     clients = tuple(renewed if one.name == name else one for one in record.clients)

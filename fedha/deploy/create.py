@@ -11,7 +11,7 @@ from fedha.deploy.certificates import make_authority, make_identity
 from fedha.deploy.contracts import Agreement
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.locations import InitFolder
-from fedha.deploy.signing import new_signing_key
+from fedha.deploy.signing import new_signing_key, signer_of
 from fedha.deploy.tree import Owner
 from fedha.privacy.secure.delegation import write_roster
 
@@ -61,7 +61,7 @@ def create(
     signers = {
         name: new_signing_key(identities[name], client_id, name) for client_id, name in enumerate(wanted.clients)
     }
-    roster = write_roster(one.entry for one in signers.values())
+    roster = write_roster((one.entry for one in signers.values()), signer_of(authority))
     server = material.server_certificate(authority, tuple(wanted.hosts), now, wanted.days)
     nodes = {name: material.node_certificate(authority, name, now, wanted.days) for name in wanted.clients}
     record = Inventory(

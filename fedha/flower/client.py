@@ -231,7 +231,11 @@ class Clients:
             told = replace(told, input_shape=client.domain.train.shape, kinds=kinds, other=other)
             return handshake.greeted(pack_reply(told))
         if kind in STEPS:
-            return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
+            before = client.state
+            reply = secure_client.answer_step(self._sworn(), kind, client, content, context)
+            if client.state is not before:
+                _remember(client, context)
+            return pack_reply(reply)
         if request is None:
             with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
                 request = unpack_request(content, kind, self._device)
@@ -245,6 +249,7 @@ class Clients:
             with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
                 client = self._working(client, context, request)
                 reply = self._agreed(_ANSWERS[kind](client, request))
+            _remember(client, context)
         else:
             few = admit(client, kind, request, tells_examples=self._party.tells_examples)
             self._check_parameters(client, request)
@@ -259,8 +264,7 @@ class Clients:
                 return self._agreed(_ANSWERS[kind](client, opened.request))
 
             secrets, reply = secure_client.answer(self._party, opened, client, work)
-            secure_client.store(context, secrets)
-        _remember(client, context)
+            secure_client.store(self._party, context, opened, secrets, client)
         return pack_reply(reply, in_place=self._in_place)
 
     def _held(self, kind: str, content: RecordDict, context: Context) -> Request | None:
@@ -355,9 +359,8 @@ class Clients:
             secure_client.answer(party, question, client, partial(self._agreed, reply))
             for question, client, reply in zip(opened, clients, plain, strict=True)
         ]
-        for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
-            secure_client.store(context, secrets)
-            _remember(client, context)
+        for client, context, question, (secrets, _) in zip(clients, contexts, opened, masked, strict=True):
+            secure_client.store(party, context, question, secrets, client)
         return [plain_reply(reply) for _, reply in masked]
 
     def _sworn(self) -> Party:
@@ -424,6 +427,11 @@ class Clients:
         """
         parts = divided(client.model, client.domain.train.form)
         if parts is None:
+            if self._keeping.views:
+                raise FedhaError(
+                    f"model.features.views is {self._keeping.views}, but no part of the network that gives features is "
+                    "frozen; set model.frozen: true, or leave it out"
+                )
             return client
         key = (context.run_id, context.node_id)
         if key not in self._behind:
@@ -437,7 +445,8 @@ class Clients:
         rows, asked = len(client.domain.train), {*request.evaluate, *(("train",) if request.kind != "evaluate" else ())}
         for part in sorted(asked.intersection(PARTS) - done):
             title, whole = f"{client.domain.client_name}, {part}", sum(step_sizes(request.task, rows)) >= rows
-            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole)
+            trained = part == "train"
+            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole, trained=trained)
             own = found.domain
             found.domain = replace(own, train=made) if part == "train" else replace(own, held_out=made)
             done.add(part)
@@ -500,6 +509,11 @@ def state_record(state: RecordDict) -> ArrayRecord | None:
     """
     known = lasting(state.array_records.get(_STATE, ArrayRecord()))
     return array_record(known) if known else None
+
+
+def kept(state: RecordDict) -> ArrayRecord | None:
+    """What a node remembers, as its context holds it; another one as soon as that is another."""
+    return state.array_records.get(_STATE)
 
 
 def restore_state(state: ArrayRecord | None) -> RecordDict:

@@ -52,7 +52,8 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
         found = _refuse_head(request, model, limits)
     found = found or _refuse_foreign(kind, request) or _refuse_unsent(kind, request, limits)
     if found is None and site.limits is not None:
-        found = _refuse_more(site, limits, kind, request, domain)
+        with site.account.locked():  # what is decided here is entered before anybody else decides
+            found = _refuse_more(site, limits, kind, request, domain)
     return found
 
 
@@ -165,7 +166,6 @@ def _refuse_more(site: Site, limits: Limits, kind: str, request: Request, domain
     The round's number is the server's word, so nothing is made of it: how often each thing was answered is counted.
     """
     now, book, asked = site.clock(), site.account, _asked(kind, request) | ({_UPDATE} if kind == "train" else set())
-    book.read()
     if limits.rounds_per_hour is not None:
         rate = Rate(limits.rounds_per_hour, HOUR)
         for name in sorted(asked):
