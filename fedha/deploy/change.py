@@ -4,13 +4,14 @@ The roster alone is written anew in its place: it holds no secret, and nothing t
 that has ended.
 """
 
+import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
 from fedha import atomic
-from fedha.deploy import compose, inventory, material, tree
+from fedha.deploy import compose, contracts, inventory, material, tree
 from fedha.deploy.certificates import Authority, make_identity, read_authority
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.locations import InitFolder, Locations, find_init_folder
@@ -56,7 +57,7 @@ def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]
     secret = material.site_secrets(authority, issued, identity, signing)
     with ExitStack() as undo:
         undo.callback(_share_roster, init_folder, record, write_roster(before.values(), signer), user)
-        _make_site(init_folder, changed, client, secret, roster, user)
+        _make_site(init_folder, changed, client, secret, roster, user, split=secrets.token_hex(32))
         undo.callback(tree.remove, init_folder.site(name))
         _share_roster(init_folder, record, roster, user)
         _write(place.public_key(name), identity.public, user)
@@ -176,11 +177,19 @@ def _opened(folder: Path) -> tuple[InitFolder, Locations, Inventory, Authority]:
 
 
 def _make_site(
-    init_folder: InitFolder, record: Inventory, client: Client, secret: dict[str, bytes], roster: bytes, user: Owner
+    init_folder: InitFolder,
+    record: Inventory,
+    client: Client,
+    secret: dict[str, bytes],
+    roster: bytes,
+    user: Owner,
+    split: str = "",
 ) -> None:
     site = init_folder.site(client.name)
     site.parent.mkdir(mode=0o700, exist_ok=True)
-    tree.make(site, material.site_files(record, client, secret, roster, user), lambda beside: tree.give(beside, user))
+    agreed = contracts.files_of(contracts.read_all(init_folder.folder / contracts.FOLDER), split=split)
+    files = {**material.site_files(record, client, secret, roster, user), **agreed}
+    tree.make(site, files, lambda beside: tree.give(beside, user))
 
 
 def _share_roster(init_folder: InitFolder, record: Inventory, roster: bytes, user: Owner) -> None:
