@@ -39,6 +39,7 @@ class Task:
         if self.training.mode == "local":
             object.__setattr__(self, "recipe", in_local_steps(self.recipe))
         problem = self.training.weighs_by_counts(self.privacy.protect, self.privacy.secure_aggregation)
+        problem = problem or self.training.uncovered(self.recipe, self.privacy.protect)
         if problem:
             raise FedhaError(problem)
         _ = self.rules  # what is wrong with them is said where the task is made: at the server and at every client
@@ -68,6 +69,7 @@ class Request:
         kind: What is asked.
         running: The parts of the global model that move beside them, by name (`fedha.models.state`).
         constants: Digest of what of the model never moves; "" where nothing is said of it.
+        contract: Digest of what was agreed on (`fedha.privacy.contract`), as the server has it.
     """
 
     task: Task
@@ -82,6 +84,7 @@ class Request:
     kind: Kind = "train"
     running: Mapping[str, Tensor] = field(default_factory=dict)
     constants: str = ""
+    contract: str = ""
 
 
 @dataclass(frozen=True)

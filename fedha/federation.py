@@ -29,7 +29,7 @@ from fedha.reference import domain_means, weighted_mean
 from fedha.rules import applied
 from fedha.rules.rule import Answers, Cohort
 from fedha.schedule import counts_steps, rate_factor, step_factors
-from fedha.steps import check_steps
+from fedha.steps import check_steps, moving_in
 from fedha.training import PARTS
 from fedha.verdict import problem, refused
 
@@ -95,6 +95,31 @@ class Server:
     def state(self) -> dict[str, Tensor]:
         """The whole global model, as ``load_state_dict`` takes it strictly."""
         return State(self.parameters, self.running, dict(self.constants), self.kinds).whole()
+
+    def shown(self, *, over: bool) -> dict[str, Tensor]:
+        """The whole model that is evaluated and kept: the global one, unless a rule averages those of several rounds.
+
+        Args:
+            over: Whether training is.
+        """
+        parameters = applied.shown(self.task.rules, self.states, self.parameters, over)
+        return State(parameters, self.running, dict(self.constants), self.kinds).whole()
+
+    @property
+    def shows_another(self) -> bool:
+        """Whether what is evaluated is another model than the one that is trained."""
+        return any(rule.shows is not None for rule in self.task.rules)
+
+    @property
+    def hears(self) -> bool:
+        """Whether a rule goes by how good the trained model is on what is held out."""
+        return any(rule.hears is not None for rule in self.task.rules)
+
+    def hear(self, held_out: Mapping[str, Mapping[str, float]]) -> None:
+        """Tell the rules how good the trained model is on what is held out, by source domain."""
+        risks = [one["risk"] for one in held_out.values() if "risk" in one]
+        if risks:
+            self.states = applied.heard(self.task.rules, self.states, sum(risks) / len(risks))
 
     def gather(self, round: int, members: Sequence[Member]) -> list[Member]:
         """Draw a round's clients.
@@ -165,7 +190,7 @@ class Server:
         self.evaluated = pool_evaluations(answered)
         answers = self._answers(mean, round, len(answered))
         parameters, self.states = applied.aggregated(rules, self.states, answers)
-        self.parameters |= parameters
+        self.parameters |= moving_in(self.task.training, round, parameters)
         self.running = {name: _moved(value, mean[f"{RUNNING}{name}"]) for name, value in self.running.items()}
         return {**_summary(self.task, round, answered), **self._rates(round, answers.rate)}
 
@@ -186,7 +211,7 @@ class Server:
 
     def _answers(self, mean: Mapping[str, Tensor], round: int, answered: int) -> Answers:
         """What a round's clients answered together, as the rules see it."""
-        training, recipe = self.task.training, self.task.recipe
+        training = self.task.training
         usual = next(rule.rate for rule in self.task.rules if rule.aggregate is not None)
         rate = usual if training.learning_rate is None else training.learning_rate
         update = {name: mean[name] for name in self.parameters}
@@ -200,7 +225,7 @@ class Server:
             rate,
             len(self.members),
             answered,
-            restart=bool(recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1),
+            restart=_restarts(self.task, round),
         )
 
     def _mean(
@@ -245,6 +270,13 @@ class Server:
             return mean
         every = ((name, mean.get(name)) for name in self.parameters)
         return {name: torch.zeros_like(self.parameters[name]) if value is None else value for name, value in every}
+
+
+def _restarts(task: Task, round: int) -> bool:
+    """Whether the server's optimiser begins afresh: a warm-up has ended, or the head is no longer trained alone."""
+    recipe, probed = task.recipe, task.training.head_rounds
+    warmed = bool(recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1)
+    return warmed or bool(probed and round == probed + 1)
 
 
 def _moved(value: Tensor, by: Tensor) -> Tensor:
@@ -383,6 +415,7 @@ def _answering(replies: Sequence[Reply], weights: Mapping[int, float]) -> Cohort
         {one.client_id: one.domain for one in replies},
         {one.client_id: one.metrics["risk"] for one in replies if "risk" in one.metrics},
         {one.client_id: one.examples for one in replies},
+        {one.client_id: one.tensors for one in replies},
     )
 
 

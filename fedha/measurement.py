@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedha import nonlinear, sketches, statistics
+from fedha import nonlinear, random_features, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments
 from fedha.models.random_layers import Key, drawing
@@ -120,6 +120,13 @@ class Piece:
         with _differentiable("hutchinson_diagonal"):
             value: Tensor = functions.hutchinson_diagonal(*self.view.arguments, self.features, self.targets, signs)
         return value
+
+    def random_features(self, what: str) -> Tensor:
+        """Means over these rows of random Fourier features of their `representation`, or of their `losses`."""
+        values = self.representation.flatten(1) if what == "representation" else self.losses[:, None]
+        around, kernels = self.around, random_features.KERNELS[what]
+        drawn = random_features.drawn(around.seed, around.round, what, kernels, around.probes, values.shape[1])
+        return random_features.fourier(values, drawn.to(values)).mean(0)
 
     def refuse_large(self, name: str, advice: str) -> None:
         """Refuse a head whose whole Hessian is too large.

@@ -30,6 +30,7 @@ from fedha.rules.table import named_rule
 from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener, Silent
+from fedha.runs.wording import flat
 
 _PROCESSES = {"ray": "workers", "flower": "processes"}
 
@@ -54,7 +55,7 @@ class Result:
     @property
     def history(self) -> list[dict[str, Any]]:
         """A flat row a round, as ``pandas.DataFrame`` takes it: ``risk/photo``, ``target/sketch/accuracy``, …"""
-        return [_flat(record) for record in self.records]
+        return [flat(record) for record in self.records]
 
     @property
     def model(self) -> SplitModel:
@@ -255,10 +256,3 @@ def _placed(config: Config) -> Config:
 
 def _plain(value: Any) -> Any:
     return value.model_dump() if isinstance(value, BaseModel) else value
-
-
-def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for name, value in record.items():
-        row |= _flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return row

@@ -13,6 +13,7 @@ from fedha.config import load
 from fedha.data import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.models import SplitModel
+from fedha.report.baselines import beside_table, rule_table
 from fedha.report.formats import render
 from fedha.report.tables import recipe_table
 from fedha.run import execute
@@ -26,7 +27,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 def test_the_page_of_recipes_is_the_table() -> None:
     written = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    assert written == render(recipe_table(classes=2, features=128, parameters=16_770), "markdown"), "run `make docs`"
+    tables = (recipe_table(classes=2, features=128, parameters=16_770), rule_table(), beside_table())
+    assert written == "\n".join(render(table, "markdown") for table in tables), "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -24,7 +24,7 @@ from fedha.audit.sent import Sent
 from fedha.audit.settings import Settings, chosen_rounds
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_domains
 from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.flower.serve import load_domains
@@ -80,9 +80,7 @@ def examine(
             "alone: what they find would say too little; audit a run without them"
         )
     domains = load_domains(config)
-    subject = Subject(
-        config, domains, client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
-    )
+    subject = Subject(config, domains, client_domains(domains, config.data, config.seed[0]))
     with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
         folder = keep or Path(place)
         final = _replayed(subject, rounds, folder, progress)

@@ -15,7 +15,7 @@ from fedha.audit.overheard import ListeningGrid
 from fedha.audit.releases import releases_of, shows_single_clients
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_domains
 from fedha.engine.inline import inline_grid
 from fedha.errors import FedhaError
 from fedha.flower.serve import Job, serve
@@ -74,11 +74,7 @@ def replay(
     Raises:
         FedhaError: As in `fedha.run.execute`; or a single client's tensors were sent where none may be.
     """
-    held = (
-        client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
-        if clients is None
-        else clients
-    )
+    held = client_domains(domains, config.data, config.seed[0]) if clients is None else clients
     examples = {client_id: len(one.train) for client_id, one in enumerate(held)}
     grid = ListeningGrid(inline_grid(config, domains, held), rounds if keep else ())
     shown: list[HessianAlignment] = []

@@ -9,7 +9,7 @@ import click
 import typer
 from typer.core import TyperCommand
 
-from fedha.cli import deployed
+from fedha.cli import accept, deployed
 from fedha.errors import FedhaError
 
 app = typer.Typer(
@@ -257,12 +257,13 @@ def show(to: To) -> None:
 
     [cyan]fedha deploy show --to deployment[/cyan]
     """
-    from fedha.deploy import locations
+    from fedha.deploy import bundle, locations
 
     record = locations.find(to).inventory()
     _say(f"Server: {record.address}, also known as {', '.join(record.hosts) or 'nothing else'}")
     for client in record.clients:
         _say(f"Client {client.name}: partition {client.partition_id}")
+    _say(f"Runs bring {bundle.NAME} {bundle.VERSION}, SHA-256 {bundle.DIGEST}")
     if _show(record.ends()):
         raise typer.Exit(1)
 
@@ -287,3 +288,5 @@ def _say(text: str) -> None:
 
 app.command("run")(deployed.run)
 app.command("resume")(deployed.resume)
+app.command("accept")(accept.accept)
+app.command("bundle")(accept.write_bundle)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from fedha.config.data import DataConfig
+from fedha.config.data import DataConfig, keys_of
 from fedha.config.model import ModelConfig
 from fedha.config.privacy import PrivacyConfig
 from fedha.config.recipe import RecipeConfig
@@ -13,7 +13,7 @@ from fedha.config.section import ELSEWHERE, MAY_CHANGE, Section
 from fedha.config.training import TrainingConfig
 from fedha.errors import FedhaError
 from fedha.registry import statistic
-from fedha.rules.table import RULES, allow
+from fedha.rules.table import RULES, allow, named_rule
 
 POOLED = "all sources"  # stands in the place of domains' names where secure sums are all that the server learns
 
@@ -78,6 +78,22 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _steps_are_covered(self) -> "Config":
+        for recipe in self.recipe:
+            if problem := self.training.uncovered(recipe.resolve(), self.privacy.protect):
+                raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _averaging_fits(self) -> "Config":
+        if self.training.weight_averaging is not None and self.federation.schedule == "piggyback":
+            raise ValueError(
+                "training.weight_averaging shows another model than the one that is trained, which is what clients "
+                "evaluate as they train where federation.schedule is 'piggyback'; set that to exact"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batches_fit_recipe(self) -> "Config":
         size = self.training.local.batch_size if self.training.mode == "local" else None
         for recipe in self.recipe if size is not None and self.privacy.protect != "examples" else ():
@@ -93,8 +109,10 @@ class Config(Section):
     def _rule_fits(self) -> "Config":
         """What a rule of the table refuses is said where the config is read; somebody's own is made where it runs."""
         allow(self.training.optimizer)
-        name = self.training.optimizer
-        if isinstance(name, str) and name in RULES and RULES[name].at_clients:
+        allow(self.training.weight_averaging)
+        given = self.training.optimizer
+        name, options = ("", {}) if given is None else named_rule(given)
+        if name in RULES and (RULES[name].at_clients or any(one in RULES[name].options for one in options)):
             from fedha.rules.found import refusal, server_rule  # which know tensors, and are slow to import
 
             try:
@@ -111,6 +129,16 @@ class Config(Section):
             raise ValueError(
                 "data.augment changes an image by its place among the others, which privacy.protect: examples does not "
                 "allow: what one example sends must not depend on another; set data.augment: none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_of_changed_images(self) -> "Config":
+        views, own = self.model.features.views, {"options", "digest"} & {*keys_of(self.data.name)}
+        if views and self.data.augment == "none" and not own:
+            raise ValueError(
+                f"model.features.views is {views}, but data.augment is none, so that an input has one view; set "
+                "data.augment, or leave views out"
             )
         return self
 

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedha.config import DataConfig
@@ -166,13 +168,28 @@ def read(path: Path, config: DataConfig, cut: Cut | None = None) -> Domain:
         notes.append(f"{left_out} of {len(labels)} rows have no label ({config.unlabelled}) and are left out")
     layout = layout_of(str(path), found["inputs"].dtype, found["inputs"].shape, config)
     notes += [layout.note] if layout.note else []
-    if unread := sorted(found.keys() - {"inputs", "labels", "groups"}):
+    known = _column(path, found, config.partition_column, len(labels))
+    if unread := sorted(found.keys() - {"inputs", "labels", "groups", *known}):
         notes.append(f"of the archive only inputs, labels and groups are read, not {', '.join(unread)}")
-    whole = _whole(path, found["inputs"], mapped, layout, labels, groups).counted()
+    whole = replace(_whole(path, found["inputs"], mapped, layout, labels, groups), metadata=known).counted()
     if left_out:
         whole = _ordered(whole, ~out, out)
     name = path.name if path.is_dir() else path.stem
     return _divided(name, whole, cut, tuple(notes))
+
+
+def _column(path: Path, found: Mapping[str, Member], name: str | None, rows: int) -> dict[str, NDArray[Any]]:
+    """The array that clients are made by, if there is one of that name; ``group`` stands for the groups."""
+    own = "groups" if name == "group" and "group" not in found else name
+    if name is None or own is None or own not in found:
+        return {}
+    values = read_values(path, found[own])
+    if values.shape != (rows,) or values.dtype.kind not in "iubUS":
+        raise FedhaError(
+            f"{own} of {path} have type {values.dtype} and shape {values.shape}, but data.partition makes clients by "
+            f"them; they must be integers or texts, one a label, [{rows}]"
+        )
+    return {name: values}
 
 
 def _mapped(path: Path, found: Mapping[str, Member]) -> Mapped | None:

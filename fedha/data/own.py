@@ -24,9 +24,9 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
 
     Args:
         config: Names it; its options are the function's arguments. Where its signature names them it also gets
-            ``root``, ``seed``, ``held_out``, ``split``, ``cut``, ``target``, ``sources``, ``classes`` and ``alone``
-            (below); what it draws from torch's global generator is drawn from the run's seed. Its target names the
-            unseen ones.
+            ``root``, ``seed``, ``held_out``, ``split``, ``cut``, ``target``, ``sources``, ``classes``, ``alone``
+            (below) and ``partition_column``, the metadata that clients are made by; what it draws from torch's global
+            generator is drawn from the run's seed. Its target names the unseen ones.
         cut: Offered, for `fedha.data.split`.
         alone: Whether it is a site's, which need not have the others' domains.
 
@@ -113,6 +113,7 @@ def _made(function: object, config: DataConfig, cut: Cut, alone: bool) -> object
         "sources": config.sources,
         "classes": config.classes,
         "alone": alone,
+        "partition_column": config.partition_column,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(cut.seed, "data", "own").initial_seed())

@@ -6,6 +6,7 @@ What belongs to a machine is in its environment, not in the config that travels:
 - ``FEDHA_DATA``: the folder of a client's own data, or of the target's for the server, if it has any; default:
   data.root of the config.
 - ``FEDHA_CACHE``, a client's: where it may keep what it needs again; default: ``~/.cache/fedha``.
+- ``FEDHA_ACCEPTED``, a client's: the site's file of accepted code (`fedha.deploy.accepted`): what a config may name.
 - ``FEDHA_LIMITS``, a client's: a YAML file with what this site allows (`fedha.privacy.limits`); default: no limits. The
   account of what it released is kept below FEDHA_CACHE. No server has a say in either, nor in where noise comes from.
 - For secure sums, what `fedha.deploy.party` names.
@@ -20,6 +21,7 @@ import os
 import re
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from logging import WARNING
 from pathlib import Path, PurePosixPath
@@ -34,6 +36,8 @@ from fedha import data
 from fedha.config import Config, DataConfig, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.data.part import no_part
+from fedha.deploy import accepted
+from fedha.deploy.accepted import check_named, only_this
 from fedha.deploy.account_file import account_of
 from fedha.deploy.memory import (
     forget_copies,
@@ -96,7 +100,7 @@ def deployed_server_app() -> ServerApp:
                 asked.config,
                 inside(runs, str(asked.folder)),
                 target_root=None if own is None else Path(own),
-                start=None if start is None else inside(runs, str(start)),
+                start=None if start is None else inside(runs, str(start.run)),
             )
             resume = bool(context.run_config.get("resume", False))
             here = _attendance(str(context.run_config.get("sites", "")))
@@ -127,9 +131,13 @@ def deployed_client_app() -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
+        with only_this(accepted.here()):
+            return answered(message, context)
+
+    def answered(message: Message, context: Context) -> Message:
         if message.metadata.message_type == "query.introduce":
             check_server(message.content)  # before the config, which another version may not read
-        job = job_from(context, Path())
+        job = _site_job(context)
         settings, client_id = job.config.model_dump_json(), client_id_of(context)
         kind, content = message.metadata.message_type, whole(message.content, _cache())
         if content is None:
@@ -159,6 +167,21 @@ def deployed_client_app() -> ClientApp:
 
     register(app, telling(answer, protected, traces=False))
     return app
+
+
+def _site_job(context: Context) -> Job:
+    """What a run asks a site for; it names no file here, and no code that this site has not accepted.
+
+    Raises:
+        FedhaError: It does, or its config is wrong.
+    """
+    if not context.run_config.get("settings"):
+        raise FedhaError(
+            "the run brings no settings of its own, and a site reads no file for one; use `fedha deploy run`"
+        )
+    job = job_from(context, Path())
+    check_named(job.config)
+    return job
 
 
 def _attendance(told: str) -> Attendance:
@@ -237,6 +260,11 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
             f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "
             "domain of its own; set it to 1"
         )
+    if config.data.partition is not None:
+        raise FedhaError(
+            "data.partition divides what is in one place, but each site of a deployment holds a domain of its own; "
+            "leave it out"
+        )
     key = side_key(_cache()) if config.privacy.protect == "examples" else None
     forget_copies(_cache())
     if limits is None or not limits.cache_features or (own.root is not None and not own.root.exists()):
@@ -259,7 +287,7 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
 
     party, threads = site_party(config, _cache() / "secure"), config.engine.threads
     place = _cache() / "features" if limits is not None and limits.cache_features else None
-    keeping = Keeping(place, config.model.features.precision, private=True)
+    keeping = replace(Keeping.of(config.model.features), cache=place, private=True)
     return Clients(model, load, threads=threads, device=device(config), party=party, site=site, keeping=keeping)
 
 

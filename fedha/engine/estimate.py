@@ -10,6 +10,7 @@ from fedha.client import Client
 from fedha.cohort import cohort_size
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet
+from fedha.data.partition import client_count
 from fedha.engine.plan import Plan
 from fedha.exchange import Request, Task
 from fedha.models import build
@@ -46,7 +47,7 @@ def run_operations(config: Config, domains: DomainSet) -> float:
     parameters = sum(value.numel() for value in model.parameters())
     training, local = config.training, config.training.local
     examples = float(sum(len(one.train) for one in domains.sources))
-    clients = len(domains.sources) * config.data.clients_per_domain
+    clients = client_count(domains, config.data, config.seed[0])
     drawn = cohort_size(training, clients) / clients
     passes = 1.0
     if training.mode == "local":
@@ -135,7 +136,7 @@ def batching_note(config: Config, parts: Sequence[Domain], domains: DomainSet, d
     parameters = trained_parameters(model)
     clients = [Client(client_id, placed_domain(part, model), model) for client_id, part in enumerate(parts)]
     task = Task(config.recipe[0].resolve(), config.training, config.seed[0])
-    every = len(domains.sources) * config.data.clients_per_domain
+    every = client_count(domains, config.data, config.seed[0])
     weighed = any(rule.weigh is not None for rule in task.rules)
     summed = not (weighed or config.privacy.secure_aggregation or config.privacy.protect == "clients")
     reason = refusal(clients, Request(task, 1, parameters, averaging_weight=1 / every, additive=summed))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedha.config import Config, from_json, to_json
 from fedha.data.domain import Domain, DomainSet, Examples
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_domains
 from fedha.engine import ray_session
 from fedha.engine.estimate import run_operations
 from fedha.engine.host import Resources
@@ -30,12 +30,13 @@ from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
 from fedha.inputs import each, several
 from fedha.models import SplitModel, build
+from fedha.privacy.contract import contract_of
 from fedha.runs.files import typed
 from fedha.runs.listener import Listener
 
 _LEAVING_SECONDS = 10.0
 
-PackedDomain = tuple[str, int | None, list[Examples]]
+PackedDomain = tuple[str, int | str | None, list[Examples]]
 
 
 def run_ray(
@@ -46,7 +47,7 @@ def run_ray(
     Ray is started if this process has not, and stays for the process' next runs.
     """
     config = job.config
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
+    parts = client_domains(domains, config.data, config.seed[0])
     address = config.engine.address
     cluster = None if address is None else ray_session.start(0, 0, address)
     plan = make_plan(config, len(parts), look(), cluster, run_operations(config, domains))
@@ -133,7 +134,15 @@ def make_clients(
     threads = config.engine.threads
     keeping = Keeping.of(config.model.features)
     return Clients(
-        model, domain, threads=threads, device=device, party=party, site=seeded_site, stays=True, keeping=keeping
+        model,
+        domain,
+        threads=threads,
+        device=device,
+        party=party,
+        site=seeded_site,
+        stays=True,
+        keeping=keeping,
+        contract=contract_of(config, repeats=None),
     )
 
 

@@ -14,8 +14,10 @@ from flwr.serverapp import Grid
 from fedha import data, numerics
 from fedha.cohort import Member, simulated_secret
 from fedha.config import POOLED, Config, is_elsewhere
+from fedha.data import splits
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
+from fedha.data.partition import client_count, client_names
 from fedha.errors import FedhaError, listed
 from fedha.features import Keeping
 from fedha.federation import Server
@@ -33,6 +35,7 @@ from fedha.models import SplitModel, build
 from fedha.models.check import check_batch_norm, check_inputs, check_network, likely_form
 from fedha.models.state import kinds_of, named_state
 from fedha.piggyback import riders
+from fedha.privacy.contract import contract_of
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
@@ -189,7 +192,7 @@ def _serve(
         strategy.talk.attendance.domains = _domain_names(config, domains)
     elif attendance is not None:
         strategy.talk.attendance = attendance
-    setting = _learned(job, strategy, grid) if domains is None else _given(domains)
+    setting = _learned(job, strategy, grid) if domains is None else _given(config, domains)
     model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
@@ -218,13 +221,15 @@ def _serve(
         saving.save_start()
     done, pending = saving.restore() if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
-    resuming.take_up(job.folder, config, changed)
+    if resume:
+        resuming.take_up(job.folder, config, changed)
     log.truncate_after(done if pending is None else done - 1)
     if told := {one.key: {"was": one.was, "now": one.now} for one in changed if not is_elsewhere(one.key)}:
         log.append_changes(done + 1, told)
     records = runfolder.read_metrics(job.folder)
 
-    evaluated = evaluation(model, setting.targets, Keeping.of(config.model.features))
+    kept = Keeping.of(config.model.features)
+    evaluated = {part: evaluation(model, ones, kept) for part, ones in _watched(job, setting).items()}
     listener.started(config, job.folder, done + 1)
     for remark in setting.remarks:
         listener.note(remark)
@@ -236,7 +241,9 @@ def _serve(
     ended = done == config.training.rounds or bool(stopped)
     if ended or (pending is not None and not strategy.piggyback):  # it was stopped before, or while, clients evaluated
         with saving.giving_up(done, pending):
-            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out")
+            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out", over=ended)
+        if pending is not None and ended and server.hears:
+            pending |= {part: evaluate(server.shown(over=True)) for part, evaluate in evaluated.items()}
     if pending is not None and (ended or not strategy.piggyback):
         records.append(_evaluated(pending, strategy, setting, seconds))
         log.append(records[-1])
@@ -254,12 +261,15 @@ def _serve(
         stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
         last = bool(stopped) or number == config.training.rounds
         if last or number % config.evaluation.every == 0:
-            record["target"] = evaluated(strategy.begun().state)
+            record |= {part: evaluate(strategy.begun().shown(over=last)) for part, evaluate in evaluated.items()}
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
                 with saving.giving_up(number, record):
-                    seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
+                    parts = "held_out,train" if last else "held_out"
+                    seconds = _ask_to_evaluate(strategy, grid, number, parts, over=last)
+                if last and strategy.begun().hears:
+                    record |= {part: evaluate(server.shown(over=True)) for part, evaluate in evaluated.items()}
                 if strategy.talk.events:  # those of the evaluation are among them now
                     record["events"] = list(strategy.talk.events)
                 record = _evaluated(record, strategy, setting, seconds)
@@ -273,7 +283,7 @@ def _serve(
         if stopped:
             listener.note(f"training ends after round {number}: {stopped}")
             break
-    runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
+    runfolder.write_model(job.folder, strategy.begun().shown(over=True), strategy.begun().kinds)
     results = _results(job, strategy, setting, records, stopped) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
@@ -282,7 +292,7 @@ def _serve(
 
 def _client_count(config: Config, domains: DomainSet | None) -> int:
     if domains is not None:
-        return len(domains.sources) * config.data.clients_per_domain
+        return client_count(domains, config.data, config.seed[0])
     return config.federation.clients or data.source_count(config.data) * config.data.clients_per_domain
 
 
@@ -299,6 +309,7 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
         on_client_error=config.engine.on_client_error,
         privacy=config.privacy,
     )
+    strategy.talk.contract = contract_of(config).digest
     if strategy.secure is not None:
         strategy.secure.name_run(settings_mark(config))
     return strategy
@@ -310,12 +321,11 @@ def _goes_on(done: int, rounds: int) -> str:
 
 def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
     """A simulation's clients, by client id: domain after domain."""
-    clients = config.data.clients_per_domain
-    return dict(enumerate(one.name for one in domains.sources for _ in range(clients)))
+    return dict(enumerate(client_names(domains, config.data, config.seed[0])))
 
 
-def _given(domains: DomainSet) -> Setting:
-    names = tuple(one.name for one in domains.sources)
+def _given(config: Config, domains: DomainSet) -> Setting:
+    names = tuple(dict.fromkeys(client_names(domains, config.data, config.seed[0])))
     return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description)
 
 
@@ -346,12 +356,19 @@ def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | Non
     config = job.config
     if config.model.start is None:
         return None, ()
-    folder = job.start or config.model.start
+    folder = job.start or config.model.start.run
     begun, trained = start_from(model, config.model.start, folder, head=config.model.start_head)
     seen = [one.name for one in setting.targets if one.name in trained]
     told = f"the run that it starts from, {begun.run}, was trained on {listed(seen)}, which is unseen here alone"
     spent = "what the run that it starts from released of the same examples is not in this run's epsilon"
     return begun, ((told,) if seen else ()) + ((spent,) if config.privacy.protect != "nothing" else ())
+
+
+def _watched(job: Job, setting: Setting) -> dict[str, tuple[Domain, ...]]:
+    """What of the unseen domains is evaluated; of a fold, the source that is left out, whole."""
+    if job.left_out is not None:
+        return {splits.TEST: setting.targets}
+    return splits.watched(setting.targets, job.config.data, job.config.seed[0])
 
 
 def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[str, ...]) -> dict[str, Any]:
@@ -378,11 +395,18 @@ def _evaluated(
     return {**rest, "held_out": held_out, **last}
 
 
-def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:
-    """Let every client evaluate the global model; returns the seconds that it took."""
-    begun = time.perf_counter()
-    questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
-    strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str, *, over: bool) -> float:
+    """Let every client evaluate the model that is shown; returns the seconds that it took.
+
+    Where training is over, and a rule goes by what is held out, that is evaluated once more before.
+    """
+    begun, server = time.perf_counter(), strategy.begun()
+    for asked, ended in ((("held_out", False),) if over and server.hears else ()) + ((parts, over),):
+        arrays = strategy.shown(over=ended)
+        questions = strategy.configure_evaluate(number, arrays, ConfigRecord({"parts": asked}), grid)
+        strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+        if not ended:
+            server.hear(strategy.last_evaluation.get("held_out", {}))
     return time.perf_counter() - begun
 
 

@@ -20,10 +20,11 @@ from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
 from fedha.errors import FedhaError, brief
 from fedha.exchange import Kind, Reply, Request, Task
-from fedha.flower.tensor_array import TensorArray, array_record
+from fedha.flower.tensor_array import TensorArray, array_record, as_tensor
 from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
 from fedha.models.state import CONSTANT, FROZEN, digests
+from fedha.numerics import aligned
 from fedha.recipes import Recipe, Term
 from fedha.rules.table import check_allowed
 
@@ -34,6 +35,7 @@ _SHAPE, _BY_NAME, _BY_PLACE, _SECURE = "input_shape", "/", "#", "secure"
 _SENT = "rule"  # the record of what the run's rules send along
 _SHAPES, _DIGESTS = "parameters", "digests"  # of an introduction's request
 _KINDS, _OTHER = "kinds", "other"  # of an introduction's reply
+CONTRACT = "contract"  # of a request and of an introduction: the digest of what was agreed on
 _RUNNING, CONSTANTS = "running", "constants"  # records of a request; the latter also the scalar that names it
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
@@ -58,7 +60,7 @@ def pack_arrays(tensors: Mapping[str, Tensor], *, in_place: bool = False) -> dic
 
 def unpack_tensors(record: ArrayRecord, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The tensors of an ArrayRecord by name, not to be changed in place. Nothing is unpickled."""
-    return to_device({name: _tensor(array) for name, array in record.items()}, torch.device(device))
+    return to_device({name: aligned(_tensor(array)) for name, array in record.items()}, torch.device(device))
 
 
 def _tensor(array: Array) -> Tensor:
@@ -75,7 +77,7 @@ def _tensor(array: Array) -> Tensor:
     if not plain or f"'descr': {kind.str!r}".encode() not in data[10:start]:  # as somebody else writes it
         return torch.from_numpy(_as_told(array.data, kind, shape))
     values = np.frombuffer(data, dtype=kind, offset=start).reshape(shape)
-    return torch.from_numpy(values.copy())
+    return as_tensor(values).clone()
 
 
 def _as_told(data: bytes, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
@@ -141,19 +143,23 @@ def unpack_task(text: str) -> Task:
     terms = tuple(Term(**term) for term in content["recipe"].pop("terms"))
     recipe = Recipe(terms=terms, **content["recipe"])
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
-    check_allowed(training.optimizer)  # before it would be imported
+    for rule in (training.optimizer, training.weight_averaging):
+        check_allowed(rule)  # before it would be imported
     return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
 
 
-def pack_introduction(task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str]) -> RecordDict:
+def pack_introduction(
+    task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str], contract: str = ""
+) -> RecordDict:
     """What a client is told before its first round.
 
     Args:
         task: The task, packed.
         state: The global model's, if that is known.
         kinds: What becomes of its parts, if that is known.
+        contract: Digest of what was agreed on.
     """
-    scalars = ConfigRecord({"task": task})
+    scalars = ConfigRecord({"task": task, **({CONTRACT: contract} if contract else {})})
     if state:
         scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in state.items()})
         still = {name: value for name, value in state.items() if kinds.get(name, FROZEN) in CONSTANT}
@@ -199,6 +205,8 @@ def pack_request(
             scalars[name] = list(wanted)
     if request.constants:
         scalars[CONSTANTS] = request.constants
+    if request.contract:
+        scalars[CONTRACT] = request.contract
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "parameters": parameters,
         "references": references,
@@ -260,6 +268,7 @@ def _request(content: RecordDict, kind: Kind, device: torch.device | str) -> Req
         kind=kind,
         running=unpack_tensors(_record(content, _RUNNING, ArrayRecord), device) if _RUNNING in content else {},
         constants=str(scalars.get(CONSTANTS, "")),
+        contract=str(scalars.get(CONTRACT, "")),
     )
 
 

@@ -2,8 +2,9 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.table import Table as RichTable
@@ -82,7 +83,19 @@ class Table:
 def render(table: Table, form: Format) -> str:
     """Write a table in one of `FORMATS`, with a line break at the end."""
     writers = {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}
-    return writers[form](table)
+    return writers[form](_in_lines(table))
+
+
+def in_a_line(text: str) -> str:
+    """A name as a table's cell can hold it: what breaks lines, moves the cursor or cannot be seen becomes a space."""
+    return text if text.isprintable() else "".join(mark if mark.isprintable() else " " for mark in text)
+
+
+def _in_lines(table: Table) -> Table:
+    """The table with every text in one line: names are people's, and a line break tears a row in two."""
+    columns = (replace(one, title=in_a_line(one.title), rule=in_a_line(one.rule)) for one in table.columns)
+    rows = (tuple(in_a_line(one) if isinstance(one, str) else one for one in row) for row in table.rows)
+    return Table(in_a_line(table.caption), tuple(columns), tuple(rows), tuple(map(in_a_line, table.notes)))
 
 
 def cell_text(cell: Cell) -> str:
@@ -94,6 +107,7 @@ def cell_text(cell: Cell) -> str:
 
 def rich_table(table: Table, width: int) -> RichTable:
     """The table for a terminal of so many columns; where it does not fit, each row's cells one under the other."""
+    table = _in_lines(table)
     framed = _least_width(table) <= width
     shown = RichTable(
         title=Text(table.caption),
@@ -123,6 +137,7 @@ def plain_table(table: Table, width: int | None = None) -> str:
         width: Characters that a line may have; where the table has longer ones, each row's cells stand one under the
             other. None: as long as they are.
     """
+    table = _in_lines(table)
     whole = _text(table)
     lines = len(table.rows) + 3  # what is above and below the rows are sentences, which whoever reads them wraps
     if width is None or all(len(line) <= width for line in whole.splitlines()[2 : 2 + lines]):
@@ -180,9 +195,12 @@ def _text(table: Table) -> str:
     return "\n".join([*lines, *([""] if table.notes else []), *table.notes]) + "\n"
 
 
+_MARKDOWN = re.compile(r"\\(?=[\\|])|\|")  # what would end a cell, and what would keep it from being escaped
+
+
 def _markdown(table: Table) -> str:
     def line(texts: Sequence[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+        return "| " + " | ".join(_MARKDOWN.sub(r"\\\g<0>", text) for text in texts) + " |"
 
     lines = [table.caption, "", line([column.heading for column in table.columns])]
     lines.append("|" + "|".join("---:" if column.number else "---" for column in table.columns) + "|")
@@ -220,9 +238,16 @@ def _small(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    special = {**{mark: "\\" + mark for mark in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-    special |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--", "×": r"$\times$", "Δ": r"$\Delta$"}
-    return "".join(special.get(mark, mark) for mark in text)
+    return "".join(_LATEX.get(mark, mark) for mark in text)
+
+
+_LATEX = {
+    **{mark: "\\" + mark for mark in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"},
+    **{"±": r"$\pm$", "−": "$-$", "–": "--", "×": r"$\times$", "Δ": r"$\Delta$", "†": r"$\dagger$"},
+    **{"ε": r"$\varepsilon$", "δ": r"$\delta$", "α": r"$\alpha$", "λ": r"$\lambda$", "χ": r"$\chi$", "²": "$^2$"},
+}
 
 
 def _csv(table: Table) -> str:

@@ -1,12 +1,15 @@
-"""DomainBed's three model-selection rules, from one run: which round's model would be kept, and how good it is."""
+"""Model-selection rules, from one run: which round's model would be kept, and how good it is."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+ORACLE, LODO_VAL = "oracle", "lodo_val"  # parts of a round's record that selection alone looks at
 
 RULES = {
     "final": "the last round",
     "training_domain_validation": "the round with the best mean accuracy on the sources' held-out parts",
     "leave_one_domain_out": "the round with the best mean accuracy on each source when trained without it",
+    "validation_domain": "the round with the best accuracy on the domain that is kept for that (data.validation)",
     "oracle": "the round with the best target accuracy: needs what nobody has, an upper bound",
 }
 
@@ -21,11 +24,13 @@ def select(
     Args:
         records: A run's rounds, as in metrics.jsonl.
         folds: For each source, the rounds of the run without it, whose target it was.
-        warmup: Rounds in which the recipe had not yet its own weight.
+        warmup: Rounds in which the recipe had not yet its own weight: their models are not yet the recipe's, and none
+            of them is picked where there is another.
 
     Returns:
-        {rule: {"round": …, "target_accuracy": …}}; a rule whose numbers are missing is left out. A round of the warm-up
-        has "within_warmup" beside it, how long that is: its model is not yet the recipe's.
+        {rule: {"round": …, "target_accuracy": …}}; a rule whose numbers are missing is left out. Where a round of the
+        warm-up would have been picked, "instead_of" is that round and "warmup" how long it is; where there was no other
+        round, "within_warmup" is its length.
 
     Source:
         Gulrajani and Lopez-Paz, "In Search of Lost Domain Generalization", ICLR 2021; there the oracle may not stop
@@ -36,15 +41,39 @@ def select(
         return {}
     targets = {number: _first_accuracy(record["target"]) for number, record in evaluated.items()}
     by_rule = scores(records, folds)
-    chosen = {rule: max(by_round, key=by_round.__getitem__) for rule, by_round in by_rule.items()}
-    return {
-        rule: {
-            "round": number,
-            "target_accuracy": targets[number],
-            **({"within_warmup": warmup} if number <= warmup else {}),
-        }
-        for rule, number in chosen.items()
-    }
+    chosen = {rule: pick(by_round, warmup) for rule, by_round in by_rule.items()}
+    return {rule: _told(one, targets[one.round], warmup) for rule, one in chosen.items()}
+
+
+class Pick(NamedTuple):
+    """A round that a rule takes.
+
+    Attributes:
+        round: Which.
+        instead_of: The round of the warm-up that would have been taken; 0: none would.
+    """
+
+    round: int
+    instead_of: int = 0
+
+
+def pick(by_round: Mapping[int, float], warmup: int) -> Pick:
+    """The round with the best score after the warm-up, the earlier of two as good; of the warm-up only without another.
+
+    Args:
+        by_round: Scores, at least one.
+        warmup: How many rounds it has.
+    """
+    own = {number: score for number, score in by_round.items() if number > warmup} or by_round
+    best, free = max(own, key=own.__getitem__), max(by_round, key=by_round.__getitem__)
+    return Pick(best, free if free != best else 0)
+
+
+def _told(one: Pick, accuracy: float, warmup: int) -> dict[str, float]:
+    found: dict[str, float] = {"round": one.round, "target_accuracy": accuracy}
+    if one.instead_of:
+        return {**found, "instead_of": one.instead_of, "warmup": warmup}
+    return {**found, "within_warmup": warmup} if one.round <= warmup else found
 
 
 def scores(
@@ -56,7 +85,12 @@ def scores(
         "final": {number: number for number in evaluated},
         "training_domain_validation": _validation(evaluated),
         "leave_one_domain_out": _left_out(evaluated, folds or {}),
-        "oracle": {number: _first_accuracy(record["target"]) for number, record in evaluated.items()},
+        "validation_domain": {
+            number: _first_accuracy(record[LODO_VAL]) for number, record in evaluated.items() if record.get(LODO_VAL)
+        },
+        "oracle": {
+            number: _first_accuracy(record.get(ORACLE) or record["target"]) for number, record in evaluated.items()
+        },
     }
     return {rule: by_round for rule, by_round in found.items() if by_round}
 

@@ -38,6 +38,8 @@ class _Measured(TypedDict, total=False):
     epsilon: dict[_Text, _Number]
     held_out: _Parts | None
     target: _Parts | None
+    oracle: _Parts | None
+    lodo_val: _Parts | None
     train: _Parts | None
     events: list[_Event]
     bytes_down: _Whole | None
@@ -60,6 +62,8 @@ class _Chosen(TypedDict):
 
 class _Selected(_Chosen, total=False):
     within_warmup: _Whole
+    instead_of: _Whole
+    warmup: _Whole
 
 
 class _Absence(TypedDict):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedha.sweep.jobs import Job
 from fedha.sweep.store import Entry
 
 RULES: Mapping[str, str] = {
@@ -11,6 +12,7 @@ RULES: Mapping[str, str] = {
     "the sources hold out",
     "leave_one_domain_out": "leave-one-domain-out: the run and round with the best mean accuracy on each source, "
     "trained without it",
+    "validation_domain": "validation domain: the run and round with the best accuracy on the domain kept for that",
     "oracle_last": "oracle, last round: the run whose last round is best on the target itself; a bound, no method",
     "oracle": "oracle, any round: as before, over all rounds too; an upper bound of that bound",
     "final": "last round; the run by training-domain validation there",
@@ -47,7 +49,7 @@ Row = tuple[str, str]  # experiment, label
 Place = tuple[Row, str, int]  # row, target, seed
 
 
-def row_of(entry: Entry) -> Row:
+def row_of(entry: Entry | Job) -> Row:
     """The row of a table: the recipe, and what was varied of the data, over which nothing is selected."""
     around = ", ".join(f"{key}={value}" for key, value in entry.values.items() if key.startswith("data."))
     return around, entry.label
@@ -68,6 +70,8 @@ def choose(rule: str, jobs: Iterable[Entry], found: Mapping[str, Mapping[str, An
     """
     candidates: dict[Place, list[tuple[Entry, Mapping[str, Any]]]] = {}
     for entry in jobs:
+        if entry.target:  # in the order in which they were asked for, whichever has ended first
+            candidates.setdefault((row_of(entry), entry.target, entry.seed), [])
         content = found.get(entry.name)
         if content is None or content["diverged"]:
             continue
@@ -75,7 +79,7 @@ def choose(rule: str, jobs: Iterable[Entry], found: Mapping[str, Mapping[str, An
         if picked and picked["targets"]:
             target = entry.target or next(iter(picked["targets"]))
             candidates.setdefault((row_of(entry), target, entry.seed), []).append((entry, picked))
-    best = {place: _best(several) for place, several in candidates.items()}
+    best = {place: _best(several) for place, several in candidates.items() if several}
     return {place: one for place, one in best.items() if one is not None}
 
 

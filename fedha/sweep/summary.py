@@ -7,7 +7,7 @@ from typing import Any
 
 from fedha.jsonfile import parse_json
 from fedha.runs import own_files, runfolder
-from fedha.runs.selection import scores
+from fedha.runs.selection import pick, scores
 
 NAME = "summary.json"
 FORM = 1
@@ -68,15 +68,13 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def _chosen(by_round: Mapping[int, float], records: Sequence[Mapping[str, Any]], warmup: int) -> dict[str, Any]:
-    free = max(by_round, key=by_round.__getitem__)
-    own = {number: score for number, score in by_round.items() if number > warmup} or by_round
-    number = max(own, key=own.__getitem__)
-    record = next(one for one in records if one["round"] == number)
+    taken = pick(by_round, warmup)
+    record = next(one for one in records if one["round"] == taken.round)
     return {
-        "round": number,
-        "score": own[number],
+        "round": taken.round,
+        "score": by_round[taken.round],
         "targets": {name: one["accuracy"] for name, one in record["target"].items() if "accuracy" in one},
-        **({"warmup": warmup} if number != free or free <= warmup else {}),
+        **({"warmup": warmup} if taken.instead_of or taken.round <= warmup else {}),
     }
 
 

@@ -3,7 +3,6 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fedha.errors import listed
@@ -12,28 +11,12 @@ from fedha.report.formats import Cell, Column, Summary, Table
 from fedha.report.tables import BASELINE
 from fedha.runs.wording import byte_count
 from fedha.sweep.compared import Difference, adjusted, difference
+from fedha.sweep.found import Found
 from fedha.sweep.selection import RULES, Chosen, Place, Row, choose, row_of
 from fedha.sweep.store import Entry
 
 AVERAGE, WORST = "average", "worst domain"
 _SHORT = 8
-
-
-@dataclass(frozen=True)
-class Found:
-    """What sweeps have found so far.
-
-    Attributes:
-        jobs: All that were asked for.
-        summaries: Of the finished ones, by name.
-        failures: Why others failed, by name.
-        apart: What sweeps that are tabled together do not share, by key.
-    """
-
-    jobs: Sequence[Entry]
-    summaries: Mapping[str, Mapping[str, Any]]
-    failures: Mapping[str, str]
-    apart: Sequence[str] = ()
 
 
 def sweep_tables(found: Found, rules: Sequence[str] = ()) -> list[Table]:
@@ -59,7 +42,7 @@ def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] =
     rows = _rows(chosen)
     body: list[list[Cell]] = []
     for row in rows:
-        cells: list[Cell] = [_title(row), str(len({seed for one, _, seed in chosen if one == row}))]
+        cells: list[Cell] = [row_title(row), str(len({seed for one, _, seed in chosen if one == row}))]
         cells += [_summary(_by_trial(chosen, row, [target]).values()) for target in targets]
         if len(targets) > 1:
             whole = {seed: one for seed, one in _by_trial(chosen, row, targets).items() if len(one) == len(targets)}
@@ -85,7 +68,7 @@ def comparison(rule: str, chosen: Mapping[Place, Chosen]) -> Table | None:
     for (row, target, seed), one in chosen.items():
         other = chosen.get(((row[0], BASELINE), target, seed))
         if row[1] != BASELINE and other is not None:
-            pairs.setdefault(_title(row), []).append(100 * (one.accuracy - other.accuracy))
+            pairs.setdefault(row_title(row), []).append(100 * (one.accuracy - other.accuracy))
     if not pairs:
         return None
     compared = adjusted({name: difference(values) for name, values in pairs.items()})
@@ -114,7 +97,7 @@ def cost(found: Found) -> Table:
         epsilons = [one["epsilon"] for one in done if one["epsilon"] is not None]
         body.append(
             (
-                _title(row),
+                row_title(row),
                 f"{len(done)} of {len(entries)}",
                 str(sum(bool(one["diverged"]) for one in done)),
                 str(sum(one.name in found.failures for one in entries)),
@@ -128,13 +111,25 @@ def cost(found: Found) -> Table:
     names = ("runs done", "diverged", "failed", "rounds", "up", "down", "seconds", "largest ε")
     shown = [place for place in range(len(names) + 1) if place != len(names) or any(row[-1] for row in body)]
     heads = (Column("recipe"), *(Column(name, number=True) for name in names))
-    total = sum(float(one["seconds"]) for one in found.summaries.values())
+    spent = [*found.summaries.values(), *found.halted.values()]
+    total = sum(float(one["seconds"]) for one in spent)
     return Table(
         "Cost of a run, mean over the runs that are done; bytes are those of all clients together",
         tuple(heads[place] for place in shown),
         tuple(tuple(row[place] for place in shown) for row in body),
-        (f"All runs together: {duration(total)} of training.", *_failed(found)),
+        (f"All runs together: {duration(total)} of training.", *_halted(found), *_failed(found)),
     )
+
+
+def _halted(found: Found) -> list[str]:
+    if not found.halted:
+        return []
+    rounds = sorted({int(one["round"]) for one in found.halted.values()})
+    after = f"round {rounds[0]}" if len(rounds) == 1 else f"rounds {rounds[0]} to {rounds[-1]}"
+    return [
+        f"{len(found.halted)} runs were stopped after {after} (--halving): others of their recipe, target and trial "
+        "were better on what the sources hold out. Numbers are chosen among those that went on."
+    ]
 
 
 def _failed(found: Found) -> list[str]:
@@ -155,13 +150,13 @@ def _notes(chosen: Mapping[Place, Chosen], rows: Sequence[Row], targets: Sequenc
         warm = [one for place, one in chosen.items() if place[0] == row and one.warmup]
         if warm:
             notes.append(
-                f"{_title(row)}: in {len(warm)} of its runs a round of the warm-up (of {warm[0].warmup}) would have "
+                f"{row_title(row)}: in {len(warm)} of its runs a round of the warm-up (of {warm[0].warmup}) would have "
                 "been selected; its model is not yet the recipe's, so the best later round stands here."
             )
         missing = [t for t in targets if not any(place[0] == row and place[1] == t for place in chosen)]
         seeds = {t: {seed for one, target, seed in chosen if one == row and target == t} for t in targets}
         if missing or len({frozenset(one) for one in seeds.values()}) > 1:
-            notes.append(f"{_title(row)}: not every trial has every target yet; averages are over trials that have.")
+            notes.append(f"{row_title(row)}: not every trial has every target yet; averages are over trials that have.")
     return notes
 
 
@@ -179,7 +174,8 @@ def _rows(chosen: Mapping[Place, Chosen]) -> list[Row]:
     return sorted(found, key=lambda row: (row[0], row[1] != BASELINE))
 
 
-def _title(row: Row) -> str:
+def row_title(row: Row) -> str:
+    """What a row is called: the recipe, with what was varied of the data."""
     return f"{row[1]} ({row[0]})" if row[0] else row[1]
 
 

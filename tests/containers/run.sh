@@ -207,6 +207,32 @@ begun=$SECONDS
 compose --profile operator run --rm -T operator run configs/deployment.yaml --out /runs/real
 say "they took $((SECONDS - begun)) s"
 
+say "another app of the operator's is refused by every site, and no line of it runs there"
+"$python" - "$work/curious" <<'PYTHON'
+import pathlib, sys
+from tests.deploy.operators import source
+place = pathlib.Path(sys.argv[1])
+place.mkdir()
+for name, content in source(pathlib.Path("/tmp/mark")).items():
+    (place / name).write_bytes(content)
+PYTHON
+chmod -R a+rX "$work/curious"
+said=$($engine run --rm -i --network "${project}_control" --tmpfs /tmp:mode=1777 --volume "$work/curious:/curious:ro" \
+    --volume "$work/stranger/ca.crt:/ca.crt:ro" $FEDHA_SERVER_IMAGE python - 2>&1 <<'PYTHON'
+import pathlib, subprocess
+home = pathlib.Path("/tmp/flwr")
+home.mkdir()
+(home / "config.toml").write_text('[superlink]\ndefault = "fed"\n[superlink.fed]\naddress = "superlink:8000"\nroot-certificates = "/ca.crt"\n')
+subprocess.run(["flwr", "run", "/curious", "fed", "--stream"], timeout=300)
+PYTHON
+)
+[ "$(grep -o "this site takes no code from the server: it runs its own fedha" <<<"$said" | wc -l)" = 3 ] || fail "it was not refused: $said"
+for site in north south west; do
+    logs "$site-app" | grep -q "fedha: refused, and no line of it ran: .*'operator/curious' '6.6.6'" || fail "$site's log does not say so"
+    inside "$site-app" python -c 'import os; assert not [one for one in os.listdir("/tmp") if "mark" in one]' || fail "it ran at $site"
+done
+inside serverapp python -c 'import os; assert os.path.exists("/tmp/mark-server")' || fail "it did not even run on the server"
+
 say "the same in a simulation, with the same image"
 $engine run --rm --volume "$work/configs:/work/configs:ro" --tmpfs /work/runs:mode=1777 $FEDHA_SERVER_IMAGE \
     python -c '

@@ -108,7 +108,7 @@ def test_a_site_gets_its_own_part_alone_and_only_what_is_in_use(folder: Path, th
     found = {str(path.relative_to(there / "fedha")) for path in (there / "fedha").rglob("*") if path.is_file()}
     secrets = ("ca.crt", "client.key", "node.crt", "node.key", "signing.key", "superexec.secret")
     assert found == {
-        *(".env", "compose.yml", "data/domain.npz", "roster.json", "settle.sh"),
+        *(".env", "accepted.txt", "compose.yml", "data/domain.npz", "roster.json", "settle.sh"),
         *(f"secrets/{name}" for name in secrets),
     }
 

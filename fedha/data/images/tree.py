@@ -4,7 +4,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedha.errors import FedhaError, listed
@@ -45,6 +45,7 @@ class Folder:
         notes: What was passed over, a sentence each.
         held_out: Whether each is held out, where a manifest says so; None: it is drawn.
         groups: The group of each, where a manifest has them.
+        columns: What else a manifest has of each, by column.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Folder:
     notes: tuple[str, ...]
     held_out: tuple[bool, ...] | None = None
     groups: tuple[str, ...] | None = None
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_tree(root: Path) -> tuple[dict[str, Folder], list[str]]:

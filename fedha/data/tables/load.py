@@ -50,6 +50,7 @@ def table(
     on_unlabelled: Literal["error", "skip"] = "error",
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None,
     statistics: dict[str, ColumnStatistics] | None = None,
+    partition_column: str | None = None,
 ) -> DomainSet:
     """Rows as examples: numbers standardised, an input a category, and an input for where a value is missing.
 
@@ -74,6 +75,7 @@ def table(
         standardise: Whether numbers are taken less their mean, over their deviation.
         on_unlabelled: Whether a row without a label is an error, or left out and counted.
         delimiter: Between the cells of a text file; None: a comma, or a tab in .tsv.
+        partition_column: The column that clients are made by; no feature.
         statistics: Mean and deviation, or categories, of each feature; None: from the sources' own sums: of training
             parts, never of a target.
 
@@ -89,7 +91,7 @@ def table(
         check_alone(class_names, classes)
     declared = _declared(statistics, categories)
     as_text = None if declared is None else [name for name, has_categories in declared.items() if has_categories]
-    roles = Roles(label, domain, group, split_column, tuple(leave_out or ()), as_text)
+    roles = Roles(label, domain, group, split_column, tuple(leave_out or ()), as_text, partition_column)
     reading = Reading(roles, tuple(MISSING if missing is None else missing), delimiter, on_unlabelled == "skip")
     unseen = [target] if isinstance(target, str) else list(target or [])
     asked = list(statistics) if statistics is not None and features is None else features
@@ -103,7 +105,7 @@ def table(
     ready = prepared(parts, reading, unseen, asked, declared, named, cut)
     encoding = Encoding(ready.statistics(statistics, needs, alone=alone), impute, indicator, standardise)
     made = tuple(
-        domain_of(one, ready.divided[name], encoding, is_source=name not in unseen, quiet=cut.protected)
+        domain_of(one, ready.divided[name], encoding, roles, is_source=name not in unseen, quiet=cut.protected)
         for name, one in ready.parts.items()
     )
     released = () if statistics is not None else needs.told(ready.kinds)
@@ -122,18 +124,21 @@ def _declared(
     return None if categories is None else dict.fromkeys(categories, True)
 
 
-def domain_of(rows: Rows, divided: Divided, encoding: Encoding, *, is_source: bool, quiet: bool) -> Domain:
+def domain_of(
+    rows: Rows, divided: Divided, encoding: Encoding, roles: Roles, *, is_source: bool, quiet: bool
+) -> Domain:
     """The rows of a domain as its two parts.
 
     Args:
         rows: Of the domain.
         divided: On which side each is.
         encoding: How they become inputs.
+        roles: Which column clients are made by.
         is_source: Whether they are trained on.
         quiet: Whether nothing is told of them, as where each is protected.
     """
     inputs = torch.from_numpy(encoding.inputs(rows.sheet, rows.rows, trained=is_source))
-    whole = Examples(inputs, divided.labels, divided.groups).counted()
+    whole = Examples(inputs, divided.labels, divided.groups, rows.metadata(roles.client)).counted()
     notes = (
         ()
         if quiet

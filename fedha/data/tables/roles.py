@@ -4,6 +4,7 @@ import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy
 import torch
@@ -33,6 +34,7 @@ class Roles:
         side: Which part of its domain a row is in; None: fedha's split decides.
         left_out: Not read.
         categories: Features with categories; None: those without a single number.
+        client: That clients are made by, which may be one of the others; None: they are not.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Roles:
     side: str | None = None
     left_out: Sequence[str] = ()
     categories: Sequence[str] | None = None
+    client: str | None = None
 
     @property
     def named(self) -> dict[str, str]:
@@ -51,7 +54,7 @@ class Roles:
     @property
     def as_text(self) -> set[str]:
         """Columns whose cells are taken as they are written."""
-        return {*self.named.values(), *(self.categories or [])}
+        return {*self.named.values(), *(self.categories or []), *([] if self.client is None else [self.client])}
 
     def check(self, sheet: Sheet) -> None:
         """Refuse a file without the columns that must be there, or where one is named as two things.
@@ -77,7 +80,8 @@ class Roles:
         """
         for name in self.left_out:
             _check_there(sheet, "data.leave_out", name)
-        rest = [one for one in sheet.columns if one not in self.named.values() and one not in self.left_out]
+        none = {*self.named.values(), *self.left_out, self.client}
+        rest = [one for one in sheet.columns if one not in none]
         for name in [*(wanted or []), *(self.categories or [])]:
             _check_there(sheet, "data.features" if name in (wanted or []) else "data.categories", name)
             if name not in rest:
@@ -127,6 +131,17 @@ class Rows:
             return None
         digests = [hashlib.blake2b(one.encode(), digest_size=8).digest() for one in self._cells("group", column)]
         return torch.tensor([int.from_bytes(one, "big", signed=True) for one in digests], dtype=torch.int64)
+
+    def metadata(self, column: str | None) -> dict[str, NDArray[Any]]:
+        """The column that clients are made by, as it is written.
+
+        Raises:
+            FedhaError: It is not there, or a row has no value.
+        """
+        if column is None:
+            return {}
+        _check_there(self.sheet, "data.partition.column", column)
+        return {column: numpy.array(self._cells("partition.column", column))}
 
     def held_out(self, column: str) -> Tensor:
         """Whether each row is held out, as its own cell says, [n].

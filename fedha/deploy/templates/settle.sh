@@ -1,6 +1,6 @@
 #!/bin/sh
 # Puts what `fedha deploy pack` made in its place, in the folder where this file lies. It may be repeated: what belongs to
-# this machine stays as it is (.env, configs/, data/, runs/, compose.override.yml), the rest is brought up to date.
+# this machine stays as it is (.env, configs/, data/, runs/, accepted.txt, compose.override.yml), the rest is brought up to date.
 set -eu
 umask 077
 cd "$(dirname "$0")"
