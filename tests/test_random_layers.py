@@ -79,7 +79,9 @@ def leaves(model: SplitModel) -> dict[str, Tensor]:
 def drawn(kind: str, round: int = 1, client_id: int = 0, seed: int = 0, step: int = 1) -> list[Tensor]:
     """Features of the two pieces of a batch, which are of the same examples; taken twice."""
     model, rows = shaped(kind)(), torch.arange(30).repeat(2)
-    batch = Batch(model, leaves(model), domain(0).train, rows, 30, True, draw_key=(seed, "chance", round, client_id, step))
+    batch = Batch(
+        model, leaves(model), domain(0).train, rows, 30, True, draw_key=(seed, "chance", round, client_id, step)
+    )
     first, second = ([seen.features.detach() for seen in batch.pieces()] for _ in range(2))
     assert_close(first, second, rtol=0, atol=0)
     return first
@@ -171,7 +173,9 @@ class Noisy(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         wide = inputs.flatten(1)
-        noise = torch.randn_like(wide) + torch.rand(len(wide), 1, dtype=wide.dtype) + torch.randn(wide.shape[1]).to(wide)
+        noise = (
+            torch.randn_like(wide) + torch.rand(len(wide), 1, dtype=wide.dtype) + torch.randn(wide.shape[1]).to(wide)
+        )
         kept = torch.bernoulli(torch.full_like(wide, 0.7)) * torch.empty_like(wide).uniform_(0.5, 1.5)
         return functional.dropout(kept, 0.2) * (1 + 0.1 * noise) if torch.rand(()) < 2 else wide
 

@@ -35,6 +35,7 @@ _LIKE_OTHERS = {
     _ATEN.rand_like.default: _ATEN.uniform_.default,
     _ATEN.randn_like.default: _ATEN.normal_.default,
     _ATEN.bernoulli.default: _ATEN.uniform_.default,  # then held against its argument
+    _ATEN.bernoulli.p: _ATEN.bernoulli_.float,  # what torch.func makes of it
 }
 _OF_A_SIZE = {_ATEN.rand.default: _ATEN.uniform_.default, _ATEN.randn.default: _ATEN.normal_.default}
 
@@ -177,7 +178,9 @@ class _Noting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if _draws(func, kwargs):
-            again = not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+            again = (
+                not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+            )
             self.shapes.append(None if again else found.shape)
         return found
 
@@ -201,7 +204,9 @@ class _ByRow(TorchDispatchMode):
         filled = self._fill(into, partial(_filled, fill, more), number, draw)
         return (filled < args[0]).to(filled.dtype) if func is _ATEN.bernoulli.default else filled
 
-    def _fill(self, into: Tensor, filled: Callable[[Tensor, torch.Generator], Tensor], number: int, draw: Draw) -> Tensor:
+    def _fill(
+        self, into: Tensor, filled: Callable[[Tensor, torch.Generator], Tensor], number: int, draw: Draw
+    ) -> Tensor:
         """Draw a tensor's rows, block by block of the batch's."""
         if draw.side is None:
             return filled(into, self._generator(number, 0, into.device))
@@ -226,7 +231,7 @@ def _emptied(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Any, Any]:
         return args[0], func, args[1:]
     if func in _OF_A_SIZE:
         return torch.empty(args[0], **kwargs), _OF_A_SIZE[func], ()
-    return torch.empty_like(args[0], **kwargs), _LIKE_OTHERS[func], ()
+    return torch.empty_like(args[0], **kwargs), _LIKE_OTHERS[func], args[1:]
 
 
 def _filled(fill: Any, more: Any, into: Tensor, source: torch.Generator) -> Tensor:
