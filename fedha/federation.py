@@ -14,6 +14,8 @@ from fedha.client import Client
 from fedha.cohort import Member, averaging_weights, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
+from fedha.metrics.counts import nested
+from fedha.metrics.values import joined
 from fedha.minibatches import step_sizes
 from fedha.models.check import check_batch_norm, check_parameters, check_trainable
 from fedha.models.reach import unreached
@@ -32,6 +34,8 @@ from fedha.schedule import counts_steps, rate_factor, step_factors
 from fedha.steps import check_steps, moving_in
 from fedha.training import PARTS
 from fedha.verdict import problem, refused
+
+Evaluated = dict[str, dict[str, dict[str, Any]]]  # by part and domain
 
 
 @dataclass
@@ -54,6 +58,7 @@ class Server:
         learned: What this round's answers averaged to so far: statistics as they were measured, then the update.
         spending: What the run has had released, where clients' answers are covered.
         site: Where the server's own noise comes from, if clients are protected as a whole.
+        secret: What then decides who is drawn, and nobody else knows; empty: everybody does, so nothing is claimed.
         extra_shapes: Shapes of what the rules have clients answer beside their updates, by name.
     """
 
@@ -68,10 +73,11 @@ class Server:
     states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     piggyback: bool = False
     references: dict[str, Tensor] = field(default_factory=dict)
-    evaluated: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    evaluated: Evaluated = field(default_factory=dict)
     learned: dict[str, Tensor] = field(default_factory=dict)
     spending: Spending = field(default_factory=Spending)
     site: Site = field(default_factory=Site)
+    secret: bytes = b""
     extra_shapes: Mapping[str, torch.Size] = field(init=False)
     _round: int = 0  # that is under way,
     _drawn: int = 1  # how many clients it drew,
@@ -129,14 +135,19 @@ class Server:
         if len(set(client_ids)) < len(client_ids):
             twice = listed(client_id for client_id, count in Counter(client_ids).items() if count > 1)
             raise FedhaError(f"several clients have the id {twice}; give each its own partition-id in the node config")
-        self.cohort = draw_cohort(self.task.training, self.task.seed, round, ordered)
+        self.cohort = self.drawn(round, ordered)
         self.members = ordered
         weights = averaging_weights(self.task.training, self.cohort)
         self.averaging_weights = {one.client_id: weight for one, weight in zip(self.cohort, weights, strict=True)}
         self.learned = {}
-        self.spending = self.spending.round(self.task, self.cohort, ordered)
+        self.spending = self.spending.round(self.task, self.cohort, ordered, hidden=bool(self.secret))
         self._round, self._drawn, self._sums = round, len(self.cohort), 0
         return self.cohort
+
+    def drawn(self, round: int, members: Sequence[Member]) -> list[Member]:
+        """A round's clients. Where being drawn is to hide them, the server's secret decides; else the run's seed."""
+        secret = self.secret if self.task.privacy.protect == "clients" else b""
+        return draw_cohort(self.task.training, self.task.seed, round, members, secret)
 
     def measurements(self) -> tuple[tuple[str, ...], ...]:
         """What has to be measured before the clients can train: one tuple of statistics an exchange."""
@@ -306,18 +317,21 @@ def by_domain(replies: Sequence[Reply], metric: str) -> dict[str, float]:
     return domain_means((one.domain, one.metrics[metric], one.examples) for one in replies if metric in one.metrics)
 
 
-def pool_evaluations(replies: Sequence[Reply]) -> dict[str, dict[str, dict[str, float]]]:
-    """Evaluations by part and domain, ``{part: {domain: {accuracy, risk, examples}}}``, over the domain's clients."""
-    numbers: dict[str, dict[str, dict[str, float]]] = {}
+def pool_evaluations(replies: Sequence[Reply]) -> Evaluated:
+    """Evaluations by part and domain, ``{part: {domain: {accuracy, risk, examples}}}``, over the domain's clients.
+
+    What was counted beside has its name there, and what is of one group stands in ``groups``, by its name.
+    """
+    numbers: Evaluated = {}
     for reply in sorted(replies, key=lambda one: one.client_id):
-        own: dict[str, dict[str, float]] = {}
-        for key, value in reply.metrics.items():
+        own: dict[str, dict[str, Any]] = {}
+        for key, value in {**reply.metrics, **reply.sums}.items():
             part, _, name = key.partition("/")
             if part in PARTS:
                 own.setdefault(part, {})[name] = value
         for part, measured in own.items():
             domains = numbers.setdefault(part, {})
-            domains[reply.domain] = _joined(domains.get(reply.domain, {"examples": 0}), measured)
+            domains[reply.domain] = joined(domains.get(reply.domain, {"examples": 0}), nested(measured))
     return numbers
 
 
@@ -405,19 +419,6 @@ def _answering(replies: Sequence[Reply], weights: Mapping[int, float]) -> Cohort
         {one.client_id: one.examples for one in replies},
         {one.client_id: one.tensors for one in replies},
     )
-
-
-def _joined(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    """The evaluation of two sets of examples together."""
-    if not one["examples"] or not other["examples"]:
-        return dict(other if other["examples"] else one)
-    total = one["examples"] + other["examples"]
-    means = {
-        name: (one[name] * one["examples"] + other[name] * other["examples"]) / total
-        for name in ("accuracy", "risk")
-        if name in one and name in other
-    }
-    return {**means, "examples": total}
 
 
 def _summary(task: Task, round: int, replies: Sequence[Reply]) -> dict[str, Any]:

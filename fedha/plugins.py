@@ -11,11 +11,9 @@ from typing import Any
 from fedha import permitted
 from fedha.errors import FedhaError
 
-DATA, LOGGERS, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
-    f"fedha.{kind}"
-    for kind in ("data", "loggers", "models", "partitions", "recipes", "rules", "statistics", "transforms")
-)
-GROUPS = (DATA, LOGGERS, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFORMS)
+_KINDS = ("data", "loggers", "metrics", "models", "partitions", "recipes", "rules", "statistics", "transforms")
+GROUPS = tuple(f"fedha.{kind}" for kind in _KINDS)
+DATA, LOGGERS, METRICS, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFORMS = GROUPS
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {

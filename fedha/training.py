@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,10 +12,13 @@ from fedha import statistics
 from fedha.client_state import ClientState
 from fedha.data.domain import Domain
 from fedha.data.examples import Examples, largest_number
+from fedha.data.groups import groups_of
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
+from fedha.metrics.asked import NOTHING, Asked
+from fedha.metrics.counts import Numbers, numbers_of
 from fedha.minibatches import measured_rows, minibatches, step_sizes
 from fedha.mixup import Mixing
 from fedha.models.random_layers import Key, random_parts
@@ -49,9 +52,9 @@ class Holder(Protocol):
     stays: bool
 
     def reply(
-        self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
+        self, tensors: Mapping[str, Tensor], metrics: Mapping[str, Any] | None = None, *, weighed: bool = False
     ) -> Reply:
-        """An answer in this client's name."""
+        """An answer in this client's name; of the metrics, what are several numbers each are its sums."""
 
 
 def answer_measure(client: Holder, request: Request) -> Reply:
@@ -106,35 +109,37 @@ def not_finite(client: Holder, request: Request, what: str, more: str = "") -> F
 
 def answer_evaluate(client: Holder, request: Request) -> Reply:
     """Evaluate the global model on the parts of the domain that a request names: held_out, train."""
-    numbers = {}
+    numbers: Numbers = {}
     for part in request.evaluate:
         if part not in PARTS:
             raise FedhaError(f"the server asks to evaluate {part!r}; the parts of a domain are {', '.join(PARTS)}")
         examples: Examples = getattr(client.domain, part)
         whole = {**request.parameters, **running_of(client, request)}
-        for name, value in evaluate(client.model, whole, examples).items():
+        for name, value in evaluate(client.model, whole, examples, request.asked).items():
             numbers[f"{part}/{name}"] = value
     return client.reply({}, numbers)
 
 
-def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples) -> dict[str, float]:
+def evaluate(
+    model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples, wanted: Asked = NOTHING
+) -> Numbers:
     """Accuracy, risk and number of examples, in evaluation mode; no examples give no accuracy.
 
     Args:
         model: The network.
         parameters: And buffers, by name; what is left out is the model's own.
         examples: Any.
+        wanted: What is counted beside.
 
     Returns:
-        {"accuracy": fraction, "risk": nats, "examples": count}, or {"examples": 0}.
+        {"accuracy": fraction, "risk": nats, "examples": count}, or {"examples": 0}; and as `numbers_of`.
     """
     if len(examples) == 0:
         return {"examples": 0}
     own = {name: value.clone() for name, value in parameters.items()}  # a network may write to what it is handed
     logits = in_pieces(model, model, own, examples)
-    correct = float(statistics.hits(logits, examples.labels).sum())
-    total = float(statistics.losses(logits, examples.labels).double().sum())
-    return {"accuracy": correct / len(examples), "risk": total / len(examples), "examples": len(examples)}
+    losses, hits = statistics.losses(logits, examples.labels), statistics.hits(logits, examples.labels)
+    return numbers_of(losses, hits, logits, examples.labels, wanted, groups_of(examples, wanted.groups))
 
 
 @contextmanager

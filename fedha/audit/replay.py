@@ -108,6 +108,7 @@ def difference(one: Model, other: Model) -> float | None:
 def _hastened(config: Config) -> Config:
     """The same training, without what leaves no trace in it: evaluation on the way, checkpoints, folds."""
     rounds = config.training.rounds
-    evaluation = config.evaluation.model_copy(update={"every": rounds, "leave_one_domain_out": False})
-    checkpoint = config.checkpoint.model_copy(update={"every": rounds})
+    ends = {} if config.training.stop is not None else {"every": rounds}  # what is evaluated may end it
+    evaluation = config.evaluation.model_copy(update={"leave_one_domain_out": False, **ends})
+    checkpoint = config.checkpoint.model_copy(update={"every": rounds, "keep": "last"})
     return config.model_copy(update={"evaluation": evaluation, "checkpoint": checkpoint})

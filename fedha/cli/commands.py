@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import typer
 
 from fedha import progress
-from fedha.cli import audit, data, deploy, diagnose, exits, privacy, study, sweep, sweep_table
+from fedha.cli import audit, data, deploy, diagnose, exits, predict, privacy, study, sweep, sweep_table
 from fedha.cli.options import Log, Quiet
 from fedha.report.formats import Format
 
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.add_typer(deploy.app)
 app.command()(audit.audit)
 app.command()(diagnose.diagnose)
+app.command()(predict.predict)
 app.command()(sweep.sweep)
 app.command()(sweep_table.table)
 app.add_typer(study.app)
@@ -281,24 +282,58 @@ def doctor(
 
 
 @app.command()
-def features(config: ConfigName, overrides: Overrides = None) -> None:
+def features(
+    config: ConfigName,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is missing and what it costs, and no more.")
+    ] = False,
+    remove: Annotated[
+        str | None,
+        typer.Option(
+            "--remove",
+            metavar="NAME",
+            help="Remove a network's features from the cache, by the name that fedha data check tells; or stale: all "
+            "that no run with the installed versions takes.",
+        ),
+    ] = None,
+) -> None:
     """Compute the features of a frozen network ahead, into model.features.cache, and say how many there are.
 
-    Runs of any recipe and seed, and of any target that the cache has, then find them. It goes on where it was stopped.
+    First it says what is missing, the space that it takes, and how long it takes at the rate of a first block. Runs of
+    any recipe and seed, and of any target that the cache has, then find them. It goes on where it was stopped.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
     [cyan]fedha features mine.yaml model.features.cache=features[/cyan]
+
+    [cyan]fedha features mine.yaml data.augment=domainbed model.features.views=8 --dry-run[/cyan]
     """
     from fedha.cli.launch import find_config
-    from fedha.features.ahead import compute
+    from fedha.features import ahead, kept
     from fedha.flower.apps import device
     from fedha.flower.serve import load_domains
+    from fedha.progress import duration
 
     one = find_config(config, overrides or (), first_of_sweep=True).runs()[0]
-    for found in compute(one, load_domains(one), device(one)):
-        sys.stdout.write(f"{found.domain}: {found.examples:,} examples, {found.width:,} features each\n")
-    sys.stdout.write(f"kept in {one.model.features.cache}\n")
+    parts = ahead.parts_of(one, load_domains(one), device(one))
+    cache = parts[0].store.folder
+    if remove is not None:
+        gone = kept.remove(cache, remove, kept.look(cache, parts))
+        sys.stdout.write("".join(f"removed {found}\n" for found in gone) or f"nothing in {cache} is stale\n")
+        return
+    price = ahead.cost(parts)
+    told = f"{price.missing:,} of {price.wanted:,} examples and views are missing in {cache}"
+    if price.missing:
+        left = duration(price.missing / price.rate)
+        told += f": {price.bytes / 1e6:,.1f} MB of {price.free / 1e9:,.1f} GB free, {price.rate:,.0f} a second, {left}"
+    sys.stdout.write(f"{told}\n")
+    sys.stdout.flush()
+    for each in () if dry_run else ahead.compute(parts):
+        views = f", and {each.views} views of each that is trained on" if each.views else ""
+        sys.stdout.write(f"{each.domain}: {each.examples:,} examples, {each.width:,} features each{views}\n")
+    if not dry_run:
+        sys.stdout.write(f"kept in {cache}\n")
 
 
 @app.command()

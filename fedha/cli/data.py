@@ -1,7 +1,9 @@
 """`fedha data`: which data sets there are, where they come from, and what is wrong with one."""
 
 import json
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +16,10 @@ from fedha.errors import FedhaError
 from fedha.report.formats import Column, Table
 
 if TYPE_CHECKING:  # torch: slow to import, and help should come at once
+    from fedha.config import Config
+    from fedha.data.domain import DomainSet
     from fedha.data.examine import Examined
+    from fedha.features.kept import Kept
 
 app = typer.Typer(
     name="data",
@@ -149,7 +154,8 @@ def check(
 
     CONFIG is a YAML file, or the name of one that fedha ships. KEY=VALUE changes what it says. Exit code 1: something
     should be mended: a broken image, contents that two domains or both sides of one share, the same contents under
-    different labels, a class that no source trains on; 2: the data cannot be loaded at all.
+    different labels, a class that no source trains on; 2: the data cannot be loaded at all. Where the config names a
+    cache of features (model.features.cache), it also says what is kept there, how old it is, and whether runs take it.
 
     [bold]Examples[/bold]
 
@@ -168,14 +174,39 @@ def check(
     domains = load_domains(wanted)
     found = examine(domains, shares(domains.sources, wanted.data, wanted.seed[0]))
     files = [] if out is None else write_sheets(domains, found, out, images=shows_images(domains))
+    kept = _kept(wanted, domains)
     if form == "json":
-        sys.stdout.write(json.dumps(found.as_json(), indent=1, ensure_ascii=False) + "\n")
+        told = found.as_json() | ({} if kept is None else {"features": [one.as_json() for one in kept]})
+        sys.stdout.write(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     else:
         _print(found)
+        for line in () if kept is None else _of_features(config, kept):
+            publish.say(line, publish.terminal())
     if files:
         sys.stderr.write(f"The page: {files[-1]}\n")
     if found.problems:
         raise typer.Exit(FAILED)
+
+
+def _kept(config: "Config", domains: "DomainSet") -> "list[Kept] | None":
+    """What the config's cache of features holds; None where it names none."""
+    if config.model.features.cache is None:
+        return None
+    from fedha.features import ahead, kept
+    from fedha.flower.apps import device
+
+    one = config.runs()[0]
+    return kept.look(config.model.features.cache, ahead.parts_of(one, domains, device(one)))
+
+
+def _of_features(config: str, kept: "list[Kept]") -> Iterator[str]:
+    for one in kept:
+        yield f"features {one}"
+    if not any(one.wanted[1] for one in kept):
+        yield "features: none of this config's network are kept; the first run computes them, or fedha features CONFIG"
+    if others := [one.place.name for one in kept if one.other]:
+        command = f"fedha features {shlex.quote(config)} --remove {others[0]}"
+        yield f"what this config does not take may be another's; where it is not: {command}"
 
 
 def _print(found: "Examined") -> None:

@@ -250,10 +250,11 @@ class DataConfig(Section):
             known = (*(name for name in DATA_SETS if name != "objects"), *plugins.known(plugins.DATA))
             own = "or name your own function as package.module:function"
             raise ValueError(f"there is no data set {self.name!r}{nearest(self.name, known, own)}")
+        read = keys_of(self.name)
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
-            if key not in keys_of(self.name) and value != field.get_default():
-                own = ", ".join(one for one in keys_of(self.name) if one not in ("name", "digest"))
+            if key not in read and value != field.get_default():
+                own = ", ".join(one for one in read if one not in ("name", "digest"))
                 raise ValueError(
                     f"data.{key} is {value!r}, which {self.name} does not read; remove it, or take "
                     f"{', '.join(_readers(key))} ({self.name} reads {own})"
@@ -262,7 +263,8 @@ class DataConfig(Section):
 
     @model_serializer(mode="wrap")
     def _own_keys(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in write(self).items() if key in keys_of(self.name)}
+        read = keys_of(self.name)
+        return {key: value for key, value in write(self).items() if key in read}
 
     @property
     def partition_column(self) -> str | None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from fedha.config.data import DataConfig
+from fedha.config.data import DataConfig, keys_of
 from fedha.config.model import ModelConfig
 from fedha.config.privacy import PrivacyConfig
 from fedha.config.recipe import RecipeConfig
@@ -12,6 +12,7 @@ from fedha.config.running import CheckpointConfig, EngineConfig, EvaluationConfi
 from fedha.config.section import ELSEWHERE, MAY_CHANGE, Section
 from fedha.config.training import TrainingConfig
 from fedha.errors import FedhaError
+from fedha.metrics.table import metric
 from fedha.registry import statistic
 from fedha.rules.table import RULES, allow, named_rule
 
@@ -69,6 +70,50 @@ class Config(Section):
                     f"recipe {recipe.name!r} takes pairs of domains alike; set training.averaging to domains"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _evaluation_fits(self) -> "Config":
+        """What is asked of an evaluation must be there, and may be told where clients' numbers are covered."""
+        evaluation, stop, privacy = self.evaluation, self.training.stop, self.privacy
+        if stop is not None and (problem := evaluation.problem("training.stop", stop.choice)):
+            raise ValueError(problem)
+        if stop is not None and privacy.protect == "examples" and privacy.evaluation_noise is None:
+            raise ValueError(
+                "training.stop looks at what sources hold out, which is not evaluated where "
+                "privacy.evaluation_noise is not given; give it, or leave stop out"
+            )
+        more = [name for name in evaluation.metrics if name != "accuracy"]
+        if privacy.protect == "examples" and (more or evaluation.groups):
+            asked = f"metrics names {more[0]!r}" if more else f"groups is {evaluation.groups!r}"
+            raise ValueError(
+                f"evaluation.{asked}, but privacy.protect is 'examples' and its ledger covers accuracy alone: any "
+                "other number of the held-out examples would be a release of its own; leave it out"
+            )
+        if problem := self._unsummable():
+            raise ValueError(problem)
+        if privacy.secure_aggregation and evaluation.groups:
+            raise ValueError(
+                f"evaluation.groups is {evaluation.groups!r}, but with privacy.secure_aggregation nobody tells which "
+                "groups it has; leave it out"
+            )
+        return self
+
+    def _unsummable(self) -> str | None:
+        """Why a metric is none where several clients' numbers are added, in a sentence; None where all are."""
+        several = self.data.clients_per_domain > 1
+        if not several and not self.privacy.secure_aggregation:
+            return None
+        for name in self.evaluation.metrics:
+            try:
+                if metric(name).of_scores:
+                    where = "data.clients_per_domain over 1" if several else "privacy.secure_aggregation"
+                    return (
+                        f"evaluation.metrics names {name!r}, which needs all examples of a domain in one place: with "
+                        f"{where} there is none; leave it out, or take metrics of counts"
+                    )
+            except FedhaError as error:
+                return str(error)
+        return None
 
     @model_validator(mode="after")
     def _weights_are_known(self) -> "Config":
@@ -129,6 +174,16 @@ class Config(Section):
             raise ValueError(
                 "data.augment changes an image by its place among the others, which privacy.protect: examples does not "
                 "allow: what one example sends must not depend on another; set data.augment: none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_of_changed_images(self) -> "Config":
+        views, own = self.model.features.views, {"options", "digest"} & {*keys_of(self.data.name)}
+        if views and self.data.augment == "none" and not own:
+            raise ValueError(
+                f"model.features.views is {views}, but data.augment is none, so that an input has one view; set "
+                "data.augment, or leave views out"
             )
         return self
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fedha import plugins
+from fedha.config.choosing import StopConfig
 from fedha.config.optimizer import torch_names, torch_optimizer
 from fedha.config.schedule import ScheduleConfig, given_schedule
 from fedha.config.section import MAY_CHANGE, Section
@@ -141,6 +142,9 @@ class TrainingConfig(Section):
         ge=1,
         description="examples that go through the network in one piece; default: by the model, within 256 MiB; on a "
         "GPU within an eighth to a quarter of its memory",
+    )
+    stop: StopConfig | None = Field(
+        None, description="ends training where what sources hold out gets no better: {metric: accuracy, patience: 10}"
     )
     local: LocalConfig = LocalConfig()
 

@@ -15,7 +15,7 @@ from fedha.data.archive import RECIPE, Member, member_of, members, read_inputs, 
 from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, own_source
 from fedha.data.examples import rows_of
 from fedha.data.folder import INPUTS, domains_in
-from fedha.data.groups import numbered
+from fedha.data.groups import GROUP, numbered
 from fedha.data.labels import count_classes
 from fedha.data.layout import Layout, layout_of
 from fedha.data.mapped import Mapped, kept_as, open_array
@@ -158,11 +158,12 @@ def read(path: Path, config: DataConfig, cut: Cut | None = None) -> Domain:
         found = {**found, "inputs": member_of("inputs", mapped)}
     check(path, found)
     labels = torch.from_numpy(read_values(path, found["labels"]).astype(numpy.int64))
-    groups, notes = None, []
+    groups, notes, metadata = None, [], dict[str, NDArray[Any]]()
     if "groups" in found and cut is not None and not cut.heeds_groups:
         notes.append("data.split is random, so the groups are not kept together")
     elif "groups" in found:
-        groups = numbered(read_values(path, found["groups"]))
+        metadata = {GROUP: read_values(path, found["groups"])}
+        groups = numbered(metadata[GROUP])
     out = labels == (-(2**63) if config.unlabelled is None else config.unlabelled)
     if left_out := int(out.sum()):
         notes.append(f"{left_out} of {len(labels)} rows have no label ({config.unlabelled}) and are left out")
@@ -171,7 +172,9 @@ def read(path: Path, config: DataConfig, cut: Cut | None = None) -> Domain:
     known = _column(path, found, config.partition_column, len(labels))
     if unread := sorted(found.keys() - {"inputs", "labels", "groups", *known}):
         notes.append(f"of the archive only inputs, labels and groups are read, not {', '.join(unread)}")
-    whole = replace(_whole(path, found["inputs"], mapped, layout, labels, groups), metadata=known).counted()
+    whole = replace(
+        _whole(path, found["inputs"], mapped, layout, labels, groups), metadata={**metadata, **known}
+    ).counted()
     if left_out:
         whole = _ordered(whole, ~out, out)
     name = path.name if path.is_dir() else path.stem

@@ -62,6 +62,8 @@ class DomainSet:
         released: What every source had to give so that these could be made of all of them, such as sums of its
             columns: no account of privacy knows of it.
         statistics: What was made of that, or declared, by column.
+        mark: Their digest (`fedha.data.fingerprint`), where somebody who keeps them for many runs has it; else "".
+        class_names: Of the classes, in the order of their labels; (): they have none.
     """
 
     sources: tuple[Domain, ...]
@@ -71,6 +73,8 @@ class DomainSet:
     notes: tuple[str, ...] = ()
     released: tuple[str, ...] = ()
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    mark: str = ""
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> Any:

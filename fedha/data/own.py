@@ -62,7 +62,13 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
     if whole is None:
         return domain_set(brought, targets, config.classes, f"domains of {config.name}")
     made = domain_set(brought, targets, config.classes or whole.classes, whole.description)
-    return replace(made, notes=(*whole.notes, *made.notes), released=whole.released, statistics=whole.statistics)
+    return replace(
+        made,
+        notes=(*whole.notes, *made.notes),
+        released=whole.released,
+        statistics=whole.statistics,
+        class_names=whole.class_names,
+    )
 
 
 def domain_names(config: DataConfig) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedha.config import Config, from_json, to_json
 from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.data.examples import GIVEN
 from fedha.data.partition import client_domains
 from fedha.engine import ray_session
 from fedha.engine.estimate import run_operations
@@ -30,6 +31,7 @@ from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
 from fedha.inputs import each, several
 from fedha.models import SplitModel, build
+from fedha.privacy.contract import contract_of
 from fedha.runs.files import typed
 from fedha.runs.listener import Listener
 
@@ -133,7 +135,15 @@ def make_clients(
     threads = config.engine.threads
     keeping = Keeping.of(config.model.features)
     return Clients(
-        model, domain, threads=threads, device=device, party=party, site=seeded_site, stays=True, keeping=keeping
+        model,
+        domain,
+        threads=threads,
+        device=device,
+        party=party,
+        site=seeded_site,
+        stays=True,
+        keeping=keeping,
+        contract=contract_of(config, repeats=None),
     )
 
 
@@ -167,7 +177,9 @@ def _unpacked(packed: PackedDomain) -> Domain:
 
 
 def _exchanged(part: Examples, change: Callable[[Any], Any]) -> Examples:
-    return replace(part, inputs=each(change, part.inputs), labels=change(part.labels), groups=None, metadata={})
+    beside = {name: column for name, column in part.metadata.items() if name != GIVEN}
+    groups = None if part.groups is None else change(part.groups)
+    return replace(part, inputs=each(change, part.inputs), labels=change(part.labels), groups=groups, metadata=beside)
 
 
 def _as_array(kept: Any) -> Any:

@@ -37,6 +37,7 @@ from fedha.flower.logged import Logged
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, load_domains, serve
 from fedha.models import SplitModel, build
+from fedha.privacy.contract import contract_of
 from fedha.runs.listener import Listener
 
 
@@ -162,7 +163,16 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
     threads, keeping = config.engine.threads, Keeping.of(config.model.features)
     if not simulation:  # what a server's config says is no reason to write to a client's disk
         keeping = replace(keeping, cache=None)
-    return client_app(model, domain, threads=threads, device=device(config), party=party, site=site, keeping=keeping)
+    return client_app(
+        model,
+        domain,
+        threads=threads,
+        device=device(config),
+        party=party,
+        site=site,
+        keeping=keeping,
+        contract=contract_of(config, repeats=None),
+    )
 
 
 def _simulated() -> bool:

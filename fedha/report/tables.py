@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from fedha.config import POOLED
 from fedha.errors import FedhaError, listed
+from fedha.metrics.choice import Choice
 from fedha.recipes import Recipe, Term, known_rows, row
 from fedha.registry import statistic
 from fedha.report.accuracies import (
@@ -208,6 +209,8 @@ def _notes(results: Sequence[Results], rows: Mapping[Key, Sequence[Results]]) ->
             f"{label(key)}, {'seed' if len(found) == 1 else 'seeds'} {listed(found)}: {text}."
             for text, found in seeds.items()
         ]
+    for by in dict.fromkeys(tuple(one["select_by"].values()) for one in results if one.get("select_by")):
+        notes.append(f"Rules compare rounds by the {Choice(*by).title}.")
     if any(selected_accuracy("oracle")(one) is not None for one in results):
         notes.append("The oracle selects the round by the unseen target itself: an upper bound, not a method.")
     if any(POOLED in one.get("sources", {}) for one in results):

@@ -1,5 +1,6 @@
 """What chance does to an image that is trained on: DomainBed's transforms, or somebody's own, drawn by the row."""
 
+import hashlib
 import inspect
 import json
 import random
@@ -101,6 +102,21 @@ def augmented(image: Image.Image, wanted: Augmentation, draws: Draws, row: int) 
         with _globally(numbers.initial_seed()):
             made = transform.apply(image)
     return _bytes(made, wanted)
+
+
+@lru_cache(maxsize=8)
+def written(wanted: Augmentation) -> str:
+    """What decides how an image is changed: a transform's name and arguments, and the text that defines it.
+
+    What a text takes from other modules is not in it.
+    """
+    function = inspect.unwrap(find("data.augment", plugins.place(plugins.TRANSFORMS, wanted.name)))
+    try:
+        path = inspect.getsourcefile(function)
+    except TypeError:  # written in another language
+        path = None
+    code = b"" if path is None else Path(path).read_bytes()
+    return f"{wanted.name} {wanted.options} {wanted.square!r} {hashlib.blake2b(code, digest_size=16).hexdigest()}"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedha.config import DataConfig
 from fedha.data.domain import Domain, Examples, split, unseen
-from fedha.data.groups import numbered
+from fedha.data.groups import GROUP, numbered
 from fedha.data.images.augment import augmentation
 from fedha.data.images.cache import cached
 from fedha.data.images.classes import labels_of
@@ -69,7 +69,8 @@ def domain_of(folder: Folder, classes: Sequence[str], square: Square, config: Da
     files = ImageFiles(folder.path, folder.files, square, config.workers)
     inputs, broken = _inputs(files, config, trained=cut is not None)
     notes = list(folder.notes)
-    whole = Examples(inputs, labels, _groups(folder, cut, notes), _column(folder, config)).counted()
+    metadata = {} if folder.groups is None else {GROUP: numpy.array(folder.groups)}
+    whole = Examples(inputs, labels, _groups(folder, cut, notes), {**metadata, **_column(folder, config)}).counted()
     held_out = None if folder.held_out is None or cut is None else torch.tensor(folder.held_out, dtype=torch.bool)
     if broken:
         left = torch.tensor([row for row in range(len(files)) if row not in broken], dtype=torch.int64)

@@ -47,6 +47,7 @@ def load(config: DataConfig, cut: Cut) -> DomainSet:
             f"{len(classes)} classes; {square}{told}{_changed(config)}"
         ),
         notes=tuple(passed),
+        class_names=tuple(classes),
     )
 
 

@@ -96,6 +96,13 @@ def read_domain(root: Path, name: str) -> Folder:
     return one
 
 
+def images_below(folder: Path) -> list[str]:
+    """The images of a folder and of the folders in it, by their names in it, in order; errors as in `read_tree`."""
+    if not folder.is_dir():
+        raise FedhaError(f"{shown(folder)} is no folder; name one with images")
+    return [name for name, is_image in _walk(folder, ()) if is_image]
+
+
 def shown(path: Path | str) -> str:
     """A path as it can be printed, whatever bytes it has."""
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

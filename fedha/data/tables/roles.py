@@ -164,6 +164,19 @@ class Rows:
             cells = [one.texts[row] if one.texts is not None else one.numbers[row] for one in columns]  # type: ignore[index]
             yield torch.frombuffer(bytearray(repr(cells).encode()), dtype=torch.uint8)
 
+    def written(self, column: str) -> NDArray[Any]:
+        """A column's cells as texts, [n]; "" where one has no value.
+
+        Raises:
+            FedhaError: There is no such column.
+        """
+        _check_there(self.sheet, "data.metadata", column)
+        found = self.sheet.columns[column]
+        if found.texts is not None:
+            return numpy.array([found.texts[row] or "" for row in self.rows.tolist()], dtype=str)
+        numbers = numpy.asarray(found.numbers)[self.rows]
+        return numpy.array(["" if numpy.isnan(one) else f"{one:g}" for one in numbers.tolist()], dtype=str)
+
     def _cells(self, key: str, column: str) -> list[str]:
         texts = self.sheet.columns[column].texts or []
         for row in self.rows.tolist():
