@@ -11,10 +11,9 @@ from typing import Any
 from fedha import permitted
 from fedha.errors import FedhaError
 
-DATA, LOGGERS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
-    f"fedha.{kind}" for kind in ("data", "loggers", "models", "recipes", "rules", "statistics", "transforms")
-)
-GROUPS = (DATA, LOGGERS, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
+_KINDS = ("data", "loggers", "metrics", "models", "partitions", "recipes", "rules", "statistics", "transforms")
+GROUPS = tuple(f"fedha.{kind}" for kind in _KINDS)
+DATA, LOGGERS, METRICS, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFORMS = GROUPS
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {
@@ -35,6 +34,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "domainbed_resnet50": "fedha.models.domainbed:domainbed_resnet50",
         "timm": "fedha.models.backbones:timm_network",
         "torchvision": "fedha.models.backbones:torchvision_network",
+    },
+    PARTITIONS: {
+        "column": "fedha.data.partitions:by_column",
+        "dirichlet": "fedha.data.partitions:dirichlet",
+        "lambda": "fedha.data.partitions:mixed_domains",
     },
     TRANSFORMS: {"domainbed": "fedha.data.images.domainbed:augmentation"},
 }

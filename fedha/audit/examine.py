@@ -24,7 +24,7 @@ from fedha.audit.sent import Sent
 from fedha.audit.settings import Settings, chosen_rounds
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_domains
 from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.flower.serve import load_domains
@@ -80,9 +80,7 @@ def examine(
             "alone: what they find would say too little; audit a run without them"
         )
     domains = load_domains(config)
-    subject = Subject(
-        config, domains, client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
-    )
+    subject = Subject(config, domains, client_domains(domains, config.data, config.seed[0]))
     with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
         folder = keep or Path(place)
         final = _replayed(subject, rounds, folder, progress)
@@ -113,7 +111,7 @@ def _attacker_of(subject: Subject, settings: Settings, progress: Progress) -> At
     low, high = _value_range(public)
     return Attacker(
         domains.classes,
-        build(config.model, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
+        build(config.network, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
         public,
         weight_decay=config.training.weight_decay,
         decay=config.training.decay,
@@ -174,7 +172,7 @@ def _on_sources(subject: Subject, final: Model) -> float | None:
     No client needs to have sent it: who simulates has everybody's data.
     """
     config, domains = subject.config, subject.domains
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
     held_out = [placed(one.held_out, model, some_of(final)) for one in subject.clients if len(one.held_out)]
     return fmean(evaluate(model, final, part)["accuracy"] for part in held_out) if held_out else None
 
@@ -239,7 +237,7 @@ def _shadow_training(
         other = config.model_copy(update={"seed": [config.seed[0] + 1 + number]})
         trained = replay(other, domains, clients=clients)
         progress("shadow models", number + 1, shadows)
-        model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+        model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
         return lambda examples: logits_of(model, trained, examples)
 
     return train

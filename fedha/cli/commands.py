@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import typer
 
 from fedha import progress
-from fedha.cli import audit, data, deploy, diagnose, exits, privacy, study, sweep, sweep_table
+from fedha.cli import audit, data, deploy, diagnose, exits, predict, privacy, study, sweep, sweep_table
 from fedha.cli.options import Log, Quiet
 from fedha.report.formats import Format
 
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.add_typer(deploy.app)
 app.command()(audit.audit)
 app.command()(diagnose.diagnose)
+app.command()(predict.predict)
 app.command()(sweep.sweep)
 app.command()(sweep_table.table)
 app.add_typer(study.app)
@@ -170,7 +171,7 @@ def recipes(
     features: Annotated[int, typer.Option(min=1, help="Features before the head, without the bias.")] = 128,
     parameters: Annotated[int, typer.Option(min=1, help="Numbers in the whole model.")] = 16_770,
 ) -> None:
-    """List the recipes: what each aligns, what it costs a client in a round, and where it comes from.
+    """List the recipes, the server's rules, and what goes with any of them; what each costs, and where it comes from.
 
     [bold]Examples[/bold]
 
@@ -179,13 +180,15 @@ def recipes(
     [cyan]fedha recipes --classes 10 --features 512 --parameters 11181642[/cyan]
     """
     from fedha.cli import publish
+    from fedha.report.baselines import beside_table, rule_table
     from fedha.report.formats import render
     from fedha.report.tables import recipe_table
 
-    table = recipe_table(classes, features, parameters)
+    tables = (recipe_table(classes, features, parameters), rule_table(), beside_table())
     if markdown:
-        sys.stdout.write(render(table, "markdown"))
-    else:
+        sys.stdout.write("\n".join(render(table, "markdown") for table in tables))
+        return
+    for table in tables:
         publish.show(table, publish.terminal())
 
 

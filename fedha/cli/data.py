@@ -145,11 +145,12 @@ def check(
     config: Annotated[str, typer.Argument(metavar="CONFIG")],
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Write a contact sheet a domain, and a page.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Write a page: who has what, and of images a sheet a domain."),
     ] = None,
     form: Form = "text",
 ) -> None:
-    """Look at every example of a config's data: counts by domain, class and side; what is broken or stands twice.
+    """Look at every example of a config's data: counts by domain, class, side and client; what is broken or twice.
 
     CONFIG is a YAML file, or the name of one that fedha ships. KEY=VALUE changes what it says. Exit code 1: something
     should be mended: a broken image, contents that two domains or both sides of one share, the same contents under
@@ -164,16 +165,15 @@ def check(
     """
     from fedha.data.contact import shows_images, write_sheets
     from fedha.data.examine import examine
+    from fedha.data.partition import shares
     from fedha.flower.serve import load_domains
 
     wanted = launch.find_config(config, overrides or [], first_of_sweep=True)
     if wanted.data.name == "folder":  # a broken image is what is looked for, not the end
         wanted = wanted.model_copy(update={"data": wanted.data.model_copy(update={"on_broken": "skip"})})
     domains = load_domains(wanted)
-    found = examine(domains)
-    if out is not None and not shows_images(domains):
-        raise FedhaError(f"--out is {out}, but the inputs have shape {found.shape}, which are no images; leave it out")
-    files = [] if out is None else write_sheets(domains, found, out)
+    found = examine(domains, shares(domains.sources, wanted.data, wanted.seed[0]))
+    files = [] if out is None else write_sheets(domains, found, out, images=shows_images(domains))
     kept = _kept(wanted, domains)
     if form == "json":
         told = found.as_json() | ({} if kept is None else {"features": [one.as_json() for one in kept]})
@@ -183,7 +183,7 @@ def check(
         for line in () if kept is None else _of_features(config, kept):
             publish.say(line, publish.terminal())
     if files:
-        sys.stderr.write(f"Contact sheets: {files[-1]}\n")
+        sys.stderr.write(f"The page: {files[-1]}\n")
     if found.problems:
         raise typer.Exit(FAILED)
 
@@ -225,12 +225,31 @@ def _print(found: "Examined") -> None:
     notes = tuple(dict.fromkeys((*found.notes, *sizes, *twice)))
     shape = " × ".join(map(str, found.shape)) if isinstance(found.shape, tuple | list) else str(found.shape)
     publish.show(Table(f"{found.classes} classes, inputs {shape}", columns, tuple(rows), notes), console)
+    if len(found.clients) > sum(one.role == "source" for one in found.domains) or any(
+        len(one.held) > 1 for one in found.clients
+    ):
+        publish.show(_clients(found, classes), console)
     for problem in found.problems:
         publish.say(f"problem: {problem}", console)
     publish.say("no problem found" if not found.problems else f"{len(found.problems)} problems", console)
 
 
+def _clients(found: "Examined", classes: list[str]) -> Table:
+    """Who trains on what: a row for each domain that a client has examples of."""
+    heads = ("client", "domain", "examples", *classes)
+    rows = [
+        (one.name, name, f"{sum(own):,}", *map(str, own if classes else []))
+        for one in found.clients[:_MANY_CLIENTS]
+        for name, own in one.held.items()
+    ]
+    more = len(found.clients) - _MANY_CLIENTS
+    told = (f"and {more:,} more clients: --format json lists all, --out draws them",) if more > 0 else ()
+    columns = tuple(Column(head, number=place > 1) for place, head in enumerate(heads))
+    return Table(f"{len(found.clients):,} clients, and what they train on", columns, tuple(rows), told)
+
+
 _FEW_CLASSES = 12  # that have a column
+_MANY_CLIENTS = 40  # that have a row
 
 
 @app.command()

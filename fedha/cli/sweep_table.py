@@ -25,6 +25,9 @@ def table(
     rule: Annotated[
         str | None, typer.Option("--rule", metavar="NAME", help="One selection rule alone; default: all.")
     ] = None,
+    metric: Annotated[
+        str, typer.Option("--metric", metavar="NAME", help="One of evaluation.metrics; default: accuracy.")
+    ] = "accuracy",
     page: Annotated[
         bool, typer.Option("--page", help="Write a page with pictures: report.html in the sweep's folder, or --output.")
     ] = False,
@@ -44,28 +47,41 @@ def table(
     """
     console = publish.terminal()
     if page or (output is not None and output.suffix == ".html"):
+        if metric != "accuracy":
+            raise FedhaError(f"--metric is {metric}, but a page is of accuracies; leave one of them out")
         if form is not None:
             raise FedhaError(f"--format is {form}, but a page has a form of its own; leave one of them out")
         publish_page(paths, output, rule, console)
     else:
-        publish_tables(paths, form, output, rule, console)
+        publish_tables(paths, form, output, rule, console, metric)
 
 
 def publish_tables(
-    paths: Sequence[Path], form: Format | None, output: Path | None, rule: str | None, console: Console
+    paths: Sequence[Path],
+    form: Format | None,
+    output: Path | None,
+    rule: str | None,
+    console: Console,
+    metric: str = "accuracy",
 ) -> None:
     """Write or show the tables of sweeps.
 
     Raises:
-        FedhaError: A path holds no sweep, nothing has finished, there is no such rule, or the output is somebody's.
+        FedhaError: A path holds no sweep, nothing has finished, there is no such rule or metric, or the output is
+            somebody's.
     """
     from fedha.atomic import write_text
     from fedha.report.formats import render
     from fedha.sweep.found import read_found
+    from fedha.sweep.summary import metrics_of
     from fedha.sweep.tables import sweep_tables
 
-    rules = _rules(rule)
-    tables = sweep_tables(read_found(paths), rules)
+    rules, found = _rules(rule), read_found(paths)
+    known = {name for one in found.summaries.values() for name in metrics_of(one)}
+    if metric != "accuracy" and found.summaries and metric not in known:
+        told = ", ".join(sorted(known)) or "none: name them in evaluation.metrics"
+        raise FedhaError(f"no run of {', '.join(map(str, paths))} has the metric {metric!r}; they have {told}")
+    tables = sweep_tables(found, rules, metric)
     if not tables:
         raise FedhaError(f"no run of {', '.join(map(str, paths))} has finished yet; go on with the same fedha sweep")
     form = form or (publish.form_of(output) if output else None)

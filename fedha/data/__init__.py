@@ -12,7 +12,7 @@ from fedha.data.domain import Domain, DomainSet, Examples, nth, split
 from fedha.data.export import FILE, read_domain
 from fedha.data.images import load as folder
 from fedha.data.labels import missing_classes
-from fedha.data.shards import check_clients
+from fedha.data.partition import check_partition
 from fedha.data.sides import Cut, cut_of
 from fedha.errors import FedhaError
 from fedha.exhausted import out_of_memory
@@ -88,9 +88,9 @@ def load(
         cut = cut_of(config, seed, protected=protected, keys=keys)
         made = _of(config).load(splits.with_validation(config), cut)
         domains = splits.set_aside(made, config.validation_domain).check()
-    check_clients(domains.sources, config.clients_per_domain)
+    check_partition(domains, config, seed)
     told = [*domains.notes, *_gathered((*domains.sources, *domains.targets))]
-    missing = missing_classes(domains, config.clients_per_domain, seed, config.split)
+    missing = missing_classes(domains, config, seed)
     described = told if protected else [*told, *missing]  # what is published tells of no covered example
     return replace(domains, notes=(*told, *missing), description="; ".join([domains.description, *described]))
 
@@ -129,7 +129,7 @@ def load_own(config: DataConfig, seed: int, client_id: int, key: bytes | None = 
 def notes_of(domain: Domain, classes: int) -> list[str]:
     """What a site should know of what it loaded, a sentence each; for its own eyes."""
     alone = DomainSet((replace(domain, shard=None),), (), classes, domain.name)
-    return [*domain.notes, *missing_classes(alone, 1, 0, "stratified")]
+    return [*domain.notes, *missing_classes(alone, DataConfig(), 0)]
 
 
 def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:

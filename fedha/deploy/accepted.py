@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fedha import atomic, permitted, plugins
 from fedha.config import Config
-from fedha.deploy.bundle import Bundle
+from fedha.deploy import bundle
 from fedha.errors import FedhaError, brief
 from fedha.named import is_own
 from fedha.rules.table import RULES, named_rule
@@ -53,15 +53,15 @@ class Accepted:
     code: frozenset[str]
 
 
-def first(bundle: Bundle) -> bytes:
+def first() -> bytes:
     """The file that a new site begins with: this version's own bundle, and no code but fedha's."""
-    return f"{_HEAD}{bundle_line(bundle)}\n".encode()
+    return f"{_HEAD}{bundle_line(bundle.DIGEST, bundle.NAME, bundle.VERSION)}\n".encode()
 
 
-def bundle_line(bundle: Bundle) -> str:
-    """The line that accepts a bundle."""
-    words = (re.sub(r"[^!-~]", "?", one)[:100] for one in (bundle.name, bundle.version))
-    return f"bundle {bundle.digest} {' '.join(words)}"
+def bundle_line(digest: str, *called: str) -> str:
+    """The line that accepts a bundle of this digest, with what people call it."""
+    words = (re.sub(r"[^!-~]", "?", one)[:100] for one in called)
+    return f"bundle {digest} {' '.join(words)}"
 
 
 def code_line(place: str) -> str:
@@ -165,7 +165,8 @@ def check_named(config: Config) -> None:
         ("model.name", plugins.MODELS, config.model.name),
         ("training.optimizer", plugins.RULES, rule),
     )
-    for key, group, name in named:
+    metrics = (("evaluation.metrics", plugins.METRICS, name) for name in config.evaluation.metrics)
+    for key, group, name in (*named, *metrics):
         if is_own(place := plugins.place(group, name)):
             permitted.check(key, place)
 

@@ -9,14 +9,12 @@ import io
 import tomllib
 import zipfile
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-
-from flwr.cli.build import build_fab_from_files
 
 from fedha.errors import FedhaError, brief
 
-NAME = "fedha/fedha-deployment"  # publisher and project of what `fedha deploy run` sends
+NAME, VERSION = "fedha/fedha-deployment", "1.0.0"  # publisher and project of what `fedha deploy run` sends
+DIGEST = "8658e4913e9b77eddc0b55fa2a5491d4e27694e232148517b3e8afadbd3d9f10"  # of `own`, as Flower 1.41 makes it
 MOST_BYTES = 64 << 20  # of a bundle; Flower itself takes 10 MB
 _PROJECT_FILE, _MOST_PROJECT_BYTES = "pyproject.toml", 1 << 20
 
@@ -77,9 +75,10 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-@cache
 def own() -> bytes:
     """The bundle that `fedha deploy run` of this version brings, to the byte that `flwr run` makes of `SOURCE`."""
+    from flwr.cli.build import build_fab_from_files  # slow to import, and who only compares digests needs no Flower
+
     return build_fab_from_files(SOURCE)[0]
 
 

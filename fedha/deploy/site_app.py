@@ -136,7 +136,7 @@ def _check_ours(asked: tuple[str, str], digest: str) -> None:
             f"this site takes no code from the server: it runs its own fedha, for runs of `fedha deploy run`, and not "
             f"{_called(asked)} with SHA-256 {digest}"
         )
-    if digest != bundle.digest(bundle.own()):
+    if digest != bundle.DIGEST:
         log(
             WARNING, "fedha: the run brings another app than this version's, SHA-256 %s; this site runs its own", digest
         )

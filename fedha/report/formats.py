@@ -48,16 +48,22 @@ class Summary:
             None for one number.
         signed: Whether a plus sign is written (differences).
         rank: 1 for the best of a column and 2 for the second, which are marked; 0 for all others.
+        interval: The ends of an interval around the mean, or None.
+        digits: Behind the point.
     """
 
     mean: float
     deviation: float | None = None
     signed: bool = False
     rank: int = 0
+    interval: tuple[float, float] | None = None
+    digits: int = 1
 
     def __str__(self) -> str:
-        mean = f"{self.mean:+.1f}" if self.signed else f"{self.mean:.1f}"
-        return mean if self.deviation is None else f"{mean} ± {self.deviation:.1f}"
+        text = f"{self.mean:{'+' if self.signed else ''}.{self.digits}f}"
+        text += "" if self.deviation is None else f" ± {self.deviation:.{self.digits}f}"
+        ends = ", ".join(f"{one:.{self.digits}f}" for one in self.interval or ())
+        return f"{text} [{ends}]" if ends else text
 
 
 Cell = str | Summary | None
@@ -252,20 +258,30 @@ _LATEX = {
 
 def _csv(table: Table) -> str:
     """Full precision, no caption and no notes: for programs. A column of summaries becomes mean and sd."""
-    split = [any(isinstance(row[place], Summary) for row in table.rows) for place in range(len(table.columns))]
+    columns = [[row[place] for row in table.rows] for place in range(len(table.columns))]
+    counts = [_csv_count(column) for column in columns]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [
-        [f"{c.heading} mean", f"{c.heading} {c.spread}"] if s else [c.heading]
-        for c, s in zip(table.columns, split, strict=True)
+        [f"{one.heading} {what}" for what in ("mean", one.spread, "low", "high")[:count]]
+        if count > 1
+        else [one.heading]
+        for one, count in zip(table.columns, counts, strict=True)
     ]
     writer.writerow([name for names in heads for name in names])
     for row in table.rows:
-        writer.writerow([text for cell, two in zip(row, split, strict=True) for text in _csv_cells(cell, two)])
+        writer.writerow([text for cell, count in zip(row, counts, strict=True) for text in _csv_cells(cell, count)])
     return out.getvalue()
 
 
-def _csv_cells(cell: Cell, two: bool) -> list[str]:
+def _csv_count(cells: Sequence[Cell]) -> int:
+    """How many columns one becomes: mean and spread, and where there are intervals their ends."""
+    found = [one for one in cells if isinstance(one, Summary)]
+    return (4 if any(one.interval for one in found) else 2) if found else 1
+
+
+def _csv_cells(cell: Cell, count: int) -> list[str]:
     if isinstance(cell, Summary):
-        return [repr(cell.mean), "" if cell.deviation is None else repr(cell.deviation)]
-    return ["" if cell is None else cell] + [""] * two
+        numbers = (cell.mean, cell.deviation, *(cell.interval or (None, None)))[:count]
+        return ["" if one is None else repr(one) for one in numbers]
+    return ["" if cell is None else cell] + [""] * (count - 1)

@@ -13,6 +13,7 @@ from fedha.progress import duration
 from fedha.report import figures
 from fedha.report.accuracies import RULES, sound
 from fedha.report.comparison import Run, Variant, variants
+from fedha.report.domains import domain_tables
 from fedha.report.formats import Cell, Column, Table, cell_text
 from fedha.report.privacy import privacy_section
 from fedha.report.section import Section
@@ -50,6 +51,7 @@ def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = (), secti
         data=list(dict.fromkeys(shortened(str(run.results["data"])) for run in runs if run.results.get("data"))),
         summary=_summary(runs),
         accuracies=accuracy_table([run.results for run in runs], told_apart),
+        domains=domain_tables([run.results for run in runs], told_apart),
         runs=run_table(rows),
         figures=_figures(rows),
         privacy=privacy_section(rows),
@@ -72,6 +74,7 @@ def render_sections(title: str, summary: str, sections: Sequence[Section]) -> st
     nothing: dict[str, Any] = {
         "data": [],
         "accuracies": None,
+        "domains": [],
         "runs": None,
         "figures": [],
         "privacy": None,

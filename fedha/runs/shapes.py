@@ -64,6 +64,7 @@ class _Selected(_Chosen, total=False):
     within_warmup: _Whole
     instead_of: _Whole
     warmup: _Whole
+    target: dict[_Text, _Number]
 
 
 class _Absence(TypedDict):
@@ -99,6 +100,8 @@ class _Optional(TypedDict, total=False):
     privacy: _Privacy
     changes: list[_Changes]
     diverged: _Text
+    stopped: _Text
+    select_by: dict[_Text, _Text]
     remarks: list[_Text]
 
 

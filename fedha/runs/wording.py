@@ -68,6 +68,8 @@ def result_text(results: Mapping[str, Any]) -> str:
         whose, epsilon = max(privacy["epsilon"].items(), key=lambda one: float(one[1] or 0), default=("", 0.0))
         text += f"; ε {epsilon:.2f} at δ {privacy['delta'].get(whose, 0):.1g} for one {privacy['protect'].rstrip('s')}"
         text += f"; ended after round {results['rounds']}, by privacy.max_epsilon" if privacy.get("stopped") else ""
+    if why := results.get("stopped"):
+        text += f"; ended after round {results['rounds']}: {why}"
     flags = [f"diverged: {results['diverged']}"] if results.get("diverged") else warmup_texts(results)
     return "; ".join([text, *flags, *absence_texts(results.get("left_out", {}), results["rounds"])])
 

@@ -7,9 +7,8 @@ from itertools import cycle
 from matplotlib.axes import Axes
 
 from fedha.report.drawing import SOURCES, TARGETS, Label, draw, label_ends
-from fedha.sweep.varied_values import Tried, as_number, axis_scale
+from fedha.sweep.varied_values import Tried, as_number, axis_scale, is_grid
 
-_FEW = 10  # values of a grid
 _MARKS = tuple((color, mark) for mark in "os^Dv" for color in (*SOURCES, *TARGETS))
 
 Pairs = list[tuple[float, float]]  # value, accuracy
@@ -29,7 +28,7 @@ def hyperparameter_figure(name: str, key: str, runs: Sequence[Tried]) -> str:
         if value is not None:
             groups.setdefault(one.label, []).append((value, one.accuracy))
     every = [value for pairs in groups.values() for value, _ in pairs]
-    scale = axis_scale(every)
+    scale, lines = axis_scale(every), is_grid(key, runs)
 
     def plot(axes: Axes) -> None:
         if scale == "symlog":
@@ -38,12 +37,11 @@ def hyperparameter_figure(name: str, key: str, runs: Sequence[Tried]) -> str:
             axes.set_xscale(scale)
         labels: list[Label] = []
         for (title, pairs), (color, mark) in zip(groups.items(), cycle(_MARKS), strict=False):
-            means = means_of(pairs)
-            few = len(means) <= _FEW and len(means) < len(pairs)
-            axes.plot(*zip(*pairs, strict=True), mark, color=color, markersize=4, alpha=0.35 if few else 0.75)
-            if few or len(means) == len(pairs) <= _FEW:
-                axes.plot(list(means), list(means.values()), color=color, linewidth=1.8)
-            labels.append((list(means.values())[-1] if few else statistics.fmean(y for _, y in pairs), title, color))
+            means = list(means_of(pairs).items())
+            axes.plot(*zip(*pairs, strict=True), mark, color=color, markersize=4, alpha=0.35 if lines else 0.75)
+            if lines:
+                axes.plot(*zip(*means, strict=True), color=color, linewidth=1.8)
+            labels.append((means[-1][1] if lines else statistics.fmean(y for _, y in pairs), title, color))
         axes.set(xlabel=key, ylabel="unseen domain, accuracy %")
         label_ends(axes, labels)
 

@@ -51,10 +51,7 @@ def _rule_section(rule: str, chosen: Mapping[Place, Chosen], found: Found, place
     if (ranks := rank(chosen)) is not None:
         tables.append(rank_table(ranks))
         panels = (("Mean ranks; a bar joins recipes that cannot be told apart", ranks_figure(f"r{place}", ranks)),)
-    told = said or more
-    return Section(
-        f"{title[0].upper()}{title[1:]}", f"{told[:1].upper()}{told[1:]}.", tuple(tables), panels, first=True
-    )
+    return Section(_begun(title), f"{_begun(said or more)}.", tuple(tables), panels, first=True)
 
 
 def _curves(chosen: Mapping[Place, Chosen], found: Found, rule: str) -> list[Section]:
@@ -88,6 +85,11 @@ def _values(found: Found, rule: str) -> list[Section]:
         text = "Each run is a line; the tenth with the best validation is orange. Spread-out axes are logarithmic."
         parts.append(Section("All that was varied together", text, (), panels, first=True))
     return parts
+
+
+def _begun(text: str) -> str:
+    """A phrase as a sentence begins."""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _named(rule: str) -> str:

@@ -46,7 +46,7 @@ def parallel_figure(name: str, title: str, runs: Sequence[Tried]) -> str:
     keys = [key for key in dict.fromkeys(key for one in kept for key in one.values) if _differ(key, kept)]
     if len(kept) < 3 or len(keys) < 2:
         return ""
-    scales = [scale_of(key.removeprefix("recipe."), [one.values.get(key) for one in kept]) for key in keys]
+    scales = [scale_of(key.rpartition(".")[2], [one.values.get(key) for one in kept]) for key in keys]
     if all(one.validation is not None for one in kept):
         scales.append(scale_of(_VALIDATION, [one.validation for one in kept]))
     scales.append(scale_of(_TARGET, [one.accuracy for one in kept]))
@@ -54,7 +54,7 @@ def parallel_figure(name: str, title: str, runs: Sequence[Tried]) -> str:
 
     def plot(axes: Axes) -> None:
         axes.set_position((0.05, 0.2, 0.9, 0.66))
-        axes.set(xlim=(-0.15, len(scales) - 0.85), ylim=(-0.02, 1.02))
+        axes.set(xlim=(-0.4, len(scales) - 0.6), ylim=(-0.02, 1.02))
         axes.axis("off")
         for place, scale in enumerate(scales):
             axes.plot((place, place), (0, 1), color=GRID, linewidth=1.4)
@@ -63,9 +63,9 @@ def parallel_figure(name: str, title: str, runs: Sequence[Tried]) -> str:
             axes.text(place, -0.16, shorten(scale.title, 22), ha="center", va="top", fontsize=9)
         for number in range(len(kept)):
             first = number >= len(kept) - best
+            color, width, alpha = (TARGETS[0], 2.0, 0.95) if first else (SOURCES[0], 1.0, 0.3)
             line = [scale.heights[number] for scale in scales]
-            color, alpha, width, order = (TARGETS[0], 0.95, 2.0, 3) if first else (SOURCES[0], 0.3, 1.0, 2)
-            axes.plot(range(len(scales)), line, color=color, alpha=alpha, linewidth=width, zorder=order)
+            axes.plot(range(len(scales)), line, color=color, linewidth=width, alpha=alpha, zorder=2 + first)
 
     told = ", ".join(f"{key} {shown(kept[-1].values.get(key))}" for key in keys)
     text = f"Each run of {title} as a line through what was varied; the best by validation has {told}."
@@ -78,10 +78,8 @@ def scale_of(title: str, values: Sequence[Any]) -> Scale:
     known = [one for one in numbers if one is not None]
     if len(known) < len(values):
         names = sorted({shown(one) for one in values})
-        step = 1 / max(1, len(names) - 1)
-        return Scale(
-            title, [step * names.index(shown(one)) for one in values], shorten(names[0], 14), shorten(names[-1], 14)
-        )
+        step, ends = 1 / max(1, len(names) - 1), (shorten(names[0], 14), shorten(names[-1], 14))
+        return Scale(title, [step * names.index(shown(one)) for one in values], *ends)
     placed = [math.log10(one) for one in known] if axis_scale(known) == "log" else known
     low, span = min(placed), (max(placed) - min(placed)) or 1.0
     return Scale(title, [(one - low) / span for one in placed], f"{min(known):.4g}", f"{max(known):.4g}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedha.jsonfile import parse_json
+from fedha.metrics.choice import Choice
 from fedha.runs import own_files, runfolder
 from fedha.runs.selection import pick, scores
 
@@ -30,7 +31,7 @@ def summarise(folder: Path, warmup: int) -> dict[str, Any]:
     """
     results, records = runfolder.read_results(folder), runfolder.read_metrics(folder)
     folds = {one.name: runfolder.read_metrics(one) for one in sorted((folder / "folds").glob("*")) if one.is_dir()}
-    by_rule = scores(records, folds)
+    by_rule = scores(records, folds, Choice(**results.get("select_by", {})))
     if "oracle" in by_rule:
         last = max(by_rule["oracle"])
         by_rule = {**by_rule, ORACLE: {last: by_rule["oracle"][last]}}
@@ -70,11 +71,31 @@ def read(folder: Path) -> dict[str, Any] | None:
 def _chosen(by_round: Mapping[int, float], records: Sequence[Mapping[str, Any]], warmup: int) -> dict[str, Any]:
     taken = pick(by_round, warmup)
     record = next(one for one in records if one["round"] == taken.round)
+    metrics = _metrics(record["target"])
     return {
         "round": taken.round,
         "score": by_round[taken.round],
         "targets": {name: one["accuracy"] for name, one in record["target"].items() if "accuracy" in one},
+        **({"metrics": metrics} if any(metrics.values()) else {}),
         **({"warmup": warmup} if taken.instead_of or taken.round <= warmup else {}),
+    }
+
+
+def metrics_of(found: Mapping[str, Any]) -> set[str]:
+    """The metrics that a summary has of some target, whether they have a value or none."""
+    return {key for rule in found["rules"].values() for one in (rule.get("metrics") or {}).values() for key in one}
+
+
+def _metrics(domains: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """What is known of each target beside its accuracy."""
+    plain = ("accuracy", "risk", "examples")
+    return {
+        name: {
+            key: value
+            for key, value in one.items()
+            if key not in plain and (value is None or isinstance(value, int | float))
+        }
+        for name, one in domains.items()
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from fedha.schema import number
 from fedha.sweep.store import Entry
 
+_FEW = 10  # values of a grid
 _SPAN = 30  # times the smallest value, beyond which an axis is logarithmic
 
 
@@ -17,12 +18,14 @@ class Tried:
 
     Attributes:
         label: Its recipe's.
+        seed: Its trial's.
         values: What was varied, by key.
         validation: What the rule looked at, in percent; None: nothing.
         accuracy: On the first target at the round that the rule takes, in percent.
     """
 
     label: str
+    seed: int
     values: Mapping[str, Any]
     validation: float | None
     accuracy: float
@@ -36,7 +39,7 @@ def tried(rule: str, jobs: Iterable[Entry], found: Mapping[str, Mapping[str, Any
         picked = None if content is None or content["diverged"] else content["rules"].get(rule)
         if picked and picked["targets"]:
             score = None if picked["score"] is None else 100 * picked["score"]
-            kept.append(Tried(one.label, one.values, score, 100 * next(iter(picked["targets"].values()))))
+            kept.append(Tried(one.label, one.seed, one.values, score, 100 * next(iter(picked["targets"].values()))))
     return kept
 
 
@@ -44,6 +47,16 @@ def numeric_keys(runs: Sequence[Tried]) -> list[str]:
     """Keys whose values are numbers, two at least."""
     keys = dict.fromkeys(key for one in runs for key in one.values)
     return [key for key in keys if _is_numeric([one.values[key] for one in runs if key in one.values])]
+
+
+def is_grid(key: str, runs: Sequence[Tried]) -> bool:
+    """Whether few values were tried, the same in every trial; drawn ones differ."""
+    by_seed: dict[int, set[float | None]] = {}
+    for one in runs:
+        if key in one.values:
+            by_seed.setdefault(one.seed, set()).add(as_number(one.values[key]))
+    several = {frozenset(one) for one in by_seed.values()}
+    return len(several) == 1 and len(next(iter(several))) <= _FEW
 
 
 def as_number(value: Any) -> float | None:

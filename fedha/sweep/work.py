@@ -2,12 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fedha.config import Config
 from fedha.data.domain import DomainSet
+from fedha.data.fingerprint import fingerprint
 from fedha.errors import FedhaError, StoppedError, UnwrittenError
 from fedha.exhausted import out_of_memory
 from fedha.flower.delivery import never
@@ -117,9 +118,15 @@ class Worker:
         if key not in self._held:
             while len(self._held) >= _KEPT:
                 self._held.popitem(last=False)
-            self._held[key] = load_domains(config)
+            self._held[key] = _marked(load_domains(config))
         self._held.move_to_end(key)
         return self._held[key]
+
+
+def _marked(domains: DomainSet) -> DomainSet:
+    """The domains with their digest, which every run asks for; not of what lies on a disk and may change there."""
+    parts = [part for one in domains.sources for part in (one.train, one.held_out)]
+    return replace(domains, mark=fingerprint(domains)) if all(one.in_memory for one in parts) else domains
 
 
 def _either(stop: Callable[[], bool], listener: rungs.Until) -> Callable[[], bool]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flwr.cli.build import build_fab_from_files
 
-from fedha.deploy import bundle
+from fedha.deploy import accepted, bundle
 
 _PROJECT = """\
 [project]
@@ -85,3 +85,9 @@ def spy(mark: Path) -> bytes:
 def built(files: dict[str, bytes]) -> bytes:
     """The bundle of an app."""
     return build_fab_from_files(files)[0]
+
+
+def line_of(content: bytes) -> str:
+    """With which a site accepts a bundle."""
+    found = bundle.describe(content)
+    return accepted.bundle_line(found.digest, found.name, found.version)

@@ -17,9 +17,13 @@ def test_our_bundle_is_to_the_byte_what_flower_makes_of_the_folder_that_is_sent(
         (tmp_path / name).write_bytes(content)
     assert build_fab_from_disk(tmp_path) == bundle.own()
     found = bundle.describe(bundle.own())
-    assert (found.name, found.version, found.client_app) == (bundle.NAME, "1.0.0", "fedha_deployment:client")
+    assert (found.name, found.version, found.client_app) == (
+        bundle.NAME,
+        bundle.VERSION,
+        "fedha_deployment:client",
+    )
     assert {name for name, _ in found.files} == {*bundle.SOURCE, ".info/CONTENT"}
-    assert found.digest == bundle.digest(bundle.own())
+    assert found.digest == bundle.digest(bundle.own()) == bundle.DIGEST
 
 
 def test_a_bundle_is_told_apart_by_any_byte(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from fedha.deploy import accepted, bundle
 from tests.deploy.deployed import ERM, Deployed, Simulated, assert_same_run
-from tests.deploy.operators import built, disguised, for_agents, source, spy
+from tests.deploy.operators import built, disguised, for_agents, line_of, source, spy
 from tests.deploy.running import SCRIPTS, Running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -119,7 +119,7 @@ def test_an_update_is_refused_until_a_person_accepts_it(careful: Running, tmp_pa
     assert told in careful.said("west-app")
     assert not mark.exists()
     content = built(disguised(mark))
-    line = accepted.bundle_line(bundle.describe(content))
+    line = line_of(content)
     assert accepted.add(careful.init_folder.site("west") / accepted.FILE, line)
     code, said = Deployed(careful, "updated", *RUN, program=str(other)).end()
     assert code == 0, said

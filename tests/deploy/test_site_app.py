@@ -17,14 +17,14 @@ from fedha.deploy import accepted, bundle, site_app
 from fedha.deploy.site_app import SiteCode
 from fedha.errors import FedhaError
 from fedha.named import find
-from tests.deploy.operators import built, disguised, source
+from tests.deploy.operators import built, disguised, line_of, source
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A site's file; what a process would keep until its end ends with the test."""
     path = tmp_path / accepted.FILE
-    path.write_bytes(accepted.first(bundle.describe(bundle.own())))
+    path.write_bytes(accepted.first())
     monkeypatch.setenv("FEDHA_ACCEPTED", str(path))
     monkeypatch.setenv("FEDHA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FEDHA_APP", raising=False)
@@ -100,7 +100,7 @@ def test_an_accepted_bundle_runs_and_one_with_another_byte_does_not(
     with pytest.raises(FedhaError, match="starts no app that its people have not accepted, and 'operator/curious'"):
         started(content)
     assert not list(tmp_path.glob("mark*"))
-    accepted.add(site, accepted.bundle_line(bundle.describe(content)))
+    accepted.add(site, line_of(content))
     with pytest.raises(FedhaError, match=f"{bundle.digest(content + b'x')} is none of theirs"):
         started(content + b"x")
     assert not list(tmp_path.glob("mark*"))
@@ -119,7 +119,7 @@ def test_the_servers_words_for_a_bundle_name_no_folder(
     """Flower would load what lies in a folder that is named by the run's name, version and hash."""
     monkeypatch.setenv("FEDHA_APP", "accepted")
     content = built(source(tmp_path / "accepted"))
-    accepted.add(site, accepted.bundle_line(bundle.describe(content)))
+    accepted.add(site, line_of(content))
     for name, version in (("operator/curious", "1/../../../elsewhere"), ("operator/other", "6.6.6"), ("x", "6.6.6")):
         with pytest.raises(Exception, match="mismatch"):
             started(content, name, version)
