@@ -116,6 +116,13 @@ def test_workers_count_the_same(plain: Path, tmp_path: Path) -> None:
     assert numbers(tmp_path / "run") == numbers(plain)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_flowers_processes_count_the_same(plain: Path, tmp_path: Path) -> None:
+    run_job(Job(config(engine={"name": "flower"}), tmp_path / "run"), Silent())
+    assert numbers(tmp_path / "run") == numbers(plain)
+
+
 KEEPING: dict[str, dict[str, Any]] = {
     "by accuracy": {"evaluation": {"leave_one_domain_out": True}},
     "by the worst domain's log loss": {
