@@ -283,11 +283,13 @@ class Clients:
         """A reply with the numbers that may leave."""
         if self.contract is None or self.contract.numbers == NUMBERS:
             return reply
-        numbers, sums = (
-            {name: value for name, value in some.items() if name.partition("/")[0] in self.contract.numbers}
-            for some in (reply.metrics, reply.sums)
-        )
-        return replace(reply, metrics=numbers, sums=sums)
+        agreed = self.contract.numbers
+
+        def left(name: str) -> bool:
+            return name.partition("/")[0] in agreed
+
+        metrics = {name: value for name, value in reply.metrics.items() if left(name)}
+        return replace(reply, metrics=metrics, sums={name: one for name, one in reply.sums.items() if left(name)})
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]

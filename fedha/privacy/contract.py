@@ -16,6 +16,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.models.split import SplitModel
 from fedha.models.state import kinds_of, state_of
+from fedha.privacy.releasable import private_exchanges
 from fedha.recipes import Recipe
 from fedha.schema import shown
 from fedha.training import PARTS
@@ -67,9 +68,9 @@ class Contract:
         FedhaError: A part or a number that there is not, a key that is none, or a negative number of repeats.
     """
 
-    task: Task
+    task: Task = field(hash=False)
     schedule: Literal["exact", "piggyback"] = "exact"
-    sections: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Any] = field(default_factory=dict, hash=False)
     evaluate: tuple[str, ...] | None = None
     numbers: tuple[str, ...] = NUMBERS
     repeats: int | None = -1
@@ -106,6 +107,17 @@ class Contract:
     def cohort(self) -> Drawing:
         """Who takes part in a round: all, or those who are drawn, from a seed that everybody has."""
         return "all" if self.task.training.clients_per_round is None else "public"
+
+    @cached_property
+    def exchanges(self) -> tuple[tuple[str, ...], ...]:
+        """The statistics that a round measures: one tuple for each time that they are asked for."""
+        recipe, covered = self.task.recipe, self.task.privacy.protect == "examples"
+        return private_exchanges(recipe) if covered else recipe.measurements()
+
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys(name for group in self.exchanges for name in group))
 
     @cached_property
     def terms(self) -> Mapping[str, Any]:

@@ -61,7 +61,7 @@ def grid_of(config: Config, held: Contract | None = None) -> Overhearing:
 def request_of(config: Config, **changes: Any) -> Request:
     """What an honest server asks first, but for some fields."""
     held = contract_of(config)
-    first = {"kind": "measure", "measure": agreed.exchanges(held.task)[0]}
+    first = {"kind": "measure", "measure": held.exchanges[0]}
     honest = {"round": 1, "averaging_weight": 0.5, "contract": held.digest, "parameters": parameters_of(config)}
     return Request(held.task, **{**honest, **first, **changes})
 
@@ -293,7 +293,7 @@ NAMES = st.lists(WORDS, max_size=3).map(tuple)
 def hostile(draw: Any) -> tuple[str, dict[str, Any]]:
     """Fields of a request as a server likes them, of one of the configs."""
     name = draw(st.sampled_from(sorted(CONFIGS)))
-    groups = agreed.exchanges(contract_of(CONFIGS[name]).task)
+    groups = contract_of(CONFIGS[name]).exchanges
     return name, {
         "kind": draw(st.sampled_from(["measure", "train", "evaluate"])),
         "round": draw(st.integers(-1, 5)),
@@ -316,7 +316,7 @@ def test_a_request_of_any_kind_is_refused_or_one_that_was_agreed_on(asked: tuple
     request = request_of(config, **{**given_fields, "contract": digest})
     if agreed.deviation(held, request) is not None:
         return
-    groups, private = agreed.exchanges(held.task), config.privacy.protect == "examples"
+    groups, private = held.exchanges, config.privacy.protect == "examples"
     riding = tuple(dict.fromkeys(one for group in groups for one in group))
     assert request.contract == held.digest
     assert 1 <= request.round <= 3
