@@ -208,6 +208,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no groups": ({"evaluation": {"select_by": {"metric": "accuracy", "over": "worst_group"}}}, "names no column"),
     "scores in secure sums": ({"privacy": {"secure_aggregation": True}}, "'auroc', which needs all examples"),
     "scores of shared domains": ({"data": {"clients_per_domain": 2}}, "'auroc', which needs all examples"),
+    "scores of divided domains": ({"data": {"partition": "dirichlet"}}, "'auroc', which needs all examples"),
     "groups in secure sums": (
         {"evaluation": {"groups": "site"}, "privacy": {"secure_aggregation": True}},
         "nobody tells which groups",
