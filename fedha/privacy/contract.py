@@ -25,7 +25,7 @@ NUMBERS = ("accuracy", "held_out", "loss", "penalty", "risk", "train")  # that g
 _FEWEST_REPEATS = 5
 _TEXTS = ("source", "pull")  # of a recipe, which decide nothing
 _STARTS = ("start", "start_head")  # of a model: where the server's parameters begin, which it sends anyway
-Drawing = Literal["all", "public"]
+Drawing = Literal["all", "public", "secret"]
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,11 @@ class Contract:
 
     @property
     def cohort(self) -> Drawing:
-        """Who takes part in a round: all, or those who are drawn, from a seed that everybody has."""
-        return "all" if self.task.training.clients_per_round is None else "public"
+        """Who takes part in a round: all, or those who are drawn: from the seed, or by a secret of the server's."""
+        if self.task.training.clients_per_round is None:
+            return "all"
+        hidden = self.task.privacy.protect == "clients" and self.task.training.client_sampling == "uniform"
+        return "secret" if hidden else "public"
 
     @cached_property
     def exchanges(self) -> tuple[tuple[str, ...], ...]:
