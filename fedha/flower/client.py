@@ -283,8 +283,12 @@ class Clients:
         """A reply with the numbers that may leave."""
         if self.contract is None or self.contract.numbers == NUMBERS:
             return reply
-        left = {name: value for name, value in reply.metrics.items() if name.partition("/")[0] in self.contract.numbers}
-        return replace(reply, metrics=left)
+        kept = {name for name in (*reply.metrics, *reply.sums) if name.partition("/")[0] in self.contract.numbers}
+        return replace(
+            reply,
+            metrics={name: value for name, value in reply.metrics.items() if name in kept},
+            sums={name: value for name, value in reply.sums.items() if name in kept},
+        )
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]

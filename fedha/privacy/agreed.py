@@ -4,13 +4,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from fedha.exchange import Request, Task
+from fedha.metrics.asked import NOTHING, asked
 from fedha.privacy.contract import Contract, task_terms
 from fedha.rules import applied
 from fedha.schema import shown
 
 _NOTHING = object()
 _TASKS = 8  # that are remembered
+_CLASSES = 2**15  # more than any table of confusions has
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,15 @@ def _evaluate(contract: Contract, request: Request) -> str | None:
     return None if known and (request.kind != "evaluate" or request.evaluate) else _any_of([agreed])
 
 
+def _asked(contract: Contract, request: Request) -> str | None:
+    """What is counted of the parts that are evaluated; how many classes there are, the client's data say."""
+    if not request.asked:
+        return None
+    agreed = asked(contract.metrics, contract.groups, request.asked.classes) if request.evaluate else NOTHING
+    known = request.asked == agreed and 0 <= request.asked.classes <= _CLASSES
+    return None if known else f"{' '.join(contract.metrics) or 'none'}, groups {contract.groups or 'none'}"
+
+
 def _references(contract: Contract, request: Request) -> Deviation | None:
     other = [name for name in request.references if name not in contract.measured]
     return Deviation("references", shown(other[0]), _any_of([contract.measured])) if other else None
@@ -114,13 +127,21 @@ def _sent(contract: Contract, request: Request) -> Deviation | None:
     """What the rules of the run send along, with an update alone."""
     if not request.sent:
         return None
-    known: dict[str, Any] = {}
-    if request.kind == "train":
-        rules = contract.task.rules
-        known = applied.sent_along(rules, applied.begin(rules, request.parameters))
-    other = [name for name, value in request.sent.items() if name not in known or known[name].shape != value.shape]
+    known = _along(contract, request) if request.kind == "train" else {}
+    other = [name for name, value in request.sent.items() if known.get(name) != value.shape]
     told = _any_of([tuple(sorted(known))])
     return Deviation("sent", f"{shown(other[0])} of this shape", told) if other else None
+
+
+def _along(contract: Contract, request: Request) -> Mapping[str, torch.Size]:
+    """Shapes of what the rules send along; found once for a network, for some make tensors as large as it is."""
+    network = tuple((name, value.shape) for name, value in request.parameters.items())
+    if network not in contract.along:
+        rules = contract.task.rules
+        made = applied.sent_along(rules, applied.begin(rules, request.parameters))
+        contract.along.clear()
+        contract.along[network] = {name: value.shape for name, value in made.items()}
+    return contract.along[network]
 
 
 def _weight(contract: Contract, request: Request) -> str | None:
@@ -140,6 +161,7 @@ BOUND: Mapping[str, Callable[[Contract, Request], Deviation | str | None]] = {
     "round": _round,
     "measure": _measure,
     "evaluate": _evaluate,
+    "asked": _asked,
     "references": _references,
     "sent": _sent,
     "averaging_weight": _weight,
