@@ -3,12 +3,14 @@
 import contextlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import fedha
 from fedha.config import load
 from fedha.data import Domain, Examples
 from fedha.errors import FedhaError
@@ -118,6 +120,27 @@ def test_the_example_of_a_run_from_objects_runs(page: str, tmp_path: Path, monke
     with contextlib.suppress(FedhaError):  # a lambda has no name by which `load` could make its network again
         exec(example, names)
     assert names["result"].accuracy("sketch") >= 0
+
+
+def test_the_example_of_a_search_with_optuna_searches() -> None:
+    optuna = pytest.importorskip("optuna")
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    example = next(one for one in re.findall(r"```py\n(.*?)```", text, re.DOTALL) if "optuna" in one)
+    assert len([line for line in example.splitlines() if line]) <= 10
+    draws = torch.Generator().manual_seed(0)
+    made = ((torch.randn(n, 6, generator=draws) for n in (20, 8)) for _ in range(3))
+    domains = [
+        Domain(name, *(Examples(inputs, (inputs[:, 0] > 0).long()) for inputs in parts))
+        for name, parts in zip(("photo", "art", "sketch"), made, strict=True)
+    ]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    names: dict[str, Any] = {"fedha": fedha, "optuna": optuna, "domains": domains, "make_network": fitted}
+    names["sources"] = ["photo", "art"]
+    exec(example.replace('"rounds": 50', '"rounds": 2').replace("n_trials=20", "n_trials=3"), names)
+    assert len(names["study"].trials) == 3
+    assert all(
+        1e-3 <= one.params["learning_rate"] <= 0.1 and "unseen" in one.user_attrs for one in names["study"].trials
+    )
 
 
 def test_the_example_of_a_server_rule_trains_by_name_and_goes_on(

@@ -283,6 +283,24 @@ class Config(Section):
                 )
         return None
 
+    @property
+    def network(self) -> ModelConfig:
+        """The network of a run: with the representation that its recipe asks for, where the config names none."""
+        wanted = self.recipe[0].resolve().representation
+        if self.model.representation is not None or not wanted:
+            return self.model
+        return self.model.model_copy(update={"representation": wanted})
+
+    @model_validator(mode="after")
+    def _representation_fits_recipe(self) -> "Config":
+        for recipe in self.recipe if self.model.representation == "point" else ():
+            if recipe.resolve().representation:
+                raise ValueError(
+                    f"recipe {recipe.name!r} aligns a {recipe.resolve().representation} representation, and "
+                    "model.representation is 'point'; leave that out"
+                )
+        return self
+
     def runs(self) -> "list[Config]":
         """This config as single runs: one recipe and one seed each, recipes first."""
         return [

@@ -165,7 +165,8 @@ def check_named(config: Config) -> None:
         ("model.name", plugins.MODELS, config.model.name),
         ("training.optimizer", plugins.RULES, rule),
     )
-    for key, group, name in named:
+    metrics = (("evaluation.metrics", plugins.METRICS, name) for name in config.evaluation.metrics)
+    for key, group, name in (*named, *metrics):
         if is_own(place := plugins.place(group, name)):
             permitted.check(key, place)
 

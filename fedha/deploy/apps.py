@@ -306,7 +306,7 @@ def _clients(
     def model(context: Context) -> SplitModel:
         # the server's weights are what counts; a site opens no file, and fetches none, because a server says so
         classes = data.class_count(config.data)
-        return build(config.model, domain.train.shape, classes, config.seed[0], bare=True)
+        return build(config.network, domain.train.shape, classes, config.seed[0], bare=True)
 
     def load(context: Context) -> Domain:
         return domain

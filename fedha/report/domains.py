@@ -16,7 +16,7 @@ from fedha.runs.wording import MANY, target_title
 Part = Mapping[str, Any]
 Several = Sequence[Part]  # one domain, or group, in several seeds
 
-_PLAIN = ("accuracy", "risk", "examples", "undefined", "absent", "interval", "groups")
+_PLAIN = ("accuracy", "risk", "examples", "undefined", "absent", "interval", "groups", "told")
 _INTERVAL = "in brackets the 95 % bootstrap interval over its examples (of several seeds the mean of the ends)"
 _GROUPS = 40  # that are shown
 
@@ -151,9 +151,8 @@ def _group_table(parts: Mapping[str, Mapping[str, Several]]) -> list[Table]:
 
 
 def _has_metrics(results: Results) -> bool:
-    first: Mapping[str, Any] = next(
-        iter([*results.get("target", {}).values(), *results.get("sources", {}).values()]), {}
-    )
+    parts: list[Part] = [*results.get("target", {}).values(), *results.get("sources", {}).values(), {}]
+    first = parts[0]
     return any(name not in ("accuracy", "risk", "examples") for name in first)
 
 

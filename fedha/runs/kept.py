@@ -1,7 +1,7 @@
 """The models of single rounds that stay beside the last one's: those that a rule selects, or every k-th."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,30 +49,36 @@ class Kept:
         self._remove(one for one in rounds(self.folder) if one > last)
 
     def after(self, record: Record, state: "Mapping[str, Tensor]", kinds: Mapping[str, str]) -> None:
-        """Keep a round's model where it stays, and remove those that a better one has taken the place of.
+        """Keep the model of a round that was evaluated, where a rule takes it, and remove those that none takes now.
 
         Args:
             record: The round, with all its numbers.
             state: The whole model after it.
             kinds: What becomes of its parts.
         """
-        if not self._takes(record):
-            return
-        runfolder.make_folder(self.folder / MODELS)
-        runfolder.write_model(self.folder, state, kinds, name_of(record["round"]))
-        if self.keep == "best":
+        if self._takes(record):
+            self._write(record["round"], state, kinds)
             best = {number for *_, number in self._best.values()}
             self._remove(one for one in rounds(self.folder) if one not in best)
+
+    def each(self, number: int, state: "Callable[[], Mapping[str, Tensor]]", kinds: Mapping[str, str]) -> None:
+        """Keep the model of any round, where it is a k-th one; `state` gives it."""
+        if isinstance(self.keep, int) and number % self.keep == 0:
+            self._write(number, state(), kinds)
+
+    def _write(self, number: int, state: "Mapping[str, Tensor]", kinds: Mapping[str, str]) -> None:
+        runfolder.make_folder(self.folder / MODELS)
+        runfolder.write_model(self.folder, state, kinds, name_of(number))
 
     def finish(self, last: int) -> None:
         """Remove the last round's: it is the run's own model."""
         self._remove([last])
 
     def _takes(self, record: Record) -> bool:
-        """Whether a round's model stays, for now."""
+        """Whether a rule takes a round, for now."""
+        if self.keep != "best":
+            return False
         number = int(record["round"])
-        if self.keep == "last" or isinstance(self.keep, int):
-            return self.keep != "last" and number % int(self.keep) == 0
         found, folds = False, {name: [rows[number]] for name, rows in self._by_round.items() if number in rows}
         for rule, (score,) in ((rule, one.values()) for rule, one in scores([record], folds, self.by).items()):
             if rule == "final" or (rule == "leave_one_domain_out" and len(folds) < len(self.folds)):

@@ -228,7 +228,7 @@ PYTHON
 )
 [ "$(grep -o "this site takes no code from the server: it runs its own fedha" <<<"$said" | wc -l)" = 3 ] || fail "it was not refused: $said"
 for site in north south west; do
-    logs "$site-app" | grep -q "fedha: refused, and no line of it ran: .*'operator/curious' '6.6.6'" || fail "$site's log does not say so"
+    grep -q "fedha: refused, and no line of it ran: .*'operator/curious' '6.6.6'" <<<"$(logs "$site-app")" || fail "$site's log does not say so"
     inside "$site-app" python -c 'import os; assert not [one for one in os.listdir("/tmp") if "mark" in one]' || fail "it ran at $site"
 done
 inside serverapp python -c 'import os; assert os.path.exists("/tmp/mark-server")' || fail "it did not even run on the server"
