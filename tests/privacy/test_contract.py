@@ -245,6 +245,11 @@ ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "a part twice": ("plain", {"kind": "evaluate", "measure": (), "evaluate": ("train", "train")}, "evaluate"),
     "an evaluation of nothing": ("plain", {"kind": "evaluate", "measure": ()}, "evaluate"),
+    "counts that no metric needs": (
+        "plain",
+        {"kind": "evaluate", "measure": (), "evaluate": ("held_out",), "asked": Asked(("confusion",), (), "", 2)},
+        "asked",
+    ),
     "statistics beside an update": ("plain", {"kind": "train"}, "measure"),
     "references of its own": ("plain", {"references": {"risk": torch.zeros(())}}, "references"),
     "a rule's tensors of its own": ("plain", {"kind": "train", "measure": (), "sent": {"x/y": torch.zeros(1)}}, "sent"),
