@@ -283,11 +283,12 @@ class Clients:
         """A reply with the numbers that may leave."""
         if self.contract is None or self.contract.numbers == NUMBERS:
             return reply
-        numbers, sums = (
-            {name: value for name, value in some.items() if name.partition("/")[0] in self.contract.numbers}
-            for some in (reply.metrics, reply.sums)
+        kept = {name for name in (*reply.metrics, *reply.sums) if name.partition("/")[0] in self.contract.numbers}
+        return replace(
+            reply,
+            metrics={name: value for name, value in reply.metrics.items() if name in kept},
+            sums={name: value for name, value in reply.sums.items() if name in kept},
         )
-        return replace(reply, metrics=numbers, sums=sums)
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]

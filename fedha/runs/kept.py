@@ -71,10 +71,6 @@ class Kept:
         runfolder.make_folder(self.folder / MODELS)
         runfolder.write_model(self.folder, state, kinds, name_of(number))
 
-    def finish(self, last: int) -> None:
-        """Remove the last round's: it is the run's own model."""
-        self._remove([last])
-
     def _takes(self, record: Record) -> bool:
         """Whether a rule takes a round, for now."""
         if self.keep != "best":
