@@ -153,7 +153,8 @@ def _of_gaussian(name: str, value: "Callable[[Piece], Tensor]", summary: str) ->
         (Mean(name, value),),
         _scalar(name),
         summary=summary,
-        unreleasable="nobody has bounded what one example's Gaussian adds; take recipe coral, or protect nothing",
+        unreleasable="nobody has bounded what one example's Gaussian adds; align feature_mean and feature_covariance "
+        "instead (recipe coral)",
         size=_one,
         representation="gaussian",
     )
