@@ -203,8 +203,8 @@ def _serve(
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
     check_weights(config.training, setting.classes)
-    for one in (*domains.sources, *domains.targets) if domains is not None else ():
-        groups_of(one.held_out, config.evaluation.groups or "")
+    for domain in (*domains.sources, *domains.targets) if domains is not None else ():
+        groups_of(domain.held_out, config.evaluation.groups or "")
     saved = read_saved(job.folder) if resume else None
     begun, warned = (None, ()) if saved is not None else _started(job, model, setting)
     start = asdict(begun) if begun is not None else None if saved is None else saved.start
