@@ -172,7 +172,7 @@ class _Noting(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.shapes: list[torch.Size | None] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -189,7 +189,7 @@ class _ByRow(TorchDispatchMode):
     """Puts draws of its own for each row in the place of what a network draws."""
 
     def __init__(self, chance: Chance) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._chance, self._count = chance, itertools.count()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -41,6 +41,7 @@ CONFIGS: dict[str, Config] = {
         training={"mode": "local", "local": {"steps": 3}, "optimizer": "scaffold"},
         privacy={"protect": "nothing"},
     ),
+    "counted": settings("iga", privacy={"protect": "nothing"}, evaluation={"metrics": ["balanced_accuracy"]}),
     "piggyback": settings("vrex", privacy={"protect": "nothing"}, federation={"schedule": "piggyback"}),
 }
 
@@ -96,7 +97,12 @@ def test_every_field_of_a_request_is_bound_or_said_to_be_harmless() -> None:
 def test_what_a_message_carries_is_a_field_of_a_request_and_nothing_else() -> None:
     """A scalar that is new in a message has a field, and with it a check or a reason."""
     whole = request_of(
-        CONFIGS["plain"], additive=True, evaluate=("held_out",), constants="c", running={"b": torch.zeros(1)}
+        CONFIGS["plain"],
+        additive=True,
+        evaluate=("held_out",),
+        asked=Asked(("confusion",), classes=2),
+        constants="c",
+        running={"b": torch.zeros(1)},
     )
     packed = pack_request(whole, pack_tensors({}), pack_tensors({}), "{}", pack_tensors({"r/x": torch.zeros(1)}))
     named = {"share": "averaging_weight", "rule": "sent"}
@@ -248,6 +254,16 @@ ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
     "references of its own": ("plain", {"references": {"risk": torch.zeros(())}}, "references"),
     "a rule's tensors of its own": ("plain", {"kind": "train", "measure": (), "sent": {"x/y": torch.zeros(1)}}, "sent"),
     "a rule's tensors to measure": ("local", {"sent": {"scaffold/control": torch.zeros(1)}}, "sent"),
+    "what is counted of an evaluation": (
+        "plain",
+        {"kind": "evaluate", "measure": (), "evaluate": ("train",), "asked": Asked(("confusion",), classes=2)},
+        "asked",
+    ),
+    "groups of an evaluation": (
+        "counted",
+        {"kind": "evaluate", "measure": (), "evaluate": ("train",), "asked": Asked(("confusion",), (), "age", 2)},
+        "asked",
+    ),
     "a weight over one": ("plain", {"averaging_weight": 2.0}, "averaging_weight"),
     "a weight that is no number": ("plain", {"averaging_weight": float("nan")}, "averaging_weight"),
     "what rides along, but not all": ("piggyback", {"kind": "train", "measure": ("gradient",)}, "measure"),
