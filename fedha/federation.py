@@ -114,13 +114,8 @@ class Server:
         """Whether what is evaluated is another model than the one that is trained."""
         return any(rule.shows is not None for rule in self.task.rules)
 
-    @property
-    def hears(self) -> bool:
-        """Whether a rule goes by how good the trained model is on what is held out."""
-        return any(rule.hears is not None for rule in self.task.rules)
-
     def hear(self, held_out: Mapping[str, Mapping[str, float]]) -> None:
-        """Tell the rules how good the trained model is on what is held out, by source domain."""
+        """Tell the rules, before training is over, how good the shown model is on what the domains hold out."""
         risks = [one["risk"] for one in held_out.values() if "risk" in one]
         if risks:
             self.states = applied.heard(self.task.rules, self.states, sum(risks) / len(risks))

@@ -68,7 +68,7 @@ def load(
     config, results = load_written(folder / runfolder.CONFIG), runfolder.read_results(folder)
     name, wanted = model_of(folder, results, rule, round), _expected(config, results)
     if model is None:
-        network = build(config.model, wanted.input_shape, wanted.classes, config.seed[0], bare=True)
+        network = build(config.network, wanted.input_shape, wanted.classes, config.seed[0], bare=True)
     else:
         network = _given(model, wanted)
     _fill(network, folder, name)

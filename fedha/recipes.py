@@ -94,6 +94,12 @@ class Recipe:
         return tuple(tuple(dict.fromkeys(names)) for names in (first, second) if names)
 
     @property
+    def representation(self) -> Literal["", "gaussian"]:
+        """What the network's featurizer must give, as some statistic asks; "": anything."""
+        asked = (statistic(term.statistic).representation for term in self.terms if term.weight)
+        return next((one for one in asked if one), "")
+
+    @property
     def uncovered(self) -> str | None:
         """Why examples cannot be protected one by one, whatever is aligned, after the recipe's name; None: they can."""
         if self.mixup_alpha:
@@ -197,6 +203,15 @@ RECIPES: Mapping[str, Recipe] = _rows(
     ),
     Recipe("groupdro", source="Sagawa et al., ICLR 2020", weighting="risk"),
     Recipe("afl", source="Mohri et al., ICML 2019", weighting="risk", projected=True),
+    Recipe(
+        "fedsr",
+        (
+            Term("representation_norm", 0.01, target="zero", distance="value"),
+            Term("conditional_information", 0.001, target="zero", distance="value"),
+        ),
+        source="Nguyen et al., NeurIPS 2022; weights of FedDG_Benchmark",
+        pull="it asks for a small representation, not for a shared one",
+    ),
     Recipe("mixup", source="Zhang et al., ICLR 2018; within a domain", mixup_alpha=0.2),
     Recipe(
         "sam", source="Foret et al., ICLR 2021; each client's own ascent: FedSAM, Qu et al., ICML 2022", sam_radius=0.05

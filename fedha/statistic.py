@@ -135,6 +135,7 @@ class Statistic:
         each: Numbers that it holds at once for every row, beside the features.
         once: Numbers that it holds at once beside them.
         size: How many numbers it has for a linear head of C classes and D features, for tables.
+        representation: What the featurizer must give: "" for anything, or ``gaussian`` (`fedha.models.gaussian`).
         sampled: Whether it has so many for each of a recipe's `probes`: what it draws for all clients alike.
     """
 
@@ -155,6 +156,7 @@ class Statistic:
     once: Callable[[Space], int] = lambda space: space.weights
     size: Callable[[int, int], int] = lambda classes, width: classes * width
     sampled: bool = False
+    representation: Literal["", "gaussian"] = ""
 
     @property
     def probes(self) -> bool:

@@ -41,8 +41,9 @@ SGD = TrainingConfig(rounds=10, optimizer="sgd", learning_rate=0.1)
 LOCAL = TrainingConfig(mode="local", rounds=10, local=LocalConfig(steps=2, learning_rate=0.1))
 
 CUSTOM = parse(yaml.safe_load("recipe: {name: mine, align: {gradient: 0.5, feature_mean: 2.0, risk: 3.0}}"))
-# those that change a client's step, whatever is aligned, are in test_steps_changed.py
-ROWS = {name: row for name, row in RECIPES.items() if not (row.mixup_alpha or row.sam_radius)}
+# those that change a client's step, whatever is aligned, are in test_steps_changed.py; FedSR's network in test_fedsr.py
+_APART = ("mixup_alpha", "sam_radius", "representation")
+ROWS = {name: row for name, row in RECIPES.items() if not any(getattr(row, key) for key in _APART)}
 ROWS["mine"] = CUSTOM.recipe[0].resolve()
 
 

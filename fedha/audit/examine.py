@@ -111,7 +111,7 @@ def _attacker_of(subject: Subject, settings: Settings, progress: Progress) -> At
     low, high = _value_range(public)
     return Attacker(
         domains.classes,
-        build(config.model, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
+        build(config.network, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
         public,
         weight_decay=config.training.weight_decay,
         decay=config.training.decay,
@@ -172,7 +172,7 @@ def _on_sources(subject: Subject, final: Model) -> float | None:
     No client needs to have sent it: who simulates has everybody's data.
     """
     config, domains = subject.config, subject.domains
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
     held_out = [placed(one.held_out, model, some_of(final)) for one in subject.clients if len(one.held_out)]
     return fmean(evaluate(model, final, part)["accuracy"] for part in held_out) if held_out else None
 
@@ -237,7 +237,7 @@ def _shadow_training(
         other = config.model_copy(update={"seed": [config.seed[0] + 1 + number]})
         trained = replay(other, domains, clients=clients)
         progress("shadow models", number + 1, shadows)
-        model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+        model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
         return lambda examples: logits_of(model, trained, examples)
 
     return train

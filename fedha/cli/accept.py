@@ -1,4 +1,4 @@
-"""`fedha deploy accept` and `bundle`: what code a site runs that is not its own, and what its runs bring."""
+"""`fedha deploy accept` and `bundle`: what a site says yes to, contracts and code, and what its runs bring."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedha.cli import contracts
 from fedha.errors import FedhaError
 from fedha.named import is_own
 
@@ -18,14 +19,20 @@ At = Annotated[
 Look = Annotated[bool, typer.Option("--look", help="Only show what it is.")]
 
 
-def accept(what: Annotated[str, typer.Argument(metavar="BUNDLE|CODE")], at: At = Path(), look: Look = False) -> None:
-    """Show what code is, and let a site run it: a line in the site's accepted.txt.
+def accept(
+    what: Annotated[str, typer.Argument(metavar="CONTRACT|BUNDLE|CODE")], at: At = Path(), look: Look = False
+) -> None:
+    """Show what a contract or code is, and let a site answer to it, or run it.
 
+    CONTRACT is a file in the site's folder `proposed`: what it changes is shown, and the file moved into `contracts`.
+    Code is a line in the site's accepted.txt.
     BUNDLE is the file of a Flower app bundle, which a run brings; the site starts it only if FEDHA_APP=accepted stands
     in its .env. CODE is package.module:function, installed at the site, which a run's config may then name. Nothing of
     either is unpacked or imported here.
 
     [bold]Examples[/bold]
+
+    [cyan]fedha deploy accept proposed/heart.yaml[/cyan]
 
     [cyan]fedha deploy accept fedha.fab --look[/cyan]
 
@@ -33,6 +40,9 @@ def accept(what: Annotated[str, typer.Argument(metavar="BUNDLE|CODE")], at: At =
     """
     from fedha.deploy import accepted, bundle
 
+    if what.endswith(".yaml"):
+        contracts.accept(Path(what), at, look=look)
+        return
     if Path(what).is_file() or not is_own(what):
         found = bundle.describe(bundle.read(Path(what)))
         _show(found)

@@ -100,13 +100,14 @@ class Config(Section):
 
     def _unsummable(self) -> str | None:
         """Why a metric is none where several clients' numbers are added, in a sentence; None where all are."""
-        several = self.data.clients_per_domain > 1
+        several = self.data.clients_per_domain > 1 or self.data.partition is not None
         if not several and not self.privacy.secure_aggregation:
             return None
+        shared = "data.partition" if self.data.partition is not None else "data.clients_per_domain over 1"
         for name in self.evaluation.metrics:
             try:
                 if metric(name).of_scores:
-                    where = "data.clients_per_domain over 1" if several else "privacy.secure_aggregation"
+                    where = shared if several else "privacy.secure_aggregation"
                     return (
                         f"evaluation.metrics names {name!r}, which needs all examples of a domain in one place: with "
                         f"{where} there is none; leave it out, or take metrics of counts"
@@ -282,6 +283,24 @@ class Config(Section):
                     "empty, or take recipe erm"
                 )
         return None
+
+    @property
+    def network(self) -> ModelConfig:
+        """The network of a run: with the representation that its recipe asks for, where the config names none."""
+        wanted = self.recipe[0].resolve().representation
+        if self.model.representation is not None or not wanted:
+            return self.model
+        return self.model.model_copy(update={"representation": wanted})
+
+    @model_validator(mode="after")
+    def _representation_fits_recipe(self) -> "Config":
+        for recipe in self.recipe if self.model.representation == "point" else ():
+            if recipe.resolve().representation:
+                raise ValueError(
+                    f"recipe {recipe.name!r} aligns a {recipe.resolve().representation} representation, and "
+                    "model.representation is 'point'; leave that out"
+                )
+        return self
 
     def runs(self) -> "list[Config]":
         """This config as single runs: one recipe and one seed each, recipes first."""

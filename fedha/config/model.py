@@ -84,6 +84,11 @@ class ModelConfig(Section):
         description="running statistics of your own network: frozen, averaged by the server, or local to each client "
         "with weight and bias (FedBN); default: as the network says, frozen if it does not",
     )
+    representation: Literal["point", "gaussian"] | None = Field(
+        None,
+        description="what the featurizer gives of an example: a point, or a Gaussian of which the head draws (FedSR); "
+        "default: as the recipe asks",
+    )
     features: FeaturesConfig = Field(FeaturesConfig(), description="of a frozen network, computed once")
 
     @model_validator(mode="before")
@@ -140,7 +145,7 @@ class ModelConfig(Section):
 
 
 # Keys of the section that a function of somebody's own does not get.
-_OURS = ("name", "batch_norm", "precision", "start", "start_head")
+_OURS = ("name", "batch_norm", "precision", "start", "start_head", "representation")
 
 # Networks that read a key; all others are read by each. "own" is a function of somebody's, or an object.
 _NETWORKS: Mapping[str, tuple[str, ...]] = {

@@ -146,6 +146,11 @@ def only_this(accepted: Accepted) -> AbstractContextManager[None]:
     return permitted.only(_OWN | accepted.code, _REMEDY)
 
 
+def only_what_a_site_accepted(folder: Path) -> AbstractContextManager[None]:
+    """Within it, likewise what the site of a folder accepted; errors as in `read`."""
+    return only_this(read(folder / FILE))
+
+
 def only_this_from_now_on(accepted: Accepted) -> None:
     """The same until the process ends."""
     permitted.from_now_on(_OWN | accepted.code, _REMEDY)
@@ -165,7 +170,8 @@ def check_named(config: Config) -> None:
         ("model.name", plugins.MODELS, config.model.name),
         ("training.optimizer", plugins.RULES, rule),
     )
-    for key, group, name in named:
+    metrics = (("evaluation.metrics", plugins.METRICS, name) for name in config.evaluation.metrics)
+    for key, group, name in (*named, *metrics):
         if is_own(place := plugins.place(group, name)):
             permitted.check(key, place)
 

@@ -32,7 +32,7 @@ def data_bytes(part: Domain) -> int:
 
 def model_bytes(config: Config, domains: DomainSet) -> int:
     """Of a run's parameters."""
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
     return sum(value.nbytes for value in model.parameters())
 
 
@@ -43,7 +43,7 @@ def run_operations(config: Config, domains: DomainSet) -> float:
         config: Of one run.
         domains: The run's domains.
     """
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
     parameters = sum(value.numel() for value in model.parameters())
     training, local = config.training, config.training.local
     examples = float(sum(len(one.train) for one in domains.sources))
@@ -80,7 +80,7 @@ def batches(config: Config, domains: DomainSet, examples: int, largest_part: int
         examples: That the client trains on.
         largest_part: Of any domain, targets included.
     """
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
     form, recipe, training = likely_form(model, domains.input_shape), config.recipe[0].resolve(), config.training
     parameters = {name: value.detach() for name, value in model.named_parameters()}
     names = [term.statistic for term in recipe.terms]
@@ -132,7 +132,7 @@ def batching_note(config: Config, parts: Sequence[Domain], domains: DomainSet, d
     """
     if config.engine.batching is False:
         return "one by one: engine.batching is off"
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(device)
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0]).to(device)
     parameters = trained_parameters(model)
     clients = [Client(client_id, placed_domain(part, model), model) for client_id, part in enumerate(parts)]
     task = Task(config.recipe[0].resolve(), config.training, config.seed[0])

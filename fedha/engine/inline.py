@@ -170,7 +170,7 @@ def inline_grid(
     """
     held = client_domains(domains, config.data, config.seed[0]) if clients is None else clients
     made = Clients(
-        lambda context: build(config.model, domains.input_shape, domains.classes, config.seed[0]),
+        lambda context: build(config.network, domains.input_shape, domains.classes, config.seed[0]),
         lambda context: held[int(context.node_config["partition-id"])],
         threads=config.engine.threads,
         device=device(config),

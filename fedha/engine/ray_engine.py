@@ -126,7 +126,7 @@ def make_clients(
     parts = {client_id: _unpacked(packed) for client_id, packed in data.items()}
 
     def model(context: Context) -> SplitModel:
-        return build(config.model, input_shape, classes, config.seed[0])
+        return build(config.network, input_shape, classes, config.seed[0])
 
     def domain(context: Context) -> Domain:
         return parts[int(context.node_config["partition-id"])]

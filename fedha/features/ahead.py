@@ -87,7 +87,7 @@ def parts_of(config: Config, domains: DomainSet, device: str = "cpu") -> list[Pa
     if keeping.cache is None:
         raise FedhaError("model.features.cache is not set; name a folder for the features")
     numerics.configure(config.engine.threads)
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(torch.device(device))
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0]).to(torch.device(device))
     for domain in (*domains.sources, *domains.targets):
         whole = placed_domain(domain, model)
         for part, name in ((whole.train, "train"), (whole.held_out, "held_out")):

@@ -142,7 +142,7 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
     parts = client_domains(domains, config.data, config.seed[0])
 
     def model(context: Context) -> SplitModel:
-        return build(config.model, domains.input_shape, domains.classes, config.seed[0])
+        return build(config.network, domains.input_shape, domains.classes, config.seed[0])
 
     def domain(context: Context) -> Domain:
         client_id = client_id_of(context)

@@ -283,8 +283,13 @@ class Clients:
         """A reply with the numbers that may leave."""
         if self.contract is None or self.contract.numbers == NUMBERS:
             return reply
-        left = {name: value for name, value in reply.metrics.items() if name.partition("/")[0] in self.contract.numbers}
-        return replace(reply, metrics=left)
+        agreed = self.contract.numbers
+
+        def left(name: str) -> bool:
+            return name.partition("/")[0] in agreed
+
+        metrics = {name: value for name, value in reply.metrics.items() if left(name)}
+        return replace(reply, metrics=metrics, sums={name: one for name, one in reply.sums.items() if left(name)})
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]

@@ -162,7 +162,8 @@ def answer_step(party: Party, kind: str, client: Client, content: RecordDict, co
 def open_question(kind: str, client: Client, content: RecordDict, request: Request, context: Context) -> Opened:
     """What a client needs to answer a question in a secure sum; nothing is computed or kept yet.
 
-    A client whose memory too few others share answers without it.
+    A client whose memory too few others share answers without it; but not where each round draws its clients, who then
+    remember different rounds, and whose sums of ever other clients tell of each as much.
 
     Raises:
         FedhaError: It is asked in the clear, for another sum than was agreed on, or again.
@@ -185,7 +186,8 @@ def open_question(kind: str, client: Client, content: RecordDict, request: Reque
     Terms.of(request.task.privacy, averaging).check(session)
     weight = _own_weight(session, client.client_id, request.averaging_weight)
     mine = replace(request, averaging_weight=weight, additive=False)
-    same = _recollect(client, state, inbox)
+    drawn = request.task.training.clients_per_round is not None and len(session.cohort) > session.minimum
+    same = () if drawn and client.state.remembers else _recollect(client, state, inbox)
     question, names = asked(kind, content, request), number_names(kind, request)
     return Opened(state, inbox, mine, question, names, client.state, same)
 
@@ -240,9 +242,9 @@ def store(party: Party, context: Context, opened: Opened, state: Masked, client:
     _store(party, client.client_id, context, [state], answered=state.session.exchange)
     for name in (_STAGED, _STAGED_FOR):
         context.state.pop(name, None)
-    after = client.state
-    if after is not opened.known:
-        moved = after.moved(opened.known)
+    after, before = client.state, opened.known
+    moved = after.moved(before)
+    if moved or after.released is not before.released:
         context.state[_STAGED] = pack_tensors(to_tensors(after))
         context.state[_STAGED_FOR] = ConfigRecord(
             {"session": state.session.digest, "question": opened.question, "moved": moved}

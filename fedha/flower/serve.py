@@ -40,6 +40,7 @@ from fedha.privacy.contract import contract_of
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
+from fedha.registry import statistic
 from fedha.resolution import resolved
 from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
@@ -196,7 +197,7 @@ def _serve(
     elif attendance is not None:
         strategy.talk.attendance = attendance
     setting = _learned(job, strategy, grid) if domains is None else _given(config, domains)
-    model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
+    model = check_network(build(config.network, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
@@ -211,6 +212,8 @@ def _serve(
     recipe = strategy.task.recipe
     idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
     setting = replace(setting, remarks=(*config.model.unread, *model.remarks, *warned, *idle))
+    apart = [term.statistic for term in recipe.terms if term.weight and statistic(term.statistic).representation]
+    shapes(model, form, apart, recipe.probes)  # a network without what they are of is refused before the first round
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()
@@ -248,9 +251,6 @@ def _serve(
     if ended or (pending is not None and not strategy.piggyback):  # it was stopped before, or while, clients evaluated
         with saving.giving_up(done, pending):
             seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out", over=ended)
-        if pending is not None and ended and server.hears:
-            shown_at_last = server.shown(over=True)
-            pending |= {part: judge.told(part, evaluate(shown_at_last)) for part, evaluate in evaluated.items()}
     if pending is not None and (ended or not strategy.piggyback):
         records.append(_evaluated(pending, strategy, setting, judge, seconds))
         log.append(records[-1])
@@ -266,6 +266,7 @@ def _serve(
         _commit(job, server, number, server.members or members)
         with saving.giving_up(number - 1, pending):
             record = _round(strategy, grid, number, riding=() if pending is None else ("held_out",))
+        judge.kept.each(number, lambda: server.shown(over=False), server.kinds)
         done_with = [] if pending is None else [_evaluated(pending, strategy, setting, judge)]
         for one in done_with:
             log.append(one)
@@ -282,9 +283,6 @@ def _serve(
                 with saving.giving_up(number, record):
                     parts = "held_out,train" if last else "held_out"
                     seconds = _ask_to_evaluate(strategy, grid, number, parts, over=last)
-                if last and server.hears:  # only now it is known which models are kept
-                    state = server.shown(over=True)
-                    record |= {part: judge.told(part, evaluate(state)) for part, evaluate in evaluated.items()}
                 if strategy.talk.events:  # those of the evaluation are among them now
                     record["events"] = list(strategy.talk.events)
                 record = _evaluated(record, strategy, setting, judge, seconds)
@@ -303,8 +301,7 @@ def _serve(
             listener.note(f"training ends after round {number}: {stopped or early}")
             break
     runfolder.write_model(job.folder, server.shown(over=True), server.kinds)
-    judge.kept.finish(records[-1]["round"])
-    if judge.asked and "target" not in judge.pooled:  # it was resumed after its last round
+    if judge.wanted and "target" not in judge.pooled:  # it was resumed after its last round
         judge.told("target", evaluated["target"](server.shown(over=True)))
     results = _results(job, strategy, setting, judge, records, stopped, early) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
@@ -419,17 +416,12 @@ def _evaluated(
 
 
 def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str, *, over: bool) -> float:
-    """Let every client evaluate the model that is shown; returns the seconds that it took.
-
-    Where training is over, and a rule goes by what is held out, that is evaluated once more before.
-    """
-    begun, server = time.perf_counter(), strategy.begun()
-    for asked, ended in ((("held_out", False),) if over and server.hears else ()) + ((parts, over),):
-        arrays = strategy.shown(over=ended)
-        questions = strategy.configure_evaluate(number, arrays, ConfigRecord({"parts": asked}), grid)
-        strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
-        if not ended:
-            server.hear(strategy.last_evaluation.get("held_out", {}))
+    """Let every client evaluate the model that is shown; returns the seconds that it took."""
+    begun = time.perf_counter()
+    questions = strategy.configure_evaluate(number, strategy.shown(over=over), ConfigRecord({"parts": parts}), grid)
+    strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+    if not over:
+        strategy.begun().hear(strategy.last_evaluation.get("held_out", {}))
     return time.perf_counter() - begun
 
 
@@ -468,8 +460,10 @@ def _results(
         "seed": config.seed[0],
         "rounds": records[-1]["round"] if stopped or early else config.training.rounds,
         "seconds": sum(record["seconds"] for record in records),
-        "target": judge.with_intervals(judge.pooled["target"]) if judge.asked else records[-1]["target"],
-        "sources": judge.with_intervals(_held_out(strategy, setting)) if judge.asked else records[-1]["held_out"],
+        "target": judge.with_intervals("target", judge.pooled["target"]) if judge.wanted else records[-1]["target"],
+        "sources": judge.with_intervals("held_out", _held_out(strategy, setting))
+        if judge.wanted
+        else records[-1]["held_out"],
         "train": judge.told("train", strategy.last_evaluation.get("train", {})),
         "selection": select(records, folds, judge.warmup, judge.kept.by, config.evaluation.metrics),
         **({} if judge.kept.by == ACCURACY else {"select_by": asdict(judge.kept.by)}),

@@ -4,8 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from fedha.errors import FedhaError
 from fedha.metrics.metric import BINS, COUNTS
 from fedha.metrics.table import check_allowed, metric
+
+MOST_CLASSES = 2000  # whose confusion is counted
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ def asked(metrics: Sequence[str], groups: str, classes: int) -> Asked:
     if scores:
         needs.add("confusion")  # which classes there are says why one has no value
     counts = tuple(name for name in COUNTS if name in needs)
+    if "confusion" in counts and classes > MOST_CLASSES:
+        raise FedhaError(
+            f"evaluation.metrics counts which of {classes:,} classes are taken for which, and {MOST_CLASSES:,} are the "
+            "most; take accuracy and log_loss"
+        )
     return Asked(counts, scores, groups, classes) if counts or groups else NOTHING
 
 
@@ -72,4 +80,6 @@ def unpacked(content: object) -> Asked:
         raise ValueError(f"it asks to count {unknown[0]!r}")
     for name in scores:
         check_allowed(name)
-    return Asked(counts, scores, str(content.get("groups", "")), int(content.get("classes", 0)))
+    if not 0 <= (classes := int(content.get("classes", 0))) <= MOST_CLASSES:
+        raise ValueError(f"it asks to count {classes} classes")
+    return Asked(counts, scores, str(content.get("groups", "")), classes)

@@ -45,7 +45,7 @@ def numbers_of(
         return found
     probabilities = probabilities_of(logits)
     if "confusion" in wanted.counts:
-        found["confusion"] = confusion(logits, labels, wanted.classes).flatten().tolist()
+        found["confusion"] = confusion(logits, labels, max(2, logits.shape[1])).flatten().tolist()
     if "bins" in wanted.counts:
         found["bins"] = bins(probabilities, hits).flatten().tolist()
     for name in wanted.scores:

@@ -74,7 +74,8 @@ def replace_data(config: Config, other: Config) -> Config:
 
 def ids_of(examples: Examples) -> Sequence[Any]:
     """What each example is called: its file, or its row as it was given."""
-    source, rows = examples.inputs, torch.arange(len(examples))
+    source: Any = examples.inputs
+    rows = torch.arange(len(examples))
     while isinstance(source, Chosen):
         rows = source.rows[rows]
         source = source.source

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedha.exchange import Request, Task
+from fedha.metrics.asked import asked
 from fedha.privacy.contract import Contract, task_terms
-from fedha.privacy.releasable import private_exchanges
 from fedha.rules import applied
 from fedha.schema import shown
 
@@ -73,11 +73,6 @@ def compared(asked: Mapping[str, Any], agreed: Mapping[str, Any]) -> Deviation |
     return None
 
 
-def exchanges(task: Task) -> tuple[tuple[str, ...], ...]:
-    """The statistics that a round measures: one tuple for each time that they are asked for."""
-    return private_exchanges(task.recipe) if task.privacy.protect == "examples" else task.recipe.measurements()
-
-
 def _task(contract: Contract, task: Task) -> Deviation | None:
     """Compared once for each task: those of one text are one object, and never change."""
     known = contract.compared
@@ -96,13 +91,11 @@ def _round(contract: Contract, request: Request) -> str | None:
 
 def _measure(contract: Contract, request: Request) -> str | None:
     """Statistics as the recipe's exchanges have them; with an update those that ride along, where they do."""
-    groups = exchanges(contract.task)
+    allowed: tuple[tuple[str, ...], ...] = ((),)
     if request.kind == "measure":
-        allowed = groups
+        allowed = contract.exchanges
     elif request.kind == "train" and contract.schedule == "piggyback":
-        allowed = ((), tuple(dict.fromkeys(name for group in groups for name in group)))
-    else:
-        allowed = ((),)
+        allowed = ((), contract.measured)
     return None if request.measure in allowed else _any_of(allowed)
 
 
@@ -113,10 +106,20 @@ def _evaluate(contract: Contract, request: Request) -> str | None:
     return None if known and (request.kind != "evaluate" or request.evaluate) else _any_of([agreed])
 
 
+def _asked(contract: Contract, request: Request) -> str | None:
+    """What is counted of examples that are evaluated: what the agreed metrics need."""
+    if not request.asked:
+        return None
+    agreed = contract.sections.get("evaluation", {})
+    metrics, groups = tuple(agreed.get("metrics") or ()), agreed.get("groups") or ""
+    if request.evaluate and request.asked == asked(metrics, groups, request.asked.classes):
+        return None
+    return f"{', '.join(metrics) or 'no metric'}{f', by {groups}' if groups else ''}"
+
+
 def _references(contract: Contract, request: Request) -> Deviation | None:
-    known = {name for group in exchanges(contract.task) for name in group}
-    other = [name for name in request.references if name not in known]
-    return Deviation("references", shown(other[0]), _any_of([tuple(sorted(known))])) if other else None
+    other = [name for name in request.references if name not in contract.measured]
+    return Deviation("references", shown(other[0]), _any_of([contract.measured])) if other else None
 
 
 def _sent(contract: Contract, request: Request) -> Deviation | None:
@@ -149,6 +152,7 @@ BOUND: Mapping[str, Callable[[Contract, Request], Deviation | str | None]] = {
     "round": _round,
     "measure": _measure,
     "evaluate": _evaluate,
+    "asked": _asked,
     "references": _references,
     "sent": _sent,
     "averaging_weight": _weight,

@@ -1,5 +1,6 @@
 """What a client has answered under a contract, and refused: rounds go on, and what is asked again is counted."""
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -66,6 +67,7 @@ def to_text(book: Book) -> str:
     return json.dumps(book.__dict__)
 
 
+@functools.lru_cache(maxsize=64)
 def from_text(text: str) -> Book:
     """Read what `to_text` wrote.
 

@@ -16,6 +16,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.models.split import SplitModel
 from fedha.models.state import kinds_of, state_of
+from fedha.privacy.releasable import private_exchanges
 from fedha.recipes import Recipe
 from fedha.schema import shown
 from fedha.training import PARTS
@@ -51,7 +52,8 @@ class Contract:
     Attributes:
         task: Recipe, training, privacy and seed: all that travels with a request.
         schedule: Whether statistics and evaluations ride along with updates.
-        sections: Those of data and model of a config, as plain values; empty where an app brings its own.
+        sections: Those of data and model of a config, as plain values, and the metrics that it asks for; empty where
+            an app brings its own.
         evaluate: Parts of the domain that are evaluated; None: what the task allows.
         numbers: What goes along with answers, of `NUMBERS`; the others are left out.
         repeats: How many answers may be asked for again in all, of each kind: by a run that is resumed, by one that
@@ -66,9 +68,9 @@ class Contract:
         FedhaError: A part or a number that there is not, a key that is none, or a negative number of repeats.
     """
 
-    task: Task
+    task: Task = field(hash=False)
     schedule: Literal["exact", "piggyback"] = "exact"
-    sections: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Any] = field(default_factory=dict, hash=False)
     evaluate: tuple[str, ...] | None = None
     numbers: tuple[str, ...] = NUMBERS
     repeats: int | None = -1
@@ -105,6 +107,17 @@ class Contract:
     def cohort(self) -> Drawing:
         """Who takes part in a round: all, or those who are drawn, from a seed that everybody has."""
         return "all" if self.task.training.clients_per_round is None else "public"
+
+    @cached_property
+    def exchanges(self) -> tuple[tuple[str, ...], ...]:
+        """The statistics that a round measures: one tuple for each time that they are asked for."""
+        recipe, covered = self.task.recipe, self.task.privacy.protect == "examples"
+        return private_exchanges(recipe) if covered else recipe.measurements()
+
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys(name for group in self.exchanges for name in group))
 
     @cached_property
     def terms(self) -> Mapping[str, Any]:
@@ -175,17 +188,18 @@ def task_terms(task: Task) -> dict[str, Any]:
     recipe["terms"] = {term.pop("statistic"): term for term in terms}
     parts = {
         "recipe": recipe,
-        "training": task.training.model_dump(mode="json"),
+        "training": task.training.model_dump(mode="json", exclude={"stop"}),  # when it ends is the server's affair
         "privacy": task.privacy.model_dump(mode="json"),
     }
     return {**dict(flat(parts)), "seed": task.seed}
 
 
 def sections_of(config: Config) -> dict[str, Any]:
-    """What of a config decides a client's data and network, but for where its files are."""
+    """What of a config decides a client's data, network and what it counts, but for where its files are."""
     model = {name: value for name, value in config.model.model_dump(mode="json").items() if name not in _STARTS}
     sections = {"data": config.data.model_dump(mode="json"), "model": model}
-    return _without_places(sections, "")
+    counted = {"metrics": list(config.evaluation.metrics), "groups": config.evaluation.groups}
+    return _without_places(sections, "") | ({"evaluation": counted} if any(counted.values()) else {})
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

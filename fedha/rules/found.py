@@ -121,8 +121,8 @@ def refusal(rule: Rule, training: "TrainingConfig", privacy: "PrivacyConfig") ->
         )
     if rule.hears is not None and training.stop is not None:
         return (
-            f"rule {rule.name!r} says in the end which rounds' models are kept, from evaluations that training.stop would "
-            "end; leave out one of them"
+            f"rule {rule.name!r} says in the end which rounds' models are kept, from evaluations that training.stop "
+            "would end; leave out one of them"
         )
     if problem := _unread(rule, training):
         return problem

@@ -128,8 +128,8 @@ class Rule:
             rule's are taken.
         shows: The parameters that are evaluated and kept, from the server's tensors and the trained parameters, told
             whether training is over. None: the trained ones.
-        hears: The server's tensors after an evaluation of the trained model on what is held out: from those tensors and
-            the mean risk over the source domains, in nats. None: it is not told.
+        hears: The server's tensors after an evaluation, before training is over, of what it shows on what is held out:
+            from those tensors and the mean risk over the source domains, in nats. None: it is not told.
         measures: At which of a client's models in a round it measures the risk of its examples for `answer`.
         one_rate: Whether `answer` goes by the rate of the steps, so that they must all have one.
 

@@ -2,8 +2,9 @@
 
 The models between two evaluations are a segment, of which the mean is known. The valley begins at the first evaluation
 whose risk is the lowest of the next `converge` ones, itself included, and ends before the last `tolerance` ones once
-all of these are above `ratio` times the mean risk of the first. Every model of its segments counts alike; where no
-valley has begun, the last model is kept. While training is under way, the model that is trained is evaluated.
+all of these are above `ratio` times the mean risk of the first. Every model of its segments counts alike, those after
+the last evaluation too where it has not ended; where no valley has begun, the last model is kept. While training is
+under way, the model that is trained is evaluated; at the run's end, the mean is.
 
 The authors' code gives every segment the same weight and takes some of them twice; this is the paper's algorithm. A
 round is a step in synchronous mode, as there; in local mode the global models of the rounds are averaged.
@@ -78,8 +79,11 @@ def swad(converge: _Count = 3, tolerance: _Count = 6, ratio: Annotated[float, Fi
     def shows(state: Named, parameters: Named, over: bool) -> Named:
         if not over or not float(state["begins"]):
             return parameters
-        whole = state if float(state["ended"]) else _taken(state, int(state["evaluations"]))
-        return {name: whole[f"mean/{name}"] for name in parameters}
+        if float(state["ended"]):
+            return {name: state[f"mean/{name}"] for name in parameters}
+        whole = _taken(state, int(state["evaluations"]))
+        part = float(whole["open"] / (whole["models"] + whole["open"]))
+        return {name: whole[f"mean/{name}"].lerp(whole[f"open/{name}"], part) for name in parameters}
 
     return Rule("swad", init=init, aggregate=aggregate, shows=shows, hears=hears)
 

@@ -1,7 +1,7 @@
 """The models of single rounds that stay beside the last one's: those that a rule selects, or every k-th."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from fedha.metrics.choice import Choice
 from fedha.runs import runfolder
 from fedha.runs.files import MODEL, MODELS
 from fedha.runs.selection import ACCURACY, RULES, scores
+from fedha.schema import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,30 +50,32 @@ class Kept:
         self._remove(one for one in rounds(self.folder) if one > last)
 
     def after(self, record: Record, state: "Mapping[str, Tensor]", kinds: Mapping[str, str]) -> None:
-        """Keep a round's model where it stays, and remove those that a better one has taken the place of.
+        """Keep the model of a round that was evaluated, where a rule takes it, and remove those that none takes now.
 
         Args:
             record: The round, with all its numbers.
             state: The whole model after it.
             kinds: What becomes of its parts.
         """
-        if not self._takes(record):
-            return
-        runfolder.make_folder(self.folder / MODELS)
-        runfolder.write_model(self.folder, state, kinds, name_of(record["round"]))
-        if self.keep == "best":
+        if self._takes(record):
+            self._write(record["round"], state, kinds)
             best = {number for *_, number in self._best.values()}
             self._remove(one for one in rounds(self.folder) if one not in best)
 
-    def finish(self, last: int) -> None:
-        """Remove the last round's: it is the run's own model."""
-        self._remove([last])
+    def each(self, number: int, state: "Callable[[], Mapping[str, Tensor]]", kinds: Mapping[str, str]) -> None:
+        """Keep the model of any round, where it is a k-th one; `state` gives it."""
+        if isinstance(self.keep, int) and number % self.keep == 0:
+            self._write(number, state(), kinds)
+
+    def _write(self, number: int, state: "Mapping[str, Tensor]", kinds: Mapping[str, str]) -> None:
+        runfolder.make_folder(self.folder / MODELS)
+        runfolder.write_model(self.folder, state, kinds, name_of(number))
 
     def _takes(self, record: Record) -> bool:
-        """Whether a round's model stays, for now."""
+        """Whether a rule takes a round, for now."""
+        if self.keep != "best":
+            return False
         number = int(record["round"])
-        if self.keep == "last" or isinstance(self.keep, int):
-            return self.keep != "last" and number % int(self.keep) == 0
         found, folds = False, {name: [rows[number]] for name, rows in self._by_round.items() if number in rows}
         for rule, (score,) in ((rule, one.values()) for rule, one in scores([record], folds, self.by).items()):
             if rule == "final" or (rule == "leave_one_domain_out" and len(folds) < len(self.folds)):
@@ -114,13 +117,7 @@ def model_of(folder: Path, results: Record, rule: str = "final", number: int | N
     Raises:
         FedhaError: There is no such rule or round, or its model was not kept.
     """
-    if number is None:
-        if rule not in RULES:
-            raise FedhaError(f"there is no rule {rule!r}, only {', '.join(RULES)}")
-        chosen = {"final": {"round": results["rounds"]}, **(results.get("selection") or {})}
-        if not chosen.get(rule):
-            raise FedhaError(f"the run in {folder} has no round by rule {rule!r}, only by {', '.join(chosen)}")
-        number = int(chosen[rule]["round"])
+    number = round_of(folder, results, rule) if number is None else number
     if number == results["rounds"]:
         return MODEL
     if number not in rounds(folder):
@@ -130,3 +127,13 @@ def model_of(folder: Path, results: Record, rule: str = "final", number: int | N
             f"to a number that divides {number}, and train again"
         )
     return name_of(number)
+
+
+def round_of(folder: Path, results: Record, rule: str) -> int:
+    """The round of a finished run that a rule selects; arguments and errors as in `model_of`."""
+    if rule not in RULES:
+        raise FedhaError(f"there is no rule {rule!r}{nearest(rule, RULES)}; rules are {', '.join(RULES)}")
+    chosen = {"final": {"round": results["rounds"]}, **(results.get("selection") or {})}
+    if not chosen.get(rule):
+        raise FedhaError(f"the run in {folder} has no round by rule {rule!r}, only by {', '.join(chosen)}")
+    return int(chosen[rule]["round"])

@@ -33,7 +33,7 @@ class Patience:
             FedhaError: No source holds anything out.
         """
         held_out = record.get("held_out")
-        if self.stop is None or not held_out or record["round"] <= self.warmup:
+        if self.stop is None or self.ended or not held_out or record["round"] <= self.warmup:
             return self
         if not any(part.get("examples") for part in held_out.values()):
             raise FedhaError(

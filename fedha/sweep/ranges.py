@@ -30,6 +30,12 @@ _RECIPES: Mapping[str, Mapping[str, _Range]] = {
     "rdm": {"weight": {"uniform": [0.1, 10]}},
     "groupdro": {"step_size": {"log_uniform": [-3, -1]}},
     "afl": {"step_size": {"log_uniform": [-3, -1]}},
+    "fedsr": {  # a decade around the benchmark's weights
+        "align": {
+            "representation_norm": {"log_uniform": [-3, -1]},
+            "conditional_information": {"log_uniform": [-4, -2]},
+        }
+    },
     "mixup": {"mixup_alpha": {"log_uniform": [-1, 1]}},
     "sam": {"sam_radius": {"log_uniform": [-2, -0.30103]}},  # the paper's grid goes from 0.01 to 0.5
     "fediir": {"weight": {"log_uniform": [-4, -2]}},  # the authors' weights are 5e-4 to 5e-3

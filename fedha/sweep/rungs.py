@@ -65,9 +65,9 @@ def begun(folder: Path) -> dict[str, Any] | None:
 
 
 def _score(records: list[dict[str, Any]], until: int, config: Config) -> float | None:
-    done = [one for one in records if one["round"] <= until]
-    by_round = scores(done, by=config.evaluation.select_by.choice).get(RULE)
-    return by_round[pick(by_round, config.recipe[0].resolve().weak_rounds).round] if by_round else None
+    warmup, by = config.recipe[0].resolve().weak_rounds, config.evaluation.select_by.choice
+    by_round = scores([one for one in records if one["round"] <= until], by=by).get(RULE)
+    return by_round[pick(by_round, warmup).round] if by_round else None
 
 
 def _known(folder: Path) -> dict[str, float | None]:

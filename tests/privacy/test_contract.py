@@ -15,7 +15,7 @@ from hypothesis import settings as examined
 from hypothesis import strategies as st
 
 from fedha.config import Config
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_domains
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.exchange import Request
@@ -24,6 +24,7 @@ from fedha.flower.client import client_app, seeded_site
 from fedha.flower.failure import find_failure
 from fedha.flower.serve import load_domains
 from fedha.flower.wire import pack_introduction, pack_request, pack_task, pack_tensors
+from fedha.metrics.asked import Asked
 from fedha.models import build
 from fedha.privacy import agreed
 from fedha.privacy.agreed import BOUND, HARMLESS
@@ -47,7 +48,7 @@ CONFIGS: dict[str, Config] = {
 def grid_of(config: Config, held: Contract | None = None) -> Overhearing:
     """The clients of a config, who hold a contract."""
     domains = load_domains(config)
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
+    parts = client_domains(domains, config.data, config.seed[0])
     app = client_app(
         lambda _: build(config.model, domains.input_shape, domains.classes, config.seed[0]),
         lambda context: parts[int(context.node_config["partition-id"])],
@@ -60,7 +61,7 @@ def grid_of(config: Config, held: Contract | None = None) -> Overhearing:
 def request_of(config: Config, **changes: Any) -> Request:
     """What an honest server asks first, but for some fields."""
     held = contract_of(config)
-    first = {"kind": "measure", "measure": agreed.exchanges(held.task)[0]}
+    first = {"kind": "measure", "measure": held.exchanges[0]}
     honest = {"round": 1, "averaging_weight": 0.5, "contract": held.digest, "parameters": parameters_of(config)}
     return Request(held.task, **{**honest, **first, **changes})
 
@@ -238,6 +239,11 @@ ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "a part twice": ("plain", {"kind": "evaluate", "measure": (), "evaluate": ("train", "train")}, "evaluate"),
     "an evaluation of nothing": ("plain", {"kind": "evaluate", "measure": ()}, "evaluate"),
+    "counts that no metric needs": (
+        "plain",
+        {"kind": "evaluate", "measure": (), "evaluate": ("held_out",), "asked": Asked(("confusion",), (), "", 2)},
+        "asked",
+    ),
     "statistics beside an update": ("plain", {"kind": "train"}, "measure"),
     "references of its own": ("plain", {"references": {"risk": torch.zeros(())}}, "references"),
     "a rule's tensors of its own": ("plain", {"kind": "train", "measure": (), "sent": {"x/y": torch.zeros(1)}}, "sent"),
@@ -287,7 +293,7 @@ NAMES = st.lists(WORDS, max_size=3).map(tuple)
 def hostile(draw: Any) -> tuple[str, dict[str, Any]]:
     """Fields of a request as a server likes them, of one of the configs."""
     name = draw(st.sampled_from(sorted(CONFIGS)))
-    groups = agreed.exchanges(contract_of(CONFIGS[name]).task)
+    groups = contract_of(CONFIGS[name]).exchanges
     return name, {
         "kind": draw(st.sampled_from(["measure", "train", "evaluate"])),
         "round": draw(st.integers(-1, 5)),
@@ -310,7 +316,7 @@ def test_a_request_of_any_kind_is_refused_or_one_that_was_agreed_on(asked: tuple
     request = request_of(config, **{**given_fields, "contract": digest})
     if agreed.deviation(held, request) is not None:
         return
-    groups, private = agreed.exchanges(held.task), config.privacy.protect == "examples"
+    groups, private = held.exchanges, config.privacy.protect == "examples"
     riding = tuple(dict.fromkeys(one for group in groups for one in group))
     assert request.contract == held.digest
     assert 1 <= request.round <= 3

@@ -26,7 +26,7 @@ from fedha.privacy.secure.packing import pack, unpack
 from fedha.privacy.secure.past import Past, anew, companions
 from fedha.privacy.secure.session import Session, make_session
 from fedha.privacy.secure.terms import Terms
-from tests.privacy.secure.grids import SILENT, Said, WatchedGrid, at, grid_of, make_five, strategy_of, train
+from tests.privacy.secure.grids import FAILED, SILENT, Said, WatchedGrid, at, grid_of, make_five, strategy_of, train
 from tests.privacy.secure.told import session_of
 from tests.test_recipes import SEED, Problem
 
@@ -151,11 +151,10 @@ def test_what_a_client_answered_it_remembers_when_it_has_given_its_shares() -> N
 def test_a_memory_that_no_other_has_enters_no_sum(site_log: list[str]) -> None:
     """The end of round 1 is shown to client 2 alone: in round 2 its memory would be all that the sum holds of it."""
     problem = make_five()
-    hidden = {at("query.reveal", 1, place, 1): SILENT for place in (0, 1, 3, 4)}
+    hidden = {at("query.reveal", 1, place, 1): FAILED for place in (0, 1, 3, 4)}
     grid = grid_of(problem, faults=hidden)
-    federation = FederationConfig(on_missing="skip")
-    with pytest.raises(FedhaError, match="revealed shares"):
-        train(grid, strategy_of(problem, "fishr", federation=federation), problem, 1)
+    with pytest.raises(FedhaError, match="1 of 5 clients sent revealed shares in round 1's update"):
+        train(grid, strategy_of(problem, "fishr"), problem, 1)
     assert [client_id for client_id, state in remembered(grid).items() if state.remembers] == [2]
     found, other = after_second(grid, problem), after_second(grid_of(problem), problem)
     assert_close(found, other, rtol=0, atol=0)  # as if it had never been asked
