@@ -266,7 +266,7 @@ def _serve(
         _commit(job, server, number, server.members or members)
         with saving.giving_up(number - 1, pending):
             record = _round(strategy, grid, number, riding=() if pending is None else ("held_out",))
-        judge.kept.each(number, lambda: server.state, server.kinds)
+        judge.kept.each(number, lambda: server.shown(over=False), server.kinds)
         done_with = [] if pending is None else [_evaluated(pending, strategy, setting, judge)]
         for one in done_with:
             log.append(one)
