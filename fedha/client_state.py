@@ -50,8 +50,8 @@ class ClientState:
         return any(getattr(self, name) for name in _MEMORY)
 
     def moved(self, before: "ClientState") -> bool:
-        """Whether its memory is another one than before."""
-        return any(getattr(self, name) is not getattr(before, name) for name in _MEMORY)
+        """Whether it remembers something, and another thing than before."""
+        return self.remembers and any(_other(getattr(self, name), getattr(before, name)) for name in _MEMORY)
 
     def forgotten(self) -> "ClientState":
         """What is left when its memory is gone."""
@@ -92,6 +92,11 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> ClientState:
 def lasting(named: Mapping[str, _Value]) -> dict[str, _Value]:
     """What of the named form must outlive its round: all but the round's released moments."""
     return {name: value for name, value in named.items() if not name.startswith(_RELEASED)}
+
+
+def _other(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> bool:
+    """Whether some of these tensors are others; they are replaced, never changed."""
+    return tensors.keys() != before.keys() or any(value is not before[name] for name, value in tensors.items())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:

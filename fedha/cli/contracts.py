@@ -68,18 +68,20 @@ def accept(file: Path, at: Path, *, look: bool = False) -> None:
         look: Only show it.
 
     Raises:
-        FedhaError: It is no contract, or not the site's folder.
+        FedhaError: It is no contract, it names code that the site has not accepted, or this is not the site's folder.
     """
     from fedha.deploy import contracts
+    from fedha.deploy.accepted import only_what_a_site_accepted
     from fedha.deploy.contracts import FOLDER
 
     path = file if file.is_file() else at / file
-    wanted = contracts.read(path)
     known = at / FOLDER / path.name
-    if known.is_file() and known.resolve() != path.resolve():
-        _differences(contracts.read(known), wanted)
-    else:
-        _tell(wanted)
+    with only_what_a_site_accepted(at):  # who proposes names code, and reading a config imports it
+        wanted = contracts.read(path)
+        if known.is_file() and known.resolve() != path.resolve():
+            _differences(contracts.read(known), wanted)
+        else:
+            _tell(wanted)
     if look:
         return
     if not is_site(at):
@@ -95,6 +97,13 @@ def is_site(folder: Path) -> bool:
 
 def show_site(folder: Path) -> None:
     """Say what a site agreed to, and what is proposed to it and not accepted yet."""
+    from fedha.deploy.accepted import only_what_a_site_accepted
+
+    with only_what_a_site_accepted(folder):
+        _show_site(folder)
+
+
+def _show_site(folder: Path) -> None:
     from fedha.deploy.contracts import FOLDER, PROPOSED, read_all
 
     agreed = {one.name: one for one in read_all(folder / FOLDER)}

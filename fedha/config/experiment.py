@@ -100,13 +100,14 @@ class Config(Section):
 
     def _unsummable(self) -> str | None:
         """Why a metric is none where several clients' numbers are added, in a sentence; None where all are."""
-        several = self.data.clients_per_domain > 1
+        several = self.data.clients_per_domain > 1 or self.data.partition is not None
         if not several and not self.privacy.secure_aggregation:
             return None
+        shared = "data.partition" if self.data.partition is not None else "data.clients_per_domain over 1"
         for name in self.evaluation.metrics:
             try:
                 if metric(name).of_scores:
-                    where = "data.clients_per_domain over 1" if several else "privacy.secure_aggregation"
+                    where = shared if several else "privacy.secure_aggregation"
                     return (
                         f"evaluation.metrics names {name!r}, which needs all examples of a domain in one place: with "
                         f"{where} there is none; leave it out, or take metrics of counts"

@@ -144,7 +144,9 @@ class TrainingConfig(Section):
         "GPU within an eighth to a quarter of its memory",
     )
     stop: StopConfig | None = Field(
-        None, description="ends training where what sources hold out gets no better: {metric: accuracy, patience: 10}"
+        None,
+        json_schema_extra=MAY_CHANGE,
+        description="ends training where what sources hold out gets no better: {metric: accuracy, patience: 10}",
     )
     local: LocalConfig = LocalConfig()
 

@@ -146,6 +146,11 @@ def only_this(accepted: Accepted) -> AbstractContextManager[None]:
     return permitted.only(_OWN | accepted.code, _REMEDY)
 
 
+def only_what_a_site_accepted(folder: Path) -> AbstractContextManager[None]:
+    """Within it, likewise what the site of a folder accepted; errors as in `read`."""
+    return only_this(read(folder / FILE))
+
+
 def only_this_from_now_on(accepted: Accepted) -> None:
     """The same until the process ends."""
     permitted.from_now_on(_OWN | accepted.code, _REMEDY)

@@ -283,13 +283,12 @@ class Clients:
         """A reply with the numbers that may leave."""
         if self.contract is None or self.contract.numbers == NUMBERS:
             return reply
-        agreed = self.contract.numbers
-
-        def left(name: str) -> bool:
-            return name.partition("/")[0] in agreed
-
-        metrics = {name: value for name, value in reply.metrics.items() if left(name)}
-        return replace(reply, metrics=metrics, sums={name: one for name, one in reply.sums.items() if left(name)})
+        kept = {name for name in (*reply.metrics, *reply.sums) if name.partition("/")[0] in self.contract.numbers}
+        return replace(
+            reply,
+            metrics={name: value for name, value in reply.metrics.items() if name in kept},
+            sums={name: value for name, value in reply.sums.items() if name in kept},
+        )
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]

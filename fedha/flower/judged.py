@@ -36,6 +36,7 @@ class Judged:
 
     def __post_init__(self) -> None:
         evaluation = self.config.evaluation
+        self.wanted = bool(evaluation.metrics or evaluation.groups)
         self.asked = asked(evaluation.metrics, evaluation.groups or "", self.classes)
 
     def told(self, part: str, domains: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,10 +49,11 @@ class Judged:
         self.pooled[part] = domains
         return {name: told(one, self.config.evaluation.metrics) for name, one in domains.items()}
 
-    def with_intervals(self, domains: Mapping[str, Any]) -> dict[str, Any]:
-        """The same as results have it: with intervals where metrics are asked for."""
-        metrics, seed = self.config.evaluation.metrics, self.config.seed[0]
-        return {name: told(one, metrics, seed=seed if metrics else None) for name, one in domains.items()}
+    def with_intervals(self, part: str, domains: Mapping[str, Any]) -> dict[str, Any]:
+        """The same as results have it: with intervals where metrics are asked for, and no noise is on the numbers."""
+        metrics, noisy = self.config.evaluation.metrics, self.config.privacy.protect == "examples"
+        seed = None if not metrics or (noisy and part == "held_out") else self.config.seed[0]
+        return {name: told(one, metrics, seed=seed) for name, one in domains.items()}
 
     def recall(self, records: Sequence[Record]) -> str:
         """The rounds before a run was resumed; why training ended with them, or ""."""

@@ -242,9 +242,9 @@ def store(party: Party, context: Context, opened: Opened, state: Masked, client:
     _store(party, client.client_id, context, [state], answered=state.session.exchange)
     for name in (_STAGED, _STAGED_FOR):
         context.state.pop(name, None)
-    after = client.state
-    if after is not opened.known:
-        moved = after.moved(opened.known)
+    after, before = client.state, opened.known
+    moved = after.moved(before)
+    if moved or after.released is not before.released:
         context.state[_STAGED] = pack_tensors(to_tensors(after))
         context.state[_STAGED_FOR] = ConfigRecord(
             {"session": state.session.digest, "question": opened.question, "moved": moved}

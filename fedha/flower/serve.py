@@ -301,8 +301,7 @@ def _serve(
             listener.note(f"training ends after round {number}: {stopped or early}")
             break
     runfolder.write_model(job.folder, server.shown(over=True), server.kinds)
-    judge.kept.finish(records[-1]["round"])
-    if judge.asked and "target" not in judge.pooled:  # it was resumed after its last round
+    if judge.wanted and "target" not in judge.pooled:  # it was resumed after its last round
         judge.told("target", evaluated["target"](server.shown(over=True)))
     results = _results(job, strategy, setting, judge, records, stopped, early) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
@@ -461,8 +460,10 @@ def _results(
         "seed": config.seed[0],
         "rounds": records[-1]["round"] if stopped or early else config.training.rounds,
         "seconds": sum(record["seconds"] for record in records),
-        "target": judge.with_intervals(judge.pooled["target"]) if judge.asked else records[-1]["target"],
-        "sources": judge.with_intervals(_held_out(strategy, setting)) if judge.asked else records[-1]["held_out"],
+        "target": judge.with_intervals("target", judge.pooled["target"]) if judge.wanted else records[-1]["target"],
+        "sources": judge.with_intervals("held_out", _held_out(strategy, setting))
+        if judge.wanted
+        else records[-1]["held_out"],
         "train": judge.told("train", strategy.last_evaluation.get("train", {})),
         "selection": select(records, folds, judge.warmup, judge.kept.by, config.evaluation.metrics),
         **({} if judge.kept.by == ACCURACY else {"select_by": asdict(judge.kept.by)}),

@@ -11,12 +11,13 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from fedha import objects, plugins
+from fedha import plugins
 from fedha.errors import FedhaError
 from fedha.metrics.metric import Metric
 from fedha.named import is_own, look_up, name_of
 from fedha.schema import nearest
 
+OBJECTS = "objects"  # before the name of what a program handed over
 _PLACE = "fedha.metrics.formulas"
 # name: whether less is better, and whether it takes many counts at once
 _ROWS: Mapping[str, tuple[bool, bool]] = {
@@ -63,8 +64,10 @@ def metric(name: str) -> Metric:
     if name in _ROWS:
         smaller, stacked = _ROWS[name]
         return Metric(name, getattr(import_module(_PLACE), name), smaller, stacked, name != "log_loss")
-    if name.startswith(f"{objects.NAME}:"):
-        return _made(name, objects.get_object("metric", name))
+    if name.startswith(f"{OBJECTS}:"):
+        from fedha.objects import get_object  # which knows tensors: torch is slow to import
+
+        return _made(name, get_object("metric", name))
     if is_own(name):
         return _made(name, look_up("evaluation.metrics", name))
     if name in plugins.installed(plugins.METRICS):
@@ -82,6 +85,8 @@ def _made(name: str, found: Any) -> Metric:
 
 def handed_over(given: "str | Metric | Callable[..., Any]") -> str:
     """The name of a metric that a program gives: its own, an import name, or one that this process alone knows."""
+    from fedha.objects import code_digest, put_object
+
     if isinstance(given, str):
         return given
     function = given.function if isinstance(given, Metric) else given
@@ -90,9 +95,9 @@ def handed_over(given: "str | Metric | Callable[..., Any]") -> str:
     if not isinstance(given, Metric) and (found := name_of(function)) is not None:
         return found
     called = given.name if isinstance(given, Metric) else getattr(function, "__name__", type(function).__name__)
-    digest = objects.code_digest((function, getattr(given, "smaller", False)))
-    name = f"{objects.NAME}:{digest[:12]}:{called.replace('/', '_')}"
-    objects.put_object(name, given)
+    digest = code_digest((function, getattr(given, "smaller", False)))
+    name = f"{OBJECTS}:{digest[:12]}:{called.replace('/', '_')}"
+    put_object(name, given)
     return name
 
 

@@ -4,14 +4,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from fedha.exchange import Request, Task
-from fedha.metrics.asked import asked
+from fedha.metrics.asked import NOTHING, asked
 from fedha.privacy.contract import Contract, task_terms
 from fedha.rules import applied
 from fedha.schema import shown
 
 _NOTHING = object()
 _TASKS = 8  # that are remembered
+_CLASSES = 2**15  # more than any table of confusions has
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,12 @@ def _evaluate(contract: Contract, request: Request) -> str | None:
 
 
 def _asked(contract: Contract, request: Request) -> str | None:
-    """What is counted of examples that are evaluated: what the agreed metrics need."""
+    """What is counted of the parts that are evaluated; how many classes there are, the client's data say."""
     if not request.asked:
         return None
-    agreed = contract.sections.get("evaluation", {})
-    metrics, groups = tuple(agreed.get("metrics") or ()), agreed.get("groups") or ""
-    if request.evaluate and request.asked == asked(metrics, groups, request.asked.classes):
-        return None
-    return f"{', '.join(metrics) or 'no metric'}{f', by {groups}' if groups else ''}"
+    agreed = asked(contract.metrics, contract.groups, request.asked.classes) if request.evaluate else NOTHING
+    known = request.asked == agreed and 0 <= request.asked.classes <= _CLASSES
+    return None if known else f"{' '.join(contract.metrics) or 'none'}, groups {contract.groups or 'none'}"
 
 
 def _references(contract: Contract, request: Request) -> Deviation | None:
@@ -126,13 +127,21 @@ def _sent(contract: Contract, request: Request) -> Deviation | None:
     """What the rules of the run send along, with an update alone."""
     if not request.sent:
         return None
-    known: dict[str, Any] = {}
-    if request.kind == "train":
-        rules = contract.task.rules
-        known = applied.sent_along(rules, applied.begin(rules, request.parameters))
-    other = [name for name, value in request.sent.items() if name not in known or known[name].shape != value.shape]
+    known = _along(contract, request) if request.kind == "train" else {}
+    other = [name for name, value in request.sent.items() if known.get(name) != value.shape]
     told = _any_of([tuple(sorted(known))])
     return Deviation("sent", f"{shown(other[0])} of this shape", told) if other else None
+
+
+def _along(contract: Contract, request: Request) -> Mapping[str, torch.Size]:
+    """Shapes of what the rules send along; found once for a network, for some make tensors as large as it is."""
+    network = tuple((name, value.shape) for name, value in request.parameters.items())
+    if network not in contract.along:
+        rules = contract.task.rules
+        made = applied.sent_along(rules, applied.begin(rules, request.parameters))
+        contract.along.clear()
+        contract.along[network] = {name: value.shape for name, value in made.items()}
+    return contract.along[network]
 
 
 def _weight(contract: Contract, request: Request) -> str | None:

@@ -25,7 +25,7 @@ NUMBERS = ("accuracy", "held_out", "loss", "penalty", "risk", "train")  # that g
 _FEWEST_REPEATS = 5
 _TEXTS = ("source", "pull")  # of a recipe, which decide nothing
 _STARTS = ("start", "start_head")  # of a model: where the server's parameters begin, which it sends anyway
-Drawing = Literal["all", "public"]
+Drawing = Literal["all", "public", "secret"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Contract:
     Attributes:
         task: Recipe, training, privacy and seed: all that travels with a request.
         schedule: Whether statistics and evaluations ride along with updates.
-        sections: Those of data and model of a config, as plain values, and the metrics that it asks for; empty where
-            an app brings its own.
+        sections: Those of data and model of a config, as plain values; empty where an app brings its own.
+        metrics: What is counted where the client evaluates, beside accuracy and risk: names.
+        groups: The column by which examples are told apart there; "": none.
         evaluate: Parts of the domain that are evaluated; None: what the task allows.
         numbers: What goes along with answers, of `NUMBERS`; the others are left out.
         repeats: How many answers may be asked for again in all, of each kind: by a run that is resumed, by one that
@@ -71,6 +72,8 @@ class Contract:
     task: Task = field(hash=False)
     schedule: Literal["exact", "piggyback"] = "exact"
     sections: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    metrics: tuple[str, ...] = ()
+    groups: str = ""
     evaluate: tuple[str, ...] | None = None
     numbers: tuple[str, ...] = NUMBERS
     repeats: int | None = -1
@@ -105,8 +108,11 @@ class Contract:
 
     @property
     def cohort(self) -> Drawing:
-        """Who takes part in a round: all, or those who are drawn, from a seed that everybody has."""
-        return "all" if self.task.training.clients_per_round is None else "public"
+        """Who takes part in a round: all, or those who are drawn: from the seed, or by a secret of the server's."""
+        if self.task.training.clients_per_round is None:
+            return "all"
+        hidden = self.task.privacy.protect == "clients" and self.task.training.client_sampling == "uniform"
+        return "secret" if hidden else "public"
 
     @cached_property
     def exchanges(self) -> tuple[tuple[str, ...], ...]:
@@ -122,7 +128,8 @@ class Contract:
     @cached_property
     def terms(self) -> Mapping[str, Any]:
         """All that was agreed with the server, by key as in a config."""
-        return {**task_terms(self.task), "federation.schedule": self.schedule, **dict(flat(self.sections))}
+        asked = {"evaluation.metrics": list(self.metrics), "evaluation.groups": self.groups or None}
+        return {**task_terms(self.task), "federation.schedule": self.schedule, **asked, **dict(flat(self.sections))}
 
     @cached_property
     def digest(self) -> str:
@@ -132,6 +139,11 @@ class Contract:
     @cached_property
     def compared(self) -> dict[int, tuple[Task, Any]]:
         """What was found of tasks that were compared with it before, by identity; they never change."""
+        return {}
+
+    @cached_property
+    def along(self) -> dict[Any, Mapping[str, Any]]:
+        """Shapes of what the rules send along with updates, by names and shapes of the parameters."""
         return {}
 
     @cached_property
@@ -148,7 +160,8 @@ def contract_of(config: Config, **own: Any) -> Contract:
         own: The site's words, as `Contract` has them.
     """
     task = Task(config.recipe[0].resolve(), config.training, config.seed[0], config.privacy)
-    return Contract(task, config.federation.schedule, sections_of(config), **own)
+    metrics, groups = tuple(config.evaluation.metrics), config.evaluation.groups or ""
+    return Contract(task, config.federation.schedule, sections_of(config), metrics, groups, **own)
 
 
 def contract(

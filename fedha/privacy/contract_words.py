@@ -22,11 +22,10 @@ def in_words(held: Contract) -> list[str]:
         f"Each round it measures {measured}{_riding(held)}, and trains ({training.mode}).",
         f"Training: {_changed(training, TrainingConfig(), ('mode', 'rounds', 'local'))}.",
         *([f"Local steps: {_changed(training.local, LocalConfig(), ())}."] if training.mode == "local" else []),
-        f"Evaluated: {', '.join(held.evaluate or ()) or 'nothing'}. {_numbers(held)}",
+        f"Evaluated: {', '.join(held.evaluate or ()) or 'nothing'}{_counted(held)}. {_numbers(held)}",
+        f"It tells the server its domain's name, the shape of an input{_count(held)}.",
         *_protection(held),
-        "All clients take part in each round."
-        if held.cohort == "all"
-        else f"Of the clients {training.clients_per_round} are drawn each round, from the seed, which all know.",
+        _cohort(held),
         f"Who is held out is decided by {_split(held)}.",
         *_sections(held),
         f"Digest {held.digest}.",
@@ -45,6 +44,25 @@ def changes(before: Contract, after: Contract) -> list[str]:
     if before.split != after.split:
         told.append("split: another key, so that other examples would be held out")
     return told
+
+
+def _count(held: Contract) -> str:
+    secret = held.sums is not None and held.task.privacy.protect != "examples"
+    return "; how many examples it has in sums alone" if secret else " and how many examples it has"
+
+
+def _counted(held: Contract) -> str:
+    told = f", with {', '.join(held.metrics)}" if held.metrics else ""
+    return f"{told}, apart by {held.groups}" if held.groups else told
+
+
+def _cohort(held: Contract) -> str:
+    drawn = held.task.training.clients_per_round
+    return {
+        "all": "All clients take part in each round.",
+        "public": f"Of the clients {drawn} are drawn each round, from the seed, which all know.",
+        "secret": f"Of the clients {drawn} are drawn each round, by a secret of the server's.",
+    }[held.cohort]
 
 
 def _repeats(held: Contract) -> str:

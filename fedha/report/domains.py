@@ -21,19 +21,23 @@ _INTERVAL = "in brackets the 95 % bootstrap interval over its examples (of sever
 _GROUPS = 40  # that are shown
 
 
-def domain_tables(results: Sequence[Results], told_apart: Sequence[Variant] | None = None) -> list[Table]:
+def domain_tables(
+    results: Sequence[Results], told_apart: Sequence[Variant] | None = None, *, every: bool = False
+) -> list[Table]:
     """The metrics of each domain at the final round, and those of each group; none where no run has metrics.
 
     Args:
         results: Contents of results.json files.
         told_apart: As in `tables.accuracy_table`.
+        every: Whether runs without metrics are there too, with the interval of their accuracy.
     """
+    results = [_with_intervals(one) for one in results] if every else results
     rows = group(results, told_apart or [Variant()] * len(results))
     parts: dict[str, dict[str, list[Part]]] = {}
     for key, runs in rows.items():
-        kept = [one for one in sound(runs) if _has_metrics(one)]
+        kept = [one for one in sound(runs) if every or _has_metrics(one)]
         sources, targets = (_by_domain(kept, part) for part in ("sources", "target"))
-        if kept:
+        if sources or targets:
             whole = {target_title(name): several for name, several in targets.items()}
             parts[label(key)] = {**sources, **_joined("sources", sources, kept), **whole}
     if not parts:
@@ -154,6 +158,20 @@ def _has_metrics(results: Results) -> bool:
     parts: list[Part] = [*results.get("target", {}).values(), *results.get("sources", {}).values(), {}]
     first = parts[0]
     return any(name not in ("accuracy", "risk", "examples") for name in first)
+
+
+def _with_intervals(results: Results) -> Results:
+    """The same with intervals of accuracies: how many were right of how many is known of every run."""
+    from fedha.metrics.intervals import interval  # torch, for what is drawn: slow to import
+
+    def told(part: Part) -> Part:
+        if part.get("accuracy") is None or not part.get("examples") or "interval" in part:
+            return part
+        return {**part, "interval": {"accuracy": interval(metric("accuracy"), part, int(results["seed"]))}}
+
+    covered = (results.get("privacy") or {}).get("protect") == "examples"  # noise is on the sources' accuracies
+    sides = ("target",) if covered else ("sources", "target")
+    return {**results, **{side: {name: told(one) for name, one in results.get(side, {}).items()} for side in sides}}
 
 
 def _by_domain(runs: Sequence[Results], part: str) -> dict[str, list[Part]]:

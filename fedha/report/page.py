@@ -51,7 +51,7 @@ def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = (), secti
         data=list(dict.fromkeys(shortened(str(run.results["data"])) for run in runs if run.results.get("data"))),
         summary=_summary(runs),
         accuracies=accuracy_table([run.results for run in runs], told_apart),
-        domains=domain_tables([run.results for run in runs], told_apart),
+        domains=domain_tables([run.results for run in runs], told_apart, every=True),
         runs=run_table(rows),
         figures=_figures(rows),
         privacy=privacy_section(rows),

@@ -12,6 +12,7 @@ from fedha.metrics.choice import Choice
 from fedha.runs import runfolder
 from fedha.runs.files import MODEL, MODELS
 from fedha.runs.selection import ACCURACY, RULES, scores
+from fedha.schema import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,10 +71,6 @@ class Kept:
         runfolder.make_folder(self.folder / MODELS)
         runfolder.write_model(self.folder, state, kinds, name_of(number))
 
-    def finish(self, last: int) -> None:
-        """Remove the last round's: it is the run's own model."""
-        self._remove([last])
-
     def _takes(self, record: Record) -> bool:
         """Whether a rule takes a round, for now."""
         if self.keep != "best":
@@ -120,13 +117,7 @@ def model_of(folder: Path, results: Record, rule: str = "final", number: int | N
     Raises:
         FedhaError: There is no such rule or round, or its model was not kept.
     """
-    if number is None:
-        if rule not in RULES:
-            raise FedhaError(f"there is no rule {rule!r}, only {', '.join(RULES)}")
-        chosen = {"final": {"round": results["rounds"]}, **(results.get("selection") or {})}
-        if not chosen.get(rule):
-            raise FedhaError(f"the run in {folder} has no round by rule {rule!r}, only by {', '.join(chosen)}")
-        number = int(chosen[rule]["round"])
+    number = round_of(folder, results, rule) if number is None else number
     if number == results["rounds"]:
         return MODEL
     if number not in rounds(folder):
@@ -136,3 +127,13 @@ def model_of(folder: Path, results: Record, rule: str = "final", number: int | N
             f"to a number that divides {number}, and train again"
         )
     return name_of(number)
+
+
+def round_of(folder: Path, results: Record, rule: str) -> int:
+    """The round of a finished run that a rule selects; arguments and errors as in `model_of`."""
+    if rule not in RULES:
+        raise FedhaError(f"there is no rule {rule!r}{nearest(rule, RULES)}; rules are {', '.join(RULES)}")
+    chosen = {"final": {"round": results["rounds"]}, **(results.get("selection") or {})}
+    if not chosen.get(rule):
+        raise FedhaError(f"the run in {folder} has no round by rule {rule!r}, only by {', '.join(chosen)}")
+    return int(chosen[rule]["round"])

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from fedha.models.split import SplitModel, plain_name
 from fedha.models.state import named_state
 from fedha.objects import digest_of
 from fedha.runs import runfolder
+from fedha.runs.kept import model_of, round_of
 
 Named = Mapping[str, Tensor]
 
@@ -54,8 +54,11 @@ def start_from(model: SplitModel, start: StartConfig, folder: Path, *, head: boo
     if not runfolder.is_finished(folder):
         raise FedhaError(f"{told}, whose run has not finished; finish it with `fedha resume {folder}`")
     results = runfolder.read_results(folder)
-    _, number = _chosen(told, results, start)
-    saved = runfolder.read_model(folder)
+    try:
+        number = start.round or round_of(folder, results, start.rule)
+        saved = runfolder.read_model(folder, model_of(folder, results, number=number))
+    except FedhaError as error:
+        raise FedhaError(f"{told}: {error}") from error
     if broken := [name for name, value in saved.items() if not bool(value.isfinite().all())]:
         raise FedhaError(f"{told}, whose {broken[0]!r} is not finite: it diverged; take another run")
     found = _fitting(told, _plain(saved), _plain(named_state(model)), head)
@@ -63,20 +66,6 @@ def start_from(model: SplitModel, start: StartConfig, folder: Path, *, head: boo
         for own, value in found:
             own.copy_(value)
     return Start(str(start.run), digest_of(saved.items()), number), tuple(results["sources"])
-
-
-def _chosen(told: str, results: Mapping[str, Any], start: StartConfig) -> tuple[str, int]:
-    """The file of the model that a config chooses, and its round."""
-    chosen = {"final": {"round": results["rounds"]}, **results.get("selection", {})}
-    if start.round is None and start.rule not in chosen:
-        raise FedhaError(f"{told}, but that run has no round by that rule, only by {listed(chosen)}")
-    number = start.round or int(chosen[start.rule]["round"])
-    if number != results["rounds"]:
-        raise FedhaError(
-            f"{told}, but the model of round {number} was not kept, only that of the last one, {results['rounds']}; "
-            "start from that one, or train it again for so many rounds"
-        )
-    return runfolder.MODEL, number
 
 
 def _fitting(told: str, saved: Named, own: Named, head: bool) -> list[tuple[Tensor, Tensor]]:

@@ -43,7 +43,7 @@ def write(folder: Path, config: Config, until: int) -> None:
     """
     records = runfolder.read_metrics(folder)
     done = {"round": records[-1]["round"], "seconds": sum(one["seconds"] for one in records)}
-    found = {**_known(folder), str(until): _score(records, until, config.recipe[0].resolve().weak_rounds)}
+    found = {**_known(folder), str(until): _score(records, until, config)}
     own_files.write_json(folder, NAME, {"form": FORM, **done, "scores": found})
 
 
@@ -64,8 +64,9 @@ def begun(folder: Path) -> dict[str, Any] | None:
     return None if found is None else {key: found[key] for key in ("round", "seconds")}
 
 
-def _score(records: list[dict[str, Any]], until: int, warmup: int) -> float | None:
-    by_round = scores([one for one in records if one["round"] <= until]).get(RULE)
+def _score(records: list[dict[str, Any]], until: int, config: Config) -> float | None:
+    warmup, by = config.recipe[0].resolve().weak_rounds, config.evaluation.select_by.choice
+    by_round = scores([one for one in records if one["round"] <= until], by=by).get(RULE)
     return by_round[pick(by_round, warmup).round] if by_round else None
 
 

@@ -24,13 +24,14 @@ def summarise(folder: Path, warmup: int) -> dict[str, Any]:
 
     Returns:
         ``rules``: by rule the round it selects among those after the warm-up, its score, the targets' accuracies
-        there, and whether the warm-up would have been selected; the cost; whether it diverged.
+        there, and whether the warm-up would have been selected; the cost, with that of its folds; whether it diverged.
 
     Raises:
         FedhaError: The run has not finished, or a file is damaged.
     """
     results, records = runfolder.read_results(folder), runfolder.read_metrics(folder)
     folds = {one.name: runfolder.read_metrics(one) for one in sorted((folder / "folds").glob("*")) if one.is_dir()}
+    in_folds = [one for several in folds.values() for one in several]  # which cost as much as the run does
     by_rule = scores(records, folds, Choice(**results.get("select_by", {})))
     if "oracle" in by_rule:
         last = max(by_rule["oracle"])
@@ -43,9 +44,9 @@ def summarise(folder: Path, warmup: int) -> dict[str, Any]:
         "rules": rules,
         "worst_source": _worst(results.get("sources", {})),
         "rounds": results["rounds"],
-        "seconds": results["seconds"],
-        "bytes_up": sum(one.get("bytes_up", 0) for one in records),
-        "bytes_down": sum(one.get("bytes_down", 0) for one in records),
+        "seconds": results["seconds"] + sum(one["seconds"] for one in in_folds),
+        "bytes_up": sum(one.get("bytes_up", 0) for one in (*records, *in_folds)),
+        "bytes_down": sum(one.get("bytes_down", 0) for one in (*records, *in_folds)),
         "epsilon": _epsilon(results),
         "diverged": results.get("diverged", ""),
         "remarks": list(results.get("remarks", ())),

@@ -98,12 +98,12 @@ chmod -R a+rX "$work/configs"
 compose up --detach --no-build
 
 say "every service is healthy, every node is known and online"
-eventually 120 inside superlink python -m fedha.deploy.healthy https://localhost:8000/health
-eventually 120 inside proxy python /opt/proxy/healthy.py https://localhost:8443/health
-eventually 120 inside serverapp python -m fedha.deploy.healthy https://superlink:8000/health
+eventually 400 inside superlink python -m fedha.deploy.healthy https://localhost:8000/health
+eventually 400 inside proxy python /opt/proxy/healthy.py https://localhost:8443/health
+eventually 400 inside serverapp python -m fedha.deploy.healthy https://superlink:8000/health
 joined() { logs "$1-node" | grep -q "SuperNode ID"; }
 for site in north south west; do
-    eventually 180 joined "$site"
+    eventually 400 joined "$site"
     inside "$site-node" python -m fedha.deploy.healthy --connected=/tmp/connected https://localhost:9094/health https://proxy:8443/health
     inside "$site-app" python -m fedha.deploy.healthy "https://$site-node:9094/health"
 done
@@ -200,7 +200,7 @@ started() { $engine inspect --format '{{.State.StartedAt}}' "$(container superli
 before=$(started)
 inside superlink python -c 'import os; os.kill(1, 15)'
 again() { [ "$(started)" != "$before" ] && inside north-node python -m fedha.deploy.healthy https://proxy:8443/health; }
-eventually 120 again
+eventually 400 again
 
 say "three rounds, sent by the operator"
 begun=$SECONDS

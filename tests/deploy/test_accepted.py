@@ -103,3 +103,28 @@ def test_names_in_a_bundle_cannot_write_to_a_terminal(deploy: Command, tmp_path:
     assert code == 0
     assert "\x1b" not in said
     assert "'a\\x1b[2J.py'" in said
+
+
+def test_a_proposal_that_names_code_is_not_even_looked_at_before_the_code_is_accepted(
+    deploy: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a config imports what it names; the proposal came from the server's people."""
+    deploy("init", "fed", "--no-demo")
+    module = tmp_path / "proposed_code.py"
+    module.write_text("open(__file__ + '.ran', 'w').close()\nfrom fedha.statistics import *\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    site = tmp_path / "fed/clients/north"
+    agreed = (site / "contracts/deployment.yaml").read_text()
+    proposal = site / "proposed/other.yaml"
+    proposal.write_text(
+        agreed.replace("align: null", "align: {'proposed_code:made': 1.0}").replace("name: hgp", "name: x")
+    )
+    assert "proposed_code:made" in proposal.read_text()
+    for words in (("accept", str(proposal), "--look"), ("accept", str(proposal)), ("show", "--to", str(site))):
+        code, _, said = deploy(*words, *(("--at", str(site)) if words[0] == "accept" else ()))
+        assert code == 2
+        assert "'proposed_code:made', which names code that was not accepted here" in said
+    assert not Path(f"{module}.ran").exists()
+    deploy("accept", "proposed_code:made", "--at", str(site))
+    code, _, said = deploy("accept", str(proposal), "--look", "--at", str(site))
+    assert Path(f"{module}.ran").exists(), said

@@ -15,7 +15,7 @@ from hypothesis import settings as examined
 from hypothesis import strategies as st
 
 from fedha.config import Config
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_domains
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.exchange import Request
@@ -24,6 +24,7 @@ from fedha.flower.client import client_app, seeded_site
 from fedha.flower.failure import find_failure
 from fedha.flower.serve import load_domains
 from fedha.flower.wire import pack_introduction, pack_request, pack_task, pack_tensors
+from fedha.metrics.asked import Asked
 from fedha.models import build
 from fedha.privacy import agreed
 from fedha.privacy.agreed import BOUND, HARMLESS
@@ -40,6 +41,7 @@ CONFIGS: dict[str, Config] = {
         training={"mode": "local", "local": {"steps": 3}, "optimizer": "scaffold"},
         privacy={"protect": "nothing"},
     ),
+    "counted": settings("iga", privacy={"protect": "nothing"}, evaluation={"metrics": ["balanced_accuracy"]}),
     "piggyback": settings("vrex", privacy={"protect": "nothing"}, federation={"schedule": "piggyback"}),
 }
 
@@ -47,7 +49,7 @@ CONFIGS: dict[str, Config] = {
 def grid_of(config: Config, held: Contract | None = None) -> Overhearing:
     """The clients of a config, who hold a contract."""
     domains = load_domains(config)
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
+    parts = client_domains(domains, config.data, config.seed[0])
     app = client_app(
         lambda _: build(config.model, domains.input_shape, domains.classes, config.seed[0]),
         lambda context: parts[int(context.node_config["partition-id"])],
@@ -95,7 +97,12 @@ def test_every_field_of_a_request_is_bound_or_said_to_be_harmless() -> None:
 def test_what_a_message_carries_is_a_field_of_a_request_and_nothing_else() -> None:
     """A scalar that is new in a message has a field, and with it a check or a reason."""
     whole = request_of(
-        CONFIGS["plain"], additive=True, evaluate=("held_out",), constants="c", running={"b": torch.zeros(1)}
+        CONFIGS["plain"],
+        additive=True,
+        evaluate=("held_out",),
+        asked=Asked(("confusion",), classes=2),
+        constants="c",
+        running={"b": torch.zeros(1)},
     )
     packed = pack_request(whole, pack_tensors({}), pack_tensors({}), "{}", pack_tensors({"r/x": torch.zeros(1)}))
     named = {"share": "averaging_weight", "rule": "sent"}
@@ -238,10 +245,25 @@ ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "a part twice": ("plain", {"kind": "evaluate", "measure": (), "evaluate": ("train", "train")}, "evaluate"),
     "an evaluation of nothing": ("plain", {"kind": "evaluate", "measure": ()}, "evaluate"),
+    "counts that no metric needs": (
+        "plain",
+        {"kind": "evaluate", "measure": (), "evaluate": ("held_out",), "asked": Asked(("confusion",), (), "", 2)},
+        "asked",
+    ),
     "statistics beside an update": ("plain", {"kind": "train"}, "measure"),
     "references of its own": ("plain", {"references": {"risk": torch.zeros(())}}, "references"),
     "a rule's tensors of its own": ("plain", {"kind": "train", "measure": (), "sent": {"x/y": torch.zeros(1)}}, "sent"),
     "a rule's tensors to measure": ("local", {"sent": {"scaffold/control": torch.zeros(1)}}, "sent"),
+    "what is counted of an evaluation": (
+        "plain",
+        {"kind": "evaluate", "measure": (), "evaluate": ("train",), "asked": Asked(("confusion",), classes=2)},
+        "asked",
+    ),
+    "groups of an evaluation": (
+        "counted",
+        {"kind": "evaluate", "measure": (), "evaluate": ("train",), "asked": Asked(("confusion",), (), "age", 2)},
+        "asked",
+    ),
     "a weight over one": ("plain", {"averaging_weight": 2.0}, "averaging_weight"),
     "a weight that is no number": ("plain", {"averaging_weight": float("nan")}, "averaging_weight"),
     "what rides along, but not all": ("piggyback", {"kind": "train", "measure": ("gradient",)}, "measure"),
