@@ -200,7 +200,7 @@ class _ByRow(TorchDispatchMode):
         draw = self._chance.draws[number] if number < len(self._chance.draws) else None
         if draw is None:
             return func(*args, **given)
-        into, fill, more = _emptied(func, args, given)
+        into, fill, more = _emptied(func, args, {name: one for name, one in given.items() if name != "generator"})
         filled = self._fill(into, partial(_filled, fill, more), number, draw)
         return (filled < args[0]).to(filled.dtype) if func is _ATEN.bernoulli.default else filled
 
