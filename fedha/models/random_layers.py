@@ -175,6 +175,10 @@ class _Noting(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch declares it to Python alone
         self.shapes: list[torch.Size | None] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler with the first operation
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if _draws(func, kwargs):
@@ -191,6 +195,10 @@ class _ByRow(TorchDispatchMode):
     def __init__(self, chance: Chance) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._chance, self._count = chance, itertools.count()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in `_Noting`
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
