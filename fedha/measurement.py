@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedha import nonlinear, sketches, statistics
+from fedha import nonlinear, random_features, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments
+from fedha.models.gaussian import information, mean_square
 from fedha.models.random_layers import Chance, drawing
 from fedha.models.split import SplitModel, evaluating, head_matrix, with_bias
 from fedha.registry import statistic
@@ -120,6 +121,38 @@ class Piece:
         with _differentiable("hutchinson_diagonal"):
             value: Tensor = functions.hutchinson_diagonal(*self.view.arguments, self.features, self.targets, signs)
         return value
+
+    def random_features(self, what: str) -> Tensor:
+        """Means over these rows of random Fourier features of their `representation`, or of their `losses`."""
+        values = self.representation.flatten(1) if what == "representation" else self.losses[:, None]
+        around, kernels = self.around, random_features.KERNELS[what]
+        drawn = random_features.drawn(around.seed, around.round, what, kernels, around.probes, values.shape[1])
+        return random_features.fourier(values, drawn.to(values)).mean(0)
+
+    def gaussian_norm(self) -> Tensor:
+        """The expected squared norm of what a head draws of these rows (`fedha.models.gaussian`)."""
+        self._gaussian()
+        return mean_square(self.features)
+
+    def gaussian_information(self) -> Tensor:
+        """How far these rows' Gaussians are from their classes'."""
+        head = self._gaussian()
+        return information(self.features, self.labels, head["reference_mean"], head["reference_spread"])
+
+    def _gaussian(self) -> Mapping[str, Tensor]:
+        """The head's parameters, if it draws of a Gaussian.
+
+        Raises:
+            FedhaError: It does not.
+        """
+        own = {} if self.view.functions is statistics else self.view.arguments[1]
+        if not {"reference_mean", "reference_spread"} <= own.keys():
+            raise FedhaError(
+                "the recipe aligns Gaussians of examples, and this network gives points; take "
+                "fedha.models.gaussian(network), or in a config model.representation: gaussian"
+            )
+        found: Mapping[str, Tensor] = own
+        return found
 
     def refuse_large(self, name: str, advice: str) -> None:
         """Refuse a head whose whole Hessian is too large.

@@ -15,6 +15,7 @@ from fedha.data.examples import Draws, Examples
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments, several
 from fedha.measurement import HeadView, space_of, view_head
+from fedha.mixup import Mixing
 from fedha.models.random_layers import Chance, Key, RandomParts, drawing, kept_apart, random_parts, untouched
 from fedha.models.split import SplitModel, evaluating
 from fedha.models.state import mixing_layers
@@ -57,6 +58,7 @@ class Batch:
         running: Running statistics that the network moves, as they are before; they are not written to.
         draw_key: What the network draws is drawn by this and a row's place; None: it draws nothing.
         soften: What makes targets of labels; None: they are the labels.
+        mixing: What mixes each example with another of the batch; None: nothing does.
         moved: The running statistics after the last piece that was computed.
     """
 
@@ -70,6 +72,7 @@ class Batch:
     running: Mapping[str, Tensor] = field(default_factory=dict)
     draw_key: Key | None = None
     soften: Callable[[Tensor], Tensor] | None = None
+    mixing: Mixing | None = None
     moved: dict[str, Tensor] = field(default_factory=dict, init=False)
     _live: Seen | None = field(default=None, init=False)  # the only piece, with its graph
     _features: list[Tensor] = field(default_factory=list, init=False)  # of every piece, without one; empty: not kept
@@ -103,7 +106,7 @@ class Batch:
         known, fresh = self._features, []
         for place, rows in enumerate(self._cut() if known else self._coming()):
             if known:
-                labels = self._targets(rows)
+                labels = self._targets(rows, place)
                 yield Seen(self._view(place), known[place], labels, len(labels) / self.size)
                 continue
             with torch.no_grad():
@@ -130,15 +133,27 @@ class Batch:
 
     def _look(self, place: int, rows: Tensor | slice) -> Seen:
         view, own = self._view(place), self.parameters | {name: value.clone() for name, value in self.running.items()}
-        inputs, labels = self.examples.take(rows, self.draws), self._targets(rows)
+        inputs, labels = self.examples.take(rows, self.draws), self._targets(rows, place)
+        if self.mixing is not None:
+            inputs = self.mixing.inputs(inputs, self.examples.take(self._partners(place), self.draws))
         with drawing(self._chance(place, "featurizer"), labels.device):
             features = functional_call(self.model.featurizer, _below(own, "featurizer."), *arguments(inputs))
         features, self.moved = view.prepare(features), {name: own[name] for name in self.running}
         return Seen(view, features, labels, len(labels) / self.size)
 
-    def _targets(self, rows: Tensor | slice) -> Tensor:
+    def _targets(self, rows: Tensor | slice, place: int) -> Tensor:
+        own = self._softened(rows)
+        return own if self.mixing is None else self.mixing.mixed(own, self._softened(self._partners(place)))
+
+    def _softened(self, rows: Tensor | slice) -> Tensor:
         labels = self.examples.labels[rows]
         return labels if self.soften is None else self.soften(labels)
+
+    def _partners(self, place: int) -> Tensor:
+        """The rows that those of a piece are mixed with."""
+        order = self.mixing.order(self.size) if self.mixing is not None else torch.arange(self.size)
+        others = order[place * self.most : (place + 1) * self.most]
+        return others if self.rows is None else self.rows[others.to(self.rows.device)]
 
     def _view(self, place: int) -> HeadView:
         return view_head(self.model, self.parameters, self._chance(place, "head"))

@@ -50,7 +50,8 @@ def explained(error: ValidationError, schema: type[BaseModel], origin: str) -> F
     """
     problems = list(dict.fromkeys(_explain(dict(one), schema) for one in error.errors(include_url=False)))
     more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-    return FedhaError(f"{origin and f'{origin}: '}{'; '.join([*problems[:_SHOWN], *more])}")
+    told = "; ".join([*problems[:_SHOWN], *more]).replace("?; ", "? ")  # a question ends its sentence
+    return FedhaError(f"{origin and f'{origin}: '}{told}")
 
 
 @contextmanager
@@ -66,13 +67,20 @@ def refusal(schema: type[BaseModel], origin: str = "") -> Iterator[None]:
         raise explained(error, schema, origin) from error
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A question after a name that is unknown: the nearest known ones, or all of them."""
+def nearest(name: str, known: Iterable[str], then: str = "") -> str:
+    """A question after a name that is unknown: the nearest known ones, or all of them.
+
+    Args:
+        name: The unknown one.
+        known: The others.
+        then: What else can be done, such as "or name your own".
+    """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=2, cutoff=0.5) if len(name) <= _WIDEST else []
     if close:
-        return f"; did you mean {' or '.join(repr(one) for one in close)}?"
-    return f"; known are {', '.join(known)}"
+        told = f"; did you mean {' or '.join(repr(one) for one in close)}?"
+        return f"{told} {then[0].upper()}{then[1:]}" if then else told
+    return f"; known are {', '.join(known)}{then and f'; {then}'}"
 
 
 def shown(value: Any) -> str:

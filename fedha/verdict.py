@@ -7,6 +7,7 @@ import torch
 
 from fedha.errors import FedhaError
 from fedha.exchange import Reply
+from fedha.metrics.values import wrong_counts
 
 _WEIGHING = ("loss", "risk")  # numbers of an update that averages are made of, or weights
 
@@ -33,6 +34,8 @@ def problem(reply: Reply, expected: Mapping[str, torch.Size]) -> str | None:
     for name in _WEIGHING:
         if not math.isfinite(reply.metrics.get(name, 0.0)):
             return f"its {name} is {reply.metrics[name]}"
+    if reply.sums and (wrong := wrong_counts(reply.sums, reply.metrics)) is not None:
+        return wrong
     return None
 
 

@@ -116,10 +116,10 @@ def _shapes(config: Config, examples: int | None) -> "dict[tuple[str, str], Roun
 
 
 def _names(config: Config) -> dict[str, int]:
-    from fedha.data.shards import client_domains
+    from fedha.data.partition import client_domains
     from fedha.flower.serve import load_domains
 
-    parts = client_domains(load_domains(config), config.data.clients_per_domain, config.seed[0], config.data.split)
+    parts = client_domains(load_domains(config), config.data, config.seed[0])
     return {part.client_name: len(part.train) for part in parts}
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from fedha.atomic import write_text
 from fedha.errors import FedhaError
 from fedha.report.comparison import Run, read_runs, variants
+from fedha.report.domains import domain_tables
 from fedha.report.formats import Format, Table, plain_table, render, rich_table
 from fedha.report.section import Section
 from fedha.report.tables import accuracy_table
@@ -91,7 +92,10 @@ def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None =
 def conclude(folders: Sequence[Path], output: Path, console: Console) -> None:
     """Print the table of some runs, write their page, and say where that is: a full disk costs the page alone."""
     runs, unfinished = read_runs(folders)
-    show(table_of(runs), console)
+    for place, one in enumerate(tables_of(runs)):
+        if place:
+            say("", console)
+        show(one, console)
     for folder in unfinished:
         say(f"Not finished, left out: {folder}", console)
     write(folders, output)
@@ -116,7 +120,7 @@ def report(paths: Sequence[Path], form: Format | None, output: Path | None, cons
         conclude(found, output or _common(paths, found) / runfolder.REPORT, console)
         return
     runs, unfinished = read_runs(found)
-    text = render(table_of(runs), form)
+    text = "\n".join(render(one, form) for one in tables_of(runs))
     for folder in unfinished:
         sys.stderr.write(f"Not finished, left out: {folder}\n")
     if output is None:
@@ -142,9 +146,10 @@ def check_table(output: Path, text: str) -> None:
         raise FedhaError(f"{output} is there already and is no such table; move it, or choose another --output")
 
 
-def table_of(runs: Sequence[Run]) -> Table:
-    """The table of accuracies of some runs."""
-    return accuracy_table([run.results for run in runs], variants([run.config for run in runs]))
+def tables_of(runs: Sequence[Run]) -> list[Table]:
+    """The table of accuracies of some runs, and those of their metrics."""
+    results, told_apart = [run.results for run in runs], variants([run.config for run in runs])
+    return [accuracy_table(results, told_apart), *domain_tables(results, told_apart)]
 
 
 def show(table: Table, console: Console) -> None:

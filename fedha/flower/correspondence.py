@@ -79,6 +79,7 @@ class Correspondence:
     Attributes:
         rules: For what goes wrong.
         task: The packed task, which every message carries.
+        contract: Digest of what was agreed on, which every message carries too.
         tell: Told, in a sentence, what takes long or goes wrong, as soon as it is known.
         stop: Asked now and then, whether the run should stop.
         again: Told the message type and the id of a client that is about to be asked once more.
@@ -94,6 +95,7 @@ class Correspondence:
 
     rules: Rules
     task: str
+    contract: str = ""
     tell: Callable[[str], None] = lambda text: log(WARNING, text)
     stop: Callable[[], bool] = never
     again: Callable[[str, int], None] = lambda kind, client_id: None
@@ -133,7 +135,7 @@ class Correspondence:
         if nodes == self._met[0]:
             return self._met[1]
         while new := [node for node in nodes if node not in self._members]:
-            content = handshake.greeted(pack_introduction(self.task, self.state, self.kinds))
+            content = handshake.greeted(pack_introduction(self.task, self.state, self.kinds, self.contract))
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known

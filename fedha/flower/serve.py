@@ -1,9 +1,9 @@
 """The server's side of a whole run, over any Grid: rounds, evaluation, checkpoints, the run folder."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,20 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from fedha import data, numerics
-from fedha.cohort import Member
+from fedha.cohort import Member, simulated_secret
 from fedha.config import POOLED, Config, is_elsewhere
+from fedha.data import splits
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
+from fedha.data.groups import groups_of
+from fedha.data.partition import client_count, client_names
 from fedha.errors import FedhaError, listed
 from fedha.features import Keeping
 from fedha.federation import Server
 from fedha.flower import budget, secure_rounds
 from fedha.flower.attendance import Attendance
 from fedha.flower.delivery import never
+from fedha.flower.judged import Judged, judged
 from fedha.flower.outside import check_once
 from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
@@ -33,17 +37,20 @@ from fedha.models import SplitModel, build
 from fedha.models.check import check_batch_norm, check_inputs, check_network, likely_form
 from fedha.models.state import kinds_of, named_state
 from fedha.piggyback import riders
+from fedha.privacy.contract import contract_of
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
 from fedha.privacy.spending import read_spending
+from fedha.registry import statistic
 from fedha.resolution import resolved
 from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.absences import left_out
 from fedha.runs.checkpoint import read_saved
+from fedha.runs.cohort_key import kept_secret
 from fedha.runs.divergence import divergence
 from fedha.runs.files import METRICS
 from fedha.runs.listener import Listener
-from fedha.runs.selection import select
+from fedha.runs.selection import ACCURACY, select
 from fedha.runs.starting import Start, start_from
 from fedha.runs.versions import versions
 from fedha.runs.wording import MANY
@@ -116,6 +123,7 @@ class Setting:
         targets: Domains that nobody trains on, if the server has any.
         description: One line for the report.
         remarks: What the run's numbers should not be read without, a sentence each.
+        made: What more must be known to make inputs of other examples, or classes of labels.
     """
 
     names: tuple[str, ...]
@@ -124,6 +132,7 @@ class Setting:
     targets: tuple[Domain, ...]
     description: str
     remarks: tuple[str, ...] = ()
+    made: Mapping[str, Any] = field(default_factory=dict)
 
 
 def serve(
@@ -188,25 +197,32 @@ def _serve(
         strategy.talk.attendance.domains = _domain_names(config, domains)
     elif attendance is not None:
         strategy.talk.attendance = attendance
-    setting = _learned(job, strategy, grid) if domains is None else _given(domains)
-    model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
+    setting = _learned(job, strategy, grid) if domains is None else _given(config, domains)
+    model = check_network(build(config.network, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
     check_weights(config.training, setting.classes)
+    for domain in (*domains.sources, *domains.targets) if domains is not None else ():
+        groups_of(domain.held_out, config.evaluation.groups or "")
     saved = read_saved(job.folder) if resume else None
     begun, warned = (None, ()) if saved is not None else _started(job, model, setting)
     start = asdict(begun) if begun is not None else None if saved is None else saved.start
     server = strategy.begin(named_state(model), kinds_of(model))
-    server.site = Site("cryptographic" if domains is None else "seeded")
+    if domains is not None:
+        server.site, server.secret = Site("seeded"), simulated_secret(seed)
     shown(strategy)
     recipe = strategy.task.recipe
     idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
     setting = replace(setting, remarks=(*config.model.unread, *model.remarks, *warned, *idle))
+    apart = [term.statistic for term in recipe.terms if term.weight and statistic(term.statistic).representation]
+    shapes(model, form, apart, recipe.probes)  # a network without what they are of is refused before the first round
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()
     runfolder.create(job.folder, config, resume=resume)
+    if domains is None and config.privacy.protect == "clients" and config.training.clients_per_round is not None:
+        server.secret = kept_secret(job.folder, server.secret)
     changed = resuming.changes(job.folder, config) if resume else []
     known = None if domains is None else fingerprint(domains)
     saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known, start)
@@ -214,13 +230,17 @@ def _serve(
         saving.save_start()
     done, pending = saving.restore() if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
-    resuming.take_up(job.folder, config, changed)
+    if resume:
+        resuming.take_up(job.folder, config, changed)
     log.truncate_after(done if pending is None else done - 1)
     if told := {one.key: {"was": one.was, "now": one.now} for one in changed if not is_elsewhere(one.key)}:
         log.append_changes(done + 1, told)
     records = runfolder.read_metrics(job.folder)
 
-    evaluated = evaluation(model, setting.targets, Keeping.of(config.model.features))
+    judge = judged(job, setting.classes, recipe.weak_rounds, setting.names, fold_folder)
+    strategy.asked = judge.asked
+    kept = Keeping.of(config.model.features)
+    evaluated = {part: evaluation(model, ones, kept, judge.asked) for part, ones in _watched(job, setting).items()}
     listener.started(config, job.folder, done + 1)
     for remark in setting.remarks:
         listener.note(remark)
@@ -229,48 +249,64 @@ def _serve(
     with saving.giving_up(done, pending):
         members = strategy.talk.meet(grid, done + 1)
     stopped = _begin_spending(job, server, members, done, resume=resume)
-    ended = done == config.training.rounds or bool(stopped)
+    early = judge.recall(records)
+    ended = done == config.training.rounds or bool(stopped or early)
     if ended or (pending is not None and not strategy.piggyback):  # it was stopped before, or while, clients evaluated
         with saving.giving_up(done, pending):
-            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out")
+            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out", over=ended)
     if pending is not None and (ended or not strategy.piggyback):
-        records.append(_evaluated(pending, strategy, setting, seconds))
+        records.append(_evaluated(pending, strategy, setting, judge, seconds))
         log.append(records[-1])
+        early = judge.after(records[-1], server.shown(over=ended), server.kinds)
         listener.round_done(records[-1])
         pending = None
-    for number in () if stopped else range(done + 1, config.training.rounds + 1):
+        if early and not ended:
+            with saving.giving_up(done, None):
+                _evaluate_the_rest(strategy, grid, done)
+    state = server.shown(over=False)
+    for number in () if stopped or early else range(done + 1, config.training.rounds + 1):
         saving.stop_if_asked(number - 1, pending)
         _commit(job, server, number, server.members or members)
         with saving.giving_up(number - 1, pending):
             record = _round(strategy, grid, number, riding=() if pending is None else ("held_out",))
-        done_with = [] if pending is None else [_evaluated(pending, strategy, setting)]
+        judge.kept.each(number, lambda: server.shown(over=False), server.kinds)
+        done_with = [] if pending is None else [_evaluated(pending, strategy, setting, judge)]
         for one in done_with:
             log.append(one)
-        pending = None
-        stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
-        last = bool(stopped) or number == config.training.rounds
+            early = judge.after(one, state, server.kinds)
+        pending, whole = None, number == config.training.rounds
+        stopped, early = ("", "") if whole else (budget.ends_before(server, number + 1, server.members), early)
+        last = bool(stopped or early) or whole
         if last or number % config.evaluation.every == 0:
-            record["target"] = evaluated(strategy.begun().state)
+            state = server.shown(over=last)
+            record |= {part: judge.told(part, evaluate(state)) for part, evaluate in evaluated.items()}
             if strategy.piggyback and not last:
                 pending = record  # the clients evaluate this model with the next round
             else:
                 with saving.giving_up(number, record):
-                    seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
+                    parts = "held_out,train" if last else "held_out"
+                    seconds = _ask_to_evaluate(strategy, grid, number, parts, over=last)
                 if strategy.talk.events:  # those of the evaluation are among them now
                     record["events"] = list(strategy.talk.events)
-                record = _evaluated(record, strategy, setting, seconds)
+                record = _evaluated(record, strategy, setting, judge, seconds)
         if pending is None:
             log.append(record)
             done_with.append(record)
+            if "held_out" in record and (why := judge.after(record, state, server.kinds)) and not last:
+                early, last = why, True
+                with saving.giving_up(number, None):
+                    _evaluate_the_rest(strategy, grid, number)
         saving.save_if_due(number, pending, last=last)
         records += done_with
         for one in done_with:
             listener.round_done(deepcopy(one))  # who listens cannot change what is selected from
-        if stopped:
-            listener.note(f"training ends after round {number}: {stopped}")
+        if stopped or early:
+            listener.note(f"training ends after round {number}: {stopped or early}")
             break
-    runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
-    results = _results(job, strategy, setting, records, stopped) | ({"start": start} if start else {})
+    runfolder.write_model(job.folder, server.shown(over=True), server.kinds)
+    if judge.wanted and "target" not in judge.pooled:  # it was resumed after its last round
+        judge.told("target", evaluated["target"](server.shown(over=True)))
+    results = _results(job, strategy, setting, judge, records, stopped, early) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
     return results
@@ -278,7 +314,7 @@ def _serve(
 
 def _client_count(config: Config, domains: DomainSet | None) -> int:
     if domains is not None:
-        return len(domains.sources) * config.data.clients_per_domain
+        return client_count(domains, config.data, config.seed[0])
     return config.federation.clients or data.source_count(config.data) * config.data.clients_per_domain
 
 
@@ -295,6 +331,7 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
         on_client_error=config.engine.on_client_error,
         privacy=config.privacy,
     )
+    strategy.talk.contract = contract_of(config).digest
     if strategy.secure is not None:
         strategy.secure.name_run(settings_mark(config))
     return strategy
@@ -306,13 +343,15 @@ def _goes_on(done: int, rounds: int) -> str:
 
 def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
     """A simulation's clients, by client id: domain after domain."""
-    clients = config.data.clients_per_domain
-    return dict(enumerate(one.name for one in domains.sources for _ in range(clients)))
+    return dict(enumerate(client_names(domains, config.data, config.seed[0])))
 
 
-def _given(domains: DomainSet) -> Setting:
-    names = tuple(one.name for one in domains.sources)
-    return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description)
+def _given(config: Config, domains: DomainSet) -> Setting:
+    names = tuple(dict.fromkeys(client_names(domains, config.data, config.seed[0])))
+    columns = {name: one.model_dump(exclude_unset=True) for name, one in domains.statistics.items()}
+    made = {"class_names": list(domains.class_names), "statistics": columns}
+    told = {name: value for name, value in made.items() if value}
+    return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description, made=told)
 
 
 def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
@@ -342,12 +381,19 @@ def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | Non
     config = job.config
     if config.model.start is None:
         return None, ()
-    folder = job.start or config.model.start
+    folder = job.start or config.model.start.run
     begun, trained = start_from(model, config.model.start, folder, head=config.model.start_head)
     seen = [one.name for one in setting.targets if one.name in trained]
     told = f"the run that it starts from, {begun.run}, was trained on {listed(seen)}, which is unseen here alone"
     spent = "what the run that it starts from released of the same examples is not in this run's epsilon"
     return begun, ((told,) if seen else ()) + ((spent,) if config.privacy.protect != "nothing" else ())
+
+
+def _watched(job: Job, setting: Setting) -> dict[str, tuple[Domain, ...]]:
+    """What of the unseen domains is evaluated; of a fold, the source that is left out, whole."""
+    if job.left_out is not None:
+        return {splits.TEST: setting.targets}
+    return splits.watched(setting.targets, job.config.data, job.config.seed[0])
 
 
 def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[str, ...]) -> dict[str, Any]:
@@ -363,27 +409,49 @@ def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[st
 
 
 def _evaluated(
-    record: dict[str, Any], strategy: HessianAlignment, setting: Setting, seconds: float = 0.0
+    record: dict[str, Any], strategy: HessianAlignment, setting: Setting, judge: Judged, seconds: float = 0.0
 ) -> dict[str, Any]:
     """A round's record with what the clients evaluated, and the seconds that this took."""
-    found = strategy.last_evaluation.get("held_out", {})
-    names = setting.names if strategy.secure is None else (POOLED,)
-    held_out = {name: found.get(name, {"examples": 0}) for name in names}
+    held_out = judge.told("held_out", _held_out(strategy, setting))
     last = {"target": record["target"], "seconds": record["seconds"] + seconds}
     rest = {key: value for key, value in record.items() if key not in last}
     return {**rest, "held_out": held_out, **last}
 
 
-def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:
-    """Let every client evaluate the global model; returns the seconds that it took."""
+def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str, *, over: bool) -> float:
+    """Let every client evaluate the model that is shown; returns the seconds that it took."""
     begun = time.perf_counter()
-    questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
+    questions = strategy.configure_evaluate(number, strategy.shown(over=over), ConfigRecord({"parts": parts}), grid)
     strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
+    if not over:
+        strategy.begun().hear(strategy.last_evaluation.get("held_out", {}))
     return time.perf_counter() - begun
 
 
+def _held_out(strategy: HessianAlignment, setting: Setting) -> dict[str, Any]:
+    """What was last counted of each source's held-out part."""
+    found = strategy.last_evaluation.get("held_out", {})
+    names = setting.names if strategy.secure is None else (POOLED,)
+    return {name: found.get(name, {"examples": 0}) for name in names}
+
+
+def _evaluate_the_rest(strategy: HessianAlignment, grid: Grid, number: int) -> None:
+    """What is asked after a last round alone, where training ended for what was asked after every one."""
+    if strategy.task.privacy.protect == "examples":  # held-out examples were evaluated, and no others are
+        return
+    known = strategy.last_evaluation
+    _ask_to_evaluate(strategy, grid, number, "train", over=True)
+    strategy.last_evaluation = {**known, **strategy.last_evaluation}
+
+
 def _results(
-    job: Job, strategy: HessianAlignment, setting: Setting, records: list[dict[str, Any]], stopped: str
+    job: Job,
+    strategy: HessianAlignment,
+    setting: Setting,
+    judge: Judged,
+    records: list[dict[str, Any]],
+    stopped: str,
+    early: str,
 ) -> dict[str, Any]:
     config, privacy = job.config, budget.report(strategy.begun(), stopped)
     folds, absences = {}, left_out(records)
@@ -393,16 +461,20 @@ def _results(
         "name": config.name,
         "recipe": config.recipe[0].name,
         "seed": config.seed[0],
-        "rounds": records[-1]["round"] if stopped else config.training.rounds,
+        "rounds": records[-1]["round"] if stopped or early else config.training.rounds,
         "seconds": sum(record["seconds"] for record in records),
-        "target": records[-1]["target"],
-        "sources": records[-1]["held_out"],
-        "train": strategy.last_evaluation.get("train", {}),
-        "selection": select(records, folds, strategy.task.recipe.weak_rounds),
+        "target": judge.with_intervals("target", judge.pooled["target"]) if judge.wanted else records[-1]["target"],
+        "sources": judge.with_intervals("held_out", _held_out(strategy, setting))
+        if judge.wanted
+        else records[-1]["held_out"],
+        "train": judge.told("train", strategy.last_evaluation.get("train", {})),
+        "selection": select(records, folds, judge.warmup, judge.kept.by, config.evaluation.metrics),
+        **({} if judge.kept.by == ACCURACY else {"select_by": asdict(judge.kept.by)}),
+        **({"stopped": early} if early else {}),
         **({"left_out": absences} if absences else {}),
         "data": setting.description,
         **({"remarks": list(setting.remarks)} if setting.remarks else {}),
-        "expects": {"input_shape": _written(setting.input_shape), "classes": setting.classes},
+        "expects": {"input_shape": _written(setting.input_shape), "classes": setting.classes, **setting.made},
         **({"changes": changes} if (changes := runfolder.read_changes(job.folder)) else {}),
         **({"privacy": privacy} if privacy else {}),
         "versions": versions(),

@@ -13,11 +13,14 @@ REPORT = "report.html"
 AUDIT = "audit.json"  # made by `fedha audit`
 DIAGNOSIS = "diagnosis.json"  # made by `fedha diagnose`
 SPENDING = "privacy.json"  # what was released, where noise is never the same again: a checkpoint would forget rounds
+COHORT = "cohort.key"  # the server's secret by which it draws clients, where being drawn is to hide them
 ERROR = "error.txt"  # the traceback, after an error that nobody expected
+PREDICTIONS = "predictions.csv"  # made by `fedha predict`
 STATE = "checkpoint/state.safetensors"
 SENT = "sent"  # a folder: what was sent, where `fedha audit --keep` left it
+MODELS = "models"  # a folder: models of single rounds, as checkpoint.keep says
 FOLDS = "folds"  # a folder: the runs without one source each, for leave-one-domain-out selection
-RUN = (CONFIG, METRICS, MODEL, RESULTS, FOLD, REPORT, SPENDING, ERROR, STATE)  # what a run may write
+RUN = (CONFIG, METRICS, MODEL, RESULTS, FOLD, REPORT, SPENDING, COHORT, ERROR, STATE)  # what a run may write
 
 ASKED, FOUND, MARKDOWN, CSV, FIGURE = "study.yaml", "study.json", "study.md", "study.csv", "study.svg"
 STUDY = (ASKED, FOUND, MARKDOWN, CSV, FIGURE, REPORT)

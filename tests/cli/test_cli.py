@@ -20,6 +20,7 @@ from fedha.cli.commands import app
 from fedha.cli.exits import EndedError, exit_code
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES
+from fedha.rules.table import AVERAGINGS, RULES
 from fedha.runs import folders, runfolder
 from fedha.runs.versions import versions
 from tests.made_runs import FAST, changed, write_run
@@ -114,7 +115,7 @@ def test_a_command_line_that_makes_no_sense_is_code_2(fedha: Command, arguments:
 def test_recipes_lists_every_row_with_the_model_that_the_bytes_are_for(fedha: Command) -> None:
     code, out, _ = fedha("recipes")
     assert code == 0
-    assert all(name in out for name in RECIPES)
+    assert all(name in out for name in (*RECIPES, *RULES, *AVERAGINGS))
     assert "16,770 parameters" in out
     markdown = fedha("recipes", "--markdown", "--classes", "10", "--features", "3", "--parameters", "50")[1]
     assert "| erm | nothing | – | 1 | 200 | 200 |" in markdown
