@@ -262,6 +262,19 @@ def test_a_disk_that_fills_is_a_sentence_and_what_is_whole_stays(
         kept(examples(seed=5), model, tmp_path)
 
 
+@pytest.mark.parametrize("to", ["nowhere.png", "link.png"])
+def test_a_link_that_leads_nowhere_is_named(to: str, tmp_path: Path) -> None:
+    config = image_config(tmp_path)
+    (tmp_path / "images" / "a" / "x" / "link.png").symlink_to(tmp_path / "images" / "a" / "x" / to)
+    with pytest.raises(FedhaError, match=r"cannot use the image .*link.png: .*; mend or remove it"):
+        compute(parts_of(config, load_domains(config)))
+
+
+def test_a_cache_without_a_name_is_refused() -> None:
+    with pytest.raises(FedhaError, match=r"model.features.cache: it names no folder; leave it out, or name one"):
+        parse({"model": {"name": "tests.test_features:frozen", "features": {"cache": ""}}})
+
+
 def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UnwrittenError, match=r"let model.features.cache name a folder"):

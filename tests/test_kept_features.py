@@ -117,3 +117,12 @@ def test_the_commands_say_what_is_kept_and_what_is_missing(fedha: Command, tmp_p
     assert f"fedha features mine.yaml --remove {told[0]['name']}" in other
     assert f"removed {told[0]['name']}: 36 rows" in fedha("features", "mine.yaml", "--remove", told[0]["name"])[1]
     assert not list((tmp_path / "features").iterdir())
+
+
+def test_each_domain_a_target_in_turn_is_one_cache(fedha: Command, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "mine.yaml").write_text(to_yaml(image_config(tmp_path)))
+    code, out, _ = fedha("features", "mine.yaml", "data.target=all", "seed=[0, 1]", "recipe=[erm, hgp]")
+    assert code == 0, out
+    assert "36 of 36 examples and views are missing" in out
+    for domain in ("a", "b", "c"):
+        assert "0 of 36 examples" in fedha("features", "mine.yaml", f"data.target={domain}", "--dry-run")[1]

@@ -53,6 +53,11 @@ def find_config(
         found = configs.load(path, changes)
     except FedhaError as error:
         found = _of_sweep(path, changes, error, first=first_of_sweep)
+    if first_of_sweep and found.data.target == "all":
+        from fedha.sweep.space import example  # torch: slow to import
+        from fedha.sweep.targets import with_targets
+
+        found = configs.parse(example(with_targets(configs.read_content(path, changes))), str(path))
     return found if elsewhere else configs.located(found)
 
 

@@ -31,6 +31,13 @@ class FeaturesConfig(Section):
         "takes one of them; 0: it is drawn, and computed, afresh each time",
     )
 
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _a_folder(cls, cache: Any) -> Any:
+        if cache == "":  # which would be the folder where one happens to be
+            raise ValueError("it names no folder; leave it out, or name one")
+        return cache
+
 
 class StartConfig(Section):
     """Another run whose model a run begins with."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedha.data.examples import Chosen, Draws, Examples, Joined
 from fedha.data.images.augment import written
+from fedha.data.images.files import broken_image
 from fedha.data.images.source import Images
 from fedha.data.mapped import Mapped
 from fedha.features.source import view_draws
@@ -90,10 +91,10 @@ def _digests(kept: Any, rows: Tensor, common: bytes, draws: Draws | None) -> Ite
     elif isinstance(kept, Images):
         told = common + f"{kept.files.square!r}, Pillow {PIL.__version__}".encode()
         if draws is None or kept.augmentation is None:
-            yield from (_key(told, _file(kept.files.path(row))) for row in rows.tolist())
+            yield from (_key(told, _image(kept.files.path(row))) for row in rows.tolist())
         else:
             told += f"{written(kept.augmentation)}, {draws}".encode()
-            yield from (_key(told, b"%d %b" % (row, _file(kept.files.path(row)))) for row in rows.tolist())
+            yield from (_key(told, b"%d %b" % (row, _image(kept.files.path(row)))) for row in rows.tolist())
     elif isinstance(kept, Mapped):
         told = common + repr((kept.kind, kept.offset, kept.axes, kept.file_shape)).encode() + _file(kept.path)
         yield from (_key(told, b"%d" % row) for row in rows.tolist())
@@ -102,6 +103,13 @@ def _digests(kept: Any, rows: Tensor, common: bytes, draws: Draws | None) -> Ite
             block = kept[some] if isinstance(kept, Tensor) else kept.take(some, draws)
             array = block.cpu().contiguous().numpy()
             yield from (_key(common, one.tobytes()) for one in array)
+
+
+def _image(path: Path) -> bytes:
+    try:
+        return _file(path)
+    except OSError as error:  # a link to nowhere, or to itself
+        raise broken_image(path, error.strerror or type(error).__name__) from error
 
 
 def _file(path: Path) -> bytes:

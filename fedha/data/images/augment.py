@@ -145,6 +145,8 @@ def _bytes(made: Any, wanted: Augmentation) -> NDArray[numpy.uint8]:
             f"it makes {told}; let it return a Pillow image, bytes [h, w, c], or a tensor [c, h, w] of bytes or of "
             "numbers from 0 to 1"
         )
+    if 0 in made.size:
+        raise FedhaError(f"it makes an image of {made.width} × {made.height} pixels")
     return squared(made.convert("L" if wanted.square.channels == 1 else "RGB"), wanted.square)
 
 
