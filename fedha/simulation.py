@@ -130,6 +130,7 @@ def simulate(
     out: str | Path | None = None,
     resume: bool = False,
     classes: int | None = None,
+    partition: str | Mapping[str, Any] | None = None,
     listener: Listener | None = None,
     **sections: Any,
 ) -> Result:
@@ -150,6 +151,7 @@ def simulate(
         out: The run's folder; None: a temporary one, which goes with the result.
         resume: Continue what the folder holds, with the same objects.
         classes: C; None: one more than the highest label.
+        partition: What a config says under ``data.partition``; None: each domain is a client.
         listener: Told of every round.
         **sections: Other sections of the config: evaluation (whose ``metrics`` may be functions, or `fedha.Metric`),
             privacy, checkpoint, name.
@@ -176,7 +178,7 @@ def simulate(
             "seed": seed,
             "engine": {"name": engine} if isinstance(engine, str) else _plain(engine),
             **{name: _plain(value) for name, value in _with_names(sections).items()},
-            "data": {"name": NAME, "digest": known},
+            "data": {"name": NAME, "digest": known} | ({} if partition is None else {"partition": _plain(partition)}),
             "model": _known_network(model),
         },
         "fedha.simulate",

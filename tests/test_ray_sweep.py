@@ -8,11 +8,12 @@ import pytest
 
 from fedha.config import read_content
 from fedha.runs import runfolder
+from fedha.sweep.halving import Plan
 from fedha.sweep.jobs import Job, Task, make_jobs
 from fedha.sweep.pool import on_ray
 from fedha.sweep.space import expand, read_space
 from fedha.sweep.store import Store, open_sweep
-from fedha.sweep.work import DONE, FAILED, Worker, here
+from fedha.sweep.work import DONE, FAILED, REACHED, Worker, here
 
 CONFIG = """
 name: made
@@ -78,3 +79,16 @@ def test_a_sweep_that_is_asked_to_stop_saves_what_is_under_way(shared_ray: None)
     assert "stopped" in states
     assert DONE not in states
     assert any((store.place(one.name) / "checkpoint" / "state.safetensors").exists() for one in jobs)
+
+
+def test_halving_on_ray_keeps_those_that_it_keeps_in_one_process(shared_ray: None) -> None:
+    given = CONFIG.replace("rounds: 2", "rounds: 8, learning_rate: [0.001, 0.01, 0.1, 1]").replace("[0, 1, 2]", "0")
+    store, jobs = _opened("s", given)
+    plan = Plan(store, jobs, 2)
+    states = [one.state for one in on_ray(store, plan.batches(), 2, stop=lambda: False) if one is not None]
+    assert states == [REACHED] * 6 + [DONE]
+    other, _ = _opened("one", given)
+    assert [one.state for one in here(Worker(other), Plan(other, jobs, 2).batches()) if one] == states
+    (kept,) = store.folder.rglob(runfolder.MODEL)
+    assert kept.read_bytes() == (other.folder / kept.relative_to(store.folder)).read_bytes()
+    assert plan.left() == 0

@@ -58,7 +58,13 @@ class Subject:
 
 
 def examine(
-    config: Config, settings: Settings, progress: Progress, *, trained: Model | None, keep: Path | None = None
+    config: Config,
+    settings: Settings,
+    progress: Progress,
+    *,
+    trained: Model | None,
+    keep: Path | None = None,
+    ended: int | None = None,
 ) -> Audited:
     """Do a run again, attack what it sends, and its final model.
 
@@ -68,12 +74,13 @@ def examine(
         progress: Told of progress.
         trained: The run's own final model, to compare the replay with; None where it was not kept.
         keep: Where the releases are left as files; None: nowhere.
+        ended: The run's last round, where it is known; None: that of the config.
 
     Raises:
         FedhaError: The config cannot be run here, or asks for rounds that it does not have.
     """
     begun = time.perf_counter()
-    rounds = chosen_rounds(settings.rounds, config.training.rounds)
+    rounds = chosen_rounds(settings.rounds, ended or config.training.rounds)
     if softens(config.training):
         raise FedhaError(
             "the run was trained with label_smoothing or class_weights, and the attacks know the plain cross-entropy "

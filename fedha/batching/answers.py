@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -132,10 +133,11 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
 
 def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
     trained = shared.train_all(clients, requests)
-    numbers = [value for one in trained.metrics for value in one.values()]
-    some = next(iter(trained.update.values()))
     small = [value.flatten() for value in trained.update.values() if value.dim() < 2]  # the server looks at all of them
-    _check_finite(torch.cat([torch.tensor(numbers, dtype=some.dtype, device=some.device), *small]), requests[0])
+    if not all(isfinite(value) for one in trained.metrics for value in one.values()):
+        raise _not_finite(requests[0])
+    if small:
+        _check_finite(torch.cat(small), requests[0])
     for client, own in zip(clients, trained.own, strict=True):  # only now that nothing can fail any more
         move_averages(client, requests[0].task.recipe, own)
         client.last_pass = None
@@ -249,7 +251,11 @@ def _common(requests: Sequence[Request]) -> Request:
 
 def _check_finite(largest: Tensor, request: Request) -> None:
     if not bool(largest.isfinite().all()):
-        raise FedhaError(
-            f"a loss or statistic is not finite in round {request.round}; lower training.learning_rate or the recipe's "
-            "weight"
-        )
+        raise _not_finite(request)
+
+
+def _not_finite(request: Request) -> FedhaError:
+    return FedhaError(
+        f"a loss or statistic is not finite in round {request.round}; lower training.learning_rate or the recipe's "
+        "weight"
+    )

@@ -140,7 +140,8 @@ def _audit(run: Path, place: Path, settings: "Settings", steps: Steps, keep: boo
     from fedha.audit.examine import examine
 
     config, kept = configs.load_written(run / runfolder.CONFIG), place if keep else None
-    found = examine(config, settings, _watched(steps), trained=runfolder.read_model(run), keep=kept)
+    ended = int(runfolder.read_results(run)["rounds"])
+    found = examine(config, settings, _watched(steps), trained=runfolder.read_model(run), keep=kept, ended=ended)
     record.write(place, found)
     steps.note(f"  {found.made['replay']}")
     for count, reason in found.made["not_small"].items():

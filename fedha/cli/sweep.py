@@ -77,6 +77,7 @@ def sweep(
 
     [cyan]fedha sweep mine.yaml --ranges domainbed --draws 20 --slurm 16 > array.sh[/cyan]
     """
+    from fedha.sweep.data import check_data
     from fedha.sweep.halving import Plan
     from fedha.sweep.opening import Asked, open_jobs
     from fedha.sweep.work import Worker, in_order
@@ -92,19 +93,15 @@ def sweep(
         sys.stdout.write(_array(slurm, folder, f"{again} --out {shlex.quote(str(folder))}"))
         return
     asked = Asked(draws, ranges, halving).before(content)
-    workers: list[Worker] = []
-
-    def load(store: Any) -> Any:
-        workers.append(Worker(store, stopping.asked))
-        return workers[0].domains  # what is compared is kept for the runs
-
-    store, wanted = open_jobs(content, folder, asked, load)
+    store, wanted = open_jobs(content, folder, asked)
+    alone = Worker(store, stopping.asked)
+    check_data(store, wanted, alone.domains)  # what is compared is kept for the runs
     if dry_run:
-        _estimate(workers[0], wanted, asked.halving, console, quiet=quiet)
+        _estimate(alone, wanted, asked.halving, console, quiet=quiet)
         return
     plan = Plan(store, in_order(wanted, *share), asked.halving)
     many = _processes(wanted, jobs, worker)
-    _work(plan, workers[0], console, quiet=quiet, many=many, address=_address(content), again=again)
+    _work(plan, alone, console, quiet=quiet, many=many, address=_address(content), again=again)
     publish_tables([folder], None, None, None, console)
 
 

@@ -1,6 +1,6 @@
 """The inline engine: Flower's Grid inside this process, one client after the other."""
 
-import uuid
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -32,6 +32,8 @@ from fedha.flower.serve import Job, serve
 from fedha.models import build
 from fedha.privacy.contract import contract_of
 from fedha.runs.listener import Listener
+
+_numbers = itertools.count(1)  # of the messages that nodes of this process get
 
 
 class InlineGrid(Grid):
@@ -142,7 +144,7 @@ def _received(message: Message, content: RecordDict) -> Message:
     sent = message.metadata
     return received_message(
         sent.message_type,
-        uuid.uuid4().hex,
+        f"{next(_numbers):x}",
         sent.dst_node_id,
         content,
         group_id=sent.group_id,

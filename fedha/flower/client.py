@@ -196,6 +196,7 @@ class Clients:
         self._behind: dict[tuple[int, int], tuple[Client, set[str]]] = {}
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
+        self._refusals: dict[tuple[str, bool, bool], tuple[list[object], str | None]] = {}  # of whom, and why
         self._constants: dict[str, str] = {}  # digests of the model's
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
@@ -340,12 +341,22 @@ class Clients:
             asked = zip(clients, contents, requests, contexts, strict=True)
             opened = [secure_client.open_question(kind, *one) for one in asked]
             return self._masked_together(self._party, kind, clients, opened, contexts)
-        if answers.refusal(clients, requests[0]) is not None:
+        if self._refusal(clients, requests[0]) is not None:
             return None
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
         return [plain_reply(self._agreed(reply), in_place=self._in_place) for reply in replies]
+
+    def _refusal(self, clients: Sequence[Client], request: Request) -> str | None:
+        """As `answers.refusal`, which looks through the network, once for the same clients, data and task."""
+        kind = (request.kind, request.additive, request.averaging_weight >= 1)
+        about = [request.task, *clients, *(client.domain for client in clients)]
+        known, why = self._refusals.get(kind, ([], None))
+        if len(known) != len(about) or any(one is not other for one, other in zip(known, about, strict=True)):
+            why = answers.refusal(clients, request)
+            self._refusals[kind] = (about, why)
+        return why
 
     def _masked_together(
         self,
@@ -356,7 +367,7 @@ class Clients:
         contexts: Sequence[Context],
     ) -> list[PlainReply] | None:
         """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
-        if answers.refusal(clients, opened[0].request) is not None:
+        if self._refusal(clients, opened[0].request) is not None:
             return None
         plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [

@@ -26,6 +26,7 @@ from fedha.flower.wire import (
     UNREACHED,
     count_array_bytes,
     count_bytes,
+    count_other_bytes,
     pack_introduction,
     unpack_reply,
 )
@@ -240,10 +241,9 @@ class Correspondence:
                     continue
                 if kind == "query.introduce" and not self._alike(node, reply):
                     continue
-                self.bytes_up += count_bytes(message.content)
-                if reply.weighed:  # the clients of one process sent a sum; count what each sends over a network
-                    summed = count_array_bytes(message.content) if reply.tensors else summed
-                    self.bytes_up += 0 if reply.tensors else summed
+                arrays = count_array_bytes(message.content) if reply.tensors or not reply.weighed else summed
+                self.bytes_up += arrays + count_other_bytes(message.content)
+                summed = arrays  # where the clients of one process sent a sum, each would send as much over a network
                 if (wrong := problem(reply, expected or {})) is not None:
                     self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, wrong), "refused")
                     continue

@@ -17,6 +17,7 @@ from fedha.config import POOLED, Config, is_elsewhere
 from fedha.data import splits
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.fingerprint import fingerprint
+from fedha.data.groups import groups_of
 from fedha.data.partition import client_count, client_names
 from fedha.errors import FedhaError, listed
 from fedha.features import Keeping
@@ -202,6 +203,8 @@ def _serve(
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
     check_weights(config.training, setting.classes)
+    for domain in (*domains.sources, *domains.targets) if domains is not None else ():
+        groups_of(domain.held_out, config.evaluation.groups or "")
     saved = read_saved(job.folder) if resume else None
     begun, warned = (None, ()) if saved is not None else _started(job, model, setting)
     start = asdict(begun) if begun is not None else None if saved is None else saved.start

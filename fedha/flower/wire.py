@@ -387,8 +387,8 @@ def _reply(content: RecordDict, device: torch.device | str) -> Reply:
         weighed=weighed,
         input_shape=_input_shape(metrics),
         secure=_secure(content),
-        kinds={str(name): str(kind) for name, kind in parse_json(str(who.get(_KINDS, "{}"))).items()},
-        other=tuple(str(name) for name in parse_json(str(who.get(_OTHER, "[]")))),
+        kinds={str(name): str(kind) for name, kind in parse_json(str(who[_KINDS])).items()} if _KINDS in who else {},
+        other=tuple(str(name) for name in parse_json(str(who[_OTHER]))) if _OTHER in who else (),
     )
 
 
@@ -414,8 +414,12 @@ def _secure(content: RecordDict) -> dict[str, bytes | list[bytes]]:
 
 def count_bytes(content: RecordDict) -> int:
     """Bytes of a message's records, without Flower's envelope."""
-    others = (one for one in content.values() if isinstance(one, MetricRecord | ConfigRecord))
-    return count_array_bytes(content) + sum(one.count_bytes() for one in others)
+    return count_array_bytes(content) + count_other_bytes(content)
+
+
+def count_other_bytes(content: RecordDict) -> int:
+    """Bytes of what is no array."""
+    return sum(one.count_bytes() for one in content.values() if isinstance(one, MetricRecord | ConfigRecord))
 
 
 def count_array_bytes(content: RecordDict) -> int:

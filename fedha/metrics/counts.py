@@ -18,6 +18,7 @@ Numbers = dict[str, Any]  # by name: a number, or a count's numbers
 
 GROUP = "@"  # before a group's name, in the names of numbers
 MOST_GROUPS = 1000
+_ROWS = 2**16  # whose probabilities are held at once
 
 
 def numbers_of(
@@ -43,13 +44,13 @@ def numbers_of(
     }
     if not wanted:
         return found
-    probabilities = probabilities_of(logits)
     if "confusion" in wanted.counts:
         found["confusion"] = confusion(logits, labels, max(2, logits.shape[1])).flatten().tolist()
     if "bins" in wanted.counts:
-        found["bins"] = bins(probabilities, hits).flatten().tolist()
-    for name in wanted.scores:
-        found[name] = of_scores(name, probabilities, labels)[0]
+        found["bins"] = bins(logits, hits).flatten().tolist()
+    if wanted.scores:
+        probabilities = probabilities_of(logits)
+        found |= {name: of_scores(name, probabilities, labels)[0] for name in wanted.scores}
     for group, rows in _apart(groups):
         some, plain = rows.to(labels.device), replace(wanted, groups="")
         own = numbers_of(losses[some], hits[some], logits[some], labels[some], plain)
@@ -88,9 +89,9 @@ def confusion(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.bincount(places, minlength=classes**2).reshape(classes, classes)
 
 
-def bins(probabilities: Tensor, hits: Tensor) -> Tensor:
+def bins(logits: Tensor, hits: Tensor) -> Tensor:
     """Of each bin of confidence the examples, those that are right, and the sum of their confidence, [15, 3]."""
-    confidence = probabilities.amax(1)
+    confidence = torch.cat([probabilities_of(some).amax(1) for some in logits.split(_ROWS)])
     if not bool(confidence.isfinite().all()):
         return torch.full((BINS, 3), torch.nan, dtype=torch.float64)
     places = ((confidence * BINS).ceil().long() - 1).clamp(0, BINS - 1)

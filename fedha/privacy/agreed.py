@@ -63,7 +63,10 @@ def task_deviation(contract: Contract, task: Task, digest: str) -> Deviation | N
     """
     if (found := _task(contract, task)) is not None:
         return found
-    return None if digest == contract.digest else Deviation("contract", shown(digest), shown(contract.digest))
+    if digest == contract.digest:
+        return None
+    other = "what does not travel with it (data, network, metrics, schedule) or the version of fedha is another"
+    return Deviation("contract", shown(digest), f"{shown(contract.digest)}; {other}")
 
 
 def compared(asked: Mapping[str, Any], agreed: Mapping[str, Any]) -> Deviation | None:

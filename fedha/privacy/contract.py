@@ -201,18 +201,17 @@ def task_terms(task: Task) -> dict[str, Any]:
     recipe["terms"] = {term.pop("statistic"): term for term in terms}
     parts = {
         "recipe": recipe,
-        "training": task.training.model_dump(mode="json", exclude={"stop"}),  # when it ends is the server's affair
+        "training": task.training.model_dump(mode="json"),
         "privacy": task.privacy.model_dump(mode="json"),
     }
     return {**dict(flat(parts)), "seed": task.seed}
 
 
 def sections_of(config: Config) -> dict[str, Any]:
-    """What of a config decides a client's data, network and what it counts, but for where its files are."""
+    """What of a config decides a client's data and network, but for where its files are."""
     model = {name: value for name, value in config.model.model_dump(mode="json").items() if name not in _STARTS}
     sections = {"data": config.data.model_dump(mode="json"), "model": model}
-    counted = {"metrics": list(config.evaluation.metrics), "groups": config.evaluation.groups}
-    return _without_places(sections, "") | ({"evaluation": counted} if any(counted.values()) else {})
+    return _without_places(sections, "")
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -114,6 +114,11 @@ def refusal(rule: Rule, training: "TrainingConfig", privacy: "PrivacyConfig") ->
             f"{KEY} is {rule.name!r}, whose clients answer more than their update, and privacy.protect is "
             f"{privacy.protect!r}, which covers the update alone; set it to nothing, or take another optimizer"
         )
+    if rule.hears is not None and training.stop is not None:
+        return (
+            f"rule {rule.name!r} shows what it made when training ends, and training.stop ends it by what was shown "
+            "before; leave training.stop out"
+        )
     if rule.hears is not None and privacy.protect == "examples":
         return (
             f"rule {rule.name!r} goes by the risk of what is held out, which is not sent where privacy.protect is "

@@ -1,14 +1,11 @@
 """From a config to a sweep's folder with its jobs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedha.config import Config
-from fedha.data.domain import DomainSet
 from fedha.sweep import halving
-from fedha.sweep.data import check_data
 from fedha.sweep.jobs import Job, make_jobs
 from fedha.sweep.ranges import with_ranges
 from fedha.sweep.settings import SECTION, settings_of
@@ -39,16 +36,13 @@ class Asked:
         )
 
 
-def open_jobs(
-    content: Mapping[str, Any], folder: Path, asked: Asked, load: Callable[[Store], Callable[[Config], DomainSet]]
-) -> tuple[Store, list[Job]]:
+def open_jobs(content: Mapping[str, Any], folder: Path, asked: Asked) -> tuple[Store, list[Job]]:
     """Make a sweep's folder, or add to the sweep that is there.
 
     Args:
         content: The config, as YAML gives it.
         folder: The sweep's.
         asked: Its draws, ranges and halving.
-        load: Gives, for a folder, what loads a run's data.
 
     Raises:
         FedhaError: Something of the config fits nothing, or the folder holds something else; said before the first run.
@@ -59,6 +53,4 @@ def open_jobs(
     if asked.halving is not None:
         halving.check(jobs)
     check_targets(jobs)
-    store = open_sweep(folder, space, jobs)
-    check_data(store, jobs, load(store))
-    return store, jobs
+    return open_sweep(folder, space, jobs), jobs

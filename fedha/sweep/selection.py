@@ -76,15 +76,16 @@ def choose(
     """
     candidates: dict[Place, list[tuple[Entry, Mapping[str, Any]]]] = {}
     for entry in jobs:
+        row = row_of(entry)
         if entry.target:  # in the order in which they were asked for, whichever has ended first
-            candidates.setdefault((row_of(entry), entry.target, entry.seed), [])
+            candidates.setdefault((row, entry.target, entry.seed), [])
         content = found.get(entry.name)
         if content is None or content["diverged"]:
             continue
         picked = content["rules"].get(rule)
         if picked and picked["targets"]:
             target = entry.target or next(iter(picked["targets"]))
-            candidates.setdefault((row_of(entry), target, entry.seed), []).append((entry, picked))
+            candidates.setdefault((row, target, entry.seed), []).append((entry, picked))
     best = {place: _best(several) for place, several in candidates.items() if several}
     kept = {place: one for place, one in best.items() if one is not None}
     if metric == ACCURACY:

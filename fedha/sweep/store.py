@@ -19,7 +19,7 @@ from fedha.sweep import summary
 from fedha.sweep.jobs import Job
 from fedha.sweep.space import Space
 
-LIST, TABLES, PAGE = "sweep.json", "sweep.md", "report.html"
+LIST, PAGE = "sweep.json", "report.html"
 JOBS, CLAIMS, FAILED = "jobs", "claims", "failed"
 LOCK = ".sweep.lock"  # of the list; it stays, empty
 FORM = 1
@@ -168,7 +168,7 @@ def _opened(folder: Path, space: Space, jobs: Sequence[Job]) -> Store:
         known = {one["name"]: one for one in before["jobs"]}
     fresh = [job for job in jobs if job.name not in known]
     if fresh or not known:
-        own_files.claim(folder, LIST, TABLES, PAGE, f"{CLAIMS}/", f"{JOBS}/")
+        own_files.claim(folder, LIST, PAGE, f"{CLAIMS}/", f"{JOBS}/")
         runfolder.make_folder(folder / CLAIMS)
         own_files.claim(runfolder.make_folder(folder / JOBS), *(f"{one.name}/" for one in fresh), f"{FAILED}/")
         own_files.claim(runfolder.make_folder(folder / JOBS / FAILED), *(f"{one.name}.json" for one in fresh))

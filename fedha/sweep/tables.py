@@ -174,8 +174,8 @@ def _halted(found: Found) -> list[str]:
     rounds = sorted({int(one["round"]) for one in found.halted.values()})
     after = f"round {rounds[0]}" if len(rounds) == 1 else f"rounds {rounds[0]} to {rounds[-1]}"
     return [
-        f"{len(found.halted)} runs were stopped after {after} (--halving): others of their recipe, target and trial "
-        "were better on what the sources hold out. Numbers are chosen among those that went on."
+        f"{len(found.halted)} runs stand after {after}: --halving lets those alone go on that are best on what the "
+        "sources hold out. Numbers are chosen among the runs that have ended."
     ]
 
 

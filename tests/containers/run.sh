@@ -207,6 +207,10 @@ begun=$SECONDS
 compose --profile operator run --rm -T operator run configs/deployment.yaml --out /runs/real
 say "they took $((SECONDS - begun)) s"
 
+say "a run that the sites did not agree to is refused by key"
+said=$(compose --profile operator run --rm -T operator run configs/deployment.yaml training.rounds=4 --out /runs/other 2>&1) && fail "it was answered: $said"
+grep -q "the server asks with training.rounds 4, and agreed was 3" <<<"$said" || fail "it was not refused by key: $said"
+
 say "another app of the operator's is refused by every site, and no line of it runs there"
 "$python" - "$work/curious" <<'PYTHON'
 import pathlib, sys

@@ -7,6 +7,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import fedha
@@ -16,6 +17,7 @@ from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.holdings import picture
 from fedha.data.partition import Share, client_count, client_domains, client_names, shares
 from fedha.errors import FedhaError
+from fedha.models import SplitModel
 
 SIZES = (40, 25, 10)
 
@@ -273,6 +275,19 @@ def test_without_a_partition_shares_are_what_clients_hold() -> None:
         (place,) = share.train
         assert share.client_name == part.client_name
         assert torch.equal(SOURCES[place].train.inputs[share.train[place]], part.train.inputs)
+
+
+def test_domains_of_a_program_are_divided_too(tmp_path: Path) -> None:
+    cameras = {"camera": ["x", "y"] * 24}
+    domains = [domain("a", 40, **cameras), domain("b", 40, **cameras), domain("c", 25)]
+    network = SplitModel(nn.Identity(), nn.Linear(1, 3))
+    for partition, clients in (
+        ({"name": "lambda", "clients": 5, "mixing": 0.5}, 5),
+        ({"name": "column", "column": "camera"}, 4),
+    ):
+        told = {"target": "c", "engine": "inline", "training": {"rounds": 1}}
+        run = fedha.simulate(domains, network, "erm", partition=partition, out=tmp_path / partition["name"], **told)
+        assert run.records[0]["clients"] == clients
 
 
 # --- data check draws it ---

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fedha.deploy import accepted, bundle
-from tests.deploy.deployed import ERM, Deployed, Simulated, assert_same_run
+from fedha.config import load
+from fedha.deploy import accepted, bundle, contracts
+from tests.deploy.deployed import CONFIG, ERM, Deployed, Simulated, assert_same_run
 from tests.deploy.operators import built, disguised, for_agents, line_of, source, spy
 from tests.deploy.running import SCRIPTS, Running
 
@@ -24,6 +25,21 @@ def careful(federation: Running) -> Iterator[Running]:
     try:
         yield federation
     finally:
+        federation.end("west-app")
+        federation.app("west")
+
+
+@pytest.fixture
+def agreed(federation: Running) -> Iterator[Path]:
+    """West holds a contract: one run, and nothing else."""
+    folder = federation.init_folder.site("west") / contracts.FOLDER
+    (folder / "real.yaml").write_text(contracts.to_text(contracts.Agreement("real", load(CONFIG, list(RUN)))))
+    federation.end("west-app")
+    federation.app("west", FEDHA_CONTRACTS=str(folder))
+    try:
+        yield folder
+    finally:
+        (folder / "real.yaml").unlink()
         federation.end("west-app")
         federation.app("west")
 
@@ -124,3 +140,17 @@ def test_an_update_is_refused_until_a_person_accepts_it(careful: Running, tmp_pa
     code, said = Deployed(careful, "updated", *RUN, program=str(other)).end()
     assert code == 0, said
     assert mark.exists()  # west runs it now, which shows that the file would have been there before
+
+
+def test_a_run_that_a_site_did_not_agree_to_is_refused_and_the_agreed_one_has_the_simulations_bits(
+    federation: Running, agreed: Path, simulated: Simulated
+) -> None:
+    code, said = Deployed(federation, "other", *RUN, "training.learning_rate=0.5").end()
+    assert code == 2, said
+    told = "this site refuses to answer (contract): the server asks with training.learning_rate 0.5, and agreed was"
+    assert told in said.splitlines()[-1]
+    assert "fedha refuses a run, for the 1. time because of training.learning_rate" in federation.said("west-app")
+    run = Deployed(federation, "agreed", *RUN)
+    code, said = run.end()
+    assert code == 0, said
+    assert_same_run(run.folder, simulated.run(*RUN), events=True)

@@ -9,10 +9,12 @@ from safetensors.torch import load_file
 
 import fedha
 from fedha import Metric
+from fedha.audit.replay import difference, replay
 from fedha.config import POOLED, Config, parse
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.flower.serve import Job, load_domains
+from fedha.privacy.contract import contract_of
 from fedha.report.comparison import read_runs
 from fedha.report.domains import domain_tables
 from fedha.report.formats import render
@@ -24,6 +26,8 @@ from fedha.training import evaluate
 from tests.jobs import run_job
 from tests.metrics import others
 from tests.models_of_others import fitted
+from tests.privacy.rounds import run_on
+from tests.privacy.test_contract import grid_of
 from tests.test_resume import Killed, without_time
 
 COUNTED = ["balanced_accuracy", "macro_f1", "expected_calibration_error", "log_loss"]
@@ -195,6 +199,22 @@ def test_a_run_that_ends_early_ends_alike_when_it_is_resumed(tmp_path: Path, sch
         for name in (runfolder.RESULTS, runfolder.METRICS):
             assert without_time(folder / name) == without_time(tmp_path / "whole" / name)
         assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def test_an_audit_does_a_run_that_ended_early_again(tmp_path: Path) -> None:
+    wanted = config(training={"rounds": 40, "learning_rate": 0.05, "stop": STOPPING}, recipe="erm", evaluation={})
+    assert execute(wanted, tmp_path / "run", Silent())["rounds"] < 40
+    again = replay(wanted, load_domains(wanted), rounds=(), keep=None)
+    assert difference(again, runfolder.read_model(tmp_path / "run")) == 0
+
+
+def test_clients_who_hold_a_contract_count_what_was_agreed(plain: Path, tmp_path: Path) -> None:
+    wanted = config(training={"rounds": 6, "stop": {"metric": "accuracy", "patience": 9}})
+    run_on(grid_of(wanted, contract_of(wanted)), wanted, tmp_path / "run")
+    assert numbers(tmp_path / "run") == numbers(plain)
+    other = contract_of(config(evaluation={"metrics": ["macro_f1"]}))
+    with pytest.raises(FedhaError, match="contract"):
+        run_on(grid_of(wanted, other), wanted, tmp_path / "other")
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

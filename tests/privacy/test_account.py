@@ -1,5 +1,7 @@
 """A site's account is written by one process at a time: no entry is lost, and no budget is spent twice."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -77,3 +79,24 @@ def test_an_account_that_another_process_holds_is_a_sentence(tmp_path: Path, mon
     with Account(path).locked(), pytest.raises(FedhaError, match=held):
         Account(path).enter("train", 50, [(RELEASE, 1)])
     Account(path).enter("train", 50, [(RELEASE, 1)])
+
+
+@pytest.mark.slow
+def test_no_entry_of_two_processes_is_lost(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys\n"
+        "from fedha.privacy.account import Account\n"
+        "from fedha.privacy.ledger import Release\n"
+        "sys.stdin.readline()\n"
+        "for _ in range(20):\n"
+        "    Account(pathlib.Path(sys.argv[1])).enter('train', 50, [(Release(3.0, 'whole', 50), 1)])\n"
+    )
+    path = tmp_path / "account.json"
+    command = [sys.executable, "-c", code, str(path)]
+    writers = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(2)]
+    for one in writers:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.close()
+    assert [one.wait(120) for one in writers] == [0, 0]
+    assert Account(path).read().ledgers["train"].entries == ((RELEASE, 40),)

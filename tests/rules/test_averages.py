@@ -189,6 +189,11 @@ def test_what_is_kept_is_what_was_evaluated_last(tmp_path: Path) -> None:
         ("ema", {"federation": {"schedule": "piggyback"}}, "shows another model than the one that is trained"),
         (
             "swad",
+            {"training": {"stop": {"patience": 3}}},
+            r"'swad' shows what it made when training ends, and training\.stop",
+        ),
+        (
+            "swad",
             {"privacy": {"protect": "examples", "noise_multiplier": 1.0, "sampling": "whole"}},
             "'swad' goes by the risk of what is held out, which is not sent where privacy.protect is",
         ),

@@ -76,7 +76,7 @@ def test_it_goes_on_where_it_was_stopped_and_says_what_it_left_out(
     asked = (*DRAWN, "--draws", "6", "-q", "--halving", "2")
     code, table, _ = fedha("sweep", "c.yaml", "--out", "t", "--jobs", "1", *asked)
     assert code == 0
-    assert "5 runs were stopped after rounds 3 to 5 (--halving)" in table
+    assert "5 runs stand after rounds 3 to 5: --halving lets those alone go on" in table
     assert len(finished("t")) == 1
     looks: list[int] = []
 
