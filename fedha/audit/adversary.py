@@ -6,16 +6,15 @@ hold none, to show what the contract holds off. What a family gains is counted o
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from logging import CRITICAL
 from typing import Any
 
 from flwr.supercore.logger import FLOWER_LOGGER
 
 from fedha.audit import adversary_drift, adversary_models, adversary_sums
-from fedha.audit.adversary_bench import Bench, Family, NotPlayed, Outcome
+from fedha.audit.adversary_bench import Bench, Family, NotPlayedError, Outcome
 from fedha.config import Config
-from fedha.errors import FedhaError
 from fedha.runs.versions import versions
 
 FAMILIES: tuple[Family, ...] = (*adversary_drift.FAMILIES, *adversary_models.FAMILIES, *adversary_sums.FAMILIES)
@@ -82,34 +81,6 @@ def play(
     return Cheated(made, tuple(found))
 
 
-def to_content(cheated: Cheated) -> dict[str, Any]:
-    """As mappings, lists, numbers and texts."""
-    return {"made": dict(cheated.made), "played": [asdict(one) for one in cheated.played]}
-
-
-def from_content(content: Mapping[str, Any]) -> Cheated:
-    """Read what `to_content` made; a family that this version does not know is left out.
-
-    Raises:
-        FedhaError: It is something else.
-    """
-    known = {one.name for one in FAMILIES}
-    try:
-        played = tuple(
-            Played(
-                str(one["family"]),
-                bool(one["contract"]),
-                None if one["outcome"] is None else Outcome(**one["outcome"]),
-                str(one["reason"]),
-            )
-            for one in content["played"]
-            if one["family"] in known
-        )
-        return Cheated(dict(content["made"]), played)
-    except (KeyError, TypeError, ValueError) as error:
-        raise FedhaError("this is no record of a server that cheats; make it again with fedha audit --adversary") from error
-
-
 @contextmanager
 def _sites_quiet() -> Iterator[None]:
     """Keep what the clients say to their own logs off the terminal: each refusal is in the table."""
@@ -126,5 +97,5 @@ def _both(family: Family, benches: tuple[Bench, ...]) -> Iterator[Played]:
         with_contract = bench.contract is not None
         try:
             yield Played(family.name, with_contract, family.play(bench))
-        except NotPlayed as error:
+        except NotPlayedError as error:
             yield Played(family.name, with_contract, None, str(error))

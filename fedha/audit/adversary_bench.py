@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 from torch import Tensor
 
 from fedha.config import Config
@@ -30,8 +32,8 @@ from fedha.measurement import shapes
 from fedha.models import build
 from fedha.models.split import SplitModel
 from fedha.models.state import kinds_of, named_state, state_of
-from fedha.privacy.contract import Contract, contract_of
 from fedha.piggyback import riders
+from fedha.privacy.contract import Contract, contract_of
 from fedha.privacy.releasable import private_exchanges
 
 _KIND = re.compile(r"refuses to answer \((\w+)\)")
@@ -40,7 +42,7 @@ _SECURE = "secure sums"
 Path = tuple[str | int, ...]
 
 
-class NotPlayed(Exception):
+class NotPlayedError(Exception):
     """A family does not go with a config; the text says why."""
 
 
@@ -183,7 +185,11 @@ class Bench:
         kind = "query.measure" if request.kind == "measure" else request.kind
         text = task or pack_task(request.task)
         content = pack_request(
-            request, pack_tensors(request.parameters), pack_tensors(request.references), text, pack_tensors(request.sent)
+            request,
+            pack_tensors(request.parameters),
+            pack_tensors(request.references),
+            text,
+            pack_tensors(request.sent),
         )
         node = next(iter(there.get_node_ids()))
         (reply,) = there.send_and_receive([Message(content, node, kind, group_id=str(request.round))])
@@ -285,37 +291,55 @@ def changed(content: Any, path: Path, value: Any) -> Any:
     return whole
 
 
-@dataclass
-class TamperingGrid:
+class TamperingGrid(Grid):
     """Hands messages on to another grid, some of them changed; writes down who did not answer, and why.
 
-    Attributes:
+    Args:
         grid: Reaches the clients.
         change: Of a message's content; given its type, its client and the content.
+
+    Attributes:
         answered: How many answers came, by message type.
         sentences: Of those who did not answer, by message type.
     """
 
-    grid: InlineGrid
-    change: Callable[[str, int, RecordDict], RecordDict]
-    answered: dict[str, int] = field(default_factory=dict)
-    sentences: dict[str, list[str]] = field(default_factory=dict)
+    def __init__(self, grid: InlineGrid, change: Callable[[str, int, RecordDict], RecordDict]) -> None:
+        self._grid, self._change = grid, change
+        self.answered: dict[str, int] = {}
+        self.sentences: dict[str, list[str]] = {}
+
+    def set_run(self, run: Run) -> None:
+        """Take over a run's description."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run's description."""
+        return self._grid.run
+
+    def create_message(self, *arguments: Any, **options: Any) -> Message:
+        """A message to a node."""
+        return self._grid.create_message(*arguments, **options)
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes, in client order."""
-        return self.grid.get_node_ids()
+        return self._grid.get_node_ids()
 
-    def client_id_of(self, node: int) -> int:
-        """The client at a node."""
-        return self.grid.client_id_of(node)
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Not changed: fedha's own grids are asked with `send_and_receive`."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """As `push_messages`."""
+        return self._grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Pass questions on, changed, and answers back."""
         replies = []
         for message in messages:
             kind = message.metadata.message_type
-            message.content = self.change(kind, self.client_id_of(message.metadata.dst_node_id), message.content)
-            for reply in self.grid.send_and_receive([message], timeout=timeout):
+            message.content = self._change(kind, self._grid.client_id_of(message.metadata.dst_node_id), message.content)
+            for reply in self._grid.send_and_receive([message], timeout=timeout):
                 failed = find_failure(reply)
                 if failed is None:
                     self.answered[kind] = self.answered.get(kind, 0) + 1

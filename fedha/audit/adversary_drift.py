@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedha.audit.adversary_bench import Bench, Family, NotPlayed, Outcome, Path, changed
+from fedha.audit.adversary_bench import Bench, Family, NotPlayedError, Outcome, Path, changed
 from fedha.data.domain import Domain
 from fedha.data.partition import client_domains
 from fedha.errors import FedhaError
@@ -47,7 +47,7 @@ class Drift:
     def play(self, bench: Bench) -> Outcome:
         """A round under the other setting, and how many numbers came of it."""
         if self.covered and bench.config.privacy.protect != "examples":
-            raise NotPlayed("no noise covers single examples in this config, so there is none to take away")
+            raise NotPlayedError("no noise covers single examples in this config, so there is none to take away")
         told: list[str] = []
 
         def change(task: Any) -> Any:
@@ -96,7 +96,9 @@ class Question:
 
 DRIFTS: tuple[Drift, ...] = (
     Drift("protect", "no protection", ("privacy", "protect"), lambda agreed: "nothing", covered=True),
-    Drift("scales", "scales that float32 does not hold", ("privacy", "scales"), lambda agreed: {"gradient": 1e39}, True),
+    Drift(
+        "scales", "scales that float32 does not hold", ("privacy", "scales"), lambda agreed: {"gradient": 1e39}, True
+    ),
     Drift("clip", "a clip next to nothing", ("privacy", "clip"), lambda agreed: 1e-39, covered=True),
     Drift(
         "statistics_clip", "a statistics' clip in its range", ("privacy", "statistics_clip"), lambda agreed: 1e9, True
@@ -137,7 +139,9 @@ def _evaluated(bench: Bench) -> Request:
 
 
 QUESTIONS: tuple[Question, ...] = (
-    Question("statistic", "a statistic of no exchange", "one statistic that the recipe does not need", _other_statistic),
+    Question(
+        "statistic", "a statistic of no exchange", "one statistic that the recipe does not need", _other_statistic
+    ),
     Question("beyond", "a round beyond the last", "what a round begins with, of the round after the last", _beyond),
     Question(
         "evaluation",
@@ -170,7 +174,7 @@ def less_noise(bench: Bench) -> Outcome:
     """The same round with a hundredth of the noise; the gain is how much less noise there was, measured."""
     agreed = bench.config.privacy.noise_multiplier
     if bench.config.privacy.protect != "examples" or agreed is None:
-        raise NotPlayed("no noise covers single examples in this config, so there is none to take away")
+        raise NotPlayedError("no noise covers single examples in this config, so there is none to take away")
     asked = f"privacy.noise_multiplier {agreed / 100:g} in place of {agreed:g}"
 
     def change(task: Any) -> Any:
@@ -187,15 +191,15 @@ def again(bench: Bench) -> Outcome:
     """One question again and again, once all the agreed repetitions are given: k answers have noise of 1/√k.
 
     Raises:
-        NotPlayed: It is not answered once.
+        NotPlayedError: It is not answered once.
     """
     if bench.config.privacy.secure_aggregation:
-        raise NotPlayed("clients answer in secure sums alone, and there each exchange of a round once")
+        raise NotPlayedError("clients answer in secure sums alone, and there each exchange of a round once")
     grid, held = bench.grid(), bench.contract
     request = _first(bench)
     first = bench.ask(request, grid=grid)
     if first.sentence:
-        raise NotPlayed(f"an honest server is not answered either: {first.sentence}")
+        raise NotPlayedError(f"an honest server is not answered either: {first.sentence}")
     asked = f"round 1 once more, {_AGAIN} times"
     if held is not None and held.repeats is not None:
         asked = f"round 1 once more, after {held.repeats} repetitions that were agreed on"
@@ -220,7 +224,7 @@ def other_split(bench: Bench) -> Outcome:
     """Train with one seed, evaluate with another; counted is who of the trained would be held out the other time.
 
     Raises:
-        NotPlayed: The split does not follow the seed.
+        NotPlayedError: The split does not follow the seed.
     """
     config = bench.config
     other = config.model_copy(update={"seed": [config.seed[0] + 1]})
@@ -228,7 +232,7 @@ def other_split(bench: Bench) -> Outcome:
     try:
         domains = load_domains(other)
     except FedhaError as error:
-        raise NotPlayed(f"the other seed's data cannot be loaded: {error}") from error
+        raise NotPlayedError(f"the other seed's data cannot be loaded: {error}") from error
     request = bench.honest("evaluate", evaluate=("held_out",))
     task = changed(json.loads(bench.task_text), ("seed",), other.seed[0])
     answer = bench.ask(request, task=json.dumps(task))
@@ -264,6 +268,5 @@ def _apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 def _rows(domain: Domain, part: str) -> set[bytes]:
     examples = getattr(domain, part)
     if not examples.form.alone:
-        raise NotPlayed("an example has several inputs, and rows are compared of one")
+        raise NotPlayedError("an example has several inputs, and rows are compared of one")
     return {row.numpy().tobytes() for row in examples.numbers()[""]}
-

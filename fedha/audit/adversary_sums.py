@@ -1,13 +1,13 @@
 """A server that cheats in secure sums: with what it proposes, with whom it shows which model, with whose keys."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from flwr.app import ConfigRecord, RecordDict
 
-from fedha.audit.adversary_bench import Bench, Family, NotPlayed, Outcome, TamperingGrid, refused_by
+from fedha.audit.adversary_bench import Bench, Family, NotPlayedError, Outcome, TamperingGrid, refused_by
 from fedha.errors import FedhaError
 from fedha.flower.secure_wire import RECORD, REVEAL, SHARE
 from fedha.flower.wire import pack_tensors, unpack_tensors
@@ -47,10 +47,10 @@ class Tampered:
         """Play it; an honest round beside it has an answer of each client.
 
         Raises:
-            NotPlayed: The config has no secure sums.
+            NotPlayedError: The config has no secure sums.
         """
         if not bench.config.privacy.secure_aggregation:
-            raise NotPlayed("the config has no secure sums: every answer is read as it is")
+            raise NotPlayedError("the config has no secure sums: every answer is read as it is")
         grid, strategy = TamperingGrid(bench.grid(), self.change), bench.strategy()
         state = named_state(bench.model)
         strategy.begin(state, kinds_of(bench.model))
@@ -86,8 +86,8 @@ def small_minimum(session: Session) -> Session:
 
 def tiny_weights(session: Session) -> Session:
     """One client has all the weight."""
-    first, *rest = session.weights
-    return replace(session, weights=(1 - _TINY * len(rest), *[_TINY] * len(rest)))
+    others = len(session.weights) - 1
+    return replace(session, weights=(1 - _TINY * others, *[_TINY] * others))
 
 
 def small_range(session: Session) -> Session:
@@ -121,11 +121,14 @@ def foreign_roster(bench: Bench) -> Outcome:
     """A roster with a friend of the server's in it, signed by somebody else than the federation's authority.
 
     Raises:
-        NotPlayed: The config has no secure sums.
+        NotPlayedError: The config has no secure sums.
     """
     if not bench.config.privacy.secure_aggregation:
-        raise NotPlayed("the config has no secure sums, and so no roster")
-    authority, stranger = simulated_identity(bench.config.seed[0], 10**6), simulated_identity(bench.config.seed[0], 10**6 + 1)
+        raise NotPlayedError("the config has no secure sums, and so no roster")
+    authority, stranger = (
+        simulated_identity(bench.config.seed[0], 10**6),
+        simulated_identity(bench.config.seed[0], 10**6 + 1),
+    )
     sites = [simulated_identity(bench.config.seed[0], client_id) for client_id in range(len(bench.clients) + 1)]
     entries = [delegate(one, client_id, f"site {client_id}", one.public) for client_id, one in enumerate(sites)]
     asked = "a site to be summed with one more, by a roster of another authority's"
@@ -198,5 +201,6 @@ def _parts(content: RecordDict, name: str) -> list[bytes]:
 
 
 def _with_parts(content: RecordDict, name: str, parts: list[bytes]) -> RecordDict:
-    record: Mapping[str, Any] = content[RECORD]  # type: ignore[assignment]
+    record = content[RECORD]
+    assert isinstance(record, ConfigRecord)
     return RecordDict({**content, RECORD: ConfigRecord({**record, name: parts})})
