@@ -11,9 +11,11 @@ from logging import CRITICAL
 from typing import Any
 
 from flwr.supercore.logger import FLOWER_LOGGER
+from torch import Tensor
 
 from fedha.audit import adversary_drift, adversary_models, adversary_sums
 from fedha.audit.adversary_bench import Bench, Family, NotPlayedError, Outcome
+from fedha.audit.adversary_layers import Passed, layers
 from fedha.config import Config
 from fedha.runs.versions import versions
 
@@ -47,16 +49,19 @@ class Cheated:
     Attributes:
         made: Of what: name, recipe, seed, versions.
         played: Each family with a contract and without.
+        layers: What first layers pass, honest and crafted ones; empty where the network has none of the kind.
     """
 
     made: Mapping[str, Any]
     played: tuple[Played, ...]
+    layers: tuple[Passed, ...] = ()
 
 
 def play(
     config: Config,
     progress: Progress = lambda what, done, of: None,
     families: tuple[Family, ...] = FAMILIES,
+    trained: Mapping[str, Tensor] | None = None,
 ) -> Cheated:
     """Play families against the clients of a config.
 
@@ -64,6 +69,7 @@ def play(
         config: One recipe, one seed.
         progress: Told of progress.
         families: Which.
+        trained: The run's model, whose first layer is held beside crafted ones; None where there is none.
 
     Raises:
         FedhaError: Its data cannot be loaded here.
@@ -78,7 +84,7 @@ def play(
     made = {"name": config.name, "recipe": config.recipe[0].name, "seed": config.seed[0]}
     made |= {"clients": len(held.clients), "protect": config.privacy.protect, "versions": versions()}
     made["secure_aggregation"] = config.privacy.secure_aggregation
-    return Cheated(made, tuple(found))
+    return Cheated(made, tuple(found), _layers(held, trained))
 
 
 @contextmanager
@@ -90,6 +96,13 @@ def _sites_quiet() -> Iterator[None]:
         yield
     finally:
         FLOWER_LOGGER.setLevel(before)
+
+
+def _layers(bench: Bench, trained: Mapping[str, Tensor] | None) -> tuple[Passed, ...]:
+    try:
+        return layers(bench, trained)
+    except NotPlayedError:  # the table of families says why
+        return ()
 
 
 def _both(family: Family, benches: tuple[Bench, ...]) -> Iterator[Played]:

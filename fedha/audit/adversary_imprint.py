@@ -1,7 +1,7 @@
 """Layers that pass single examples through a sum: imprinting featurizers and trap weights, and the rows they give."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,22 @@ def imprint(body: Body, parameters: Mapping[str, Tensor], public: Tensor, seed: 
     }
 
 
+def disguised(body: Body, parameters: Mapping[str, Tensor], public: Tensor, seed: int, rows: int) -> dict[str, Tensor]:
+    """An imprint in two fifths of the units; the others are honest, and so is what most of them do.
+
+    Args:
+        body, parameters, public, seed, rows: As in `imprint`.
+    """
+    count = _disguised_units(body.width)
+    crafted = imprint(replace(body, width=count), _first_units(body, parameters, count), public, seed, rows)
+    names = {f"{body.first}.weight": 0, f"{body.first}.bias": 0, f"{body.second}.weight": 1}
+    joined = {
+        name: torch.cat([crafted[name], parameters[name].narrow(axis, count, body.width - count)], axis)
+        for name, axis in names.items()
+    }
+    return {**crafted, **joined}
+
+
 def traps(body: Body, parameters: Mapping[str, Tensor], public: Tensor, seed: int, rows: int) -> dict[str, Tensor]:
     """A first layer whose units are on for hardly any example, in as many directions; the rest as it was.
 
@@ -112,6 +128,12 @@ def between(weight: Tensor, bias: Tensor) -> Tensor:
     end = torch.zeros_like(bias[:1])
     inside = weight - torch.cat([weight[1:], torch.zeros_like(weight[:1])])
     return _divided(inside, bias - torch.cat([bias[1:], end]))
+
+
+def between_disguised(weight: Tensor, bias: Tensor) -> Tensor:
+    """As `between`, of the units that `disguised` crafts."""
+    count = _disguised_units(len(bias))
+    return between(weight[:count], bias[:count])
 
 
 def alone(weight: Tensor, bias: Tensor) -> Tensor:
@@ -181,7 +203,7 @@ def rows_of(bench: Bench) -> Tensor:
     Raises:
         NotPlayedError: An example has several inputs, or whole numbers.
     """
-    return torch.cat([_flat(bench, one.train) for one in bench.clients])
+    return torch.cat([flat_inputs(bench, one.train) for one in bench.clients])
 
 
 def public_of(bench: Bench) -> Tensor:
@@ -192,7 +214,17 @@ def public_of(bench: Bench) -> Tensor:
     """
     if not bench.domains.targets:
         raise NotPlayedError("the server has no examples of its own, from which it would choose thresholds")
-    return _flat(bench, bench.domains.targets[0].held_out.select(slice(0, 500)))
+    return flat_inputs(bench, bench.domains.targets[0].held_out.select(slice(0, 500)))
+
+
+def _disguised_units(width: int) -> int:
+    return width * 2 // 5
+
+
+def _first_units(body: Body, parameters: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Parameters as if the first layer had the first units alone."""
+    some = {f"{body.first}.weight": 0, f"{body.first}.bias": 0, f"{body.second}.weight": 1}
+    return {name: value.narrow(some[name], 0, count) if name in some else value for name, value in parameters.items()}
 
 
 def gradient_of(bench: Bench, told: Mapping[str, Tensor], at: Mapping[str, Tensor], name: str) -> Tensor:
@@ -208,7 +240,7 @@ def _divided(weight: Tensor, bias: Tensor) -> Tensor:
     return weight[some] / bias[some, None]
 
 
-def _flat(bench: Bench, examples: Examples) -> Tensor:
+def flat_inputs(bench: Bench, examples: Examples) -> Tensor:
     there = placed(examples, bench.model, some_of(bench.parameters))
     if not there.form.alone or not there.form.kinds[0].is_floating_point:
         raise NotPlayedError("an example is no tensor of numbers, and rows are read of those")

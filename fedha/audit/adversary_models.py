@@ -9,7 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from fedha.audit.adversary_bench import Answer, Bench, Family, NotPlayedError, Outcome, refused_by
-from fedha.audit.adversary_imprint import Imprint, alone, between, found_rows, gradient_of, imprint, traps, unchanged
+from fedha.audit.adversary_imprint import (
+    Imprint,
+    alone,
+    between,
+    between_disguised,
+    disguised,
+    found_rows,
+    gradient_of,
+    imprint,
+    traps,
+    unchanged,
+)
 from fedha.audit.network import features_at
 from fedha.data.domain import Domain
 from fedha.errors import FedhaError
@@ -51,9 +62,7 @@ def sharp_head(bench: Bench) -> Outcome:
         NotPlayedError: The recipe measures no diagonal, or the head is not linear.
     """
     if "hessian_diagonal" not in contract_of(bench.config).measured:
-        raise NotPlayedError(
-            "the recipe measures no Hessian diagonal, and a steep head's gradient is zero or a sum of many"
-        )
+        raise NotPlayedError("the recipe measures no Hessian diagonal, and a steep head's gradient is a sum of many")
     name, grid, found = _linear_head(bench), bench.grid(), set[int]()
     features = features_in(bench, bench.parameters)
     squares, public = features**2, features_in(bench, bench.parameters, public=True)
@@ -142,6 +151,13 @@ FAMILIES: tuple[Family, ...] = (
         "Fowl et al. (ICLR 2022)",
         "rows of the data that came out",
         Imprint(imprint, between, _ROUNDS, "at crafted models").play,
+    ),
+    Family(
+        "disguised",
+        "an imprint in disguise",
+        "docs/privacy.md",
+        "rows of the data that came out",
+        Imprint(disguised, between_disguised, 1, "at a crafted model").play,
     ),
     Family(
         "traps",

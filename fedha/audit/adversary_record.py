@@ -8,6 +8,7 @@ from typing import Any
 from fedha.atomic import finite
 from fedha.audit.adversary import FAMILIES, Cheated, Played
 from fedha.audit.adversary_bench import Outcome
+from fedha.audit.adversary_layers import Passed
 from fedha.errors import FedhaError, brief
 from fedha.jsonfile import parse_json
 from fedha.runs import own_files
@@ -22,8 +23,7 @@ def write(folder: Path, cheated: Cheated) -> None:
     Raises:
         FedhaError: It cannot be written.
     """
-    played = [asdict(one) for one in cheated.played]
-    own_files.write_json(folder, FILE, finite({"form": _FORM, "made": dict(cheated.made), "played": played}))
+    own_files.write_json(folder, FILE, finite({"form": _FORM, **asdict(cheated)}))
 
 
 def read(folder: Path) -> Cheated:
@@ -39,7 +39,7 @@ def read(folder: Path) -> Cheated:
         if content["form"] != _FORM:
             raise FedhaError(f"{path} has form {content['form']}, this version reads {_FORM}; play it again")
         played = tuple(_played(one) for one in content["played"] if one["family"] in known)
-        return Cheated(dict(content["made"]), played)
+        return Cheated(dict(content["made"]), played, tuple(Passed(**one) for one in content["layers"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise FedhaError(f"cannot read {path} ({brief(error)}); make it again with fedha audit --adversary") from error
 

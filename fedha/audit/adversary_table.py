@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from fedha.audit.adversary import FAMILIES, Cheated, Played
+from fedha.audit.adversary_layers import Passed
 from fedha.report.formats import Cell, Column, Table
 from fedha.report.section import Section
 
@@ -35,11 +36,32 @@ def table(cheated: Cheated, caption: str = "") -> Table:
     return Table(caption, columns, tuple(rows), (*notes, *_refusals(cheated)))
 
 
+def layer_table(cheated: Cheated) -> Table:
+    """What first layers pass: an honest one's figures beside those of crafted ones, over the clients."""
+    columns = (
+        "First layer",
+        "rank of its weights",
+        "rank of what it passes",
+        "a unit is on for",
+        "units on for one alone",
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for name in dict.fromkeys(one.model for one in cheated.layers):
+        mine = [one for one in cheated.layers if one.model == name]
+        ranks = [_range([one.weights for one in mine], 1), _range([one.features for one in mine], 1)]
+        shares = [_range([100 * value for value in values], 1) + " %" for values in _shares(mine)]
+        rows.append((name, *ranks, *shares))
+    note = "Effective ranks. No guard is made of these figures: an imprint in disguise has those of an honest layer."
+    caption = f"What first layers pass, over the clients: {cheated.made.get('name')}, {cheated.made.get('recipe')}"
+    return Table(caption, tuple(Column(title) for title in columns), tuple(rows), (note,))
+
+
 def sections(several: Sequence[Cheated]) -> list[Section]:
     """Records as a part of a page, for all runs together."""
     if not several:
         return []
-    return [Section("A server that cheats", _EXPLANATION, tuple(table(one) for one in several))]
+    tables = [made for one in several for made in (table(one), *([layer_table(one)] if one.layers else []))]
+    return [Section("A server that cheats", _EXPLANATION, tuple(tables))]
 
 
 def _row(name: str, played: Sequence[Played]) -> tuple[Cell, ...] | None:
@@ -66,6 +88,15 @@ def _refusals(cheated: Cheated) -> list[str]:
         if one.outcome is not None and one.outcome.refused:
             told.setdefault(one.outcome.refused, one.outcome.sentence)
     return [f"Refused by {kind}, such as: {sentence}" for kind, sentence in told.items()]
+
+
+def _shares(several: Sequence[Passed]) -> tuple[list[float], list[float]]:
+    return [one.shared for one in several], [one.lone for one in several]
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    low, high = (f"{end:.{digits}f}" for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _said(cheated: Cheated) -> str:

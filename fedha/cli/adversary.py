@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -42,7 +43,8 @@ def of_runs(places: Mapping[Path, Path], console: Console, *, quiet: bool, again
     """
     for run, place in places.items():
         if again or not (place / ADVERSARY).is_file():
-            _written(configs.load_written(run / runfolder.CONFIG), place, console, quiet=quiet)
+            config, trained = configs.load_written(run / runfolder.CONFIG), runfolder.read_model(run)
+            _written(config, place, console, quiet=quiet, trained=trained)
             publish.write([run], place / runfolder.REPORT, {run: place})
     _show(list(places.values()), console, table)
 
@@ -59,7 +61,7 @@ def of_config(plan: Sequence[tuple[Config, Path]], console: Console, *, quiet: b
     _show([place for _, place in plan], console, table)
 
 
-def _written(config: Config, place: Path, console: Console, *, quiet: bool) -> None:
+def _written(config: Config, place: Path, console: Console, *, quiet: bool, trained: Any = None) -> None:
     from fedha.audit import adversary_record
     from fedha.audit.adversary import play
 
@@ -72,7 +74,7 @@ def _written(config: Config, place: Path, console: Console, *, quiet: bool) -> N
             steps.progress(what, done, of)
 
         with owner.owning(runfolder.make_folder(place)):
-            adversary_record.write(place, play(config, progress))
+            adversary_record.write(place, play(config, progress, trained=trained))
 
 
 def _show(places: Sequence[Path], console: Console, table: Path | None) -> None:
