@@ -105,9 +105,9 @@ DRIFTS: tuple[Drift, ...] = (
     ),
     Drift("recipe", "another weight of the penalty", ("recipe", "weight"), lambda agreed: float(agreed) * 2 + 1),
     Drift("rounds", "more rounds", ("training", "rounds"), lambda agreed: int(agreed) + 1),
-    Drift("rate", "another learning rate", ("training", "learning_rate"), lambda agreed: float(agreed) * 10),
+    Drift("rate", "another learning rate", ("training", "learning_rate"), lambda agreed: float(agreed or 0.1) * 10),
     Drift("seed", "another seed", ("seed",), lambda agreed: int(agreed) + 1),
-    Drift("bound", "another range of sums", ("privacy", "bound"), lambda agreed: 2.0),
+    Drift("bound", "another range of sums", ("privacy", "bound"), lambda agreed: float(agreed) / 2),
     Drift("minimum", "sums of fewer clients", ("privacy", "minimum"), lambda agreed: 2 if agreed != 2 else 3),
     Drift(
         "code",
