@@ -106,7 +106,7 @@ def _explain(problem: dict[str, Any], schema: type[BaseModel]) -> str:
         return f"{path} is missing"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return f"{path}: {message}" if path and not message.startswith(f"{path}.") else message
+        return f"{path}: {message}" if path and not message.startswith((f"{path}.", f"{path} ")) else message
     return f"{path or 'it'} is {shown(problem['input'])}{_remedy(problem, annotation)}"
 
 

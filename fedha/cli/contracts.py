@@ -41,12 +41,11 @@ def propose(
     """
     from fedha import config as configs
     from fedha.deploy import contracts, locations, tree
-    from fedha.deploy.contracts import FOLDER, PROPOSED, Agreement
+    from fedha.deploy.contracts import FOLDER, PROPOSED
 
     init_folder, place = locations.find_init_folder(to)
-    wanted = Agreement(
-        config.stem, configs.load(config, overrides or []), {} if repeats is None else {"repeats": repeats}
-    )
+    own = {} if repeats is None else {"repeats": repeats}
+    wanted = contracts.proposed(config, configs.load(config, overrides or []), own)
     _tell(wanted)
     user = tree.owner()
     contracts.put(init_folder.folder / FOLDER, wanted, replace(user, given=False))

@@ -337,6 +337,20 @@ def test_what_init_is_told_is_what_the_sites_agree_to(deploy: Command) -> None: 
     assert "The same of iga, seed 1. Digest " in said
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("data.partition={name: dirichlet, alpha: 0.5}", "data.partition divides what is in one place"),
+        ("data.clients_per_domain=2", "data.clients_per_domain is 2, but each site of a deployment"),
+    ],
+)
+def test_what_no_site_could_answer_is_not_even_proposed(change: str, says: str, deploy: Command) -> None:  # noqa: F811
+    deploy("init", "fed", "--no-demo")
+    code, _, said = deploy("propose", "fed/server/configs/deployment.yaml", change, "--to", "fed")
+    assert (code, says in said) == (2, True), said
+    assert not list(Path("fed/clients/north/proposed").iterdir())
+
+
 def test_a_site_that_is_added_holds_what_the_others_agreed_to(tmp_path: Path) -> None:
     from fedha.deploy import change
 
