@@ -246,8 +246,8 @@ _ROWS = (
         once=lambda space: space.width**2,
         size=lambda classes, width: (width - 1) ** 2,
     ),
-    _sampled("random_features", lambda piece: piece.random_features("representation"), 7, "random Fourier features"),
-    _sampled("risk_distribution", lambda piece: piece.random_features("losses"), 8, "random features of losses"),
+    _sampled("random_features", lambda piece: piece.random_features("representation"), 4, "random Fourier features"),
+    _sampled("risk_distribution", lambda piece: piece.random_features("losses"), 5, "random features of losses"),
     _of_gaussian("representation_norm", lambda piece: piece.gaussian_norm(), "squared norm of a draw"),
     _of_gaussian("conditional_information", lambda piece: piece.gaussian_information(), "information beyond the class"),
     Statistic(

@@ -117,7 +117,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"trainng": {}}, "unknown key 'trainng'; did you mean 'training'?"),
-        ({"training": {"round": 3}}, "unknown key 'training.round'; did you mean 'rounds' or"),
+        ({"training": {"round": 3}}, "unknown key 'training.round'; did you mean 'rounds'?"),
         (
             {"training": {"local": {"batchsize": 3}}},
             "unknown key 'training.local.batchsize'; did you mean 'batch_size'?",

@@ -128,7 +128,7 @@ def test_a_logger_that_fails_is_told_once_and_the_run_goes_on() -> None:
 
 
 def test_loggers_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FedhaError, match=r"--log is 'tensorbord'; choose mlflow, tensorboard, wandb.*did you mean"):
+    with pytest.raises(FedhaError, match=r"--log is 'tensorbord'; did you mean 'tensorboard'\? Or name your own as"):
         logger("tensorbord")
     with pytest.raises(FedhaError, match="which makes a dict; it needs the methods of a Listener"):
         logger("builtins:dict")

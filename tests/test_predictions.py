@@ -203,6 +203,7 @@ def test_the_command_says_what_it_did_and_overwrites_nothing(digits: tuple[Path,
         ["--output", str(tmp_path / "out.txt")],
         ["--metrics", "makro_f1"],
         ["--round", "99"],
+        ["--round", "2", "--rule", "oracle"],
         ["--data", "nothing"],
     ):
         assert CliRunner().invoke(app, ["predict", str(folder), *wrong]).exit_code != 0

@@ -38,7 +38,7 @@ def accept(
 
     [cyan]fedha deploy accept ward.data:load --at deployment/clients/north[/cyan]
     """
-    from fedha.deploy import accepted, bundle
+    from fedha.deploy import accepted, bundle, inventory
 
     if what.endswith(".yaml"):
         contracts.accept(Path(what), at, look=look)
@@ -53,6 +53,10 @@ def accept(
         return
     if not (at / "compose.yml").is_file():
         raise FedhaError(f"{at.absolute()} is no site's folder, it has no compose.yml; name it with --at")
+    if (at / inventory.FILE).is_file():
+        raise FedhaError(
+            f"{at.absolute()} is the folder of a federation or of its server, not a site's; name clients/NAME with --at"
+        )
     if not accepted.add(at / accepted.FILE, line):
         _say(f"{at / accepted.FILE} has it already.")
         return

@@ -1,5 +1,6 @@
 """`fedha deploy propose`, and what `show` and `accept` say of contracts: what a federation's sites may be asked."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,13 +13,13 @@ from fedha.errors import FedhaError
 
 if TYPE_CHECKING:  # slow to import, and help should come at once
     from fedha.deploy.contracts import Agreement
+    from fedha.privacy.contract import Contract
 
 To = Annotated[
     Path,
     typer.Option("--to", envvar="FEDHA_FEDERATION", metavar="DIR", help="The federation's folder, which init made."),
 ]
 UNPACK = "mkdir -p fedha && tar -xf - -C fedha && sh fedha/settle.sh"
-_MOST = 3  # runs of an experiment that are told in words; the others differ in recipe or seed
 
 
 def propose(
@@ -41,12 +42,11 @@ def propose(
     """
     from fedha import config as configs
     from fedha.deploy import contracts, locations, tree
-    from fedha.deploy.contracts import FOLDER, PROPOSED, Agreement
+    from fedha.deploy.contracts import FOLDER, PROPOSED
 
     init_folder, place = locations.find_init_folder(to)
-    wanted = Agreement(
-        config.stem, configs.load(config, overrides or []), {} if repeats is None else {"repeats": repeats}
-    )
+    own = {} if repeats is None else {"repeats": repeats}
+    wanted = contracts.proposed(config, configs.load(config, overrides or []), own)
     _tell(wanted)
     user = tree.owner()
     contracts.put(init_folder.folder / FOLDER, wanted, replace(user, given=False))
@@ -134,28 +134,40 @@ def show_federation(folder: Path, names: Sequence[str]) -> None:
 
 
 def _tell(agreement: "Agreement") -> None:
-    from fedha.privacy.contract_words import in_words
-
     runs = [held for _, held in agreement.runs()]
     _say(f"Contract {agreement.name}: {len(runs)} run{'s' if len(runs) > 1 else ''}")
-    for held in runs[:_MOST]:
+    _tell_runs(runs)
+
+
+def _tell_runs(runs: Sequence["Contract"]) -> None:
+    """Each run in words, but for those that differ from one before by their seed alone."""
+    from fedha.privacy.contract_words import in_words
+
+    known = set[str]()
+    for held in runs:
+        settled = json.dumps({**held.terms, "seed": None}, sort_keys=True)
+        if settled in known:
+            _say(f"  The same of {held.task.recipe.name}, seed {held.task.seed}. Digest {held.digest}.")
+            continue
+        known.add(settled)
         for line in in_words(held):
             _say(f"  {line}")
-    for held in runs[_MOST:]:
-        _say(f"  The same of {held.task.recipe.name}, seed {held.task.seed}. Digest {held.digest}.")
 
 
 def _differences(before: "Agreement", after: "Agreement") -> None:
-    """What a proposal changes: of runs that are in both by recipe and seed, their keys; else that they come or go."""
+    """What a proposal changes: of runs that are in both by recipe and seed, their keys; what comes, in words."""
     from fedha.privacy.contract_words import changes
 
     old, new = ({(held.task.recipe.name, held.task.seed): held for _, held in one.runs()} for one in (before, after))
     _say(f"Contract {after.name}, what is proposed otherwise:")
     lines = list(dict.fromkeys(line for key in old.keys() & new.keys() for line in changes(old[key], new[key])))
     gone = [f"no more: recipe {name}, seed {seed}" for name, seed in old if (name, seed) not in new]
-    come = [f"new: recipe {name}, seed {seed}" for name, seed in new if (name, seed) not in old]
-    for line in [*sorted(lines), *gone, *come] or ["nothing"]:
+    come = [held for key, held in new.items() if key not in old]
+    for line in [*sorted(lines), *gone, *([f"new: {len(come)} run{'s' if len(come) > 1 else ''}"] if come else [])]:
         _say(f"  {line}")
+    _tell_runs(come)
+    if not (lines or gone or come):
+        _say("  nothing")
 
 
 def _say(text: str) -> None:

@@ -101,7 +101,7 @@ def init(
     from fedha.cli.launch import shipped_configs
     from fedha.deploy import demo as demonstration
     from fedha.deploy import inventory, tree
-    from fedha.deploy.contracts import Agreement
+    from fedha.deploy.contracts import proposed
     from fedha.deploy.create import Wanted, create
     from fedha.deploy.names import DEFAULT_CLIENTS, check_clients, check_host
 
@@ -112,7 +112,7 @@ def init(
     fill = (lambda folder: demonstration.fill(folder, names, configs.load(experiment))) if filled else None
     user = tree.owner()
     files = config or [experiment]
-    agreed = [Agreement(one.stem, configs.load(one)) for one in files]
+    agreed = [proposed(one, configs.load(one), {}) for one in files]
     examples = {one.name: one.read_bytes() for one in (experiment, *files)}
     record = create(folder, Wanted(names, hosts, port, days), inventory.now(), user, examples, fill, agreed)
     _say(f"Made {folder} for {', '.join(names)}.")

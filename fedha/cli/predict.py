@@ -36,9 +36,9 @@ def predict(
 ) -> None:
     """Predict the class of every example with a finished run's network, and evaluate it where there are labels.
 
-    RUN is the folder of a finished run. WHAT is the name of one of its domains, a config whose data are taken, or files
-    in the form of the run's data: an .npz file with inputs, a folder of images, a table. Labels may be missing. A row
-    of the output has id, domain, part, label, prediction, and the probability of each class.
+    RUN is the folder of a finished run. WHAT is the name of one of its domains, the file of a config whose data are
+    taken, or files in the form of the run's data: an .npz file with inputs, a folder of images, a table. Labels may be
+    missing. A row of the output has id, domain, part, label, prediction, and the probability of each class.
 
     Models of other rounds than the last are there where checkpoint.keep says so.
 
@@ -57,6 +57,8 @@ def predict(
     console, place = publish.terminal(), output or run / PREDICTIONS
     names = None if metrics is None else _names(metrics)
     check_ending(place)
+    if round is not None and rule != "final":
+        raise FedhaError(f"--round is {round} and --rule is {rule!r}, which names a round too; give one of them")
     if output is None:
         if not runfolder.holds_run(run):
             raise FedhaError(f"there is no run in {run}; name the folder of a finished one")

@@ -53,7 +53,10 @@ class EvaluationConfig(Section):
             choice: The number.
         """
         if choice.metric != "accuracy" and choice.metric not in self.metrics:
-            check_name(choice.metric)
+            try:
+                check_name(choice.metric)
+            except ValueError as error:
+                return f"{key}: {error}"
             return f"{key} is {choice.metric!r}, which is not among evaluation.metrics; add it there"
         if choice.over == "worst_group" and self.groups is None:
             return f"{key} looks at the worst group and evaluation.groups names no column; set it"

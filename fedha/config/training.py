@@ -177,8 +177,7 @@ class TrainingConfig(Section):
         options = named_rule(value)[1]
         unknown = [one for one in options if given in AVERAGINGS and one not in AVERAGINGS[given].options]
         if unknown:
-            taken = AVERAGINGS[given].options
-            raise ValueError(f"{given} takes no {unknown[0]}{nearest(unknown[0], taken)}; only {', '.join(taken)}")
+            raise ValueError(f"{given} takes no {unknown[0]}{nearest(unknown[0], AVERAGINGS[given].options)}")
         return value
 
     @field_validator("class_weights", mode="before")

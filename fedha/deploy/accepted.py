@@ -21,7 +21,7 @@ from fedha.config import Config
 from fedha.deploy import bundle
 from fedha.errors import FedhaError, brief
 from fedha.named import is_own
-from fedha.rules.table import RULES, named_rule
+from fedha.rules.table import AVERAGINGS, RULES, named_rule
 
 FILE = "accepted.txt"
 _USUAL = Path("/run/secrets") / FILE
@@ -37,7 +37,7 @@ _CODE = re.compile(r"code\s+([\w.]+:[\w.]+)")
 # fedha's own, which any config may name; by their import names, since that is what is looked up. A site keeps no
 # tracker's log of a run.
 _OWN = {place for group, rows in plugins.BUILT_IN.items() if group != plugins.LOGGERS for place in rows.values()} | {
-    row.maker for row in RULES.values()
+    row.maker for row in (*RULES.values(), *AVERAGINGS.values())
 }
 
 
@@ -164,12 +164,16 @@ def check_named(config: Config) -> None:
         FedhaError: Names it.
     """
     augment = config.data.augment if isinstance(config.data.augment, str) else str(config.data.augment["name"])
-    rule = "" if config.training.optimizer is None else named_rule(config.training.optimizer)[0]
+    rule, averaging = (
+        "" if one is None else named_rule(one)[0]
+        for one in (config.training.optimizer, config.training.weight_averaging)
+    )
     named = (
         ("data.name", plugins.DATA, config.data.name),
         ("data.augment", plugins.TRANSFORMS, augment),
         ("model.name", plugins.MODELS, config.model.name),
         ("training.optimizer", plugins.RULES, rule),
+        ("training.weight_averaging", plugins.RULES, averaging),
     )
     metrics = (("evaluation.metrics", plugins.METRICS, name) for name in config.evaluation.metrics)
     for key, group, name in (*named, *metrics):

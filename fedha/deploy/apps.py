@@ -283,16 +283,7 @@ def _clients(
     """
     config = from_json(settings)
     own = _own(resolved(config, alone=True)[0])
-    if config.data.clients_per_domain > 1:
-        raise FedhaError(
-            f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "
-            "domain of its own; set it to 1"
-        )
-    if config.data.partition is not None:
-        raise FedhaError(
-            "data.partition divides what is in one place, but each site of a deployment holds a domain of its own; "
-            "leave it out"
-        )
+    contracts.check_whole(config)
     key = None
     if config.privacy.protect == "examples":
         key = side_key(_cache(), None if agreed is None else agreed.key)

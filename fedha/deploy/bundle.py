@@ -94,7 +94,8 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise FedhaError(
-            f"cannot read {path}: {error.strerror}; name the file of an app bundle (flwr build)"
+            f"cannot read {path}: {error.strerror}; name the file of a proposed contract or of an app bundle (flwr "
+            "build), or code as package.module:function"
         ) from error
 
 

@@ -76,6 +76,29 @@ class Agreement:
             yield run, contract_of(run, **self.own)
 
 
+def check_whole(config: Config) -> None:
+    """Refuse to divide what one place does not hold.
+
+    Raises:
+        FedhaError: Names the key.
+    """
+    own = "but each site of a deployment holds a domain of its own"
+    if config.data.clients_per_domain > 1:
+        raise FedhaError(f"data.clients_per_domain is {config.data.clients_per_domain}, {own}; set it to 1")
+    if config.data.partition is not None:
+        raise FedhaError(f"data.partition divides what is in one place, {own}; leave it out")
+
+
+def proposed(path: Path, config: Config, own: Mapping[str, Any]) -> Agreement:
+    """An agreement as a config's file would have it; what no site could answer is refused before anybody agrees to it.
+
+    Raises:
+        FedhaError: As `check_whole`.
+    """
+    check_whole(config)
+    return Agreement(path.stem, config, own)
+
+
 def read(path: Path) -> Agreement:
     """What a file agrees to.
 

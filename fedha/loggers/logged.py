@@ -25,8 +25,7 @@ def logger(name: str) -> Listener:
     group = plugins.LOGGERS
     known = plugins.known(group)
     if name not in known and not named.is_own(name):
-        told = ", ".join(known)
-        raise FedhaError(f"--log is {name!r}; choose {told}, or your own as package.module:Class{nearest(name, known)}")
+        raise FedhaError(f"--log is {name!r}{nearest(name, known, 'or name your own as package.module:Class')}")
     if name in plugins.BUILT_IN[group] and find_spec(name) is None:  # each is called after the package that it needs
         raise FedhaError(f"--log {name} needs a package that is not installed: pip install 'fedha[{name}]'")
     made = named.find("--log", plugins.place(group, name))()

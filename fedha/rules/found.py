@@ -124,11 +124,6 @@ def refusal(rule: Rule, training: "TrainingConfig", privacy: "PrivacyConfig") ->
             f"rule {rule.name!r} goes by the risk of what is held out, which is not sent where privacy.protect is "
             "'examples'; set it to nothing, or take another rule"
         )
-    if rule.hears is not None and training.stop is not None:
-        return (
-            f"rule {rule.name!r} says in the end which rounds' models are kept, from evaluations that training.stop "
-            "would end; leave out one of them"
-        )
     if problem := _unread(rule, training):
         return problem
     if rule.weigh is None:

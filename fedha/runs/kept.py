@@ -132,7 +132,7 @@ def model_of(folder: Path, results: Record, rule: str = "final", number: int | N
 def round_of(folder: Path, results: Record, rule: str) -> int:
     """The round of a finished run that a rule selects; arguments and errors as in `model_of`."""
     if rule not in RULES:
-        raise FedhaError(f"there is no rule {rule!r}{nearest(rule, RULES)}; rules are {', '.join(RULES)}")
+        raise FedhaError(f"there is no rule {rule!r}{nearest(rule, RULES)}")
     chosen = {"final": {"round": results["rounds"]}, **(results.get("selection") or {})}
     if not chosen.get(rule):
         raise FedhaError(f"the run in {folder} has no round by rule {rule!r}, only by {', '.join(chosen)}")

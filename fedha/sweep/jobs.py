@@ -132,5 +132,12 @@ def _name(wanted: Wanted, digest: str) -> str:
 
 
 def _told(job: Job) -> str:
-    values = ", ".join(f"{key}={value}" for key, value in job.values.items())
+    values = ", ".join(f"{key}={written(value)}" for key, value in job.values.items())
     return f"{job.label}{f' ({values})' if values else ''}{f' on {job.target}' if job.target else ''}, seed {job.seed}"
+
+
+def written(value: Any) -> str:
+    """A value as a config has it, in one line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {written(one)}' for key, one in value.items())}}}"
+    return f"[{', '.join(map(written, value))}]" if isinstance(value, list | tuple) else str(value)

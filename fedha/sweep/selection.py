@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedha.sweep.jobs import Job
+from fedha.sweep.jobs import Job, written
 from fedha.sweep.store import Entry
 
 RULES: Mapping[str, str] = {
@@ -54,7 +54,7 @@ Place = tuple[Row, str, int]  # row, target, seed
 
 def row_of(entry: Entry | Job) -> Row:
     """The row of a table: the recipe, and what was varied of the data, over which nothing is selected."""
-    around = ", ".join(f"{key}={value}" for key, value in entry.values.items() if key.startswith("data."))
+    around = ", ".join(f"{key}={written(value)}" for key, value in entry.values.items() if key.startswith("data."))
     return around, entry.label
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from fedha.config import parse
 from fedha.deploy import accepted, bundle
+from fedha.deploy.contracts import Agreement
 from fedha.errors import FedhaError
+from fedha.rules.table import AVERAGINGS, RULES
 from tests.deploy.federations import make
 from tests.deploy.operators import built, source
 from tests.deploy.test_command import deploy
@@ -128,3 +131,25 @@ def test_a_proposal_that_names_code_is_not_even_looked_at_before_the_code_is_acc
     deploy("accept", "proposed_code:made", "--at", str(site))
     code, _, said = deploy("accept", str(proposal), "--look", "--at", str(site))
     assert Path(f"{module}.ran").exists(), said
+
+
+@pytest.mark.parametrize("key", ["optimizer", "weight_averaging"])
+def test_a_site_answers_runs_of_every_rule_that_fedha_brings(key: str, tmp_path: Path) -> None:
+    rows = RULES if key == "optimizer" else AVERAGINGS
+    for name, row in rows.items():
+        mode = "local" if row.mode == "both" else row.mode
+        config = parse({"training": {"mode": mode, key: name}, "recipe": "erm"})
+        with accepted.only_what_a_site_accepted(tmp_path):
+            accepted.check_named(config)
+            assert next(Agreement("mine", config).runs())[0] == config
+
+
+@pytest.mark.parametrize("folder", [".", "server"])
+def test_a_federations_folder_is_no_sites(folder: str, deploy: Command, tmp_path: Path) -> None:
+    """It has compose files too; with an accepted.txt it would be shown as a site."""
+    make(tmp_path / "fed")
+    place = tmp_path / "fed" / folder
+    code, _, said = deploy("accept", "ward.data:load", "--at", str(place))
+    assert code == 2
+    assert "is the folder of a federation or of its server, not a site's" in said
+    assert not (place / accepted.FILE).exists()

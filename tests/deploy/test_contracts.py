@@ -335,6 +335,38 @@ def test_what_init_is_told_is_what_the_sites_agree_to(deploy: Command) -> None: 
     _, said, _ = deploy("show", "--to", "fed")
     assert "Contract mine: 4 runs" in said
     assert "The same of iga, seed 1. Digest " in said
+    Path("mine.yaml").write_text("name: mine\nrecipe: [erm, iga]\nseed: [0, 1, 2, 3]\n")
+    deploy("init", "many", "--no-demo", "--config", "mine.yaml")
+    _, said, _ = deploy("show", "--to", "many")
+    assert said.count("Each round it measures gradient,") == 1, "what leaves with the last recipe is said too"
+
+
+def test_runs_that_come_with_a_proposal_are_told_in_words(deploy: Command) -> None:  # noqa: F811
+    """A proposal with another seed could else change anything unseen."""
+    deploy("init", "fed", "--no-demo")
+    agreed = "fed/server/configs/deployment.yaml"
+    deploy("propose", agreed, "seed=[7, 8]", "recipe=iga", "training.weight_averaging=swad", "--to", "fed")
+    code, said, _ = deploy("accept", "proposed/deployment.yaml", "--at", "fed/clients/north", "--look")
+    assert code == 0
+    assert "no more: recipe hgp, seed 0" in said
+    assert "new: 2 runs" in said
+    assert "Recipe iga (weight 1)" in said
+    assert "weight_averaging 'swad'" in said
+    assert "The same of iga, seed 8. Digest " in said
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("data.partition={name: dirichlet, alpha: 0.5}", "data.partition divides what is in one place"),
+        ("data.clients_per_domain=2", "data.clients_per_domain is 2, but each site of a deployment"),
+    ],
+)
+def test_what_no_site_could_answer_is_not_even_proposed(change: str, says: str, deploy: Command) -> None:  # noqa: F811
+    deploy("init", "fed", "--no-demo")
+    code, _, said = deploy("propose", "fed/server/configs/deployment.yaml", change, "--to", "fed")
+    assert (code, says in said) == (2, True), said
+    assert not list(Path("fed/clients/north/proposed").iterdir())
 
 
 def test_a_site_that_is_added_holds_what_the_others_agreed_to(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ NAMED = [
     {"model": {"name": "stranger_at_site:made"}},
     {"training.optimizer": "stranger_at_site:made"},
     {"training.optimizer": {"name": "stranger_at_site:made", "strength": 1.0}},
+    {"training.weight_averaging": "stranger_at_site:made"},
+    {"evaluation": {"metrics": ["stranger_at_site:made"]}},
     {"recipe": [{"name": "custom", "align": {"stranger_at_site:made": 1.0}}]},
     {"data": {"name": "folder", "size": 8, "channels": 1, "augment": "stranger_at_site:made"}},
     {"data": {"name": "folder", "size": 8, "channels": 1, "augment": {"name": "stranger_at_site:made", "p": 1}}},
@@ -96,7 +98,8 @@ def test_code_that_a_config_names_is_refused_by_name_before_it_is_imported(
     (module.parent / accepted.FILE).write_text("code stranger_at_site:made\n")
     said = told(asked(changes))
     assert "was not accepted" not in said
-    if "augment" not in str(changes):  # which is looked up when the first image is
+    later = ("augment", "weight_averaging", "metrics")  # which are looked up when the first image is, or by a contract
+    if not any(key in str(changes) for key in later):
         assert ran(module)
 
 

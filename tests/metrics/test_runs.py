@@ -219,7 +219,11 @@ def test_clients_who_hold_a_contract_count_what_was_agreed(plain: Path, tmp_path
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "misspelt": ({"evaluation": {"metrics": ["makro_f1"]}}, "did you mean 'macro_f1'"),
-    "twice": ({"evaluation": {"metrics": ["auroc", "auroc"]}}, "names 'auroc' twice"),
+    "twice": ({"evaluation": {"metrics": ["auroc", "auroc"]}}, "^the config: evaluation.metrics names 'auroc' twice"),
+    "stops by no metric": (
+        {"training": {"stop": {"metric": "aurok", "patience": 2}}},
+        r"training\.stop: there is no metric 'aurok'; did you mean 'auroc'",
+    ),
     "selects by what is not computed": ({"evaluation": {"select_by": "auroc"}}, "not among evaluation.metrics"),
     "stops by what is not computed": (
         {"evaluation": {}, "training": {"stop": {"metric": "auroc", "patience": 1}}},

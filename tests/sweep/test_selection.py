@@ -40,12 +40,15 @@ def test_a_rule_keeps_the_run_with_the_best_score_not_the_best_target() -> None:
 
 
 def test_what_diverged_or_has_not_ended_is_not_chosen_and_data_are_not_chosen_over() -> None:
-    jobs = [entry("a"), entry("b"), entry("c"), entry("d", **{"data.label_noise": 0.1})]
-    found = {"a": run_of(0.9, 0.9, diverged="its loss is 1e18"), "b": run_of(0.5, 0.4), "d": run_of(0.9, 0.8)}
+    parts = {"data.partition": {"name": "lambda", "clients": "6"}, "data.angles": ["0", "15"]}
+    jobs = [entry("a"), entry("b"), entry("c"), entry("d", **{"data.label_noise": 0.1}), entry("e", **parts)]
+    found = {"a": run_of(0.9, 0.9, diverged="its loss is 1e18"), "b": run_of(0.5, 0.4)}
+    found |= {"d": run_of(0.9, 0.8), "e": run_of(0.9, 0.8)}
     chosen = choose("training_domain_validation", jobs, found)
     assert {row: one.entry.name for (row, _, _), one in chosen.items()} == {
         ("", "erm"): "b",
         ("data.label_noise=0.1", "erm"): "d",
+        ("data.partition={name: lambda, clients: 6}, data.angles=[0, 15]", "erm"): "e",
     }
 
 

@@ -134,7 +134,7 @@ def test_every_distribution_stays_within_its_ends_and_fills_them(kind: str, give
         ({"log_unifrm": [0, 1]}, "did you mean 'log_uniform'"),
         ({"choices": [0, 1]}, "did you mean 'choice'"),
         ({"log_uniform": [1]}, "its lower and its upper end"),
-        ({"log_uniform": [1, 0]}, "its lower and its upper end"),
+        ({"log_uniform": [1, 0]}, r"is \{log_uniform: \[1, 0\]\}; give log_uniform its lower and its upper end"),
         ({"log_uniform": ["a", 0]}, "its lower and its upper end"),
         ({"log_uniform": 3}, "its lower and its upper end"),
         ({"log_uniform": [-5, 1e9]}, "exponents, of 10"),
