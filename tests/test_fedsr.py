@@ -14,19 +14,19 @@ from torch.nn.functional import cross_entropy, softplus
 from torch.testing import assert_close
 
 from fedha.client import Client
-from fedha.config import ModelConfig, RecipeConfig, parse
+from fedha.config import ModelConfig, RecipeConfig, TrainingConfig, parse
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.federation import Server, run_round
 from fedha.flower.serve import Job
 from fedha.models import SplitModel, build, gaussian
-from fedha.models.random_layers import drawing
+from fedha.models.random_layers import Chance, drawing, random_parts
 from fedha.recipes import RECIPES
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_recipes import SEED, SGD, Problem, make_problem
+from tests.test_recipes import LOCAL, SEED, SGD, Problem, make_problem
 from tests.test_resume import Killed
 
 
@@ -36,7 +36,7 @@ def problem() -> Problem:
     return replace(plain, model=build(config, (4,), 3, SEED))
 
 
-def published(model: SplitModel, own: dict[str, Tensor], part: Examples, draws: tuple[Any, ...]) -> Tensor:
+def published(model: SplitModel, own: dict[str, Tensor], part: Examples, draws: Chance) -> Tensor:
     """Risk of one draw, plus 0.3 times E|z|^2, plus 0.2 times KL[p(z|x), r(z|y)], by torch's distributions."""
     body = {name.removeprefix("featurizer."): value for name, value in own.items() if name.startswith("featurizer.")}
     mean, raw = functional_call(model.featurizer, body, (part.inputs,)).chunk(2, 1)
@@ -55,10 +55,11 @@ def test_the_update_is_the_gradient_of_the_published_objective() -> None:
     weights = {"representation_norm": 0.3, "conditional_information": 0.2}
     recipe = RecipeConfig(name="fedsr", align=weights).resolve()
     server, clients = given.server(recipe, SGD), given.clients()
+    drawn = random_parts(given.model, given.domains[0].train.form).head
     for number in range(1, 4):
         before = {name: value.detach().clone().requires_grad_() for name, value in server.parameters.items()}
         losses = [
-            published(given.model, before, domain.train, (SEED, "chance", number, client, 0, 0, "head"))
+            published(given.model, before, domain.train, Chance((SEED, "chance", number, client, 0, "head"), drawn, 0))
             for client, domain in enumerate(given.domains)
         ]
         slopes = torch.autograd.grad(torch.stack(losses).mean(), list(before.values()))
@@ -66,6 +67,13 @@ def test_the_update_is_the_gradient_of_the_published_objective() -> None:
         for (name, start), slope in zip(before.items(), slopes, strict=True):
             assert_close(server.parameters[name], start.detach() - 0.1 * slope, rtol=0, atol=1e-12)
     assert float((server.parameters["head.reference_mean"]).abs().max()) > 1e-4  # r(z|y) is trained
+
+
+@pytest.mark.parametrize("training", [SGD, LOCAL], ids=["synchronous", "local"])
+def test_it_is_the_same_in_pieces(training: TrainingConfig) -> None:
+    whole = problem().train(RECIPES["fedsr"], training, 3)
+    pieces = problem().train(RECIPES["fedsr"], training.model_copy(update={"chunk": 5}), 3)
+    assert_close(pieces, whole, rtol=0, atol=1e-12)
 
 
 def test_an_example_is_its_mean_where_it_is_evaluated() -> None:

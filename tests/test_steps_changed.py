@@ -10,6 +10,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy, one_hot
 from torch.testing import assert_close
 
+from fedha.audit.examine import examine
+from fedha.audit.settings import Settings
 from fedha.config import LocalConfig, PrivacyConfig, RecipeConfig, TrainingConfig, parse
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
@@ -226,3 +228,9 @@ def run_round_of_head(server: Any, problem: Problem, number: int) -> None:
 def test_more_rounds_of_the_head_than_there_are_is_refused() -> None:
     with pytest.raises(FedhaError, match="head_rounds is 9, but there are 4 rounds in all"):
         parse({"training": {"rounds": 4, "head_rounds": 9}})
+
+
+@pytest.mark.parametrize("recipe", [{"name": "mixup"}, {"name": "hgp", "sam_radius": 0.1}])
+def test_an_audit_refuses_steps_that_its_attacks_do_not_know(recipe: dict[str, Any]) -> None:
+    with pytest.raises(FedhaError, match="has mixup_alpha or sam_radius, and the attacks know gradients of single"):
+        examine(parse({"recipe": recipe, "seed": 0}), Settings(), lambda *told: None, trained=None)

@@ -86,6 +86,12 @@ def examine(
             "the run was trained with label_smoothing or class_weights, and the attacks know the plain cross-entropy "
             "alone: what they find would say too little; audit a run without them"
         )
+    recipe = config.recipe[0].resolve()
+    if recipe.mixup_alpha or recipe.sam_radius:
+        raise FedhaError(
+            f"recipe {recipe.name!r} has mixup_alpha or sam_radius, and the attacks know gradients of single examples "
+            "at the model alone: what they find would say too little; audit a run without them"
+        )
     domains = load_domains(config)
     subject = Subject(config, domains, client_domains(domains, config.data, config.seed[0]))
     with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:

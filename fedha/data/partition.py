@@ -5,6 +5,7 @@ A way to divide is a function whose signature declares its options, here or in a
 and the run's seed, and returns what each client holds.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -141,8 +142,8 @@ def _check(name: str, made: Sequence[Share], sources: Sequence[Domain]) -> None:
                 f"partition {name!r} leaves client {one.client_name!r} without a training example; ask for fewer "
                 "clients"
             )
-    called = [one.client_name for one in made]
-    if twice := next((one for one in called if called.count(one) > 1), None):
+    called = Counter(one.client_name for one in made)
+    if twice := next((one for one, count in called.items() if count > 1), None):
         raise FedhaError(f"partition {name!r} makes two clients {twice!r}; give each a part of its own")
     for side in ("train", "held_out"):
         for place, domain in enumerate(sources):

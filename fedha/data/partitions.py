@@ -1,5 +1,6 @@
 """fedha's own ways to divide the sources among clients, each a function whose signature declares its options."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -59,12 +60,13 @@ def mixed_domains(
     train = [_dealt(one.train, counts[:, place], seed, one.name, "train") for place, one in enumerate(sources)]
     held = [_held_out(one, place, mains, seed) for place, one in enumerate(sources)]
     names = [" + ".join(sources[place].name for place in main) for main in mains]
+    numbers = _numbers(names)
     return [
         Share(
             names[client],
             {place: rows[client] for place, rows in enumerate(train) if len(rows[client])},
             {place: rows[client] for place, rows in enumerate(held) if client in rows},
-            _number(names, client),
+            numbers[client],
         )
         for client in range(clients)
     ]
@@ -116,20 +118,20 @@ def by_column(sources: Sequence[Domain], column: str) -> list[Share]:
     made = []
     for place, one in enumerate(sources):
         train, held = (_values(one.name, part, column) for part in (one.train, one.held_out))
-        names = sorted(set(train))
+        own, others = _places(train), _places(held)
+        names = sorted(own)
         if not names:
             raise FedhaError(f"partition by column {column!r}: domain {one.name!r} has nothing to train on")
-        strangers = sorted({value for value in held if value not in set(names)})
+        strangers = sorted(others.keys() - own.keys())
         told = (
             f"of column {column}, {listed(strangers, 3)} {'is' if len(strangers) == 1 else 'are'} held out alone, and "
             f"evaluated by client {one.name}/{names[0]}"
         )
         for name in names:
             first = name == names[0]
-            mine = [row for row, value in enumerate(held) if value == name or (first and value in strangers)]
-            own = [row for row, value in enumerate(train) if value == name]
+            mine = sorted([*others.get(name, []), *(row for value in strangers if first for row in others[value])])
             notes = (told,) if first and strangers else ()
-            made.append(Share(one.name, {place: torch.tensor(own)}, {place: _rows(mine)}, name, notes))
+            made.append(Share(one.name, {place: _rows(own[name])}, {place: _rows(mine)}, name, notes))
     return made
 
 
@@ -157,10 +159,14 @@ def _dealt(part: Examples, counts: numpy.ndarray, seed: int, name: str, side: st
     return list(order.split(counts.tolist()))
 
 
-def _number(names: Sequence[str], client: int) -> int | None:
-    """A client's number among those of its domain; None where it is the only one."""
-    same = [place for place, name in enumerate(names) if name == names[client]]
-    return same.index(client) if len(same) > 1 else None
+def _numbers(names: Sequence[str]) -> list[int | None]:
+    """Each client's number among those of its domain; None where it is the only one."""
+    many, seen = Counter(names), Counter[str]()
+    numbers: list[int | None] = []
+    for name in names:
+        numbers.append(seen[name] if many[name] > 1 else None)
+        seen[name] += 1
+    return numbers
 
 
 def _label_parts(domain: Domain, alpha: float, clients: int, least: int, seed: int) -> dict[int, numpy.ndarray]:
@@ -211,6 +217,14 @@ def _values(name: str, part: Examples, column: str) -> list[str]:
             f"data.partition goes by column {column!r}, but of the examples of domain {name!r} is known {have}"
         )
     return [str(one) for one in known[column].tolist()]
+
+
+def _places(values: Sequence[str]) -> dict[str, list[int]]:
+    """Where each value stands."""
+    found: dict[str, list[int]] = {}
+    for row, value in enumerate(values):
+        found.setdefault(value, []).append(row)
+    return found
 
 
 def _rows(places: list[int]) -> Tensor:

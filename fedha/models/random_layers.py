@@ -175,6 +175,10 @@ class _Noting(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch declares it to Python alone
         self.shapes: list[torch.Size | None] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler with the first operation
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if _draws(func, kwargs):
@@ -192,6 +196,10 @@ class _ByRow(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._chance, self._count = chance, itertools.count()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in `_Noting`
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
         if not _draws(func, kwargs):
@@ -200,7 +208,7 @@ class _ByRow(TorchDispatchMode):
         draw = self._chance.draws[number] if number < len(self._chance.draws) else None
         if draw is None:
             return func(*args, **given)
-        into, fill, more = _emptied(func, args, given)
+        into, fill, more = _emptied(func, args, {name: one for name, one in given.items() if name != "generator"})
         filled = self._fill(into, partial(_filled, fill, more), number, draw)
         return (filled < args[0]).to(filled.dtype) if func is _ATEN.bernoulli.default else filled
 

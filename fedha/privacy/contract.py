@@ -194,14 +194,14 @@ def contract(
 
 
 def task_terms(task: Task) -> dict[str, Any]:
-    """A task's terms: all that is in it but texts for people."""
+    """A task's terms: all that is in it but texts for people, and for what the server ends training."""
     recipe = {name: value for name, value in asdict(task.recipe).items() if name not in _TEXTS}
     terms = recipe.pop("terms")
     recipe["align"] = [term["statistic"] for term in terms]  # in order, and each as often as it is there
     recipe["terms"] = {term.pop("statistic"): term for term in terms}
     parts = {
         "recipe": recipe,
-        "training": task.training.model_dump(mode="json"),
+        "training": task.training.model_dump(mode="json", exclude={"stop"}),
         "privacy": task.privacy.model_dump(mode="json"),
     }
     return {**dict(flat(parts)), "seed": task.seed}
