@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -180,11 +180,10 @@ def less_noise(bench: Bench) -> Outcome:
     def change(task: Any) -> Any:
         return changed(task, ("privacy", "noise_multiplier"), agreed / 100)
 
-    answers = [bench.round(change) for _ in range(2)]
-    if answers[0].sentence:
-        return Outcome(asked, answers[0].refused, answers[0].sentence)
-    usual = [bench.round() for _ in range(2)]
-    return Outcome(asked, gain=_apart(usual[0].tensors, usual[1].tensors) / _apart(*(one.tensors for one in answers)))
+    first = bench.round(change)
+    if first.sentence:
+        return Outcome(asked, first.refused, first.sentence)
+    return Outcome(asked, gain=_noise_of(bench, lambda task: task) / _noise_of(bench, change))
 
 
 def again(bench: Bench) -> Outcome:
@@ -259,9 +258,12 @@ def _directions(bench: Bench, size: float) -> dict[str, Tensor]:
     return {name: torch.full(shape, size) for name, shape in shapes(bench.model, form, names, probes).items()}
 
 
-def _apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """Root mean square of what two answers differ by."""
-    squares = [fmean(((value - other[name]).double() ** 2).flatten().tolist()) for name, value in one.items()]
+def _noise_of(bench: Bench, change: Callable[[Any], Any]) -> float:
+    """How far answers to one question are from each other: root mean square over pairs, tensors and their entries."""
+    pairs = [(bench.round(change).tensors, bench.round(change).tensors) for _ in range(_AGAIN // 2)]
+    squares = [
+        float(((value - other[name]).double() ** 2).mean()) for one, other in pairs for name, value in one.items()
+    ]
     return math.sqrt(fmean(squares)) or math.ulp(0.0)
 
 

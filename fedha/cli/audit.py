@@ -112,13 +112,15 @@ def audit(
         places = {one: out / one.relative_to(target) if out else one for one in runs}
         common = out or Path(target)
         if adversary:
-            cheats.of_runs(places, console, quiet=quiet, again=again, table=table)
+            with _stops_well():
+                cheats.of_runs(places, console, quiet=quiet, again=again, table=table)
             return
     else:
         config = _config(target, overrides or [])
         if adversary:  # of seeds the first: another one changes no answer to whether something is refused
             _, plan = launch.plan_new(config.model_copy(update={"seed": config.seed[:1]}), out)
-            cheats.of_config(plan, console, quiet=quiet, table=table)
+            with _stops_well():
+                cheats.of_config(plan, console, quiet=quiet, table=table)
             return
         common, plan = launch.plan_new(config, out)
         launch.train(plan, console, quiet=quiet, common=common)
