@@ -16,7 +16,7 @@ from fedha.report.section import Section
 from fedha.report.tables import accuracy_table
 from fedha.runs import runfolder
 from fedha.runs.earlier import is_page
-from fedha.runs.files import DIAGNOSIS
+from fedha.runs.files import ADVERSARY, DIAGNOSIS
 from fedha.runs.folders import find_runs
 
 _ENDINGS: dict[str, Format] = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -39,9 +39,9 @@ def write(folders: Sequence[Path], output: Path, audits: Mapping[Path, Path] | N
 
     check_page(output)
     runs, unfinished = read_runs(folders)
-    write_report(
-        runs, output, unfinished=unfinished, sections=[*diagnosis_sections(folders), *audit_sections(folders, audits)]
-    )
+    places = [(audits or {}).get(one, one) for one in folders]
+    sections = [*diagnosis_sections(folders), *audit_sections(folders, audits), *adversary_sections(places)]
+    write_report(runs, output, unfinished=unfinished, sections=sections)
 
 
 def check_page(output: Path) -> None:
@@ -87,6 +87,24 @@ def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None =
         for title, members in rows.items()
     }
     return sections({title: several for title, several in found.items() if several})
+
+
+def adversary_sections(places: Sequence[Path]) -> list[Section]:
+    """What a server that cheats gained of some runs, as a part of their page.
+
+    Args:
+        places: Folders that may hold a record of it.
+
+    Raises:
+        FedhaError: A record is damaged.
+    """
+    held = [place for place in places if (place / ADVERSARY).is_file()]
+    if not held:
+        return []
+    from fedha.audit import adversary_record  # torch, only where there is something to read
+    from fedha.audit.adversary_table import sections
+
+    return sections([adversary_record.read(place) for place in held])
 
 
 def conclude(folders: Sequence[Path], output: Path, console: Console) -> None:

@@ -34,8 +34,9 @@ _REMEDY = f"if this site's people want it to run here, they add `code NAME` to {
 _BUNDLE = re.compile(r"bundle\s+([0-9a-f]{64})(?:\s+(.*))?")
 _CODE = re.compile(r"code\s+([\w.]+:[\w.]+)")
 
-# fedha's own, which any config may name; by their import names, since that is what is looked up.
-_OWN = frozenset({*(place for rows in plugins.BUILT_IN.values() for place in rows.values())}) | {
+# fedha's own, which any config may name; by their import names, since that is what is looked up. A site keeps no
+# tracker's log of a run.
+_OWN = {place for group, rows in plugins.BUILT_IN.items() if group != plugins.LOGGERS for place in rows.values()} | {
     row.maker for row in (*RULES.values(), *AVERAGINGS.values())
 }
 

@@ -26,6 +26,10 @@ _SAMPLING = {
 }
 
 
+COMPOSED = "all rounds of this run; other runs over the same examples add up"
+"""Over what an epsilon composes, in words."""
+
+
 def epsilons(task: Task, ledgers: Mapping[str, Ledger]) -> dict[str, float]:
     """What each ledger amounts to at its delta.
 
@@ -98,6 +102,8 @@ def report(server: Server, stopped: str) -> dict[str, Any]:
         "relation": " / ".join(dict.fromkeys(one.relation for one in ledgers.values())),
         "sampling": _sampling(server, ledgers),
         "noise": _noise(server),
+        "adversary": adversary(privacy.protect),
+        "composed": COMPOSED,
         "not_covered": _not_covered(server),
         "warnings": _warnings(server),
     }
@@ -106,6 +112,16 @@ def report(server: Server, stopped: str) -> dict[str, Any]:
     if privacy.max_epsilon is not None:
         found["max_epsilon"] = privacy.max_epsilon
     return {**found, **({"stopped": stopped} if stopped else {})}
+
+
+def adversary(protect: str) -> str:
+    """Against whom an epsilon holds, in words.
+
+    Args:
+        protect: As in `PrivacyConfig`: clients or examples.
+    """
+    seen = "models" if protect == "clients" else "client's answers"
+    return f"an honest but curious server, or whoever else sees the {seen} of all rounds"
 
 
 def check_first(server: Server, members: Sequence[Member]) -> None:

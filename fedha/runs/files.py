@@ -11,6 +11,7 @@ RESULTS = "results.json"
 FOLD = "fold.json"  # in its place where a source was left out: its target is no target
 REPORT = "report.html"
 AUDIT = "audit.json"  # made by `fedha audit`
+ADVERSARY = "adversary.json"  # made by `fedha audit --adversary`
 DIAGNOSIS = "diagnosis.json"  # made by `fedha diagnose`
 SPENDING = "privacy.json"  # what was released, where noise is never the same again: a checkpoint would forget rounds
 COHORT = "cohort.key"  # the server's secret by which it draws clients, where being drawn is to hide them

@@ -67,6 +67,8 @@ def result_text(results: Mapping[str, Any]) -> str:
     if privacy := results.get("privacy"):
         whose, epsilon = max(privacy["epsilon"].items(), key=lambda one: float(one[1] or 0), default=("", 0.0))
         text += f"; ε {epsilon:.2f} at δ {privacy['delta'].get(whose, 0):.1g} for one {privacy['protect'].rstrip('s')}"
+        told = [privacy[name] for name in ("relation", "composed", "adversary") if privacy.get(name)]
+        text += f" ({'; '.join([*privacy.get('sampling', []), *told])})" if told else ""
         text += f"; ended after round {results['rounds']}, by privacy.max_epsilon" if privacy.get("stopped") else ""
     if why := results.get("stopped"):
         text += f"; ended after round {results['rounds']}: {why}"

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fedha import numerics
+from fedha.audit.adversary_sums import dead_model
 from fedha.client_state import ClientState, from_tensors, to_tensors
 from fedha.config import FederationConfig, TrainingConfig, parse
 from fedha.errors import FedhaError
@@ -116,8 +117,7 @@ def remembered(grid: WatchedGrid) -> dict[int, ClientState]:
 
 def dead(_: list[Said], content: RecordDict) -> RecordDict:
     """A model at which all gradients are zero but those of the head's bias: its features are."""
-    model = {name: torch.zeros_like(value) for name, value in unpack_tensors(content["parameters"]).items()}  # type: ignore[arg-type]
-    return RecordDict({**content, "parameters": pack_tensors(model)})
+    return dead_model("train", 1, content)
 
 
 @pytest.mark.parametrize("kind", ["fishr", "scaffold"])
