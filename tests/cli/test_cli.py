@@ -49,8 +49,8 @@ def _python(*arguments: str, env: dict[str, str] | None = None) -> "subprocess.C
 def test_help_needs_no_heavy_import_and_nothing_is_sent_home() -> None:
     heavy = "{'torch', 'flwr', 'ray', 'matplotlib', 'sklearn'}"
     program = (
-        "import os, sys, fedha.cli, fedha.cli.exits\n"
-        "code = fedha.cli.exits.exit_code(lambda **s: fedha.cli.app(['run', '--help'], **s))\n"
+        "import os, sys, fedha.cli.commands, fedha.cli.exits\n"
+        "code = fedha.cli.exits.exit_code(lambda **s: fedha.cli.commands.app(['run', '--help'], **s))\n"
         f"print(code, sorted({heavy} & set(sys.modules)))\n"
         "names = 'FLWR_TELEMETRY_ENABLED', 'FLWR_DISABLE_UPDATE_CHECK', 'RAY_USAGE_STATS_ENABLED'\n"
         "print(*[os.environ[name] for name in names])"

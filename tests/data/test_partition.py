@@ -11,7 +11,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import fedha
-from fedha.cli import app
+from fedha.cli.commands import app
 from fedha.config import DataConfig, parse
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.holdings import picture
