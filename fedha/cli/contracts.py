@@ -158,16 +158,25 @@ def _differences(before: "Agreement", after: "Agreement") -> None:
     """What a proposal changes: of runs that are in both by recipe and seed, their keys; what comes, in words."""
     from fedha.privacy.contract_words import changes
 
-    old, new = ({(held.task.recipe.name, held.task.seed): held for _, held in one.runs()} for one in (before, after))
+    old, new = (_by_run(one) for one in (before, after))
     _say(f"Contract {after.name}, what is proposed otherwise:")
     lines = list(dict.fromkeys(line for key in old.keys() & new.keys() for line in changes(old[key], new[key])))
-    gone = [f"no more: recipe {name}, seed {seed}" for name, seed in old if (name, seed) not in new]
+    gone = [f"no more: recipe {name}, seed {seed}" for name, seed, place in old if (name, seed, place) not in new]
     come = [held for key, held in new.items() if key not in old]
     for line in [*sorted(lines), *gone, *([f"new: {len(come)} run{'s' if len(come) > 1 else ''}"] if come else [])]:
         _say(f"  {line}")
     _tell_runs(come)
     if not (lines or gone or come):
         _say("  nothing")
+
+
+def _by_run(agreement: "Agreement") -> dict[tuple[str, int, int], "Contract"]:
+    """By recipe and seed, and which one it is of those that are called alike."""
+    found = dict[tuple[str, int, int], "Contract"]()
+    for _, held in agreement.runs():
+        name, seed = held.task.recipe.name, held.task.seed
+        found[name, seed, sum(key[:2] == (name, seed) for key in found)] = held
+    return found
 
 
 def _say(text: str) -> None:

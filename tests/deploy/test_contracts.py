@@ -353,6 +353,10 @@ def test_runs_that_come_with_a_proposal_are_told_in_words(deploy: Command) -> No
     assert "Recipe iga (weight 1)" in said
     assert "weight_averaging 'swad'" in said
     assert "The same of iga, seed 8. Digest " in said
+    deploy("propose", agreed, "recipe=[{name: hgp, weight: 5}, hgp]", "--to", "fed")  # one of them is the old one
+    _, said, _ = deploy("accept", "proposed/deployment.yaml", "--at", "fed/clients/north", "--look")
+    assert "recipe.weight: 1.0 → 5.0" in said
+    assert "new: 1 run" in said
 
 
 @pytest.mark.parametrize(
