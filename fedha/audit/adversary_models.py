@@ -42,8 +42,10 @@ def equal_rows(bench: Bench, apart: float = 0.0) -> Outcome:
         apart: How far each row is from the one before.
 
     Raises:
-        NotPlayedError: The head is not linear.
+        NotPlayedError: The head is not linear, or clients are drawn.
     """
+    if bench.config.training.clients_per_round is not None:
+        raise NotPlayedError("a round's clients are drawn, and labels are counted of all of them")
     name, parameters = _linear_head(bench), bench.parameters
     weight = parameters[f"{name}.weight"]
     first = torch.zeros_like(weight[:1]) if len(weight) == 1 else weight[:1]
@@ -60,7 +62,8 @@ def equal_rows(bench: Bench, apart: float = 0.0) -> Outcome:
         return Outcome(asked, refused_by(str(error)), str(error))
     bias = gradient_of(bench, told, crafted, f"{name}.bias").double()
     shares = torch.stack([1 - (0.5 - bias[0]), 0.5 - bias[0]]) if len(bias) == 1 else 1 / len(bias) - bias
-    true = torch.stack([_shares(one, bench.domains.classes) for one in bench.clients]).mean(0)
+    weights = torch.tensor([_weight(bench, one) for one in bench.clients], dtype=torch.float64)
+    true = weights @ torch.stack([_shares(one, bench.domains.classes) for one in bench.clients]) / weights.sum()
     placed_there = float(1 - (shares - true).abs().sum() / 2)
     guess = float(1 - (1 / len(true) - true).abs().sum() / 2)
     return Outcome(asked, gain=100 * max(0.0, placed_there), most=100 * guess)
@@ -192,6 +195,15 @@ def _linear_head(bench: Bench) -> str:
     if not isinstance(bench.model.head, nn.Linear) or bench.model.head.bias is None:
         raise NotPlayedError("the head is no linear layer with a bias")
     return "head"
+
+
+def _weight(bench: Bench, client: Domain) -> float:
+    """A client's weight in the averages, but for a factor."""
+    averaging = bench.config.training.averaging
+    if averaging == "examples":
+        return float(len(client.train))
+    same = sum(one.name == client.name for one in bench.clients)
+    return 1 / same if averaging == "domains" else 1.0
 
 
 def _shares(domain: Domain, classes: int) -> Tensor:
