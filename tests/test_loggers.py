@@ -106,15 +106,25 @@ def test_weights_and_biases_writes_beside_the_run(tmp_path: Path, monkeypatch: p
     assert b"selection/oracle/round" in content
 
 
+def _experiments(folder: Path) -> list[str]:
+    return [one.name for one in (folder / "mlruns").iterdir() if one.name.isdigit() and one.name != "0"]
+
+
 def test_names_that_a_tracker_refuses_are_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     heard = Heard()
     odd = config().model_copy(update={"name": "a/b: 50 % #1?"})
     with with_loggers(heard, ["mlflow", "wandb"]) as listener:
         listener.started(odd, tmp_path, 1)
-        listener.round_done({"round": 1, "risk": {"ward #1 (50 %)": 0.5, "Zürich": float("nan")}})
+        listener.round_done({"round": 1, "risk": {"ward #1": 0.5, "ward ?1": 0.25, "Zürich": float("nan")}})
         listener.finished({"seconds": 1.0})
     assert heard.notes == []
+    from mlflow.tracking import MlflowClient
+
+    (run,) = MlflowClient((tmp_path / "mlruns").as_uri()).search_runs(["0", *_experiments(tmp_path)])
+    told = {name: value for name, value in run.data.metrics.items() if "ward" in name}
+    assert told == {"risk/ward _23_1": 0.5, "risk/ward _3f_1": 0.25}  # two domains stay two
 
 
 def test_a_logger_that_fails_is_told_once_and_the_run_goes_on() -> None:

@@ -42,7 +42,7 @@ class MLflow:
         if self._run is None:
             made = self._client.create_run(experiment, run_name=run_title(config), tags={WHERE: place})
             self._run = str(made.info.run_id)
-            told = [Param(REFUSED.sub("_", key), value[:LONGEST]) for key, value in settings(config).items()]
+            told = [Param(_taken(key), value[:LONGEST]) for key, value in settings(config).items()]
             for first in range(0, len(told), 100):
                 self._client.log_batch(self._run, params=told[first : first + 100])
         else:
@@ -78,7 +78,7 @@ class MLflow:
     def _log(self, numbers: Mapping[str, float]) -> None:
         if self._run is not None:
             now = time.time_ns() // 1_000_000
-            told = [Metric(REFUSED.sub("_", name), value, now, self._round) for name, value in numbers.items()]
+            told = [Metric(_taken(name), value, now, self._round) for name, value in numbers.items()]
             for first in range(0, len(told), 1000):
                 self._client.log_batch(self._run, metrics=told[first : first + 1000])
 
@@ -86,3 +86,8 @@ class MLflow:
         if self._run is not None:
             self._client.set_terminated(self._run, status)
         self._run = None
+
+
+def _taken(name: str) -> str:
+    """A name that MLflow takes; two that differ stay two."""
+    return REFUSED.sub(lambda found: f"_{ord(found[0]):x}_", name)
