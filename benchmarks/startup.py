@@ -42,11 +42,16 @@ _CLIENT = """
 import sys, tomllib
 from pathlib import Path
 import clients.app
+from fedha.config import load
 from fedha.engine.inline import InlineGrid
 from fedha.flower import HessianAlignment
+from fedha.privacy.contract import contract_of
 
-config = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-HessianAlignment("hgp", clients=2).talk.meet(InlineGrid(clients.app.app, 2, config), 1)
+told = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+config = load(Path(told["config"]), told["overrides"].split())  # what the client's contract is of
+strategy = HessianAlignment(config.recipe[0], config.training, seed=config.seed[0], clients=2, privacy=config.privacy)
+strategy.talk.contract = contract_of(config).digest
+strategy.talk.meet(InlineGrid(clients.app.app, 2, told), 1)
 sys.stdout.write("done\\n")
 sys.stdout.flush()
 """

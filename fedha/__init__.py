@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedha.loading import load
+    from fedha.metrics.metric import Metric
     from fedha.registry import add_statistic
     from fedha.simulation import simulate
     from fedha.statistic import Mean, Statistic
 
-__all__ = ["Mean", "Statistic", "__version__", "add_statistic", "load", "simulate"]
+__all__ = ["Mean", "Metric", "Statistic", "__version__", "add_statistic", "load", "simulate"]
 
 try:
     __version__ = metadata.version("fedha")  # pyproject.toml's, as it was installed
@@ -25,6 +26,7 @@ if sys.platform == "win32":  # before anything that only fails there
 
 _ENTRIES = {  # imported when asked for: torch takes a second
     "Mean": "fedha.statistic",
+    "Metric": "fedha.metrics.metric",
     "Statistic": "fedha.statistic",
     "add_statistic": "fedha.registry",
     "load": "fedha.loading",

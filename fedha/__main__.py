@@ -1,5 +1,5 @@
 """``python -m fedha`` is ``fedha``."""
 
-from fedha.cli.commands import main
+from fedha.cli import main
 
 main()

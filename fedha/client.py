@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -41,10 +42,12 @@ class Client:
         return Member(self.client_id, self.domain.name, len(self.domain.train))
 
     def reply(
-        self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
+        self, tensors: Mapping[str, Tensor], metrics: Mapping[str, Any] | None = None, *, weighed: bool = False
     ) -> Reply:
-        """An answer in this client's name."""
-        domain = self.domain
+        """An answer in this client's name; of the metrics, what are several numbers each are its sums."""
+        domain, given = self.domain, metrics or {}
+        sums = {name: value for name, value in given.items() if isinstance(value, list)}
+        numbers = {name: value for name, value in given.items() if name not in sums} if sums else given
         return Reply(
-            domain.client_name, domain.name, self.client_id, len(domain.train), tensors, metrics or {}, weighed
+            *(domain.client_name, domain.name, self.client_id, len(domain.train), tensors, numbers, weighed), sums=sums
         )

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 _AVERAGES, _RODE, _RELEASED, _RULE, _LOCAL = "averages/", "own/", "released/", "rule/", "local/"
-_RODE_FOR, _RELEASED_IN = "own", f"{_RELEASED}round"
+_RODE_FOR, _RELEASED_IN, _CHAIN, _SINCE = "own", f"{_RELEASED}round", "past/chain", "past/since"
+_MEMORY = ("averages", "rode", "rule", "local")
 
 _Value = TypeVar("_Value")
 
@@ -29,6 +30,8 @@ class ClientState:
         released_in: Which round; 0: none.
         rule: What the run's rules have it remember, as ``rule's name/its name`` (`fedha.rules`).
         local: The parts of the network that are its own, by name (`fedha.models.state`).
+        chain: Where clients are summed securely, which sums its memory is of (`fedha.privacy.secure.past`).
+        since: The round in which that memory began.
     """
 
     averages: Mapping[str, Tensor] = field(default_factory=dict)
@@ -38,6 +41,21 @@ class ClientState:
     released_in: int = 0
     rule: Mapping[str, Tensor] = field(default_factory=dict)
     local: Mapping[str, Tensor] = field(default_factory=dict)
+    chain: bytes = b""
+    since: int = 0
+
+    @property
+    def remembers(self) -> bool:
+        """Whether anything of earlier rounds is among it; a release serves its own round alone, and is covered."""
+        return any(getattr(self, name) for name in _MEMORY)
+
+    def moved(self, before: "ClientState") -> bool:
+        """Whether it remembers something, and another thing than before."""
+        return self.remembers and any(_other(getattr(self, name), getattr(before, name)) for name in _MEMORY)
+
+    def forgotten(self) -> "ClientState":
+        """What is left when its memory is gone."""
+        return ClientState(released=self.released, released_in=self.released_in)
 
     def __bool__(self) -> bool:
         return any(getattr(self, one.name) for one in fields(self))
@@ -47,8 +65,10 @@ def to_tensors(state: ClientState) -> dict[str, Tensor]:
     """A client's memory as named tensors; nothing where it remembers nothing."""
     groups = {_AVERAGES: state.averages, _RODE: state.rode, _RELEASED: state.released, _RULE: state.rule}
     groups |= {_LOCAL: state.local}
-    rounds = {_RODE_FOR: state.rode_for, _RELEASED_IN: state.released_in}
+    rounds = {_RODE_FOR: state.rode_for, _RELEASED_IN: state.released_in, _SINCE: state.since}
     named = {f"{prefix}{name}": value for prefix, group in groups.items() for name, value in group.items()}
+    if state.chain:
+        named[_CHAIN] = torch.frombuffer(bytearray(state.chain), dtype=torch.uint8)
     return named | {name: torch.tensor(number) for name, number in rounds.items() if number}
 
 
@@ -64,12 +84,19 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> ClientState:
         released_in=_round(tensors.get(_RELEASED_IN)),
         rule=dict(_below(rest, _RULE)),
         local=dict(_below(rest, _LOCAL)),
+        chain=bytes(tensors[_CHAIN].tolist()) if _CHAIN in tensors else b"",
+        since=_round(tensors.get(_SINCE)),
     )
 
 
 def lasting(named: Mapping[str, _Value]) -> dict[str, _Value]:
     """What of the named form must outlive its round: all but the round's released moments."""
     return {name: value for name, value in named.items() if not name.startswith(_RELEASED)}
+
+
+def _other(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> bool:
+    """Whether some of these tensors are others; they are replaced, never changed."""
+    return tensors.keys() != before.keys() or any(value is not before[name] for name, value in tensors.items())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:

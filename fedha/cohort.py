@@ -1,5 +1,7 @@
 """Who takes part in a round, and how much each counts."""
 
+import hashlib
+import hmac
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,14 +42,18 @@ class Member:
         return f"client {self.client_id} (domain {self.domain!r})"
 
 
-def draw_cohort(training: TrainingConfig, seed: int, round: int, members: Sequence[Member]) -> list[Member]:
-    """The clients of a round, in client order: the same for the same seed and round, on every engine.
+def draw_cohort(
+    training: TrainingConfig, seed: int, round: int, members: Sequence[Member], secret: bytes = b""
+) -> list[Member]:
+    """The clients of a round, in client order: the same for the same seed, secret and round, on every engine.
 
     Args:
         training: Its clients_per_round and client_sampling.
-        seed: The run's seed.
+        seed: The run's seed, which every request carries.
         round: From 1.
         members: All clients, in client order.
+        secret: Where being drawn is to hide a client: what the server alone knows, which then decides in the seed's
+            place. Uniform draws only; no other claims to hide anybody.
 
     Raises:
         FedhaError: More clients are asked for than there are.
@@ -55,6 +61,9 @@ def draw_cohort(training: TrainingConfig, seed: int, round: int, members: Sequen
     count = cohort_size(training, len(members))
     if count == len(members):
         return list(members)
+    if secret and training.client_sampling == "uniform":
+        chosen = sorted(members, key=lambda one: _lot(secret, round, one.client_id))[:count]
+        return sorted(chosen, key=lambda one: one.client_id)
     draws = generator(seed, "cohort", round)
     if training.client_sampling == "uniform":
         places = torch.randperm(len(members), generator=draws)[:count]
@@ -62,6 +71,20 @@ def draw_cohort(training: TrainingConfig, seed: int, round: int, members: Sequen
         sizes = torch.tensor([one.examples for one in members], dtype=torch.float64)
         places = torch.multinomial(sizes, count, replacement=False, generator=draws)
     return [members[place] for place in sorted(places.tolist())]
+
+
+def simulated_secret(seed: int) -> bytes:
+    """What a simulation takes for the server's secret, so that the same run draws the same clients on every engine.
+
+    Args:
+        seed: The run's: who knows it knows who is drawn, as it knows all of a simulation's noise.
+    """
+    return hashlib.sha256(f"cohorts of the seed {seed}".encode()).digest()
+
+
+def _lot(secret: bytes, round: int, client_id: int) -> bytes:
+    """A client's lot in a round; the lowest ones take part. Without the secret nobody tells it from chance."""
+    return hmac.digest(secret, f"{round}/{client_id}".encode(), "sha256")
 
 
 def cohort_size(training: TrainingConfig, clients: int) -> int:

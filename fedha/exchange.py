@@ -1,6 +1,6 @@
 """What server and clients say to each other, as plain values; `fedha.flower.wire` puts them into messages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.errors import FedhaError
+from fedha.metrics.asked import NOTHING, Asked
 from fedha.recipes import Recipe, in_local_steps
 from fedha.rules.found import rules_of
 from fedha.rules.rule import Rule
@@ -39,6 +40,7 @@ class Task:
         if self.training.mode == "local":
             object.__setattr__(self, "recipe", in_local_steps(self.recipe))
         problem = self.training.weighs_by_counts(self.privacy.protect, self.privacy.secure_aggregation)
+        problem = problem or self.training.uncovered(self.recipe, self.privacy.protect)
         if problem:
             raise FedhaError(problem)
         _ = self.rules  # what is wrong with them is said where the task is made: at the server and at every client
@@ -64,10 +66,12 @@ class Request:
         additive: Whether clients that answer together may send one weighted sum of their tensors: nobody needs theirs
             one by one.
         evaluate: Parts of the domain to evaluate at the global model: held_out, train; in a training exchange, too.
+        asked: What is counted of them, beside accuracy and risk.
         sent: What the run's rules send along with a request to train, as ``rule's name/its name``.
         kind: What is asked.
         running: The parts of the global model that move beside them, by name (`fedha.models.state`).
         constants: Digest of what of the model never moves; "" where nothing is said of it.
+        contract: Digest of what was agreed on (`fedha.privacy.contract`), as the server has it.
     """
 
     task: Task
@@ -78,10 +82,12 @@ class Request:
     averaging_weight: float = 1.0
     additive: bool = False
     evaluate: tuple[str, ...] = ()
+    asked: Asked = NOTHING
     sent: Mapping[str, Tensor] = field(default_factory=dict)
     kind: Kind = "train"
     running: Mapping[str, Tensor] = field(default_factory=dict)
     constants: str = ""
+    contract: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class Reply:
             ``statistics/`` what rides along (`fedha.piggyback`), ``rule/`` what the run's rules ask for, ``buffers/``
             how what is running moved.
         metrics: Numbers for the log.
+        sums: What was counted of parts of the domain, numbers each, as ``part/name``.
         input_shape: Shape of one of its inputs (of several, their shapes), when it introduces itself; else ().
         weighed: Whether the tensors are a weighted sum over several clients, whose other replies have none.
         secure: What belongs to a secure sum's protocol, by name.
@@ -115,3 +122,4 @@ class Reply:
     secure: Mapping[str, bytes | list[bytes]] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
     other: tuple[str, ...] = ()
+    sums: Mapping[str, Sequence[float]] = field(default_factory=dict)

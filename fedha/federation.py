@@ -14,6 +14,8 @@ from fedha.client import Client
 from fedha.cohort import Member, averaging_weights, draw_cohort
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
+from fedha.metrics.counts import nested
+from fedha.metrics.values import joined
 from fedha.minibatches import step_sizes
 from fedha.models.check import check_batch_norm, check_parameters, check_trainable
 from fedha.models.reach import unreached
@@ -29,9 +31,11 @@ from fedha.reference import domain_means, weighted_mean
 from fedha.rules import applied
 from fedha.rules.rule import Answers, Cohort
 from fedha.schedule import counts_steps, rate_factor, step_factors
-from fedha.steps import check_steps
+from fedha.steps import check_steps, moving_in
 from fedha.training import PARTS
 from fedha.verdict import problem, refused
+
+Evaluated = dict[str, dict[str, dict[str, Any]]]  # by part and domain
 
 
 @dataclass
@@ -54,6 +58,7 @@ class Server:
         learned: What this round's answers averaged to so far: statistics as they were measured, then the update.
         spending: What the run has had released, where clients' answers are covered.
         site: Where the server's own noise comes from, if clients are protected as a whole.
+        secret: What then decides who is drawn, and nobody else knows; empty: everybody does, so nothing is claimed.
         extra_shapes: Shapes of what the rules have clients answer beside their updates, by name.
     """
 
@@ -68,10 +73,11 @@ class Server:
     states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     piggyback: bool = False
     references: dict[str, Tensor] = field(default_factory=dict)
-    evaluated: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    evaluated: Evaluated = field(default_factory=dict)
     learned: dict[str, Tensor] = field(default_factory=dict)
     spending: Spending = field(default_factory=Spending)
     site: Site = field(default_factory=Site)
+    secret: bytes = b""
     extra_shapes: Mapping[str, torch.Size] = field(init=False)
     _round: int = 0  # that is under way,
     _drawn: int = 1  # how many clients it drew,
@@ -94,6 +100,26 @@ class Server:
         """The whole global model, as ``load_state_dict`` takes it strictly."""
         return State(self.parameters, self.running, dict(self.constants), self.kinds).whole()
 
+    def shown(self, *, over: bool) -> dict[str, Tensor]:
+        """The whole model that is evaluated and kept: the global one, unless a rule averages those of several rounds.
+
+        Args:
+            over: Whether training is.
+        """
+        parameters = applied.shown(self.task.rules, self.states, self.parameters, over)
+        return State(parameters, self.running, dict(self.constants), self.kinds).whole()
+
+    @property
+    def shows_another(self) -> bool:
+        """Whether what is evaluated is another model than the one that is trained."""
+        return any(rule.shows is not None for rule in self.task.rules)
+
+    def hear(self, held_out: Mapping[str, Mapping[str, float]]) -> None:
+        """Tell the rules, before training is over, how good the shown model is on what the domains hold out."""
+        risks = [one["risk"] for one in held_out.values() if "risk" in one]
+        if risks:
+            self.states = applied.heard(self.task.rules, self.states, sum(risks) / len(risks))
+
     def gather(self, round: int, members: Sequence[Member]) -> list[Member]:
         """Draw a round's clients.
 
@@ -109,14 +135,19 @@ class Server:
         if len(set(client_ids)) < len(client_ids):
             twice = listed(client_id for client_id, count in Counter(client_ids).items() if count > 1)
             raise FedhaError(f"several clients have the id {twice}; give each its own partition-id in the node config")
-        self.cohort = draw_cohort(self.task.training, self.task.seed, round, ordered)
+        self.cohort = self.drawn(round, ordered)
         self.members = ordered
         weights = averaging_weights(self.task.training, self.cohort)
         self.averaging_weights = {one.client_id: weight for one, weight in zip(self.cohort, weights, strict=True)}
         self.learned = {}
-        self.spending = self.spending.round(self.task, self.cohort, ordered)
+        self.spending = self.spending.round(self.task, self.cohort, ordered, hidden=bool(self.secret))
         self._round, self._drawn, self._sums = round, len(self.cohort), 0
         return self.cohort
+
+    def drawn(self, round: int, members: Sequence[Member]) -> list[Member]:
+        """A round's clients. Where being drawn is to hide them, the server's secret decides; else the run's seed."""
+        secret = self.secret if self.task.privacy.protect == "clients" else b""
+        return draw_cohort(self.task.training, self.task.seed, round, members, secret)
 
     def measurements(self) -> tuple[tuple[str, ...], ...]:
         """What has to be measured before the clients can train: one tuple of statistics an exchange."""
@@ -158,7 +189,7 @@ class Server:
         self.evaluated = pool_evaluations(answered)
         answers = self._answers(mean, round, len(answered))
         parameters, self.states = applied.aggregated(rules, self.states, answers)
-        self.parameters |= parameters
+        self.parameters |= moving_in(self.task.training, round, parameters)
         self.running = {name: _moved(value, mean[f"{RUNNING}{name}"]) for name, value in self.running.items()}
         return {**_summary(self.task, round, answered), **self._rates(round, answers.rate)}
 
@@ -179,7 +210,7 @@ class Server:
 
     def _answers(self, mean: Mapping[str, Tensor], round: int, answered: int) -> Answers:
         """What a round's clients answered together, as the rules see it."""
-        training, recipe = self.task.training, self.task.recipe
+        training = self.task.training
         usual = next(rule.rate for rule in self.task.rules if rule.aggregate is not None)
         rate = usual if training.learning_rate is None else training.learning_rate
         update = {name: mean[name] for name in self.parameters}
@@ -193,7 +224,7 @@ class Server:
             rate,
             len(self.members),
             answered,
-            restart=bool(recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1),
+            restart=_restarts(self.task, round),
         )
 
     def _mean(
@@ -240,6 +271,13 @@ class Server:
         return {name: torch.zeros_like(self.parameters[name]) if value is None else value for name, value in every}
 
 
+def _restarts(task: Task, round: int) -> bool:
+    """Whether the server's optimiser begins afresh: a warm-up has ended, or the head is no longer trained alone."""
+    recipe, probed = task.recipe, task.training.head_rounds
+    warmed = bool(recipe.reset_optimizer and recipe.warmup_rounds and round == recipe.warmup_rounds + 1)
+    return warmed or bool(probed and round == probed + 1)
+
+
 def _moved(value: Tensor, by: Tensor) -> Tensor:
     """A running part after a round; counts stay whole."""
     after = value - by if value.is_floating_point() else (value.double() - by.double()).round()
@@ -279,18 +317,21 @@ def by_domain(replies: Sequence[Reply], metric: str) -> dict[str, float]:
     return domain_means((one.domain, one.metrics[metric], one.examples) for one in replies if metric in one.metrics)
 
 
-def pool_evaluations(replies: Sequence[Reply]) -> dict[str, dict[str, dict[str, float]]]:
-    """Evaluations by part and domain, ``{part: {domain: {accuracy, risk, examples}}}``, over the domain's clients."""
-    numbers: dict[str, dict[str, dict[str, float]]] = {}
+def pool_evaluations(replies: Sequence[Reply]) -> Evaluated:
+    """Evaluations by part and domain, ``{part: {domain: {accuracy, risk, examples}}}``, over the domain's clients.
+
+    What was counted beside has its name there, and what is of one group stands in ``groups``, by its name.
+    """
+    numbers: Evaluated = {}
     for reply in sorted(replies, key=lambda one: one.client_id):
-        own: dict[str, dict[str, float]] = {}
-        for key, value in reply.metrics.items():
+        own: dict[str, dict[str, Any]] = {}
+        for key, value in {**reply.metrics, **reply.sums}.items():
             part, _, name = key.partition("/")
             if part in PARTS:
                 own.setdefault(part, {})[name] = value
         for part, measured in own.items():
             domains = numbers.setdefault(part, {})
-            domains[reply.domain] = _joined(domains.get(reply.domain, {"examples": 0}), measured)
+            domains[reply.domain] = joined(domains.get(reply.domain, {"examples": 0}), nested(measured))
     return numbers
 
 
@@ -376,20 +417,8 @@ def _answering(replies: Sequence[Reply], weights: Mapping[int, float]) -> Cohort
         {one.client_id: one.domain for one in replies},
         {one.client_id: one.metrics["risk"] for one in replies if "risk" in one.metrics},
         {one.client_id: one.examples for one in replies},
+        {one.client_id: one.tensors for one in replies},
     )
-
-
-def _joined(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    """The evaluation of two sets of examples together."""
-    if not one["examples"] or not other["examples"]:
-        return dict(other if other["examples"] else one)
-    total = one["examples"] + other["examples"]
-    means = {
-        name: (one[name] * one["examples"] + other[name] * other["examples"]) / total
-        for name in ("accuracy", "risk")
-        if name in one and name in other
-    }
-    return {**means, "examples": total}
 
 
 def _summary(task: Task, round: int, replies: Sequence[Reply]) -> dict[str, Any]:

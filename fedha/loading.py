@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fedha.models import SplitModel, build
 from fedha.models.state import CONSTANT, TIED, TRAINED, kinds_of, named_state
 from fedha.named import invoke
 from fedha.runs import runfolder
+from fedha.runs.kept import model_of
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,32 @@ class Expectation:
         input_shape: Shape of one input, without the batch axis; of several, a tuple of shapes or shapes by name.
         classes: C; a network with one logit speaks for class 1 of two.
         data: What the data were and what was done to them, such as how they were scaled.
+        class_names: Of the classes, in the order of their labels; (): they have none.
+        statistics: By which the rows of a table were made inputs, by column.
     """
 
     input_shape: Any
     classes: int
     data: str
+    class_names: tuple[str, ...] = ()
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load(run: str | Path, *, model: SplitModel | Callable[..., SplitModel] | None = None) -> SplitModel:
+def load(
+    run: str | Path,
+    *,
+    model: SplitModel | Callable[..., SplitModel] | None = None,
+    rule: str = "final",
+    round: int | None = None,
+) -> SplitModel:
     """The network of a finished run with its weights, in evaluation mode.
 
     Args:
         run: The run's folder.
         model: The network, or the function that makes it, where the run was given one that has no import name.
+        rule: Whose round's weights: final, training_domain_validation, leave_one_domain_out or oracle. Those of other
+            rounds than the last are there where ``checkpoint.keep`` says so.
+        round: The weights of this round, whatever a rule says.
 
     Returns:
         The network; its attribute ``expects`` (`Expectation`) says what it was trained on.
@@ -52,12 +66,12 @@ def load(run: str | Path, *, model: SplitModel | Callable[..., SplitModel] | Non
     if not runfolder.holds_run(folder):
         raise FedhaError(f"there is no run in {folder}; name the folder of one, with its config.yaml")
     config, results = load_written(folder / runfolder.CONFIG), runfolder.read_results(folder)
-    wanted = _expected(config, results)
+    name, wanted = model_of(folder, results, rule, round), _expected(config, results)
     if model is None:
-        network = build(config.model, wanted.input_shape, wanted.classes, config.seed[0], bare=True)
+        network = build(config.network, wanted.input_shape, wanted.classes, config.seed[0], bare=True)
     else:
         network = _given(model, wanted)
-    _fill(network, folder)
+    _fill(network, folder, name)
     network.expects = wanted  # type: ignore[assignment]  # an attribute that is no part of the network
     network.eval()
     return network
@@ -65,14 +79,15 @@ def load(run: str | Path, *, model: SplitModel | Callable[..., SplitModel] | Non
 
 def _expected(config: Config, results: Mapping[str, Any]) -> Expectation:
     """What results say, or the data themselves, for version 0.1.0 did not write it."""
+    names = tuple(config.data.class_names or ())
     if "expects" in results:
-        shape, classes = _shape(results["expects"]["input_shape"]), results["expects"]["classes"]
-    else:
-        from fedha.flower.serve import load_domains  # Flower: slow to import, and only needed here
+        told = results["expects"]
+        shape, classes, names = _shape(told["input_shape"]), told["classes"], tuple(told.get("class_names") or names)
+        return Expectation(shape, classes, results["data"], names, told.get("statistics") or {})
+    from fedha.flower.serve import load_domains  # Flower: slow to import, and only needed here
 
-        domains = load_domains(config)
-        shape, classes = domains.input_shape, domains.classes
-    return Expectation(shape, classes, results["data"])
+    domains = load_domains(config)
+    return Expectation(domains.input_shape, domains.classes, results["data"], domains.class_names or names)
 
 
 def _shape(written: Any) -> Any:
@@ -92,9 +107,9 @@ def _given(model: SplitModel | Callable[..., SplitModel], wanted: Expectation) -
     return deepcopy(made)
 
 
-def _fill(network: SplitModel, folder: Path) -> None:
-    saved, own = runfolder.read_model(folder), named_state(network)
-    path, kinds = folder / runfolder.MODEL, kinds_of(network)
+def _fill(network: SplitModel, folder: Path, name: str) -> None:
+    saved, own = runfolder.read_model(folder, name), named_state(network)
+    path, kinds = folder / name, kinds_of(network)
     missing, foreign = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
     if foreign or any(kinds[name] not in CONSTANT and not kinds[name].startswith(TIED) for name in missing):
         raise FedhaError(

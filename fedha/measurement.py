@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedha import nonlinear, sketches, statistics
+from fedha import nonlinear, random_features, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments
-from fedha.models.random_layers import Key, drawing
+from fedha.models.gaussian import information, mean_square
+from fedha.models.random_layers import Chance, drawing
 from fedha.models.split import SplitModel, evaluating, head_matrix, with_bias
 from fedha.registry import statistic
 from fedha.statistic import Owner, Space
@@ -121,6 +122,38 @@ class Piece:
             value: Tensor = functions.hutchinson_diagonal(*self.view.arguments, self.features, self.targets, signs)
         return value
 
+    def random_features(self, what: str) -> Tensor:
+        """Means over these rows of random Fourier features of their `representation`, or of their `losses`."""
+        values = self.representation.flatten(1) if what == "representation" else self.losses[:, None]
+        around, kernels = self.around, random_features.KERNELS[what]
+        drawn = random_features.drawn(around.seed, around.round, what, kernels, around.probes, values.shape[1])
+        return random_features.fourier(values, drawn.to(values)).mean(0)
+
+    def gaussian_norm(self) -> Tensor:
+        """The expected squared norm of what a head draws of these rows (`fedha.models.gaussian`)."""
+        self._gaussian()
+        return mean_square(self.features)
+
+    def gaussian_information(self) -> Tensor:
+        """How far these rows' Gaussians are from their classes'."""
+        head = self._gaussian()
+        return information(self.features, self.labels, head["reference_mean"], head["reference_spread"])
+
+    def _gaussian(self) -> Mapping[str, Tensor]:
+        """The head's parameters, if it draws of a Gaussian.
+
+        Raises:
+            FedhaError: It does not.
+        """
+        own = {} if self.view.functions is statistics else self.view.arguments[1]
+        if not {"reference_mean", "reference_spread"} <= own.keys():
+            raise FedhaError(
+                "the recipe aligns Gaussians of examples, and this network gives points; take "
+                "fedha.models.gaussian(network), or in a config model.representation: gaussian"
+            )
+        found: Mapping[str, Tensor] = own
+        return found
+
     def refuse_large(self, name: str, advice: str) -> None:
         """Refuse a head whose whole Hessian is too large.
 
@@ -135,7 +168,7 @@ class Piece:
             )
 
 
-def view_head(model: SplitModel, parameters: Mapping[str, Tensor], draws: Key | None = None) -> HeadView:
+def view_head(model: SplitModel, parameters: Mapping[str, Tensor], chance: Chance | None = None) -> HeadView:
     """The head of a model at the given parameters (the whole model's, by name); those left out are the model's own.
 
     A linear head with a bias gets the closed forms. One without has no bias column, and one whose weight is computed
@@ -145,15 +178,15 @@ def view_head(model: SplitModel, parameters: Mapping[str, Tensor], draws: Key | 
     Args:
         model: Its structure, and what is frozen.
         parameters: What is trained.
-        draws: By what a head that draws at random draws, in each call.
+        chance: By what a head that draws at random draws, in each call.
     """
     own = {name: parameters.get(f"head.{name}", value.detach()) for name, value in model.head.named_parameters()}
     if isinstance(model.head, nn.Linear) and own.keys() == {"weight", "bias"}:
         matrix = head_matrix(own["weight"], own["bias"])
         return HeadView(statistics, (matrix,), tuple(matrix.shape), with_bias)
     size = sum(value.numel() for value in own.values())
-    call = partial(_call, model.head, draws)
-    return HeadView(nonlinear, (call, own), (size,), lambda features: features, draws is not None)
+    call = partial(_call, model.head, chance)
+    return HeadView(nonlinear, (call, own), (size,), lambda features: features, chance is not None)
 
 
 def measure(name: str, view: HeadView, features: Tensor, labels: Tensor, around: Circumstances) -> Tensor:
@@ -238,7 +271,7 @@ def draw_signs(owner: Owner, view: HeadView, around: Circumstances, like: Tensor
     return sketches.draw_signs(around.seed, around.round, around.probes, torch.Size(view.shape), whose).to(like)
 
 
-def _call(head: nn.Module, draws: Key | None, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
-    with drawing(draws, features.device):
+def _call(head: nn.Module, chance: Chance | None, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
+    with drawing(chance, features.device):
         logits: Tensor = functional_call(head, dict(parameters), (features,))
     return logits

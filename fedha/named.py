@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from fedha import permitted
 from fedha.errors import FedhaError, brief
 from fedha.schema import nearest
 from fedha.signature import checked, meant, parameters_of, told
@@ -43,11 +44,13 @@ def look_up(key: str, name: str) -> Any:
         name: Likewise.
 
     Raises:
-        FedhaError: There is no such module, or nothing of that name in it, or its import fails.
+        FedhaError: It is not permitted in this process (`fedha.permitted`); or there is no such module, or nothing of
+            that name in it, or its import fails.
     """
     place, _, attribute = name.partition(":")
     if not place or not attribute:
         raise FedhaError(f"{key} is {name!r}; write your own function as package.module:function")
+    permitted.check(key, name)
     _look_here_too()
     try:
         found: Any = importlib.import_module(place)

@@ -6,7 +6,9 @@ import inspect
 import sys
 
 import torch
+from torch import Tensor
 
+_LINE = 64  # bytes: what torch makes itself begins at a multiple of it
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
@@ -21,6 +23,15 @@ def configure(threads: int) -> None:
     _use_onednn_where_exact()
     _keep_freed_memory()
     _leave_the_compiler_out()
+
+
+def aligned(values: Tensor) -> Tensor:
+    """The same numbers where the bits of a product do not depend on how they came into this process.
+
+    MKL, which computes small products and those in float64, adds in another order where a matrix begins elsewhere than
+    at a multiple of 64 bytes: what torch makes does, what is read from a message or a file need not. oneDNN does not.
+    """
+    return values if values.device.type != "cpu" or values.data_ptr() % _LINE == 0 else values.clone()
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from fedha.data.examples import Draws, Examples
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments, several
 from fedha.measurement import HeadView, space_of, view_head
-from fedha.models.random_layers import Key, drawing, kept_apart, random_parts, untouched
+from fedha.mixup import Mixing
+from fedha.models.random_layers import Chance, Key, RandomParts, drawing, kept_apart, random_parts, untouched
 from fedha.models.split import SplitModel, evaluating
 from fedha.models.state import mixing_layers
 from fedha.registry import statistic
@@ -55,8 +56,9 @@ class Batch:
         trained: Whether its gradient will be taken: then its only piece is computed once, with its graph.
         draws: What chance does to its inputs; None: nothing.
         running: Running statistics that the network moves, as they are before; they are not written to.
-        draw_key: What the network draws is drawn by this and the piece's place; None: it draws nothing.
+        draw_key: What the network draws is drawn by this and a row's place; None: it draws nothing.
         soften: What makes targets of labels; None: they are the labels.
+        mixing: What mixes each example with another of the batch; None: nothing does.
         moved: The running statistics after the last piece that was computed.
     """
 
@@ -70,6 +72,7 @@ class Batch:
     running: Mapping[str, Tensor] = field(default_factory=dict)
     draw_key: Key | None = None
     soften: Callable[[Tensor], Tensor] | None = None
+    mixing: Mixing | None = None
     moved: dict[str, Tensor] = field(default_factory=dict, init=False)
     _live: Seen | None = field(default=None, init=False)  # the only piece, with its graph
     _features: list[Tensor] = field(default_factory=list, init=False)  # of every piece, without one; empty: not kept
@@ -103,7 +106,7 @@ class Batch:
         known, fresh = self._features, []
         for place, rows in enumerate(self._cut() if known else self._coming()):
             if known:
-                labels = self._targets(rows)
+                labels = self._targets(rows, place)
                 yield Seen(self._view(place), known[place], labels, len(labels) / self.size)
                 continue
             with torch.no_grad():
@@ -130,23 +133,36 @@ class Batch:
 
     def _look(self, place: int, rows: Tensor | slice) -> Seen:
         view, own = self._view(place), self.parameters | {name: value.clone() for name, value in self.running.items()}
-        inputs, labels = self.examples.take(rows, self.draws), self._targets(rows)
-        with drawing(self._key(place, "featurizer"), labels.device):
+        inputs, labels = self.examples.take(rows, self.draws), self._targets(rows, place)
+        if self.mixing is not None:
+            inputs = self.mixing.inputs(inputs, self.examples.take(self._partners(place), self.draws))
+        with drawing(self._chance(place, "featurizer"), labels.device):
             features = functional_call(self.model.featurizer, _below(own, "featurizer."), *arguments(inputs))
         features, self.moved = view.prepare(features), {name: own[name] for name in self.running}
         return Seen(view, features, labels, len(labels) / self.size)
 
-    def _targets(self, rows: Tensor | slice) -> Tensor:
+    def _targets(self, rows: Tensor | slice, place: int) -> Tensor:
+        own = self._softened(rows)
+        return own if self.mixing is None else self.mixing.mixed(own, self._softened(self._partners(place)))
+
+    def _softened(self, rows: Tensor | slice) -> Tensor:
         labels = self.examples.labels[rows]
         return labels if self.soften is None else self.soften(labels)
 
-    def _view(self, place: int) -> HeadView:
-        return view_head(self.model, self.parameters, self._key(place, "head"))
+    def _partners(self, place: int) -> Tensor:
+        """The rows that those of a piece are mixed with."""
+        order = self.mixing.order(self.size) if self.mixing is not None else torch.arange(self.size)
+        others = order[place * self.most : (place + 1) * self.most]
+        return others if self.rows is None else self.rows[others.to(self.rows.device)]
 
-    def _key(self, place: int, part: str) -> Key | None:
-        if self.draw_key is None or not getattr(random_parts(self.model, self.examples.form), part):
+    def _view(self, place: int) -> HeadView:
+        return view_head(self.model, self.parameters, self._chance(place, "head"))
+
+    def _chance(self, place: int, part: str) -> Chance | None:
+        if self.draw_key is None:
             return None
-        return (*self.draw_key, place, part)
+        draws = getattr(random_parts(self.model, self.examples.form), part)
+        return Chance((*self.draw_key, part), draws, place * self.most) if draws else None
 
 
 def with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
@@ -202,18 +218,20 @@ def in_pieces(
     """
     form = examples.form
     rows = most or rows_at_once(model, form, (), 1)
-    draw_key = (0,) if evaluation and any(random_parts(model, form, evaluation=True)) else None
+    parts = random_parts(model, form, evaluation=True) if evaluation else RandomParts((), ())
+    draws = (*parts.featurizer, *parts.head) if module is model else parts.featurizer
+    device = next(model.parameters()).device
 
     def made(start: int) -> Tensor:
         inputs = examples.take(slice(start, start + rows))
         if start + rows < len(examples):
             examples.expect(slice(start + rows, start + 2 * rows))
         by_place, by_name = ((inputs,), {}) if module is model else arguments(inputs)
-        found: Tensor = functional_call(module, dict(parameters), by_place, by_name)
+        with drawing(Chance((0,), draws, start) if draws else None, device):
+            found: Tensor = functional_call(module, dict(parameters), by_place, by_name)
         return found
 
-    device = next(model.parameters()).device
-    with torch.no_grad(), evaluating(model) if evaluation else nullcontext(), drawing(draw_key, device):
+    with torch.no_grad(), evaluating(model) if evaluation else nullcontext():
         if len(examples) > rows:
             refuse_pieces(model, len(examples), rows)
         return torch.cat([made(start) for start in range(0, max(1, len(examples)), rows)])

@@ -20,6 +20,7 @@ from torch import Tensor
 from fedha import answers, batching
 from fedha.client import Client
 from fedha.exchange import Reply, Request
+from fedha.metrics.asked import NOTHING
 from fedha.recipes import Recipe
 from fedha.registry import reference_of
 
@@ -55,9 +56,9 @@ def answer_train_together(clients: Sequence[Client], requests: Sequence[Request]
 
 def _apart(request: Request) -> tuple[Request, Request, Request]:
     """What a client is asked to measure, to evaluate and to train."""
-    plain = replace(request, measure=(), evaluate=())
+    plain = replace(request, measure=(), evaluate=(), asked=NOTHING)
     next_round = replace(plain, kind="measure", measure=request.measure, round=request.round + 1)
-    return next_round, replace(plain, kind="evaluate", evaluate=request.evaluate), plain
+    return next_round, replace(plain, kind="evaluate", evaluate=request.evaluate, asked=request.asked), plain
 
 
 def _carried(client: Client, request: Request) -> Mapping[str, Tensor]:
@@ -80,8 +81,9 @@ def _keep(client: Client, round: int, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _joined(trained: Reply, others: Sequence[Reply]) -> Reply:
-    tensors, metrics = dict(trained.tensors), dict(trained.metrics)
+    tensors, metrics, sums = dict(trained.tensors), dict(trained.metrics), dict(trained.sums)
     for other in others:
         tensors |= {f"{RIDING}{name}": value for name, value in other.tensors.items()}
         metrics |= other.metrics
-    return replace(trained, tensors=tensors, metrics=metrics)
+        sums |= other.sums
+    return replace(trained, tensors=tensors, metrics=metrics, sums=sums)

@@ -8,12 +8,12 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from fedha import permitted
 from fedha.errors import FedhaError
 
-DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS = (
-    f"fedha.{kind}" for kind in ("data", "models", "recipes", "rules", "statistics", "transforms")
-)
-GROUPS = (DATA, MODELS, RECIPES, RULES, STATISTICS, TRANSFORMS)
+_KINDS = ("data", "loggers", "metrics", "models", "partitions", "recipes", "rules", "statistics", "transforms")
+GROUPS = tuple(f"fedha.{kind}" for kind in _KINDS)
+DATA, LOGGERS, METRICS, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFORMS = GROUPS
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {
@@ -23,12 +23,22 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "rotated_mnist": "fedha.data.rotated:rotated_mnist",
         "table": "fedha.data.tables:table",
     },
+    LOGGERS: {
+        "mlflow": "fedha.loggers.mlflow:MLflow",
+        "tensorboard": "fedha.loggers.tensorboard:TensorBoard",
+        "wandb": "fedha.loggers.wandb:WeightsAndBiases",
+    },
     MODELS: {
         "domainbed_mnist_cnn": "fedha.models.domainbed:domainbed_mnist_cnn",
         "domainbed_resnet18": "fedha.models.domainbed:domainbed_resnet18",
         "domainbed_resnet50": "fedha.models.domainbed:domainbed_resnet50",
         "timm": "fedha.models.backbones:timm_network",
         "torchvision": "fedha.models.backbones:torchvision_network",
+    },
+    PARTITIONS: {
+        "column": "fedha.data.partitions:by_column",
+        "dirichlet": "fedha.data.partitions:dirichlet",
+        "lambda": "fedha.data.partitions:mixed_domains",
     },
     TRANSFORMS: {"domainbed": "fedha.data.images.domainbed:augmentation"},
 }
@@ -61,9 +71,10 @@ def load(group: str, name: str) -> Any:
     """What an installed name stands for.
 
     Raises:
-        FedhaError: Its package is broken; names it.
+        FedhaError: It is not permitted in this process; or its package is broken; names it.
     """
     point = installed(group)[name]
+    permitted.check(f"{group.removeprefix('fedha.')} {name!r}", point.value)
     try:
         return point.load()
     except Exception as error:

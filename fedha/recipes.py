@@ -51,7 +51,11 @@ class Recipe:
         reset_optimizer: Start the server's optimiser afresh when the warm-up ends, as DomainBed does: Adam would divide
             the new, rescaled gradients by the old ones' size for hundreds of rounds.
         probes: Sign vectors of the Hutchinson rows.
-        step_size: Step of group DRO's domain weights.
+        step_size: Step of the domain weights, where they move by risk.
+        projected: Whether those move along the risks and are put back to the nearest weights (AFL), not multiplied by
+            their exponentials (group DRO).
+        mixup_alpha: Examples are mixed with others of their batch, in parts drawn from Beta(alpha, alpha); 0: not.
+        sam_radius: Gradients are taken so far up a client's own loss, not at the model; 0: at it.
         pull: Why identical clients still feel a pull, or "" where they feel none.
     """
 
@@ -67,6 +71,9 @@ class Recipe:
     probes: int = 100
     step_size: float = 0.01
     pull: str = ""
+    projected: bool = False
+    mixup_alpha: float = 0.0
+    sam_radius: float = 0.0
 
     def scheduled_weight(self, round: int) -> float:
         """The weight in a round, counted from 1."""
@@ -85,6 +92,21 @@ class Recipe:
         first += [needed for row in wanted.values() for needed in row.needs]
         second = [reference_of(name) for name, row in wanted.items() if row.needs]
         return tuple(tuple(dict.fromkeys(names)) for names in (first, second) if names)
+
+    @property
+    def representation(self) -> Literal["", "gaussian"]:
+        """What the network's featurizer must give, as some statistic asks; "": anything."""
+        asked = (statistic(term.statistic).representation for term in self.terms if term.weight)
+        return next((one for one in asked if one), "")
+
+    @property
+    def uncovered(self) -> str | None:
+        """Why examples cannot be protected one by one, whatever is aligned, after the recipe's name; None: they can."""
+        if self.mixup_alpha:
+            return "mixes examples with each other, so that none can be clipped by itself; set mixup_alpha to 0"
+        if self.sam_radius:
+            return "takes two gradients a step, of which one is accounted for; set sam_radius to 0"
+        return None
 
     @property
     def least_examples(self) -> int:
@@ -169,7 +191,31 @@ RECIPES: Mapping[str, Recipe] = _rows(
         (Term("feature_mean", distance="mean_squared"), Term("feature_covariance", distance="mean_squared")),
         source="Sun and Saenko, 2016; DomainBed's form",
     ),
+    Recipe(
+        "mmd",
+        (Term("random_features"),),
+        source="Li et al., CVPR 2018; DomainBed's kernels by random Fourier features (Rahimi and Recht, NeurIPS 2007)",
+    ),
+    Recipe(
+        "rdm",
+        (Term("risk_distribution"),),
+        source="Nguyen et al., WACV 2024; each domain against the mean, not the worst alone",
+    ),
     Recipe("groupdro", source="Sagawa et al., ICLR 2020", weighting="risk"),
+    Recipe("afl", source="Mohri et al., ICML 2019", weighting="risk", projected=True),
+    Recipe(
+        "fedsr",
+        (
+            Term("representation_norm", 0.01, target="zero", distance="value"),
+            Term("conditional_information", 0.001, target="zero", distance="value"),
+        ),
+        source="Nguyen et al., NeurIPS 2022; weights of FedDG_Benchmark",
+        pull="it asks for a small representation, not for a shared one",
+    ),
+    Recipe("mixup", source="Zhang et al., ICLR 2018; within a domain", mixup_alpha=0.2),
+    Recipe(
+        "sam", source="Foret et al., ICLR 2021; each client's own ascent: FedSAM, Qu et al., ICML 2022", sam_radius=0.05
+    ),
     Recipe(
         "fediir",
         (Term("gradient", reference_average=0.95),),
@@ -180,6 +226,11 @@ RECIPES: Mapping[str, Recipe] = _rows(
         "cma",
         (Term("gradient", distance="mean_squared"), Term("hessian", distance="mean_squared")),
         source="Chen et al., UAI 2025; whole Hessian, for small heads",
+    ),
+    Recipe(
+        "cma_diagonal",
+        (Term("gradient", distance="mean_squared"), Term("hessian_diagonal", distance="mean_squared")),
+        source="after Chen et al., UAI 2025; the Hessian's diagonal, for large heads",
     ),
 )
 

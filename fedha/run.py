@@ -57,7 +57,7 @@ def execute(
     with progress.told_to(listener.note):
         domains = load(config)
         if config.model.features.cache is not None:
-            ahead.compute(config, domains, device(config))
+            ahead.compute(ahead.parts_of(config, domains, device(config)))
     for note in domains.notes:
         listener.note(note)
     name, reason = engine.choose(config, domains)

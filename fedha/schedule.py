@@ -1,6 +1,8 @@
 """The learning rate over a run: what it is multiplied by, computed from the number of the round, or of the step."""
 
 import math
+from functools import lru_cache
+from typing import Any
 
 from fedha.config import TrainingConfig
 from fedha.config.schedule import ScheduleConfig
@@ -34,7 +36,12 @@ def counts_steps(training: TrainingConfig) -> bool:
 def schedule_of(training: TrainingConfig) -> ScheduleConfig:
     """The schedule, where a config may have its name alone."""
     given = training.schedule
-    return given if isinstance(given, ScheduleConfig) else ScheduleConfig(name=given)
+    return given if isinstance(given, ScheduleConfig) else _named(given)
+
+
+@lru_cache
+def _named(name: Any) -> ScheduleConfig:
+    return ScheduleConfig(name=name)  # validated once: a round asks for its rate several times
 
 
 def factor(schedule: ScheduleConfig, done: int, total: int) -> float:

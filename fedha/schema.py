@@ -50,7 +50,8 @@ def explained(error: ValidationError, schema: type[BaseModel], origin: str) -> F
     """
     problems = list(dict.fromkeys(_explain(dict(one), schema) for one in error.errors(include_url=False)))
     more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-    return FedhaError(f"{origin and f'{origin}: '}{'; '.join([*problems[:_SHOWN], *more])}")
+    told = "; ".join([*problems[:_SHOWN], *more]).replace("?; ", "? ")  # a question ends its sentence
+    return FedhaError(f"{origin and f'{origin}: '}{told}")
 
 
 @contextmanager
@@ -66,13 +67,25 @@ def refusal(schema: type[BaseModel], origin: str = "") -> Iterator[None]:
         raise explained(error, schema, origin) from error
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A question after a name that is unknown: the nearest known ones, or all of them."""
+_FARTHER = 0.2  # how much less alike a second proposal may be
+
+
+def nearest(name: str, known: Iterable[str], then: str = "") -> str:
+    """A question after a name that is unknown: the nearest known ones, or all of them.
+
+    Args:
+        name: The unknown one.
+        known: The others.
+        then: What else can be done, such as "or name your own".
+    """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=2, cutoff=0.5) if len(name) <= _WIDEST else []
     if close:
-        return f"; did you mean {' or '.join(repr(one) for one in close)}?"
-    return f"; known are {', '.join(known)}"
+        ratios = [difflib.SequenceMatcher(None, name, one).ratio() for one in close]
+        close = [one for one, ratio in zip(close, ratios, strict=True) if ratio >= ratios[0] - _FARTHER]
+        told = f"; did you mean {' or '.join(repr(one) for one in close)}?"
+        return f"{told} {then[0].upper()}{then[1:]}" if then else told
+    return f"; known are {', '.join(known)}{then and f'; {then}'}"
 
 
 def shown(value: Any) -> str:
@@ -98,7 +111,7 @@ def _explain(problem: dict[str, Any], schema: type[BaseModel]) -> str:
         return f"{path} is missing"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return f"{path}: {message}" if path and not message.startswith(f"{path}.") else message
+        return f"{path}: {message}" if path and not message.startswith((f"{path}.", f"{path} ")) else message
     return f"{path or 'it'} is {shown(problem['input'])}{_remedy(problem, annotation)}"
 
 

@@ -18,6 +18,7 @@ from fedha.data.domain import Domain
 from fedha.data.domain_set import digest, domain_set
 from fedha.errors import FedhaError
 from fedha.loading import load
+from fedha.metrics.table import handed_over
 from fedha.models import SplitModel
 from fedha.models.state import TRAINED, kinds_of, named_state
 from fedha.named import name_of
@@ -30,6 +31,7 @@ from fedha.rules.table import named_rule
 from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener, Silent
+from fedha.runs.wording import flat
 
 _PROCESSES = {"ray": "workers", "flower": "processes"}
 
@@ -54,7 +56,7 @@ class Result:
     @property
     def history(self) -> list[dict[str, Any]]:
         """A flat row a round, as ``pandas.DataFrame`` takes it: ``risk/photo``, ``target/sketch/accuracy``, …"""
-        return [_flat(record) for record in self.records]
+        return [flat(record) for record in self.records]
 
     @property
     def model(self) -> SplitModel:
@@ -71,15 +73,39 @@ class Result:
         Raises:
             FedhaError: No such domain, or the run has no numbers for the rule.
         """
+        number, found = self._at(domain, rule)
+        if "accuracy" not in found:
+            raise FedhaError(f"there is no accuracy of {domain!r} in round {number}: it has no examples")
+        return float(found["accuracy"])
+
+    def metric(self, name: str, domain: str, rule: str = "final") -> float | None:
+        """A metric of ``evaluation.metrics`` on a domain; None where it has no value there.
+
+        Args:
+            name: The metric's; of a function that was handed over, that function's.
+            domain: As for `accuracy`.
+            rule: Likewise.
+
+        Raises:
+            FedhaError: As for `accuracy`, or the run has no such metric.
+        """
+        number, found = self._at(domain, rule)
+        same = [key for key in found if name in (key, key.rpartition(":")[2])]
+        if not same:
+            raise FedhaError(f"there is no {name!r} of {domain!r} in round {number}, only {', '.join(found)}")
+        return None if found[same[0]] is None else float(found[same[0]])
+
+    def _at(self, domain: str, rule: str) -> tuple[int, Mapping[str, Any]]:
+        """The round that a rule takes, and what is known of a domain there."""
         chosen = {"final": {"round": self.results["rounds"]}, **self.results["selection"]}
         if rule not in chosen:
             raise FedhaError(f"this run has no rule {rule!r}, only {', '.join(chosen)}")
         number = int(chosen[rule]["round"])
         record = next(one for one in self.records if one["round"] == number)
         known = {**(record.get("held_out") or {}), **(record.get("target") or {})}
-        if domain not in known or "accuracy" not in known[domain]:
+        if domain not in known:
             raise FedhaError(f"there is no accuracy of {domain!r} in round {number}, only of {', '.join(known)}")
-        return float(known[domain]["accuracy"])
+        return number, known[domain]
 
     def __str__(self) -> str:
         return render(self._table(), "text")
@@ -104,6 +130,7 @@ def simulate(
     out: str | Path | None = None,
     resume: bool = False,
     classes: int | None = None,
+    partition: str | Mapping[str, Any] | None = None,
     listener: Listener | None = None,
     **sections: Any,
 ) -> Result:
@@ -124,8 +151,10 @@ def simulate(
         out: The run's folder; None: a temporary one, which goes with the result.
         resume: Continue what the folder holds, with the same objects.
         classes: C; None: one more than the highest label.
+        partition: What a config says under ``data.partition``; None: each domain is a client.
         listener: Told of every round.
-        **sections: Other sections of the config: evaluation, privacy, checkpoint, name.
+        **sections: Other sections of the config: evaluation (whose ``metrics`` may be functions, or `fedha.Metric`),
+            privacy, checkpoint, name.
 
     Returns:
         The finished run.
@@ -148,8 +177,8 @@ def simulate(
             "training": _known_training(training or {}),
             "seed": seed,
             "engine": {"name": engine} if isinstance(engine, str) else _plain(engine),
-            **{name: _plain(value) for name, value in sections.items()},
-            "data": {"name": NAME, "digest": known},
+            **{name: _plain(value) for name, value in _with_names(sections).items()},
+            "data": {"name": NAME, "digest": known} | ({} if partition is None else {"partition": _plain(partition)}),
             "model": _known_network(model),
         },
         "fedha.simulate",
@@ -184,6 +213,15 @@ def _check_arguments(
         check_number(whose, "classes", classes, 2)
     for name in {"data", "model"} & sections.keys():
         raise FedhaError(f"{whose} was given a section {name}, which its first arguments stand for; leave it out")
+
+
+def _with_names(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections with the names of the metrics that are handed over as functions."""
+    evaluation = _plain(sections.get("evaluation"))
+    if not isinstance(evaluation, Mapping) or not isinstance(evaluation.get("metrics"), list | tuple):
+        return dict(sections)
+    named = [handed_over(one) for one in evaluation["metrics"]]
+    return {**sections, "evaluation": {**evaluation, "metrics": named}}
 
 
 def _known_network(model: Network) -> dict[str, Any]:
@@ -241,8 +279,9 @@ def _import_name(value: Rule | Callable[..., Any]) -> str | None:
 def _placed(config: Config) -> Config:
     """The config with an engine that can have the objects."""
     rule, _ = named_rule(config.training.optimizer or "")
-    wanted, anonymous = config.engine.name, NAME in (config.model.name, rule)
-    what = "rule" if rule == NAME else "network or function"
+    metrics = [name.partition(":")[0] for name in config.evaluation.metrics]
+    wanted, anonymous = config.engine.name, NAME in (config.model.name, rule, *metrics)
+    what = "rule" if rule == NAME else "metric" if NAME in metrics else "network or function"
     if anonymous and wanted in _PROCESSES:
         raise FedhaError(
             f"engine is {wanted!r}, whose {_PROCESSES[wanted]} cannot import this {what}; define it in a module of its "
@@ -255,10 +294,3 @@ def _placed(config: Config) -> Config:
 
 def _plain(value: Any) -> Any:
     return value.model_dump() if isinstance(value, BaseModel) else value
-
-
-def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for name, value in record.items():
-        row |= _flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return row

@@ -135,6 +135,8 @@ class Statistic:
         each: Numbers that it holds at once for every row, beside the features.
         once: Numbers that it holds at once beside them.
         size: How many numbers it has for a linear head of C classes and D features, for tables.
+        representation: What the featurizer must give: "" for anything, or ``gaussian`` (`fedha.models.gaussian`).
+        sampled: Whether it has so many for each of a recipe's `probes`: what it draws for all clients alike.
     """
 
     name: str
@@ -153,6 +155,13 @@ class Statistic:
     each: Callable[[Space], int] = lambda space: 0
     once: Callable[[Space], int] = lambda space: space.weights
     size: Callable[[int, int], int] = lambda classes, width: classes * width
+    sampled: bool = False
+    representation: Literal["", "gaussian"] = ""
+
+    @property
+    def probes(self) -> bool:
+        """Whether it reads a recipe's `probes`."""
+        return self.sampled or self.signs is not None
 
     def __post_init__(self) -> None:
         if not self.name or not self.means:

@@ -86,6 +86,13 @@ def local_optimizer(training: TrainingConfig, parameters: Named, like: Named | N
     return optimizers.make(name, optimizers.checked(name, options), groups, local.learning_rate)
 
 
+def moving_in(training: TrainingConfig, round: int, parameters: Named) -> Named:
+    """Those of some parameters that move in a round: the head's alone where the others still rest."""
+    if round > training.head_rounds:
+        return parameters
+    return {name: value for name, value in parameters.items() if name.startswith("head.")}
+
+
 def check_steps(training: TrainingConfig, parameters: Named) -> None:
     """Look whether clients, or the server, can step such parameters, before the first round.
 

@@ -147,6 +147,32 @@ def _whole(name: str, summary: str) -> Statistic:
     )
 
 
+def _of_gaussian(name: str, value: "Callable[[Piece], Tensor]", summary: str) -> Statistic:
+    return Statistic(
+        name,
+        (Mean(name, value),),
+        _scalar(name),
+        summary=summary,
+        unreleasable="nobody has bounded what one example's Gaussian adds; align feature_mean and feature_covariance "
+        "instead (recipe coral)",
+        size=_one,
+        representation="gaussian",
+    )
+
+
+def _sampled(name: str, value: "Callable[[Piece], Tensor]", kernels: int, summary: str) -> Statistic:
+    return Statistic(
+        name,
+        (Mean(name, value),),
+        summary=summary,
+        unreleasable="noise drowns its many entries; align feature_mean and feature_covariance instead (recipe coral)",
+        each=lambda space: 4 * kernels * space.probes,
+        once=lambda space: kernels * space.probes * space.width,
+        size=lambda classes, width: 2 * kernels,
+        sampled=True,
+    )
+
+
 _ROWS = (
     Statistic("risk", (RISK,), _scalar("risk"), summary="mean negative log-likelihood", size=_one),
     Statistic("gradient", (GRADIENT,), summary="head gradient", order=1),
@@ -220,6 +246,10 @@ _ROWS = (
         once=lambda space: space.width**2,
         size=lambda classes, width: (width - 1) ** 2,
     ),
+    _sampled("random_features", lambda piece: piece.random_features("representation"), 4, "random Fourier features"),
+    _sampled("risk_distribution", lambda piece: piece.random_features("losses"), 5, "random features of losses"),
+    _of_gaussian("representation_norm", lambda piece: piece.gaussian_norm(), "squared norm of a draw"),
+    _of_gaussian("conditional_information", lambda piece: piece.gaussian_information(), "information beyond the class"),
     Statistic(
         "scale_gradient",
         (SCALE_GRADIENT,),

@@ -29,18 +29,19 @@ def softens(training: TrainingConfig) -> bool:
     return bool(training.label_smoothing) or training.class_weights is not None
 
 
-def softening(training: TrainingConfig, model: SplitModel, examples: Examples) -> Soften:
+def softening(training: TrainingConfig, model: SplitModel, examples: Examples, *, always: bool = False) -> Soften:
     """What makes targets of labels, [...] to [..., C]; labels stay as they are where nothing is asked for.
 
     Args:
         training: Its smoothing and class weights.
         model: Tells the number of classes.
         examples: All that a client trains on: of these are balanced weights made.
+        always: Whether targets are wanted even where they are the labels.
 
     Raises:
         FedhaError: There is another number of classes than of weights.
     """
-    if not softens(training):
+    if not (softens(training) or always):
         return as_they_are
     form, like = examples.form, next(model.parameters())
     rows = target_rows(training, class_count(model, form), examples.labels).to(like.device, like.dtype)

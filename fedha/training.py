@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,11 +12,15 @@ from fedha import statistics
 from fedha.client_state import ClientState
 from fedha.data.domain import Domain
 from fedha.data.examples import Examples, largest_number
+from fedha.data.groups import groups_of
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.means import derived, means_of
 from fedha.measurement import Circumstances, measure
+from fedha.metrics.asked import NOTHING, Asked
+from fedha.metrics.counts import Numbers, numbers_of
 from fedha.minibatches import measured_rows, minibatches, step_sizes
+from fedha.mixup import Mixing
 from fedha.models.random_layers import Key, random_parts
 from fedha.models.split import SplitModel
 from fedha.models.state import LOCAL, RUNNING
@@ -27,8 +31,11 @@ from fedha.recipes import Recipe
 from fedha.reference import moving_average
 from fedha.rules import applied
 from fedha.rules.rule import Work
-from fedha.steps import local_steps
+from fedha.sharpness import climbed
+from fedha.steps import local_steps, moving_in
 from fedha.targets import softening
+
+Named = Mapping[str, float]
 
 PARTS = ("held_out", "train")  # of a domain, that may be evaluated
 _LARGE = 1e3  # inputs beyond are rarely meant
@@ -45,9 +52,9 @@ class Holder(Protocol):
     stays: bool
 
     def reply(
-        self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None, *, weighed: bool = False
+        self, tensors: Mapping[str, Tensor], metrics: Mapping[str, Any] | None = None, *, weighed: bool = False
     ) -> Reply:
-        """An answer in this client's name."""
+        """An answer in this client's name; of the metrics, what are several numbers each are its sums."""
 
 
 def answer_measure(client: Holder, request: Request) -> Reply:
@@ -102,35 +109,37 @@ def not_finite(client: Holder, request: Request, what: str, more: str = "") -> F
 
 def answer_evaluate(client: Holder, request: Request) -> Reply:
     """Evaluate the global model on the parts of the domain that a request names: held_out, train."""
-    numbers = {}
+    numbers: Numbers = {}
     for part in request.evaluate:
         if part not in PARTS:
             raise FedhaError(f"the server asks to evaluate {part!r}; the parts of a domain are {', '.join(PARTS)}")
         examples: Examples = getattr(client.domain, part)
         whole = {**request.parameters, **running_of(client, request)}
-        for name, value in evaluate(client.model, whole, examples).items():
+        for name, value in evaluate(client.model, whole, examples, request.asked).items():
             numbers[f"{part}/{name}"] = value
     return client.reply({}, numbers)
 
 
-def evaluate(model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples) -> dict[str, float]:
+def evaluate(
+    model: SplitModel, parameters: Mapping[str, Tensor], examples: Examples, wanted: Asked = NOTHING
+) -> Numbers:
     """Accuracy, risk and number of examples, in evaluation mode; no examples give no accuracy.
 
     Args:
         model: The network.
         parameters: And buffers, by name; what is left out is the model's own.
         examples: Any.
+        wanted: What is counted beside.
 
     Returns:
-        {"accuracy": fraction, "risk": nats, "examples": count}, or {"examples": 0}.
+        {"accuracy": fraction, "risk": nats, "examples": count}, or {"examples": 0}; and as `numbers_of`.
     """
     if len(examples) == 0:
         return {"examples": 0}
     own = {name: value.clone() for name, value in parameters.items()}  # a network may write to what it is handed
     logits = in_pieces(model, model, own, examples)
-    correct = float(statistics.hits(logits, examples.labels).sum())
-    total = float(statistics.losses(logits, examples.labels).double().sum())
-    return {"accuracy": correct / len(examples), "risk": total / len(examples), "examples": len(examples)}
+    losses, hits = statistics.losses(logits, examples.labels), statistics.hits(logits, examples.labels)
+    return numbers_of(losses, hits, logits, examples.labels, wanted, groups_of(examples, wanted.groups))
 
 
 @contextmanager
@@ -145,8 +154,10 @@ def named(client: Holder, request: Request) -> Iterator[None]:
 def _one_gradient(client: Holder, request: Request) -> tuple[dict[str, Tensor], dict[str, float]]:
     batch = _measured_batch(client, request)
     objective = _at_start(client, request, batch)
-    gradient, metrics = descend(batch, objective)
+    gradient, metrics = _descend(batch, objective)
     moved = how_moved(client, request, batch.moved) if request.running else {}
+    moving = moving_in(request.task.training, request.round, gradient)
+    gradient = {name: value if name in moving else torch.zeros_like(value) for name, value in gradient.items()}
     return gradient | moved, {**metrics, "accuracy": _mean(batch, "accuracy")}
 
 
@@ -160,28 +171,65 @@ def _local_steps(client: Holder, request: Request) -> tuple[dict[str, Tensor], d
     own = applied.client_start(rules, client.state.rule, request.parameters)
     correct = applied.correction(rules, request.parameters, request.sent, own)
     examples = len(client.domain.train)
-    steps = local_steps(request.task.training, request.round, len(step_sizes(request.task, examples)), parameters)
+    moving = moving_in(request.task.training, request.round, parameters)
+    steps = local_steps(request.task.training, request.round, len(step_sizes(request.task, examples)), moving)
     batches = with_next(minibatches(request, examples, client.client_id))
     for step, (rows, after) in enumerate(batches, 1):
         if after is not None:
             client.domain.train.expect(after[: start.most], start.draws)
         draw_key = _draw_key(client, request, step)
-        batch = replace(start, parameters=parameters, rows=rows, trained=True, running=running, draw_key=draw_key)
-        gradient, metrics = descend(batch, objective)
+        batch = replace(
+            start,
+            parameters=parameters,
+            rows=rows,
+            trained=True,
+            running=running,
+            draw_key=draw_key,
+            mixing=_mixing(client, request, step),
+        )
+        gradient, metrics = _descend(batch, objective)
         seen.append(metrics if looks else {**metrics, "accuracy": _mean(batch, "accuracy")})
         gradient |= correct(
             {name: gradient[name] for name in request.parameters},
             {name: parameters[name].detach() for name in request.parameters},
         )
-        steps.take(gradient)
+        steps.take({name: gradient[name] for name in moving})
         running = batch.moved
     means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
     end = {name: parameters[name].detach() for name in request.parameters}
-    extra, own = applied.answered(rules, Work(request.parameters, end, len(seen), steps.rate, request.sent, own))
+    risks = _risks(request, start, parameters, running, first)
+    extra, own = applied.answered(rules, Work(request.parameters, end, len(seen), steps.rate, request.sent, own, risks))
     client.state = replace(client.state, rule=own)
     update = {name: request.parameters[name] - value for name, value in end.items()}
     moved = how_moved(client, request, {**parameters, **running}) if request.running else {}
     return update | extra | moved, {**means, **first}
+
+
+def _risks(
+    request: Request, start: Batch, parameters: dict[str, Tensor], running: Mapping[str, Tensor], first: Named
+) -> dict[str, float]:
+    """The risks of what a client measures that the run's rules ask for, at the models that it begins and ends with."""
+    wanted = {one for rule in request.task.rules for one in rule.measures}
+    found = {"start": first["risk"]} if "start" in wanted else {}
+    if "end" in wanted:
+        own = {name: value.detach() for name, value in parameters.items()}
+        found["end"] = _mean(replace(start, parameters=own, running=running, trained=False), "risk")
+    return found
+
+
+def _descend(batch: Batch, objective: Objective) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The gradient of a step, at the model or up its loss as the recipe says, and the loss's parts at the model."""
+    gradient, metrics = descend(batch, objective)
+    radius = objective.recipe.sam_radius
+    if radius:
+        gradient, _ = descend(climbed(batch, gradient, radius), objective)
+    return gradient, metrics
+
+
+def _mixing(client: Holder, request: Request, step: int = 0) -> Mixing | None:
+    """How a step's examples are mixed; step 0 is the batch that is measured."""
+    alpha = request.task.recipe.mixup_alpha
+    return Mixing(alpha, (request.task.seed, "mixup", request.round, client.client_id, step)) if alpha else None
 
 
 def running_of(client: Holder, request: Request) -> dict[str, Tensor]:
@@ -210,22 +258,25 @@ def looks_at_start(request: Request) -> bool:
     Where nothing is measured they are those of the steps, and no pass is made for them.
     """
     recipe = request.task.recipe
-    return bool(active_terms(recipe, request.averaging_weight)) or any(rule.weigh for rule in request.task.rules)
+    asked = any(rule.weigh or "start" in rule.measures for rule in request.task.rules)
+    return asked or bool(active_terms(recipe, request.averaging_weight))
 
 
 def _measured_batch(client: Holder, request: Request) -> Batch:
     """What the client measures in a round, at the request's model: what is computed of it serves all exchanges."""
     rows, draw_key = measured_rows(request, len(client.domain.train), client.client_id), _draw_key(client, request)
     kept = client.last_pass
-    if isinstance(kept, Batch) and (kept.draw_key, _same(kept.rows, rows)) == (draw_key, True):
+    mixing = _mixing(client, request)
+    if isinstance(kept, Batch) and (kept.draw_key, kept.mixing, _same(kept.rows, rows)) == (draw_key, mixing, True):
         known, given = {**kept.parameters, **kept.running}, {**request.parameters, **running_of(client, request)}
         if known.keys() == given.keys() and all(_same(known[name], value) for name, value in given.items()):
             return kept
     parameters, running = _at_request(client, request)
     most, trained = rows_of_a_piece(client, request), request.task.training.mode == "synchronous"
     draws = (request.task.seed, request.round, client.client_id)
-    soften = softening(request.task.training, client.model, client.domain.train)
-    fresh = Batch(client.model, parameters, client.domain.train, rows, most, trained, draws, running, draw_key, soften)
+    soften = softening(request.task.training, client.model, client.domain.train, always=mixing is not None)
+    train = client.domain.train
+    fresh = Batch(client.model, parameters, train, rows, most, trained, draws, running, draw_key, soften, mixing)
     client.last_pass = fresh
     expect_next(client, request, most)
     return fresh

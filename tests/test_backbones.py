@@ -214,6 +214,16 @@ def test_a_file_that_holds_code_is_not_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "said"), [(b"", "it is empty"), (b"<html>not found</html>", "it is no file of torch's")]
+)
+def test_what_is_no_file_of_weights_is_not_taken_for_one_with_code(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(FedhaError, match=rf"cannot read model.weights .*: {said}; give a file of safetensors"):
+        small(weights=str(path))
+
+
+@pytest.mark.parametrize(
     ("section", "said"),
     [
         ({"architecture": "resnett18"}, "'resnett18', which timm does not have; did you mean 'resnet18'"),

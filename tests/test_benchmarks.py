@@ -72,6 +72,14 @@ def test_memory_and_its_growth_are_told() -> None:
 
 
 @pytest.mark.slow
+def test_a_sweep_on_cached_features_tells_what_is_no_training() -> None:
+    told = found("feature_sweep")
+    assert told["recipes"].keys() == {"erm", "vrex"}
+    assert 0 < told["training"] < told["cpu"]
+    assert told["rest"] == 1 - told["training"] / told["cpu"]
+
+
+@pytest.mark.slow
 def test_startup_is_told_beside_bare_imports() -> None:
     sides = found("startup")
     bare = sides.pop("import torch, flwr")

@@ -34,6 +34,18 @@ def test_what_a_round_released_does_not_outlive_it(state: ClientState) -> None:
     assert content(kept) == {**content(state), "released": {}, "released_in": 0}
 
 
+def test_memory_has_moved_where_a_tensor_is_another_one() -> None:
+    """Clients that are computed together are handed new mappings, also where nothing in them is new."""
+    one, nothing = torch.ones(1), ClientState()
+    known = ClientState(averages={"s": one})
+    assert not nothing.moved(known)  # what remembers nothing has nothing to say
+    assert not ClientState(averages={}).moved(nothing)
+    assert not ClientState(averages={**known.averages}, released={"s": one}, released_in=2).moved(known)
+    assert known.moved(nothing)
+    assert ClientState(averages={"s": one.clone()}).moved(known)
+    assert ClientState(averages=known.averages, rule={"c": one}).moved(known)
+
+
 def test_the_names_of_earlier_versions_are_read() -> None:
     one = torch.ones(1)
     earlier = {"gradient_variance": one, "own/gradient": one, "own": torch.tensor(4), "released/round": torch.tensor(3)}

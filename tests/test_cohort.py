@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +14,15 @@ from torch.testing import assert_close
 from fedha.answers import answer_train
 from fedha.client import Client
 from fedha.cohort import Member, averaging_weights, cohort_size, draw_cohort
-from fedha.config import TrainingConfig, parse
+from fedha.config import PrivacyConfig, TrainingConfig, parse
 from fedha.errors import FedhaError
-from fedha.exchange import Reply, Request
-from fedha.federation import by_domain, in_order, pool_evaluations, run_round
+from fedha.exchange import Reply, Request, Task
+from fedha.federation import Server, by_domain, in_order, pool_evaluations, run_round
+from fedha.flower import HessianAlignment
 from fedha.recipes import RECIPES
-from tests.test_recipes import make_problem
+from fedha.runs.cohort_key import kept_secret
+from fedha.runs.own_files import owned
+from tests.test_recipes import SEED, make_problem
 
 SIZES = [5, 1, 30, 4, 10]
 MEMBERS = [Member(place, f"d{place // 2}", size) for place, size in enumerate(SIZES)]
@@ -190,3 +194,64 @@ def test_clients_of_one_domain_draw_their_own_signs_and_batches() -> None:
     assert record["penalty"]["hutchinson_diagonal"] > 0  # same data, other signs
     assert [one.domain.client_name for one in clients] == ["d0/0", "d0/1"]
     assert torch.isfinite(server.parameters["head.weight"]).all()
+
+
+# --- where being drawn is to hide a client ---
+
+SOME = TrainingConfig(clients_per_round=2)
+SECRET = bytes(range(32))
+
+
+def hidden(secret: bytes, round: int, seed: int = 0) -> list[int]:
+    return [one.client_id for one in draw_cohort(SOME, seed, round, MEMBERS[::-1], secret)]
+
+
+def test_a_secret_decides_in_the_seeds_place() -> None:
+    rounds = range(1, 30)
+    drawn = [hidden(SECRET, round) for round in rounds]
+    assert drawn == [hidden(SECRET, round, seed=7) for round in rounds]
+    assert all(len(set(some)) == 2 and some == sorted(some) for some in drawn)
+    assert drawn != [hidden(SECRET[::-1], round) for round in rounds]
+    assert drawn != [places(SOME, round) for round in rounds]
+    assert len({tuple(some) for some in drawn}) > 5
+
+
+def test_by_a_secret_every_pair_is_drawn_as_often() -> None:
+    uses, rounds = Counter(tuple(hidden(SECRET, round)) for round in range(4000)), 4000
+    assert len(uses) == 10
+    assert all(abs(count / rounds - 0.1) < 5 * math.sqrt(0.1 * 0.9 / rounds) for count in uses.values())
+
+
+def test_what_requests_carry_does_not_tell_who_is_drawn() -> None:
+    """The run's seed is in every request; a participant who draws by it finds other cohorts."""
+    protected = PrivacyConfig(protect="clients", noise_multiplier=2.0)
+    problem, training = make_problem(), TrainingConfig(clients_per_round=2, averaging="clients")
+    strategy = HessianAlignment("erm", training, seed=SEED, clients=3, privacy=protected)
+    server = strategy.begin(dict(problem.model.named_parameters()))
+    members = [client.member for client in problem.clients()]
+    drawn = [[one.client_id for one in server.gather(round, members)] for round in range(1, 30)]
+    assert server.site.randomness == "cryptographic"  # else its noise would follow from the seed, too
+    guessed = [[one.client_id for one in draw_cohort(training, SEED, round, members)] for round in range(1, 30)]
+    assert drawn != guessed
+    again = strategy.begin(dict(problem.model.named_parameters()))
+    assert drawn != [[one.client_id for one in again.gather(round, members)] for round in range(1, 30)]
+
+
+def test_without_a_secret_no_amplification_is_claimed() -> None:
+    protected = PrivacyConfig(protect="clients", noise_multiplier=2.0)
+    task = Task(RECIPES["erm"], TrainingConfig(clients_per_round=2, averaging="clients"), 0, protected)
+    for secret, kind in ((SECRET, "without_replacement"), (b"", "unamplified")):
+        server = Server(task, {"w": torch.zeros(2)}, secret=secret)
+        server.gather(1, MEMBERS)
+        ((release, count),) = server.spending.train["federation"].entries
+        assert (release.sampling, release.sample, count) == (kind, 2, 1)
+
+
+def test_a_run_that_goes_on_draws_by_the_secret_that_it_began_with(tmp_path: Path) -> None:
+    assert kept_secret(tmp_path, SECRET) == kept_secret(tmp_path, bytes(32)) == SECRET
+    key = tmp_path / "cohort.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert "cohort.key" in owned(tmp_path)
+    key.write_bytes(b"short")
+    with pytest.raises(FedhaError, match=r"cohort\.key, by which the run's clients are drawn, has 5 bytes, not 32"):
+        kept_secret(tmp_path, SECRET)

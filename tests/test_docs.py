@@ -3,16 +3,19 @@
 import contextlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import fedha
 from fedha.config import load
 from fedha.data import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.models import SplitModel
+from fedha.report.baselines import beside_table, rule_table
 from fedha.report.formats import render
 from fedha.report.tables import recipe_table
 from fedha.run import execute
@@ -26,7 +29,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 def test_the_page_of_recipes_is_the_table() -> None:
     written = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    assert written == render(recipe_table(classes=2, features=128, parameters=16_770), "markdown"), "run `make docs`"
+    tables = (recipe_table(classes=2, features=128, parameters=16_770), rule_table(), beside_table())
+    assert written == "\n".join(render(table, "markdown") for table in tables), "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -116,6 +120,27 @@ def test_the_example_of_a_run_from_objects_runs(page: str, tmp_path: Path, monke
     with contextlib.suppress(FedhaError):  # a lambda has no name by which `load` could make its network again
         exec(example, names)
     assert names["result"].accuracy("sketch") >= 0
+
+
+def test_the_example_of_a_search_with_optuna_searches() -> None:
+    optuna = pytest.importorskip("optuna")
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    example = next(one for one in re.findall(r"```py\n(.*?)```", text, re.DOTALL) if "optuna" in one)
+    assert len([line for line in example.splitlines() if line]) <= 10
+    draws = torch.Generator().manual_seed(0)
+    made = ((torch.randn(n, 6, generator=draws) for n in (20, 8)) for _ in range(3))
+    domains = [
+        Domain(name, *(Examples(inputs, (inputs[:, 0] > 0).long()) for inputs in parts))
+        for name, parts in zip(("photo", "art", "sketch"), made, strict=True)
+    ]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    names: dict[str, Any] = {"fedha": fedha, "optuna": optuna, "domains": domains, "make_network": fitted}
+    names["sources"] = ["photo", "art"]
+    exec(example.replace('"rounds": 50', '"rounds": 2').replace("n_trials=20", "n_trials=3"), names)
+    assert len(names["study"].trials) == 3
+    assert all(
+        1e-3 <= one.params["learning_rate"] <= 0.1 and "unseen" in one.user_attrs for one in names["study"].trials
+    )
 
 
 def test_the_example_of_a_server_rule_trains_by_name_and_goes_on(

@@ -19,7 +19,7 @@ from fedha.data.examples import Chosen, Examples, Joined
 from fedha.errors import FedhaError, UnwrittenError
 from fedha.features import Keeping, divided, featured, forget, row_keys
 from fedha.features import store as stores
-from fedha.features.ahead import compute
+from fedha.features.ahead import compute, parts_of
 from fedha.features.source import Features
 from fedha.features.trunk import BLOCK, computed
 from fedha.flower.serve import Job, load_domains
@@ -182,7 +182,7 @@ def test_other_data_other_weights_and_another_precision_are_not_found(tmp_path: 
 def test_images_in_files_are_known_by_their_files(tmp_path: Path) -> None:
     config = image_config(tmp_path)
     domains = load_domains(config)
-    compute(config, domains)
+    compute(parts_of(config, domains))
     first = domains.sources[0]
     before = {*row_keys(first.train).tolist(), *row_keys(first.held_out).tolist()}
     path = next((tmp_path / "images").glob(f"{domains.sources[0].name}/*/*"))
@@ -239,6 +239,7 @@ def test_two_processes_compute_what_one_would(tmp_path: Path) -> None:
         one.start()
     for one in threads:
         one.join()
+    assert len(found) == 4
     assert all(torch.equal(one, found[0]) for one in found)
     assert sum(sum(body.seen) - 2 for _, body in bodies) == 3 * BLOCK
 
@@ -259,6 +260,19 @@ def test_a_disk_that_fills_is_a_sentence_and_what_is_whole_stays(
     monkeypatch.setattr(stores.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(UnwrittenError, match=r"take 0.0 GB but the disk of the cache"):
         kept(examples(seed=5), model, tmp_path)
+
+
+@pytest.mark.parametrize("to", ["nowhere.png", "link.png"])
+def test_a_link_that_leads_nowhere_is_named(to: str, tmp_path: Path) -> None:
+    config = image_config(tmp_path)
+    (tmp_path / "images" / "a" / "x" / "link.png").symlink_to(tmp_path / "images" / "a" / "x" / to)
+    with pytest.raises(FedhaError, match=r"cannot use the image .*link.png: .*; mend or remove it"):
+        compute(parts_of(config, load_domains(config)))
+
+
+def test_a_cache_without_a_name_is_refused() -> None:
+    with pytest.raises(FedhaError, match=r"model.features.cache: it names no folder; leave it out, or name one"):
+        parse({"model": {"name": "tests.test_features:frozen", "features": {"cache": ""}}})
 
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
@@ -366,7 +380,7 @@ def test_a_run_has_the_same_bits_with_and_without_a_cache(name: str, tmp_path: P
     config = image_config(tmp_path, **RUNS[name])
     bare = config.model_copy(update={"model": config.model.model_copy(update={"features": parse({}).model.features})})
     domains = load_domains(config)
-    compute(config, domains)
+    compute(parts_of(config, domains))
     for place, one in (("cached", config), ("bare", bare)):
         run_job(Job(one, tmp_path / place), Silent())
     one, other = ((tmp_path / place / runfolder.MODEL).read_bytes() for place in ("cached", "bare"))
@@ -388,9 +402,9 @@ def test_a_finished_run_takes_images_as_they_are(tmp_path: Path) -> None:
 def test_features_ahead_need_a_cache_and_something_frozen(tmp_path: Path) -> None:
     config = image_config(tmp_path)
     domains = load_domains(config)
-    assert [tuple(one) for one in compute(config, domains)] == [("a", 12, 5), ("b", 12, 5), ("c", 12, 5)]
+    assert compute(parts_of(config, domains)) == [("a", 12, 5, 0), ("b", 12, 5, 0), ("c", 12, 5, 0)]
     with pytest.raises(FedhaError, match=r"model.features.cache is not set"):
-        compute(parse({}), domains)
+        parts_of(parse({}), domains)
     trained = {"model": {"name": "tests.models_of_others:shaped", "features": {"cache": "f"}}}
     with pytest.raises(FedhaError, match=r"no part of network .* is frozen; set model.frozen: true"):
-        compute(parse({**trained}), load_domains(parse({})))
+        parts_of(parse({**trained}), load_domains(parse({})))

@@ -154,13 +154,14 @@ class TestSimulation:
         [
             {"name": "tests.models_of_others:shaped", "kind": "attention"},
             {"name": "tests.models_of_others:normed", "batch_norm": "local"},
+            {"name": "timm", "architecture": "test_resnet", "weights": "none", "frozen": True, "hidden": [8]},
         ],
-        ids=["attention with dropout", "each client its own batch norm"],
+        ids=["attention with dropout", "each client its own batch norm", "a frozen convolutional network"],
     )
     def test_own_networks_with_chance_and_state_have_the_inline_runs_bits(
         self, model: dict[str, Any], tmp_path: Path, nothing_left: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         training = {"rounds": 2, "mode": "local", "local": {"steps": 2, "batch_size": 32}}
         for engine_name in ("inline", "flower"):
             config = parse({"engine": {"name": engine_name}, "model": model, "recipe": "hgp", "training": training})

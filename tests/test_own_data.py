@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_one_sentence_before_anything_is_written(
 
 
 def test_names_that_nobody_knows_are_answered_with_the_nearest() -> None:
-    with pytest.raises(FedhaError, match=r"there is no data set 'hart'; did you mean 'heart'\?; or name your own"):
+    with pytest.raises(FedhaError, match=r"there is no data set 'hart'; did you mean 'heart'\? Or name your own"):
         config({"name": "hart"})
     with pytest.raises(FedhaError, match=r"data\.target is \['va', 'cleveland'\]: it should be text"):
         config({"name": "heart", "target": ["va", "cleveland"]})

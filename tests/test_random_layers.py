@@ -8,7 +8,9 @@ import pytest
 import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 import fedha
 from fedha.batching.limits import refusal
@@ -20,7 +22,7 @@ from fedha.exchange import Request, Task
 from fedha.federation import Server, run_round
 from fedha.flower import HessianAlignment, client_app
 from fedha.models import SplitModel
-from fedha.models.random_layers import random_parts
+from fedha.models.random_layers import BLOCK, Chance, Draw, drawing, random_parts
 from fedha.models.state import state_of
 from fedha.pieces import Batch
 from fedha.recipes import RECIPES
@@ -70,11 +72,16 @@ def test_a_grid_gives_the_bits_of_the_plain_loop_whatever_was_drawn_before(kind:
     assert_close(found.to_torch_state_dict(), server.state, rtol=0, atol=0)
 
 
+def leaves(model: SplitModel) -> dict[str, Tensor]:
+    return {name: value.clone().requires_grad_() for name, value in state_of(model).trained.items()}
+
+
 def drawn(kind: str, round: int = 1, client_id: int = 0, seed: int = 0, step: int = 1) -> list[Tensor]:
     """Features of the two pieces of a batch, which are of the same examples; taken twice."""
     model, rows = shaped(kind)(), torch.arange(30).repeat(2)
-    parameters = {name: value.clone().requires_grad_() for name, value in state_of(model).trained.items()}
-    batch = Batch(model, parameters, domain(0).train, rows, 30, True, draw_key=(seed, "chance", round, client_id, step))
+    batch = Batch(
+        model, leaves(model), domain(0).train, rows, 30, True, draw_key=(seed, "chance", round, client_id, step)
+    )
     first, second = ([seen.features.detach() for seen in batch.pieces()] for _ in range(2))
     assert_close(first, second, rtol=0, atol=0)
     return first
@@ -134,8 +141,10 @@ def test_a_head_that_draws_is_one_head_in_all_that_is_measured_or_refused(recipe
         return strategy.start(grid, begun, 2).arrays.to_torch_state_dict()
 
     strategy = HessianAlignment(recipe, clients=3)
-    if recipe not in ("erm", "hgp", "coral", "irm", "vrex", "groupdro", "iga", "fish", "fediir"):
-        with pytest.raises(FedhaError, match=r"calls the head once .* the head draws at random"):
+    first = ("erm", "hgp", "coral", "irm", "vrex", "groupdro", "iga", "fish", "fediir")
+    if recipe not in (*first, "mmd", "rdm", "afl", "mixup", "sam"):
+        said = "gives points" if recipe == "fedsr" else r"calls the head once .* the head draws at random"
+        with pytest.raises(FedhaError, match=said):
             found(strategy)
         assert not strategy.last_round
         return
@@ -148,6 +157,100 @@ def test_private_steps_refuse_chance_before_the_first_round() -> None:
     strategy = HessianAlignment("erm", clients=3, privacy=privacy)
     with pytest.raises(FedhaError, match="failed to introduce itself"):
         strategy.start(InlineGrid(client_app(network, own), 3), ArrayRecord(network().state_dict()), 1)
+
+
+class Checkpointed(nn.Module):
+    """Computes its layers again on the way back, with the draws that they had."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return checkpoint(self.body, inputs, use_reentrant=False)
+
+
+class Noisy(nn.Module):
+    """Draws in all the ways that a layer may: by each number, by each example, and once for all."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        wide = inputs.flatten(1)
+        noise = (
+            torch.randn_like(wide) + torch.rand(len(wide), 1, dtype=wide.dtype) + torch.randn(wide.shape[1]).to(wide)
+        )
+        kept = torch.bernoulli(torch.full_like(wide, 0.7)) * torch.empty_like(wide).uniform_(0.5, 1.5)
+        return functional.dropout(kept, 0.2) * (1 + 0.1 * noise) if torch.rand(()) < 2 else wide
+
+
+def _body(kind: str, rows: int, wide: int) -> tuple[nn.Module, int]:
+    if kind in others.BODIES:
+        return others.BODIES[kind](rows, wide)
+    if kind == "noisy":
+        return nn.Sequential(Noisy(), nn.Linear(rows * wide, 6)), 6
+    if kind == "wide":  # a row has more numbers than are drawn at once
+        many = BLOCK + 3
+        return nn.Sequential(nn.Flatten(), nn.Linear(rows * wide, many), nn.Dropout(0.5), nn.Linear(many, 6)), 6
+    body, width = others.BODIES["dropout"](rows, wide)
+    return Checkpointed(body), width
+
+
+def drawing_network(shape: tuple[int, ...], classes: int, kind: str) -> SplitModel:
+    body, width = _body(kind, *shape)
+    return SplitModel(body, nn.Linear(width, classes))
+
+
+def trained_in(chunk: int | None, network: Callable[..., SplitModel], recipe: str, mode: str) -> Any:
+    """A client's answer, in pieces of so many rows."""
+    model, given = network().double(), domain(0)
+    part = given.train.__class__(given.train.inputs.double(), given.train.labels)
+    client = Client(0, given.__class__("d", part, part), model)
+    training = MODES[mode].model_copy(update={"chunk": chunk})
+    references = {}
+    for names in RECIPES[recipe].measurements():
+        asked = request(model, recipe, training, averaging_weight=0.5, references=references, measure=names)
+        references |= answer_measure(client, asked).tensors
+    moved = {name: 0.9 * value for name, value in references.items()}
+    return answer_train(client, request(model, recipe, training, averaging_weight=0.5, references=moved))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", [*DRAWING, "noisy", "wide"])
+def test_what_is_drawn_does_not_depend_on_the_chunk(kind: str, mode: str) -> None:
+    network = seeded(drawing_network, kind=kind)
+    whole = trained_in(None, network, "coral", mode)
+    for chunk in (7, 1):
+        pieces = trained_in(chunk, network, "coral", mode)
+        assert_close(pieces.tensors, whole.tensors, rtol=1e-7, atol=1e-9)
+        assert pieces.metrics == pytest.approx(whole.metrics, rel=1e-9)
+
+
+@pytest.mark.parametrize("recipe", ["erm", "hgp", "irm", "vrex", "fish", "fediir"])
+def test_nor_does_what_a_head_draws(recipe: str) -> None:
+    whole, pieces = (trained_in(chunk, seeded(dropping_head), recipe, "synchronous") for chunk in (None, 7))
+    assert_close(pieces.tensors, whole.tensors, rtol=1e-9, atol=1e-11)
+
+
+def test_rows_have_draws_of_their_own_and_a_share_of_them_is_dropped() -> None:
+    body = nn.Dropout(0.25)
+    with drawing(Chance((0, "a"), (Draw(0),)), torch.device("cpu")):
+        seen = body(torch.ones(400, 100))
+    assert float((seen == 0).double().mean()) == pytest.approx(0.25, abs=0.01)
+    assert len({tuple(row.tolist()) for row in seen}) == 400
+    with drawing(Chance((0, "a"), (Draw(0),), first=150), torch.device("cpu")):
+        assert torch.equal(body(torch.ones(33, 100)), seen[150:183])
+
+
+def test_a_layer_that_is_computed_again_on_the_way_back_keeps_torchs_draws() -> None:
+    form, inputs = domain(0).train.form, domain(0).train.inputs
+    model, chance = seeded(drawing_network, kind="checkpointed")(), Chance((0, "a"), (None,))
+    assert random_parts(model, form).featurizer == (None,)
+    assert random_parts(SplitModel(model.featurizer.body, model.head), form).featurizer == (Draw(0),)
+    slopes = []
+    for body in (model.featurizer, model.featurizer.body):
+        with drawing(chance, torch.device("cpu")):
+            features = body(inputs)
+        slopes.append(torch.autograd.grad(features.square().sum(), list(body.parameters())))
+    assert_close(slopes[0], slopes[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", DRAWING)

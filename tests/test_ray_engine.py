@@ -73,6 +73,25 @@ RUNS: dict[str, dict[str, Any]] = {
             "local": {"epochs": 1, "batch_size": 30, "optimizer": {"name": "nadam", "weight_decay": 0.01}},
         },
     },
+    "domains mixed, random features, uphill, weights by the gap": {
+        "data": {"partition": {"name": "lambda", "clients": 7, "mixing": 0.3}},
+        "recipe": {"name": "mmd", "probes": 3, "sam_radius": 0.1, "weight": 0.1},
+        "training": {**LOCAL, "optimizer": "feddg_ga", "clients_per_round": 5},
+    },
+    "labels skewed, mixup, the head first, fairly": {
+        "data": {"clients_per_domain": 3, "partition": {"name": "dirichlet", "alpha": 0.5}},
+        "recipe": "mixup",
+        "training": {
+            **LOCAL,
+            "local": {"epochs": 1, "batch_size": 30},
+            "optimizer": {"name": "qfedavg", "q": 2},
+            "head_rounds": 2,
+        },
+    },
+    "risks' distributions, an average of weights": {
+        "recipe": {"name": "rdm", "probes": 3, "weight": 0.1},
+        "training": {"weight_averaging": {"name": "ema", "decay": 0.5}},
+    },
     "scaffold, local steps of some clients": {
         "recipe": "erm",
         "training": {
@@ -110,6 +129,9 @@ def model(folder: Path) -> bytes:
         "scaffold, local steps of some clients",
         "adamw with two rates, clipping, a warm-up and soft targets",
         "clients' nadam by the step",
+        "domains mixed, random features, uphill, weights by the gap",
+        pytest.param("labels skewed, mixup, the head first, fairly", marks=pytest.mark.slow),
+        pytest.param("risks' distributions, an average of weights", marks=pytest.mark.slow),
     ],
 )
 def test_ray_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:

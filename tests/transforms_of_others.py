@@ -41,6 +41,11 @@ def nothing(image: Image.Image) -> str:
     return "done"
 
 
+def cropped_away(image: Image.Image) -> Image.Image:
+    """No pixel."""
+    return image.crop((0, 0, 0, 0))
+
+
 def beyond(image: Image.Image) -> torch.Tensor:
     """Normalised, as networks want it and bytes cannot be."""
     return torch.full((3, 8, 8), -1.5)

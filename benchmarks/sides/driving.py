@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedha.heap import TUNABLES, uncached
 from sides.processes import birth, cpu_seconds, tree
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -26,6 +27,7 @@ def environment() -> dict[str, str]:
     """
     return os.environ | {
         "RAY_ADDRESS": "local",  # else Flower's simulation joins whatever Ray cluster runs on the machine
+        TUNABLES: uncached(os.environ),  # as the command starts itself
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "MKL_NUM_THREADS": "1",

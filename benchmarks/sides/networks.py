@@ -25,6 +25,15 @@ def cnn(channels: int = 3) -> SplitModel:
     return SplitModel(nn.Sequential(*layers, nn.Flatten()), nn.Linear(128, CLASSES))
 
 
+def frozen(input_shape: tuple[int, ...], classes: int, width: int = 1_280) -> SplitModel:
+    """A frozen layer that makes features of an image, whatever the run's seed, and an mlp of 32 behind it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        body = nn.Linear(torch.Size(input_shape).numel(), width).requires_grad_(False)
+    trained = [nn.Linear(width, 32), nn.ReLU()]
+    return SplitModel(nn.Sequential(nn.Flatten(), body, nn.ReLU(), *trained), nn.Linear(32, classes))
+
+
 def residual(architecture: str, *, mixed: bool = False, channels_last: bool = False) -> SplitModel:
     """timm's resnet18 or resnet50 with random weights, its batch norm frozen; torchvision's where timm is not there.
 

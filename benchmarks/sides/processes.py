@@ -39,6 +39,19 @@ def cpu_seconds(pids: set[int]) -> float:
     return total / _TICKS
 
 
+def own_cpu_seconds(root: int) -> dict[tuple[int, int], float]:
+    """User and system time of a process and of each that it, or one of these, started, by number and birth.
+
+    Whoever asks often enough has the time of those that ended too.
+    """
+    found = {}
+    for pid in tree(root):
+        with suppress(OSError):
+            fields = _fields(Path(f"/proc/{pid}/stat"))
+            found[pid, int(fields[19])] = sum(map(int, fields[11:13])) / _TICKS
+    return found
+
+
 def memory_bytes(pid: int) -> tuple[int, int]:
     """What a process holds of its own, and of shared memory; a page counts in parts for those that share it (PSS).
 

@@ -24,7 +24,7 @@ from fedha.audit.sent import Sent
 from fedha.audit.settings import Settings, chosen_rounds
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet, Examples
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_domains
 from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.flower.serve import load_domains
@@ -58,7 +58,13 @@ class Subject:
 
 
 def examine(
-    config: Config, settings: Settings, progress: Progress, *, trained: Model | None, keep: Path | None = None
+    config: Config,
+    settings: Settings,
+    progress: Progress,
+    *,
+    trained: Model | None,
+    keep: Path | None = None,
+    ended: int | None = None,
 ) -> Audited:
     """Do a run again, attack what it sends, and its final model.
 
@@ -68,21 +74,26 @@ def examine(
         progress: Told of progress.
         trained: The run's own final model, to compare the replay with; None where it was not kept.
         keep: Where the releases are left as files; None: nowhere.
+        ended: The run's last round, where it is known; None: that of the config.
 
     Raises:
         FedhaError: The config cannot be run here, or asks for rounds that it does not have.
     """
     begun = time.perf_counter()
-    rounds = chosen_rounds(settings.rounds, config.training.rounds)
+    rounds = chosen_rounds(settings.rounds, ended or config.training.rounds)
     if softens(config.training):
         raise FedhaError(
             "the run was trained with label_smoothing or class_weights, and the attacks know the plain cross-entropy "
             "alone: what they find would say too little; audit a run without them"
         )
+    recipe = config.recipe[0].resolve()
+    if recipe.mixup_alpha or recipe.sam_radius:
+        raise FedhaError(
+            f"recipe {recipe.name!r} has mixup_alpha or sam_radius, and the attacks know gradients of single examples "
+            "at the model alone: what they find would say too little; audit a run without them"
+        )
     domains = load_domains(config)
-    subject = Subject(
-        config, domains, client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
-    )
+    subject = Subject(config, domains, client_domains(domains, config.data, config.seed[0]))
     with TemporaryDirectory(prefix="fedha-audit-", dir=temporary.wanted()) as place:
         folder = keep or Path(place)
         final = _replayed(subject, rounds, folder, progress)
@@ -113,7 +124,7 @@ def _attacker_of(subject: Subject, settings: Settings, progress: Progress) -> At
     low, high = _value_range(public)
     return Attacker(
         domains.classes,
-        build(config.model, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
+        build(config.network, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
         public,
         weight_decay=config.training.weight_decay,
         decay=config.training.decay,
@@ -174,7 +185,7 @@ def _on_sources(subject: Subject, final: Model) -> float | None:
     No client needs to have sent it: who simulates has everybody's data.
     """
     config, domains = subject.config, subject.domains
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
     held_out = [placed(one.held_out, model, some_of(final)) for one in subject.clients if len(one.held_out)]
     return fmean(evaluate(model, final, part)["accuracy"] for part in held_out) if held_out else None
 
@@ -239,7 +250,7 @@ def _shadow_training(
         other = config.model_copy(update={"seed": [config.seed[0] + 1 + number]})
         trained = replay(other, domains, clients=clients)
         progress("shadow models", number + 1, shadows)
-        model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+        model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
         return lambda examples: logits_of(model, trained, examples)
 
     return train

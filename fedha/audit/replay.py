@@ -15,7 +15,7 @@ from fedha.audit.overheard import ListeningGrid
 from fedha.audit.releases import releases_of, shows_single_clients
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_domains
 from fedha.engine.inline import inline_grid
 from fedha.errors import FedhaError
 from fedha.flower.serve import Job, serve
@@ -74,11 +74,7 @@ def replay(
     Raises:
         FedhaError: As in `fedha.run.execute`; or a single client's tensors were sent where none may be.
     """
-    held = (
-        client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
-        if clients is None
-        else clients
-    )
+    held = client_domains(domains, config.data, config.seed[0]) if clients is None else clients
     examples = {client_id: len(one.train) for client_id, one in enumerate(held)}
     grid = ListeningGrid(inline_grid(config, domains, held), rounds if keep else ())
     shown: list[HessianAlignment] = []
@@ -112,6 +108,7 @@ def difference(one: Model, other: Model) -> float | None:
 def _hastened(config: Config) -> Config:
     """The same training, without what leaves no trace in it: evaluation on the way, checkpoints, folds."""
     rounds = config.training.rounds
-    evaluation = config.evaluation.model_copy(update={"every": rounds, "leave_one_domain_out": False})
-    checkpoint = config.checkpoint.model_copy(update={"every": rounds})
+    ends = {} if config.training.stop is not None else {"every": rounds}  # what is evaluated may end it
+    evaluation = config.evaluation.model_copy(update={"leave_one_domain_out": False, **ends})
+    checkpoint = config.checkpoint.model_copy(update={"every": rounds, "keep": "last"})
     return config.model_copy(update={"evaluation": evaluation, "checkpoint": checkpoint})

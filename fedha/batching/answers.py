@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -18,8 +19,11 @@ from fedha.batching.train import local_steps, one_gradient
 from fedha.batching.updates import Rows, Updates, WeightedSum
 from fedha.batching.whole import first_products, whole_features
 from fedha.data.domain import Examples
+from fedha.data.groups import groups_of
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.metrics.asked import Asked
+from fedha.metrics.counts import Numbers, numbers_of
 from fedha.minibatches import measured_rows
 from fedha.pieces import rows_at_once
 from fedha.reference import weighted_mean
@@ -129,10 +133,11 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
 
 def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
     trained = shared.train_all(clients, requests)
-    numbers = [value for one in trained.metrics for value in one.values()]
-    some = next(iter(trained.update.values()))
     small = [value.flatten() for value in trained.update.values() if value.dim() < 2]  # the server looks at all of them
-    _check_finite(torch.cat([torch.tensor(numbers, dtype=some.dtype, device=some.device), *small]), requests[0])
+    if not all(isfinite(value) for one in trained.metrics for value in one.values()):
+        raise _not_finite(requests[0])
+    if small:
+        _check_finite(torch.cat(small), requests[0])
     for client, own in zip(clients, trained.own, strict=True):  # only now that nothing can fail any more
         move_averages(client, requests[0].task.recipe, own)
         client.last_pass = None
@@ -145,35 +150,44 @@ def answer_evaluate(clients: Sequence[Holder], requests: Sequence[Request]) -> l
     Args, Returns, Raises: As in `answer_measure`.
     """
     request = _common(requests)
-    numbers: list[dict[str, float]] = [{} for _ in clients]
+    numbers: list[Numbers] = [{} for _ in clients]
     for name in request.evaluate:
         parts: list[Examples] = [getattr(client.domain, name) for client in clients]
-        for place, values in enumerate(_evaluate(clients[0], request.parameters, parts)):
+        for place, values in enumerate(_evaluate(clients[0], request.parameters, parts, request.asked)):
             numbers[place] |= {f"{name}/{key}": value for key, value in values.items()}
     return [client.reply({}, own) for client, own in zip(clients, numbers, strict=True)]
 
 
-def _evaluate(client: Holder, parameters: Mapping[str, Tensor], parts: Sequence[Examples]) -> list[dict[str, float]]:
-    """Accuracy, risk and number of examples of each part, several parts in one pass."""
+def _evaluate(
+    client: Holder, parameters: Mapping[str, Tensor], parts: Sequence[Examples], wanted: Asked
+) -> list[Numbers]:
+    """Accuracy, risk and number of examples of each part, and what more is wanted; several parts in one pass."""
     network = take_apart(client.model)
     layers, most = (*network.featurizer, *network.head), min(_ROWS, rows_at_once(client.model, parts[0].form, (), 1))
     shared = {name: value[None] for name, value in parameters.items()}
-    answers: list[dict[str, float]] = [{"examples": 0} for _ in parts]
+    answers: list[Numbers] = [{"examples": 0} for _ in parts]
     filled = [place for place, part in enumerate(parts) if len(part)]
     for chosen in group([len(parts[place]) for place in filled], lambda size: size, _ROWS, ordered=False):
         places = [filled[one] for one in chosen]
         inputs = torch.cat([parts[place].take() for place in places])
         labels = torch.cat([parts[place].labels for place in places])
-        seen = []
+        seen, known = list[Tensor](), list[Tensor]()
         with torch.no_grad():
             for rows, truth in zip(inputs.split(most), labels.split(most), strict=True):
                 logits = forward(layers, shared, rows[None])[0]
                 both = statistics.losses(logits, truth), statistics.hits(logits, truth)
                 seen.append(torch.stack([one.double() for one in both]))
+                known += [logits] if wanted else []
         sizes = [len(parts[place]) for place in places]
         sums = [own.sum(1).tolist() for own in torch.cat(seen, 1).split(sizes, 1)]
         for place, size, (risk, correct) in zip(places, sizes, sums, strict=True):
             answers[place] = {"accuracy": correct / size, "risk": risk / size, "examples": size}
+        if wanted:
+            apart = zip(places, torch.cat(known).split(sizes), torch.cat(seen, 1).split(sizes, 1), strict=True)
+            for place, logits, (losses, hits) in apart:
+                groups = groups_of(parts[place], wanted.groups)
+                more = numbers_of(losses, hits, logits, parts[place].labels, wanted, groups)
+                answers[place] = {**more, **answers[place]}
     return answers
 
 
@@ -224,7 +238,7 @@ def _common(requests: Sequence[Request]) -> Request:
     first = requests[0]
     for other in {id(one): one for one in requests[1:] if one is not first}.values():
         same = (other.task, other.kind, other.round) == (first.task, first.kind, first.round)
-        same = same and (other.measure, other.evaluate) == (first.measure, first.evaluate)
+        same = same and (other.measure, other.evaluate, other.asked) == (first.measure, first.evaluate, first.asked)
         for mine, theirs in ((first.parameters, other.parameters), (first.references, other.references)):
             same = same and mine.keys() == theirs.keys()
             same = same and all(
@@ -237,7 +251,11 @@ def _common(requests: Sequence[Request]) -> Request:
 
 def _check_finite(largest: Tensor, request: Request) -> None:
     if not bool(largest.isfinite().all()):
-        raise FedhaError(
-            f"a loss or statistic is not finite in round {request.round}; lower training.learning_rate or the recipe's "
-            "weight"
-        )
+        raise _not_finite(request)
+
+
+def _not_finite(request: Request) -> FedhaError:
+    return FedhaError(
+        f"a loss or statistic is not finite in round {request.round}; lower training.learning_rate or the recipe's "
+        "weight"
+    )

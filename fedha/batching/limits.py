@@ -84,6 +84,11 @@ def _unsuited(clients: Sequence[Holder], request: Request) -> str | None:
         return "every example is clipped by itself, and each client looks at what it is asked"
     if request.kind == "train" and any(rule.at_clients for rule in request.task.rules):
         return "the server's rule corrects each client's steps"
+    if request.kind == "train" and request.round <= request.task.training.head_rounds:
+        return "the head is trained alone"
+    recipe = request.task.recipe
+    if recipe.mixup_alpha or recipe.sam_radius:
+        return f"recipe {recipe.name!r} {'mixes examples' if recipe.mixup_alpha else 'climbs the loss'} of each client"
     if request.averaging_weight >= 1:
         return "one client is the whole federation"
     if request.task.training.mode == "local" and request.task.training.local.measure != "all":

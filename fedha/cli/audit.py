@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from fedha import config as configs
+from fedha.cli import adversary as cheats
 from fedha.cli import launch, publish, stopping
 from fedha.cli.exits import EndedError
 from fedha.cli.steps import Steps
@@ -61,6 +62,16 @@ def audit(
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Also audit runs that have such an audit already.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what was sent as safetensors files in sent/.")] = False,
+    adversary: Annotated[
+        bool,
+        typer.Option("--adversary", help="Play a server that cheats against the clients instead; trains nothing."),
+    ] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table", metavar="FILE", help="With --adversary: also write its table there: .txt, .md, .tex or .csv."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the table at the end.")] = False,
 ) -> None:
     """Attack what runs really sent: what could an honest-but-curious server read, beside a guess?
@@ -83,6 +94,8 @@ def audit(
 
     [cyan]fedha audit runs/quickstart --attacks labels,tracing --rounds 1-10,last[/cyan]
 
+    [cyan]fedha audit quickstart --adversary --table cheats.md[/cyan]   (a server that cheats)
+
     [cyan]fedha audit runs/leaks --noise 1000 --out runs/drowned[/cyan]   (every attack must fall to its guess)
     """
     from fedha.audit.settings import Settings, chosen_attacks
@@ -91,12 +104,25 @@ def audit(
     wanted = Settings(rounds, chosen_attacks(names(attacks)), shadows, _numbers(small), noise)
     if noise and out is None:
         raise FedhaError("--noise drowns what was sent, so its audit is not the run's; give it a place with --out")
+    if table is not None and not adversary:
+        raise FedhaError(f"--table {table} is for --adversary alone; the table of attacks is in the report")
+    cheats.check(table)
     if Path(target).is_dir() and not overrides:
         runs = _finished(Path(target), console)
         places = {one: out / one.relative_to(target) if out else one for one in runs}
         common = out or Path(target)
+        if adversary:
+            with _stops_well():
+                cheats.of_runs(places, console, quiet=quiet, again=again, table=table)
+            return
     else:
-        common, plan = launch.plan_new(_config(target, overrides or []), out)
+        config = _config(target, overrides or [])
+        if adversary:  # of seeds the first: another one changes no answer to whether something is refused
+            _, plan = launch.plan_new(config.model_copy(update={"seed": config.seed[:1]}), out)
+            with _stops_well():
+                cheats.of_config(plan, console, quiet=quiet, table=table)
+            return
+        common, plan = launch.plan_new(config, out)
         launch.train(plan, console, quiet=quiet, common=common)
         places = {folder: folder for _, folder in plan}
     work(places, wanted, console, quiet=quiet, again=again, keep=keep)
@@ -140,7 +166,8 @@ def _audit(run: Path, place: Path, settings: "Settings", steps: Steps, keep: boo
     from fedha.audit.examine import examine
 
     config, kept = configs.load_written(run / runfolder.CONFIG), place if keep else None
-    found = examine(config, settings, _watched(steps), trained=runfolder.read_model(run), keep=kept)
+    ended = int(runfolder.read_results(run)["rounds"])
+    found = examine(config, settings, _watched(steps), trained=runfolder.read_model(run), keep=kept, ended=ended)
     record.write(place, found)
     steps.note(f"  {found.made['replay']}")
     for count, reason in found.made["not_small"].items():

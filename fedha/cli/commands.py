@@ -16,7 +16,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import typer
 
 from fedha import progress
-from fedha.cli import audit, data, deploy, diagnose, exits, privacy, study, sweep
+from fedha.cli import audit, data, deploy, diagnose, exits, predict, privacy, study, sweep, sweep_table
+from fedha.cli.options import Log, Quiet
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -31,8 +32,9 @@ app = typer.Typer(
 app.add_typer(deploy.app)
 app.command()(audit.audit)
 app.command()(diagnose.diagnose)
+app.command()(predict.predict)
 app.command()(sweep.sweep)
-app.command()(sweep.table)
+app.command()(sweep_table.table)
 app.add_typer(study.app)
 app.add_typer(data.app)
 app.add_typer(privacy.app)
@@ -44,7 +46,6 @@ ConfigName = Annotated[str, typer.Argument(metavar="CONFIG")]
 Engine = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="Where clients run: the config's engine.name.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the table at the end.")]
 
 
 def _say_version(wanted: bool) -> None:
@@ -75,6 +76,7 @@ def run(
     ] = None,
     engine: Engine = None,
     quiet: Quiet = False,
+    log: Log = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the runs that are in DIR.")] = False,
 ) -> None:
     """Train what a config describes: every recipe with every seed, one after the other.
@@ -99,7 +101,7 @@ def run(
     with launch.leaving_nothing(out) as made:
         folder, plan = launch.plan_new(wanted, out, overwrite=overwrite)
         made += [folder, *(place for _, place in plan if place != folder)]
-        launch.train(plan, console, quiet=quiet, common=folder)
+        launch.train(plan, console, quiet=quiet, common=folder, log=log or [])
     publish.conclude([place for _, place in plan], folder / REPORT, console)
 
 
@@ -109,6 +111,7 @@ def resume(
     overrides: Overrides = None,
     engine: Engine = None,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
     """Continue runs that were stopped, from their last checkpoint, and start those that never began.
 
@@ -129,7 +132,7 @@ def resume(
 
     console = publish.terminal()
     plan = launch.plan_again(folder, [*(overrides or []), *([f"engine.name={engine}"] if engine else [])], console)
-    launch.train(plan, console, quiet=quiet, common=folder)
+    launch.train(plan, console, quiet=quiet, common=folder, log=log or [])
     publish.conclude([place for _, place in plan], folder / REPORT, console)
 
 
@@ -168,7 +171,7 @@ def recipes(
     features: Annotated[int, typer.Option(min=1, help="Features before the head, without the bias.")] = 128,
     parameters: Annotated[int, typer.Option(min=1, help="Numbers in the whole model.")] = 16_770,
 ) -> None:
-    """List the recipes: what each aligns, what it costs a client in a round, and where it comes from.
+    """List the recipes, the server's rules, and what goes with any of them; what each costs, and where it comes from.
 
     [bold]Examples[/bold]
 
@@ -177,13 +180,15 @@ def recipes(
     [cyan]fedha recipes --classes 10 --features 512 --parameters 11181642[/cyan]
     """
     from fedha.cli import publish
+    from fedha.report.baselines import beside_table, rule_table
     from fedha.report.formats import render
     from fedha.report.tables import recipe_table
 
-    table = recipe_table(classes, features, parameters)
+    tables = (recipe_table(classes, features, parameters), rule_table(), beside_table())
     if markdown:
-        sys.stdout.write(render(table, "markdown"))
-    else:
+        sys.stdout.write("\n".join(render(table, "markdown") for table in tables))
+        return
+    for table in tables:
         publish.show(table, publish.terminal())
 
 
@@ -277,24 +282,58 @@ def doctor(
 
 
 @app.command()
-def features(config: ConfigName, overrides: Overrides = None) -> None:
+def features(
+    config: ConfigName,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is missing and what it costs, and no more.")
+    ] = False,
+    remove: Annotated[
+        str | None,
+        typer.Option(
+            "--remove",
+            metavar="NAME",
+            help="Remove a network's features from the cache, by the name that fedha data check tells; or stale: all "
+            "that no run with the installed versions takes.",
+        ),
+    ] = None,
+) -> None:
     """Compute the features of a frozen network ahead, into model.features.cache, and say how many there are.
 
-    Runs of any recipe and seed, and of any target that the cache has, then find them. It goes on where it was stopped.
+    First it says what is missing, the space that it takes, and how long it takes at the rate of a first block. Runs of
+    any recipe and seed, and of any target that the cache has, then find them. It goes on where it was stopped.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
     [cyan]fedha features mine.yaml model.features.cache=features[/cyan]
+
+    [cyan]fedha features mine.yaml data.augment=domainbed model.features.views=8 --dry-run[/cyan]
     """
     from fedha.cli.launch import find_config
-    from fedha.features.ahead import compute
+    from fedha.features import ahead, kept
     from fedha.flower.apps import device
     from fedha.flower.serve import load_domains
+    from fedha.progress import duration
 
     one = find_config(config, overrides or (), first_of_sweep=True).runs()[0]
-    for found in compute(one, load_domains(one), device(one)):
-        sys.stdout.write(f"{found.domain}: {found.examples:,} examples, {found.width:,} features each\n")
-    sys.stdout.write(f"kept in {one.model.features.cache}\n")
+    parts = ahead.parts_of(one, load_domains(one), device(one))
+    cache = parts[0].store.folder
+    if remove is not None:
+        gone = kept.remove(cache, remove, kept.look(cache, parts))
+        sys.stdout.write("".join(f"removed {found}\n" for found in gone) or f"nothing in {cache} is stale\n")
+        return
+    price = ahead.cost(parts)
+    told = f"{price.missing:,} of {price.wanted:,} examples and views are missing in {cache}"
+    if price.missing:
+        left = duration(price.missing / price.rate)
+        told += f": {price.bytes / 1e6:,.1f} MB of {price.free / 1e9:,.1f} GB free, {price.rate:,.0f} a second, {left}"
+    sys.stdout.write(f"{told}\n")
+    sys.stdout.flush()
+    for each in () if dry_run else ahead.compute(parts):
+        views = f", and {each.views} views of each that is trained on" if each.views else ""
+        sys.stdout.write(f"{each.domain}: {each.examples:,} examples, {each.width:,} features each{views}\n")
+    if not dry_run:
+        sys.stdout.write(f"kept in {cache}\n")
 
 
 @app.command()

@@ -1,7 +1,9 @@
 """`fedha data`: which data sets there are, where they come from, and what is wrong with one."""
 
 import json
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +16,10 @@ from fedha.errors import FedhaError
 from fedha.report.formats import Column, Table
 
 if TYPE_CHECKING:  # torch: slow to import, and help should come at once
+    from fedha.config import Config
+    from fedha.data.domain import DomainSet
     from fedha.data.examine import Examined
+    from fedha.features.kept import Kept
 
 app = typer.Typer(
     name="data",
@@ -115,7 +120,7 @@ def fetch(
         from fedha.schema import nearest
 
         known = [*DIRECT, *GUIDES]
-        raise FedhaError(f"there is no download {name!r}{nearest(key, known)}; of the Hub, give OWNER/NAME")
+        raise FedhaError(f"there is no download {name!r}{nearest(key, known, 'of the Hub, give OWNER/NAME')}")
     with Steps(console, quiet) as steps:
         got, there = files.fetch(
             DIRECT[key], root, lambda one, done, whole: steps.progress(one, done, max(done, whole))
@@ -140,15 +145,17 @@ def check(
     config: Annotated[str, typer.Argument(metavar="CONFIG")],
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Write a contact sheet a domain, and a page.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Write a page: who has what, and of images a sheet a domain."),
     ] = None,
     form: Form = "text",
 ) -> None:
-    """Look at every example of a config's data: counts by domain, class and side; what is broken or stands twice.
+    """Look at every example of a config's data: counts by domain, class, side and client; what is broken or twice.
 
     CONFIG is a YAML file, or the name of one that fedha ships. KEY=VALUE changes what it says. Exit code 1: something
     should be mended: a broken image, contents that two domains or both sides of one share, the same contents under
-    different labels, a class that no source trains on; 2: the data cannot be loaded at all.
+    different labels, a class that no source trains on; 2: the data cannot be loaded at all. Where the config names a
+    cache of features (model.features.cache), it also says what is kept there, how old it is, and whether runs take it.
 
     [bold]Examples[/bold]
 
@@ -158,24 +165,48 @@ def check(
     """
     from fedha.data.contact import shows_images, write_sheets
     from fedha.data.examine import examine
+    from fedha.data.partition import shares
     from fedha.flower.serve import load_domains
 
     wanted = launch.find_config(config, overrides or [], first_of_sweep=True)
     if wanted.data.name == "folder":  # a broken image is what is looked for, not the end
         wanted = wanted.model_copy(update={"data": wanted.data.model_copy(update={"on_broken": "skip"})})
     domains = load_domains(wanted)
-    found = examine(domains)
-    if out is not None and not shows_images(domains):
-        raise FedhaError(f"--out is {out}, but the inputs have shape {found.shape}, which are no images; leave it out")
-    files = [] if out is None else write_sheets(domains, found, out)
+    found = examine(domains, shares(domains.sources, wanted.data, wanted.seed[0]))
+    files = [] if out is None else write_sheets(domains, found, out, images=shows_images(domains))
+    kept = _kept(wanted, domains)
     if form == "json":
-        sys.stdout.write(json.dumps(found.as_json(), indent=1, ensure_ascii=False) + "\n")
+        told = found.as_json() | ({} if kept is None else {"features": [one.as_json() for one in kept]})
+        sys.stdout.write(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     else:
         _print(found)
+        for line in () if kept is None else _of_features(config, kept):
+            publish.say(line, publish.terminal())
     if files:
-        sys.stderr.write(f"Contact sheets: {files[-1]}\n")
+        sys.stderr.write(f"The page: {files[-1]}\n")
     if found.problems:
         raise typer.Exit(FAILED)
+
+
+def _kept(config: "Config", domains: "DomainSet") -> "list[Kept] | None":
+    """What the config's cache of features holds; None where it names none."""
+    if config.model.features.cache is None:
+        return None
+    from fedha.features import ahead, kept
+    from fedha.flower.apps import device
+
+    one = config.runs()[0]
+    return kept.look(config.model.features.cache, ahead.parts_of(one, domains, device(one)))
+
+
+def _of_features(config: str, kept: "list[Kept]") -> Iterator[str]:
+    for one in kept:
+        yield f"features {one}"
+    if not any(one.wanted[1] for one in kept):
+        yield "features: none of this config's network are kept; the first run computes them, or fedha features CONFIG"
+    if others := [one.place.name for one in kept if one.other]:
+        command = f"fedha features {shlex.quote(config)} --remove {others[0]}"
+        yield f"what this config does not take may be another's; where it is not: {command}"
 
 
 def _print(found: "Examined") -> None:
@@ -194,12 +225,31 @@ def _print(found: "Examined") -> None:
     notes = tuple(dict.fromkeys((*found.notes, *sizes, *twice)))
     shape = " × ".join(map(str, found.shape)) if isinstance(found.shape, tuple | list) else str(found.shape)
     publish.show(Table(f"{found.classes} classes, inputs {shape}", columns, tuple(rows), notes), console)
+    if len(found.clients) > sum(one.role == "source" for one in found.domains) or any(
+        len(one.held) > 1 for one in found.clients
+    ):
+        publish.show(_clients(found, classes), console)
     for problem in found.problems:
         publish.say(f"problem: {problem}", console)
     publish.say("no problem found" if not found.problems else f"{len(found.problems)} problems", console)
 
 
+def _clients(found: "Examined", classes: list[str]) -> Table:
+    """Who trains on what: a row for each domain that a client has examples of."""
+    heads = ("client", "domain", "examples", *classes)
+    rows = [
+        (one.name, name, f"{sum(own):,}", *map(str, own if classes else []))
+        for one in found.clients[:_MANY_CLIENTS]
+        for name, own in one.held.items()
+    ]
+    more = len(found.clients) - _MANY_CLIENTS
+    told = (f"and {more:,} more clients: --format json lists all, --out draws them",) if more > 0 else ()
+    columns = tuple(Column(head, number=place > 1) for place, head in enumerate(heads))
+    return Table(f"{len(found.clients):,} clients, and what they train on", columns, tuple(rows), told)
+
+
 _FEW_CLASSES = 12  # that have a column
+_MANY_CLIENTS = 40  # that have a row
 
 
 @app.command()

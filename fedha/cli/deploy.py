@@ -9,7 +9,7 @@ import click
 import typer
 from typer.core import TyperCommand
 
-from fedha.cli import deployed
+from fedha.cli import accept, contracts, deployed
 from fedha.errors import FedhaError
 
 app = typer.Typer(
@@ -32,8 +32,7 @@ _ROSTER = (
     "--detach --force-recreate)."
 )
 _REMOVED = "Secure sums ask no more for {name}; the other sites may have the new {to}/roster.json with their next part."
-_UNPACK = "mkdir -p fedha && tar -xf - -C fedha && sh fedha/settle.sh"
-_SEND = f"  fedha deploy pack --to {{to}}{{client}} | ssh {{host}} '{_UNPACK}'"
+_SEND = f"  fedha deploy pack --to {{to}}{{client}} | ssh {{host}} '{contracts.UNPACK}'"
 
 
 class SpreadCommand(TyperCommand):
@@ -79,6 +78,12 @@ def init(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where sites reach the server.")] = 8443,
     days: Annotated[int, typer.Option(min=1, help="How long certificates last.")] = 825,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--config", metavar="FILE...", help="What the sites agree to be asked; default: the demonstration's."
+        ),
+    ] = None,
     demo: Annotated[
         bool | None,
         typer.Option("--demo/--no-demo", help="Give each client a domain to try with; default: with default names."),
@@ -90,12 +95,13 @@ def init(
 
     [cyan]fedha deploy init deployment[/cyan]
 
-    [cyan]fedha deploy init hospitals --clients charite mayo usz --host fed.example.org[/cyan]
+    [cyan]fedha deploy init hospitals --clients charite mayo usz --host fed.example.org --config heart.yaml[/cyan]
     """
     from fedha import config as configs
     from fedha.cli.launch import shipped_configs
     from fedha.deploy import demo as demonstration
     from fedha.deploy import inventory, tree
+    from fedha.deploy.contracts import proposed
     from fedha.deploy.create import Wanted, create
     from fedha.deploy.names import DEFAULT_CLIENTS, check_clients, check_host
 
@@ -105,8 +111,10 @@ def init(
     experiment = shipped_configs()[_DEMO]
     fill = (lambda folder: demonstration.fill(folder, names, configs.load(experiment))) if filled else None
     user = tree.owner()
-    examples = {experiment.name: experiment.read_bytes()}
-    record = create(folder, Wanted(names, hosts, port, days), inventory.now(), user, examples, fill)
+    files = config or [experiment]
+    agreed = [proposed(one, configs.load(one), {}) for one in files]
+    examples = {one.name: one.read_bytes() for one in (experiment, *files)}
+    record = create(folder, Wanted(names, hosts, port, days), inventory.now(), user, examples, fill, agreed)
     _say(f"Made {folder} for {', '.join(names)}.")
     _show(record.ends())
     _say(f"What containers read and write there belongs to user {user.uid}, as whom they run.")
@@ -117,6 +125,8 @@ def init(
         if filled
         else f"Put each client's data into {folder}/clients/NAME/data, or name its folder in FEDHA_DATA."
     )
+    told = ", ".join(one.name for one in agreed)
+    _say(f"The sites hold a contract: they answer {told} and nothing else (fedha deploy show; fedha deploy propose).")
     if not hosts:
         _say("No --host was given: the sites' own files reach the server on this machine alone, as `proxy`.")
     _say(f"Keep {folder}/ca to yourself: its key vouches for every server of this federation. Next: docs/deploy.md")
@@ -251,18 +261,25 @@ def register(
 
 @app.command()
 def show(to: To) -> None:
-    """Say who is in a federation, where its server is, and what ends when. Exit code 1: something ends within a month.
+    """Say who is in a federation, where its server is, and what ends when; and in words what its sites agreed to.
+
+    DIR may be a site's own folder, too. Exit code 1: something ends within a month.
 
     [bold]Example[/bold]
 
     [cyan]fedha deploy show --to deployment[/cyan]
     """
-    from fedha.deploy import locations
+    from fedha.deploy import bundle, locations
 
+    if contracts.is_site(to):
+        contracts.show_site(to)
+        return
     record = locations.find(to).inventory()
     _say(f"Server: {record.address}, also known as {', '.join(record.hosts) or 'nothing else'}")
     for client in record.clients:
         _say(f"Client {client.name}: partition {client.partition_id}")
+    _say(f"Runs bring {bundle.NAME} {bundle.VERSION}, SHA-256 {bundle.DIGEST}")
+    contracts.show_federation(to, record.names)
     if _show(record.ends()):
         raise typer.Exit(1)
 
@@ -287,3 +304,6 @@ def _say(text: str) -> None:
 
 app.command("run")(deployed.run)
 app.command("resume")(deployed.resume)
+app.command("propose")(contracts.propose)
+app.command("accept")(accept.accept)
+app.command("bundle")(accept.write_bundle)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from fedha.cli import launch, publish
 from fedha.cli.launch import Execute, Plan
+from fedha.cli.options import Log, Quiet
 from fedha.errors import FedhaError
 from fedha.runs import folders
 from fedha.runs.runfolder import REPORT
@@ -37,7 +39,6 @@ Out = Annotated[
         "--out", "-o", metavar="DIR", help="Where the run ends; default: a new folder among the server's runs."
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the table at the end.")]
 
 
 def run(
@@ -48,6 +49,7 @@ def run(
     address: Address = None,
     runs: Runs = None,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
     """Train what a config describes on a deployment: the clients are its sites, each with its own data.
 
@@ -70,7 +72,7 @@ def run(
     with launch.leaving_nothing(place) as made:
         folder, plan = launch.plan_new(wanted, folders.claim(place) if out is None or outside else out)
         made += [folder, *(one for _, one in plan if one != folder)]
-        _train(plan, folder, there, quiet=quiet)
+        _train(plan, folder, there, quiet=quiet, log=log or [])
     _end(plan, folder, out if outside else None)
 
 
@@ -81,6 +83,7 @@ def resume(
     address: Address = None,
     runs: Runs = None,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
     """Continue runs of a deployment that were stopped, from their last checkpoint, and start those that never began.
 
@@ -93,7 +96,7 @@ def resume(
     """
     there = destination(to, address, runs)
     plan = launch.plan_again(folder, overrides or [], publish.terminal())
-    _train(plan, folder, there, quiet=quiet)
+    _train(plan, folder, there, quiet=quiet, log=log or [])
     _end(plan, folder, None)
 
 
@@ -121,11 +124,13 @@ def destination(to: Path, address: str | None, runs: Path | None) -> "Destinatio
     return Destination(address or record.control, place.trusted, runs or place.server / "runs", sites)
 
 
-def _train(plan: Plan, folder: Path, to: "Destination", *, quiet: bool) -> None:
+def _train(plan: Plan, folder: Path, to: "Destination", *, quiet: bool, log: Sequence[str]) -> None:
     from fedha.deploy.submit import run_deployed
 
     execute: Execute = functools.partial(run_deployed, to=to)
-    launch.train(plan, publish.terminal(), quiet=quiet, common=folder, execute=execute, again="fedha deploy resume")
+    launch.train(
+        plan, publish.terminal(), quiet=quiet, common=folder, execute=execute, again="fedha deploy resume", log=log
+    )
 
 
 def _end(plan: Plan, folder: Path, out: Path | None) -> None:

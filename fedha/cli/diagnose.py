@@ -50,6 +50,9 @@ def diagnose(
     rows: Annotated[
         str, typer.Option("--rows", metavar="LIST", help="transfer, curvature, attributes, shift; default: all.")
     ] = "",
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="power, or published: the published attack beside it.")
+    ] = "power",
     form: Annotated[
         Format | None, typer.Option("--format", "-f", help="Print the tables so: text, markdown, latex or csv.")
     ] = None,
@@ -77,7 +80,7 @@ def diagnose(
 
     [cyan]fedha diagnose runs/quickstart/hgp-seed0 --format markdown[/cyan]
     """
-    from fedha.diagnosis.settings import ROWS, Settings, read_mode, read_names, read_numbers
+    from fedha.diagnosis.settings import ROWS, Settings, read_method, read_mode, read_names, read_numbers
 
     console = publish.terminal()
     wanted = Settings(
@@ -86,6 +89,7 @@ def diagnose(
         read_mode(mode),
         tuple(dict.fromkeys(names(to))),
         read_names("--rows", rows, ROWS),
+        read_method(method),
     )
     runs = _finished(target, console)
     _work(runs, wanted, console, quiet=quiet or form is not None, again=again)

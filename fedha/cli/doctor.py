@@ -113,11 +113,11 @@ def machine_remarks(here: "Machine", root: Path = Path("/")) -> list[str]:
 
 def run_rows(config: Config, plan: "Plan", domains: "DomainSet") -> Rows:
     """A run's plan in numbers."""
-    from fedha.data.shards import client_domains
+    from fedha.data.partition import client_domains
     from fedha.engine.estimate import batching_note, data_bytes, memory_bytes, model_bytes
     from fedha.engine.plan import count
 
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
+    parts = client_domains(domains, config.data, config.seed[0])
     each = -(-plan.clients // plan.workers)
     sizes = [data_bytes(part) for part in parts]
     model = model_bytes(config, domains)
@@ -147,12 +147,13 @@ def _joined(config: Config) -> "RaySession | None":
 def _show_run(
     config: Config, here: "Machine", session: "RaySession | None", console: Console, findings: Findings
 ) -> "Plan":
+    from fedha.data.partition import client_count
     from fedha.engine.estimate import run_operations
     from fedha.engine.plan import make_plan
     from fedha.flower.serve import load_domains
 
     domains = load_domains(config)
-    clients = len(domains.sources) * config.data.clients_per_domain
+    clients = client_count(domains, config.data, config.seed[0])
     plan = make_plan(config, clients, here, session, run_operations(config, domains))
     rows = run_rows(config, plan, domains)
     _show(f"The plan of {config.name}", rows, console)

@@ -14,7 +14,7 @@ from fedha import config as configs
 from fedha.cli import display, publish, stopping
 from fedha.cli.exits import FAILED, EndedError, one_line
 from fedha.config import Config
-from fedha.errors import FedhaError, StoppedError, UnwrittenError
+from fedha.errors import FedhaError, StoppedError, UnwrittenError, listed
 from fedha.exhausted import out_of_memory
 from fedha.runs import folders, own_files, runfolder
 from fedha.runs.files import typed
@@ -22,6 +22,7 @@ from fedha.runs.listener import Listener
 from fedha.runs.wording import run_title
 
 RUNS = Path("runs")
+_NAMED = 3  # keys in an error
 
 Plan = Sequence[tuple[Config, Path]]  # single runs and where each is written
 
@@ -48,18 +49,46 @@ def find_config(
     """
     changes = [*overrides, *([f"engine.name={engine}"] if engine else [])]
     path = config_path(name)
-    found = _first_run(path, changes) if first_of_sweep else configs.load(path, changes)
+    try:
+        found = configs.load(path, changes)
+    except FedhaError as error:
+        found = _of_sweep(path, changes, error, first=first_of_sweep)
+    if first_of_sweep and found.data.target == "all":
+        from fedha.sweep.space import example  # torch: slow to import
+        from fedha.sweep.targets import with_targets
+
+        found = configs.parse(example(with_targets(configs.read_content(path, changes))), str(path))
     return found if elsewhere else configs.located(found)
 
 
-def _first_run(path: Path, changes: Sequence[str]) -> Config:
-    content = configs.read_content(path, changes)
-    data = content.get("data")
-    if "sweep" not in content and not (isinstance(data, dict) and data.get("target") == "all"):
-        return configs.load(path, changes)
-    from fedha.sweep.space import example  # torch: slow to import
+def _of_sweep(path: Path, changes: Sequence[str], error: FedhaError, *, first: bool) -> Config:
+    """The first run of a config that is no single run's.
+
+    Args:
+        path: The config's.
+        changes: As ``key.key=value``.
+        error: Why it is none.
+        first: Whether its first run is asked for.
+
+    Raises:
+        FedhaError: It is no sweep's either, or its first run is not asked for.
+    """
+    from fedha.sweep.settings import SECTION  # torch: slow to import
+    from fedha.sweep.space import example, many
     from fedha.sweep.targets import with_targets
 
+    content = configs.read_content(path, changes)
+    try:
+        keys = many(content)
+    except FedhaError:
+        raise error from None  # which says what is wrong with it as a run
+    if not first and SECTION not in content and keys:
+        raise FedhaError(
+            f"{path}: {listed(keys, most=_NAMED)} {'has' if len(keys) == 1 else 'have'} several values, which is a "
+            f"sweep of many runs; train them with: fedha sweep {typed(path)}, or give one value"
+        ) from error
+    if not first or not (keys or SECTION in content):
+        raise error
     return configs.parse(example(with_targets(content)), str(path))
 
 
@@ -218,6 +247,7 @@ def train(
     common: Path,
     execute: Execute | None = None,
     again: str = "fedha resume",
+    log: Sequence[str] = (),
 ) -> None:
     """Train the runs of a plan that have not finished, one after the other; each of several gets its own report.
 
@@ -228,15 +258,21 @@ def train(
         common: The folder of them all, or of the only one.
         execute: What trains a run; default: `fedha.run.execute`.
         again: The command that continues.
+        log: Trackers that hear of the runs too, by name.
 
     Raises:
         EndedError: A signal, or an error that nobody expected; the runs can be resumed.
         FedhaError: Something the user gave is wrong.
     """
+    from fedha.loggers import with_loggers
     from fedha.runs.resuming import is_done  # torch: slow to import, and only needed here
 
     pending = [(config, folder) for config, folder in plan if not is_done(folder, config)]
-    with stopping.patiently(), display.choose(console, len(pending), quiet=quiet) as listener:
+    with (
+        stopping.patiently(),
+        display.choose(console, len(pending), quiet=quiet) as shown,
+        with_loggers(shown, log) as listener,
+    ):
         for number, (config, folder) in enumerate(pending, 1):
             with _stops_well(folder, common, again):
                 stopping.check(f"stopped before {run_title(config, number, len(pending))} began")

@@ -116,10 +116,10 @@ def _shapes(config: Config, examples: int | None) -> "dict[tuple[str, str], Roun
 
 
 def _names(config: Config) -> dict[str, int]:
-    from fedha.data.shards import client_domains
+    from fedha.data.partition import client_domains
     from fedha.flower.serve import load_domains
 
-    parts = client_domains(load_domains(config), config.data.clients_per_domain, config.seed[0], config.data.split)
+    parts = client_domains(load_domains(config), config.data, config.seed[0])
     return {part.client_name: len(part.train) for part in parts}
 
 
@@ -156,7 +156,7 @@ def _clients(config: Config, shapes: "dict[tuple[str, str], RoundShape]", budget
             cells += [f"{cost(shape, noise, delta, rounds):.3g}", f"{fits:,}"]
         body.append(tuple(cells))
     caption = f"Noise multiplier that keeps {rounds} rounds within ε {budget:g}"
-    return Table(caption, tuple(heads), tuple(body), (_said(config),))
+    return Table(caption, tuple(heads), tuple(body), (_said(config, shapes),))
 
 
 def _others(config: Config, shapes: "dict[tuple[str, str], RoundShape]") -> Table:
@@ -181,16 +181,30 @@ def _others(config: Config, shapes: "dict[tuple[str, str], RoundShape]") -> Tabl
     return Table(f"Noise multiplier for other budgets and rounds ({recipe}, {name})", heads, body)
 
 
-def _said(config: Config) -> str:
-    privacy = config.privacy
+def _said(config: Config, shapes: "dict[tuple[str, str], RoundShape]") -> str:
+    from fedha.flower.budget import COMPOSED, adversary
+
+    privacy, kinds = config.privacy, {release.sampling for shape in shapes.values() for release, _ in shape.releases}
+    unit = "client of the federation" if privacy.protect == "clients" else "training example of a client"
+    relation = " / ".join(dict.fromkeys(_relation(shape) for shape in shapes.values()))
+    ends = f"Neighbours: {relation}. An ε is of {COMPOSED}."
+    protected = f"Protected: one {unit}, from {adversary(privacy.protect)}. {ends}"
     if privacy.protect == "clients":
-        return "Protected: one client of the federation, against whoever sees the models alone."
+        drawn = "without_replacement" in kinds
+        return f"{protected} Cohorts are {'drawn by a secret of the server' if drawn else 'not taken to hide anybody'}."
     draws = {"whole": "every step sees the whole domain"}.get(privacy.sampling, f"local steps drawn {privacy.sampling}")
     times = f", each at {privacy.statistics_noise:g} × this noise" if privacy.statistics_noise != 1 else ""
     return (
-        "Protected: one training example of a client, from an honest but curious server. A round is its exchanges of "
-        f"statistics{times}, and its gradients; {draws}. Set it with privacy.noise_multiplier."
+        f"{protected} A round is its exchanges of statistics{times}, and its gradients; {draws}. Set it with "
+        "privacy.noise_multiplier."
     )
+
+
+def _relation(shape: "RoundShape") -> str:
+    """Which data sets are neighbours."""
+    from fedha.privacy.ledger import Ledger
+
+    return Ledger(shape.unit, shape.population).add(shape.releases).relation
 
 
 def _up(noise: float) -> float:

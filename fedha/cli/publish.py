@@ -10,12 +10,13 @@ from rich.console import Console
 from fedha.atomic import write_text
 from fedha.errors import FedhaError
 from fedha.report.comparison import Run, read_runs, variants
+from fedha.report.domains import domain_tables
 from fedha.report.formats import Format, Table, plain_table, render, rich_table
 from fedha.report.section import Section
 from fedha.report.tables import accuracy_table
 from fedha.runs import runfolder
 from fedha.runs.earlier import is_page
-from fedha.runs.files import DIAGNOSIS
+from fedha.runs.files import ADVERSARY, DIAGNOSIS
 from fedha.runs.folders import find_runs
 
 _ENDINGS: dict[str, Format] = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -38,9 +39,9 @@ def write(folders: Sequence[Path], output: Path, audits: Mapping[Path, Path] | N
 
     check_page(output)
     runs, unfinished = read_runs(folders)
-    write_report(
-        runs, output, unfinished=unfinished, sections=[*diagnosis_sections(folders), *audit_sections(folders, audits)]
-    )
+    places = [(audits or {}).get(one, one) for one in folders]
+    sections = [*diagnosis_sections(folders), *audit_sections(folders, audits), *adversary_sections(places)]
+    write_report(runs, output, unfinished=unfinished, sections=sections)
 
 
 def check_page(output: Path) -> None:
@@ -88,10 +89,31 @@ def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None =
     return sections({title: several for title, several in found.items() if several})
 
 
+def adversary_sections(places: Sequence[Path]) -> list[Section]:
+    """What a server that cheats gained of some runs, as a part of their page.
+
+    Args:
+        places: Folders that may hold a record of it.
+
+    Raises:
+        FedhaError: A record is damaged.
+    """
+    held = [place for place in places if (place / ADVERSARY).is_file()]
+    if not held:
+        return []
+    from fedha.audit import adversary_record  # torch, only where there is something to read
+    from fedha.audit.adversary_table import sections
+
+    return sections([adversary_record.read(place) for place in held])
+
+
 def conclude(folders: Sequence[Path], output: Path, console: Console) -> None:
     """Print the table of some runs, write their page, and say where that is: a full disk costs the page alone."""
     runs, unfinished = read_runs(folders)
-    show(table_of(runs), console)
+    for place, one in enumerate(tables_of(runs)):
+        if place:
+            say("", console)
+        show(one, console)
     for folder in unfinished:
         say(f"Not finished, left out: {folder}", console)
     write(folders, output)
@@ -116,7 +138,7 @@ def report(paths: Sequence[Path], form: Format | None, output: Path | None, cons
         conclude(found, output or _common(paths, found) / runfolder.REPORT, console)
         return
     runs, unfinished = read_runs(found)
-    text = render(table_of(runs), form)
+    text = "\n".join(render(one, form) for one in tables_of(runs))
     for folder in unfinished:
         sys.stderr.write(f"Not finished, left out: {folder}\n")
     if output is None:
@@ -142,9 +164,10 @@ def check_table(output: Path, text: str) -> None:
         raise FedhaError(f"{output} is there already and is no such table; move it, or choose another --output")
 
 
-def table_of(runs: Sequence[Run]) -> Table:
-    """The table of accuracies of some runs."""
-    return accuracy_table([run.results for run in runs], variants([run.config for run in runs]))
+def tables_of(runs: Sequence[Run]) -> list[Table]:
+    """The table of accuracies of some runs, and those of their metrics."""
+    results, told_apart = [run.results for run in runs], variants([run.config for run in runs])
+    return [accuracy_table(results, told_apart), *domain_tables(results, told_apart)]
 
 
 def show(table: Table, console: Console) -> None:

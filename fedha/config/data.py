@@ -15,7 +15,7 @@ from pydantic import (
 from fedha import plugins
 from fedha.config.section import ELSEWHERE, Section
 from fedha.named import is_own
-from fedha.schema import nearest
+from fedha.schema import nearest, shown
 
 DATA_SETS = ("colored_digits", "colored_mnist", "heart", "arrays", "folder", "objects")
 
@@ -143,6 +143,18 @@ class DataConfig(Section):
         description="who is held out, and who gets what of a shared domain: each label and group in proportion, or by "
         "chance alone (as DomainBed)",
     )
+    target_held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of each unseen domain that the oracle alone looks at, 0.2 in DomainBed; tables report the "
+        "rest; 0: both look at all",
+    )
+    validation_domain: str | None = Field(
+        None,
+        json_schema_extra=_NATURAL,
+        description="a domain that nobody trains on and no table reports: the rule validation_domain selects by it",
+    )
     color_flips: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         [0.2, 0.1],
         min_length=1,
@@ -162,6 +174,12 @@ class DataConfig(Section):
         description="label shift between the sources (see docs/guide.md)",
     )
     clients_per_domain: int = Field(1, ge=1, description="clients that share each source domain's examples")
+    partition: str | dict[str, Any] | None = Field(
+        None,
+        description="who holds what: {name: lambda, clients: 100, mixing: 0.1} from one domain a client (0) to all "
+        "alike (1), {name: dirichlet, alpha: 0.5} label skew within a domain, {name: column, column: hospital} natural "
+        "clients, or your own as package.module:function; default: clients_per_domain of each domain, all alike",
+    )
     imbalance_ratio: float = Field(
         0.97, gt=0.5, lt=1, json_schema_extra=_of("colored_mnist"), description="majority class ratio a domain"
     )
@@ -201,11 +219,23 @@ class DataConfig(Section):
         name = augment if isinstance(augment, str) else augment["name"]
         known = ("none", *plugins.known(plugins.TRANSFORMS))
         if name not in known and not is_own(name):
-            raise ValueError(
-                f"there is no augmentation {name!r}{nearest(name, known)}; or name your own transform as "
-                "package.module:function"
-            )
+            own = "or name your own transform as package.module:function"
+            raise ValueError(f"there is no augmentation {name!r}{nearest(name, known, own)}")
         return name if isinstance(augment, str) or len(augment) == 1 else augment
+
+    @field_validator("partition", mode="before")
+    @classmethod
+    def _known_partition(cls, value: Any) -> Any:
+        name = value.get("name") if isinstance(value, dict) else value
+        if value is None or value == "domains":
+            return None
+        known = plugins.known(plugins.PARTITIONS)
+        if not isinstance(name, str) or not (name in known or is_own(name)):
+            raise ValueError(
+                f"{shown(value)} is no partition{nearest(str(name), known)}; give {{name: …, option: …}} of "
+                f"{', '.join(known)}, or your own as package.module:function"
+            )
+        return value
 
     @field_validator("class_names")
     @classmethod
@@ -218,14 +248,13 @@ class DataConfig(Section):
     def _known_and_read(self) -> "DataConfig":
         if _kind_of(self.name) is None:
             known = (*(name for name in DATA_SETS if name != "objects"), *plugins.known(plugins.DATA))
-            raise ValueError(
-                f"there is no data set {self.name!r}{nearest(self.name, known)}; or name your own function as "
-                "package.module:function"
-            )
+            own = "or name your own function as package.module:function"
+            raise ValueError(f"there is no data set {self.name!r}{nearest(self.name, known, own)}")
+        read = keys_of(self.name)
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
-            if key not in keys_of(self.name) and value != field.get_default():
-                own = ", ".join(one for one in keys_of(self.name) if one not in ("name", "digest"))
+            if key not in read and value != field.get_default():
+                own = ", ".join(one for one in read if one not in ("name", "digest"))
                 raise ValueError(
                     f"data.{key} is {value!r}, which {self.name} does not read; remove it, or take "
                     f"{', '.join(_readers(key))} ({self.name} reads {own})"
@@ -234,7 +263,14 @@ class DataConfig(Section):
 
     @model_serializer(mode="wrap")
     def _own_keys(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in write(self).items() if key in keys_of(self.name)}
+        read = keys_of(self.name)
+        return {key: value for key, value in write(self).items() if key in read}
+
+    @property
+    def partition_column(self) -> str | None:
+        """The column of what is known of examples that clients are made by, if they are."""
+        column = self.partition.get("column") if isinstance(self.partition, dict) else None
+        return None if column is None else str(column)
 
     @property
     def targets(self) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from fedha.config.data import DataConfig
+from fedha.config.data import DataConfig, keys_of
 from fedha.config.model import ModelConfig
 from fedha.config.privacy import PrivacyConfig
 from fedha.config.recipe import RecipeConfig
@@ -12,8 +12,9 @@ from fedha.config.running import CheckpointConfig, EngineConfig, EvaluationConfi
 from fedha.config.section import ELSEWHERE, MAY_CHANGE, Section
 from fedha.config.training import TrainingConfig
 from fedha.errors import FedhaError
+from fedha.metrics.table import metric
 from fedha.registry import statistic
-from fedha.rules.table import RULES, allow
+from fedha.rules.table import RULES, allow, named_rule
 
 POOLED = "all sources"  # stands in the place of domains' names where secure sums are all that the server learns
 
@@ -71,10 +72,71 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _evaluation_fits(self) -> "Config":
+        """What is asked of an evaluation must be there, and may be told where clients' numbers are covered."""
+        evaluation, stop, privacy = self.evaluation, self.training.stop, self.privacy
+        if stop is not None and (problem := evaluation.problem("training.stop", stop.choice)):
+            raise ValueError(problem)
+        if stop is not None and privacy.protect == "examples" and privacy.evaluation_noise is None:
+            raise ValueError(
+                "training.stop looks at what sources hold out, which is not evaluated where "
+                "privacy.evaluation_noise is not given; give it, or leave stop out"
+            )
+        more = [name for name in evaluation.metrics if name != "accuracy"]
+        if privacy.protect == "examples" and (more or evaluation.groups):
+            asked = f"metrics names {more[0]!r}" if more else f"groups is {evaluation.groups!r}"
+            raise ValueError(
+                f"evaluation.{asked}, but privacy.protect is 'examples' and its ledger covers accuracy alone: any "
+                "other number of the held-out examples would be a release of its own; leave it out"
+            )
+        if problem := self._unsummable():
+            raise ValueError(problem)
+        if privacy.secure_aggregation and evaluation.groups:
+            raise ValueError(
+                f"evaluation.groups is {evaluation.groups!r}, but with privacy.secure_aggregation nobody tells which "
+                "groups it has; leave it out"
+            )
+        return self
+
+    def _unsummable(self) -> str | None:
+        """Why a metric is none where several clients' numbers are added, in a sentence; None where all are."""
+        several = self.data.clients_per_domain > 1 or self.data.partition is not None
+        if not several and not self.privacy.secure_aggregation:
+            return None
+        shared = "data.partition" if self.data.partition is not None else "data.clients_per_domain over 1"
+        for name in self.evaluation.metrics:
+            try:
+                if metric(name).of_scores:
+                    where = shared if several else "privacy.secure_aggregation"
+                    return (
+                        f"evaluation.metrics names {name!r}, which needs all examples of a domain in one place: with "
+                        f"{where} there is none; leave it out, or take metrics of counts"
+                    )
+            except FedhaError as error:
+                return str(error)
+        return None
+
+    @model_validator(mode="after")
     def _weights_are_known(self) -> "Config":
         problem = self.training.weighs_by_counts(self.privacy.protect, self.privacy.secure_aggregation)
         if problem:
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_covered(self) -> "Config":
+        for recipe in self.recipe:
+            if problem := self.training.uncovered(recipe.resolve(), self.privacy.protect):
+                raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _averaging_fits(self) -> "Config":
+        if self.training.weight_averaging is not None and self.federation.schedule == "piggyback":
+            raise ValueError(
+                "training.weight_averaging shows another model than the one that is trained, which is what clients "
+                "evaluate as they train where federation.schedule is 'piggyback'; set that to exact"
+            )
         return self
 
     @model_validator(mode="after")
@@ -93,8 +155,10 @@ class Config(Section):
     def _rule_fits(self) -> "Config":
         """What a rule of the table refuses is said where the config is read; somebody's own is made where it runs."""
         allow(self.training.optimizer)
-        name = self.training.optimizer
-        if isinstance(name, str) and name in RULES and RULES[name].at_clients:
+        allow(self.training.weight_averaging)
+        given = self.training.optimizer
+        name, options = ("", {}) if given is None else named_rule(given)
+        if name in RULES and (RULES[name].at_clients or any(one in RULES[name].options for one in options)):
             from fedha.rules.found import refusal, server_rule  # which know tensors, and are slow to import
 
             try:
@@ -111,6 +175,16 @@ class Config(Section):
             raise ValueError(
                 "data.augment changes an image by its place among the others, which privacy.protect: examples does not "
                 "allow: what one example sends must not depend on another; set data.augment: none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_of_changed_images(self) -> "Config":
+        views, own = self.model.features.views, {"options", "digest"} & {*keys_of(self.data.name)}
+        if views and self.data.augment == "none" and not own:
+            raise ValueError(
+                f"model.features.views is {views}, but data.augment is none, so that an input has one view; set "
+                "data.augment, or leave views out"
             )
         return self
 
@@ -209,6 +283,24 @@ class Config(Section):
                     "empty, or take recipe erm"
                 )
         return None
+
+    @property
+    def network(self) -> ModelConfig:
+        """The network of a run: with the representation that its recipe asks for, where the config names none."""
+        wanted = self.recipe[0].resolve().representation
+        if self.model.representation is not None or not wanted:
+            return self.model
+        return self.model.model_copy(update={"representation": wanted})
+
+    @model_validator(mode="after")
+    def _representation_fits_recipe(self) -> "Config":
+        for recipe in self.recipe if self.model.representation == "point" else ():
+            if recipe.resolve().representation:
+                raise ValueError(
+                    f"recipe {recipe.name!r} aligns a {recipe.resolve().representation} representation, and "
+                    "model.representation is 'point'; leave that out"
+                )
+        return self
 
     def runs(self) -> "list[Config]":
         """This config as single runs: one recipe and one seed each, recipes first."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from fedha import plugins
 from fedha.config.section import ELSEWHERE, Section
@@ -23,6 +23,43 @@ class FeaturesConfig(Section):
     precision: Literal["float32", "float16"] = Field(
         "float32", description="float16: they are rounded to it, and take half the space"
     )
+    views: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="of each image that data.augment changes: so many are drawn and computed once, and each round "
+        "takes one of them; 0: it is drawn, and computed, afresh each time",
+    )
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _a_folder(cls, cache: Any) -> Any:
+        if cache == "":  # which would be the folder where one happens to be
+            raise ValueError("it names no folder; leave it out, or name one")
+        return cache
+
+
+class StartConfig(Section):
+    """Another run whose model a run begins with."""
+
+    run: Path = Field(description="its folder; in a deployment, of the server's runs")
+    rule: str = Field("final", description="the round that this selection rule chose; final: the last one")
+    round: int | None = Field(None, ge=1, description="this round, whatever a rule says")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> "StartConfig":
+        if self.round is not None and self.rule != "final":
+            raise ValueError(f"round {self.round} and rule {self.rule!r} both choose a round; leave one out")
+        return self
+
+    @model_serializer(mode="plain")
+    def _shortly(self) -> Any:
+        chosen = {"round": self.round} if self.round is not None else {"rule": self.rule}
+        return str(self.run) if chosen == {"rule": "final"} else {"run": str(self.run), **chosen}
+
+    def __str__(self) -> str:
+        chosen = f", round {self.round}" if self.round is not None else f", rule {self.rule}"
+        return f"{self.run}{'' if (self.round, self.rule) == (None, 'final') else chosen}"
 
 
 class ModelConfig(Section):
@@ -43,14 +80,21 @@ class ModelConfig(Section):
         description="of parameters, statistics and sums; mixed: float32, with the featurizer in bfloat16; your own "
         "network is as your function makes it where this is float32",
     )
-    start: Path | None = Field(
-        None, description="folder of a finished run whose model this one begins with; in a deployment, of the server's"
+    start: StartConfig | None = Field(
+        None,
+        description="a finished run whose model this one begins with: its folder, or {run: DIR, rule: NAME} or "
+        "{run: DIR, round: N} for the model of another round than the last",
     )
     start_head: bool = Field(True, description="with start: whether its head is taken too, or a new one begun")
     batch_norm: Literal["frozen", "averaged", "local"] | None = Field(
         None,
         description="running statistics of your own network: frozen, averaged by the server, or local to each client "
         "with weight and bias (FedBN); default: as the network says, frozen if it does not",
+    )
+    representation: Literal["point", "gaussian"] | None = Field(
+        None,
+        description="what the featurizer gives of an example: a point, or a Gaussian of which the head draws (FedSR); "
+        "default: as the recipe asks",
     )
     features: FeaturesConfig = Field(FeaturesConfig(), description="of a frozen network, computed once")
 
@@ -67,6 +111,11 @@ class ModelConfig(Section):
             ours["features"] = content["features"]
         return {**ours, "options": {key: value for key, value in content.items() if key not in ours}}
 
+    @field_validator("start", mode="before")
+    @classmethod
+    def _by_its_folder(cls, start: Any) -> Any:
+        return {"run": start} if isinstance(start, str | Path) else start
+
     @model_validator(mode="after")
     def _head_of_a_start(self) -> "ModelConfig":
         if self.start is None and not self.start_head:
@@ -81,7 +130,7 @@ class ModelConfig(Section):
         if self.name not in known:
             known = (*known, *plugins.known(plugins.MODELS))
             own = "or name your own function as package.module:function"
-            raise ValueError(f"there is no network {self.name!r}{nearest(self.name, known)}; {own}")
+            raise ValueError(f"there is no network {self.name!r}{nearest(self.name, known, own)}")
         if self.batch_norm is not None:
             raise ValueError(f"network {self.name!r} has no batch norm; leave out batch_norm")
         if self.options:
@@ -103,7 +152,7 @@ class ModelConfig(Section):
 
 
 # Keys of the section that a function of somebody's own does not get.
-_OURS = ("name", "batch_norm", "precision", "start", "start_head")
+_OURS = ("name", "batch_norm", "precision", "start", "start_head", "representation")
 
 # Networks that read a key; all others are read by each. "own" is a function of somebody's, or an object.
 _NETWORKS: Mapping[str, tuple[str, ...]] = {

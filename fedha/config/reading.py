@@ -75,7 +75,8 @@ def _located_model(model: ModelConfig) -> dict[str, Any]:
         cache = expanded(model.features.cache, "model.features.cache").absolute()
         changed["features"] = model.features.model_copy(update={"cache": cache})
     if model.start is not None:
-        changed["start"] = expanded(model.start, "model.start").absolute()
+        run = expanded(model.start.run, "model.start").absolute()
+        changed["start"] = model.start.model_copy(update={"run": run})
     return changed
 
 

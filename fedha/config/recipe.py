@@ -11,6 +11,8 @@ from fedha.recipes import Recipe, Term, known_rows, row
 from fedha.registry import add_statistic, known, statistic
 from fedha.schema import nearest
 
+_AS_GIVEN = ("probes", "step_size", "mixup_alpha", "sam_radius")  # keys that are the row's own
+
 
 class RecipeConfig(Section):
     """A row of the table (`fedha recipes`), or one of your own."""
@@ -27,16 +29,24 @@ class RecipeConfig(Section):
     warmup_weight: float = Field(1.0, ge=0, description="weight during the warm-up")
     rescale: bool = Field(False, description="divide the whole loss by the weight while it is over 1 (IRM's habit)")
     reset_optimizer: bool = Field(False, description="start the server's optimiser afresh when the warm-up ends")
-    probes: int | None = Field(None, ge=1, description="hutchinson rows: sign vectors a round")
+    probes: int | None = Field(
+        None, ge=1, description="hutchinson rows: sign vectors a round; mmd and rdm: frequencies of each kernel"
+    )
     moving_average: float | None = Field(None, ge=0, lt=1, description="fishr, fediir: decay of the moving average")
-    step_size: float | None = Field(None, gt=0, description="groupdro: step of the domain weights")
+    step_size: float | None = Field(None, gt=0, description="groupdro, afl: step of the domain weights")
+    mixup_alpha: float | None = Field(
+        None, ge=0, description="mix each example with another of its batch, in parts drawn from Beta(alpha, alpha)"
+    )
+    sam_radius: float | None = Field(
+        None, ge=0, description="take gradients so far up the client's own loss (sharpness-aware minimization)"
+    )
 
     @model_validator(mode="after")
     def _row_or_terms(self) -> "RecipeConfig":
         if row(self.name) is None and not self.align:
             raise ValueError(
-                f"recipe {self.name!r} is no row of the table{nearest(self.name, known_rows())}; "
-                "or give `align: {statistic: weight}` to make your own"
+                f"recipe {self.name!r} is no row of the table"
+                f"{nearest(self.name, known_rows(), 'or give `align: {statistic: weight}` to make your own')}"
             )
         if self.align == {}:
             raise ValueError("align is empty; leave it out for the row's own terms, or take recipe erm for none")
@@ -46,7 +56,8 @@ class RecipeConfig(Section):
             if is_own(name):
                 add_statistic(call("recipe.align", name, {}, {}), name)
             elif name not in known():
-                raise ValueError(f"no statistic {name!r}{nearest(name, known())}; your own is package.module:function")
+                own = "your own is package.module:function"
+                raise ValueError(f"no statistic {name!r}{nearest(name, known(), own)}")
         self._check_used()
         return self
 
@@ -57,7 +68,7 @@ class RecipeConfig(Section):
         used = {
             "gradient_weight": 1 in orders,
             "hessian_weight": 2 in orders,
-            "probes": any(t.per_probe or statistic(t.statistic).signs for t in recipe.terms),
+            "probes": any(t.per_probe or statistic(t.statistic).probes for t in recipe.terms),
             "moving_average": any(
                 t.client_average or t.reference_average for t in (row(self.name) or Recipe(self.name)).terms
             ),
@@ -74,7 +85,7 @@ class RecipeConfig(Section):
         terms = [self._weighted(term) for term in found.terms]
         if self.align is not None:
             terms = [replace(known.get(name, Term(name)), weight=weight) for name, weight in self.align.items()]
-        given = {key: value for key in ("probes", "step_size") if (value := getattr(self, key)) is not None}
+        given = {key: value for key in _AS_GIVEN if (value := getattr(self, key)) is not None}
         schedule = {
             key: getattr(self, key)
             for key in ("weight", "warmup_rounds", "warmup_weight", "rescale", "reset_optimizer")

@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fedha import plugins
+from fedha.config.choosing import StopConfig
 from fedha.config.optimizer import torch_names, torch_optimizer
 from fedha.config.schedule import ScheduleConfig, given_schedule
 from fedha.config.section import MAY_CHANGE, Section
 from fedha.named import is_own
-from fedha.rules.table import RULES, named_rule, of_mode
+from fedha.recipes import Recipe
+from fedha.rules.table import AVERAGINGS, RULES, named_rule, of_mode
 from fedha.schema import nearest, shown
 from fedha.signature import meant
 
@@ -86,8 +88,8 @@ class TrainingConfig(Section):
     optimizer: str | dict[str, Any] | None = Field(
         None,
         description="the server's rule: sgd, adam or any of torch's by its class' name in small letters (synchronous), "
-        "fedavg, fedavgm, fedadam or scaffold (local), or your own as package.module:function; with options: "
-        "{name: adamw, weight_decay: 0.01}",
+        "fedavg, fedavgm, fedadam, fedyogi, fedprox, scaffold, qfedavg, fedgma or feddg_ga (local), or your own as "
+        "package.module:function; with options: {name: adamw, weight_decay: 0.01}, {name: fedprox, mu: 0.1}",
     )
     learning_rate: float | None = Field(None, gt=0, description="of the server's optimiser")
     momentum: float | None = Field(None, ge=0, lt=1, description="of sgd and fedavgm")
@@ -99,6 +101,14 @@ class TrainingConfig(Section):
     )
     rates: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="factors of the learning rate, by what parameters' names begin with: {featurizer: 0.1}"
+    )
+    head_rounds: int = Field(
+        0, ge=0, description="rounds at the beginning in which the head alone is trained (linear probing), then all is"
+    )
+    weight_averaging: str | dict[str, Any] | None = Field(
+        None,
+        description="what of the models of all rounds is evaluated and kept: ema or swad, or your own as "
+        "package.module:function; with options: {name: ema, decay: 0.99}; default: the last one",
     )
     clip_norm: float | None = Field(
         None, gt=0, description="largest norm of a step's gradient (of examples' and clients': privacy.clip)"
@@ -133,6 +143,11 @@ class TrainingConfig(Section):
         description="examples that go through the network in one piece; default: by the model, within 256 MiB; on a "
         "GPU within an eighth to a quarter of its memory",
     )
+    stop: StopConfig | None = Field(
+        None,
+        json_schema_extra=MAY_CHANGE,
+        description="ends training where what sources hold out gets no better: {metric: accuracy, patience: 10}",
+    )
     local: LocalConfig = LocalConfig()
 
     @field_validator("optimizer", mode="before")
@@ -146,6 +161,24 @@ class TrainingConfig(Section):
             return value
         found = torch_optimizer(value, known)
         return value if found is None else found.written
+
+    @field_validator("weight_averaging", mode="before")
+    @classmethod
+    def _averaging_or_own(cls, value: Any) -> Any:
+        given = value.get("name") if isinstance(value, dict) else value
+        if value in (None, "none"):
+            return None
+        known = [*AVERAGINGS, *plugins.installed(plugins.RULES)]
+        if not isinstance(given, str) or not (given in known or is_own(given)):
+            raise ValueError(
+                f"{shown(value)} is no averaging of weights{nearest(str(given), known)}; give a name, {{name: …, "
+                "option: …}, or your own as package.module:function"
+            )
+        options = named_rule(value)[1]
+        unknown = [one for one in options if given in AVERAGINGS and one not in AVERAGINGS[given].options]
+        if unknown:
+            raise ValueError(f"{given} takes no {unknown[0]}{nearest(unknown[0], AVERAGINGS[given].options)}")
+        return value
 
     @field_validator("class_weights", mode="before")
     @classmethod
@@ -180,8 +213,11 @@ class TrainingConfig(Section):
             return self._torchs_fits_mode(name, allowed, own)
         if name not in allowed:
             raise ValueError(f"optimizer is {name!r} but mode {self.mode!r} takes {' or '.join(allowed)}")
-        if options:
-            raise ValueError(f"optimizer {name!r} takes no {', '.join(options)}; leave it out")
+        unknown = [option for option in options if option not in RULES[name].options]
+        if unknown:
+            taken = RULES[name].options
+            told = f"only {', '.join(taken)}{nearest(unknown[0], taken)}" if taken else "leave it out"
+            raise ValueError(f"optimizer {name!r} takes no {', '.join(unknown)}; {told}")
         return self
 
     def _torchs_fits_mode(self, name: str, allowed: list[str], own: str) -> "TrainingConfig":
@@ -189,7 +225,7 @@ class TrainingConfig(Section):
         known = torch_names()
         if name not in known:
             known = [*allowed, *(known if self.mode == "synchronous" else ()), *plugins.installed(plugins.RULES)]
-            raise ValueError(f"there is no optimizer {name!r}{nearest(name, known)}; {own}")
+            raise ValueError(f"there is no optimizer {name!r}{nearest(name, known, own)}")
         if self.mode == "local":
             raise ValueError(
                 f"optimizer is {name!r}, but in mode 'local' the clients step: give local.optimizer {name!r}, and "
@@ -229,6 +265,30 @@ class TrainingConfig(Section):
         if self.mode == "local" and self.batch_size is not None:
             raise ValueError(f"batch_size is {self.batch_size} but in mode 'local' it is local.batch_size that is read")
         return self
+
+    @model_validator(mode="after")
+    def _head_rounds_fit(self) -> "TrainingConfig":
+        if self.head_rounds > self.rounds:
+            raise ValueError(f"head_rounds is {self.head_rounds}, but there are {self.rounds} rounds in all; lower it")
+        return self
+
+    def uncovered(self, recipe: Recipe, protect: str) -> str | None:
+        """What of a client's steps nobody accounts for where examples are protected, in a sentence; None: nothing.
+
+        Args:
+            recipe: Of the run.
+            protect: What `privacy.protect` says.
+        """
+        if protect != "examples":
+            return None
+        if recipe.uncovered is not None:
+            return f"privacy.protect is 'examples', and recipe {recipe.name!r} {recipe.uncovered}, or protect nothing"
+        if self.head_rounds:
+            return (
+                f"training.head_rounds is {self.head_rounds}, and where privacy.protect is 'examples' all parameters "
+                "are clipped and disturbed together; set it to 0, or freeze the featurizer"
+            )
+        return None
 
     def weighs_by_counts(self, protect: str, secure: bool) -> str | None:
         """Why classes cannot be balanced where a client's counts are not to be known, in a sentence; None if they can.

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from fedha import objects
 from fedha.config import DataConfig, expanded
-from fedha.data import arrays, digits, heart, mnist, own
+from fedha.data import arrays, digits, heart, mnist, own, splits
 from fedha.data.domain import Domain, DomainSet, Examples, nth, split
 from fedha.data.export import FILE, read_domain
 from fedha.data.images import load as folder
 from fedha.data.labels import missing_classes
-from fedha.data.shards import check_clients
+from fedha.data.partition import check_partition
 from fedha.data.sides import Cut, cut_of
 from fedha.errors import FedhaError
 from fedha.exhausted import out_of_memory
@@ -85,10 +85,12 @@ def load(
     if config.name not in _DATA_SETS:
         own.check_taken(config)
     with _fitting(config):
-        domains = _of(config).load(config, cut_of(config, seed, protected=protected, keys=keys)).check()
-    check_clients(domains.sources, config.clients_per_domain)
+        cut = cut_of(config, seed, protected=protected, keys=keys)
+        made = _of(config).load(splits.with_validation(config), cut)
+        domains = splits.set_aside(made, config.validation_domain).check()
+    check_partition(domains, config, seed)
     told = [*domains.notes, *_gathered((*domains.sources, *domains.targets))]
-    missing = missing_classes(domains, config.clients_per_domain, seed, config.split)
+    missing = missing_classes(domains, config, seed)
     described = told if protected else [*told, *missing]  # what is published tells of no covered example
     return replace(domains, notes=(*told, *missing), description="; ".join([domains.description, *described]))
 
@@ -127,7 +129,7 @@ def load_own(config: DataConfig, seed: int, client_id: int, key: bytes | None = 
 def notes_of(domain: Domain, classes: int) -> list[str]:
     """What a site should know of what it loaded, a sentence each; for its own eyes."""
     alone = DomainSet((replace(domain, shard=None),), (), classes, domain.name)
-    return [*domain.notes, *missing_classes(alone, 1, 0, "stratified")]
+    return [*domain.notes, *missing_classes(alone, DataConfig(), 0)]
 
 
 def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
@@ -143,7 +145,9 @@ def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
     config = _rooted(config)
     found, root = _of(config), config.root
     if config.name not in _DATA_SETS:
-        targets = own.load_targets(config, cut_of(config, seed), root)
+        more = [] if config.validation_domain is None else [config.validation_domain]
+        every = config.model_copy(update={"more_targets": [*config.more_targets, *more]})
+        targets = own.load_targets(every, cut_of(config, seed), root)
         return tuple(_checked_target(one, config) for one in targets)
     if found.embedded:
         return load(config, seed).targets
@@ -151,8 +155,10 @@ def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
         return ()
     if found.load_target is None:
         return load(config, seed).targets
+    names = [config.target, *([] if config.validation_domain is None else [config.validation_domain])]
     with _fitting(config):
-        return (_checked_target(found.load_target(config, root), config),)
+        each = [found.load_target(config.model_copy(update={"target": name}), root) for name in names]
+    return tuple(_checked_target(one, config) for one in each)
 
 
 def _checked_target(domain: Domain, config: DataConfig) -> Domain:
@@ -187,7 +193,7 @@ def source_count(config: DataConfig) -> int:
     if config.sources is not None:
         return len(config.sources)
     if config.name == "heart":
-        return len(heart.HOSPITALS) - 1
+        return len(heart.HOSPITALS) - (1 if config.validation_domain is None else 2)
     raise FedhaError("neither federation.clients nor data.sources is set; say how many clients there are")
 
 

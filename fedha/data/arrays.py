@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedha.config import DataConfig
@@ -13,7 +15,7 @@ from fedha.data.archive import RECIPE, Member, member_of, members, read_inputs, 
 from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, own_source
 from fedha.data.examples import rows_of
 from fedha.data.folder import INPUTS, domains_in
-from fedha.data.groups import numbered
+from fedha.data.groups import GROUP, numbered
 from fedha.data.labels import count_classes
 from fedha.data.layout import Layout, layout_of
 from fedha.data.mapped import Mapped, kept_as, open_array
@@ -156,23 +158,41 @@ def read(path: Path, config: DataConfig, cut: Cut | None = None) -> Domain:
         found = {**found, "inputs": member_of("inputs", mapped)}
     check(path, found)
     labels = torch.from_numpy(read_values(path, found["labels"]).astype(numpy.int64))
-    groups, notes = None, []
+    groups, notes, metadata = None, [], dict[str, NDArray[Any]]()
     if "groups" in found and cut is not None and not cut.heeds_groups:
         notes.append("data.split is random, so the groups are not kept together")
     elif "groups" in found:
-        groups = numbered(read_values(path, found["groups"]))
+        metadata = {GROUP: read_values(path, found["groups"])}
+        groups = numbered(metadata[GROUP])
     out = labels == (-(2**63) if config.unlabelled is None else config.unlabelled)
     if left_out := int(out.sum()):
         notes.append(f"{left_out} of {len(labels)} rows have no label ({config.unlabelled}) and are left out")
     layout = layout_of(str(path), found["inputs"].dtype, found["inputs"].shape, config)
     notes += [layout.note] if layout.note else []
-    if unread := sorted(found.keys() - {"inputs", "labels", "groups"}):
+    known = _column(path, found, config.partition_column, len(labels))
+    if unread := sorted(found.keys() - {"inputs", "labels", "groups", *known}):
         notes.append(f"of the archive only inputs, labels and groups are read, not {', '.join(unread)}")
-    whole = _whole(path, found["inputs"], mapped, layout, labels, groups).counted()
+    whole = replace(
+        _whole(path, found["inputs"], mapped, layout, labels, groups), metadata={**metadata, **known}
+    ).counted()
     if left_out:
         whole = _ordered(whole, ~out, out)
     name = path.name if path.is_dir() else path.stem
     return _divided(name, whole, cut, tuple(notes))
+
+
+def _column(path: Path, found: Mapping[str, Member], name: str | None, rows: int) -> dict[str, NDArray[Any]]:
+    """The array that clients are made by, if there is one of that name; ``group`` stands for the groups."""
+    own = "groups" if name == "group" and "group" not in found else name
+    if name is None or own is None or own not in found:
+        return {}
+    values = read_values(path, found[own])
+    if values.shape != (rows,) or values.dtype.kind not in "iubUS":
+        raise FedhaError(
+            f"{own} of {path} have type {values.dtype} and shape {values.shape}, but data.partition makes clients by "
+            f"them; they must be integers or texts, one a label, [{rows}]"
+        )
+    return {name: values}
 
 
 def _mapped(path: Path, found: Mapping[str, Member]) -> Mapped | None:

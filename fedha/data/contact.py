@@ -3,6 +3,7 @@
 import html
 import io
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy
@@ -13,6 +14,7 @@ from fedha.atomic import write_bytes, write_text
 from fedha.data.domain import Domain, DomainSet
 from fedha.data.examine import Examined
 from fedha.data.examples import Examples, joined
+from fedha.data.holdings import holdings_section
 from fedha.errors import FedhaError
 
 PAGE = "index.html"
@@ -27,13 +29,14 @@ def shows_images(domains: DomainSet) -> bool:
     return isinstance(shape, tuple | torch.Size) and len(shape) == 3 and shape[0] in (1, 2, 3) and min(shape[1:]) > 1
 
 
-def write_sheets(domains: DomainSet, examined: Examined, folder: Path) -> list[Path]:
-    """Write a PNG a domain, and a page with all of them and their counts.
+def write_sheets(domains: DomainSet, examined: Examined, folder: Path, *, images: bool = True) -> list[Path]:
+    """Write a page with all domains, their counts and who holds what of them; of images also a PNG a domain.
 
     Args:
-        domains: Of images.
+        domains: Any.
         examined: What was found of them.
         folder: Made if it is not there.
+        images: Whether they are images.
 
     Returns:
         The files; the page is the last.
@@ -49,7 +52,7 @@ def write_sheets(domains: DomainSet, examined: Examined, folder: Path) -> list[P
     except OSError as error:
         raise FedhaError(f"cannot make the folder {folder}: {error.strerror}; choose another --out") from error
     files = []
-    for place, one in enumerate((*domains.sources, *domains.targets)):
+    for place, one in enumerate((*domains.sources, *domains.targets) if images else ()):
         files.append(folder / f"sheet-{place}.png")
         write_bytes(files[-1], png(sheet(one, domains.classes)))
     write_text(page, _page(examined, files))
@@ -101,16 +104,17 @@ _STYLE = "body{font:15px sans-serif;max-width:70em;margin:2em auto}img{max-width
 
 def _page(examined: Examined, files: Sequence[Path]) -> str:
     parts = []
-    for one, file in zip(examined.domains, files, strict=True):
+    for one, file in zip_longest(examined.domains, files):
         counts = "; ".join(f"{part.replace('_', ' ')} {sum(each)}" for part, each in one.parts.items())
         told = f"{one.role}, {counts}"
         title = html.escape(one.name)
-        image = f'<img src="{file.name}" alt="some images of {title}, a row a class">'
+        image = "" if file is None else f'<img src="{file.name}" alt="some images of {title}, a row a class">'
         parts.append(f"<h2>{title}</h2><p>{told}</p>{image}")
     problems = "".join(f"<li>{html.escape(one)}</li>" for one in examined.problems)
     found = f"<h2>Problems</h2><ul>{problems}</ul>" if problems else ""
     head = f'<meta charset="utf-8"><title>Contact sheets</title><style>{_STYLE}</style>'
     return (
         f'<!doctype html>{_MARK}<html lang="en">{head}'
-        f"<h1>Contact sheets</h1><p>{html.escape(examined.description)}</p>{found}{''.join(parts)}</html>\n"
+        f"<h1>Contact sheets</h1><p>{html.escape(examined.description)}</p>{found}{holdings_section(examined)}"
+        f"{''.join(parts)}</html>\n"
     )

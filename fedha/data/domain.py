@@ -32,14 +32,15 @@ class Domain:
         name: What tables and errors call it.
         train: Trained on; empty for a target.
         held_out: Evaluated on; may be empty for a source (then it has no validation accuracy).
-        shard: Which client's share of the domain this is, from 0, where several clients share it; None: all of it.
+        shard: Which client's share of the domain this is, a number from 0 or a text, where several clients share it;
+            None: all of it.
         notes: What was left out or passed over on the way to it, a sentence each.
     """
 
     name: str
     train: Examples
     held_out: Examples
-    shard: int | None = None
+    shard: int | str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -61,6 +62,8 @@ class DomainSet:
         released: What every source had to give so that these could be made of all of them, such as sums of its
             columns: no account of privacy knows of it.
         statistics: What was made of that, or declared, by column.
+        mark: Their digest (`fedha.data.fingerprint`), where somebody who keeps them for many runs has it; else "".
+        class_names: Of the classes, in the order of their labels; (): they have none.
     """
 
     sources: tuple[Domain, ...]
@@ -70,6 +73,8 @@ class DomainSet:
     notes: tuple[str, ...] = ()
     released: tuple[str, ...] = ()
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    mark: str = ""
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> Any:

@@ -40,7 +40,7 @@ def domain_set(domains: Sequence[object], targets: Sequence[str], classes: int |
         if name not in names:
             raise FedhaError(f"target names {name!r}, which is no domain; the domains are {', '.join(names)}")
     sources = tuple(one for one in given if one.name not in targets)
-    unseen_ones = tuple(_unseen(given[names.index(name)]) for name in targets)
+    unseen_ones = tuple(whole(given[names.index(name)]) for name in targets)
     labels = {one.name: torch.cat([one.train.labels, one.held_out.labels]) for one in (*sources, *unseen_ones)}
     sizes = ", ".join(f"{one.name} {len(one.train)}" for one in sources)
     description = f"{description}: {sizes} examples" + (f", unseen {', '.join(targets)}" if targets else "")
@@ -53,12 +53,10 @@ def digest(domains: DomainSet) -> str:
     return digest_of(_parts(domains))
 
 
-def _unseen(domain: Domain) -> Domain:
-    return replace(unseen(domain.name, _whole(domain)), notes=domain.notes)
-
-
-def _whole(domain: Domain) -> Examples:
-    return joined([one for one in (domain.train, domain.held_out) if len(one)] or [domain.held_out])
+def whole(domain: Domain) -> Domain:
+    """A domain as an unseen one: its two parts are evaluated together."""
+    parts = [one for one in (domain.train, domain.held_out) if len(one)] or [domain.held_out]
+    return replace(unseen(domain.name, joined(parts)), notes=domain.notes)
 
 
 def _divided(domains: Sequence[Domain]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 
 from fedha.data.domain import Domain, DomainSet, Examples
 from fedha.data.examples import Chosen
+from fedha.data.partition import Share
 from fedha.inputs import several
 
 PARTS = ("train", "held_out")
@@ -68,6 +69,26 @@ class Shared:
 
 
 @dataclass(frozen=True)
+class Holding:
+    """What one client trains on.
+
+    Attributes:
+        name: The client's.
+        held: Examples of each class, by the source domain that they are of; of those alone that it has any of.
+        held_out: How many it evaluates.
+    """
+
+    name: str
+    held: dict[str, list[int]]
+    held_out: int
+
+    @property
+    def examples(self) -> int:
+        """That it trains on, in all."""
+        return sum(map(sum, self.held.values()))
+
+
+@dataclass(frozen=True)
 class Examined:
     """What was found.
 
@@ -79,6 +100,7 @@ class Examined:
         shared: Contents that stand twice.
         notes: Of the whole set.
         problems: What should be mended, a sentence each.
+        clients: What each client of a simulation holds, in client order.
     """
 
     description: str
@@ -88,6 +110,7 @@ class Examined:
     shared: tuple[Shared, ...]
     notes: tuple[str, ...]
     problems: tuple[str, ...] = field(default=())
+    clients: tuple[Holding, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -105,16 +128,21 @@ class Examined:
                 {"first": one.first, "second": one.second, "contents": one.contents, "other_label": one.other_label}
                 for one in self.shared
             ],
+            "clients": [
+                {"name": one.name, "examples": one.examples, "held_out": one.held_out, "domains": one.held}
+                for one in self.clients
+            ],
             "notes": list(self.notes),
             "problems": list(self.problems),
         }
 
 
-def examine(domains: DomainSet) -> Examined:
+def examine(domains: DomainSet, clients: Sequence[Share] = ()) -> Examined:
     """Look at every example of a data set once.
 
     Args:
         domains: A loaded one.
+        clients: What each client holds of its sources.
 
     Raises:
         FedhaError: An input cannot be read.
@@ -124,9 +152,20 @@ def examine(domains: DomainSet) -> Examined:
     shared = tuple(_shared([one for one, _ in named]))
     problems = [*(str(one) for one in shared if one.is_leak or one.other_label), *_lacking(counts)]
     problems += [note for one in counts for note in one.notes if " broken and left out" in note]
+    holdings = tuple(_holding(one, domains) for one in clients)
+    notes = (*domains.notes, *(f"client {one.client_name}: {note}" for one in clients for note in one.notes))
     return Examined(
-        domains.description, domains.classes, domains.input_shape, counts, shared, domains.notes, tuple(problems)
+        domains.description, domains.classes, domains.input_shape, counts, shared, notes, tuple(problems), holdings
     )
+
+
+def _holding(share: Share, domains: DomainSet) -> Holding:
+    held = {}
+    for place, rows in sorted(share.train.items()):
+        one = domains.sources[place]
+        if len(rows):
+            held[one.name] = torch.bincount(one.train.labels[rows], minlength=domains.classes).tolist()
+    return Holding(share.client_name, held, sum(map(len, share.held_out.values())))
 
 
 def _counted(domain: Domain, role: str, classes: int) -> Counts:

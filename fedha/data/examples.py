@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedha.inputs import Form, Inputs, each, several
+from fedha.numerics import aligned
 
 Rows = Tensor | slice | None  # which examples: indices, [m], or truth values, [n]; a stretch of them; or all
 Draws = tuple[int, ...]  # seed, round and client: with an example's row they decide what chance does to it
@@ -222,8 +223,11 @@ class Examples:
         def moved(kept: Any) -> Any:
             if not isinstance(kept, Tensor):
                 return kept
-            at_once = kept.is_floating_point() and self.divisor_of(kept) == 1
-            return kept.to(device, placement.precision) if at_once else kept.to(device)
+            if not (kept.is_floating_point() and self.divisor_of(kept) == 1):
+                return kept.to(device)
+            found = kept.to(device, placement.precision)
+            stays = found.dtype == torch.float32 and found.nbytes > _LARGE_BYTES  # its products are oneDNN's
+            return found if stays else aligned(found)
 
         out = None if self.unusable is None else self.unusable.to(device)
         inputs, labels = each(moved, self.inputs), self.labels.to(device)

@@ -18,6 +18,7 @@ from torch import Tensor
 from fedha.atomic import write_bytes, write_parts
 from fedha.data.check import check_kinds
 from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.data.examples import GIVEN
 from fedha.data.mapped import open_array
 from fedha.errors import FedhaError, UnwrittenError, brief
 
@@ -48,6 +49,9 @@ def write_domain(path: Path, domain: Domain, classes: int) -> None:
             arrays[f"{name}_inputs"] = part.inputs.numpy()
         else:
             write_parts(_beside(path, name), _as_npy(part))
+        beside = {one: column for one, column in part.metadata.items() if one != GIVEN}
+        arrays |= {f"{name}_column/{one}": column for one, column in beside.items() if column.dtype.kind in "biufUS"}
+        arrays |= {} if part.groups is None else {f"{name}_groups": part.groups.numpy()}
         arrays |= {f"{name}_labels": part.labels.numpy(), f"{name}_divisor": part.divisor_of(part.inputs)}
     arrays |= {"name": domain.name, "shard": -1 if domain.shard is None else domain.shard, "classes": classes}
     file = io.BytesIO()
@@ -143,6 +147,9 @@ def read_domain(path: Path) -> tuple[Domain, int]:
 def _read(path: Path, archive: Any, part: str) -> Examples:
     divisor = float(archive[f"{part}_divisor"]) if f"{part}_divisor" in archive else 1.0
     labels = torch.from_numpy(archive[f"{part}_labels"])
+    groups = torch.from_numpy(archive[f"{part}_groups"]) if f"{part}_groups" in archive else None
+    prefix = f"{part}_column/"
+    metadata = {name.removeprefix(prefix): archive[name] for name in archive if name.startswith(prefix)}
     if f"{part}_inputs" not in archive and _beside(path, part).is_file():
-        return Examples(open_array(_beside(path, part)), labels, divisor=divisor)
-    return Examples(torch.from_numpy(archive[f"{part}_inputs"]), labels, divisor=divisor)
+        return Examples(open_array(_beside(path, part)), labels, groups, metadata, divisor=divisor)
+    return Examples(torch.from_numpy(archive[f"{part}_inputs"]), labels, groups, metadata, divisor=divisor)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fedha.config import DataConfig
 from fedha.data.domain import Domain, DomainSet, Examples
-from fedha.data.shards import client_domains
-from fedha.data.sides import Split
+from fedha.data.partition import client_domains
 from fedha.errors import FedhaError
 
 _SHOWN = 3
@@ -41,17 +41,16 @@ def count_classes(labels: Mapping[str, Tensor]) -> int:
     )
 
 
-def missing_classes(domains: DomainSet, clients: int, seed: int, split: Split) -> list[str]:
+def missing_classes(domains: DomainSet, data: DataConfig, seed: int) -> list[str]:
     """Where a client has no example of a class on a side that has any, a sentence for each side.
 
     Args:
         domains: The run's.
-        clients: That share each source.
+        data: Says what each client holds.
         seed: The run's seed.
-        split: How they share it.
     """
     labels_alone = [_labels_alone(one) for one in domains.sources]
-    held = client_domains(DomainSet(tuple(labels_alone), (), domains.classes, ""), clients, seed, split)
+    held = client_domains(DomainSet(tuple(labels_alone), (), domains.classes, ""), data, seed)
     sides = {
         "training": {one.client_name: one.train.labels for one in held},
         "held-out": {one.client_name: one.held_out.labels for one in held},
@@ -80,5 +79,7 @@ def _missing(found: Tensor, classes: int, *, few: bool = False) -> str:
 
 
 def _labels_alone(domain: Domain) -> Domain:
-    train, held_out = (Examples(one.labels[:, None], one.labels, one.groups) for one in (domain.train, domain.held_out))
+    train, held_out = (
+        Examples(one.labels[:, None], one.labels, one.groups, one.metadata) for one in (domain.train, domain.held_out)
+    )
     return replace(domain, train=train, held_out=held_out)

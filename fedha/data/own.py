@@ -24,9 +24,9 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
 
     Args:
         config: Names it; its options are the function's arguments. Where its signature names them it also gets
-            ``root``, ``seed``, ``held_out``, ``split``, ``cut``, ``target``, ``sources``, ``classes`` and ``alone``
-            (below); what it draws from torch's global generator is drawn from the run's seed. Its target names the
-            unseen ones.
+            ``root``, ``seed``, ``held_out``, ``split``, ``cut``, ``target``, ``sources``, ``classes``, ``alone``
+            (below) and ``partition_column``, the metadata that clients are made by; what it draws from torch's global
+            generator is drawn from the run's seed. Its target names the unseen ones.
         cut: Offered, for `fedha.data.split`.
         alone: Whether it is a site's, which need not have the others' domains.
 
@@ -62,7 +62,13 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
     if whole is None:
         return domain_set(brought, targets, config.classes, f"domains of {config.name}")
     made = domain_set(brought, targets, config.classes or whole.classes, whole.description)
-    return replace(made, notes=(*whole.notes, *made.notes), released=whole.released, statistics=whole.statistics)
+    return replace(
+        made,
+        notes=(*whole.notes, *made.notes),
+        released=whole.released,
+        statistics=whole.statistics,
+        class_names=whole.class_names,
+    )
 
 
 def domain_names(config: DataConfig) -> list[str]:
@@ -113,6 +119,7 @@ def _made(function: object, config: DataConfig, cut: Cut, alone: bool) -> object
         "sources": config.sources,
         "classes": config.classes,
         "alone": alone,
+        "partition_column": config.partition_column,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(cut.seed, "data", "own").initial_seed())

@@ -11,7 +11,7 @@ from fedha.errors import FedhaError
 from fedha.randomness import generator
 
 
-def client_domains(domains: DomainSet, clients_per_domain: int, seed: int, split: Split = "stratified") -> list[Domain]:
+def even_shards(domains: DomainSet, clients_per_domain: int, seed: int, split: Split = "stratified") -> list[Domain]:
     """What each client holds, in client order: domain after domain.
 
     Args:

@@ -6,6 +6,9 @@ What belongs to a machine is in its environment, not in the config that travels:
 - ``FEDHA_DATA``: the folder of a client's own data, or of the target's for the server, if it has any; default:
   data.root of the config.
 - ``FEDHA_CACHE``, a client's: where it may keep what it needs again; default: ``~/.cache/fedha``.
+- ``FEDHA_ACCEPTED``, a client's: the site's file of accepted code (`fedha.deploy.accepted`): what a config may name.
+- ``FEDHA_CONTRACTS``, a client's: the folder of what this site agreed to (`fedha.deploy.contracts`); where it is not
+  set, the site answers what the settings say.
 - ``FEDHA_LIMITS``, a client's: a YAML file with what this site allows (`fedha.privacy.limits`); default: no limits. The
   account of what it released is kept below FEDHA_CACHE. No server has a say in either, nor in where noise comes from.
 - For secure sums, what `fedha.deploy.party` names.
@@ -20,6 +23,7 @@ import os
 import re
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from logging import WARNING
 from pathlib import Path, PurePosixPath
@@ -34,6 +38,8 @@ from fedha import data
 from fedha.config import Config, DataConfig, from_json, lasting
 from fedha.data.domain import Domain
 from fedha.data.part import no_part
+from fedha.deploy import accepted, contracts
+from fedha.deploy.accepted import check_named, only_this
 from fedha.deploy.account_file import account_of
 from fedha.deploy.memory import (
     forget_copies,
@@ -52,17 +58,20 @@ from fedha.errors import FedhaError, StoppedError
 from fedha.features import Keeping, forget
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
-from fedha.flower.client import Clients, check_server, client_id_of, recall_lasting, register, state_record
+from fedha.flower.client import Clients, check_server, client_id_of, kept, recall_lasting, register, state_record
 from fedha.flower.failure import telling
 from fedha.flower.guarded import errors_by_kind, is_protected
 from fedha.flower.held import lacking, model_of, with_model
 from fedha.flower.outside import outside
+from fedha.flower.secure_client import proposes_evaluation
+from fedha.flower.secure_wire import REVEAL, settings_mark
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import CONSTANTS, pack_tensors, sent_constants, unpack_tensors
 from fedha.models import SplitModel, build
 from fedha.named import is_own
 from fedha.piggyback import riders
 from fedha.privacy.account import Account
+from fedha.privacy.contract import Contract
 from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
 from fedha.resolution import resolved
@@ -94,7 +103,7 @@ def deployed_server_app() -> ServerApp:
                 asked.config,
                 inside(runs, str(asked.folder)),
                 target_root=None if own is None else Path(own),
-                start=None if start is None else inside(runs, str(start)),
+                start=None if start is None else inside(runs, str(start.run)),
             )
             resume = bool(context.run_config.get("resume", False))
             here = _attendance(str(context.run_config.get("sites", "")))
@@ -125,28 +134,29 @@ def deployed_client_app() -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
+        with only_this(accepted.here()):
+            return answered(message, context)
+
+    def answered(message: Message, context: Context) -> Message:
         if message.metadata.message_type == "query.introduce":
             check_server(message.content)  # before the config, which another version may not read
-        job = job_from(context, Path())
-        settings, client_id = job.config.model_dump_json(), client_id_of(context)
-        kind, content = message.metadata.message_type, whole(message.content, _cache())
+        job = _site_job(context)
+        client_id, kind = client_id_of(context), message.metadata.message_type
+        covered = bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)
+        if kind == "query.introduce":
+            with errors_by_kind(f"client {client_id}", protected=covered):
+                reason = no_part(_own(job.config.data), client_id)
+            if reason is not None:
+                return Message(outside(reason), reply_to=message)
+        held = contracts.held_here(job.config, _cache())
+        config, agreed = (job.config, None) if held is None else (_as_agreed(held[0], job.config), held[1])
+        content = whole(message.content, _cache())
         if content is None:
             return Message(lacking(), reply_to=message)
-        with errors_by_kind(
-            f"client {client_id}", protected=bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)
-        ):
-            if kind == "query.introduce" and (reason := no_part(_own(job.config.data), client_id)) is not None:
-                return Message(outside(reason), reply_to=message)
-            clients = _clients(settings, client_id, _limits())
-        averages = run_folder(_cache(), f"{lasting(job.config)} {job.folder} {client_id}")
-        averaging = remembers(job.config)
-        number = _round(content)
-        if averaging and number is not None:  # what is evaluated is the model after its round
-            recall_lasting(context.state, recall(averages, number + (kind == "evaluate")))
-        reply = clients.answer(kind, content, context)
-        if averaging and number is not None and kind == "train":
-            after = state_record(context.state) or ArrayRecord()
-            remember(averages, number, unpack_tensors(after), keep=job.config.checkpoint.every + 2)
+        with errors_by_kind(f"client {client_id}", protected=covered):
+            clients = _clients(config.model_dump_json(), client_id, _limits(), agreed, settings_mark(job.config))
+        with contracts.kept_book(_cache(), agreed, client_id, context.state):
+            reply = _remembering(clients, replace(job, config=config), kind, content, context)
         return Message(reply, reply_to=message)
 
     def protected(message: Message) -> bool:
@@ -154,6 +164,42 @@ def deployed_client_app() -> ClientApp:
 
     register(app, telling(answer, protected, traces=False))
     return app
+
+
+def _site_job(context: Context) -> Job:
+    """What a run asks a site for; it names no file here, and no code that this site has not accepted.
+
+    Raises:
+        FedhaError: It does, or its config is wrong.
+    """
+    if not context.run_config.get("settings"):
+        raise FedhaError(
+            "the run brings no settings of its own, and a site reads no file for one; use `fedha deploy run`"
+        )
+    job = job_from(context, Path())
+    check_named(job.config)
+    return job
+
+
+def _as_agreed(agreed: Config, asked: Config) -> Config:
+    """The run that a site agreed to, where and in how many threads it is asked for: that decides no answer."""
+    return agreed.model_copy(update={"name": asked.name, "engine": asked.engine, "checkpoint": asked.checkpoint})
+
+
+def _remembering(clients: Clients, job: Job, kind: str, content: RecordDict, context: Context) -> RecordDict:
+    """A client's answer, with what it must know of earlier rounds from the site's disk."""
+    averages = run_folder(_cache(), f"{lasting(job.config)} {job.folder} {client_id_of(context)}")
+    averaging, number = remembers(job.config), _round(content)
+    if averaging and number is not None:  # what is evaluated is the model after its round
+        after_round = kind == "evaluate" or proposes_evaluation(content)
+        recall_lasting(context.state, recall(averages, number + after_round))
+    before = kept(context.state)
+    reply = clients.answer(kind, content, context)
+    moved = kind == REVEAL and kept(context.state) is not before  # in secure sums it is remembered at their end
+    if averaging and number is not None and (kind == "train" or moved):
+        after = state_record(context.state) or ArrayRecord()
+        remember(averages, number, unpack_tensors(after), keep=job.config.checkpoint.every + 2)
+    return reply
 
 
 def _attendance(told: str) -> Attendance:
@@ -223,16 +269,24 @@ def inside(folder: Path, name: str) -> Path:
 
 
 @functools.lru_cache(maxsize=2)
-def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
-    """This site's client; kept where a process answers more than once."""
+def _clients(
+    settings: str, client_id: int, limits: Limits | None, agreed: Contract | None = None, mark: str = ""
+) -> Clients:
+    """This site's client; kept where a process answers more than once.
+
+    Args:
+        settings: The run's, as JSON: those that the site agreed to, if it holds contracts.
+        client_id: The client's.
+        limits: The site's.
+        agreed: The contract that it holds.
+        mark: What the run calls its settings in secure sums; default: of these.
+    """
     config = from_json(settings)
     own = _own(resolved(config, alone=True)[0])
-    if config.data.clients_per_domain > 1:
-        raise FedhaError(
-            f"data.clients_per_domain is {config.data.clients_per_domain}, but each site of a deployment holds a "
-            "domain of its own; set it to 1"
-        )
-    key = side_key(_cache()) if config.privacy.protect == "examples" else None
+    contracts.check_whole(config)
+    key = None
+    if config.privacy.protect == "examples":
+        key = side_key(_cache(), None if agreed is None else agreed.key)
     forget_copies(_cache())
     if limits is None or not limits.cache_features or (own.root is not None and not own.root.exists()):
         forget(_cache() / "features")
@@ -243,7 +297,7 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
     def model(context: Context) -> SplitModel:
         # the server's weights are what counts; a site opens no file, and fetches none, because a server says so
         classes = data.class_count(config.data)
-        return build(config.model, domain.train.shape, classes, config.seed[0], bare=True)
+        return build(config.network, domain.train.shape, classes, config.seed[0], bare=True)
 
     def load(context: Context) -> Domain:
         return domain
@@ -252,10 +306,14 @@ def _clients(settings: str, client_id: int, limits: Limits | None) -> Clients:
         account = Account() if limits is None else account_of(_cache(), own.root, client_id)
         return Site("cryptographic", limits, account)
 
-    party, threads = site_party(config), config.engine.threads
+    party, threads = site_party(config, _cache() / "secure"), config.engine.threads
+    if party is not None and mark:
+        party = replace(party, settings=mark)
     place = _cache() / "features" if limits is not None and limits.cache_features else None
-    keeping = Keeping(place, config.model.features.precision, private=True)
-    return Clients(model, load, threads=threads, device=device(config), party=party, site=site, keeping=keeping)
+    keeping = replace(Keeping.of(config.model.features), cache=place, private=True)
+    return Clients(
+        model, load, threads=threads, device=device(config), party=party, site=site, keeping=keeping, contract=agreed
+    )
 
 
 def _own(config: DataConfig) -> DataConfig:

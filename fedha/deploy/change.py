@@ -4,21 +4,23 @@ The roster alone is written anew in its place: it holds no secret, and nothing t
 that has ended.
 """
 
+import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
 from fedha import atomic
-from fedha.deploy import compose, inventory, material, tree
+from fedha.deploy import compose, contracts, inventory, material, tree
 from fedha.deploy.certificates import Authority, make_identity, read_authority
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.locations import InitFolder, Locations, find_init_folder
 from fedha.deploy.names import check_client
-from fedha.deploy.signing import new_signing_key, roster_entries
+from fedha.deploy.signing import new_signing_key, roster_entries, signer_of
 from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError
 from fedha.privacy.secure.delegation import write_roster
+from fedha.privacy.secure.identity import Identity
 
 
 def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]:
@@ -48,15 +50,16 @@ def add_client(folder: Path, name: str, now: datetime, user: Owner) -> list[str]
     identity = make_identity(name)
     client = Client(name=name, partition_id=record.places, ends=issued.ends)
     signing = new_signing_key(identity, client.partition_id, name)
-    before = roster_entries(init_folder.roster)
-    roster = write_roster([*before.values(), signing.entry])
+    before, signer = roster_entries(init_folder.roster, authority), signer_of(authority)
+    as_it_was = _roster_now(init_folder, signer)
+    roster = write_roster([*before.values(), signing.entry], signer)
     former = tuple(one for one in record.former if one != name)
     added = {"clients": (*record.clients, client), "places": record.places + 1, "former": former}
     changed = record.model_copy(update=added)
     secret = material.site_secrets(authority, issued, identity, signing)
     with ExitStack() as undo:
-        undo.callback(_share_roster, init_folder, record, write_roster(before.values()), user)
-        _make_site(init_folder, changed, client, secret, roster, user)
+        undo.callback(_share_roster, init_folder, record, as_it_was, user)
+        _make_site(init_folder, changed, client, secret, roster, user, split=secrets.token_hex(32))
         undo.callback(tree.remove, init_folder.site(name))
         _share_roster(init_folder, record, roster, user)
         _write(place.public_key(name), identity.public, user)
@@ -84,7 +87,7 @@ def remove_client(folder: Path, name: str, now: datetime, user: Owner) -> list[s
     Raises:
         FedhaError: There never was such a client, it is the last one, or the folder is not the whole one.
     """
-    init_folder, place, record, _ = _opened(folder)
+    init_folder, place, record, authority = _opened(folder)
     if name in record.former:
         return [f"{name} was removed before, and nothing was changed"]
     client = record.client(name)
@@ -92,13 +95,14 @@ def remove_client(folder: Path, name: str, now: datetime, user: Owner) -> list[s
         raise FedhaError(f"{name} is the federation's only client; add another before you remove it")
     clients = tuple(one for one in record.clients if one.name != name)
     changed = record.model_copy(update={"clients": clients, "former": (*record.former, name)})
-    entries = roster_entries(init_folder.roster)
-    roster = write_roster(entry for where, entry in entries.items() if where != client.partition_id)
+    entries, signer = roster_entries(init_folder.roster, authority), signer_of(authority)
+    as_it_was = _roster_now(init_folder, signer)
+    roster = write_roster((entry for where, entry in entries.items() if where != client.partition_id), signer)
     with ExitStack() as undo:
         for path in (place.public_key(name), init_folder.site(name)):
             if path.exists():
                 undo.callback(path.rename(_aside(path, now)).rename, path)
-        undo.callback(_share_roster, init_folder, changed, write_roster(entries.values()), user)
+        undo.callback(_share_roster, init_folder, changed, as_it_was, user)
         _share_roster(init_folder, changed, roster, user)
         undo.callback(_write, place.record, inventory.to_yaml(record).encode(), user)
         _record(init_folder, place, changed, user)
@@ -151,7 +155,8 @@ def rotate_client(folder: Path, name: str, now: datetime, user: Owner) -> Path:
     issued = material.node_certificate(authority, name, now, record.days)
     identity = make_identity(name)
     signing = new_signing_key(identity, client.partition_id, name)
-    roster = write_roster({**roster_entries(init_folder.roster), client.partition_id: signing.entry}.values())
+    entries = {**roster_entries(init_folder.roster, authority), client.partition_id: signing.entry}
+    roster = write_roster(entries.values(), signer_of(authority))
     secret = material.site_secrets(authority, issued, identity, signing)
     renewed = client.model_copy(update={"ends": issued.ends})
     clients = tuple(renewed if one.name == name else one for one in record.clients)
@@ -175,11 +180,24 @@ def _opened(folder: Path) -> tuple[InitFolder, Locations, Inventory, Authority]:
 
 
 def _make_site(
-    init_folder: InitFolder, record: Inventory, client: Client, secret: dict[str, bytes], roster: bytes, user: Owner
+    init_folder: InitFolder,
+    record: Inventory,
+    client: Client,
+    secret: dict[str, bytes],
+    roster: bytes,
+    user: Owner,
+    split: str = "",
 ) -> None:
     site = init_folder.site(client.name)
     site.parent.mkdir(mode=0o700, exist_ok=True)
-    tree.make(site, material.site_files(record, client, secret, roster, user), lambda beside: tree.give(beside, user))
+    agreed = contracts.files_of(contracts.read_all(init_folder.folder / contracts.FOLDER), split=split)
+    files = {**material.site_files(record, client, secret, roster, user), **agreed}
+    tree.make(site, files, lambda beside: tree.give(beside, user))
+
+
+def _roster_now(init_folder: InitFolder, signer: Identity) -> bytes:
+    """The roster's file as it is: signed again it would be another one."""
+    return init_folder.roster.read_bytes() if init_folder.roster.exists() else write_roster((), signer)
 
 
 def _share_roster(init_folder: InitFolder, record: Inventory, roster: bytes, user: Owner) -> None:

@@ -1,15 +1,17 @@
 """A new federation: the folder with everything that its server and its sites need."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from fedha.deploy import material, tree
+from fedha.deploy import contracts, material, tree
 from fedha.deploy.certificates import make_authority, make_identity
+from fedha.deploy.contracts import Agreement
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.locations import InitFolder
-from fedha.deploy.signing import new_signing_key
+from fedha.deploy.signing import new_signing_key, signer_of
 from fedha.deploy.tree import Owner
 from fedha.privacy.secure.delegation import write_roster
 
@@ -38,6 +40,7 @@ def create(
     user: Owner,
     configs: dict[str, bytes],
     fill: Callable[[InitFolder], None] | None = None,
+    agreed: Sequence[Agreement] = (),
 ) -> Inventory:
     """Make a federation's folder, all of it or nothing.
 
@@ -48,6 +51,7 @@ def create(
         user: Whom the containers run as; what they read is theirs.
         configs: Experiments to begin with, by their files' names.
         fill: Puts data into the sites' folders.
+        agreed: What the sites' people have agreed to: each site gets a contract of it, with a key of its own.
 
     Raises:
         FedhaError: Something is there, or it cannot be written.
@@ -57,7 +61,7 @@ def create(
     signers = {
         name: new_signing_key(identities[name], client_id, name) for client_id, name in enumerate(wanted.clients)
     }
-    roster = write_roster(one.entry for one in signers.values())
+    roster = write_roster((one.entry for one in signers.values()), signer_of(authority))
     server = material.server_certificate(authority, tuple(wanted.hosts), now, wanted.days)
     nodes = {name: material.node_certificate(authority, name, now, wanted.days) for name in wanted.clients}
     record = Inventory(
@@ -77,11 +81,13 @@ def create(
     secret = material.server_secrets(authority, server)
     files = {
         **material.office_files(record, authority, roster, user),
+        **contracts.files_of(agreed),
         **material.within("server", material.server_files(record, keys, secret, configs, user)),
     }
     for client in record.clients:
         secret = material.site_secrets(authority, nodes[client.name], identities[client.name], signers[client.name])
         files |= material.within(f"clients/{client.name}", material.site_files(record, client, secret, roster, user))
+        files |= contracts.files_of(agreed, f"clients/{client.name}/{contracts.FOLDER}", split=secrets.token_hex(32))
 
     def finish(beside: Path) -> None:
         if fill is not None:

@@ -1,34 +1,41 @@
-"""A SuperExec whose apps start at once: ``python -m fedha.deploy.executor``, with the options of ``flower-superexec``.
+"""The server's SuperExec, whose apps start at once: ``python -m fedha.deploy.executor``, as ``flower-superexec``.
 
 Flower starts a process for every message, which imports Flower, torch and fedha before it looks at what it was sent:
 seconds of computing, again and again. Here a process that has imported them waits (`fedha.deploy.template`), and the
-process of each task is forked from it. What a task leaves behind still ends with its process.
+process of each task is forked from it. What a task leaves behind still ends with its process. A site's is
+`fedha.deploy.launcher`.
 """
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import WARNING
 
 from flwr.supercore import log
 from flwr.supercore.cli import flower_superexec
-from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TASK_TYPE_TO_COMMAND, ExecutorType, TaskType
+from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, ExecutorType, TaskType
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
 
-FORKED = (TaskType.CLIENT_APP, TaskType.SERVER_APP)
+SERVER: Mapping[TaskType, str] = {TaskType.SERVER_APP: "server"}
 
 
 @dataclass
 class ForkingExecutor:
-    """One of Flower's executors: starts the apps of runs by forking, everything else as Flower does.
+    """One of Flower's executors: starts the apps of runs by forking.
 
     Attributes:
+        forked: What `fedha.deploy.template` runs for a task, by the task's type.
+        others: Whether tasks of other types start as Flower starts them; else they are refused. A client's never does:
+            its code would be the operator's.
         usual: Flower's own.
     """
 
+    forked: Mapping[TaskType, str] = field(default_factory=lambda: SERVER)
+    others: bool = True
     usual: SubprocessExecutor = field(default_factory=SubprocessExecutor)
     _template: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
 
@@ -37,10 +44,11 @@ class ForkingExecutor:
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """Start the process of a task."""
-        if spec.task_type not in FORKED:
-            return self.usual.launch(spec)
-        command = TASK_TYPE_TO_COMMAND[spec.task_type]
-        order = {"command": command, "options": options(spec), "quiet": spec.suppress_output}
+        if spec.task_type not in self.forked:
+            if self.others and spec.task_type != TaskType.CLIENT_APP:
+                return self.usual.launch(spec)
+            return LaunchResult.failed(f"fedha starts no {spec.task_type} here; a site runs fedha.deploy.launcher")
+        order = {"app": self.forked[spec.task_type], "options": options(spec), "quiet": spec.suppress_output}
         line = json.dumps(order).encode() + b"\n"
         for _ in range(2):  # a template that was killed meanwhile is found out by its pipe
             try:
@@ -110,13 +118,13 @@ def options(spec: ExecutionSpec) -> list[str]:
     return words
 
 
-def main() -> None:
-    """Run the SuperExec."""
+def run(executor: Callable[[], ForkingExecutor]) -> None:
+    """Run a SuperExec with an executor of ours."""
     stock = vars(run_superexec)["get_executor"]
 
     def chosen(executor_type: ExecutorType, *arguments: object, **options: object) -> object:
         if executor_type == ExecutorType.SUBPROCESS:
-            return ForkingExecutor()
+            return executor()
         return stock(executor_type, *arguments, **options)
 
     vars(run_superexec)["get_executor"] = chosen
@@ -124,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(ForkingExecutor)

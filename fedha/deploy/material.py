@@ -3,7 +3,7 @@
 import secrets
 from datetime import datetime
 
-from fedha.deploy import compose, inventory
+from fedha.deploy import accepted, compose, contracts, inventory
 from fedha.deploy.certificates import Authority, Identity, Issued, authority_pem, issue
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.signing import FILE as ROSTER
@@ -85,8 +85,11 @@ def site_files(record: Inventory, client: Client, secret: dict[str, bytes], rost
         compose.FILE: compose.site(client).encode(),
         ".env": _settings(user, FEDHA_SERVER=record.address, FEDHA_DATA="./data"),
         ROSTER: roster,
+        accepted.FILE: accepted.first(),
         "data": None,
         "cache": None,
+        contracts.FOLDER: None,
+        contracts.PROPOSED: None,
         **{f"secrets/{name}": content for name, content in secret.items()},
     }
 

@@ -1,7 +1,8 @@
 """What goes to another machine, as one archive: its part of a federation, and a script that puts it in its place.
 
 Sending it again brings a machine up to date. What belongs to the machine's people is sent once and then left alone:
-settings, configs, data. Former keys and secrets, which stay in the folder where the federation was made, are not sent.
+settings, configs, data, what code a site accepts, what it agreed to. Former keys and secrets, which stay in the folder
+where the federation was made, are not sent.
 """
 
 import io
@@ -11,6 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from fedha.deploy import compose, inventory
+from fedha.deploy.accepted import FILE as ACCEPTED
+from fedha.deploy.contracts import FOLDER as CONTRACTS
+from fedha.deploy.contracts import PROPOSED
 from fedha.deploy.inventory import Inventory
 from fedha.deploy.locations import find_init_folder
 from fedha.deploy.signing import FILE as ROSTER
@@ -19,7 +23,7 @@ from fedha.errors import FedhaError
 
 _SCRIPT = "settle.sh"
 _SERVER_FOLDERS = ("clients", "configs", "runs", "secrets", "state", "target")
-_SITE_FOLDERS = ("cache", "data", "secrets")
+_SITE_FOLDERS = ("cache", CONTRACTS, "data", PROPOSED, "secrets")
 
 
 def pack(folder: Path, client: str | None = None) -> bytes:
@@ -37,10 +41,12 @@ def pack(folder: Path, client: str | None = None) -> bytes:
     if client is None:
         part, kept = init_folder.server, _of_server(record)
     else:
-        part, kept = init_folder.site(record.client(client).name), [compose.FILE, ROSTER]
+        part = init_folder.site(record.client(client).name)
+        kept = [compose.FILE, ROSTER, *_below(part, PROPOSED)]
     if not part.is_dir():
         raise FedhaError(f"{part} is not here any more; make it anew with `fedha deploy rotate --client {client}`")
-    once = [name for folder in ("configs", "data", "target") for name in _below(part, folder)]
+    once = [name for folder in ("configs", "data", "target", CONTRACTS) for name in _below(part, folder)]
+    once += [name for name in (ACCEPTED,) if (part / name).is_file()]
     names = {name: f".next/always/{name}" for name in kept if (part / name).is_file()}
     names |= {f"secrets/{name}": f".next/always/secrets/{name}" for name in _secrets(part)}
     names |= {name: f".next/once/{name}" for name in once} | {".env": ".next/env"}

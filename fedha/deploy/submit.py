@@ -17,7 +17,7 @@ from typing import Any
 
 from fedha import temporary
 from fedha.config import Config, to_json
-from fedha.deploy import control, troubles
+from fedha.deploy import bundle, control, troubles
 from fedha.deploy.apps import EVENTS
 from fedha.engine.event_file import new_events, stop_file
 from fedha.engine.flower_processes import LocalFlower, environment
@@ -34,36 +34,6 @@ _WAIT_SECONDS = 300.0  # for a SuperLink that is being started anew
 _NEEDED_BYTES = 4096
 _FAILED = "ServerApp failed with exception: "
 _ASK_SECONDS = 15.0  # between questions to the SuperLink while nothing is heard
-
-_PROJECT = """\
-[project]
-name = "fedha-deployment"
-version = "1.0.0"
-description = "One run of fedha"
-license = "Apache-2.0"
-
-[tool.flwr.app]
-publisher = "fedha"
-
-[tool.flwr.app.components]
-serverapp = "fedha_deployment:server"
-clientapp = "fedha_deployment:client"
-
-[tool.flwr.app.config]
-settings = ""
-out = ""
-events = ""
-sites = ""
-resume = false
-"""
-
-# All that is sent to the sites; fedha itself is what each has installed.
-_MODULE = """\
-from fedha.deploy.apps import deployed_client_app, deployed_server_app
-
-server = deployed_server_app()
-client = deployed_client_app()
-"""
 
 
 @dataclass(frozen=True)
@@ -187,8 +157,8 @@ def _commands(place: Path, to: Destination) -> LocalFlower:
     )
     app = place / "app"
     app.mkdir()
-    (app / "pyproject.toml").write_text(_PROJECT, encoding="utf-8")
-    (app / "fedha_deployment.py").write_text(_MODULE, encoding="utf-8")
+    for name, content in bundle.SOURCE.items():
+        (app / name).write_bytes(content)
     return flower
 
 

@@ -1,6 +1,6 @@
 """The process that apps are forked from: it has imported what they need, and has no thread and no connection.
 
-It reads one order a line, ``{"command", "options", "quiet"}``, and ends where its input ends. Secrets among the options
+It reads one order a line, ``{"app", "options", "quiet"}``, and ends where its input ends. Secrets among the options
 stand on no command line.
 """
 
@@ -11,22 +11,20 @@ import os
 import random
 import signal
 import sys
-from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
 import torch
 
-_IMPORTED = (
-    "flwr.supernode.cli.flwr_clientapp",
-    "flwr.superlink.cli.flwr_serverapp",
-    "fedha.deploy.apps",
-)
+_APPS = {
+    "server": "flwr.superlink.cli.flwr_serverapp:flwr_serverapp",
+    "site": "fedha.deploy.site_app:main",
+}
 
 
 def main() -> None:
     """Fork until the input ends."""
-    for module in _IMPORTED:
+    for module in ("fedha.deploy.apps", *(one.partition(":")[0] for one in _APPS.values())):
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # so that no collection in a child copies what it only reads
@@ -43,9 +41,9 @@ def _run(order: dict[str, Any]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _detach(bool(order["quiet"]))
     _stir()
-    (command,) = entry_points(group="console_scripts", name=order["command"])
-    sys.argv = [order["command"], *order["options"]]
-    return int(command.load()() or 0)
+    module, _, function = _APPS[order["app"]].partition(":")
+    sys.argv = [function, *order["options"]]
+    return int(getattr(sys.modules[module], function)() or 0)
 
 
 def _detach(quiet: bool) -> None:

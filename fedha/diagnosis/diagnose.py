@@ -11,6 +11,7 @@ from fedha.data.domain import DomainSet
 from fedha.diagnosis import attributes, curvature
 from fedha.diagnosis.attributes import Side
 from fedha.diagnosis.party import Party, pooled
+from fedha.diagnosis.published import published
 from fedha.diagnosis.sample import Sample
 from fedha.diagnosis.settings import Mode, Settings
 from fedha.diagnosis.shift import Placed, estimate, given_inputs, together
@@ -60,6 +61,11 @@ def diagnose(
                 "mode": mode,
                 "pairs": [_pair(one, dict(zip(radii, logits, strict=True))) for one in pairs],
             }
+            if settings.method == "published":
+                found["published"] = [
+                    {"logits": unit, **asdict(published(subject.everyone, subject.head, radius, seed=config.seed[0]))}
+                    for radius, unit in zip(radii, logits, strict=True)
+                ]
         if "curvature" in settings.rows:
             told("curvature", 0, 1)
             found["curvature"] = _curvature(subject, parties, mode, to)
@@ -103,6 +109,10 @@ def _who(config: Config, domains: DomainSet, settings: Settings) -> tuple[Mode, 
             f"--mode {mode} reads what single clients answer, which privacy.secure_aggregation hides from everyone; "
             "take --mode pooled with a target that is no source"
         )
+    if config.privacy.secure_aggregation and settings.method == "published":
+        raise FedhaError("--method published reads what single clients answer, which privacy.secure_aggregation hides")
+    if settings.method == "published" and len(sources) + len(targets) < 2:
+        raise FedhaError("--method published compares domains with each other, and this run has one")
     if mode in ("pairs", "leave-one-out") and len(sources) < 2:
         raise FedhaError(f"--mode {mode} compares sources with each other, and this run has one; take --mode pooled")
     to = settings.to or (tuple(targets) if mode != "leave-one-out" else tuple(sources))

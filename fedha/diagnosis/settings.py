@@ -8,6 +8,8 @@ from fedha.errors import FedhaError, listed
 
 Mode = Literal["pooled", "pairs", "worst", "leave-one-out"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+Method = Literal["power", "published"]
+METHODS: tuple[Method, ...] = get_args(Method)
 ROWS = ("transfer", "curvature", "attributes", "shift")
 LOGITS = (0.1, 0.3, 1.0, 3.0)
 
@@ -22,6 +24,7 @@ class Settings:
         mode: Who is compared; None: the sources' mean with every target, or without one each source with the others.
         to: Targets by name; empty: all.
         rows: Parts of the diagnosis.
+        method: ``published``: the attack as it was published as well, beside power steps.
     """
 
     logits: tuple[float, ...] = LOGITS
@@ -29,6 +32,7 @@ class Settings:
     mode: Mode | None = None
     to: tuple[str, ...] = ()
     rows: tuple[str, ...] = ROWS
+    method: Method = "power"
 
 
 def read_numbers(option: str, text: str) -> tuple[float, ...]:
@@ -57,6 +61,18 @@ def read_names(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
         if name not in known:
             raise FedhaError(f"{option} names {name!r}; take some of {listed(known)}")
     return tuple(one for one in known if one in wanted) or tuple(known)
+
+
+def read_method(text: str) -> Method:
+    """A method by name.
+
+    Raises:
+        FedhaError: There is no such method.
+    """
+    for one in METHODS:
+        if one == text:
+            return one
+    raise FedhaError(f"--method is {text!r}; take one of {listed(METHODS)}")
 
 
 def read_mode(text: str) -> Mode | None:

@@ -13,6 +13,7 @@ def tables(found: Found) -> list[Table]:
     made = [
         _transfer(found),
         _worst_heads(found),
+        _published(found),
         _curvature(found),
         _attributes(found),
         _domains(found),
@@ -79,6 +80,28 @@ def _worst_heads(found: Found) -> Table | None:
         for one in pairs
     )
     return Table("Accuracy of every domain, %, at the learned head and at the worst one", columns, rows)
+
+
+def _published(found: Found) -> Table | None:
+    rows = found.get("published", [])
+    if not rows:
+        return None
+    names = [one["name"] for one in found["domains"]]
+    heads = ("logit units", "radius", "distance reached", "largest risk minus smallest", "largest", "smallest")
+    columns = tuple(Column(one, number=one not in ("largest", "smallest")) for one in heads)
+    body = tuple(
+        (
+            *(f"{one['logits']:.3g}", number(one["radius"]), number(one["distance"]), number(one["gap"])),
+            *(one["largest"], one["smallest"], *(_change(one["accuracies"].get(name)) for name in names)),
+        )
+        for one in rows
+    )
+    return Table(
+        "The published attack: Adam on minibatches of 80 % of each domain, the rest looked at",
+        (*columns, *(Column(f"{name}, %", number=True) for name in names)),
+        body,
+        ("Ten epochs at a fixed rate, the epoch of the largest gap; the ball's edge may not be reached.",),
+    )
 
 
 def _change(pair: Sequence[float] | None) -> str | None:

@@ -22,9 +22,10 @@ def choose(config: Config, domains: DomainSet) -> tuple[str, str]:
     """The engine of a run, and why."""
     if config.engine.name != "auto":
         return config.engine.name, "the config says so"
+    from fedha.data.partition import client_count
     from fedha.engine import estimate, machine, plan
 
-    clients = len(domains.sources) * config.data.clients_per_domain
+    clients = client_count(domains, config.data, config.seed[0])
     return plan.choose(config, clients, machine.look(), estimate.run_operations(config, domains))
 
 

@@ -11,12 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fedha.data.domain import Domain, DomainSet
-from fedha.data.examples import Chosen, Examples, Joined
+from fedha.data.examples import GIVEN, Chosen, Examples, Joined
 from fedha.data.mapped import Mapped
 from fedha.errors import FedhaError
 from fedha.inputs import several
@@ -76,12 +77,13 @@ def _domain(domain: Domain, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _part(domain: Domain, part: Examples, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Its metadata, which only errors about bad rows name, stay behind: the rows were looked at already."""
+    """Where its rows stood as they were given, which only errors name, stays behind: they were looked at already."""
     kind = "named" if isinstance(part.inputs, Mapping) else "several" if isinstance(part.inputs, tuple) else "one"
     return {
         "kind": kind,
         "inputs": {name: _source(domain, one, tensors) for name, one in several(part.inputs).items()},
         "divisor": part.divisor,
+        "metadata": {name: column.tolist() for name, column in part.metadata.items() if name != GIVEN},
         **{name: None if (one := getattr(part, name)) is None else _tensor(one, tensors) for name in _KEPT},
     }
 
@@ -123,6 +125,7 @@ def _examples(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Exampl
         inputs[0] if entry["kind"] == "one" else inputs,
         tensors[entry["labels"]],
         groups,
+        {name: numpy.array(column) for name, column in entry["metadata"].items()},
         divisor=entry["divisor"],
         unusable=unusable,
     )

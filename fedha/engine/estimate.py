@@ -10,6 +10,7 @@ from fedha.client import Client
 from fedha.cohort import cohort_size
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet
+from fedha.data.partition import client_count
 from fedha.engine.plan import Plan
 from fedha.exchange import Request, Task
 from fedha.models import build
@@ -31,7 +32,7 @@ def data_bytes(part: Domain) -> int:
 
 def model_bytes(config: Config, domains: DomainSet) -> int:
     """Of a run's parameters."""
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
     return sum(value.nbytes for value in model.parameters())
 
 
@@ -42,11 +43,11 @@ def run_operations(config: Config, domains: DomainSet) -> float:
         config: Of one run.
         domains: The run's domains.
     """
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
     parameters = sum(value.numel() for value in model.parameters())
     training, local = config.training, config.training.local
     examples = float(sum(len(one.train) for one in domains.sources))
-    clients = len(domains.sources) * config.data.clients_per_domain
+    clients = client_count(domains, config.data, config.seed[0])
     drawn = cohort_size(training, clients) / clients
     passes = 1.0
     if training.mode == "local":
@@ -79,7 +80,7 @@ def batches(config: Config, domains: DomainSet, examples: int, largest_part: int
         examples: That the client trains on.
         largest_part: Of any domain, targets included.
     """
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0])
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
     form, recipe, training = likely_form(model, domains.input_shape), config.recipe[0].resolve(), config.training
     parameters = {name: value.detach() for name, value in model.named_parameters()}
     names = [term.statistic for term in recipe.terms]
@@ -131,11 +132,11 @@ def batching_note(config: Config, parts: Sequence[Domain], domains: DomainSet, d
     """
     if config.engine.batching is False:
         return "one by one: engine.batching is off"
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(device)
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0]).to(device)
     parameters = trained_parameters(model)
     clients = [Client(client_id, placed_domain(part, model), model) for client_id, part in enumerate(parts)]
     task = Task(config.recipe[0].resolve(), config.training, config.seed[0])
-    every = len(domains.sources) * config.data.clients_per_domain
+    every = client_count(domains, config.data, config.seed[0])
     weighed = any(rule.weigh is not None for rule in task.rules)
     summed = not (weighed or config.privacy.secure_aggregation or config.privacy.protect == "clients")
     reason = refusal(clients, Request(task, 1, parameters, averaging_weight=1 / every, additive=summed))

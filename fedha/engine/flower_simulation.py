@@ -19,6 +19,7 @@ import fedha
 from fedha import objects
 from fedha.config import Config, located, to_json
 from fedha.data.domain import DomainSet
+from fedha.data.partition import client_count
 from fedha.engine import domain_files
 from fedha.engine.event_file import EventFile, new_events, stop_file
 from fedha.engine.flower_processes import START_SECONDS, LocalFlower, local_flower
@@ -78,7 +79,7 @@ def run_flower(
     """
     if not resume:
         runfolder.check_new(job.folder)
-    clients = len(domains.sources) * job.config.data.clients_per_domain
+    clients = client_count(domains, job.config.data, job.config.seed[0])
     workers = min(clients, max(1, (os.cpu_count() or 1) // job.config.engine.threads))
     listener.note(f"starting Flower's simulation: {clients} clients on {workers} Ray workers")
     with short_folder() as place:

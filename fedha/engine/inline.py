@@ -1,6 +1,6 @@
 """The inline engine: Flower's Grid inside this process, one client after the other."""
 
-import uuid
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ from flwr.supercore.run import Run
 
 from fedha.config import Config
 from fedha.data.domain import Domain, DomainSet
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_domains
 from fedha.engine.nodes import (
     FIRST_NODE,
     copy_records,
@@ -30,7 +30,10 @@ from fedha.flower.failure import failure_of, pack_failure
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.models import build
+from fedha.privacy.contract import contract_of
 from fedha.runs.listener import Listener
+
+_numbers = itertools.count(1)  # of the messages that nodes of this process get
 
 
 class InlineGrid(Grid):
@@ -141,7 +144,7 @@ def _received(message: Message, content: RecordDict) -> Message:
     sent = message.metadata
     return received_message(
         sent.message_type,
-        uuid.uuid4().hex,
+        f"{next(_numbers):x}",
         sent.dst_node_id,
         content,
         group_id=sent.group_id,
@@ -167,13 +170,9 @@ def inline_grid(
         together: Whether they may be trained together; the default has the bits that others are held against.
         stop: Asked between two clients, whether to stop.
     """
-    held = (
-        client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
-        if clients is None
-        else clients
-    )
+    held = client_domains(domains, config.data, config.seed[0]) if clients is None else clients
     made = Clients(
-        lambda context: build(config.model, domains.input_shape, domains.classes, config.seed[0]),
+        lambda context: build(config.network, domains.input_shape, domains.classes, config.seed[0]),
         lambda context: held[int(context.node_config["partition-id"])],
         threads=config.engine.threads,
         device=device(config),
@@ -182,6 +181,7 @@ def inline_grid(
         in_place=server_device(config) != "cpu",
         stays=True,
         keeping=Keeping.of(config.model.features),
+        contract=contract_of(config, repeats=None),
     )
     return InlineGrid(app_for(made), len(held), together=made if together else None, stop=stop)
 

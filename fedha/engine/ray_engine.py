@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fedha.config import Config, from_json, to_json
 from fedha.data.domain import Domain, DomainSet, Examples
-from fedha.data.shards import client_domains
+from fedha.data.examples import GIVEN
+from fedha.data.partition import client_domains
 from fedha.engine import ray_session
 from fedha.engine.estimate import run_operations
 from fedha.engine.host import Resources
@@ -30,12 +31,13 @@ from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
 from fedha.inputs import each, several
 from fedha.models import SplitModel, build
+from fedha.privacy.contract import contract_of
 from fedha.runs.files import typed
 from fedha.runs.listener import Listener
 
 _LEAVING_SECONDS = 10.0
 
-PackedDomain = tuple[str, int | None, list[Examples]]
+PackedDomain = tuple[str, int | str | None, list[Examples]]
 
 
 def run_ray(
@@ -46,7 +48,7 @@ def run_ray(
     Ray is started if this process has not, and stays for the process' next runs.
     """
     config = job.config
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
+    parts = client_domains(domains, config.data, config.seed[0])
     address = config.engine.address
     cluster = None if address is None else ray_session.start(0, 0, address)
     plan = make_plan(config, len(parts), look(), cluster, run_operations(config, domains))
@@ -124,7 +126,7 @@ def make_clients(
     parts = {client_id: _unpacked(packed) for client_id, packed in data.items()}
 
     def model(context: Context) -> SplitModel:
-        return build(config.model, input_shape, classes, config.seed[0])
+        return build(config.network, input_shape, classes, config.seed[0])
 
     def domain(context: Context) -> Domain:
         return parts[int(context.node_config["partition-id"])]
@@ -133,7 +135,15 @@ def make_clients(
     threads = config.engine.threads
     keeping = Keeping.of(config.model.features)
     return Clients(
-        model, domain, threads=threads, device=device, party=party, site=seeded_site, stays=True, keeping=keeping
+        model,
+        domain,
+        threads=threads,
+        device=device,
+        party=party,
+        site=seeded_site,
+        stays=True,
+        keeping=keeping,
+        contract=contract_of(config, repeats=None),
     )
 
 
@@ -167,7 +177,9 @@ def _unpacked(packed: PackedDomain) -> Domain:
 
 
 def _exchanged(part: Examples, change: Callable[[Any], Any]) -> Examples:
-    return replace(part, inputs=each(change, part.inputs), labels=change(part.labels), groups=None, metadata={})
+    beside = {name: column for name, column in part.metadata.items() if name != GIVEN}
+    groups = None if part.groups is None else change(part.groups)
+    return replace(part, inputs=each(change, part.inputs), labels=change(part.labels), groups=groups, metadata=beside)
 
 
 def _as_array(kept: Any) -> Any:

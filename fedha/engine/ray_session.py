@@ -23,6 +23,7 @@ from fedha import temporary
 from fedha.engine import leftovers, machine
 from fedha.engine.ray_store import store_bytes
 from fedha.errors import FedhaError, StoppedError
+from fedha.heap import TUNABLES, uncached
 
 _WORKERS_IMPORT = ["torch", "flwr.clientapp", "flwr.serverapp", "fedha.flower.client"]
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -120,7 +121,7 @@ def _launch(stack: ExitStack, cpus: int, gpus: int) -> None:
         size, in_shared = store_bytes(machine.memory_bytes(), machine.shared_memory_bytes())
         _init(
             stack,
-            {leftovers.MARK: str(folder)},
+            {leftovers.MARK: str(folder), TUNABLES: uncached(os.environ)},
             address="local",
             num_cpus=cpus,
             num_gpus=gpus,

@@ -1,17 +1,41 @@
-"""Features of all that a config names, computed into its cache before anything is trained."""
+"""Features of all that a config names, computed into its cache before anything is trained; and what that costs."""
 
+import shutil
+from dataclasses import dataclass
+from time import perf_counter
 from typing import NamedTuple
 
+import numpy
 import torch
 
 from fedha import numerics
 from fedha.config import Config
 from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
-from fedha.features.featured import Keeping, featured
-from fedha.features.trunk import divided
+from fedha.features.featured import Keeping, source_of, store_of
+from fedha.features.keys import KEY_BYTES, Keys, row_keys
+from fedha.features.source import Features
+from fedha.features.store import Store, lacking, stored
+from fedha.features.trunk import BLOCK, divided
 from fedha.models import build
 from fedha.placement import placed_domain
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of one domain, whose features are kept.
+
+    Attributes:
+        domain: The domain's name.
+        name: train or held_out.
+        source: Computes them.
+        store: Where they are kept.
+    """
+
+    domain: str
+    name: str
+    source: Features
+    store: Store
 
 
 class Computed(NamedTuple):
@@ -21,15 +45,35 @@ class Computed(NamedTuple):
         domain: Its name.
         examples: How many.
         width: Features of each.
+        views: Of each that is trained on, beside it as it is.
     """
 
     domain: str
     examples: int
     width: int
+    views: int
 
 
-def compute(config: Config, domains: DomainSet, device: str = "cpu") -> list[Computed]:
-    """Compute what is missing in the cache of ``model.features.cache``.
+class Cost(NamedTuple):
+    """What it takes to make a cache whole.
+
+    Attributes:
+        wanted: Examples and views, each content once.
+        missing: How many of them are still to be computed.
+        bytes: That these take on the disk.
+        free: Bytes that the disk has left.
+        rate: How many are computed a second, decoding included; 0 where none is missing.
+    """
+
+    wanted: int
+    missing: int
+    bytes: int
+    free: int
+    rate: float
+
+
+def parts_of(config: Config, domains: DomainSet, device: str = "cpu") -> list[Part]:
+    """The parts of all domains of one run that have examples, with where their features are kept.
 
     Args:
         config: Of one run.
@@ -37,25 +81,61 @@ def compute(config: Config, domains: DomainSet, device: str = "cpu") -> list[Com
         device: Where to compute.
 
     Raises:
-        FedhaError: No cache is named, the network has no frozen part that gives features, or the cache cannot be
-            written.
+        FedhaError: No cache is named, or the network has no frozen part that gives features.
     """
-    if config.model.features.cache is None:
+    keeping, found = Keeping.of(config.model.features), list[Part]()
+    if keeping.cache is None:
         raise FedhaError("model.features.cache is not set; name a folder for the features")
     numerics.configure(config.engine.threads)
-    model = build(config.model, domains.input_shape, domains.classes, config.seed[0]).to(torch.device(device))
-    told = []
+    model = build(config.network, domains.input_shape, domains.classes, config.seed[0]).to(torch.device(device))
     for domain in (*domains.sources, *domains.targets):
         whole = placed_domain(domain, model)
-        form = (whole.train if len(whole.train) else whole.held_out).form
-        parts = divided(model, form)
-        if parts is None:
-            raise FedhaError(
-                f"model.features.cache is {config.model.features.cache}, but no part of network "
-                f"{config.model.name!r} that gives features is frozen; set model.frozen: true, or leave it out"
-            )
         for part, name in ((whole.train, "train"), (whole.held_out, "held_out")):
-            if len(part):
-                featured(part, parts, Keeping.of(config.model.features), f"{domain.name}, {name}", whole=False)
-        told.append(Computed(domain.name, len(whole.train) + len(whole.held_out), parts.width))
+            if not len(part):
+                continue
+            if (parts := divided(model, part.form)) is None:
+                raise FedhaError(
+                    f"model.features.cache is {keeping.cache}, but no part of network {config.model.name!r} that gives "
+                    "features is frozen; set model.frozen: true, or leave it out"
+                )
+            source = source_of(part, parts, keeping, f"{domain.name}, {name}", trained=name == "train")
+            found.append(Part(domain.name, name, source, store_of(source, keeping)))
+    return found
+
+
+def compute(parts: list[Part]) -> list[Computed]:
+    """Compute what is missing of some parts.
+
+    Raises:
+        FedhaError: A cache cannot be written.
+    """
+    for one in parts:
+        keys = row_keys(one.source.examples, one.source.views)
+        stored(one.store, keys, one.source.fresh, f"{one.domain}, {one.name}")
+    told = []
+    for name in dict.fromkeys(one.domain for one in parts):
+        sources = [one.source for one in parts if one.domain == name]
+        told.append(Computed(name, sum(map(len, sources)), sources[0].width, max(one.views for one in sources)))
     return told
+
+
+def cost(parts: list[Part]) -> Cost:
+    """What is missing of some parts of one network; a block of it is computed to see how long the rest takes."""
+    store, keys = parts[0].store, [row_keys(one.source.examples, one.source.views) for one in parts]
+    joined = numpy.concatenate(keys)
+    missing = len(lacking(store, joined))
+    place = next(one for one in (store.folder.absolute(), *store.folder.absolute().parents) if one.is_dir())
+    free, size = shutil.disk_usage(place).free, missing * (store.row_bytes + KEY_BYTES)
+    return Cost(len(numpy.unique(joined)), missing, size, free, _rate(parts, keys))
+
+
+def _rate(parts: list[Part], keys: list[Keys]) -> float:
+    """Features a second of the first block that is missing, taken twice: the first time much is made ready."""
+    for one, own in zip(parts, keys, strict=True):
+        some = lacking(one.store, own)[:BLOCK]
+        if len(some):
+            one.source.fresh(some)
+            begun = perf_counter()
+            one.source.fresh(some)
+            return len(some) / (perf_counter() - begun)
+    return 0.0

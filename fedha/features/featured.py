@@ -7,6 +7,7 @@ import torch
 
 from fedha.config import FeaturesConfig
 from fedha.data.examples import Examples
+from fedha.errors import FedhaError
 from fedha.features.keys import row_keys, trunk_key
 from fedha.features.source import Features, changes, of_features
 from fedha.features.store import Store, stored
@@ -22,17 +23,19 @@ class Keeping:
     Attributes:
         cache: A folder; None: in memory alone.
         precision: float32, or float16: then they are rounded to it, kept or not.
+        views: Of each example that is trained on, where chance changes it; 0: it is computed afresh each time.
         private: Whether the cache is for its owner alone, and of these data alone.
     """
 
     cache: Path | None = None
     precision: str = "float32"
     private: bool = False
+    views: int = 0
 
     @classmethod
     def of(cls, config: FeaturesConfig) -> "Keeping":
         """As a config says."""
-        return cls(config.cache, config.precision)
+        return cls(config.cache, config.precision, views=config.views)
 
 
 def unready(examples: Examples, parts: Divided) -> Examples:
@@ -40,7 +43,9 @@ def unready(examples: Examples, parts: Divided) -> Examples:
     return of_features(examples, Features(parts.trunk, replace(examples, unusable=None), parts.width))
 
 
-def featured(examples: Examples, parts: Divided, keeping: Keeping, title: str, *, whole: bool) -> Examples:
+def featured(
+    examples: Examples, parts: Divided, keeping: Keeping, title: str, *, whole: bool, trained: bool = False
+) -> Examples:
     """Examples with features for inputs.
 
     Args:
@@ -50,15 +55,45 @@ def featured(examples: Examples, parts: Divided, keeping: Keeping, title: str, *
         title: Whose they are, for whoever waits.
         whole: Whether all of them are needed now: they are then tensors in memory, where these are not too large. It is
             for the config to say, not for the cache, so that what follows is the same with and without it.
+        trained: Whether they are trained on, so that chance changes them.
+
+    Raises:
+        FedhaError: Views are wanted of what nothing changes; or see `fedha.features.store.stored`.
     """
-    usable = replace(examples, unusable=None)
-    fits = len(examples) * parts.width * next(parts.trunk.parameters()).element_size() <= IN_MEMORY_BYTES
-    source = Features(parts.trunk, usable, parts.width, keeping.precision == "float16", remembers=fits)
+    source = source_of(examples, parts, keeping, title, trained=trained)
     if keeping.cache is not None and len(examples):
-        about = trunk_key(parts.trunk, usable, keeping.precision)
-        store = Store(keeping.cache, about, parts.width, keeping.precision, keeping.private)
-        source = replace(source, known=stored(store, row_keys(usable), source.fresh, title))
-    if whole and fits and not changes(examples.inputs):
+        keys = row_keys(source.examples, source.views)
+        source = replace(source, known=stored(store_of(source, keeping), keys, source.fresh, title))
+    if whole and source.remembers and not changes(examples.inputs):
         made = source.take(torch.arange(len(examples)))
         return of_features(examples, made.to(examples.labels.device))
     return of_features(examples, source)
+
+
+def source_of(examples: Examples, parts: Divided, keeping: Keeping, title: str, *, trained: bool) -> Features:
+    """Features of which nothing is known yet; arguments as in `featured`.
+
+    Raises:
+        FedhaError: Views are wanted of what nothing changes.
+    """
+    usable, views = replace(examples, unusable=None), keeping.views if trained and len(examples) else 0
+    if views and not changes(examples.inputs):
+        raise FedhaError(
+            f"model.features.views is {views}, but nothing changes the inputs of {title}, so that they have one view; "
+            "set data.augment, or leave it out"
+        )
+    size = len(examples) * (1 + views) * parts.width * next(parts.trunk.parameters()).element_size()
+    half, fits = keeping.precision == "float16", size <= IN_MEMORY_BYTES
+    return Features(parts.trunk, usable, parts.width, half, views, remembers=fits)
+
+
+def store_of(source: Features, keeping: Keeping) -> Store:
+    """Where features are kept.
+
+    Raises:
+        FedhaError: No folder is named.
+    """
+    if keeping.cache is None:
+        raise FedhaError("model.features.cache is not set; name a folder for the features")
+    about = trunk_key(source.trunk, source.examples, keeping.precision)
+    return Store(keeping.cache, about, source.width, keeping.precision, keeping.private)

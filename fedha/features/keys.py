@@ -13,9 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedha.data.examples import Chosen, Examples, Joined
+from fedha.data.examples import Chosen, Draws, Examples, Joined
+from fedha.data.images.augment import written
+from fedha.data.images.files import broken_image
 from fedha.data.images.source import Images
 from fedha.data.mapped import Mapped
+from fedha.features.source import view_draws
 from fedha.features.trunk import BLOCK
 from fedha.objects import digest_of
 
@@ -28,14 +31,21 @@ KEY = numpy.dtype(f"S{KEY_BYTES}")
 Keys = NDArray[numpy.bytes_]  # [n], of KEY_BYTES each
 
 
-def row_keys(examples: Examples) -> Keys:
+def row_keys(examples: Examples, views: int = 0) -> Keys:
     """A digest of each row, whatever order the rows are in, and of whatever split, seed or target they are.
 
     Of images in files it is made of each file's place, size and time of change; of all else of the row's numbers.
+
+    Args:
+        examples: Placed for the network.
+        views: Of each row, whose digests follow, view after view. An image's has what changes it, and by what it is
+            drawn; of all else it is made of the changed numbers.
     """
     common = json.dumps([str(examples.inputs.dtype), [*examples.shape], examples.divisor_of(examples.inputs)]).encode()
-    found = b"".join(_digests(examples.inputs, torch.arange(len(examples)), common))
-    return numpy.frombuffer(found, KEY)
+    rows, found = torch.arange(len(examples)), list[bytes]()
+    for draws in (None, *map(view_draws, range(views))):
+        found += _digests(examples.inputs, rows, common, draws)
+    return numpy.frombuffer(b"".join(found), KEY)
 
 
 def trunk_key(trunk: nn.Module, examples: Examples, precision: str) -> dict[str, Any]:
@@ -70,25 +80,36 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _digests(kept: Any, rows: Tensor, common: bytes) -> Iterator[bytes]:
+def _digests(kept: Any, rows: Tensor, common: bytes, draws: Draws | None) -> Iterator[bytes]:
     if isinstance(kept, Chosen):
-        yield from _digests(kept.source, kept.rows[rows], common)
+        yield from _digests(kept.source, kept.rows[rows], common, draws)
     elif isinstance(kept, Joined):
         starts = numpy.cumsum([0, *map(len, kept.parts)])
         for row in rows.tolist():
             part = int(numpy.searchsorted(starts, row, side="right")) - 1
-            yield from _digests(kept.parts[part], torch.tensor([row - int(starts[part])]), common)
+            yield from _digests(kept.parts[part], torch.tensor([row - int(starts[part])]), common, draws)
     elif isinstance(kept, Images):
         told = common + f"{kept.files.square!r}, Pillow {PIL.__version__}".encode()
-        yield from (_key(told, _file(kept.files.path(row))) for row in rows.tolist())
+        if draws is None or kept.augmentation is None:
+            yield from (_key(told, _image(kept.files.path(row))) for row in rows.tolist())
+        else:
+            told += f"{written(kept.augmentation)}, {draws}".encode()
+            yield from (_key(told, b"%d %b" % (row, _image(kept.files.path(row)))) for row in rows.tolist())
     elif isinstance(kept, Mapped):
         told = common + repr((kept.kind, kept.offset, kept.axes, kept.file_shape)).encode() + _file(kept.path)
         yield from (_key(told, b"%d" % row) for row in rows.tolist())
     else:
         for some in rows.split(256):
-            block = kept[some] if isinstance(kept, Tensor) else kept.take(some, None)
+            block = kept[some] if isinstance(kept, Tensor) else kept.take(some, draws)
             array = block.cpu().contiguous().numpy()
             yield from (_key(common, one.tobytes()) for one in array)
+
+
+def _image(path: Path) -> bytes:
+    try:
+        return _file(path)
+    except OSError as error:  # a link to nowhere, or to itself
+        raise broken_image(path, error.strerror or type(error).__name__) from error
 
 
 def _file(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """Features that a trunk makes of examples when they are taken, as a source of inputs."""
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,25 +12,30 @@ from fedha.data.images.source import Images
 from fedha.data.mapped import Mapped
 from fedha.errors import FedhaError
 from fedha.features.trunk import BLOCK, computed
+from fedha.randomness import generator
 
 
 @dataclass(frozen=True)
 class Features:
     """Features [n, D] on the CPU.
 
+    A place is a row as it is evaluated, below n, or a view of it: view k of row r has the place (k + 1) n + r.
+
     Attributes:
         trunk: Makes them.
         examples: Of these, placed for it.
         width: D.
         half: Whether they are rounded to float16, as a cache of them would.
-        known: What is known of them already, as a source; None: nothing.
-        remembers: Whether what was computed is kept in memory.
+        views: How many of each row there are, of which a step takes one; 0: what chance changes is computed afresh.
+        known: What is known of all places already, as a source; None: nothing.
+        remembers: Whether what was computed, and views that are known, are kept in memory.
     """
 
     trunk: nn.Module
     examples: Examples
     width: int
     half: bool = False
+    views: int = 0
     known: Any = None
     remembers: bool = False
     _memory: list[Tensor] = field(default_factory=list, compare=False, repr=False)  # features, and which are there
@@ -47,9 +53,14 @@ class Features:
     def __len__(self) -> int:
         return len(self.examples)
 
+    @property
+    def places(self) -> int:
+        """Of rows and of their views."""
+        return len(self) * (1 + self.views)
+
     def expect(self, rows: Tensor, draws: Draws | None) -> None:
         """The inputs of what will be taken soon, where they have to be computed."""
-        if draws is not None or self.known is None:
+        if not self.views and (draws is not None or self.known is None):
             self.examples.expect(rows[:BLOCK], self._drawn(draws))
 
     def take(self, rows: Tensor, draws: Draws | None = None) -> Tensor:
@@ -59,34 +70,71 @@ class Features:
             FedhaError: Some are beyond float16, and are to be rounded to it.
         """
         draws = self._drawn(draws)
-        if draws is None and self.known is not None:
-            return _taken(self.known, rows)
-        return self._remembered(rows) if draws is None and self.remembers else self.fresh(rows, draws)
+        if draws is not None and not self.views:
+            return self.fresh(rows, draws)
+        if draws is not None:
+            return self._at(rows + len(self) * (1 + _picked(len(self), self.views, draws)[rows]))
+        return _taken(self.known, rows) if self.known is not None else self._at(rows)
 
-    def fresh(self, rows: Tensor, draws: Draws | None = None) -> Tensor:
-        """These features, computed."""
+    def fresh(self, places: Tensor, draws: Draws | None = None) -> Tensor:
+        """The features of these places, computed; with draws they are rows, changed as these say."""
+        if not len(places):
+            return torch.empty(0, self.width, dtype=self.dtype)
         made = []
-        for some, after in _with_next(rows.split(BLOCK)):
-            inputs = self.examples.take(some, draws)
-            if after is not None:
-                self.examples.expect(after, draws)
+        for some, after in _with_next(places.split(BLOCK)):
+            inputs = self._inputs(some, draws)
+            for _, rows, drawn in self._by_view(after, draws)[:1] if after is not None else ():
+                self.examples.expect(rows, drawn)
             made.append(computed(self.trunk, inputs).cpu())
-        found = torch.cat(made) if made else torch.empty(0, self.width, dtype=self.dtype)
+        found = torch.cat(made)
         return rounded(found) if self.half else found
+
+    def _at(self, places: Tensor) -> Tensor:
+        """The features of these places, remembered or known where they are."""
+        make = self.fresh if self.known is None else lambda some: _taken(self.known, some)
+        if not self.remembers:
+            return make(places)
+        if not self._memory:
+            size = (self.places, self.width)
+            self._memory[:] = [torch.empty(size, dtype=self.dtype), torch.zeros(size[0], dtype=torch.bool)]
+        features, there = self._memory
+        missing = places[~there[places]].unique()
+        if len(missing):
+            features[missing] = make(missing).to(self.dtype)
+            there[missing] = True
+        return features[places]
+
+    def _inputs(self, places: Tensor, draws: Draws | None) -> Any:
+        """What the trunk sees at these places; a block may hold several views."""
+        parts = [(at, self.examples.take(rows, drawn)) for at, rows, drawn in self._by_view(places, draws)]
+        if len(parts) == 1:
+            return parts[0][1]
+        order = torch.cat([at for at, _ in parts]).argsort()
+        return torch.cat([inputs for _, inputs in parts])[order.to(parts[0][1].device)]
+
+    def _by_view(self, places: Tensor, draws: Draws | None) -> list[tuple[Tensor, Tensor, Draws | None]]:
+        """Where in some places a view is, its rows, and what draws it."""
+        if draws is not None:
+            return [(torch.arange(len(places)), places, draws)]
+        views = places // len(self)
+        found = [(int(view), (views == view).nonzero()[:, 0]) for view in views.unique()]
+        return [(at, places[at] % len(self), view_draws(view - 1) if view else None) for view, at in found]
 
     def _drawn(self, draws: Draws | None) -> Draws | None:
         """What changes the inputs of these examples; None where nothing does."""
         return draws if changes(self.examples.inputs) else None
 
-    def _remembered(self, rows: Tensor) -> Tensor:
-        if not self._memory:
-            self._memory[:] = [torch.empty(self.shape, dtype=self.dtype), torch.zeros(len(self), dtype=torch.bool)]
-        features, there = self._memory
-        missing = rows[~there[rows]].unique()
-        if len(missing):
-            features[missing] = self.fresh(missing)
-            there[missing] = True
-        return features[rows]
+
+def view_draws(view: int) -> Draws:
+    """What draws the views of one number: no run's seed, so that all runs share them."""
+    return (0, view, 0)
+
+
+@lru_cache(maxsize=8)
+def _picked(rows: int, views: int, draws: Draws) -> Tensor:
+    """Which view of each row a round takes, [n]."""
+    seed, *rest = draws
+    return torch.randint(views, (rows,), generator=generator(seed, "views", *rest))
 
 
 def rounded(features: Tensor) -> Tensor:

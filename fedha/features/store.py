@@ -32,7 +32,9 @@ KINDS: Mapping[str, numpy.dtype[Any]] = {"float32": numpy.dtype("<f4"), "float16
 OWN, SHARED = 0o600, 0o666
 _SAVE_EVERY = 2.0  # seconds of work that are lost at most
 _STEP = 4 * BLOCK  # examples between two looks at the clock
-_ABOUT, _PART, _ROWS, _KEYS = "about.json", "part", ".rows", ".keys"
+ABOUT = "about.json"
+KEYS = ".keys"
+_PART, _ROWS = "part", ".rows"
 
 Compute = Callable[[Tensor], Tensor]
 
@@ -105,6 +107,13 @@ def stored(store: Store, keys: Keys, compute: Compute, title: str) -> Any:
     return made
 
 
+def lacking(store: Store, keys: Keys) -> Tensor:
+    """The places of keys whose features have still to be computed, each content once."""
+    unique, first = numpy.unique(keys, return_index=True)
+    there = numpy.concatenate([_whole(store)[1], _left(store, store.place / f"{_PART}{_ROWS}")])
+    return torch.from_numpy(numpy.sort(first[~numpy.isin(unique, there)]))
+
+
 def forget(folder: Path, keys: Keys | None = None) -> None:
     """Remove kept features: all, or those of each network where some are of examples that are not there any more.
 
@@ -117,7 +126,7 @@ def forget(folder: Path, keys: Keys | None = None) -> None:
     """
     try:
         for place in [one for one in folder.iterdir() if one.is_dir()] if folder.is_dir() else []:
-            known = [numpy.fromfile(one, KEY) for one in place.glob(f"*{_KEYS}") if one.stat().st_size >= KEY_BYTES]
+            known = [numpy.fromfile(one, KEY) for one in place.glob(f"*{KEYS}") if one.stat().st_size >= KEY_BYTES]
             if keys is None or any(not numpy.isin(one, keys).all() for one in known):
                 shutil.rmtree(place)
     except OSError as error:
@@ -139,10 +148,16 @@ def _found(store: Store, keys: Keys) -> Any | None:
     return Chosen(parts[0] if len(parts) == 1 else Joined(tuple(parts)), torch.from_numpy(at.astype(numpy.int64)))
 
 
+def whole_keys(place: Path) -> Keys:
+    """The keys of all rows in a network's folder that a run would find."""
+    files = [one for one in sorted(place.glob(f"*{KEYS}")) if one.stem != _PART]
+    return numpy.concatenate([numpy.empty(0, KEY), *(numpy.fromfile(one, KEY) for one in files)])
+
+
 def _whole(store: Store) -> tuple[list[Mapped], Keys]:
     """The files of rows, and the keys of their rows, one after the other."""
     parts, keys = [], [numpy.empty(0, KEY)]
-    for path in sorted(store.place.glob(f"*{_KEYS}")):
+    for path in sorted(store.place.glob(f"*{KEYS}")):
         found, rows = path.read_bytes(), path.with_suffix(_ROWS)
         count = len(found) // KEY_BYTES
         size = rows.stat().st_size if rows.exists() else 0
@@ -157,13 +172,10 @@ def _whole(store: Store) -> tuple[list[Mapped], Keys]:
 def _grow(store: Store, keys: Keys, compute: Compute, title: str) -> None:
     """Compute what is missing behind what a killed process left, and make a file of all of it."""
     part = store.place / f"{_PART}{_ROWS}"
-    left = _left(store, part)
-    unique, first = numpy.unique(keys, return_index=True)
-    there = numpy.concatenate([_whole(store)[1], left])
-    places = torch.from_numpy(numpy.sort(first[~numpy.isin(unique, there)]))
+    left, places = _left(store, part), lacking(store, keys)
     _check_space(store, len(places))
     progress = Progress(f"computing features of {title}", len(places) + len(left), "examples", len(left))
-    with _opened(part, store.mode) as rows, _opened(part.with_suffix(_KEYS), store.mode) as told:
+    with _opened(part, store.mode) as rows, _opened(part.with_suffix(KEYS), store.mode) as told:
         rows.seek(len(left) * store.row_bytes)
         told.seek(len(left) * KEY_BYTES)
         rows.truncate()
@@ -180,16 +192,16 @@ def _grow(store: Store, keys: Keys, compute: Compute, title: str) -> None:
         size = told.tell()
     progress.end()
     if size:
-        stem = hashlib.blake2b(part.with_suffix(_KEYS).read_bytes(), digest_size=8).hexdigest()
-        for suffix in (_ROWS, _KEYS):  # the keys last: who sees them finds the rows
+        stem = hashlib.blake2b(part.with_suffix(KEYS).read_bytes(), digest_size=8).hexdigest()
+        for suffix in (_ROWS, KEYS):  # the keys last: who sees them finds the rows
             part.with_suffix(suffix).replace(store.place / f"{stem}{suffix}")
-        write_json(store.place / _ABOUT, store.about, store.mode)
+        write_json(store.place / ABOUT, store.about, store.mode)
 
 
 def _left(store: Store, part: Path) -> Keys:
     """The keys of the rows that an earlier process has computed and written whole."""
     try:
-        told, size = part.with_suffix(_KEYS).read_bytes(), part.stat().st_size
+        told, size = part.with_suffix(KEYS).read_bytes(), part.stat().st_size
     except FileNotFoundError:
         return numpy.empty(0, KEY)
     return numpy.frombuffer(told, KEY, count=min(len(told) // KEY_BYTES, size // store.row_bytes))

@@ -26,7 +26,7 @@ from flwr.supercore import log
 
 from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_count, client_domains
 from fedha.errors import FedhaError
 from fedha.features import Keeping
 from fedha.flower.client import client_app, client_id_of, cryptographic_site, register, seeded_site
@@ -37,6 +37,7 @@ from fedha.flower.logged import Logged
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, load_domains, serve
 from fedha.models import SplitModel, build
+from fedha.privacy.contract import contract_of
 from fedha.runs.listener import Listener
 
 
@@ -79,7 +80,7 @@ def server_app(base: Path, listener: Listener | None = None, stop: Callable[[], 
         log(INFO, "fedha writes the run to %s", job.folder.absolute())
         domains = load_domains(job.config, job.left_out)
         if is_simulation(grid):
-            _check_federation(grid, len(domains.sources) * job.config.data.clients_per_domain)
+            _check_federation(grid, client_count(domains, job.config.data, job.config.seed[0]))
         resume = bool(context.run_config.get("resume", False))
         serve(job, grid, listener or Logged(), domains=domains, resume=resume, stop=stop)
 
@@ -138,10 +139,10 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
     """A process keeps its clients, their data and what they computed last from one message to the next."""
     config = from_json(settings)
     domains = load_domains(config, left_out)
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
+    parts = client_domains(domains, config.data, config.seed[0])
 
     def model(context: Context) -> SplitModel:
-        return build(config.model, domains.input_shape, domains.classes, config.seed[0])
+        return build(config.network, domains.input_shape, domains.classes, config.seed[0])
 
     def domain(context: Context) -> Domain:
         client_id = client_id_of(context)
@@ -162,7 +163,16 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
     threads, keeping = config.engine.threads, Keeping.of(config.model.features)
     if not simulation:  # what a server's config says is no reason to write to a client's disk
         keeping = replace(keeping, cache=None)
-    return client_app(model, domain, threads=threads, device=device(config), party=party, site=site, keeping=keeping)
+    return client_app(
+        model,
+        domain,
+        threads=threads,
+        device=device(config),
+        party=party,
+        site=site,
+        keeping=keeping,
+        contract=contract_of(config, repeats=None),
+    )
 
 
 def _simulated() -> bool:

@@ -3,20 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol, runtime_checkable
 
 from flwr.serverapp import Grid
 
 from fedha.cohort import Member
 from fedha.flower.delivery import is_simulation
-
-
-@runtime_checkable
-class KnowsClientIds(Protocol):
-    """A grid of ours, whose nodes are clients whose client ids it knows."""
-
-    def client_id_of(self, node: int) -> int:
-        """The client at a node."""
 
 
 @dataclass
@@ -39,9 +30,11 @@ class Attendance:
 
     def look(self, grid: Grid) -> list[int]:
         """The nodes that are connected, in ascending order; learns their names and places where the grid has them."""
-        if isinstance(grid, KnowsClientIds):
+        if (
+            client_id_of := getattr(grid, "client_id_of", None)
+        ) is not None:  # a grid of ours knows whose its nodes are
             nodes = sorted(grid.get_node_ids())
-            self._client_ids = {node: grid.client_id_of(node) for node in nodes}
+            self._client_ids = {node: client_id_of(node) for node in nodes}
             return nodes
         if not type(grid).__module__.startswith("flwr."):
             return sorted(grid.get_node_ids())

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedha.cohort import Member, draw_cohort
+from fedha.cohort import Member
 from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.federation import Server
@@ -19,9 +19,15 @@ _SAMPLING = {
     "whole": "every sum is over everybody: no amplification",
     "poisson": "each step draws each example by its own coin: amplified",
     "shuffled": "each pass is cut into batches and counts as one release: no amplification is claimed",
-    "without_replacement": "each round draws its clients uniformly, without replacement: amplified",
-    "unamplified": "clients are drawn in a way without a theorem: no amplification is claimed",
+    "without_replacement": "each round draws its clients uniformly, without replacement, by a secret of the server's: "
+    "amplified against who sees the models, and against one participant, who knows its own rounds; not against several "
+    "of them together, nor who reads the server's files, which tell who took part",
+    "unamplified": "clients are drawn in a way without a theorem, or one that others know: no amplification is claimed",
 }
+
+
+COMPOSED = "all rounds of this run; other runs over the same examples add up"
+"""Over what an epsilon composes, in words."""
 
 
 def epsilons(task: Task, ledgers: Mapping[str, Ledger]) -> dict[str, float]:
@@ -62,7 +68,7 @@ def ends_before(server: Server, round: int, members: Sequence[Member]) -> str:
 def after_round(server: Server, round: int, members: Sequence[Member]) -> Spending:
     """What will have been released when this round, the next one, has been asked for."""
     task, ordered = server.task, sorted(members, key=lambda one: one.client_id)
-    return server.spending.round(task, draw_cohort(task.training, task.seed, round, ordered), ordered)
+    return server.spending.round(task, server.drawn(round, ordered), ordered, hidden=bool(server.secret))
 
 
 def may_evaluate(server: Server) -> bool:
@@ -94,8 +100,10 @@ def report(server: Server, stopped: str) -> dict[str, Any]:
         "delta": {name: delta_of(privacy, one.population) for name, one in ledgers.items()},
         "population": {name: one.population for name, one in ledgers.items()},
         "relation": " / ".join(dict.fromkeys(one.relation for one in ledgers.values())),
-        "sampling": _sampling(ledgers),
+        "sampling": _sampling(server, ledgers),
         "noise": _noise(server),
+        "adversary": adversary(privacy.protect),
+        "composed": COMPOSED,
         "not_covered": _not_covered(server),
         "warnings": _warnings(server),
     }
@@ -104,6 +112,16 @@ def report(server: Server, stopped: str) -> dict[str, Any]:
     if privacy.max_epsilon is not None:
         found["max_epsilon"] = privacy.max_epsilon
     return {**found, **({"stopped": stopped} if stopped else {})}
+
+
+def adversary(protect: str) -> str:
+    """Against whom an epsilon holds, in words.
+
+    Args:
+        protect: As in `PrivacyConfig`: clients or examples.
+    """
+    seen = "models" if protect == "clients" else "client's answers"
+    return f"an honest but curious server, or whoever else sees the {seen} of all rounds"
 
 
 def check_first(server: Server, members: Sequence[Member]) -> None:
@@ -134,9 +152,11 @@ def _over(task: Task, ledgers: Mapping[str, Ledger], what: str) -> str:
     return f"{what} would spend epsilon {worst[1]:.4g} of {whose} and privacy.max_epsilon is {limit:g}"
 
 
-def _sampling(ledgers: Mapping[str, Ledger]) -> list[str]:
+def _sampling(server: Server, ledgers: Mapping[str, Ledger]) -> list[str]:
     kinds = {release.sampling for one in ledgers.values() for release, _ in one.entries}
-    return [_SAMPLING[kind] for kind in _SAMPLING if kind in kinds]
+    simulated = "without_replacement" in kinds and server.site.randomness == "seeded"
+    told = ["this simulation makes the server's secret from the run's seed, so who knows the seed knows who was drawn"]
+    return [*(_SAMPLING[kind] for kind in _SAMPLING if kind in kinds), *(told if simulated else [])]
 
 
 def _noise(server: Server) -> str:

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
-from fedha import answers, batching, numerics, piggyback
+from fedha import answers, batching, numerics, permitted, piggyback
 from fedha.arguments import check_argument, check_number
 from fedha.client import Client
 from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
@@ -23,7 +23,7 @@ from fedha.devices import check_device
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
 from fedha.features import Keeping, divided, featured, forget, row_keys, unready
-from fedha.flower import handshake, secure_client
+from fedha.flower import contracted, handshake, secure_client
 from fedha.flower.failure import telling
 from fedha.flower.guarded import admit, errors_by_kind_if_protected, introduced, is_protected, protects_examples
 from fedha.flower.held import lacking
@@ -48,7 +48,8 @@ from fedha.models.split import SplitModel
 from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
 from fedha.models.state import introduced as introduced_state
 from fedha.placement import placed_domain
-from fedha.privacy import gate
+from fedha.privacy import agreed, gate
+from fedha.privacy.contract import NUMBERS, Contract, network_digest
 from fedha.privacy.site import Site
 from fedha.rules.table import allow
 from fedha.training import PARTS
@@ -95,11 +96,12 @@ def client_app(
     site: Callable[[], Site] = cryptographic_site,
     rule: str | None = None,
     keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
+    contract: Contract | None = None,
 ) -> ClientApp:
     """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
 
     Args:
-        model, domain, threads, device, party, site, keeping: As there.
+        model, domain, threads, device, party, site, keeping, contract: As there.
         rule: The server's rule, as ``package.module:function``, where it is none of fedha's: what a message alone names
             is never imported.
 
@@ -119,12 +121,18 @@ def client_app(
                 "context: lambda context: …"
             )
     allow(rule)
+    if rule is not None:
+        permitted.permit(rule)
     check_number("client_app", "threads", threads, 1)
     check_device("client_app", device)
     check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")
+    whose = "a fedha.privacy.contract.Contract, as fedha.privacy.contract.contract makes it, or None"
+    check_argument("client_app", "contract", contract, (Contract, type(None)), whose)
     if not callable(site):
         check_argument("client_app", "site", site, (), "a function that makes a Site, such as cryptographic_site")
-    clients = Clients(model, domain, threads=threads, device=device, party=party, site=site, keeping=keeping)
+    clients = Clients(
+        model, domain, threads=threads, device=device, party=party, site=site, keeping=keeping, contract=contract
+    )
     return app_for(clients, logs=True)
 
 
@@ -161,6 +169,7 @@ class Clients:
         stays: Whether the process answers a run's next rounds, too.
         in_place: Whether what they answer stays on the device, for a server in this process that computes there.
         keeping: Where the features of a frozen network are kept, which are computed once.
+        contract: What they may be asked; None: whatever the server's settings say.
     """
 
     def __init__(
@@ -175,7 +184,9 @@ class Clients:
         stays: bool = False,
         in_place: bool = False,
         keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
+        contract: Contract | None = None,
     ) -> None:
+        self.contract = contract
         self._stays, self._in_place, self._keeping = stays, in_place, keeping
         self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
@@ -185,6 +196,7 @@ class Clients:
         self._behind: dict[tuple[int, int], tuple[Client, set[str]]] = {}
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
+        self._refusals: dict[tuple[str, bool, bool], tuple[list[object], str | None]] = {}  # of whom, and why
         self._constants: dict[str, str] = {}  # digests of the model's
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
@@ -199,15 +211,17 @@ class Clients:
         before = dict(context.state.items())
         try:
             return self._answer(kind, content, context)
-        except BaseException:  # what was not answered has not happened
+        except BaseException:  # what was not answered has not happened, but that it was asked for
+            asked = {name: value for name, value in context.state.items() if name == contracted.RECORD}
             context.state.clear()
-            context.state.update(before)
+            context.state.update(before | asked)
             raise
 
     def _answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
         numerics.configure(self._threads)
         if kind == _INTRODUCE:
             check_server(content)
+        request = self._held(kind, content, context)
         client = self._client(context, content)
         if kind == _INTRODUCE:
             if shapes := announced_shapes(content):
@@ -218,17 +232,25 @@ class Clients:
             told = replace(told, input_shape=client.domain.train.shape, kinds=kinds, other=other)
             return handshake.greeted(pack_reply(told))
         if kind in STEPS:
-            return pack_reply(secure_client.answer_step(self._sworn(), kind, client, content, context))
-        with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
-            request = unpack_request(content, kind, self._device)
+            before = client.state
+            reply = secure_client.answer_step(self._sworn(), kind, client, content, context)
+            if client.state is not before:
+                _remember(client, context)
+            return pack_reply(reply)
+        if request is None:
+            with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
+                request = unpack_request(content, kind, self._device)
         if not self._holds_constants(request, sent_constants(content)):
             return lacking(CONSTANTS)
+        if self.contract is not None:
+            contracted.note(self.contract, request, context)
         if self._party is None:
             admit(client, kind, request)
             self._check_parameters(client, request)
             with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
                 client = self._working(client, context, request)
-                reply = _ANSWERS[kind](client, request)
+                reply = self._agreed(_ANSWERS[kind](client, request))
+            _remember(client, context)
         else:
             few = admit(client, kind, request, tells_examples=self._party.tells_examples)
             self._check_parameters(client, request)
@@ -240,12 +262,34 @@ class Clients:
             def work() -> Reply:
                 if few is not None:
                     raise FedhaError(few.sentence)
-                return _ANSWERS[kind](client, opened.request)
+                return self._agreed(_ANSWERS[kind](client, opened.request))
 
             secrets, reply = secure_client.answer(self._party, opened, client, work)
-            secure_client.store(context, secrets)
-        _remember(client, context)
+            secure_client.store(self._party, context, opened, secrets, client)
         return pack_reply(reply, in_place=self._in_place)
+
+    def _held(self, kind: str, content: RecordDict, context: Context) -> Request | None:
+        """A message's request, held to the contract before the client's data are read; None where there is none.
+
+        The steps of secure sums ask nothing: their sums' questions do.
+        """
+        if self.contract is None or kind in STEPS:
+            return None
+        if kind == _INTRODUCE:
+            contracted.hold_introduction(self.contract, content, context)
+            return None
+        return contracted.held(self.contract, kind, content, context, self._device)
+
+    def _agreed(self, reply: Reply) -> Reply:
+        """A reply with the numbers that may leave."""
+        if self.contract is None or self.contract.numbers == NUMBERS:
+            return reply
+        kept = {name for name in (*reply.metrics, *reply.sums) if name.partition("/")[0] in self.contract.numbers}
+        return replace(
+            reply,
+            metrics={name: value for name, value in reply.metrics.items() if name in kept},
+            sums={name: value for name, value in reply.sums.items() if name in kept},
+        )
 
     def answer_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]
@@ -280,6 +324,10 @@ class Clients:
         clients = [self._client(*one) for one in zip(contexts, contents, strict=True)]
         distinct = {id(content): content for content in contents}
         unpacked = {key: unpack_request(content, kind, self._device) for key, content in distinct.items()}
+        if self.contract is not None and (
+            self.contract.repeats is not None or any(agreed.deviation(self.contract, one) for one in unpacked.values())
+        ):
+            return None  # each client counts, and refuses, for itself
         requests = [unpacked[id(content)] for content in contents]
         for client, request, content in zip(clients, requests, contents, strict=True):
             if not self._holds_constants(request, sent_constants(content)):
@@ -293,12 +341,22 @@ class Clients:
             asked = zip(clients, contents, requests, contexts, strict=True)
             opened = [secure_client.open_question(kind, *one) for one in asked]
             return self._masked_together(self._party, kind, clients, opened, contexts)
-        if answers.refusal(clients, requests[0]) is not None:
+        if self._refusal(clients, requests[0]) is not None:
             return None
         replies = _TOGETHER[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
-        return [plain_reply(reply, in_place=self._in_place) for reply in replies]
+        return [plain_reply(self._agreed(reply), in_place=self._in_place) for reply in replies]
+
+    def _refusal(self, clients: Sequence[Client], request: Request) -> str | None:
+        """As `answers.refusal`, which looks through the network, once for the same clients, data and task."""
+        kind = (request.kind, request.additive, request.averaging_weight >= 1)
+        about = [request.task, *clients, *(client.domain for client in clients)]
+        known, why = self._refusals.get(kind, ([], None))
+        if len(known) != len(about) or any(one is not other for one, other in zip(known, about, strict=True)):
+            why = answers.refusal(clients, request)
+            self._refusals[kind] = (about, why)
+        return why
 
     def _masked_together(
         self,
@@ -309,16 +367,15 @@ class Clients:
         contexts: Sequence[Context],
     ) -> list[PlainReply] | None:
         """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
-        if answers.refusal(clients, opened[0].request) is not None:
+        if self._refusal(clients, opened[0].request) is not None:
             return None
         plain = _TOGETHER[kind](clients, [one.request for one in opened])
         masked = [
-            secure_client.answer(party, question, client, partial(replace, reply))
+            secure_client.answer(party, question, client, partial(self._agreed, reply))
             for question, client, reply in zip(opened, clients, plain, strict=True)
         ]
-        for client, context, (secrets, _) in zip(clients, contexts, masked, strict=True):
-            secure_client.store(context, secrets)
-            _remember(client, context)
+        for client, context, question, (secrets, _) in zip(clients, contexts, opened, masked, strict=True):
+            secure_client.store(party, context, question, secrets, client)
         return [plain_reply(reply) for _, reply in masked]
 
     def _sworn(self) -> Party:
@@ -336,6 +393,7 @@ class Clients:
             client_id = client_id_of(context)
             if self._model is None:
                 self._model = check_network(self._make_model(context)).to(torch.device(self._device))
+                self._check_agreed(self._model)
                 self._constants = digests(state_of(self._model).constants)
             site = self._make_site()
             with errors_by_kind_if_protected(f"client {client_id}", site, content):
@@ -348,6 +406,15 @@ class Clients:
         named = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
         client.state = from_tensors(named) if named else ClientState()
         return client
+
+    def _check_agreed(self, model: SplitModel) -> None:
+        found = network_digest(model)
+        if self.contract is not None and self.contract.network not in ("", found):
+            self._model = None
+            raise FedhaError(
+                f"this client's network has the digest {found}, and agreed was {self.contract.network}: its parts have "
+                "other names, shapes or types; make it as it was agreed on"
+            )
 
     def _domain(self, model: SplitModel, context: Context, client_id: int, content: RecordDict, site: Site) -> Domain:
         """A client's data, looked at before anything is trained."""
@@ -375,6 +442,11 @@ class Clients:
         """
         parts = divided(client.model, client.domain.train.form)
         if parts is None:
+            if self._keeping.views:
+                raise FedhaError(
+                    f"model.features.views is {self._keeping.views}, but no part of the network that gives features is "
+                    "frozen; set model.frozen: true, or leave it out"
+                )
             return client
         key = (context.run_id, context.node_id)
         if key not in self._behind:
@@ -388,7 +460,8 @@ class Clients:
         rows, asked = len(client.domain.train), {*request.evaluate, *(("train",) if request.kind != "evaluate" else ())}
         for part in sorted(asked.intersection(PARTS) - done):
             title, whole = f"{client.domain.client_name}, {part}", sum(step_sizes(request.task, rows)) >= rows
-            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole)
+            trained = part == "train"
+            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole, trained=trained)
             own = found.domain
             found.domain = replace(own, train=made) if part == "train" else replace(own, held_out=made)
             done.add(part)
@@ -451,6 +524,11 @@ def state_record(state: RecordDict) -> ArrayRecord | None:
     """
     known = lasting(state.array_records.get(_STATE, ArrayRecord()))
     return array_record(known) if known else None
+
+
+def kept(state: RecordDict) -> ArrayRecord | None:
+    """What a node remembers, as its context holds it; another one as soon as that is another."""
+    return state.array_records.get(_STATE)
 
 
 def restore_state(state: ArrayRecord | None) -> RecordDict:

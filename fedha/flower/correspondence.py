@@ -26,6 +26,7 @@ from fedha.flower.wire import (
     UNREACHED,
     count_array_bytes,
     count_bytes,
+    count_other_bytes,
     pack_introduction,
     unpack_reply,
 )
@@ -78,6 +79,7 @@ class Correspondence:
     Attributes:
         rules: For what goes wrong.
         task: The packed task, which every message carries.
+        contract: Digest of what was agreed on, which every message carries too.
         tell: Told, in a sentence, what takes long or goes wrong, as soon as it is known.
         stop: Asked now and then, whether the run should stop.
         again: Told the message type and the id of a client that is about to be asked once more.
@@ -93,6 +95,7 @@ class Correspondence:
 
     rules: Rules
     task: str
+    contract: str = ""
     tell: Callable[[str], None] = lambda text: log(WARNING, text)
     stop: Callable[[], bool] = never
     again: Callable[[str, int], None] = lambda kind, client_id: None
@@ -132,7 +135,7 @@ class Correspondence:
         if nodes == self._met[0]:
             return self._met[1]
         while new := [node for node in nodes if node not in self._members]:
-            content = handshake.greeted(pack_introduction(self.task, self.state, self.kinds))
+            content = handshake.greeted(pack_introduction(self.task, self.state, self.kinds, self.contract))
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
@@ -238,10 +241,9 @@ class Correspondence:
                     continue
                 if kind == "query.introduce" and not self._alike(node, reply):
                     continue
-                self.bytes_up += count_bytes(message.content)
-                if reply.weighed:  # the clients of one process sent a sum; count what each sends over a network
-                    summed = count_array_bytes(message.content) if reply.tensors else summed
-                    self.bytes_up += 0 if reply.tensors else summed
+                arrays = count_array_bytes(message.content) if reply.tensors or not reply.weighed else summed
+                self.bytes_up += arrays + count_other_bytes(message.content)
+                summed = arrays  # where the clients of one process sent a sum, each would send as much over a network
                 if (wrong := problem(reply, expected or {})) is not None:
                     self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, wrong), "refused")
                     continue

@@ -18,9 +18,8 @@ from fedha.exchange import Request
 from fedha.flower.wire import HELD_OUT, SEEDED, UNREACHED, unpack_task
 from fedha.inputs import Form
 from fedha.jsonfile import parse_json
-from fedha.minibatches import too_small
-from fedha.models.check import check_batch_norm
 from fedha.models.reach import unreached
+from fedha.permitted import CodeError
 from fedha.privacy import gate
 from fedha.privacy.guards import Refusal
 from fedha.privacy.site import Site, sensitive
@@ -37,12 +36,10 @@ def introduced(client: Client, content: RecordDict) -> dict[str, float]:
     if text is None:
         return {}
     task, form = unpack_task(text), client.domain.train.form
-    check_batch_norm(client.model, task.training, task.privacy)
-    if problem := too_small(task, len(client.domain.train)):
-        raise FedhaError(f"domain {client.domain.client_name!r} cannot be trained on: {problem}")
+    if (refusal := gate.unfit(task, client.model, client.domain)) is not None:
+        raise FedhaError(refusal.sentence)
     if task.privacy.protect != "examples":
         return _idle(client, form)  # nothing depends on it but a note, and the server's noise
-    gate.check_model(task, client.model, form)
     told = {SEEDED: float(client.site.randomness == "seeded"), HELD_OUT: float(len(client.domain.held_out))}
     return told | _idle(client, form)
 
@@ -58,7 +55,7 @@ def _idle(client: Client, form: Form) -> dict[str, float]:
 
 
 def admit(client: Client, kind: str, request: Request, *, tells_examples: bool = True) -> Refusal | None:
-    """Refuse what the run's guards or the site's limits do not allow, before any work.
+    """Refuse what an introduction refuses, and what the run's guards or the site's limits forbid; before any work.
 
     Args:
         client: Whose data it is.
@@ -68,9 +65,12 @@ def admit(client: Client, kind: str, request: Request, *, tells_examples: bool =
             would tell of them, but returned.
 
     Raises:
-        FedhaError: It is refused; names the kind. The sentence is in the site's log.
+        FedhaError: It is refused; names the kind, and where nothing is covered says why. The sentence is in the site's
+            log.
     """
     if not client.site.protects(request.task.privacy):
+        if (unfit := gate.unfit(request.task, client.model, client.domain)) is not None:
+            raise FedhaError(unfit.sentence)
         return None
     with errors_by_kind(client.domain.client_name):
         refusal = gate.refuse(client.site, kind, request, client.model, client.domain)
@@ -104,7 +104,7 @@ def errors_by_kind(who: str, *, protected: bool = True) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not protected:
+        if not protected or isinstance(error, CodeError):  # which holds a setting, and nothing of the data
             raise
         log(ERROR, "fedha: %s could not answer", who, exc_info=error)
         kind = type(error).__name__

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedha import __version__
 
-PROTOCOL = 3
+PROTOCOL = 4
 _RECORD = "fedha"
 
 

@@ -57,7 +57,7 @@ class Saving:
     stop: Callable[[], bool]
     left_out: str | None = None
     data: str | None = None
-    start: dict[str, str] | None = None
+    start: dict[str, Any] | None = None
     _since: float = field(default_factory=time.monotonic)
 
     def restore(self) -> tuple[int, dict[str, Any] | None]:

@@ -1,21 +1,25 @@
 """A client's part in the rounds' secure sums: it keeps its secrets, answers the steps, and masks what it answers.
 
-Between messages the secrets lie in the state of the node's Flower context, by session, and nowhere else.
+Between messages the secrets lie in the state of the node's Flower context, by session, and nowhere else. So does what
+the client will remember of an answer, until it has given its shares for the sum that the answer is in.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from logging import WARNING
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
 from flwr.supercore import log
 
 from fedha.client import Client
-from fedha.config import Config, PrivacyConfig
+from fedha.client_state import ClientState, from_tensors, to_tensors
+from fedha.config import Config
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
+from fedha.flower.secure_turns import Turns
 from fedha.flower.secure_wire import (
     ADVERTISE,
     CONFIRM,
@@ -28,17 +32,21 @@ from fedha.flower.secure_wire import (
     parts_of,
     single,
 )
+from fedha.flower.wire import pack_tensors, unpack_tensors
 from fedha.privacy.secure import client as protocol
 from fedha.privacy.secure.encoding import encode, nothing
 from fedha.privacy.secure.identity import Identity, Roster, simulated_identity
-from fedha.privacy.secure.layout import Words, make_layout
+from fedha.privacy.secure.layout import Words
 from fedha.privacy.secure.messages import Confirmations, Inbox, KeyList, Survivors
-from fedha.privacy.secure.numbers import BOUND, NUMBERS, to_vector
+from fedha.privacy.secure.numbers import NUMBERS, to_vector
 from fedha.privacy.secure.packing import pack, unpack
+from fedha.privacy.secure.past import Past, anew, companions
 from fedha.privacy.secure.session import Session
 from fedha.privacy.secure.states import Advertised, Confirmed, Masked, Shared
+from fedha.privacy.secure.terms import Terms
 
-_SECRETS, _DONE = "fedha-secrets", "done"
+_SECRETS, _DONE, _TURN = "fedha-secrets", "done", "turn"
+_STAGED, _STAGED_FOR = "fedha-staged", "fedha-staged-for"
 _ROUNDING = 1e-9  # of sums of weights
 
 _State = TypeVar("_State", Advertised, Shared, Masked, Confirmed)
@@ -55,6 +63,7 @@ class Party:
         tells_examples: Whether the number of its examples is public, as accounts of example-level privacy need it.
         settings: `secure_wire.settings_mark` of the config that it was started with, which a sum's run must be named
             after: data and model decide an answer too, and no question speaks of them. Empty: any run will do.
+        turns: The folder in which the client's tasks see whose turn it is; None where one process has all its state.
     """
 
     identity: Callable[[int], Identity]
@@ -62,6 +71,7 @@ class Party:
     minimum: int
     tells_examples: bool = False
     settings: str = ""
+    turns: Path | None = field(default_factory=lambda: Path.home() / ".cache" / "fedha" / "secure")
 
     def introduction(self, reply: Reply) -> Reply:
         """What it says of itself: a number of examples only where that is public."""
@@ -69,7 +79,7 @@ class Party:
 
     def hide(self, reply: Reply) -> Reply:
         """A reply without the numbers that are told in sums alone."""
-        return replace(self.introduction(reply), metrics={})
+        return replace(self.introduction(reply), metrics={}, sums={})
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,8 @@ class Opened:
         request: What it is asked, with a share that is its own weight in the sum over that of those who are left.
         question: Digest of what all are asked.
         names: Of the numbers that are summed along.
+        known: What the client remembers as it answers.
+        companions: Who remembers the same; nobody where it remembers nothing.
     """
 
     state: Shared
@@ -89,6 +101,8 @@ class Opened:
     request: Request
     question: bytes
     names: tuple[str, ...]
+    known: ClientState
+    companions: tuple[int, ...]
 
 
 def simulated_party(config: Config) -> Party | None:
@@ -101,7 +115,8 @@ def simulated_party(config: Config) -> Party | None:
         return Roster({client_id: simulated_identity(seed, client_id).public for client_id in cohort})
 
     public = config.privacy.protect == "examples"
-    return Party(lambda client_id: simulated_identity(seed, client_id), roster, config.privacy.minimum, public)
+    least = config.privacy.minimum
+    return Party(lambda client_id: simulated_identity(seed, client_id), roster, least, public, turns=None)
 
 
 def answer_step(party: Party, kind: str, client: Client, content: RecordDict, context: Context) -> Reply:
@@ -110,7 +125,7 @@ def answer_step(party: Party, kind: str, client: Client, content: RecordDict, co
     Args:
         party: Who the client is.
         kind: The message type, one of `secure_wire.STEPS`.
-        client: The client.
+        client: The client. When it gives its shares, it remembers what it answered.
         content: The message's.
         context: Holds its secrets, which move on.
 
@@ -120,7 +135,7 @@ def answer_step(party: Party, kind: str, client: Client, content: RecordDict, co
     parts, client_id = parts_of(content), client.client_id
     if kind == ADVERTISE:
         sessions = [unpack(Session, one) for one in listed(parts, "sessions")]
-        return replace(party.hide(client.reply({})), secure=_advertise(party, client_id, sessions, context))
+        return replace(party.hide(client.reply({})), secure=_advertise(party, client, sessions, context))
     if kind == SHARE:
         keys = [unpack(KeyList, one) for one in listed(parts, "keys")]
         old = [_recall(context, Advertised, one.session) for one in keys]
@@ -128,23 +143,27 @@ def answer_step(party: Party, kind: str, client: Client, content: RecordDict, co
             protocol.share_keys(state, one, party.roster(state.session.cohort))
             for state, one in zip(old, keys, strict=True)
         ]
-        _store(context, [state for state, _ in both])
+        _store(party, client_id, context, [state for state, _ in both])
         return _step_reply(party, client, "dealings", [pack(dealing) for _, dealing in both])
     if kind == CONFIRM:
         survivors = unpack(Survivors, single(parts, "survivors"))
         masked = _recall(context, Masked, survivors.session)
         confirmed, confirmation = protocol.confirm(masked, survivors, party.identity(client_id))
-        _store(context, [confirmed])
+        _store(party, client_id, context, [confirmed])
         return _step_reply(party, client, "confirmation", pack(confirmation))
     confirmations = unpack(Confirmations, single(parts, "confirmations"))
     last = _recall(context, Confirmed, confirmations.session)
     revealed = protocol.reveal(last, confirmations, party.roster(last.session.cohort))
-    _forget(context, last.session)
+    _forget(party, client_id, context, last.session)
+    client.state = _remembered(context, last, client.state)
     return _step_reply(party, client, "revealed", pack(revealed))
 
 
 def open_question(kind: str, client: Client, content: RecordDict, request: Request, context: Context) -> Opened:
-    """What a client needs to answer a question in a secure sum; nothing is computed or changed yet.
+    """What a client needs to answer a question in a secure sum; nothing is computed or kept yet.
+
+    A client whose memory too few others share answers without it; but not where each round draws its clients, who then
+    remember different rounds, and whose sums of ever other clients tell of each as much.
 
     Raises:
         FedhaError: It is asked in the clear, for another sum than was agreed on, or again.
@@ -163,10 +182,14 @@ def open_question(kind: str, client: Client, content: RecordDict, request: Reque
             f"client {client.client_id} is asked for round {request.round}'s {wanted} with the keys of {session.name}; "
             "the server mixes them, so the client answers nothing"
         )
-    _check_range(session, request.task.privacy)
+    averaging = "clients" if kind == "evaluate" else request.task.training.averaging
+    Terms.of(request.task.privacy, averaging).check(session)
     weight = _own_weight(session, client.client_id, request.averaging_weight)
     mine = replace(request, averaging_weight=weight, additive=False)
-    return Opened(state, inbox, mine, asked(kind, content, request), number_names(kind, request))
+    drawn = request.task.training.clients_per_round is not None and len(session.cohort) > session.minimum
+    same = () if drawn and client.state.remembers else _recollect(client, state, inbox)
+    question, names = asked(kind, content, request), number_names(kind, request)
+    return Opened(state, inbox, mine, question, names, client.state, same)
 
 
 def answer(party: Party, opened: Opened, client: Client, work: Callable[[], Reply]) -> tuple[Masked, Reply]:
@@ -184,15 +207,15 @@ def answer(party: Party, opened: Opened, client: Client, work: Callable[[], Repl
     Raises:
         FedhaError: A share does not verify.
     """
-    layout, before = opened.state.session.layout, client.state
+    layout = opened.state.session.layout
     try:
         reply = work()
         words = _encoded(opened, client, reply)
     except Exception as error:
-        client.state, reply, words = before, client.reply({}), nothing(layout)
+        client.state, reply, words = opened.known, client.reply({}), nothing(layout)
         what, trace = opened.state.session.name, not isinstance(error, FedhaError)
         log(WARNING, "client %d has nothing to send in %s: %s", client.client_id, what, error, exc_info=trace)
-    masked, sent = protocol.mask_input(opened.state, opened.inbox, words, opened.question)
+    masked, sent = protocol.mask_input(opened.state, opened.inbox, words, opened.question, opened.companions)
     vector = torch.from_numpy(sent.words.view("<i8"))
     return masked, replace(party.hide(reply), tensors={MASKED: vector}, secure={"session": sent.session})
 
@@ -206,15 +229,67 @@ def _encoded(opened: Opened, client: Client, reply: Reply) -> Words:
     return encode(session.layout, tensors, {**dict.fromkeys(reply.tensors, weight), NUMBERS: 1.0})
 
 
-def store(context: Context, state: Masked) -> None:
-    """Put a client's new secrets in the place of the old ones."""
-    _store(context, [state])
+def proposes_evaluation(content: RecordDict) -> bool:
+    """Whether a message asks for keys of an evaluation, which is of the model after its round."""
+    parts = parts_of(content)
+    return "sessions" in parts and any(
+        unpack(Session, one).exchange == exchange_name("evaluate", ()) for one in listed(parts, "sessions")
+    )
+
+
+def store(party: Party, context: Context, opened: Opened, state: Masked, client: Client) -> None:
+    """Put a client's new secrets in the place of the old ones, and lay by what it will remember of its answer."""
+    _store(party, client.client_id, context, [state], answered=state.session.exchange)
+    for name in (_STAGED, _STAGED_FOR):
+        context.state.pop(name, None)
+    after, before = client.state, opened.known
+    moved = after.moved(before)
+    if moved or after.released is not before.released:
+        context.state[_STAGED] = pack_tensors(to_tensors(after))
+        context.state[_STAGED_FOR] = ConfigRecord(
+            {"session": state.session.digest, "question": opened.question, "moved": moved}
+        )
+
+
+def _remembered(context: Context, last: Confirmed, before: ClientState) -> ClientState:
+    """What a client remembers when it has given its shares for a sum: what it laid by when it answered."""
+    about, arrays = context.state.pop(_STAGED_FOR, None), context.state.pop(_STAGED, None)
+    if not isinstance(about, ConfigRecord) or not isinstance(arrays, ArrayRecord):
+        return before
+    if about["session"] != last.session.digest:
+        return before
+    after = from_tensors(unpack_tensors(arrays))
+    if not about["moved"]:
+        return after
+    past = Past(after.chain, after.since).after(bytes(about["question"]), last.survivors)  # type: ignore[arg-type]
+    return replace(after, chain=past.chain, since=past.since)
+
+
+def _recollect(client: Client, state: Shared, inbox: Inbox) -> tuple[int, ...]:
+    """Who remembers what a client does; where they are too few to hide it, it forgets, and nobody does."""
+    adverts = state.keys.by_client_id
+    pasts = {other: adverts[other].past for other in inbox.dealers if other in adverts}
+    own = Past(client.state.chain, client.state.since)
+    same = companions(own, pasts) if pasts.get(client.client_id) == own else ()
+    if client.state.remembers and state.session.hides(same):
+        return same
+    if client.state.remembers:
+        log(
+            WARNING,
+            "client %d answers in %s without what it remembers of earlier rounds, which fewer than %d others remember",
+            client.client_id,
+            state.session.name,
+            state.session.minimum - 1,
+        )
+    past = anew(state.session.round, pasts)
+    client.state = replace(client.state.forgotten(), chain=past.chain, since=past.since)
+    return ()
 
 
 def _advertise(
-    party: Party, client_id: int, sessions: Sequence[Session], context: Context
+    party: Party, client: Client, sessions: Sequence[Session], context: Context
 ) -> dict[str, bytes | list[bytes]]:
-    secrets = _secrets(context)
+    secrets, client_id = _secrets(context), client.client_id
     (latest, *done), names = _done(secrets), {*secrets, *(_name(session) for session in sessions)}
     if len(rounds := {session.round for session in sessions}) != 1:
         raise FedhaError(
@@ -238,30 +313,17 @@ def _advertise(
                 f"part in {session.name}; two sums of one exchange would tell its part, so it refuses"
             )
     identity, (round,) = party.identity(client_id), rounds
+    past = Past(client.state.chain, client.state.since)
     both = [
-        protocol.advertise(session, client_id, identity, party.roster(session.cohort), party.minimum)
+        protocol.advertise(session, client_id, identity, party.roster(session.cohort), party.minimum, past)
         for session in sessions
     ]
     kept = {name: value for name, value in secrets.items() if name.startswith(f"{round}/")}
     given = done if round == int(latest) else []
-    context.state[_SECRETS] = ConfigRecord({**kept, _DONE: [str(round), *given]})
-    _store(context, [state for state, _ in both])
+    turn = Turns(party.turns, context.run_id, client_id).begin(round, [session.exchange for session in sessions])
+    context.state[_SECRETS] = ConfigRecord({**kept, _DONE: [str(round), *given], _TURN: turn})
+    _store(party, client_id, context, [state for state, _ in both])
     return {"identity": identity.public, "adverts": [pack(advert) for _, advert in both]}
-
-
-def _check_range(session: Session, privacy: PrivacyConfig) -> None:
-    """Refuse another fixed point than that of the run's settings: a coarse or narrow one makes sums of single bits.
-
-    Raises:
-        FedhaError: It is not that which a server that follows the protocol proposes.
-    """
-    shapes = {slot.name: slot.shape for slot in session.layout.slots}
-    bounds = {**dict.fromkeys(shapes, privacy.bound), NUMBERS: BOUND}
-    if session.layout != make_layout(shapes, len(session.cohort), bounds):
-        raise FedhaError(
-            f"the numbers of {session.name} are to be summed in another range than privacy.bound {privacy.bound:g} "
-            "gives; the server is broken or cheats"
-        )
 
 
 def _own_weight(session: Session, client_id: int, left: float) -> float:
@@ -323,15 +385,28 @@ def _recall(context: Context, kind: type[_State], session: bytes) -> _State:
     )
 
 
-def _store(context: Context, states: Sequence[Advertised | Shared | Masked | Confirmed]) -> None:
-    secrets = dict(_secrets(context))
+def _store(
+    party: Party,
+    client_id: int,
+    context: Context,
+    states: Sequence[Advertised | Shared | Masked | Confirmed],
+    answered: str = "",
+) -> None:
+    secrets = _taken(party, client_id, context, answered)
     for state in states:
         secrets[_name(state.session)] = pack(state)
     context.state[_SECRETS] = ConfigRecord(secrets)
 
 
-def _forget(context: Context, session: Session) -> None:
-    secrets = dict(_secrets(context))
+def _forget(party: Party, client_id: int, context: Context, session: Session) -> None:
+    secrets = _taken(party, client_id, context)
     del secrets[_name(session)]
     secrets[_DONE] = [*_done(_secrets(context)), session.exchange]
     context.state[_SECRETS] = ConfigRecord(secrets)
+
+
+def _taken(party: Party, client_id: int, context: Context, answered: str = "") -> dict[str, Any]:
+    """A client's secrets, to be changed by this task, whose turn it is."""
+    secrets = dict(_secrets(context))
+    secrets[_TURN] = Turns(party.turns, context.run_id, client_id).take(str(secrets.get(_TURN, "")), answered)
+    return secrets

@@ -16,6 +16,7 @@ from fedha.flower.correspondence import Correspondence
 from fedha.flower.secure_sums import SecureSums, Wanted, refusal
 from fedha.flower.secure_wire import RECORD, asked, exchange_name, number_names
 from fedha.flower.wire import pack_request, unpack_request
+from fedha.metrics.asked import NOTHING, Asked
 from fedha.models.state import RUNNING
 from fedha.piggyback import RIDING
 
@@ -45,7 +46,15 @@ class SecureRounds:
         """
         self._sums.run = f"{self._sums.run} {mark}"
 
-    def begin(self, grid: Grid, round: int, server: Server, statistics: Shapes, parts: tuple[str, ...]) -> None:
+    def begin(
+        self,
+        grid: Grid,
+        round: int,
+        server: Server,
+        statistics: Shapes,
+        parts: tuple[str, ...],
+        asked: Asked = NOTHING,
+    ) -> None:
         """Prepare a round's sums: of each exchange's statistics, and of the updates with what rides along.
 
         Args:
@@ -54,6 +63,7 @@ class SecureRounds:
             server: Has drawn the cohort.
             statistics: Shapes, by name.
             parts: Of the domains, that are evaluated along with the updates.
+            asked: What is counted of them.
 
         Raises:
             FedhaError: A shape is not known, or as `SecureSums.begin`.
@@ -64,17 +74,19 @@ class SecureRounds:
         update |= {f"{RUNNING}{name}": value.shape for name, value in server.running.items()}
         update |= {f"{RIDING}{name}": shape for name, shape in _known(riding, statistics).items()}
         update |= server.extra_shapes
-        training = Request(self._task, round, {}, {}, riding, evaluate=parts)
-        wanted = [
+        training = Request(self._task, round, {}, {}, riding, evaluate=parts, asked=asked if parts else NOTHING)
+        sums = [
             _wanted("query.measure", self._measuring(round, measure), server, _known(measure, statistics))
             for measure in server.measurements()
         ]
-        self._sums.begin(grid, round, [*wanted, _wanted("train", training, server, update)])
+        self._sums.begin(grid, round, [*sums, _wanted("train", training, server, update)])
 
-    def begin_evaluation(self, grid: Grid, round: int, members: Sequence[Member], parts: tuple[str, ...]) -> None:
-        """Prepare the sum of the clients' evaluations of these parts of the domains."""
+    def begin_evaluation(
+        self, grid: Grid, round: int, members: Sequence[Member], parts: tuple[str, ...], asked: Asked = NOTHING
+    ) -> None:
+        """Prepare the sum of the clients' evaluations of these parts of the domains, and of what is counted of them."""
         self._grid = grid
-        names = number_names("evaluate", Request(self._task, round, {}, evaluate=parts, kind="evaluate"))
+        names = number_names("evaluate", Request(self._task, round, {}, evaluate=parts, asked=asked, kind="evaluate"))
         alike = {member.client_id: 1 / len(members) for member in members}
         self._sums.begin(grid, round, [Wanted(exchange_name("evaluate", ()), members, names, {}, alike)])
 

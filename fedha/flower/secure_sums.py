@@ -25,7 +25,7 @@ from fedha.privacy.secure.encoding import decode
 from fedha.privacy.secure.identity import Roster
 from fedha.privacy.secure.layout import make_layout
 from fedha.privacy.secure.messages import Advert, Confirmation, Dealing, MaskedInput, Revealed
-from fedha.privacy.secure.numbers import BOUND, EXAMPLES, NUMBERS, from_vector
+from fedha.privacy.secure.numbers import BOUND, EXAMPLES, NUMBERS, counts_of, from_vector
 from fedha.privacy.secure.packing import pack, unpack
 from fedha.privacy.secure.server import Aggregation
 from fedha.privacy.secure.session import Session, make_session, usual_threshold
@@ -264,11 +264,13 @@ class Sum:
         tensors = {name: (value * together).to(like) for name, value in self.mean.items()}
         # each says what all have together, so that means over them are that; evaluations are added, so one says them
         usual = {name: value for name, value in self.numbers.items() if "/" not in name or name.startswith("penalty/")}
-        replies = []
+        replies, sums = list[Reply](), counts_of(self.numbers)
+        whole = {name: value for name, value in self.numbers.items() if name.rpartition("/")[0] not in sums}
         for client_id in self.client_ids:
             first = client_id == self.client_ids[0]
-            numbers = self.numbers if first else usual
-            replies.append(Reply(POOLED, POOLED, client_id, 1, tensors if first else {}, numbers, weighed=True))
+            numbers, counts = (whole, sums) if first else (usual, {})
+            carried = tensors if first else {}
+            replies.append(Reply(POOLED, POOLED, client_id, 1, carried, numbers, weighed=True, sums=counts))
         return replies
 
 

@@ -9,6 +9,7 @@ from flwr.app import ConfigRecord, RecordDict
 from fedha.config import Config, to_json
 from fedha.errors import FedhaError
 from fedha.exchange import Request
+from fedha.metrics.asked import packed
 from fedha.privacy.secure.numbers import evaluated_numbers, measured_numbers, trained_numbers
 from fedha.privacy.secure.question import question
 
@@ -40,8 +41,8 @@ def exchange_name(kind: str, measure: tuple[str, ...]) -> str:
 def number_names(kind: str, request: Request) -> tuple[str, ...]:
     """The numbers that are summed with the answers to a request."""
     if kind == "train":
-        return trained_numbers(request.task.recipe, request.evaluate)
-    return evaluated_numbers(request.evaluate) if kind == "evaluate" else measured_numbers()
+        return trained_numbers(request.task.recipe, request.evaluate, request.asked)
+    return evaluated_numbers(request.evaluate, request.asked) if kind == "evaluate" else measured_numbers()
 
 
 def asked(kind: str, content: RecordDict, request: Request) -> bytes:
@@ -60,6 +61,7 @@ def asked(kind: str, content: RecordDict, request: Request) -> bytes:
     task = str(scalars["task"]) if isinstance(scalars, ConfigRecord) else ""
     about = json.dumps(
         [kind, request.round, request.measure, request.averaging_weight, request.evaluate, request.constants]
+        + ([packed(request.asked)] if request.asked else [])
     )
     return question(tensors, task, about)
 

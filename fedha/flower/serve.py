@@ -1,129 +1,53 @@
-"""The server's side of a whole run, over any Grid: rounds, evaluation, checkpoints, the run folder."""
+"""The server's side of a whole run, over any Grid: what must be known and agree, the rounds, the run folder."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from fedha import data, numerics
-from fedha.cohort import Member
+from fedha.cohort import simulated_secret
 from fedha.config import POOLED, Config, is_elsewhere
-from fedha.data.domain import Domain, DomainSet
+from fedha.data.domain import DomainSet
 from fedha.data.fingerprint import fingerprint
-from fedha.errors import FedhaError, listed
+from fedha.data.groups import groups_of
+from fedha.data.partition import client_count, client_names
+from fedha.errors import listed
 from fedha.features import Keeping
-from fedha.federation import Server
-from fedha.flower import budget, secure_rounds
+from fedha.flower import booking, secure_rounds
 from fedha.flower.attendance import Attendance
 from fedha.flower.delivery import never
-from fedha.flower.outside import check_once
+from fedha.flower.job import Job, fold_folder
+from fedha.flower.judged import judged
+from fedha.flower.results import results_of
+from fedha.flower.rounds import Rounds
 from fedha.flower.saving import Saving
 from fedha.flower.secure_wire import settings_mark
+from fedha.flower.setting import Setting, given, learned, leave_out, load_domains, watched
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.targets import evaluation
-from fedha.inputs import each, nested
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.models.check import check_batch_norm, check_inputs, check_network, likely_form
 from fedha.models.state import kinds_of, named_state
 from fedha.piggyback import riders
+from fedha.privacy.contract import contract_of
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
-from fedha.privacy.spending import read_spending
-from fedha.resolution import resolved
+from fedha.registry import statistic
 from fedha.runs import own_files, owner, resuming, runfolder
-from fedha.runs.absences import left_out
 from fedha.runs.checkpoint import read_saved
-from fedha.runs.divergence import divergence
+from fedha.runs.cohort_key import kept_secret
 from fedha.runs.files import METRICS
 from fedha.runs.listener import Listener
-from fedha.runs.selection import select
 from fedha.runs.starting import Start, start_from
-from fedha.runs.versions import versions
-from fedha.runs.wording import MANY
 from fedha.targets import check_weights
 from fedha.unmoved import unmoved
 
-
-@dataclass(frozen=True)
-class Job:
-    """One run as the server knows it.
-
-    Attributes:
-        config: One recipe, one seed.
-        folder: The run's folder.
-        left_out: A source that this run leaves out and is tested on, for leave-one-domain-out selection; or None.
-        target_root: In a deployment, the server's folder of the target's data; None: data.root.
-        start: In a deployment, where model.start lies among the server's runs; None: where it says.
-    """
-
-    config: Config
-    folder: Path
-    left_out: str | None = None
-    target_root: Path | None = None
-    start: Path | None = None
-
-
-def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
-    """The run's domains; a source that is left out becomes the only target.
-
-    Raises:
-        FedhaError: The data are missing or wrong, or no source would be left.
-    """
-    section, told = resolved(config)
-    domains = data.load(section, config.seed[0], protected=config.privacy.protect == "examples")
-    domains = replace(domains, description="; ".join(filter(None, [domains.description, told])))
-    if domains.released and config.privacy.protect != "nothing":
-        raise FedhaError(
-            f"privacy.protect is {config.privacy.protect!r}, but {config.data.name} takes from each source "
-            f"{listed(domains.released, between='; ')}, which no ledger counts; declare them in the config "
-            "(data.statistics), from data that need no protection"
-        )
-    return domains if left_out is None else leave_out(domains, left_out)
-
-
-def leave_out(domains: DomainSet, name: str) -> DomainSet:
-    """The domains without one source, which becomes the only target.
-
-    Raises:
-        FedhaError: There is no such source, or no other one.
-    """
-    names = [one.name for one in domains.sources]
-    if name not in names:
-        raise FedhaError(f"there is no source domain {name!r} to leave out; the sources are {listed(names)}")
-    kept = tuple(one for one in domains.sources if one.name != name)
-    if not kept:
-        raise FedhaError(f"leaving out {name!r} leaves no source; set evaluation.leave_one_domain_out to false")
-    gone = next(one for one in domains.sources if one.name == name)
-    target = Domain(gone.name, gone.train.select(slice(0, 0)), gone.held_out if len(gone.held_out) else gone.train)
-    return DomainSet(kept, (target,), domains.classes, domains.description)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a server knows of the data.
-
-    Attributes:
-        names: The source domains, in client order.
-        input_shape: Shape of one input; of several, a tuple of shapes or shapes by name.
-        classes: C, the number of classes.
-        targets: Domains that nobody trains on, if the server has any.
-        description: One line for the report.
-        remarks: What the run's numbers should not be read without, a sentence each.
-    """
-
-    names: tuple[str, ...]
-    input_shape: Any
-    classes: int
-    targets: tuple[Domain, ...]
-    description: str
-    remarks: tuple[str, ...] = ()
+__all__ = ["Job", "fold_folder", "leave_out", "load_domains", "serve"]
 
 
 def serve(
@@ -182,31 +106,38 @@ def _serve(
     numerics.configure(config.engine.threads)
     strategy = _strategy(config, domains)
     strategy.talk.tell, strategy.talk.stop, strategy.talk.device = listener.note, stop, device
-    strategy.talk.again = lambda kind, client_id: _spend_again(job, strategy.begun(), kind, client_id)
+    strategy.talk.again = lambda kind, client_id: booking.enter_again(job, strategy.begun(), kind, client_id)
     strategy.clients_keep_models = domains is None
     if domains is not None:
         strategy.talk.attendance.domains = _domain_names(config, domains)
     elif attendance is not None:
         strategy.talk.attendance = attendance
-    setting = _learned(job, strategy, grid) if domains is None else _given(domains)
-    model = check_network(build(config.model, setting.input_shape, setting.classes, seed)).to(torch.device(device))
+    setting = learned(job, strategy, grid) if domains is None else given(config, domains)
+    model = check_network(build(config.network, setting.input_shape, setting.classes, seed)).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
     check_inputs(model, next(iter(setting.names), POOLED), form)
     check_batch_norm(model, config.training, config.privacy)
     check_weights(config.training, setting.classes)
+    for domain in (*domains.sources, *domains.targets) if domains is not None else ():
+        groups_of(domain.held_out, config.evaluation.groups or "")
     saved = read_saved(job.folder) if resume else None
     begun, warned = (None, ()) if saved is not None else _started(job, model, setting)
     start = asdict(begun) if begun is not None else None if saved is None else saved.start
     server = strategy.begin(named_state(model), kinds_of(model))
-    server.site = Site("cryptographic" if domains is None else "seeded")
+    if domains is not None:
+        server.site, server.secret = Site("seeded"), simulated_secret(seed)
     shown(strategy)
     recipe = strategy.task.recipe
     idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
     setting = replace(setting, remarks=(*config.model.unread, *model.remarks, *warned, *idle))
+    apart = [term.statistic for term in recipe.terms if term.weight and statistic(term.statistic).representation]
+    shapes(model, form, apart, recipe.probes)  # a network without what they are of is refused before the first round
     sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
     strategy.expected = shapes(model, form, sent, recipe.probes)
     resumed = resume and (job.folder / METRICS).exists()
     runfolder.create(job.folder, config, resume=resume)
+    if domains is None and config.privacy.protect == "clients" and config.training.clients_per_round is not None:
+        server.secret = kept_secret(job.folder, server.secret)
     changed = resuming.changes(job.folder, config) if resume else []
     known = None if domains is None else fingerprint(domains)
     saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known, start)
@@ -214,13 +145,17 @@ def _serve(
         saving.save_start()
     done, pending = saving.restore() if resume else (0, None)
     log = runfolder.MetricsLog(job.folder)
-    resuming.take_up(job.folder, config, changed)
+    if resume:
+        resuming.take_up(job.folder, config, changed)
     log.truncate_after(done if pending is None else done - 1)
     if told := {one.key: {"was": one.was, "now": one.now} for one in changed if not is_elsewhere(one.key)}:
         log.append_changes(done + 1, told)
     records = runfolder.read_metrics(job.folder)
 
-    evaluated = evaluation(model, setting.targets, Keeping.of(config.model.features))
+    judge = judged(job, setting.classes, recipe.weak_rounds, setting.names, fold_folder)
+    strategy.asked = judge.asked
+    kept = Keeping.of(config.model.features)
+    looks = {part: evaluation(model, ones, kept, judge.asked) for part, ones in watched(job, setting).items()}
     listener.started(config, job.folder, done + 1)
     for remark in setting.remarks:
         listener.note(remark)
@@ -228,49 +163,15 @@ def _serve(
         listener.note(_goes_on(done, config.training.rounds))
     with saving.giving_up(done, pending):
         members = strategy.talk.meet(grid, done + 1)
-    stopped = _begin_spending(job, server, members, done, resume=resume)
-    ended = done == config.training.rounds or bool(stopped)
-    if ended or (pending is not None and not strategy.piggyback):  # it was stopped before, or while, clients evaluated
-        with saving.giving_up(done, pending):
-            seconds = _ask_to_evaluate(strategy, grid, done, "held_out,train" if ended else "held_out")
-    if pending is not None and (ended or not strategy.piggyback):
-        records.append(_evaluated(pending, strategy, setting, seconds))
-        log.append(records[-1])
-        listener.round_done(records[-1])
-        pending = None
-    for number in () if stopped else range(done + 1, config.training.rounds + 1):
-        saving.stop_if_asked(number - 1, pending)
-        _commit(job, server, number, server.members or members)
-        with saving.giving_up(number - 1, pending):
-            record = _round(strategy, grid, number, riding=() if pending is None else ("held_out",))
-        done_with = [] if pending is None else [_evaluated(pending, strategy, setting)]
-        for one in done_with:
-            log.append(one)
-        pending = None
-        stopped = "" if number == config.training.rounds else budget.ends_before(server, number + 1, server.members)
-        last = bool(stopped) or number == config.training.rounds
-        if last or number % config.evaluation.every == 0:
-            record["target"] = evaluated(strategy.begun().state)
-            if strategy.piggyback and not last:
-                pending = record  # the clients evaluate this model with the next round
-            else:
-                with saving.giving_up(number, record):
-                    seconds = _ask_to_evaluate(strategy, grid, number, "held_out,train" if last else "held_out")
-                if strategy.talk.events:  # those of the evaluation are among them now
-                    record["events"] = list(strategy.talk.events)
-                record = _evaluated(record, strategy, setting, seconds)
-        if pending is None:
-            log.append(record)
-            done_with.append(record)
-        saving.save_if_due(number, pending, last=last)
-        records += done_with
-        for one in done_with:
-            listener.round_done(deepcopy(one))  # who listens cannot change what is selected from
-        if stopped:
-            listener.note(f"training ends after round {number}: {stopped}")
-            break
-    runfolder.write_model(job.folder, strategy.begun().state, strategy.begun().kinds)
-    results = _results(job, strategy, setting, records, stopped) | ({"start": start} if start else {})
+    stopped = booking.take_up(job, server, members, done, resume=resume)
+    rounds = Rounds(
+        job, strategy, grid, listener, judge, saving, log, looks, setting.names, records, pending, stopped=stopped
+    )
+    rounds.run(done)
+    runfolder.write_model(job.folder, server.shown(over=True), server.kinds)
+    if judge.wanted and "target" not in judge.pooled:  # it was resumed after its last round
+        judge.told("target", looks["target"](server.shown(over=True)))
+    results = results_of(job, rounds, setting) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
     return results
@@ -278,7 +179,7 @@ def _serve(
 
 def _client_count(config: Config, domains: DomainSet | None) -> int:
     if domains is not None:
-        return len(domains.sources) * config.data.clients_per_domain
+        return client_count(domains, config.data, config.seed[0])
     return config.federation.clients or data.source_count(config.data) * config.data.clients_per_domain
 
 
@@ -295,6 +196,7 @@ def _strategy(config: Config, domains: DomainSet | None) -> HessianAlignment:
         on_client_error=config.engine.on_client_error,
         privacy=config.privacy,
     )
+    strategy.talk.contract = contract_of(config).digest
     if strategy.secure is not None:
         strategy.secure.name_run(settings_mark(config))
     return strategy
@@ -306,35 +208,7 @@ def _goes_on(done: int, rounds: int) -> str:
 
 def _domain_names(config: Config, domains: DomainSet) -> dict[int, str]:
     """A simulation's clients, by client id: domain after domain."""
-    clients = config.data.clients_per_domain
-    return dict(enumerate(one.name for one in domains.sources for _ in range(clients)))
-
-
-def _given(domains: DomainSet) -> Setting:
-    names = tuple(one.name for one in domains.sources)
-    return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description)
-
-
-def _learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
-    """What the clients say of their data when they introduce themselves; the targets are the server's."""
-    config = job.config
-    members = strategy.talk.meet(grid, 1)
-    found = {str(one.input_shape): one for one in members}
-    if len(found) > 1:
-        told = listed(
-            (f"client {one.client_id} ({one.domain}): {one.input_shape}" for one in found.values()), between="; "
-        )
-        raise FedhaError(f"the clients' inputs have different shapes: {told}; every domain must have the same one")
-    names = tuple(dict.fromkeys(one.domain for one in members))
-    check_once(config.data, members)
-    shape = members[0].input_shape
-    examples = listed((f"{one.domain} {one.examples}" for one in members), most=MANY)
-    told = f"training examples: {examples}" if strategy.secure is None else "how many examples each has is secret"
-    description = f"{config.data.name}, each domain at its own site; {told}"
-    section, _ = resolved(config, alone=True)
-    own = section if job.target_root is None else section.model_copy(update={"root": job.target_root})
-    targets = data.load_targets(own, config.seed[0])
-    return Setting(names, shape, data.class_count(config.data), targets, description)
+    return dict(enumerate(client_names(domains, config.data, config.seed[0])))
 
 
 def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | None, tuple[str, ...]]:
@@ -342,113 +216,9 @@ def _started(job: Job, model: SplitModel, setting: Setting) -> tuple[Start | Non
     config = job.config
     if config.model.start is None:
         return None, ()
-    folder = job.start or config.model.start
+    folder = job.start or config.model.start.run
     begun, trained = start_from(model, config.model.start, folder, head=config.model.start_head)
     seen = [one.name for one in setting.targets if one.name in trained]
     told = f"the run that it starts from, {begun.run}, was trained on {listed(seen)}, which is unseen here alone"
     spent = "what the run that it starts from released of the same examples is not in this run's epsilon"
     return begun, ((told,) if seen else ()) + ((spent,) if config.privacy.protect != "nothing" else ())
-
-
-def _round(strategy: HessianAlignment, grid: Grid, number: int, riding: tuple[str, ...]) -> dict[str, Any]:
-    talk = strategy.talk
-    begun, down, up = time.perf_counter(), talk.bytes_down, talk.bytes_up
-    strategy.parts = riding
-    messages = list(strategy.configure_train(number, strategy.arrays, ConfigRecord(), grid))
-    strategy.aggregate_train(number, talk.deliver(grid, messages))
-    record = {**strategy.last_round, "bytes_down": talk.bytes_down - down, "bytes_up": talk.bytes_up - up}
-    if talk.events:
-        record["events"] = list(talk.events)
-    return {**record, **budget.round_numbers(strategy.begun()), "seconds": time.perf_counter() - begun}
-
-
-def _evaluated(
-    record: dict[str, Any], strategy: HessianAlignment, setting: Setting, seconds: float = 0.0
-) -> dict[str, Any]:
-    """A round's record with what the clients evaluated, and the seconds that this took."""
-    found = strategy.last_evaluation.get("held_out", {})
-    names = setting.names if strategy.secure is None else (POOLED,)
-    held_out = {name: found.get(name, {"examples": 0}) for name in names}
-    last = {"target": record["target"], "seconds": record["seconds"] + seconds}
-    rest = {key: value for key, value in record.items() if key not in last}
-    return {**rest, "held_out": held_out, **last}
-
-
-def _ask_to_evaluate(strategy: HessianAlignment, grid: Grid, number: int, parts: str) -> float:
-    """Let every client evaluate the global model; returns the seconds that it took."""
-    begun = time.perf_counter()
-    questions = strategy.configure_evaluate(number, strategy.arrays, ConfigRecord({"parts": parts}), grid)
-    strategy.aggregate_evaluate(number, strategy.talk.deliver(grid, list(questions)))
-    return time.perf_counter() - begun
-
-
-def _results(
-    job: Job, strategy: HessianAlignment, setting: Setting, records: list[dict[str, Any]], stopped: str
-) -> dict[str, Any]:
-    config, privacy = job.config, budget.report(strategy.begun(), stopped)
-    folds, absences = {}, left_out(records)
-    if config.evaluation.leave_one_domain_out and job.left_out is None:
-        folds = {name: runfolder.read_metrics(fold_folder(job.folder, name)) for name in setting.names}
-    results = {
-        "name": config.name,
-        "recipe": config.recipe[0].name,
-        "seed": config.seed[0],
-        "rounds": records[-1]["round"] if stopped else config.training.rounds,
-        "seconds": sum(record["seconds"] for record in records),
-        "target": records[-1]["target"],
-        "sources": records[-1]["held_out"],
-        "train": strategy.last_evaluation.get("train", {}),
-        "selection": select(records, folds, strategy.task.recipe.weak_rounds),
-        **({"left_out": absences} if absences else {}),
-        "data": setting.description,
-        **({"remarks": list(setting.remarks)} if setting.remarks else {}),
-        "expects": {"input_shape": _written(setting.input_shape), "classes": setting.classes},
-        **({"changes": changes} if (changes := runfolder.read_changes(job.folder)) else {}),
-        **({"privacy": privacy} if privacy else {}),
-        "versions": versions(),
-    }
-    wrong = divergence(records, results)
-    return {**results, "diverged": wrong} if wrong else results
-
-
-def _written(shape: Any) -> Any:
-    """A shape as JSON holds it."""
-    return each(list, shape) if nested(shape) else list(shape)
-
-
-def fold_folder(folder: Path, left_out: str) -> Path:
-    """Where the run without one source is written."""
-    return folder / "folds" / left_out
-
-
-def _begin_spending(job: Job, server: Server, members: Sequence[Member], done: int, *, resume: bool) -> str:
-    """Take up what was released before; why training has ended already, or "".
-
-    Raises:
-        FedhaError: Not even one round fits the budget.
-    """
-    path = job.folder / runfolder.SPENDING
-    server.members = list(members)
-    if resume and path.exists():  # rounds after the checkpoint were released too, with noise that nobody can draw again
-        server.spending = read_spending(path)
-    if not done:
-        budget.check_first(server, members)
-        return ""
-    return budget.ends_before(server, done + 1, members) if done < job.config.training.rounds else ""
-
-
-def _commit(job: Job, server: Server, round: int, members: Sequence[Member]) -> None:
-    """Write what a round is about to release, where its noise is never the same again."""
-    noise = {server.site.randomness} if server.task.privacy.protect == "clients" else {one.noise for one in members}
-    if server.task.privacy.protect == "nothing" or "cryptographic" not in noise:
-        return
-    after = budget.after_round(server, round, members)
-    own_files.write_json(job.folder, runfolder.SPENDING, after.state())
-
-
-def _spend_again(job: Job, server: Server, kind: str, client_id: int) -> None:
-    """Count what a client that is asked once more releases once more, before it is asked."""
-    before = server.spending
-    server.spending = before.again(server.task, kind, client_id, server.members)
-    if server.spending is not before:
-        own_files.write_json(job.folder, runfolder.SPENDING, server.spending.state())

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
+from os import urandom
 from typing import Any, Literal
 
 import torch
@@ -26,8 +27,11 @@ from fedha.flower.secure_rounds import SecureRounds
 from fedha.flower.secure_sums import least_clients
 from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
+from fedha.metrics.asked import NOTHING
 from fedha.models.state import RUNNING, constants_name, digests, divided, new_statistics
 from fedha.piggyback import RIDING
+from fedha.privacy.contract import Contract
+from fedha.privacy.site import Site
 from fedha.recipes import Recipe
 from fedha.rules.table import allow
 from fedha.runs.absences import absence_texts, left_out
@@ -55,6 +59,7 @@ class HessianAlignment(Strategy):
     Attributes:
         expected: Shapes of the statistics, by name; if given, replies with others are refused.
         parts: What rides along with the next updates: parts of the domains to evaluate at the round's global model.
+        asked: What clients count where they evaluate, beside accuracy and risk.
         clients_keep_models: Whether the ClientApp is one that keeps the global model on its disk (`fedha.deploy`), so
             that each client is sent it once a round.
         last_round: The last round's numbers.
@@ -77,6 +82,7 @@ class HessianAlignment(Strategy):
         resolved = row if isinstance(row, Recipe) else row.resolve()
         self.task = Task(resolved, training or TrainingConfig(), seed, privacy or PrivacyConfig())
         allow(self.task.training.optimizer)
+        allow(self.task.training.weight_averaging)
         given = federation or FederationConfig(on_missing="stop")
         rules = Rules(
             clients=clients,
@@ -90,13 +96,17 @@ class HessianAlignment(Strategy):
         self.piggyback = given.schedule == "piggyback"
         self.expected: Mapping[str, torch.Size] = {}
         self.parts: tuple[str, ...] = ()
+        self.asked = NOTHING
         self.clients_keep_models = False
         self.server: Server | None = None
         self.last_round: dict[str, Any] = {}
         self.last_evaluation: dict[str, dict[str, Any]] = {}
         self._packed_task = pack_task(self.task)
-        self.talk = Correspondence(rules, self._packed_task, tell=lambda text: log(WARNING, text))
+        self.talk = Correspondence(
+            rules, self._packed_task, Contract(self.task, given.schedule).digest, tell=lambda text: log(WARNING, text)
+        )
         self._absent: dict[int, list[dict[str, Any]]] = {}  # events, by round
+        self._own_loop = False  # whether Flower's is the loop
         self._told = False  # why clients are not asked to evaluate
         self._arrays: ArrayRecord | None = None
         self._sent: tuple[ArrayRecord, ArrayRecord] | None = None  # the whole, and what of it each message carries
@@ -136,8 +146,11 @@ class HessianAlignment(Strategy):
         refuse_settings("train_config", train_config or {}, ())
         refuse_settings("evaluate_config", evaluate_config or {}, ("parts",))
         parts_of(evaluate_config or {})
-        self._absent = {}
+        self._absent, self._own_loop = {}, True
         result = super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
+        self._own_loop = False
+        if self.begun().shows_another:
+            result.arrays = self.shown(over=True)
         for text in absence_texts(self.left_out, num_rounds):
             log(WARNING, text)
         return result
@@ -171,6 +184,7 @@ class HessianAlignment(Strategy):
             {},
             kinds or {},
         )
+        self.server.site, self.server.secret = Site("cryptographic"), urandom(32)
         self.restored()
         if new := new_statistics(self.server.constants):
             self.talk.tell(
@@ -200,6 +214,15 @@ class HessianAlignment(Strategy):
             self._arrays = self._pack(self.begun().state)  # a round makes new ones, and leaves these as they are
         return self._arrays
 
+    def shown(self, *, over: bool) -> ArrayRecord:
+        """As `arrays`, of the model that is evaluated and kept, which is another one where a rule averages several.
+
+        Args:
+            over: Whether training is.
+        """
+        server = self.begun()
+        return self._pack(server.shown(over=over)) if server.shows_another else self.arrays
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -215,7 +238,7 @@ class HessianAlignment(Strategy):
         if not server.gather(server_round, members):
             raise FedhaError(f"no client is left for round {server_round}: {self.talk.reasons()}")
         if self.secure is not None:
-            self.secure.begin(grid, server_round, server, self.expected, self.parts)
+            self.secure.begin(grid, server_round, server, self.expected, self.parts, self.asked)
         references = dict(server.references)
         for measure in server.measurements():
             wanted = Request(self.task, server_round, {}, references, measure, kind="measure")
@@ -226,7 +249,12 @@ class HessianAlignment(Strategy):
         riding = server.riders(server_round)
         return self._ask(
             "train",
-            Request(self.task, server_round, {}, references, riding, evaluate=self.parts, sent=server.sent_along()),
+            Request(
+                *(self.task, server_round, {}, references, riding),
+                evaluate=self.parts,
+                asked=self.asked if self.parts else NOTHING,
+                sent=server.sent_along(),
+            ),
             arrays,
             server.cohort,
         )
@@ -273,8 +301,9 @@ class HessianAlignment(Strategy):
         members = self.talk.meet(grid, server_round, "evaluate")
         server.spending = server.spending.evaluation(server.task, server.members)
         if self.secure is not None:
-            self.secure.begin_evaluation(grid, server_round, members, parts)
-        request = Request(self.task, server_round, {}, evaluate=parts, kind="evaluate")
+            self.secure.begin_evaluation(grid, server_round, members, parts, self.asked)
+        request = Request(self.task, server_round, {}, evaluate=parts, asked=self.asked, kind="evaluate")
+        arrays = self.shown(over=False) if self._own_loop else arrays
         return self._ask("evaluate", request, arrays, members)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -283,6 +312,8 @@ class HessianAlignment(Strategy):
             self.last_evaluation = {}
             return None
         self.last_evaluation = pool_evaluations(list(self._answers(replies, "evaluate", server_round, {})))
+        if self._own_loop:
+            self.begun().hear(self.last_evaluation.get("held_out", {}))
         self._absent |= {server_round: list(self.talk.events)} if self.talk.events else {}
         return MetricRecord(
             {
@@ -290,6 +321,7 @@ class HessianAlignment(Strategy):
                 for part, domains in self.last_evaluation.items()
                 for domain, numbers in domains.items()
                 for name, value in numbers.items()
+                if isinstance(value, int | float)
             }
         )
 
@@ -305,7 +337,8 @@ class HessianAlignment(Strategy):
         arrays = self._trained(arrays)
         if self.clients_keep_models and arrays is not self._named:
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
-        request = replace(request, running=self.begun().running, constants=self._constants)
+        server = self.begun()
+        request = replace(request, running=server.running, constants=self._constants, contract=self.talk.contract)
         packed, sent = self._pack(request.references), self._pack(request.sent)
         weights = self.begun().averaging_weights
         additive = kind != "evaluate" and not self.begun().weighs_updates

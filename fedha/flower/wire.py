@@ -5,7 +5,7 @@ import io
 import json
 import math
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -20,10 +20,12 @@ from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
 from fedha.errors import FedhaError, brief
 from fedha.exchange import Kind, Reply, Request, Task
-from fedha.flower.tensor_array import TensorArray, array_record
+from fedha.flower.tensor_array import TensorArray, array_record, as_tensor
 from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
+from fedha.metrics.asked import NOTHING, packed, unpacked
 from fedha.models.state import CONSTANT, FROZEN, digests
+from fedha.numerics import aligned
 from fedha.recipes import Recipe, Term
 from fedha.rules.table import check_allowed
 
@@ -34,6 +36,8 @@ _SHAPE, _BY_NAME, _BY_PLACE, _SECURE = "input_shape", "/", "#", "secure"
 _SENT = "rule"  # the record of what the run's rules send along
 _SHAPES, _DIGESTS = "parameters", "digests"  # of an introduction's request
 _KINDS, _OTHER = "kinds", "other"  # of an introduction's reply
+CONTRACT = "contract"  # of a request and of an introduction: the digest of what was agreed on
+_ASKED, _SUMS = "asked", "sums"  # what is counted where clients evaluate; the record of a reply that has it
 _RUNNING, CONSTANTS = "running", "constants"  # records of a request; the latter also the scalar that names it
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
@@ -58,7 +62,7 @@ def pack_arrays(tensors: Mapping[str, Tensor], *, in_place: bool = False) -> dic
 
 def unpack_tensors(record: ArrayRecord, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The tensors of an ArrayRecord by name, not to be changed in place. Nothing is unpickled."""
-    return to_device({name: _tensor(array) for name, array in record.items()}, torch.device(device))
+    return to_device({name: aligned(_tensor(array)) for name, array in record.items()}, torch.device(device))
 
 
 def _tensor(array: Array) -> Tensor:
@@ -75,7 +79,7 @@ def _tensor(array: Array) -> Tensor:
     if not plain or f"'descr': {kind.str!r}".encode() not in data[10:start]:  # as somebody else writes it
         return torch.from_numpy(_as_told(array.data, kind, shape))
     values = np.frombuffer(data, dtype=kind, offset=start).reshape(shape)
-    return torch.from_numpy(values.copy())
+    return as_tensor(values).clone()
 
 
 def _as_told(data: bytes, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
@@ -124,7 +128,8 @@ def _parameters(record: ArrayRecord, device: torch.device | str) -> Mapping[str,
 
 def pack_task(task: Task) -> str:
     """A task as one line of JSON: small enough to travel with every request, so no side can have another one."""
-    content = {"recipe": asdict(task.recipe), "training": task.training.model_dump(mode="json"), "seed": task.seed}
+    training = task.training.model_dump(mode="json", exclude={"stop"})  # the server's affair
+    content = {"recipe": asdict(task.recipe), "training": training, "seed": task.seed}
     if privacy := task.privacy.model_dump(mode="json", exclude_defaults=True):
         content["privacy"] = privacy
     return json.dumps(content)
@@ -141,19 +146,23 @@ def unpack_task(text: str) -> Task:
     terms = tuple(Term(**term) for term in content["recipe"].pop("terms"))
     recipe = Recipe(terms=terms, **content["recipe"])
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
-    check_allowed(training.optimizer)  # before it would be imported
+    for rule in (training.optimizer, training.weight_averaging):
+        check_allowed(rule)  # before it would be imported
     return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
 
 
-def pack_introduction(task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str]) -> RecordDict:
+def pack_introduction(
+    task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str], contract: str = ""
+) -> RecordDict:
     """What a client is told before its first round.
 
     Args:
         task: The task, packed.
         state: The global model's, if that is known.
         kinds: What becomes of its parts, if that is known.
+        contract: Digest of what was agreed on.
     """
-    scalars = ConfigRecord({"task": task})
+    scalars = ConfigRecord({"task": task, **({CONTRACT: contract} if contract else {})})
     if state:
         scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in state.items()})
         still = {name: value for name, value in state.items() if kinds.get(name, FROZEN) in CONSTANT}
@@ -197,8 +206,12 @@ def pack_request(
     for name in ("measure", "evaluate"):
         if wanted := getattr(request, name):
             scalars[name] = list(wanted)
+    if request.evaluate and request.asked:
+        scalars[_ASKED] = packed(request.asked)
     if request.constants:
         scalars[CONSTANTS] = request.constants
+    if request.contract:
+        scalars[CONTRACT] = request.contract
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "parameters": parameters,
         "references": references,
@@ -256,10 +269,12 @@ def _request(content: RecordDict, kind: Kind, device: torch.device | str) -> Req
         averaging_weight=float(str(scalars["share"])),
         additive=bool(scalars.get("additive", False)),
         evaluate=_names(scalars, "evaluate"),
+        asked=unpacked(parse_json(str(scalars[_ASKED]))) if _ASKED in scalars else NOTHING,
         sent=unpack_tensors(_record(content, _SENT, ArrayRecord), device) if _SENT in content else {},
         kind=kind,
         running=unpack_tensors(_record(content, _RUNNING, ArrayRecord), device) if _RUNNING in content else {},
         constants=str(scalars.get(CONSTANTS, "")),
+        contract=str(scalars.get(CONTRACT, "")),
     )
 
 
@@ -279,7 +294,7 @@ class PlainReply:
     """
 
     arrays: dict[str, dict[str, Array]]
-    metrics: dict[str, dict[str, float | list[int]]]
+    metrics: dict[str, dict[str, Any]]
     configs: dict[str, dict[str, str | bytes | list[bytes]]]
 
 
@@ -287,7 +302,10 @@ def plain_reply(reply: Reply, *, in_place: bool = False) -> PlainReply:
     """What a reply's records hold; `in_place` as in `pack_tensors`."""
     return PlainReply(
         {_WEIGHED if reply.weighed else _OWN: pack_arrays(reply.tensors, in_place=in_place)},
-        {"metrics": {"index": reply.client_id, "examples": reply.examples, **reply.metrics, **_shape(reply)}},
+        {
+            "metrics": {"index": reply.client_id, "examples": reply.examples, **reply.metrics, **_shape(reply)},
+            **({_SUMS: {name: list(values) for name, values in reply.sums.items()}} if reply.sums else {}),
+        },
         {
             "client": {"name": reply.client_name, "domain": reply.domain, **_state(reply)},
             **({_SECURE: dict(reply.secure)} if reply.secure else {}),
@@ -365,12 +383,22 @@ def _reply(content: RecordDict, device: torch.device | str) -> Reply:
         examples=examples,
         tensors=tensors,
         metrics=numbers,
+        sums=_sums(content),
         weighed=weighed,
         input_shape=_input_shape(metrics),
         secure=_secure(content),
-        kinds={str(name): str(kind) for name, kind in parse_json(str(who.get(_KINDS, "{}"))).items()},
-        other=tuple(str(name) for name in parse_json(str(who.get(_OTHER, "[]")))),
+        kinds={str(name): str(kind) for name, kind in parse_json(str(who[_KINDS])).items()} if _KINDS in who else {},
+        other=tuple(str(name) for name in parse_json(str(who[_OTHER]))) if _OTHER in who else (),
     )
+
+
+def _sums(content: RecordDict) -> dict[str, Sequence[float]]:
+    if _SUMS not in content:
+        return {}
+    found = dict(_record(content, _SUMS, MetricRecord))
+    if not all(isinstance(values, list) for values in found.values()):
+        raise ValueError("counts are no lists of numbers")
+    return found  # type: ignore[return-value]
 
 
 def _secure(content: RecordDict) -> dict[str, bytes | list[bytes]]:
@@ -386,8 +414,12 @@ def _secure(content: RecordDict) -> dict[str, bytes | list[bytes]]:
 
 def count_bytes(content: RecordDict) -> int:
     """Bytes of a message's records, without Flower's envelope."""
-    others = (one for one in content.values() if isinstance(one, MetricRecord | ConfigRecord))
-    return count_array_bytes(content) + sum(one.count_bytes() for one in others)
+    return count_array_bytes(content) + count_other_bytes(content)
+
+
+def count_other_bytes(content: RecordDict) -> int:
+    """Bytes of what is no array."""
+    return sum(one.count_bytes() for one in content.values() if isinstance(one, MetricRecord | ConfigRecord))
 
 
 def count_array_bytes(content: RecordDict) -> int:

@@ -12,6 +12,7 @@ from fedha import plugins
 from fedha.config import ModelConfig
 from fedha.errors import FedhaError
 from fedha.inputs import nested
+from fedha.models.gaussian import gaussian
 from fedha.models.split import MixedPrecision, SplitModel
 from fedha.named import call, invoke, is_own
 from fedha.objects import NAME, get_object
@@ -32,6 +33,10 @@ def build(config: ModelConfig, input_shape: Any, classes: int, seed: int, *, bar
     Raises:
         FedhaError: The model does not fit the data, or what the function makes is no `SplitModel`.
     """
+    if config.representation == "gaussian":
+        point = build(config.model_copy(update={"representation": None}), input_shape, classes, seed, bare=bare)
+        with _seeded(seed, "representation"):
+            return gaussian(point)
     if is_own(plugins.place(plugins.MODELS, config.name)) or config.name == NAME:
         if bare and config.name in plugins.BUILT_IN[plugins.MODELS]:
             config = config.model_copy(update={"options": {**config.options, "weights": "none"}})
@@ -85,10 +90,10 @@ def _own(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> Spli
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int, what: str = "model") -> Iterator[None]:
     """Draw from torch's global generator as the run's seed says, and leave it as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "model").initial_seed())
+        torch.manual_seed(generator(seed, what).initial_seed())
         yield
 
 

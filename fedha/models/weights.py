@@ -60,6 +60,10 @@ def read(path: Path) -> Named:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        with path.open("rb") as file:
+            begins = file.read(2)
+        if begins != b"PK" and begins[:1] != b"\x80":  # torch's archives, and its pickles of old
+            raise ValueError("it is empty" if not begins else "it is no file of torch's")
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FedhaError(

@@ -1,10 +1,17 @@
-"""A site's own account, over all runs: what it has released and when it answered. No server has a say in it."""
+"""A site's own account, over all runs: what it has released and when it answered. No server has a say in it.
+
+Several processes may answer for a site. What one reads, decides and enters it does while it holds the account's lock,
+so that no release is lost from it and none passes a budget that another has just spent.
+"""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from fedha.atomic import write_text
 from fedha.errors import FedhaError, brief
@@ -12,6 +19,7 @@ from fedha.jsonfile import parse_json
 from fedha.privacy.ledger import Ledger, Release, restore
 
 HOUR = 3600.0
+_WAIT = 60.0  # seconds for another process to decide and write; it then answers without the lock
 
 
 @dataclass
@@ -36,6 +44,36 @@ class Account:
     kept_split: str = ""
     source: str = ""
     earlier: tuple[Path, ...] = ()
+    _lock: FileLock | None = field(default=None, repr=False, compare=False)
+
+    @contextmanager
+    def locked(self) -> Iterator["Account"]:
+        """The account as it is now, and nobody else's until the end; may be nested.
+
+        Raises:
+            FedhaError: Another process does not let it go, the lock cannot be made, or the account is damaged.
+        """
+        if self.path is None:
+            yield self
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._lock is None:
+                self._lock = FileLock(self.path.with_suffix(".lock"), timeout=_WAIT, mode=0o600)
+            self._lock.acquire()
+        except Timeout:
+            raise FedhaError(
+                f"this site's account {self.path} has been held by another process for {_WAIT:g} seconds; see what "
+                "that does, and end it if it hangs"
+            ) from None
+        except OSError as error:
+            raise FedhaError(
+                f"this site's account {self.path} cannot be locked: {error.strerror}; make its folder writable"
+            ) from error
+        try:
+            yield self.read()
+        finally:
+            self._lock.release()
 
     def ledger(self, part: str, examples: int) -> Ledger:
         """The ledger of one part of the domain.
@@ -61,9 +99,10 @@ class Account:
 
     def enter(self, part: str, examples: int, made: Iterable[tuple[Release, int]]) -> None:
         """Enter releases, before they are made: what fails afterwards may have left all the same."""
-        self.ledgers[part] = self.ledger(part, examples).add(made)
-        self.kept_split = self.kept_split or self.split
-        self.write()
+        with self.locked():
+            self.ledgers[part] = self.ledger(part, examples).add(made)
+            self.kept_split = self.kept_split or self.split
+            self.write()
 
     def carry_on(self, examples: Mapping[str, int]) -> list[Path]:
         """Take over what accounts of earlier names hold, where this one is new: all of it, as if of the same examples.
@@ -79,6 +118,10 @@ class Account:
         """
         if self.path is None or self.path.exists():
             return []
+        with self.locked():
+            return [] if self.path.exists() else self._carried(examples)
+
+    def _carried(self, examples: Mapping[str, int]) -> list[Path]:
         taken = []
         for path in self.earlier:
             old = Account(path).read()
@@ -98,9 +141,10 @@ class Account:
 
     def note_answered(self, asked: Collection[str], now: float) -> None:
         """Note what is answered."""
-        kept = [(moment, name) for moment, name in self.answered if now - moment < HOUR]
-        self.answered = [*kept, *((now, name) for name in sorted(asked))]
-        self.write()
+        with self.locked():
+            kept = [(moment, name) for moment, name in self.answered if now - moment < HOUR]
+            self.answered = [*kept, *((now, name) for name in sorted(asked))]
+            self.write()
 
     def read(self) -> "Account":
         """Take in the file, if there is one.

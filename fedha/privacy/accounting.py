@@ -8,7 +8,8 @@ Poisson sampling at rate b / n of whatever is counted. What it cannot say as it 
 - one pass of shuffled batches, or a cohort chosen in some way without a theorem, uses each example or client at most
   once: the plain Gaussian mechanism again, no amplification, for neighbours where one is replaced by nothing;
 - under sampling without replacement neighbours replace one by another, which moves a clipped sum by twice the norm:
-  dp-accounting measures noise in that distance, so the noise multiplier is halved here.
+  dp-accounting measures noise in that distance, so the noise multiplier is halved here; of clients that are drawn,
+  one that takes part knows of itself, so the others are drawn among one less.
 
 Equal releases are composed at once, from the ledger. Entered round by round, Flower's accountant would recompute each
 of them whenever it is asked (20 ms for each Poisson release here): hours for a thousand rounds. So that a round costs
@@ -100,7 +101,7 @@ def accountant(ledger: Ledger, delta: float) -> RdpAccountant:
     replaced = _replaces(ledger)
     config = PrivacyConfig(
         target_delta=delta,
-        population_size=ledger.population,
+        population_size=_among(ledger),
         neighboring_relation=NeighboringRelation.REPLACE_ONE if replaced else NeighboringRelation.ADD_OR_REMOVE_ONE,
         sampling_method=SamplingMethod.WITHOUT_REPLACEMENT if replaced else SamplingMethod.POISSON,
     )
@@ -114,13 +115,13 @@ def accountant(ledger: Ledger, delta: float) -> RdpAccountant:
 
 
 def _enter(counting: RdpAccountant, ledger: Ledger, replaced: bool) -> None:
+    among = _among(ledger)
     for release, count in ledger.entries:
-        amplified = release.sampling in _AMPLIFIED
         counting.compose(
             GaussianPrivacyEvent(
                 noise_multiplier=release.noise_multiplier / (2 if replaced else 1),
-                sample_size=release.sample if amplified else ledger.population,
-                population_size=ledger.population,
+                sample_size=min(release.sample, among) if release.sampling in _AMPLIFIED else among,
+                population_size=among,
             ),
             count,
         )
@@ -145,9 +146,10 @@ def _epsilon(ledger: Ledger, delta: float) -> float:
         return 0.0
     replaced = _replaces(ledger)
     orders, total = _zero(replaced)
+    among = _among(ledger)
     for release, count in ledger.entries:
-        sample = release.sample if release.sampling in _AMPLIFIED else ledger.population
-        total = total + count * _curve(release.noise_multiplier, *_rate(sample, ledger.population, replaced), replaced)
+        sample = min(release.sample, among) if release.sampling in _AMPLIFIED else among
+        total = total + count * _curve(release.noise_multiplier, *_rate(sample, among, replaced), replaced)
     return float(_dp_accounting().rdp.compute_epsilon(orders, total, delta)[0])
 
 
@@ -201,6 +203,12 @@ def _check_delta(ledger: Ledger, delta: float) -> None:
             f"delta is {delta:g} for {ledger.population} {ledger.unit}s; give a number over 0 and below "
             f"1 / {ledger.population}, such as {0.1 / ledger.population:.0e}"
         )
+
+
+def _among(ledger: Ledger) -> int:
+    """Among how many a sample is drawn, for who knows most and is to be told nothing: of clients that are drawn, one
+    that takes part knows of itself."""
+    return ledger.population - 1 if ledger.unit == "client" and _replaces(ledger) else ledger.population
 
 
 def _replaces(ledger: Ledger) -> bool:

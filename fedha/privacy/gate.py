@@ -9,6 +9,8 @@ from fedha.data.domain import Domain
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
 from fedha.inputs import Form
+from fedha.minibatches import too_small
+from fedha.models.check import check_batch_norm
 from fedha.models.split import SplitModel, whole_head
 from fedha.privacy import guards
 from fedha.privacy.account import HOUR
@@ -44,13 +46,14 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
     limits = site.limits or Limits(min_examples=privacy.min_examples)
     least = max(limits.min_examples, privacy.min_examples)
     form = domain.train.form
-    found = refuse_request(request, model, form) or _refuse_network(request.task, model, form)
+    found = refuse_request(request, model, form) or unfit(request.task, model, domain)
     found = found or guards.refuse_batch(len(domain.train), least)
     if found is None and (site.limits is not None or (privacy.protect == "examples" and privacy.guard_heads)):
         found = _refuse_head(request, model, limits)
     found = found or _refuse_foreign(kind, request) or _refuse_unsent(kind, request, limits)
     if found is None and site.limits is not None:
-        found = _refuse_more(site, limits, kind, request, domain)
+        with site.account.locked():  # what is decided here is entered before anybody else decides
+            found = _refuse_more(site, limits, kind, request, domain)
     return found
 
 
@@ -75,8 +78,25 @@ def _needs_head(task: Task) -> bool:
     return bool(task.recipe.terms) or task.recipe.weighting == "risk"
 
 
+def unfit(task: Task, model: SplitModel, domain: Domain) -> Refusal | None:
+    """Why a client takes no part in a run, whatever it is asked: held to when it introduces itself, and ever after.
+
+    Args:
+        task: The run's.
+        model: This client's network.
+        domain: Its data; only their number and form are looked at.
+    """
+    if problem := too_small(task, len(domain.train)):
+        return Refusal("min_examples", f"domain {domain.client_name!r} cannot be trained on: {problem}")
+    try:
+        check_batch_norm(model, task.training, task.privacy)
+    except FedhaError as error:
+        return Refusal("network", str(error))
+    return _refuse_network(task, model, domain.train.form)
+
+
 def _refuse_network(task: Task, model: SplitModel, form: Form) -> Refusal | None:
-    """Refuse what the introduction refuses, which a server may leave out; a network is tried once as it is."""
+    """Refuse a network that noise does not cover; it is tried once as it is."""
     if task.privacy.protect != "examples":
         return None
     known, state = _tried.setdefault(model, {}), (form, _needs_head(task), structure(model))
@@ -146,7 +166,6 @@ def _refuse_more(site: Site, limits: Limits, kind: str, request: Request, domain
     The round's number is the server's word, so nothing is made of it: how often each thing was answered is counted.
     """
     now, book, asked = site.clock(), site.account, _asked(kind, request) | ({_UPDATE} if kind == "train" else set())
-    book.read()
     if limits.rounds_per_hour is not None:
         rate = Rate(limits.rounds_per_hour, HOUR)
         for name in sorted(asked):

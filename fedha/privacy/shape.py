@@ -96,9 +96,12 @@ def round_shape(recipe: Recipe, training: TrainingConfig, privacy: PrivacyConfig
 
 
 def cohort_round(
-    recipe: Recipe, training: TrainingConfig, privacy: PrivacyConfig, clients: int, cohort: int
+    recipe: Recipe, training: TrainingConfig, privacy: PrivacyConfig, clients: int, cohort: int, *, hidden: bool = True
 ) -> Release:
     """The one release of a round in which clients as a whole are protected: its exchanges share the cohort.
+
+    That a client may not have been drawn hides it from who does not know who was. A participant knows of itself, so the
+    others are drawn among one client less; where that leaves no choice, nothing is amplified.
 
     Args:
         recipe: What is aligned.
@@ -106,8 +109,10 @@ def cohort_round(
         privacy: The noise.
         clients: How many there are.
         cohort: How many take part.
+        hidden: Whether the server alone knows who they are.
     """
     noise = noise_of(privacy)
     exchanges = [noise * privacy.statistics_noise] * len(recipe.measurements())
-    drawn: Sampled = "without_replacement" if training.client_sampling == "uniform" else "unamplified"
+    amplified = hidden and training.client_sampling == "uniform" and cohort < clients - 1
+    drawn: Sampled = "without_replacement" if amplified else "unamplified"
     return cohort_release([*exchanges, noise], "whole" if cohort == clients else drawn, cohort)

@@ -28,13 +28,16 @@ class Spending:
     train: Mapping[str, Ledger] = field(default_factory=dict)
     held_out: Mapping[str, Ledger] = field(default_factory=dict)
 
-    def round(self, task: Task, cohort: Sequence[Member], members: Sequence[Member]) -> "Spending":
+    def round(
+        self, task: Task, cohort: Sequence[Member], members: Sequence[Member], *, hidden: bool = False
+    ) -> "Spending":
         """After one more round.
 
         Args:
             task: The run's; nothing is counted where it protects nothing.
             cohort: The round's clients.
             members: All clients.
+            hidden: Whether the server alone knows who is in the cohort.
 
         Raises:
             FedhaError: What the round sends cannot be accounted for.
@@ -44,7 +47,7 @@ class Spending:
             return self
         if privacy.protect == "clients":
             known = self.train.get(FEDERATION, Ledger("client", len(members)))
-            made = cohort_round(task.recipe, task.training, privacy, len(members), len(cohort))
+            made = cohort_round(task.recipe, task.training, privacy, len(members), len(cohort), hidden=hidden)
             if len(members) != known.population:  # some have come or gone since: no sampling is claimed
                 made = Release(made.noise_multiplier, "unamplified", min(len(cohort), known.population))
             return replace(self, train={FEDERATION: known.add([(made, 1)])})

@@ -13,6 +13,7 @@ RULES: Mapping[str, str] = {
     "final": "final round",
     "training_domain_validation": "training-domain validation",
     "leave_one_domain_out": "leave-one-domain-out",
+    "validation_domain": "validation domain",
     "oracle": "oracle",
 }
 

@@ -2,8 +2,9 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.table import Table as RichTable
@@ -47,16 +48,22 @@ class Summary:
             None for one number.
         signed: Whether a plus sign is written (differences).
         rank: 1 for the best of a column and 2 for the second, which are marked; 0 for all others.
+        interval: The ends of an interval around the mean, or None.
+        digits: Behind the point.
     """
 
     mean: float
     deviation: float | None = None
     signed: bool = False
     rank: int = 0
+    interval: tuple[float, float] | None = None
+    digits: int = 1
 
     def __str__(self) -> str:
-        mean = f"{self.mean:+.1f}" if self.signed else f"{self.mean:.1f}"
-        return mean if self.deviation is None else f"{mean} ± {self.deviation:.1f}"
+        text = f"{self.mean:{'+' if self.signed else ''}.{self.digits}f}"
+        text += "" if self.deviation is None else f" ± {self.deviation:.{self.digits}f}"
+        ends = ", ".join(f"{one:.{self.digits}f}" for one in self.interval or ())
+        return f"{text} [{ends}]" if ends else text
 
 
 Cell = str | Summary | None
@@ -82,7 +89,19 @@ class Table:
 def render(table: Table, form: Format) -> str:
     """Write a table in one of `FORMATS`, with a line break at the end."""
     writers = {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}
-    return writers[form](table)
+    return writers[form](_in_lines(table))
+
+
+def in_a_line(text: str) -> str:
+    """A name as a table's cell can hold it: what breaks lines, moves the cursor or cannot be seen becomes a space."""
+    return text if text.isprintable() else "".join(mark if mark.isprintable() else " " for mark in text)
+
+
+def _in_lines(table: Table) -> Table:
+    """The table with every text in one line: names are people's, and a line break tears a row in two."""
+    columns = (replace(one, title=in_a_line(one.title), rule=in_a_line(one.rule)) for one in table.columns)
+    rows = (tuple(in_a_line(one) if isinstance(one, str) else one for one in row) for row in table.rows)
+    return Table(in_a_line(table.caption), tuple(columns), tuple(rows), tuple(map(in_a_line, table.notes)))
 
 
 def cell_text(cell: Cell) -> str:
@@ -94,6 +113,7 @@ def cell_text(cell: Cell) -> str:
 
 def rich_table(table: Table, width: int) -> RichTable:
     """The table for a terminal of so many columns; where it does not fit, each row's cells one under the other."""
+    table = _in_lines(table)
     framed = _least_width(table) <= width
     shown = RichTable(
         title=Text(table.caption),
@@ -123,6 +143,7 @@ def plain_table(table: Table, width: int | None = None) -> str:
         width: Characters that a line may have; where the table has longer ones, each row's cells stand one under the
             other. None: as long as they are.
     """
+    table = _in_lines(table)
     whole = _text(table)
     lines = len(table.rows) + 3  # what is above and below the rows are sentences, which whoever reads them wraps
     if width is None or all(len(line) <= width for line in whole.splitlines()[2 : 2 + lines]):
@@ -180,9 +201,12 @@ def _text(table: Table) -> str:
     return "\n".join([*lines, *([""] if table.notes else []), *table.notes]) + "\n"
 
 
+_MARKDOWN = re.compile(r"\\(?=[\\|])|\|")  # what would end a cell, and what would keep it from being escaped
+
+
 def _markdown(table: Table) -> str:
     def line(texts: Sequence[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+        return "| " + " | ".join(_MARKDOWN.sub(r"\\\g<0>", text) for text in texts) + " |"
 
     lines = [table.caption, "", line([column.heading for column in table.columns])]
     lines.append("|" + "|".join("---:" if column.number else "---" for column in table.columns) + "|")
@@ -220,27 +244,44 @@ def _small(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    special = {**{mark: "\\" + mark for mark in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-    special |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--", "×": r"$\times$", "Δ": r"$\Delta$"}
-    return "".join(special.get(mark, mark) for mark in text)
+    return "".join(_LATEX.get(mark, mark) for mark in text)
+
+
+_LATEX = {
+    **{mark: "\\" + mark for mark in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"},
+    **{"±": r"$\pm$", "−": "$-$", "–": "--", "×": r"$\times$", "Δ": r"$\Delta$", "†": r"$\dagger$"},
+    **{"ε": r"$\varepsilon$", "δ": r"$\delta$", "α": r"$\alpha$", "λ": r"$\lambda$", "χ": r"$\chi$", "²": "$^2$"},
+}
 
 
 def _csv(table: Table) -> str:
     """Full precision, no caption and no notes: for programs. A column of summaries becomes mean and sd."""
-    split = [any(isinstance(row[place], Summary) for row in table.rows) for place in range(len(table.columns))]
+    columns = [[row[place] for row in table.rows] for place in range(len(table.columns))]
+    counts = [_csv_count(column) for column in columns]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [
-        [f"{c.heading} mean", f"{c.heading} {c.spread}"] if s else [c.heading]
-        for c, s in zip(table.columns, split, strict=True)
+        [f"{one.heading} {what}" for what in ("mean", one.spread, "low", "high")[:count]]
+        if count > 1
+        else [one.heading]
+        for one, count in zip(table.columns, counts, strict=True)
     ]
     writer.writerow([name for names in heads for name in names])
     for row in table.rows:
-        writer.writerow([text for cell, two in zip(row, split, strict=True) for text in _csv_cells(cell, two)])
+        writer.writerow([text for cell, count in zip(row, counts, strict=True) for text in _csv_cells(cell, count)])
     return out.getvalue()
 
 
-def _csv_cells(cell: Cell, two: bool) -> list[str]:
+def _csv_count(cells: Sequence[Cell]) -> int:
+    """How many columns one becomes: mean and spread, and where there are intervals their ends."""
+    found = [one for one in cells if isinstance(one, Summary)]
+    return (4 if any(one.interval for one in found) else 2) if found else 1
+
+
+def _csv_cells(cell: Cell, count: int) -> list[str]:
     if isinstance(cell, Summary):
-        return [repr(cell.mean), "" if cell.deviation is None else repr(cell.deviation)]
-    return ["" if cell is None else cell] + [""] * two
+        numbers = (cell.mean, cell.deviation, *(cell.interval or (None, None)))[:count]
+        return ["" if one is None else repr(one) for one in numbers]
+    return ["" if cell is None else cell] + [""] * (count - 1)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from fedha.atomic import write_text
 from fedha.progress import duration
 from fedha.report import figures
 from fedha.report.accuracies import RULES, sound
 from fedha.report.comparison import Run, Variant, variants
+from fedha.report.domains import domain_tables
 from fedha.report.formats import Cell, Column, Table, cell_text
 from fedha.report.privacy import privacy_section
 from fedha.report.section import Section
@@ -44,20 +45,13 @@ def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = (), secti
     """The page as text; the same runs give the same bytes."""
     told_apart = variants([run.config for run in runs])
     rows = group_runs(runs, told_apart)
-    environment = Environment(
-        loader=PackageLoader("fedha.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["cell"] = cell_text
     names = dict.fromkeys(str(run.results.get("name", "experiment")) for run in runs)
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         title=", ".join(names),
         data=list(dict.fromkeys(shortened(str(run.results["data"])) for run in runs if run.results.get("data"))),
         summary=_summary(runs),
         accuracies=accuracy_table([run.results for run in runs], told_apart),
+        domains=domain_tables([run.results for run in runs], told_apart, every=True),
         runs=run_table(rows),
         figures=_figures(rows),
         privacy=privacy_section(rows),
@@ -67,6 +61,40 @@ def render_report(runs: Sequence[Run], *, unfinished: Sequence[Path] = (), secti
         unfinished=[str(folder) for folder in unfinished],
         sections=sections,
     )
+
+
+def render_sections(title: str, summary: str, sections: Sequence[Section]) -> str:
+    """A page of sections alone.
+
+    Args:
+        title: Of the page.
+        summary: A sentence below it.
+        sections: Its parts, which stand before everything else.
+    """
+    nothing: dict[str, Any] = {
+        "data": [],
+        "accuracies": None,
+        "domains": [],
+        "runs": None,
+        "figures": [],
+        "privacy": None,
+        "configs": {},
+    }
+    return _template().render(
+        **nothing, title=title, summary=summary, sections=sections, several_seeds=False, versions={}, unfinished=[]
+    )
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("fedha.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = cell_text
+    return environment.get_template("report.html.j2")
 
 
 def group_runs(runs: Sequence[Run], told_apart: Sequence[Variant]) -> dict[str, list[Run]]:
@@ -146,7 +174,8 @@ def _chosen(run: Run, rule: str) -> str | None:
     chosen = run.results.get("selection", {}).get(rule)
     if not chosen or chosen.get("target_accuracy") is None:
         return None
-    weak = " (warm-up)" if chosen.get("within_warmup") else ""
+    passed = f" (not {chosen['instead_of']}, of the warm-up)" if chosen.get("instead_of") else ""
+    weak = " (warm-up)" if chosen.get("within_warmup") else passed
     return f"{100 * chosen['target_accuracy']:.1f} @ {chosen['round']}{weak}"
 
 

@@ -78,5 +78,6 @@ def _promises(privacy: Mapping[str, Any]) -> list[str]:
         "settings that clients compute with in order to learn more: the server is honest but curious.",
         *(f"Sampling: {text}." for text in privacy["sampling"]),
         f"Noise: {privacy['noise']}.",
+        *([f"An ε composes over {privacy['composed']}."] if "composed" in privacy else []),
     ]
     return [*sentences, *([f"Ended early: {privacy['stopped']}."] if "stopped" in privacy else [])]

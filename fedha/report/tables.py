@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from fedha.config import POOLED
 from fedha.errors import FedhaError, listed
+from fedha.metrics.choice import Choice
 from fedha.recipes import Recipe, Term, known_rows, row
 from fedha.registry import statistic
 from fedha.report.accuracies import (
@@ -116,7 +117,8 @@ def bytes_per_round(recipe: Recipe, classes: int, width: int, parameters: int, n
     """
     down, up, known = 0, 0, 0
     for measured in recipe.measurements():
-        size = sum(statistic(name).size(classes, width) for name in measured)
+        rows = [statistic(name) for name in measured]
+        size = sum(one.size(classes, width) * (recipe.probes if one.sampled else 1) for one in rows)
         down, up, known = down + parameters + known, up + size, known + size
     return Traffic(number * (down + parameters + known), number * (up + parameters))
 
@@ -136,7 +138,9 @@ def recipe_table(classes: int, features: int, parameters: int) -> Table:
         aligned = " + ".join(_term(term) for term in recipe.terms)
         targets = ", ".join(dict.fromkeys(_TARGETS[term.target] for term in recipe.terms))
         if recipe.weighting == "risk":
-            aligned = "nothing; the server weighs domains by risk"
+            aligned = "nothing; the server weighs domains by risk" + ", projected" * recipe.projected
+        if changed := _changed(recipe):
+            aligned = "; ".join(filter(None, [aligned, changed]))
         counts = (str(recipe.exchanges), f"{traffic.down:,}", f"{traffic.up:,}")
         rows.append((recipe.name, aligned or "nothing", targets or None, *counts, recipe.source))
     names = ("recipe", "what is aligned", "with", "exchanges", "bytes down", "bytes up", "source")
@@ -155,6 +159,12 @@ _DISTANCES = {"squared": "", "mean_squared": " (mean over entries)", "inner": " 
 
 def _term(term: Term) -> str:
     return (statistic(term.statistic).summary or term.statistic) + _DISTANCES[term.distance]
+
+
+def _changed(recipe: Recipe) -> str:
+    """What else of a client's step is another one."""
+    told = ["examples are mixed"] * bool(recipe.mixup_alpha) + ["gradients are taken uphill"] * bool(recipe.sam_radius)
+    return ("" if recipe.terms else "nothing; ") * bool(told) + " and ".join(told)
 
 
 def _columns(results: Sequence[Results], firsts: Sequence[str], judged: str) -> list[tuple[Column, Value]]:
@@ -199,6 +209,8 @@ def _notes(results: Sequence[Results], rows: Mapping[Key, Sequence[Results]]) ->
             f"{label(key)}, {'seed' if len(found) == 1 else 'seeds'} {listed(found)}: {text}."
             for text, found in seeds.items()
         ]
+    for by in dict.fromkeys(tuple(one["select_by"].values()) for one in results if one.get("select_by")):
+        notes.append(f"Rules compare rounds by the {Choice(*by).title}.")
     if any(selected_accuracy("oracle")(one) is not None for one in results):
         notes.append("The oracle selects the round by the unseen target itself: an upper bound, not a method.")
     if any(POOLED in one.get("sources", {}) for one in results):

@@ -29,11 +29,18 @@ def sent_along(rules: Rules, states: Mapping[str, Named]) -> dict[str, Tensor]:
 
 
 def weighed(rules: Rules, states: States, cohort: Cohort) -> tuple[Mapping[int, float], States]:
-    """The weights of the clients' updates by client id, and the server's tensors after it."""
+    """The weights of the clients' updates by client id, and the server's tensors after it.
+
+    Args:
+        rules: The run's.
+        states: The server's tensors.
+        cohort: The round's; what its clients were told to answer has the rules' names in front.
+    """
     for rule in rules:
         if rule.weigh is not None:
             with _blaming(rule, "weigh"):
-                weights, state = rule.weigh(states[rule.name], cohort)
+                told = {one: below(tensors, f"{EXTRA}{rule.name}/") for one, tensors in cohort.told.items()}
+                weights, state = rule.weigh(states[rule.name], replace(cohort, told=told))
                 states, cohort = states | {rule.name: dict(state)}, replace(cohort, weights=weights)
     return cohort.weights, states
 
@@ -69,6 +76,42 @@ def aggregated(rules: Rules, states: States, answers: Answers) -> tuple[dict[str
             _check_alike(rule, "aggregate", "parameters", parameters, answers.parameters)
             states = states | {rule.name: state}
     return dict(parameters), states
+
+
+def shown(rules: Rules, states: States, parameters: Named, over: bool) -> dict[str, Tensor]:
+    """The parameters that are evaluated and kept.
+
+    Args:
+        rules: The run's.
+        states: The server's tensors.
+        parameters: Those that are trained.
+        over: Whether training is.
+
+    Raises:
+        FedhaError: A rule fails, or gives parameters of other names, shapes or types.
+    """
+    found: Named = parameters
+    for rule in rules:
+        if rule.shows is not None:
+            with torch.no_grad(), _blaming(rule, "shows"):
+                found = dict(rule.shows(states[rule.name], found, over))
+            _check_alike(rule, "shows", "parameters", found, parameters)
+    return dict(found)
+
+
+def heard(rules: Rules, states: States, risk: float) -> States:
+    """The server's tensors after an evaluation.
+
+    Args:
+        rules: The run's.
+        states: The server's tensors.
+        risk: The mean over the source domains of the risk of what is held out, at the trained parameters.
+    """
+    for rule in rules:
+        if rule.hears is not None:
+            with torch.no_grad(), _blaming(rule, "hears"):
+                states = states | {rule.name: dict(rule.hears(states[rule.name], risk))}
+    return states
 
 
 def client_start(rules: Rules, own: Named, parameters: Named) -> dict[str, Tensor]:
@@ -136,7 +179,8 @@ def answer_shapes(rules: Rules, parameters: Named) -> dict[str, torch.Size]:
     states = begin(rules, parameters)
     sent, own = sent_along(rules, states), client_start(rules, {}, parameters)
     gradient = correction(rules, parameters, sent, own)(ones, parameters)
-    extra, _ = answered(rules, Work(parameters, end, 1, 1.0, sent, own))
+    risks = {"start": 1.0, "end": 1.0}
+    extra, _ = answered(rules, Work(parameters, end, 1, 1.0, sent, own, risks))
     for rule in rules:
         if rule.correct is not None:
             _check_alike(rule, "correct", "a gradient", gradient, ones)
@@ -146,7 +190,9 @@ def answer_shapes(rules: Rules, parameters: Named) -> dict[str, torch.Size]:
                     f"rule {rule.name!r}: its answer gives {name!r} as {_described(value)}, which cannot be averaged; "
                     "make it a floating-point tensor"
                 )
-    _, after = aggregated(rules, states, Answers(parameters, ones, below(extra, EXTRA), 1.0, 1, 1))
+    moved, after = aggregated(rules, states, Answers(parameters, ones, below(extra, EXTRA), 1.0, 1, 1))
+    after = heard(rules, after, 1.0)
+    shown(rules, after, moved, True)
     try:
         check_states(rules, parameters, after)
     except ValueError as error:

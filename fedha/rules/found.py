@@ -1,23 +1,24 @@
 """The rules of a run: the one that its config names, and those that its recipe comes with."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from fedha import optimizers, plugins
 from fedha.errors import FedhaError
 from fedha.named import invoke, is_own, look_up
 from fedha.recipes import Recipe
 from fedha.registry import reference_of
-from fedha.rules.groupdro import group_dro
+from fedha.rules.groupdro import agnostic, group_dro
 from fedha.rules.references import moving_references
 from fedha.rules.rule import Rule
-from fedha.rules.table import RULES, USUAL, named_rule
+from fedha.rules.table import AVERAGINGS, RULES, USUAL, RuleRow, named_rule
 from fedha.rules.torchs import torch_rule
 from fedha.schema import nearest
 
 if TYPE_CHECKING:
     from fedha.config import PrivacyConfig, TrainingConfig
 
-KEY = "training.optimizer"
+KEY, AVERAGING_KEY = "training.optimizer", "training.weight_averaging"
 
 
 def rules_of(recipe: Recipe, training: "TrainingConfig", privacy: "PrivacyConfig") -> tuple[Rule, ...]:
@@ -26,16 +27,17 @@ def rules_of(recipe: Recipe, training: "TrainingConfig", privacy: "PrivacyConfig
     Raises:
         FedhaError: There is no such rule, or it does not go with the rest.
     """
-    rules = (*rules_of_recipe(recipe), server_rule(training))
+    server, averaging = server_rule(training), averaging_rule(training)
+    rules = (*rules_of_recipe(recipe), server, *([] if averaging is None else [averaging]))
     names = [rule.name for rule in rules]
     if len(set(names)) < len(names):
         raise FedhaError(f"recipe {recipe.name!r} comes with a rule {names[0]!r}; name yours otherwise")
     for rule in rules:
         if problem := refusal(rule, training, privacy):
             raise FedhaError(problem)
-    if rules[-1].weigh is not None and privacy.protect == "examples":
+    if server.weigh is not None and privacy.protect == "examples":
         raise FedhaError(
-            f"{KEY} is {rules[-1].name!r}, which weighs clients by numbers that are not released where privacy.protect "
+            f"{KEY} is {server.name!r}, which weighs clients by numbers that are not released where privacy.protect "
             "is 'examples'; set it to nothing, or take recipe groupdro, whose risks are"
         )
     return rules
@@ -44,7 +46,8 @@ def rules_of(recipe: Recipe, training: "TrainingConfig", privacy: "PrivacyConfig
 def rules_of_recipe(recipe: Recipe) -> tuple[Rule, ...]:
     """What a recipe asks of the server beside a mean."""
     decays = {reference_of(term.statistic): term.reference_average for term in recipe.terms if term.reference_average}
-    weighing = (group_dro(recipe.step_size),) if recipe.weighting == "risk" else ()
+    by_risk = agnostic if recipe.projected else group_dro
+    weighing = (by_risk(recipe.step_size),) if recipe.weighting == "risk" else ()
     return (*weighing, *((moving_references(decays),) if decays else ()))
 
 
@@ -55,28 +58,48 @@ def server_rule(training: "TrainingConfig") -> Rule:
         FedhaError: There is none of that name, or it cannot be made.
     """
     name, options = named_rule(training.optimizer or USUAL[training.mode])
+    others = is_own(name) or name == "objects" or name in plugins.installed(plugins.RULES)
+    if not others and (name not in RULES or options) and name in optimizers.known():
+        return torch_rule(name, options, training)
+    return _made(KEY, name, options, RULES, training)
+
+
+def averaging_rule(training: "TrainingConfig") -> Rule | None:
+    """The rule that says which model is evaluated and kept; None: the last one is.
+
+    Raises:
+        FedhaError: There is none of that name, it cannot be made, or it shows no model.
+    """
+    if training.weight_averaging is None:
+        return None
+    name, options = named_rule(training.weight_averaging)
+    found = _made(AVERAGING_KEY, name, options, AVERAGINGS, training)
+    if found.shows is None:
+        raise FedhaError(f"{AVERAGING_KEY} is {name!r}, a rule that shows no model; give it `shows`")
+    return found
+
+
+def _made(
+    key: str, name: str, options: Mapping[str, Any], rows: Mapping[str, RuleRow], training: "TrainingConfig"
+) -> Rule:
+    """The rule of a name."""
     if name == "objects":
         from fedha.objects import get_object  # which knows tensors
 
-        found = get_object(KEY, options.get("digest"))
+        found, options = get_object(key, options.get("digest")), {}
     else:
-        row = RULES.get(name)
-        packaged = plugins.installed(plugins.RULES)
-        others = is_own(name) or name in packaged
-        if not others and (row is None or options) and name in optimizers.known():
-            return torch_rule(name, options, training)
-        if row is None and not others:
-            raise FedhaError(f"there is no {KEY} {name!r}{nearest(name, [*RULES, *packaged])}")
-        found = look_up(KEY, plugins.place(plugins.RULES, name) if row is None else row.maker)
+        row, packaged = rows.get(name), plugins.installed(plugins.RULES)
+        if row is None and not (is_own(name) or name in packaged):
+            raise FedhaError(f"there is no {key} {name!r}{nearest(name, [*rows, *packaged])}")
+        found = look_up(key, plugins.place(plugins.RULES, name) if row is None else row.maker)
     if not isinstance(found, Rule):
         if not callable(found):
-            raise FedhaError(f"{KEY} is {name!r}, which is a {type(found).__name__}; name a Rule, or what makes one")
-        made = {} if name == "objects" else options
-        found = invoke(KEY, name, found, made, {"training": training})
-    elif options and name != "objects":
-        raise FedhaError(f"{KEY} {name!r} is a rule as it is and takes no {', '.join(options)}; name what makes one")
+            raise FedhaError(f"{key} is {name!r}, which is a {type(found).__name__}; name a Rule, or what makes one")
+        found = invoke(key, name, found, options, {"training": training})
+    elif options:
+        raise FedhaError(f"{key} {name!r} is a rule as it is and takes no {', '.join(options)}; name what makes one")
     if not isinstance(found, Rule):
-        raise FedhaError(f"{KEY} is {name!r}, which makes a {type(found).__name__}; let it make a fedha.rules.Rule")
+        raise FedhaError(f"{key} is {name!r}, which makes a {type(found).__name__}; let it make a fedha.rules.Rule")
     return found
 
 
@@ -90,6 +113,16 @@ def refusal(rule: Rule, training: "TrainingConfig", privacy: "PrivacyConfig") ->
         return (
             f"{KEY} is {rule.name!r}, whose clients answer more than their update, and privacy.protect is "
             f"{privacy.protect!r}, which covers the update alone; set it to nothing, or take another optimizer"
+        )
+    if rule.hears is not None and training.stop is not None:
+        return (
+            f"rule {rule.name!r} shows what it made when training ends, and training.stop ends it by what was shown "
+            "before; leave training.stop out"
+        )
+    if rule.hears is not None and privacy.protect == "examples":
+        return (
+            f"rule {rule.name!r} goes by the risk of what is held out, which is not sent where privacy.protect is "
+            "'examples'; set it to nothing, or take another rule"
         )
     if problem := _unread(rule, training):
         return problem
@@ -114,7 +147,7 @@ def _unread(rule: Rule, training: "TrainingConfig") -> str | None:
         if training.rates and rule.aggregate is not None and is_own(_place(training)):
             return f"training.rates are not read by {KEY} {rule.name!r}, which takes the step itself; leave them out"
         return None
-    if rule.answer is None:
+    if rule.answer is None or not rule.one_rate:
         return None
     for key, given in (("rates", training.rates), ("clip_norm", training.clip_norm)):
         if given:

@@ -1,8 +1,8 @@
 """What a server rule is: a few functions of named tensors. They change nothing in place; what they return is new."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from fedha.errors import FedhaError
 
@@ -42,6 +42,7 @@ class Work:
         rate: Their learning rate.
         sent: What the server sent along.
         state: The client's tensors.
+        risks: Of what it trains on, where the rule `measures` them: at the ``start`` and at the ``end``, in nats.
     """
 
     start: Named
@@ -50,6 +51,7 @@ class Work:
     rate: float
     sent: Named
     state: Named
+    risks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,14 @@ class Cohort:
         domains: Whose data each holds.
         risks: Of the global model; of those that sent theirs.
         examples: How many each holds.
+        told: What the rule's own `answer` gave of each, by name.
     """
 
     weights: Mapping[int, float]
     domains: Mapping[int, str]
     risks: Mapping[int, float]
     examples: Mapping[int, int]
+    told: Mapping[int, Named] = field(default_factory=dict)
 
 
 def mean_step(state: Named, answers: Answers) -> tuple[Named, Named]:
@@ -122,6 +126,12 @@ class Rule:
         refer: The references that clients are told, and the server's tensors: from those tensors and the new means.
         aggregate: The new parameters, and the server's tensors: from those tensors and the mean answers. None: another
             rule's are taken.
+        shows: The parameters that are evaluated and kept, from the server's tensors and the trained parameters, told
+            whether training is over. None: the trained ones.
+        hears: The server's tensors after an evaluation, before training is over, of what it shows on what is held out:
+            from those tensors and the mean risk over the source domains, in nats. None: it is not told.
+        measures: At which of a client's models in a round it measures the risk of its examples for `answer`.
+        one_rate: Whether `answer` goes by the rate of the steps, so that they must all have one.
 
     Raises:
         FedhaError: The name is no name.
@@ -138,6 +148,10 @@ class Rule:
     weigh: Callable[[Named, Cohort], tuple[Mapping[int, float], Named]] | None = None
     refer: Callable[[Named, Named], tuple[Named, Named]] | None = None
     aggregate: Callable[[Named, Answers], tuple[Named, Named]] | None = mean_step
+    shows: Callable[[Named, Named, bool], Named] | None = None
+    hears: Callable[[Named, float], Named] | None = None
+    measures: tuple[Literal["start", "end"], ...] = ()
+    one_rate: bool = True
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or not self.name.isprintable():

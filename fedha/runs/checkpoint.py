@@ -40,7 +40,7 @@ def save_checkpoint(
     pending: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     data: str | None = None,
-    start: Mapping[str, str] | None = None,
+    start: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the state after a round: the whole model, references, and what the rules and the clients remember.
 
@@ -85,7 +85,7 @@ class Saved:
     round: int
     config: dict[str, Any] | None
     data: str | None = None
-    start: dict[str, str] | None = None
+    start: dict[str, Any] | None = None
 
 
 def read_saved(folder: Path) -> Saved | None:

@@ -128,6 +128,7 @@ _FORMATS: Mapping[str, Callable[[Path], bool]] = {
     files.FOLD: _json_with("recipe", "seed", "rounds"),
     files.REPORT: is_page,
     files.AUDIT: _json_with("form", "made", "run"),
+    files.ADVERSARY: _json_with("form", "made", "played"),
     files.SPENDING: _json_with("train", "held_out"),
     files.ERROR: _is_trace,
     files.STATE: lambda path: "state" in _metadata(path),

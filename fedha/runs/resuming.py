@@ -15,7 +15,7 @@ from fedha.runs.files import CONFIG, FOLD, RESULTS
 from fedha.schedule import schedule_of
 from fedha.signature import meant
 
-_ENDS = ("training.rounds", "privacy.max_epsilon")  # where a run ends; with another end a finished one goes on
+_ENDS = ("training.rounds", "training.stop", "privacy.max_epsilon")  # with another end a finished run goes on
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def changes(folder: Path, config: Config) -> list[Change]:
     )
     found = differences(was, config)
     refuse(str(folder), found)
-    ends = [one for one in found if one.key in _ENDS]
+    ends = [one for one in found if one.key.startswith(_ENDS)]
     if saved is None and ends:
         raise FedhaError(f"{folder} has finished and its checkpoint is gone, so it cannot go on; start a new run")
     if saved is not None:
@@ -70,7 +70,7 @@ def is_done(folder: Path, config: Config) -> bool:
     Raises:
         FedhaError: As `changes`.
     """
-    return runfolder.is_finished(folder) and not any(one.key in _ENDS for one in changes(folder, config))
+    return runfolder.is_finished(folder) and not any(one.key.startswith(_ENDS) for one in changes(folder, config))
 
 
 def take_up(folder: Path, config: Config, found: Sequence[Change]) -> None:
@@ -81,7 +81,7 @@ def take_up(folder: Path, config: Config, found: Sequence[Change]) -> None:
         config: The other one.
         found: What `changes` said.
     """
-    if any(one.key in _ENDS for one in found):
+    if any(one.key.startswith(_ENDS) for one in found):
         for name in (RESULTS, FOLD):
             if name in own_files.owned(folder):
                 (folder / name).unlink(missing_ok=True)

@@ -253,22 +253,25 @@ def _results(folder: Path) -> Path:
     return folder / (FOLD if (folder / FOLD).is_file() else RESULTS)
 
 
-def write_model(folder: Path, state: "Mapping[str, Tensor]", kinds: Mapping[str, str] | None = None) -> None:
-    """Write a network's state as the run's model.safetensors.
+def write_model(
+    folder: Path, state: "Mapping[str, Tensor]", kinds: Mapping[str, str] | None = None, name: str = MODEL
+) -> None:
+    """Write a network's state as the run's model.safetensors, or as that of one of its rounds.
 
     Args:
         folder: The run's.
         state: All of it, by name.
         kinds: What became of each part in a round, for the file's metadata (`fedha.models.state`).
+        name: The file's.
     """
     from safetensors.torch import save
 
     told = {_FEDHA: json.dumps({"form": _FORM, "version": __version__, "kinds": dict(kinds or {})})}
     content = save({name: one.detach().cpu().contiguous().clone() for name, one in state.items()}, told)
-    own_files.write_bytes(folder, MODEL, content)
+    own_files.write_bytes(folder, name, content)
 
 
-def read_model(folder: Path) -> "dict[str, Tensor]":
+def read_model(folder: Path, name: str = MODEL) -> "dict[str, Tensor]":
     """Read what `write_model` wrote; an earlier version wrote parameters alone.
 
     Raises:
@@ -276,7 +279,7 @@ def read_model(folder: Path) -> "dict[str, Tensor]":
     """
     from safetensors import SafetensorError, safe_open
 
-    path = folder / MODEL
+    path = folder / name
     try:
         if not path.is_file():
             path.read_bytes()  # says what is wrong

@@ -38,6 +38,8 @@ class _Measured(TypedDict, total=False):
     epsilon: dict[_Text, _Number]
     held_out: _Parts | None
     target: _Parts | None
+    oracle: _Parts | None
+    lodo_val: _Parts | None
     train: _Parts | None
     events: list[_Event]
     bytes_down: _Whole | None
@@ -60,6 +62,9 @@ class _Chosen(TypedDict):
 
 class _Selected(_Chosen, total=False):
     within_warmup: _Whole
+    instead_of: _Whole
+    warmup: _Whole
+    target: dict[_Text, _Number]
 
 
 class _Absence(TypedDict):
@@ -95,6 +100,8 @@ class _Optional(TypedDict, total=False):
     privacy: _Privacy
     changes: list[_Changes]
     diverged: _Text
+    stopped: _Text
+    select_by: dict[_Text, _Text]
     remarks: list[_Text]
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedha.config.model import StartConfig
 from fedha.errors import FedhaError, listed
 from fedha.models.split import SplitModel, plain_name
 from fedha.models.state import named_state
 from fedha.objects import digest_of
 from fedha.runs import runfolder
+from fedha.runs.kept import model_of, round_of
 
 Named = Mapping[str, Tensor]
 
@@ -23,18 +25,20 @@ class Start:
     Attributes:
         run: The folder of the other run, as the config names it.
         digest: Of that model's whole state.
+        round: Of which round it was.
     """
 
     run: str
     digest: str
+    round: int
 
 
-def start_from(model: SplitModel, run: Path, folder: Path, *, head: bool) -> tuple[Start, tuple[str, ...]]:
+def start_from(model: SplitModel, start: StartConfig, folder: Path, *, head: bool) -> tuple[Start, tuple[str, ...]]:
     """Put a finished run's state into a network.
 
     Args:
         model: Changed in place, once everything fits.
-        run: The other run's folder, as the config names it.
+        start: The other run and its round, as the config names them.
         folder: Where that is here.
         head: Whether the head is taken too; else it stays as it is.
 
@@ -42,21 +46,26 @@ def start_from(model: SplitModel, run: Path, folder: Path, *, head: bool) -> tup
         What it began with, and the domains that the other run was trained on.
 
     Raises:
-        FedhaError: There is no finished run, or its network is another one.
+        FedhaError: There is no finished run, the model of that round was not kept, or its network is another one.
     """
-    told = f"model.start is {run}"
+    told = f"model.start is {start}"
     if not runfolder.holds_run(folder):
         raise FedhaError(f"{told}, but there is no run in it; name the folder of a finished one, with its config.yaml")
     if not runfolder.is_finished(folder):
         raise FedhaError(f"{told}, whose run has not finished; finish it with `fedha resume {folder}`")
-    saved = runfolder.read_model(folder)
+    results = runfolder.read_results(folder)
+    try:
+        number = start.round or round_of(folder, results, start.rule)
+        saved = runfolder.read_model(folder, model_of(folder, results, number=number))
+    except FedhaError as error:
+        raise FedhaError(f"{told}: {error}") from error
     if broken := [name for name, value in saved.items() if not bool(value.isfinite().all())]:
         raise FedhaError(f"{told}, whose {broken[0]!r} is not finite: it diverged; take another run")
     found = _fitting(told, _plain(saved), _plain(named_state(model)), head)
     with torch.no_grad():
         for own, value in found:
             own.copy_(value)
-    return Start(str(run), digest_of(saved.items())), tuple(runfolder.read_results(folder)["sources"])
+    return Start(str(start.run), digest_of(saved.items()), number), tuple(results["sources"])
 
 
 def _fitting(told: str, saved: Named, own: Named, head: bool) -> list[tuple[Tensor, Tensor]]:

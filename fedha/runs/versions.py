@@ -1,6 +1,7 @@
 """Which versions computed a result."""
 
 import platform
+from functools import cache
 from importlib import metadata
 
 from fedha import __version__
@@ -18,6 +19,7 @@ def versions() -> dict[str, str]:
     return {"fedha": __version__, "python": platform.python_version(), **found}
 
 
+@cache  # a process imports what it has found, whatever is installed meanwhile
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -12,6 +12,14 @@ from fedha.runs.absences import absence_texts
 MANY = 12  # domains that can be told one by one
 
 
+def flat(record: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """A record as one level, names joined by slashes: ``target/sketch/accuracy``."""
+    row: dict[str, Any] = {}
+    for name, value in record.items():
+        row |= flat(value, f"{before}{name}/") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return row
+
+
 def run_title(config: Config, place: int = 1, runs: int = 1) -> str:
     """Which run this is: ``run 3 of 10: hgp, seed 0``."""
     title = f"{config.recipe[0].name}, seed {config.seed[0]}"
@@ -59,17 +67,30 @@ def result_text(results: Mapping[str, Any]) -> str:
     if privacy := results.get("privacy"):
         whose, epsilon = max(privacy["epsilon"].items(), key=lambda one: float(one[1] or 0), default=("", 0.0))
         text += f"; ε {epsilon:.2f} at δ {privacy['delta'].get(whose, 0):.1g} for one {privacy['protect'].rstrip('s')}"
+        told = [privacy[name] for name in ("relation", "composed", "adversary") if privacy.get(name)]
+        text += f" ({'; '.join([*privacy.get('sampling', []), *told])})" if told else ""
         text += f"; ended after round {results['rounds']}, by privacy.max_epsilon" if privacy.get("stopped") else ""
+    if why := results.get("stopped"):
+        text += f"; ended after round {results['rounds']}: {why}"
     flags = [f"diverged: {results['diverged']}"] if results.get("diverged") else warmup_texts(results)
     return "; ".join([text, *flags, *absence_texts(results.get("left_out", {}), results["rounds"])])
 
 
 def warmup_texts(results: Mapping[str, Any]) -> list[str]:
-    """Which selection rules took a round of the warm-up, whose model is not yet the recipe's, in one phrase."""
-    chosen = {rule: one for rule, one in (results.get("selection") or {}).items() if one and one.get("within_warmup")}
-    told = [f"{rule.replace('_', '-')} takes round {one['round']}" for rule, one in chosen.items()]
-    length = next((one["within_warmup"] for one in chosen.values()), 0)
-    return [f"within the warm-up of {length} rounds: {', '.join(told)}"] if told else []
+    """Which rules would take a round of the warm-up, whose model is not yet the recipe's, or had no other; phrases."""
+    selection = results.get("selection") or {}
+    within: dict[int, list[str]] = {}  # what is said, by the warm-up's length
+    passed: dict[int, list[str]] = {}
+    for rule, one in ((name.replace("_", "-"), one) for name, one in selection.items() if one):
+        if one.get("within_warmup"):
+            within.setdefault(one["within_warmup"], []).append(f"{rule} takes round {one['round']}")
+        if one.get("instead_of"):
+            told = f"{rule} takes round {one['round']} and not {one['instead_of']}"
+            passed.setdefault(one["warmup"], []).append(told)
+    return [
+        *(f"within the warm-up of {length} rounds: {', '.join(told)}" for length, told in within.items()),
+        *(f"the warm-up of {length} rounds is passed over: {', '.join(told)}" for length, told in passed.items()),
+    ]
 
 
 def target_title(name: str) -> str:

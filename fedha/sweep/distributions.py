@@ -112,7 +112,7 @@ def _ends(key: str, kind: str, value: Any, given: Any) -> tuple[Any, ...]:
     numbers = [one for one in ends if isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)]
     if len(ends) != 2 or len(numbers) != 2 or numbers[0] > numbers[1]:
         raise FedhaError(
-            f"{key} is {shown(value)}; give {kind} its lower and its upper end, such as {{{kind}: [1, 2]}}"
+            f"{key} is {{{kind}: {shown(given)}}}; give {kind} its lower and its upper end, such as {{{kind}: [1, 2]}}"
         )
     if kind == "int_uniform" and any(one != int(one) for one in numbers):
         raise FedhaError(f"{key} is {shown(value)}; the ends of int_uniform are whole numbers")

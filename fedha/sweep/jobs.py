@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedha.config import Config, is_elsewhere, located, parse
 from fedha.errors import FedhaError
@@ -13,6 +13,18 @@ from fedha.sweep.space import Wanted
 
 _NOT_COMPUTED = ("name", "checkpoint", "data.download")  # no number depends on them
 _SHORT = 40
+
+
+class Task(NamedTuple):
+    """What is to be done of a job.
+
+    Attributes:
+        job: Which.
+        until: The round after which it is compared with others, and not trained on for now; None: to its end.
+    """
+
+    job: "Job"
+    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,5 +132,12 @@ def _name(wanted: Wanted, digest: str) -> str:
 
 
 def _told(job: Job) -> str:
-    values = ", ".join(f"{key}={value}" for key, value in job.values.items())
+    values = ", ".join(f"{key}={written(value)}" for key, value in job.values.items())
     return f"{job.label}{f' ({values})' if values else ''}{f' on {job.target}' if job.target else ''}, seed {job.seed}"
+
+
+def written(value: Any) -> str:
+    """A value as a config has it, in one line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {written(one)}' for key, one in value.items())}}}"
+    return f"[{', '.join(map(written, value))}]" if isinstance(value, list | tuple) else str(value)

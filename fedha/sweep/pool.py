@@ -1,8 +1,9 @@
 """A sweep's workers on Ray: a process a core, or a share of a GPU, on this machine or a cluster."""
 
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import ray
 
 from fedha.engine import ray_session
 from fedha.errors import ClusterError, FedhaError
-from fedha.sweep.jobs import Job
+from fedha.sweep.jobs import Task
 from fedha.sweep.store import Store
 from fedha.sweep.work import BUSY, FAILED, PATIENCE, Outcome, Worker
 
@@ -25,8 +26,8 @@ class _RayWorker:
         self._stop = threading.Event()
         self._worker = Worker(Store(Path(folder)), self._stop.is_set)
 
-    def work(self, job: Job, seconds: float) -> Outcome:
-        return self._worker.work(job, seconds)
+    def work(self, task: Task, seconds: float) -> Outcome:
+        return self._worker.work(task, seconds)
 
     def halt(self) -> None:
         self._stop.set()
@@ -34,8 +35,8 @@ class _RayWorker:
 
 def on_ray(
     store: Store,
-    jobs: Sequence[Job],
-    workers: int,
+    batches: Iterable[Sequence[Task]],
+    workers: int | None,
     *,
     threads: int = 1,
     gpu_share: float = 0.0,
@@ -43,14 +44,14 @@ def on_ray(
     stop: Callable[[], bool],
     ready: Callable[[int], None] | None = None,
 ) -> Iterator[Outcome | None]:
-    """Do jobs on Ray; yields what became of each, and None where nothing has for a while.
+    """Do tasks on Ray; yields what became of each, and None where nothing has for a while.
 
     A worker that dies costs its job, which is then counted as failed, and is replaced.
 
     Args:
         store: The sweep's; on a cluster its folder is one that all machines share.
-        jobs: In the order in which they are begun.
-        workers: How many.
+        batches: In the order in which they are begun; each when the one before is done.
+        workers: How many; None: as many as the cluster has cores for.
         threads: Cores of each.
         gpu_share: Of a GPU, for each; 0: none.
         address: A cluster's; None: a Ray of this machine.
@@ -60,42 +61,51 @@ def on_ray(
     Raises:
         FedhaError: Ray does not start, or nothing can be written.
     """
-    gpus = -(-workers * gpu_share // 1)
-    session = ray_session.start(*((0, 0) if address else (workers * threads, int(gpus))), address)
+    wanted = workers or 1
+    session = ray_session.start(*((0, 0) if address else (wanted * threads, math.ceil(wanted * gpu_share))), address)
+    workers = workers or max(1, session.cpus // threads)
     if ready is not None:
         ready(workers)
     del session
     options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpu_share, "max_concurrency": 2}
     actor: Any = ray.remote(_RayWorker).options(**options)
     folder = str(store.folder.absolute())  # a worker may be somewhere else
-    idle: deque[Any] = deque(actor.remote(folder) for _ in range(min(workers, len(jobs))))
-    waiting: deque[Job] = deque(jobs)
-    under_way: dict[Any, tuple[Any, Job]] = {}
+    idle: deque[Any] = deque(actor.remote(folder) for _ in range(workers))
+    coming = iter(batches)
+    waiting: deque[Task] = deque()
+    under_way: dict[Any, tuple[Any, Task]] = {}
     met: set[str] = set()  # jobs that other workers had when they were asked for
     try:
-        while under_way or (waiting and not stop()):
+        while True:
+            while not waiting and not under_way and (more := next(coming, None)) is not None:
+                met.clear()
+                waiting.extend(more)
+            if not under_way and (not waiting or stop()):
+                break
             while idle and waiting and not stop():
-                worker, job = idle.popleft(), waiting.popleft()
-                under_way[worker.work.remote(job, PATIENCE if job.name in met else 0.0)] = worker, job
+                worker, task = idle.popleft(), waiting.popleft()
+                seconds = PATIENCE if task.job.name in met else 0.0
+                under_way[worker.work.remote(task, seconds)] = worker, task
             done, _ = ray.wait(list(under_way), num_returns=1, timeout=_LOOK_SECONDS)
             if stop():
                 break
             if not done:
                 yield None
             for one in done:
-                worker, job = under_way.pop(one)
+                worker, task = under_way.pop(one)
+                name = task.job.name
                 try:
                     outcome = ray.get(one)
                     idle.append(worker)
                 except ray.exceptions.RayActorError:
-                    outcome = Outcome(job.name, FAILED, "its worker's process ended; was there too little memory?")
-                    store.failed(job.name, outcome.why)
+                    outcome = Outcome(name, FAILED, "its worker's process ended; was there too little memory?")
+                    store.failed(name, outcome.why)
                     idle.append(actor.remote(folder))
                 except ray.exceptions.RayTaskError as error:
                     raise _as_ours(error) from error
                 if outcome.state == BUSY:
-                    met.add(job.name)
-                    waiting.append(job)
+                    met.add(name)
+                    waiting.append(task)
                     yield None
                 else:
                     yield outcome
@@ -105,7 +115,7 @@ def on_ray(
             ray.kill(worker)
 
 
-def _halted(under_way: dict[Any, tuple[Any, Job]]) -> Iterator[Outcome]:
+def _halted(under_way: dict[Any, tuple[Any, Task]]) -> Iterator[Outcome]:
     """Let jobs that have begun save what they have."""
     for worker, _ in under_way.values():
         worker.halt.remote()

@@ -1,37 +1,19 @@
-"""What a sweep varies: a config in which values are lists or distributions, as one config a run."""
+"""All runs of a sweep: recipes, values, draws, targets and seeds, as one config a run."""
 
 import copy
 import itertools
-import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
-from fedha.config import Config
 from fedha.errors import FedhaError
-from fedha.schema import nearest, number, shown, types_in
-from fedha.sweep.distributions import CHOICE, Distribution, read_distribution
+from fedha.schema import number, shown
+from fedha.sweep.distributions import CHOICE
+from fedha.sweep.settings import SECTION
+from fedha.sweep.varied import Varied, varied_config, varied_recipe
 
-SECTION = "sweep"
 RESERVED = ("recipe", "seed")
 TARGET = "data.target"
-
-
-@dataclass(frozen=True)
-class Varied:
-    """A config, or one of its recipes, with what varies taken out.
-
-    Attributes:
-        fixed: The rest.
-        grid: Values by key, with dots: every combination is run.
-        drawn: Distributions by key.
-    """
-
-    fixed: Mapping[str, Any]
-    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    drawn: Mapping[str, Distribution] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,11 +71,10 @@ def read_space(content: Mapping[str, Any], *, draws: int | None) -> Space:
     """
     rest = {key: copy.deepcopy(value) for key, value in content.items() if key not in RESERVED}
     targets = _taken(rest, "target")
-    common = _varied(rest, Config, "", draws)
+    common = varied_config(rest, draws)
     given = content.get("recipe", "hgp")
     entries = [_as_mapping(one) for one in (given if isinstance(given, list) else [given])]
-    section = next(kind for kind in types_in(Config.model_fields["recipe"].annotation) if issubclass(kind, BaseModel))
-    recipes = tuple(_varied(one, section, "recipe.", draws) for one in entries)
+    recipes = tuple(varied_recipe(one, draws) for one in entries)
     if not recipes:
         raise FedhaError("recipe is empty; name one or several")
     seeds = content.get("seed", 0)
@@ -116,66 +97,6 @@ def expand(space: Space, draws: int | None) -> Iterator[Wanted]:
                 }
                 content = _filled(space.common.fixed, varied.fixed, found, target, seed)
                 yield Wanted(label, _name(content), seed, draw, found, content)
-
-
-def _varied(content: Mapping[str, Any], schema: type[BaseModel], prefix: str, draws: int | None) -> Varied:
-    grid: dict[str, tuple[Any, ...]] = {}
-    drawn: dict[str, Distribution] = {}
-
-    def walk(part: Mapping[str, Any], section: type[BaseModel] | None, path: str, inner: Any = None) -> dict[str, Any]:
-        kept = {}
-        for key, value in part.items():
-            name, annotation = f"{path}{key}", inner
-            if section is not None and key in section.model_fields:
-                annotation = section.model_fields[key].annotation
-            elif section is not None:
-                annotation = None  # an own function's argument: a list is its value
-            if found := read_distribution(name, value):
-                if found.kind == CHOICE and draws is None:
-                    grid[name] = found.given
-                else:
-                    drawn[name] = found
-            elif isinstance(value, Mapping):
-                kept[str(key)] = walk(value, _section(annotation), f"{name}.", _values_of(annotation))
-            elif isinstance(value, list) and annotation is not None and not _takes_list(annotation):
-                grid[name] = tuple(value)
-            else:
-                kept[str(key)] = value
-        return kept
-
-    fixed = walk(content, schema, prefix)
-    for key, values in grid.items():
-        if not values:
-            raise FedhaError(f"{key} is an empty list; give the values to try, or leave it out")
-        if any(one in values[:place] for place, one in enumerate(values)):
-            raise FedhaError(f"{key} has a value twice: {shown(list(values))}; give each once")
-    return Varied(fixed, grid, drawn)
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    return next((one for one in types_in(annotation) if issubclass(one, BaseModel)), None) if annotation else None
-
-
-def _values_of(annotation: Any) -> Any:
-    """What the values of a mapping are, where a key takes one."""
-    for one in _alternatives(annotation):
-        if typing.get_origin(one) in (dict, Mapping):
-            inner = typing.get_args(one)[1]
-            return None if inner is Any else inner
-    return None
-
-
-def _takes_list(annotation: Any) -> bool:
-    return any(typing.get_origin(one) in (list, tuple) or one is Any for one in _alternatives(annotation))
-
-
-def _alternatives(annotation: Any) -> list[Any]:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _alternatives(arguments[0])
-    if arguments and origin not in (dict, Mapping, list, tuple, typing.Literal):
-        return [one for part in arguments for one in _alternatives(part)]
-    return [annotation]
 
 
 def _taken(content: dict[str, Any], key: str) -> tuple[Any, ...]:
@@ -267,27 +188,18 @@ def _name(content: Mapping[str, Any]) -> str:
 def example(content: Mapping[str, Any]) -> dict[str, Any]:
     """A config of one run: the first of each grid and the first draw of each distribution; for its data section."""
     rest = {key: copy.deepcopy(value) for key, value in content.items() if key not in (*RESERVED, SECTION)}
-    varied = _varied(rest, Config, "", 1)
+    varied = varied_config(rest, 1)
     values = {key: given[0] for key, given in varied.grid.items()}
     values |= {key: one.draw(0, 0, key) for key, one in varied.drawn.items()}
     return _filled(varied.fixed, {"name": "erm"}, values, None, 0)
 
 
-def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says of the sweep itself: ``sweep: {draws: 20, ranges: domainbed}``.
-
-    Raises:
-        FedhaError: Another key, or a value of another kind.
-    """
-    given = content.get(SECTION, {})
-    if not isinstance(given, Mapping):
-        raise FedhaError(f"{SECTION} is {shown(given)}; give a mapping, such as {{draws: 20, ranges: domainbed}}")
-    if unknown := next((key for key in given if key not in ("draws", "ranges")), None):
-        raise FedhaError(f"unknown key '{SECTION}.{unknown}'{nearest(str(unknown), ('draws', 'ranges'))}")
-    draws, ranges = given.get("draws"), given.get("ranges")
-    found = number(draws) if isinstance(draws, str) else draws
-    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or found < 1):
-        raise FedhaError(f"{SECTION}.draws is {shown(draws)}; give a whole number from 1")
-    if ranges is not None and not isinstance(ranges, str):
-        raise FedhaError(f"{SECTION}.ranges is {shown(ranges)}; give a name")
-    return {key: value for key, value in (("draws", found), ("ranges", ranges)) if value is not None}
+def many(content: Mapping[str, Any]) -> list[str]:
+    """What of a config makes it many runs that no schema takes as one: keys with dots; none for a single run's."""
+    rest = {key: value for key, value in content.items() if key not in (*RESERVED, SECTION)}
+    given = content.get("recipe", [])
+    entries = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, dict)]
+    found = [varied_config(rest, 1), *(varied_recipe(one, 1) for one in entries)]
+    data = content.get("data")
+    every = [TARGET] if isinstance(data, Mapping) and data.get("target") == "all" else []
+    return list(dict.fromkeys([*every, *(key for one in found for key in (*one.grid, *one.drawn))]))

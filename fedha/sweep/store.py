@@ -19,7 +19,7 @@ from fedha.sweep import summary
 from fedha.sweep.jobs import Job
 from fedha.sweep.space import Space
 
-LIST, TABLES, PAGE = "sweep.json", "sweep.md", "report.html"
+LIST, PAGE = "sweep.json", "report.html"
 JOBS, CLAIMS, FAILED = "jobs", "claims", "failed"
 LOCK = ".sweep.lock"  # of the list; it stays, empty
 FORM = 1
@@ -133,7 +133,7 @@ def open_sweep(folder: Path, space: Space, jobs: Sequence[Job]) -> Store:
     """
     _check_ours(folder)
     with _alone(runfolder.make_folder(folder)):
-        return _opened(folder, _fixed(space), jobs)
+        return _opened(folder, space, jobs)
 
 
 def _check_ours(folder: Path) -> None:
@@ -157,20 +157,23 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _opened(folder: Path, fixed: Mapping[str, Any], jobs: Sequence[Job]) -> Store:
-    store, before, known = Store(folder), {}, {}
+def _opened(folder: Path, space: Space, jobs: Sequence[Job]) -> Store:
+    store, fixed, before, known = Store(folder), _fixed(space), {}, {}
+    recipes = {label: _plain(one.fixed) for label, one in zip(space.labels, space.recipes, strict=True)}
     if holds_sweep(folder):
         before = _read(folder)
         _check_same(folder, before["fixed"], fixed)
+        _check_recipes(folder, before.get("recipes", {}), recipes)
+        recipes = {**before.get("recipes", {}), **recipes}
         known = {one["name"]: one for one in before["jobs"]}
     fresh = [job for job in jobs if job.name not in known]
     if fresh or not known:
-        own_files.claim(folder, LIST, TABLES, PAGE, f"{CLAIMS}/", f"{JOBS}/")
+        own_files.claim(folder, LIST, PAGE, f"{CLAIMS}/", f"{JOBS}/")
         runfolder.make_folder(folder / CLAIMS)
         own_files.claim(runfolder.make_folder(folder / JOBS), *(f"{one.name}/" for one in fresh), f"{FAILED}/")
         own_files.claim(runfolder.make_folder(folder / JOBS / FAILED), *(f"{one.name}.json" for one in fresh))
         told = [*known.values(), *(job.told for job in fresh)]
-        atomic.write_json(folder / LIST, {**before, "form": FORM, "fixed": fixed, "jobs": told})
+        atomic.write_json(folder / LIST, {**before, "form": FORM, "fixed": fixed, "recipes": recipes, "jobs": told})
     return store
 
 
@@ -243,10 +246,27 @@ def _fixed(space: Space) -> dict[str, Any]:
             if isinstance(value, Mapping):
                 walk(value, f"{name}.")
             elif name != "name" and not is_elsewhere(name) and not name.startswith("checkpoint."):
-                flat[name] = json.loads(json.dumps(value, default=str))
+                flat[name] = _plain(value)
 
     walk(space.common.fixed, "")
     return flat
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON gives it back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _check_recipes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Whether a recipe is what it was: two of one name would be chosen among as if nobody had changed anything."""
+    for label in before.keys() & now.keys():
+        was, given = before[label], now[label]
+        if key := next((key for key in was.keys() & given.keys() if was[key] != given[key]), None):
+            raise FedhaError(
+                f"{folder} holds a sweep whose recipe {label!r} has {key} {shown(was[key])}, and now it is "
+                f"{shown(given[key])}; give both values as a list, so that tables tell them apart, or take another "
+                "folder (--out)"
+            )
 
 
 def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fedha.jsonfile import parse_json
+from fedha.metrics.choice import Choice
 from fedha.runs import own_files, runfolder
-from fedha.runs.selection import scores
+from fedha.runs.selection import pick, scores
 
 NAME = "summary.json"
 FORM = 1
@@ -23,14 +24,15 @@ def summarise(folder: Path, warmup: int) -> dict[str, Any]:
 
     Returns:
         ``rules``: by rule the round it selects among those after the warm-up, its score, the targets' accuracies
-        there, and whether the warm-up would have been selected; the cost; whether it diverged.
+        there, and whether the warm-up would have been selected; the cost, with that of its folds; whether it diverged.
 
     Raises:
         FedhaError: The run has not finished, or a file is damaged.
     """
     results, records = runfolder.read_results(folder), runfolder.read_metrics(folder)
     folds = {one.name: runfolder.read_metrics(one) for one in sorted((folder / "folds").glob("*")) if one.is_dir()}
-    by_rule = scores(records, folds)
+    in_folds = [one for several in folds.values() for one in several]  # which cost as much as the run does
+    by_rule = scores(records, folds, Choice(**results.get("select_by", {})))
     if "oracle" in by_rule:
         last = max(by_rule["oracle"])
         by_rule = {**by_rule, ORACLE: {last: by_rule["oracle"][last]}}
@@ -42,9 +44,9 @@ def summarise(folder: Path, warmup: int) -> dict[str, Any]:
         "rules": rules,
         "worst_source": _worst(results.get("sources", {})),
         "rounds": results["rounds"],
-        "seconds": results["seconds"],
-        "bytes_up": sum(one.get("bytes_up", 0) for one in records),
-        "bytes_down": sum(one.get("bytes_down", 0) for one in records),
+        "seconds": results["seconds"] + sum(one["seconds"] for one in in_folds),
+        "bytes_up": sum(one.get("bytes_up", 0) for one in (*records, *in_folds)),
+        "bytes_down": sum(one.get("bytes_down", 0) for one in (*records, *in_folds)),
         "epsilon": _epsilon(results),
         "diverged": results.get("diverged", ""),
         "remarks": list(results.get("remarks", ())),
@@ -68,15 +70,33 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def _chosen(by_round: Mapping[int, float], records: Sequence[Mapping[str, Any]], warmup: int) -> dict[str, Any]:
-    free = max(by_round, key=by_round.__getitem__)
-    own = {number: score for number, score in by_round.items() if number > warmup} or by_round
-    number = max(own, key=own.__getitem__)
-    record = next(one for one in records if one["round"] == number)
+    taken = pick(by_round, warmup)
+    record = next(one for one in records if one["round"] == taken.round)
+    metrics = _metrics(record["target"])
     return {
-        "round": number,
-        "score": own[number],
+        "round": taken.round,
+        "score": by_round[taken.round],
         "targets": {name: one["accuracy"] for name, one in record["target"].items() if "accuracy" in one},
-        **({"warmup": warmup} if number != free or free <= warmup else {}),
+        **({"metrics": metrics} if any(metrics.values()) else {}),
+        **({"warmup": warmup} if taken.instead_of or taken.round <= warmup else {}),
+    }
+
+
+def metrics_of(found: Mapping[str, Any]) -> set[str]:
+    """The metrics that a summary has of some target, whether they have a value or none."""
+    return {key for rule in found["rules"].values() for one in (rule.get("metrics") or {}).values() for key in one}
+
+
+def _metrics(domains: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """What is known of each target beside its accuracy."""
+    plain = ("accuracy", "risk", "examples")
+    return {
+        name: {
+            key: value
+            for key, value in one.items()
+            if key not in plain and (value is None or isinstance(value, int | float))
+        }
+        for name, one in domains.items()
     }
 
 

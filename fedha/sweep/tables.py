@@ -3,99 +3,129 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedha.errors import listed
+from fedha.metrics.table import is_smaller
 from fedha.progress import duration
+from fedha.report.domains import fraction, title
 from fedha.report.formats import Cell, Column, Summary, Table
 from fedha.report.tables import BASELINE
 from fedha.runs.wording import byte_count
 from fedha.sweep.compared import Difference, adjusted, difference
-from fedha.sweep.selection import RULES, Chosen, Place, Row, choose, row_of
+from fedha.sweep.found import Found
+from fedha.sweep.selection import ACCURACY, RULES, Chosen, Place, Row, choose, row_of
 from fedha.sweep.store import Entry
 
 AVERAGE, WORST = "average", "worst domain"
-_SHORT = 8
 
 
 @dataclass(frozen=True)
-class Found:
-    """What sweeps have found so far.
+class Told:
+    """How a metric's numbers are told.
 
     Attributes:
-        jobs: All that were asked for.
-        summaries: Of the finished ones, by name.
-        failures: Why others failed, by name.
-        apart: What sweeps that are tabled together do not share, by key.
+        title: In words.
+        unit: " %", or "" for a metric that is no fraction.
+        smaller: Whether less is better.
     """
 
-    jobs: Sequence[Entry]
-    summaries: Mapping[str, Mapping[str, Any]]
-    failures: Mapping[str, str]
-    apart: Sequence[str] = ()
+    title: str
+    unit: str
+    smaller: bool
+
+    @classmethod
+    def of(cls, metric: str) -> "Told":
+        """Of a metric by name."""
+        return cls(title(metric), " %" if fraction(metric) else "", is_smaller(metric))
+
+    @property
+    def scale(self) -> float:
+        """What its numbers are multiplied by."""
+        return 100.0 if self.unit else 1.0
+
+    @property
+    def digits(self) -> int:
+        """Behind the point."""
+        return 1 if self.unit else 3
 
 
-def sweep_tables(found: Found, rules: Sequence[str] = ()) -> list[Table]:
+_SHORT = 8
+
+
+def sweep_tables(found: Found, rules: Sequence[str] = (), metric: str = ACCURACY) -> list[Table]:
     """The tables of a sweep: for each rule the accuracies and the comparison with ERM, then the cost.
 
     Args:
         found: Its jobs and what became of them.
         rules: Keys of `RULES`; default: all that have numbers.
+        metric: What is told of the targets.
     """
     tables: list[Table] = []
     for rule in rules or RULES:
-        chosen = choose(rule, found.jobs, found.summaries)
+        chosen = choose(rule, found.jobs, found.summaries, metric)
         if chosen:
-            tables.append(accuracies(rule, chosen, found.apart))
-            if compared := comparison(rule, chosen):
+            tables.append(accuracies(rule, chosen, found.apart, metric))
+            if compared := comparison(rule, chosen, metric):
                 tables.append(compared)
     return [*tables, cost(found)] if tables or found.failures else tables
 
 
-def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] = ()) -> Table:
+def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] = (), metric: str = ACCURACY) -> Table:
     """A row a recipe, a column a target: mean and standard error over trials, best and second marked."""
+    told = Told.of(metric)
+    worst = max if told.smaller else min
     targets = list(dict.fromkeys(target for _, target, _ in chosen))
     rows = _rows(chosen)
     body: list[list[Cell]] = []
     for row in rows:
-        cells: list[Cell] = [_title(row), str(len({seed for one, _, seed in chosen if one == row}))]
-        cells += [_summary(_by_trial(chosen, row, [target]).values()) for target in targets]
+        cells: list[Cell] = [row_title(row), str(len({seed for one, _, seed in chosen if one == row}))]
+        cells += [_summary(_by_trial(chosen, row, [target], told).values(), told) for target in targets]
         if len(targets) > 1:
-            whole = {seed: one for seed, one in _by_trial(chosen, row, targets).items() if len(one) == len(targets)}
-            cells += [_summary([_mean(one) for one in whole.values()]), _summary([min(one) for one in whole.values()])]
+            every = _by_trial(chosen, row, targets, told).values()
+            whole = [one for one in every if len(one) == len(targets)]
+            cells += [_summary([made(one) for one in whole], told) for made in (_mean, worst)]
         body.append(cells)
     heads = [Column("recipe"), Column("trials", number=True)]
     names = [*targets, *([AVERAGE, WORST] if len(targets) > 1 else [])]
-    heads += [Column(f"{name} %", number=True, spread="se") for name in names]
-    _mark(body, 2)
+    heads += [Column(f"{name}{told.unit}", number=True, spread="se") for name in names]
+    _mark(body, 2, told)
     several = any(isinstance(cell, Summary) and cell.deviation is not None for row in body for cell in row)
     spread = ", mean ± standard error over trials" if several else ""
     return Table(
-        f"Accuracy on the unseen domain in %{spread}; {RULES[rule]}",
+        f"{told.title.capitalize()} on the unseen domain{told.unit and ' in %'}{spread}; {RULES[rule]}",
         tuple(heads),
         tuple(map(tuple, body)),
         (*_notes(chosen, rows, targets), *_mixed(apart)),
     )
 
 
-def comparison(rule: str, chosen: Mapping[Place, Chosen]) -> Table | None:
+def comparison(rule: str, chosen: Mapping[Place, Chosen], metric: str = ACCURACY) -> Table | None:
     """Each recipe less ERM, in pairs of one target and trial; None where there is no such pair."""
     pairs: dict[str, list[float]] = {}
+    told = Told.of(metric)
     for (row, target, seed), one in chosen.items():
         other = chosen.get(((row[0], BASELINE), target, seed))
         if row[1] != BASELINE and other is not None:
-            pairs.setdefault(_title(row), []).append(100 * (one.accuracy - other.accuracy))
+            pairs.setdefault(row_title(row), []).append(told.scale * (one.accuracy - other.accuracy))
     if not pairs:
         return None
     compared = adjusted({name: difference(values) for name, values in pairs.items()})
-    columns = ("pairs", "points", "95 % interval", "p", f"p for {len(compared)} comparisons")
+    columns = (
+        "pairs",
+        "points" if told.unit else told.title,
+        "95 % interval",
+        "p",
+        f"p for {len(compared)} comparisons",
+    )
     heads = (Column("recipe"), *(Column(name, number=True) for name in columns))
-    title = RULES[rule].partition(":")[0].partition(";")[0]
+    rule_title = RULES[rule].partition(":")[0].partition(";")[0]
     return Table(
-        f"Minus {BASELINE}, in points, paired over targets and trials; {title}",
+        f"{'' if metric == ACCURACY else f'{told.title.capitalize()}: '}Minus {BASELINE}{told.unit and ', in points'}, "
+        f"paired over targets and trials; {rule_title}",
         heads,
-        tuple((name, *_told(one)) for name, one in compared.items()),
+        tuple((name, *_told(one, told.digits)) for name, one in compared.items()),
         (
             "p: two-sided sign-flip test; the last column is corrected for the number of recipes (Holm). Pairs of one "
             "target share their data, so p is rather too small than too large.",
@@ -114,7 +144,7 @@ def cost(found: Found) -> Table:
         epsilons = [one["epsilon"] for one in done if one["epsilon"] is not None]
         body.append(
             (
-                _title(row),
+                row_title(row),
                 f"{len(done)} of {len(entries)}",
                 str(sum(bool(one["diverged"]) for one in done)),
                 str(sum(one.name in found.failures for one in entries)),
@@ -128,13 +158,25 @@ def cost(found: Found) -> Table:
     names = ("runs done", "diverged", "failed", "rounds", "up", "down", "seconds", "largest ε")
     shown = [place for place in range(len(names) + 1) if place != len(names) or any(row[-1] for row in body)]
     heads = (Column("recipe"), *(Column(name, number=True) for name in names))
-    total = sum(float(one["seconds"]) for one in found.summaries.values())
+    spent = [*found.summaries.values(), *found.halted.values()]
+    total = sum(float(one["seconds"]) for one in spent)
     return Table(
         "Cost of a run, mean over the runs that are done; bytes are those of all clients together",
         tuple(heads[place] for place in shown),
         tuple(tuple(row[place] for place in shown) for row in body),
-        (f"All runs together: {duration(total)} of training.", *_failed(found)),
+        (f"All runs together: {duration(total)} of training.", *_halted(found), *_failed(found)),
     )
+
+
+def _halted(found: Found) -> list[str]:
+    if not found.halted:
+        return []
+    rounds = sorted({int(one["round"]) for one in found.halted.values()})
+    after = f"round {rounds[0]}" if len(rounds) == 1 else f"rounds {rounds[0]} to {rounds[-1]}"
+    return [
+        f"{len(found.halted)} runs stand after {after}: --halving lets those alone go on that are best on what the "
+        "sources hold out. Numbers are chosen among the runs that have ended."
+    ]
 
 
 def _failed(found: Found) -> list[str]:
@@ -155,13 +197,13 @@ def _notes(chosen: Mapping[Place, Chosen], rows: Sequence[Row], targets: Sequenc
         warm = [one for place, one in chosen.items() if place[0] == row and one.warmup]
         if warm:
             notes.append(
-                f"{_title(row)}: in {len(warm)} of its runs a round of the warm-up (of {warm[0].warmup}) would have "
+                f"{row_title(row)}: in {len(warm)} of its runs a round of the warm-up (of {warm[0].warmup}) would have "
                 "been selected; its model is not yet the recipe's, so the best later round stands here."
             )
         missing = [t for t in targets if not any(place[0] == row and place[1] == t for place in chosen)]
         seeds = {t: {seed for one, target, seed in chosen if one == row and target == t} for t in targets}
         if missing or len({frozenset(one) for one in seeds.values()}) > 1:
-            notes.append(f"{_title(row)}: not every trial has every target yet; averages are over trials that have.")
+            notes.append(f"{row_title(row)}: not every trial has every target yet; averages are over trials that have.")
     return notes
 
 
@@ -179,41 +221,43 @@ def _rows(chosen: Mapping[Place, Chosen]) -> list[Row]:
     return sorted(found, key=lambda row: (row[0], row[1] != BASELINE))
 
 
-def _title(row: Row) -> str:
+def row_title(row: Row) -> str:
+    """What a row is called: the recipe, with what was varied of the data."""
     return f"{row[1]} ({row[0]})" if row[0] else row[1]
 
 
-def _by_trial(chosen: Mapping[Place, Chosen], row: Row, targets: Sequence[str]) -> dict[int, list[float]]:
+def _by_trial(chosen: Mapping[Place, Chosen], row: Row, targets: Sequence[str], told: Told) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
     for (one, target, seed), what in chosen.items():
         if one == row and target in targets:
-            found.setdefault(seed, []).append(100 * what.accuracy)
+            found.setdefault(seed, []).append(told.scale * what.accuracy)
     return found
 
 
-def _summary(values: Iterable[float | list[float]]) -> Summary | None:
+def _summary(values: Iterable[float | list[float]], told: Told) -> Summary | None:
     numbers = [one if isinstance(one, float) else _mean(one) for one in values]
     if not numbers:
         return None
     error = statistics.stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else None
-    return Summary(statistics.fmean(numbers), error)
+    return Summary(statistics.fmean(numbers), error, digits=told.digits)
 
 
-def _mark(body: list[list[Cell]], first: int) -> None:
+def _mark(body: list[list[Cell]], first: int, told: Told) -> None:
     """Mark the best and the second of each column, ties alike, as they are printed."""
     for place in range(first, len(body[0]) if len(body) > 1 else 0):
         cells = [row[place] for row in body]
-        values = sorted({round(one.mean, 1) for one in cells if isinstance(one, Summary)}, reverse=True)
+        shown = {round(one.mean, told.digits) for one in cells if isinstance(one, Summary)}
+        values = sorted(shown, reverse=not told.smaller)
         for row in body:
             cell = row[place]
-            if isinstance(cell, Summary) and round(cell.mean, 1) in values[:2]:
-                rank = 1 + values.index(round(cell.mean, 1))
-                row[place] = Summary(cell.mean, cell.deviation, cell.signed, rank)
+            if isinstance(cell, Summary) and round(cell.mean, told.digits) in values[:2]:
+                row[place] = replace(cell, rank=1 + values.index(round(cell.mean, told.digits)))
 
 
-def _told(one: Difference) -> tuple[Cell, ...]:
-    interval = None if one.low is None or one.high is None else f"{one.low:+.1f} to {one.high:+.1f}"
-    return (str(one.pairs), f"{one.mean:+.1f}", interval, _p(one.p), _p(one.adjusted))
+def _told(one: Difference, digits: int) -> tuple[Cell, ...]:
+    ends = None if one.low is None or one.high is None else (one.low, one.high)
+    interval = ends and " to ".join(f"{end:+.{digits}f}" for end in ends)
+    return (str(one.pairs), f"{one.mean:+.{digits}f}", interval, _p(one.p), _p(one.adjusted))
 
 
 def _p(value: float | None) -> str | None:

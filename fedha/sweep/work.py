@@ -1,12 +1,14 @@
 """Doing a sweep's jobs: one worker, which takes what nobody else has."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from fedha.config import Config
 from fedha.data.domain import DomainSet
+from fedha.data.fingerprint import fingerprint
 from fedha.errors import FedhaError, StoppedError, UnwrittenError
 from fedha.exhausted import out_of_memory
 from fedha.flower.delivery import never
@@ -15,11 +17,11 @@ from fedha.resolution import resolved
 from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
-from fedha.sweep import summary
-from fedha.sweep.jobs import Job
+from fedha.sweep import rungs, summary
+from fedha.sweep.jobs import Job, Task
 from fedha.sweep.store import Store
 
-DONE, FAILED, BUSY, STOPPED = "done", "failed", "busy", "stopped"
+DONE, FAILED, BUSY, STOPPED, REACHED = "done", "failed", "busy", "stopped", "reached"
 PATIENCE = 2.0  # seconds to wait for a job that another worker has, before the next one is looked at
 _KEPT = 2  # data sets that a worker holds: jobs come in an order in which the next one mostly has the last one's
 
@@ -30,7 +32,7 @@ class Outcome:
 
     Attributes:
         name: Its name.
-        state: `DONE`, `FAILED`, `BUSY` (another worker has it) or `STOPPED`.
+        state: `DONE`, `FAILED`, `BUSY` (another worker has it), `STOPPED`, or `REACHED`: it is as far as asked for.
         why: Of one that failed.
         found: Its summary.
     """
@@ -54,50 +56,81 @@ class Worker:
     stop: Callable[[], bool] = never
     _held: "OrderedDict[str, DomainSet]" = field(default_factory=OrderedDict)
 
-    def work(self, job: Job, seconds: float = 0.0) -> Outcome:
-        """Train a job, or go on with it, unless it is done or another worker has it.
+    def work(self, task: Task, seconds: float = 0.0) -> Outcome:
+        """Train a job, or go on with it, unless that is done or another worker has it.
 
         Args:
-            job: Which.
+            task: Which, and how far.
             seconds: To wait for another worker that has it.
 
         Raises:
             UnwrittenError: Nothing can be written: no other job could be either.
         """
-        with self.store.claimed(job.name, seconds) as mine:
+        name = task.job.name
+        with self.store.claimed(name, seconds) as mine:
             if not mine:
-                return Outcome(job.name, BUSY)
+                return Outcome(name, BUSY)
             try:
-                return self._done(job)
+                return self._worked(*task)
             except StoppedError:
-                return Outcome(job.name, STOPPED)
+                return Outcome(name, STOPPED)
             except UnwrittenError:
                 raise
             except FedhaError as error:
                 why = str(error)
             except Exception as error:  # one job's fault is not the others'
                 why = out_of_memory(error) or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            self.store.failed(job.name, why)
-            return Outcome(job.name, FAILED, why)
+            self.store.failed(name, why)
+            return Outcome(name, FAILED, why)
 
-    def _done(self, job: Job) -> Outcome:
+    def _worked(self, job: Job, until: int | None) -> Outcome:
         place, config = self.store.place(job.name), job.config
         if config is None:
             raise FedhaError(job.refused)
-        if not self.store.finished(job.name):
-            execute(config, place, Silent(), resume=runfolder.holds_run(place), stop=self.stop, load=self._domains)
+        if until is not None and self._as_far(place, config, until):
+            self.store.succeeded(job.name)
+            return Outcome(job.name, REACHED)
+        if until is None and not self.store.finished(job.name):
+            execute(config, place, Silent(), resume=runfolder.holds_run(place), stop=self.stop, load=self.domains)
         found = summary.read(place) or summary.write(place, config.recipe[0].resolve().weak_rounds)
         self.store.succeeded(job.name)
         return Outcome(job.name, DONE, found=found)
 
-    def _domains(self, config: Config) -> DomainSet:
+    def _as_far(self, place: Path, config: Config, until: int) -> bool:
+        """Train a run up to a round, and keep what it is worth there; False where that was its end, just now."""
+        if rungs.read(place, until)[0]:
+            return True
+        listener, begun = rungs.Until(until), runfolder.holds_run(place)
+        ended = begun and runfolder.is_finished(place)
+        if not ended and not (begun and rungs.passed(place, until)):
+            try:
+                stop = _either(self.stop, listener)
+                execute(config, place, listener, resume=begun, stop=stop, load=self.domains)
+            except StoppedError:
+                if not listener.reached:
+                    raise
+        rungs.write(place, config, until)
+        return ended or not runfolder.is_finished(place)
+
+    def domains(self, config: Config) -> DomainSet:
+        """A run's data; those of the last few are kept."""
         key = f"{resolved(config)[0].model_dump_json()} {config.seed} {config.privacy.protect}"
         if key not in self._held:
             while len(self._held) >= _KEPT:
                 self._held.popitem(last=False)
-            self._held[key] = load_domains(config)
+            self._held[key] = _marked(load_domains(config))
         self._held.move_to_end(key)
         return self._held[key]
+
+
+def _marked(domains: DomainSet) -> DomainSet:
+    """The domains with their digest, which every run asks for; not of what lies on a disk and may change there."""
+    parts = [part for one in domains.sources for part in (one.train, one.held_out)]
+    return replace(domains, mark=fingerprint(domains)) if all(one.in_memory for one in parts) else domains
+
+
+def _either(stop: Callable[[], bool], listener: rungs.Until) -> Callable[[], bool]:
+    return lambda: listener.reached or stop()
 
 
 def in_order(jobs: Iterable[Job], first: int = 0, of: int = 1) -> list[Job]:
@@ -113,27 +146,34 @@ def in_order(jobs: Iterable[Job], first: int = 0, of: int = 1) -> list[Job]:
     return [*ordered[start:], *ordered[:start]]
 
 
-def here(worker: Worker, jobs: Iterable[Job]) -> Iterator[Outcome | None]:
-    """Do jobs in this process; ends early where the worker was asked to stop.
+def here(worker: Worker, batches: Iterable[Sequence[Task]]) -> Iterator[Outcome | None]:
+    """Do tasks in this process, one batch after the other; ends early where the worker was asked to stop.
 
     Jobs that other workers have are looked at again until they are done, or their worker is gone.
 
     Yields:
         What became of each, and None where time went by.
     """
-    waiting = list(jobs)
-    failed = {job.name: worker.store.failure(job.name) for job in waiting}
+    for batch in batches:
+        yield from _in_turn(worker, batch)
+        if worker.stop():
+            return
+
+
+def _in_turn(worker: Worker, tasks: Sequence[Task]) -> Iterator[Outcome | None]:
+    waiting = list(tasks)
+    failed = {one.job.name: worker.store.failure(one.job.name) for one in waiting}
     seconds = 0.0
     while waiting:
-        busy: list[Job] = []
-        for job in waiting:
+        busy: list[Task] = []
+        for task in waiting:
             if worker.stop():
                 return
-            why = worker.store.failure(job.name)
-            elsewhere = bool(why) and why != failed[job.name]  # another worker tried it meanwhile
-            outcome = Outcome(job.name, FAILED, why) if elsewhere else worker.work(job, 0.0 if busy else seconds)
+            name, why = task.job.name, worker.store.failure(task.job.name)
+            elsewhere = bool(why) and why != failed[name]  # another worker tried it meanwhile
+            outcome = Outcome(name, FAILED, why) if elsewhere else worker.work(task, 0.0 if busy else seconds)
             if outcome.state == BUSY:
-                busy.append(job)
+                busy.append(task)
                 yield None
                 continue
             yield outcome

@@ -14,7 +14,7 @@ from fedha.audit.overheard import Exchange, ListeningGrid
 from fedha.audit.releases import releases_of, shows_single_clients
 from fedha.audit.replay import difference, replay
 from fedha.config import Config, parse
-from fedha.data.shards import client_domains
+from fedha.data.shards import even_shards
 from fedha.engine.inline import inline_grid
 from fedha.exchange import Reply
 from fedha.federation import Server
@@ -100,7 +100,7 @@ def test_the_aggregate_is_the_mean_that_the_server_made(tmp_path: Path) -> None:
 def test_clients_can_be_given_other_examples(tmp_path: Path) -> None:
     config = tiny("erm", training={"rounds": 1})
     domains = load_domains(config)
-    few = [replace(one, train=one.train.select(slice(0, 3))) for one in client_domains(domains, 1, 0)]
+    few = [replace(one, train=one.train.select(slice(0, 3))) for one in even_shards(domains, 1, 0)]
     replay(config, domains, rounds=[1], keep=tmp_path, clients=few)
     assert [one.examples for one in capture.read(tmp_path)] == [3, 3, 6]
 

@@ -20,6 +20,7 @@ from fedha.cli.commands import app
 from fedha.cli.exits import EndedError, exit_code
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES
+from fedha.rules.table import AVERAGINGS, RULES
 from fedha.runs import folders, runfolder
 from fedha.runs.versions import versions
 from tests.made_runs import FAST, changed, write_run
@@ -48,8 +49,8 @@ def _python(*arguments: str, env: dict[str, str] | None = None) -> "subprocess.C
 def test_help_needs_no_heavy_import_and_nothing_is_sent_home() -> None:
     heavy = "{'torch', 'flwr', 'ray', 'matplotlib', 'sklearn'}"
     program = (
-        "import os, sys, fedha.cli, fedha.cli.exits\n"
-        "code = fedha.cli.exits.exit_code(lambda **s: fedha.cli.app(['run', '--help'], **s))\n"
+        "import os, sys, fedha.cli.commands, fedha.cli.exits\n"
+        "code = fedha.cli.exits.exit_code(lambda **s: fedha.cli.commands.app(['run', '--help'], **s))\n"
         f"print(code, sorted({heavy} & set(sys.modules)))\n"
         "names = 'FLWR_TELEMETRY_ENABLED', 'FLWR_DISABLE_UPDATE_CHECK', 'RAY_USAGE_STATS_ENABLED'\n"
         "print(*[os.environ[name] for name in names])"
@@ -114,7 +115,7 @@ def test_a_command_line_that_makes_no_sense_is_code_2(fedha: Command, arguments:
 def test_recipes_lists_every_row_with_the_model_that_the_bytes_are_for(fedha: Command) -> None:
     code, out, _ = fedha("recipes")
     assert code == 0
-    assert all(name in out for name in RECIPES)
+    assert all(name in out for name in (*RECIPES, *RULES, *AVERAGINGS))
     assert "16,770 parameters" in out
     markdown = fedha("recipes", "--markdown", "--classes", "10", "--features", "3", "--parameters", "50")[1]
     assert "| erm | nothing | – | 1 | 200 | 200 |" in markdown

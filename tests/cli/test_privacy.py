@@ -61,7 +61,12 @@ def test_the_noise_of_a_plan_keeps_a_run_within_its_budget(
     assert results["rounds"] < 20
     assert "training ends after round" in text
     assert re.search(r"round \d+/20 .*ε \d\.\d\d", text)
-    assert "for one example; ended after round" in text
+    assert "for one example (" in text
+    assert (
+        "; add or remove one example; all rounds of this run; other runs over the same examples add up; an honest"
+        in text
+    )
+    assert "); ended after round" in text
     page = (tmp_path / "run" / "report.html").read_text()
     for part in (
         "<h2>Privacy</h2>",

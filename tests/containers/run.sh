@@ -98,12 +98,12 @@ chmod -R a+rX "$work/configs"
 compose up --detach --no-build
 
 say "every service is healthy, every node is known and online"
-eventually 120 inside superlink python -m fedha.deploy.healthy https://localhost:8000/health
-eventually 120 inside proxy python /opt/proxy/healthy.py https://localhost:8443/health
-eventually 120 inside serverapp python -m fedha.deploy.healthy https://superlink:8000/health
+eventually 400 inside superlink python -m fedha.deploy.healthy https://localhost:8000/health
+eventually 400 inside proxy python /opt/proxy/healthy.py https://localhost:8443/health
+eventually 400 inside serverapp python -m fedha.deploy.healthy https://superlink:8000/health
 joined() { logs "$1-node" | grep -q "SuperNode ID"; }
 for site in north south west; do
-    eventually 180 joined "$site"
+    eventually 400 joined "$site"
     inside "$site-node" python -m fedha.deploy.healthy --connected=/tmp/connected https://localhost:9094/health https://proxy:8443/health
     inside "$site-app" python -m fedha.deploy.healthy "https://$site-node:9094/health"
 done
@@ -200,12 +200,42 @@ started() { $engine inspect --format '{{.State.StartedAt}}' "$(container superli
 before=$(started)
 inside superlink python -c 'import os; os.kill(1, 15)'
 again() { [ "$(started)" != "$before" ] && inside north-node python -m fedha.deploy.healthy https://proxy:8443/health; }
-eventually 120 again
+eventually 400 again
 
 say "three rounds, sent by the operator"
 begun=$SECONDS
 compose --profile operator run --rm -T operator run configs/deployment.yaml --out /runs/real
 say "they took $((SECONDS - begun)) s"
+
+say "a run that the sites did not agree to is refused by key"
+said=$(compose --profile operator run --rm -T operator run configs/deployment.yaml training.rounds=4 --out /runs/other 2>&1) && fail "it was answered: $said"
+grep -q "the server asks with training.rounds 4, and agreed was 3" <<<"$said" || fail "it was not refused by key: $said"
+
+say "another app of the operator's is refused by every site, and no line of it runs there"
+"$python" - "$work/curious" <<'PYTHON'
+import pathlib, sys
+from tests.deploy.operators import source
+place = pathlib.Path(sys.argv[1])
+place.mkdir()
+for name, content in source(pathlib.Path("/tmp/mark")).items():
+    (place / name).write_bytes(content)
+PYTHON
+chmod -R a+rX "$work/curious"
+said=$($engine run --rm -i --network "${project}_control" --tmpfs /tmp:mode=1777 --volume "$work/curious:/curious:ro" \
+    --volume "$work/stranger/ca.crt:/ca.crt:ro" $FEDHA_SERVER_IMAGE python - 2>&1 <<'PYTHON'
+import pathlib, subprocess
+home = pathlib.Path("/tmp/flwr")
+home.mkdir()
+(home / "config.toml").write_text('[superlink]\ndefault = "fed"\n[superlink.fed]\naddress = "superlink:8000"\nroot-certificates = "/ca.crt"\n')
+subprocess.run(["flwr", "run", "/curious", "fed", "--stream"], timeout=300)
+PYTHON
+)
+[ "$(grep -o "this site takes no code from the server: it runs its own fedha" <<<"$said" | wc -l)" = 3 ] || fail "it was not refused: $said"
+for site in north south west; do
+    grep -q "fedha: refused, and no line of it ran: .*'operator/curious' '6.6.6'" <<<"$(logs "$site-app")" || fail "$site's log does not say so"
+    inside "$site-app" python -c 'import os; assert not [one for one in os.listdir("/tmp") if "mark" in one]' || fail "it ran at $site"
+done
+inside serverapp python -c 'import os; assert os.path.exists("/tmp/mark-server")' || fail "it did not even run on the server"
 
 say "the same in a simulation, with the same image"
 $engine run --rm --volume "$work/configs:/work/configs:ro" --tmpfs /work/runs:mode=1777 $FEDHA_SERVER_IMAGE \

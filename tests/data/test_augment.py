@@ -140,6 +140,7 @@ def test_what_is_no_transform_is_refused_before_a_run(root: Path, augment: objec
     [
         ("failing", r"ValueError: no image of 12 pixels; mend it"),
         ("nothing", "it makes str; let it return a Pillow image"),
+        ("cropped_away", "it makes an image of 0 × 0 pixels; mend it"),
         ("beyond", "it makes numbers beyond 0 to 1; let the network normalise"),
     ],
 )

@@ -63,7 +63,7 @@ def test_a_network_is_written_with_the_keys_that_it_reads(name):
     assert ("options" in written) == (":" in name)
     assert "precision" in written
     everything = {key: field.get_default() for key, field in ModelConfig.model_fields.items()}
-    everything["features"] = {"cache": None, "precision": "float32"}  # as a file has it
+    everything["features"] = {"cache": None, "precision": "float32", "views": 0}  # as a file has it
     assert parse({"model": {**everything, "name": name}}) == config
     assert differences({"model": {**everything, "name": name}}, config) == []
     assert parse({"model": written}) == config

@@ -28,13 +28,19 @@ class Deployed:
     """`fedha deploy run` in a process of its own."""
 
     def __init__(
-        self, federation: Running, name: str, *overrides: str, command: str = "run", config: Path = CONFIG
+        self,
+        federation: Running,
+        name: str,
+        *overrides: str,
+        command: str = "run",
+        config: Path = CONFIG,
+        program: str = "",
     ) -> None:
         self.folder = federation.runs / name
         what = [str(config), *overrides, "--out", str(self.folder)] if command == "run" else [str(self.folder)]
         to = ["--to", str(federation.init_folder.folder), "--address", federation.address]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fedha", "deploy", command, *what, *to],
+            [sys.executable, *([program] if program else ["-m", "fedha"]), "deploy", command, *what, *to],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

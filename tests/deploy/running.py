@@ -124,7 +124,8 @@ class Running:
         site = self.init_folder.site(name)
         data = {"FEDHA_DATA": str(site / "data"), "FEDHA_CACHE": str(site / "cache")}
         data |= {"FEDHA_SIGNING_KEY": str(site / "secrets" / "signing.key"), "FEDHA_ROSTER": str(site / "roster.json")}
-        executor = self._executor(self.node_ports[name], site / "secrets")
+        data |= {"FEDHA_ACCEPTED": str(site / "accepted.txt")}
+        executor = self._executor(self.node_ports[name], site / "secrets", "fedha.deploy.launcher")
         self._run(f"{name}-app", sys.executable, *executor, **data, **environment)
 
     @property
@@ -160,9 +161,9 @@ class Running:
                 assert process.poll() is None or name.endswith("-node"), f"{name} ended: {self.said(name)[-2000:]}"
             time.sleep(0.1)
 
-    def _executor(self, port: int, secrets: Path) -> tuple[object, ...]:
+    def _executor(self, port: int, secrets: Path, module: str = "fedha.deploy.executor") -> tuple[object, ...]:
         return (
-            *("-m", "fedha.deploy.executor"),
+            *("-m", module),
             *("--runtime-api-address", f"127.0.0.1:{port}", "--root-certificates", secrets / "ca.crt"),
             *("--superexec-auth-secret-file", secrets / "superexec.secret"),
         )

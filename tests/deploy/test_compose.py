@@ -117,7 +117,7 @@ def test_nothing_waits_for_compose_to_say_that_something_else_is_there(content: 
 def test_secrets_are_files_and_never_in_the_environment(content: dict[str, Any]) -> None:
     for name, service in content["services"].items():
         for value in service.get("environment", {}).values():
-            assert re.fullmatch(r"\*|/\w+|\$\{FEDHA_(LIMITS|MINIMUM|SECURE_ONLY|PROXY):-\}", value), name
+            assert re.fullmatch(r"\*|/\w+|\$\{FEDHA_(APP|LIMITS|MINIMUM|SECURE_ONLY|PROXY):-\}", value), name
         for word in service.get("command", []):
             _, _, value = word.partition("=")
             assert "secret" not in value or value.startswith("/run/secrets/"), name
@@ -134,7 +134,7 @@ def test_each_service_has_the_secrets_that_it_needs_and_no_other(content: dict[s
         "operator": set(),
         "way": {"ca.crt"},
         "node": {"ca.crt", "client.key", "node.crt", "node.key", "superexec.secret"},
-        "app": {"ca.crt", "superexec.secret", "signing.key", "roster.json"},
+        "app": {"ca.crt", "superexec.secret", "signing.key", "roster.json", "accepted.txt"},
     }
     for name, service in content["services"].items():
         assert {one["target"] for one in service.get("secrets", [])} == needed[name.rpartition("-")[2]], name
@@ -236,6 +236,7 @@ def test_flower_takes_every_command() -> None:
         "fedha.deploy.superlink": _parse_args_run_superlink(),
         "fedha.deploy.node": _parse_args_run_supernode(),
         "fedha.deploy.executor": _parse_args(),
+        "fedha.deploy.launcher": _parse_args(),
     }
     called = [one["command"] for one in parsed(FILES["all in one"])["services"].values() if "command" in one]
     commands = [words[2:] if words[:2] == ["python", "-m"] else words for words in called]
@@ -262,7 +263,7 @@ _LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 def test_any_names_give_files_whose_parts_stay_apart(names: list[str]) -> None:
     content = parsed(compose.all_in_one(clients(tuple(names))))
     assert len(content["services"]) == len(SERVER) + 2 * len(names)
-    assert len(content["secrets"]) == 4 + 7 * len(names)
+    assert len(content["secrets"]) == 4 + 8 * len(names)
     assert len(content["networks"]) == 2 + len(names)
     for place, name in enumerate(names):
         assert reachable(content, f"{name}-app") == {f"{name}-node"}

@@ -1,5 +1,6 @@
 """Apps are forked from a process that waits: the right command, options, silence and end."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResultStatus
 
+from fedha.deploy import launcher
 from fedha.deploy.executor import ForkingExecutor, options
 
 NOBODY = "127.0.0.1:9"
@@ -36,7 +38,7 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 @pytest.fixture
 def executor() -> Iterator[ForkingExecutor]:
-    made = ForkingExecutor()
+    made = launcher.executor()
     yield made
     template = made._ready().pid
     forked = children(template)
@@ -66,6 +68,51 @@ def test_a_task_gets_the_options_that_flowers_own_executor_gives(
     assert set(more) <= set(seen[0])
 
 
+class Pipe:
+    """What would be the template's input."""
+
+    def __init__(self) -> None:
+        self.stdin, self.orders = self, list[dict[str, object]]()
+
+    def write(self, line: bytes) -> None:
+        self.orders.append(json.loads(line))
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def started(made: Callable[[], ForkingExecutor], kind: TaskType, patch: pytest.MonkeyPatch) -> tuple[object, ...]:
+    """What an executor does with a task: how it ends, what it has forked, and what it starts as Flower does."""
+    pipe, flowers = Pipe(), list[list[str]]()
+    patch.setattr(ForkingExecutor, "_ready", lambda self: pipe)
+    patch.setattr(subprocess, "Popen", lambda words, **_: flowers.append(words))
+    status = made().launch(spec(task_type=kind)).status
+    return status, [one["app"] for one in pipe.orders], [words[0] for words in flowers]
+
+
+@pytest.mark.parametrize("kind", TaskType)
+def test_a_site_starts_its_own_app_or_nothing_whatever_it_is_handed(
+    kind: TaskType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server makes a run one of an agent by what its bundle says; Flower would start it at the sites."""
+    found = started(launcher.executor, kind, monkeypatch)
+    if kind in (TaskType.CLIENT_APP, TaskType.AGENT_APP):
+        assert found == (LaunchResultStatus.ACCEPTED, ["site"], [])
+    else:
+        assert found == (LaunchResultStatus.FAILED, [], [])
+
+
+@pytest.mark.parametrize("kind", TaskType)
+def test_a_server_starts_no_client(kind: TaskType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it was started at a site, as an older compose file does."""
+    found = started(ForkingExecutor, kind, monkeypatch)
+    wanted = {
+        TaskType.CLIENT_APP: (LaunchResultStatus.FAILED, [], []),
+        TaskType.SERVER_APP: (LaunchResultStatus.ACCEPTED, ["server"], []),
+    }
+    assert found == wanted.get(kind, (LaunchResultStatus.ACCEPTED, [], [str(kind)]))
+
+
 @pytest.mark.slow
 def test_an_app_is_forked_and_its_token_stands_on_no_command_line(executor: ForkingExecutor) -> None:
     template = executor._ready().pid
@@ -93,8 +140,8 @@ def test_apps_end_when_the_superexec_ends() -> None:
     program = (
         "import os, sys\n"
         "from tests.deploy.test_executor import spec\n"
-        "from fedha.deploy.executor import ForkingExecutor\n"
-        "made = ForkingExecutor()\n"
+        "from fedha.deploy.launcher import executor\n"
+        "made = executor()\n"
         "made.launch(spec())\n"
         "print(made._ready().pid, flush=True)\n"
         "sys.stdin.read()\n"

@@ -59,6 +59,8 @@ def test_a_site_keeps_features_where_its_limits_allow_it_and_forgets_them_where_
 ) -> None:
     config, limits = asked(tmp_path), tmp_path / "limits.yaml"
     monkeypatch.delenv("FEDHA_LIMITS", raising=False)
+    (tmp_path / "accepted.txt").write_text(f"code {config.model.name}\n")
+    monkeypatch.setenv("FEDHA_ACCEPTED", str(tmp_path / "accepted.txt"))
     plain = run(config, tmp_path, "plain", monkeypatch)
     caches = [tmp_path / "kept" / name / "features" for name in NAMES]
     assert not any(one.exists() for one in caches)

@@ -108,9 +108,25 @@ def test_a_site_gets_its_own_part_alone_and_only_what_is_in_use(folder: Path, th
     found = {str(path.relative_to(there / "fedha")) for path in (there / "fedha").rglob("*") if path.is_file()}
     secrets = ("ca.crt", "client.key", "node.crt", "node.key", "signing.key", "superexec.secret")
     assert found == {
-        *(".env", "compose.yml", "data/domain.npz", "roster.json", "settle.sh"),
+        *(".env", "accepted.txt", "compose.yml", "data/domain.npz", "roster.json", "settle.sh"),
         *(f"secrets/{name}" for name in secrets),
     }
+
+
+def test_a_site_begins_with_contracts_and_is_sent_proposals_ever_after(folder: Path, there: Path) -> None:
+    """What a person there has taken away, or never accepted, does not come back by itself."""
+    site, north = folder / "clients/north", there / "fedha"
+    (site / "contracts/a.yaml").write_text("first")
+    (site / "proposed/b.yaml").write_text("new")
+    assert deliver(folder, there, "north")[0] == 0
+    assert (north / "contracts/a.yaml").read_text() == "first"
+    assert (north / "proposed/b.yaml").read_text() == "new"
+    (north / "contracts/a.yaml").unlink()
+    (site / "contracts/c.yaml").write_text("later")
+    (site / "proposed/b.yaml").write_text("newer")
+    assert deliver(folder, there, "north")[0] == 0
+    assert not list((north / "contracts").iterdir())
+    assert (north / "proposed/b.yaml").read_text() == "newer"
 
 
 def test_an_env_file_for_somebody_else_is_said_not_run_into(folder: Path, there: Path) -> None:

@@ -20,6 +20,7 @@ from fedha.flower.serve import Job, serve
 from fedha.privacy.accounting import spent
 from fedha.privacy.ledger import restore
 from fedha.runs import runfolder
+from fedha.runs.files import COHORT
 from fedha.runs.listener import Silent
 from tests.privacy.rounds import settings
 
@@ -95,6 +96,18 @@ def test_a_server_without_noise_of_its_own_takes_no_seeded_one_for_clients_as_a_
     config = settings("iga", training={"averaging": "clients"}, privacy={"protect": "clients"})
     results = deployed(config, site / "a")
     assert results["privacy"]["noise"].startswith("cryptographic")
+
+
+def test_a_server_draws_clients_by_a_secret_that_a_run_that_goes_on_still_has(site: Path) -> None:
+    sections: dict[str, Any] = {"training": {"averaging": "clients", "clients_per_round": 1, "rounds": 1}}
+    config = settings("iga", **sections, privacy={"protect": "clients"})
+    deployed(config, site / "a")
+    secret = (site / "a" / COHORT).read_bytes()
+    assert len(secret) == 32
+    longer = config.model_copy(update={"training": config.training.model_copy(update={"rounds": 2})})
+    deployed(longer, site / "a", resume=True)
+    assert (site / "a" / COHORT).read_bytes() == secret
+    assert secret.hex() not in (site / "a" / "config.yaml").read_text()
 
 
 def account_of(site: Path) -> Any:

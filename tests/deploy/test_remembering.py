@@ -58,6 +58,8 @@ def test_a_deployed_run_that_was_killed_has_the_bits_of_the_simulation(
     monkeypatch.setenv("FEDHA_CACHE", str(tmp_path / "cache"))
     for name in ("FEDHA_LIMITS", "FEDHA_DATA"):
         monkeypatch.delenv(name, raising=False)
+    (tmp_path / "accepted.txt").write_text("code tests.rules_of_others:drags\n")
+    monkeypatch.setenv("FEDHA_ACCEPTED", str(tmp_path / "accepted.txt"))
     run, folder = config(optimizer), tmp_path / "deployed"
 
     def deployed(listener: Silent, *, resume: bool) -> None:

@@ -58,6 +58,7 @@ def test_a_run_is_diagnosed_whole(fedha: Command, tmp_path: Path) -> None:
     assert "Diagnosis" in page
     assert page.count("<svg") >= 4
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    assert "published" not in found
     # again: it is there already; the report command shows it too
     held = (tmp_path / "run" / "diagnosis.json").read_bytes()
     code, out, _ = fedha("diagnose", "run", "--radius", "1,0.1")
@@ -135,3 +136,18 @@ def test_another_file_of_that_name_is_not_written_over(fedha: Command, tmp_path:
     code, _, err = fedha("diagnose", "run", "-q", "--again")
     assert (code, "fedha did not write it" in err) == (2, True)
     assert mine.read_text() == "mine"
+
+
+def test_the_published_attack_stands_beside_ours(fedha: Command, tmp_path: Path) -> None:
+    assert fedha("run", "quickstart", *TINY, "--out", "run", "-q")[0] == 0
+    code, out, err = fedha("diagnose", "run", "--method", "published", "--rows", "transfer", "--radius", "0.1,1")
+    assert (code, err) == (0, "")
+    assert "The published attack" in out
+    found = read(tmp_path / "run")
+    assert [one["logits"] for one in found["published"]] == pytest.approx([0.1, 1])
+    for one in found["published"]:
+        assert one["distance"] <= one["radius"] * (1 + 1e-12)
+        assert set(one["accuracies"]) == {"flip-0.2", "flip-0.1", "target"}
+    assert "The published attack" in (tmp_path / "run" / "report.html").read_text()
+    code, _, err = fedha("diagnose", "run", "--method", "adam")
+    assert (code, "--method is 'adam'; take one of power" in err) == (2, True)

@@ -7,7 +7,7 @@ from typing import Any
 from flwr.app import Message
 
 from fedha.config import Config, parse
-from fedha.data.shards import client_domains
+from fedha.data.partition import client_domains
 from fedha.engine.inline import InlineGrid
 from fedha.flower.client import client_app, seeded_site
 from fedha.flower.serve import Job, load_domains, serve
@@ -46,7 +46,7 @@ class Overhearing(InlineGrid):
 def grid_of(config: Config, site: Any = seeded_site) -> Overhearing:
     """The clients of a config, each with a site of its own."""
     domains = load_domains(config)
-    parts = client_domains(domains, config.data.clients_per_domain, config.seed[0], config.data.split)
+    parts = client_domains(domains, config.data, config.seed[0])
     app = client_app(
         lambda _: build(config.model, domains.input_shape, domains.classes, config.seed[0]),
         lambda context: parts[int(context.node_config["partition-id"])],

@@ -97,9 +97,9 @@ def test_what_has_no_theorem_is_accounted_without_amplification(kind: str) -> No
 
 
 def test_without_replacement_noise_is_measured_in_twice_the_norm() -> None:
-    """Two neighbours that replace one differ by two clipped vectors."""
+    """Two neighbours that replace one differ by two clipped vectors; who takes part knows of itself."""
     made = ledger(100, (Release(3.0, "without_replacement", 10), 50), (Release(5.0, "whole", 100), 2), unit="client")
-    sampled = dp_accounting.SampledWithoutReplacementDpEvent(100, 10, gaussian(1.5))
+    sampled = dp_accounting.SampledWithoutReplacementDpEvent(99, 10, gaussian(1.5))
     expected = direct([(sampled, 50), (gaussian(2.5), 2)], 1e-3, REPLACE)
     assert spent(made, 1e-3).epsilon == pytest.approx(expected, rel=1e-12)
     assert spent(made, 1e-3).relation == "replace one client by another"
@@ -256,6 +256,15 @@ def test_the_account_of_evaluations_is_never_below_an_independent_one(noise: flo
     privacy = config_of(privacy={"evaluation_noise": noise}).privacy
     run = ledger(50, (evaluation_release(privacy, 50), 7))
     assert tight(run, 1e-3) <= spent(run, 1e-3).epsilon <= 1.25 * tight(run, 1e-3) + 0.15
+
+
+@pytest.mark.parametrize(("hidden", "cohort"), [(True, 18), (False, 5)])
+def test_a_cohort_hides_nobody_from_who_knows_it(hidden: bool, cohort: int) -> None:
+    """With 19 of 20 a participant that was not drawn knows that all others were."""
+    config = config_of(training={"averaging": "clients"}, privacy={"protect": "clients"})
+    about = config.recipe[0].resolve(), config.training, config.privacy, 20
+    assert cohort_round(*about, cohort, hidden=hidden).sampling == ("without_replacement" if hidden else "unamplified")
+    assert cohort_round(*about, 19, hidden=hidden).sampling == "unamplified"
 
 
 @pytest.mark.parametrize(("sampling", "cohort"), [("uniform", 20), ("examples", 20), ("uniform", 5)])

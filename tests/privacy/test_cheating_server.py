@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fedha.audit.adversary_models import Mixing
 from fedha.client import Client
 from fedha.config import LARGEST, SMALLEST, PrivacyConfig
 from fedha.data.domain import Domain
@@ -361,18 +362,11 @@ def asked(recipe: Recipe, privacy: dict[str, Any], sizes: dict[str, float], ther
 # --- networks that mix examples ---
 
 
-class Mixed(nn.Module):
-    """Every example's features hold the batch's mean."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs.flatten(1) - inputs.flatten(1).mean(0)
-
-
 MIXING = {
     "batch norm without running statistics": lambda: nn.Sequential(
         nn.Flatten(), nn.BatchNorm1d(6, affine=False, track_running_stats=False)
     ),
-    "a layer of somebody's": Mixed,
+    "a layer of somebody's": lambda: Mixing(nn.Flatten()),
 }
 
 

@@ -78,6 +78,10 @@ def test_every_statistic_of_the_table_is_releasable_or_refused_with_its_reason(m
         "hessian",
         "hessian_off_diagonal",
         "off_diagonal_energy",
+        "random_features",
+        "risk_distribution",
+        "representation_norm",
+        "conditional_information",
     }
     for name, sentence in refused.items():
         assert sentence.startswith(f"statistic {name!r} cannot be sent with example-level privacy: ")
@@ -95,6 +99,10 @@ def test_the_recipes_that_can_be_private_and_what_each_of_their_releases_holds()
     assert fine == {
         "erm": (),
         "groupdro": (("risk",),),  # what the server weighs by
+        "afl": (("risk",),),
+        "mixup": (),  # whose steps are refused, as sam's are
+        "sam": (),
+        "cma_diagonal": (("gradient", "hessian_diagonal"),),
         "exact_diagonal": (("gradient", "hessian_diagonal"),),
         "irm": (("scale_gradient",),),  # nobody asks for it; the pull towards zero needs it
         "vrex": (("risk",),),

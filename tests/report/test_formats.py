@@ -51,7 +51,7 @@ def test_latex_escapes_what_latex_reads() -> None:
     assert r"name & share \% & gain \\" in text
     assert r" & \footnotesize final round &  \\" in text
     assert r"a\_b & $71.2 \pm 1.1$ & -- \\" in text
-    assert r"c|d & $8.0$ & $-0.5 \pm 0.2$ \\" in text
+    assert r"c\textbar{}d & $8.0$ & $-0.5 \pm 0.2$ \\" in text
     hard = Table("c", (Column("x"),), ((r"50% & #1 $_{a}^2~\ ±",),))
     escaped = r"50\% \& \#1 \$\_\{a\}\textasciicircum{}2\textasciitilde{}\textbackslash{} $\pm$ \\"
     assert escaped in render(hard, "latex")

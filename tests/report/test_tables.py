@@ -7,12 +7,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from fedha import statistics
+from fedha.config import TrainingConfig
+from fedha.exchange import Task
+from fedha.measurement import Circumstances, measure, view_head
+from fedha.models import SplitModel
 from fedha.recipes import RECIPES
 from fedha.report.comparison import Variant
 from fedha.report.formats import Summary, Table
 from fedha.report.tables import accuracy_table, bytes_per_round, recipe_table
+from fedha.rules.table import RULES
 from fedha.table import STATISTICS
 from tests.made_runs import part, results
 
@@ -128,12 +134,7 @@ def test_what_was_not_measured_is_a_dash() -> None:
     assert _cell(half, "hgp", "target faraway % (oracle)") is None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *STATISTICS,
-    ],
-)
+@pytest.mark.parametrize("name", [name for name, row in STATISTICS.items() if not (row.sampled or row.representation)])
 def test_the_size_of_a_statistic_is_that_of_its_tensor(name: str) -> None:
     head, features = torch.randn(3, 5), torch.randn(7, 5)
     labels = torch.arange(7) % 3
@@ -159,6 +160,20 @@ def test_bytes_of_a_round_are_those_of_the_tensors_in_its_messages() -> None:
 def test_a_round_carries_the_model_once_an_exchange_and_the_update_once(recipe: Any) -> None:
     small, large = bytes_per_round(recipe, 2, 9, 1000), bytes_per_round(recipe, 2, 9, 1001)
     assert (large.down - small.down, large.up - small.up) == (4 * recipe.exchanges, 4)
+
+
+def test_what_is_sampled_has_its_size_for_each_probe() -> None:
+    view = view_head(SplitModel(nn.Identity(), nn.Linear(4, 3)), {})
+    for name in ("random_features", "risk_distribution"):
+        around = Circumstances(0, 1, None, 7, {})
+        found = measure(name, view, view.prepare(torch.randn(6, 4)), torch.arange(6) % 3, around)
+        assert found.numel() == 7 * STATISTICS[name].size(3, 5)
+
+
+def test_every_rule_says_what_it_goes_with() -> None:
+    for name, row in RULES.items():
+        (rule,) = Task(RECIPES["erm"], TrainingConfig(mode=row.mode, optimizer=name), 0).rules
+        assert (rule.at_clients, rule.weigh is not None) == (row.at_clients, row.weighs)
 
 
 def test_the_table_of_recipes_has_a_row_for_each_and_states_its_model() -> None:
@@ -209,6 +224,13 @@ def test_a_rule_that_took_a_round_of_the_warm_up_is_named() -> None:
     found = results("hgp", 3)
     found["selection"]["training_domain_validation"]["within_warmup"] = 16
     told = "hgp, seed 3: within the warm-up of 16 rounds: training-domain-validation takes round 15."
+    assert told in accuracy_table([found]).notes
+
+
+def test_a_round_of_the_warm_up_that_was_passed_over_is_named() -> None:
+    found = results("hgp", 3)
+    found["selection"]["training_domain_validation"] |= {"instead_of": 4, "warmup": 6}
+    told = "hgp, seed 3: the warm-up of 6 rounds is passed over: training-domain-validation takes round 15 and not 4."
     assert told in accuracy_table([found]).notes
 
 

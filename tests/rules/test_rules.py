@@ -57,7 +57,11 @@ def test_every_row_makes_the_rule_of_its_name(name: str) -> None:
 def test_what_a_recipe_asks_of_the_server_comes_with_it() -> None:
     rules = {name: [one.name for one in Task(RECIPES[name], TrainingConfig(), SEED).rules] for name in RECIPES}
     asking = {name: found for name, found in rules.items() if found != ["adam"]}
-    assert asking == {"groupdro": ["groupdro", "adam"], "fediir": ["reference_average", "adam"]}
+    assert asking == {
+        "groupdro": ["groupdro", "adam"],
+        "afl": ["afl", "adam"],
+        "fediir": ["reference_average", "adam"],
+    }
 
 
 def test_a_step_puts_new_tensors_in_the_old_ones_place() -> None:

@@ -84,7 +84,7 @@ def test_a_source_without_a_validation_part_does_not_count() -> None:
 def test_the_oracle_is_an_upper_bound_of_every_rule(accuracies: list[tuple[float, float, float]]) -> None:
     records = [record(number, target, sources) for number, (target, *sources) in enumerate(accuracies, 1)]
     chosen = select(records, {"d0": fold(*(one[1] for one in accuracies))})
-    assert set(chosen) == set(RULES)
+    assert set(chosen) == set(RULES) - {"validation_domain"}
     best = chosen["oracle"]["target_accuracy"]
     assert best == max(target for target, *_ in accuracies)
     for one in chosen.values():
@@ -94,12 +94,26 @@ def test_the_oracle_is_an_upper_bound_of_every_rule(accuracies: list[tuple[float
     assert mean_of[kept] == pytest.approx(max(mean_of))
 
 
-def test_a_round_of_the_warm_up_is_marked() -> None:
+def test_a_round_of_the_warm_up_is_passed_over_and_said_and_taken_only_without_another() -> None:
     records = [record(1, 0.9, [0.1, 0.2]), record(2, 0.6, [0.9, 0.7]), record(3, 0.8, [0.2, 0.8])]
     chosen = select(records, {}, 2)
-    assert {rule: one.get("within_warmup") for rule, one in chosen.items()} == {
-        "final": None,
-        "training_domain_validation": 2,
-        "oracle": 2,
+    assert {rule: (one["round"], one.get("instead_of"), one.get("warmup")) for rule, one in chosen.items()} == {
+        "final": (3, None, None),
+        "training_domain_validation": (3, 2, 2),
+        "oracle": (3, 1, 2),
     }
-    assert all(one["within_warmup"] == 3 for one in select(records, {}, 3).values())
+    assert all(one["target_accuracy"] == 0.8 and "within_warmup" not in one for one in chosen.values())
+    within = select(records, {}, 3)
+    assert all(one["within_warmup"] == 3 and "instead_of" not in one for one in within.values())
+    assert within["training_domain_validation"]["round"] == 2
+
+
+def test_the_oracle_looks_at_its_own_part_of_the_target_and_the_rest_is_reported() -> None:
+    parts = [(0.3, 0.9), (0.8, 0.2)]
+    records = [{**record(one, rest), "oracle": {"t": {"accuracy": own}}} for one, (rest, own) in enumerate(parts, 1)]
+    assert select(records)["oracle"] == {"round": 1, "target_accuracy": 0.3}
+
+
+def test_the_validation_domain_selects_by_itself_alone() -> None:
+    records = [{**record(one, one / 10), "lodo_val": {"v": {"accuracy": 1 - one / 10}}} for one in (1, 2)]
+    assert select(records)["validation_domain"] == {"round": 1, "target_accuracy": 0.1}

@@ -121,6 +121,49 @@ def test_in_a_deployment_it_is_a_run_of_the_servers(probed: Path, tmp_path: Path
     assert all(torch.equal(value, weights(tmp_path / "run")[name]) for name, value in weights(probed).items())
 
 
+def test_a_run_begins_with_the_model_of_a_round_by_number_or_by_rule(tmp_path: Path) -> None:
+    first = {**BASE, "training": {"rounds": 4}, "evaluation": {"every": 1}, "checkpoint": {"keep": 1}}
+    execute(parse(first), tmp_path / "first", Silent())
+    results = read_results(tmp_path / "first")
+    models = {path.name: load_file(path) for path in (tmp_path / "first" / "models").iterdir()}
+    ends = [*(models[f"round-{number:06d}.safetensors"] for number in (1, 2, 3)), weights(tmp_path / "first")]
+    for number, wanted in enumerate(ends, 1):
+        start = {"run": str(tmp_path / "first"), "round": number}
+        found = begun(tmp_path, tmp_path / f"at-{number}", model={"start": start})
+        assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+        assert read_results(tmp_path / f"at-{number}")["start"]["round"] == number
+    chosen = results["selection"]["oracle"]["round"]
+    found = begun(tmp_path, tmp_path / "oracle", model={"start": {"run": str(tmp_path / "first"), "rule": "oracle"}})
+    assert all(torch.equal(value, found[name]) for name, value in ends[int(chosen) - 1].items())
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (
+            {"round": 1},
+            r"model.start is .*, round 1: the model of round 1 of .* was not kept, only of 2; set checkpoint",
+        ),
+        ({"round": 3}, r"round 3: the model of round 3 of .* was not kept, only of 2"),
+        ({"rule": "orakle"}, r"rule orakle: there is no rule 'orakle'; did you mean 'oracle'"),
+        ({"rule": "leave_one_domain_out"}, r"has no round by rule 'leave_one_domain_out', only by final"),
+        ({"round": 0}, r"model.start.round is 0: input should be greater than or equal to 1"),
+        ({"round": 1, "rule": "oracle"}, r"round 1 and rule 'oracle' both choose a round; leave one out"),
+        ({"rounds": 1}, r"rounds"),
+    ],
+)
+def test_a_round_that_was_not_kept_is_said(chosen: dict[str, Any], said: str, probed: Path, tmp_path: Path) -> None:
+    with pytest.raises(FedhaError, match=said):
+        begun(tmp_path, tmp_path / "run", model={"start": {"run": str(probed), **chosen}})
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_start_is_written_as_it_is_read() -> None:
+    for written in ("runs/probe", {"run": "runs/probe", "round": 3}, {"run": "runs/probe", "rule": "oracle"}):
+        model = parse({"model": {"start": written}}).model
+        assert model.model_dump(mode="json")["start"] == written
+
+
 def test_a_target_that_the_other_run_trained_on_is_told(tmp_path: Path) -> None:
     rows = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     (tmp_path / "data").mkdir()

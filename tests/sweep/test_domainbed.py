@@ -53,6 +53,15 @@ def test_each_config_is_a_sweep_over_the_data_sets_own_domains(name: str, tmp_pa
     assert len(jobs) == len(DOMAINS[name]) * 3 * 9 * 2
 
 
+def test_rotated_mnist_takes_every_recipe_and_range() -> None:
+    content = read_content(config_path("domainbed/rotated-mnist"), [])
+    settings = content.pop("sweep")
+    content["data"] = {**content["data"], "target": ["0", "75"]}
+    jobs = make_jobs(list(expand(read_space(with_ranges(content, settings["ranges"]), draws=2), 2)))
+    assert not [one.refused for one in jobs if one.refused]
+    assert len(jobs) == 15 * 2 * 3 * 2
+
+
 def test_a_sweep_is_no_run_and_the_error_says_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FedhaError, match="train them with: fedha sweep"):
         load(config_path("domainbed/pacs"))

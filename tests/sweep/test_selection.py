@@ -40,12 +40,15 @@ def test_a_rule_keeps_the_run_with_the_best_score_not_the_best_target() -> None:
 
 
 def test_what_diverged_or_has_not_ended_is_not_chosen_and_data_are_not_chosen_over() -> None:
-    jobs = [entry("a"), entry("b"), entry("c"), entry("d", **{"data.label_noise": 0.1})]
-    found = {"a": run_of(0.9, 0.9, diverged="its loss is 1e18"), "b": run_of(0.5, 0.4), "d": run_of(0.9, 0.8)}
+    parts = {"data.partition": {"name": "lambda", "clients": "6"}, "data.angles": ["0", "15"]}
+    jobs = [entry("a"), entry("b"), entry("c"), entry("d", **{"data.label_noise": 0.1}), entry("e", **parts)]
+    found = {"a": run_of(0.9, 0.9, diverged="its loss is 1e18"), "b": run_of(0.5, 0.4)}
+    found |= {"d": run_of(0.9, 0.8), "e": run_of(0.9, 0.8)}
     chosen = choose("training_domain_validation", jobs, found)
     assert {row: one.entry.name for (row, _, _), one in chosen.items()} == {
         ("", "erm"): "b",
         ("data.label_noise=0.1", "erm"): "d",
+        ("data.partition={name: lambda, clients: 6}, data.angles=[0, 15]", "erm"): "e",
     }
 
 
@@ -63,6 +66,29 @@ def test_a_summary_keeps_warm_up_rounds_out_and_says_where_they_would_have_been_
     assert own["rules"][rule]["warmup"] == evaluated[0]
     assert "warmup" not in free["rules"][rule]
     assert own["rules"]["oracle_last"]["round"] == own["rules"]["final"]["round"] == evaluated[-1]
+
+
+def test_a_runs_cost_is_that_of_its_folds_too(tmp_path: Path) -> None:
+    folder = made_runs.write_run(tmp_path / "run")
+    alone = summarise(folder, 0)
+    fold = folder / "folds" / "near"
+    fold.mkdir(parents=True)
+    (fold / runfolder.METRICS).write_bytes((folder / runfolder.METRICS).read_bytes())
+    both = summarise(folder, 0)
+    assert alone["bytes_up"] > 0
+    assert [both[key] for key in ("bytes_up", "bytes_down")] == [2 * alone[key] for key in ("bytes_up", "bytes_down")]
+    records = runfolder.read_metrics(folder)
+    assert both["seconds"] == pytest.approx(alone["seconds"] + sum(one["seconds"] for one in records))
+
+
+def test_targets_stand_in_the_order_in_which_they_were_asked_for_whichever_ended_first() -> None:
+    jobs = [entry(name, target=name) for name in "abc"]
+    found = {name: run_of(0.5, 0.5, chosen={"targets": {name: 0.5}}) for name in "cab"}
+    del found["a"]
+    assert [target for _, target, _ in choose("oracle_last", jobs, found)] == ["b", "c"]
+    more = [*jobs, entry("a2", target="a", weight=2)]
+    found["a2"] = run_of(0.5, 0.5, chosen={"targets": {"a": 0.5}})
+    assert [target for _, target, _ in choose("oracle_last", more, found)] == ["a", "b", "c"]
 
 
 def made(recipes: int = 2, targets: int = 3, seeds: int = 4) -> Found:

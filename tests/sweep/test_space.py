@@ -8,11 +8,13 @@ import pytest
 
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES
+from fedha.rules.table import RULES
 from fedha.schema import number
 from fedha.sweep.distributions import Distribution, read_distribution
 from fedha.sweep.jobs import digest_of, make_jobs
 from fedha.sweep.ranges import with_ranges
-from fedha.sweep.space import Wanted, expand, read_space, settings_of
+from fedha.sweep.settings import settings_of
+from fedha.sweep.space import Wanted, expand, read_space
 from fedha.sweep.targets import with_targets
 
 
@@ -132,7 +134,7 @@ def test_every_distribution_stays_within_its_ends_and_fills_them(kind: str, give
         ({"log_unifrm": [0, 1]}, "did you mean 'log_uniform'"),
         ({"choices": [0, 1]}, "did you mean 'choice'"),
         ({"log_uniform": [1]}, "its lower and its upper end"),
-        ({"log_uniform": [1, 0]}, "its lower and its upper end"),
+        ({"log_uniform": [1, 0]}, r"is \{log_uniform: \[1, 0\]\}; give log_uniform its lower and its upper end"),
         ({"log_uniform": ["a", 0]}, "its lower and its upper end"),
         ({"log_uniform": 3}, "its lower and its upper end"),
         ({"log_uniform": [-5, 1e9]}, "exponents, of 10"),
@@ -211,6 +213,25 @@ def test_published_ranges_fit_the_schema_for_every_recipe(name: str) -> None:
     jobs = make_jobs(wanted(content, draws=5))
     assert [one.refused for one in jobs if one.refused] == []
     assert {one.label for one in jobs} == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", [name for name, row in RULES.items() if row.mode == "local"])
+def test_published_ranges_fit_the_schema_for_every_rule(name: str) -> None:
+    content = with_ranges({"recipe": "erm", "training": {"mode": "local", "optimizer": name}}, "domainbed-small")
+    jobs = make_jobs(wanted(content, draws=5))
+    assert [one.refused for one in jobs if one.refused] == []
+    ranged = [one for one in RULES[name].options if any(key.endswith(f".{one}") for key in jobs[0].values)]
+    assert bool(ranged) == bool(RULES[name].options)
+    with_average = with_ranges({"recipe": "erm", "training": {"weight_averaging": "ema"}}, "domainbed")
+    assert with_average["training"]["weight_averaging"] == {"name": "ema", "decay": {"choice": [0.9, 0.99, 0.999]}}
+
+
+def test_a_list_of_rules_with_ranges_of_their_own_is_refused() -> None:
+    training = {"mode": "local", "optimizer": ["fedavg", {"name": "fedprox"}]}
+    with pytest.raises(FedhaError, match="is a list and 'fedprox' in it has a range of its own; make a sweep"):
+        with_ranges({"recipe": "erm", "training": training}, "domainbed")
+    plain = with_ranges({"recipe": "erm", "training": {**training, "optimizer": ["fedavg", "scaffold"]}}, "domainbed")
+    assert plain["training"]["optimizer"] == ["fedavg", "scaffold"]
 
 
 def test_what_a_config_says_itself_is_not_ranged_and_local_steps_take_the_clients_rate() -> None:

@@ -3,61 +3,20 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedha.cli import stopping
-from fedha.cli.commands import app
-from fedha.cli.exits import exit_code
 from fedha.config import read_content
 from fedha.errors import FedhaError
-from fedha.runs import own_files, runfolder
-from fedha.sweep.jobs import Job, make_jobs
+from fedha.runs import own_files
+from fedha.sweep.jobs import Job, Task, make_jobs
 from fedha.sweep.space import Space, expand, read_space
-from fedha.sweep.store import Store, entries, open_sweep
+from fedha.sweep.store import entries, open_sweep
 from fedha.sweep.work import BUSY, DONE, Worker, here, in_order
-
-Command = Callable[..., tuple[int, str, str]]
-
-CONFIG = """
-name: made
-data: {name: arrays, root: d, target: [a, b]}
-model: {name: mlp, hidden: [4]}
-recipe: [erm, {name: exact_diagonal, weight: [0.1, 1]}]
-seed: [0, 1]
-training: {rounds: 2}
-"""
-JOBS = 2 * 2 * 3
-
-
-@pytest.fixture
-def fedha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in a folder with three domains and a config: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    generator = np.random.default_rng(0)
-    (tmp_path / "d").mkdir()
-    for place, name in enumerate("abc"):
-        inputs = generator.normal(size=(40, 3)).astype("f4") + place / 4
-        np.savez(tmp_path / "d" / f"{name}.npz", inputs=inputs, labels=(inputs[:, 0] > place / 4).astype("i8"))
-    (tmp_path / "c.yaml").write_text(CONFIG)
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = exit_code(lambda **settings: app(list(arguments), **settings))
-        return code, *capsys.readouterr()
-
-    return command
-
-
-def sweep(fedha: Command, *arguments: str) -> tuple[int, str, str]:
-    return fedha("sweep", "c.yaml", "--out", "s", "--jobs", "1", *arguments)
-
-
-def finished(folder: str = "s") -> list[Path]:
-    return sorted(Path(folder).rglob(runfolder.RESULTS))
+from tests.sweep.made import JOBS, Command, finished, opened, sweep, whole
 
 
 def test_every_run_is_done_once_and_the_tables_show_them(fedha: Command) -> None:
@@ -160,19 +119,13 @@ def test_a_stopped_sweep_goes_on_to_the_table_that_it_would_have_had(
         assert json.loads(other.read_bytes())["target"] == kept
 
 
-def _opened() -> tuple[Store, list]:  # type: ignore[type-arg]
-    space = read_space(read_content(Path("c.yaml")), draws=None)
-    jobs = make_jobs(list(expand(space, None)))
-    return open_sweep(Path("s"), space, jobs), jobs
-
-
 @pytest.mark.usefixtures("fedha")
 def test_workers_that_share_a_folder_do_no_job_twice_and_lose_none() -> None:
-    store, jobs = _opened()
+    store, jobs = opened()
     states: list[str] = []
 
     def work(place: int) -> None:
-        states.extend(one.state for one in here(Worker(store), in_order(jobs, place, 3)) if one is not None)
+        states.extend(one.state for one in here(Worker(store), whole(in_order(jobs, place, 3))) if one is not None)
 
     threads = [threading.Thread(target=work, args=(place,)) for place in range(3)]
     for one in threads:
@@ -217,25 +170,25 @@ def test_workers_that_begin_at_once_make_one_sweep_with_everybodys_jobs(monkeypa
 
 @pytest.mark.usefixtures("fedha")
 def test_a_sweep_whose_maker_was_killed_before_the_list_is_made_again() -> None:
-    _opened()
+    opened()
     Path("s/sweep.json").unlink()
-    store, jobs = _opened()
+    store, jobs = opened()
     assert {one.name for one in entries(store.folder)} == {one.name for one in jobs}
 
 
 @pytest.mark.usefixtures("fedha")
 def test_a_claimed_job_is_anothers_and_free_when_its_worker_is_gone() -> None:
-    store, jobs = _opened()
+    store, jobs = opened()
     with store.claimed(jobs[0].name) as mine:
         assert mine
-        assert Worker(store).work(jobs[0]).state == BUSY
-    assert Worker(store).work(jobs[0]).state == DONE
+        assert Worker(store).work(Task(jobs[0])).state == BUSY
+    assert Worker(store).work(Task(jobs[0])).state == DONE
 
 
 @pytest.mark.usefixtures("fedha")
 def test_a_summary_that_is_missing_or_damaged_is_made_again() -> None:
-    store, jobs = _opened()
-    found = Worker(store).work(jobs[0]).found
+    store, jobs = opened()
+    found = Worker(store).work(Task(jobs[0])).found
     path = store.place(jobs[0].name) / "summary.json"
     for content in (b"{", b"[]", b'{"form": 99}', None):
         path.unlink() if content is None else path.write_bytes(content)
@@ -246,8 +199,8 @@ def test_a_summary_that_is_missing_or_damaged_is_made_again() -> None:
 
 @pytest.mark.usefixtures("fedha")
 def test_a_damaged_list_is_a_sentence_and_runs_stay() -> None:
-    store, jobs = _opened()
-    Worker(store).work(jobs[0])
+    store, jobs = opened()
+    Worker(store).work(Task(jobs[0]))
     for content in (b"{", b"[]", b'{"jobs": 3}', b'{"form": 99, "jobs": []}', b'{"form": 1, "jobs": [{"x": 1}]}'):
         (Path("s") / "sweep.json").write_bytes(content)
         with pytest.raises(FedhaError, match=r"sweep\.json"):
@@ -314,7 +267,7 @@ def test_the_last_round_is_tabled_where_sources_hold_nothing_out(fedha: Command)
 
 @pytest.mark.usefixtures("fedha")
 def test_a_worker_takes_the_job_of_another_that_is_gone() -> None:
-    store, jobs = _opened()
+    store, jobs = opened()
     held, waits = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -326,7 +279,7 @@ def test_a_worker_takes_the_job_of_another_that_is_gone() -> None:
     thread.start()
     held.wait(60)
     states = []
-    for outcome in here(Worker(store), jobs[:2]):
+    for outcome in here(Worker(store), whole(jobs[:2])):
         states.append(None if outcome is None else outcome.state)
         if outcome is None:
             waits.set()  # it looks again, and finds it free

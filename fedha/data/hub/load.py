@@ -88,7 +88,8 @@ def hub(
         whole = Examples(made[name], torch.tensor([order[one] for one in labels[name]], dtype=torch.int64))
         nothing = whole.select(slice(0, 0))
         domains.append(Domain(name, nothing, whole) if name in unseen else split(name, whole, cut))
-    return DomainSet(tuple(domains), (), len(known), f"{root.name} ({', '.join(columns)}), {len(known)} classes")
+    described = f"{root.name} ({', '.join(columns)}), {len(known)} classes"
+    return DomainSet(tuple(domains), (), len(known), described, class_names=tuple(known))
 
 
 def domain_rows(root: Path, domain: str | None, part: str | None) -> dict[str, tuple[Stored, Rows]]:

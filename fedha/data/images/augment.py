@@ -1,5 +1,6 @@
 """What chance does to an image that is trained on: DomainBed's transforms, or somebody's own, drawn by the row."""
 
+import hashlib
 import inspect
 import json
 import random
@@ -103,6 +104,21 @@ def augmented(image: Image.Image, wanted: Augmentation, draws: Draws, row: int) 
     return _bytes(made, wanted)
 
 
+@lru_cache(maxsize=8)
+def written(wanted: Augmentation) -> str:
+    """What decides how an image is changed: a transform's name and arguments, and the text that defines it.
+
+    What a text takes from other modules is not in it.
+    """
+    function = inspect.unwrap(find("data.augment", plugins.place(plugins.TRANSFORMS, wanted.name)))
+    try:
+        path = inspect.getsourcefile(function)
+    except TypeError:  # written in another language
+        path = None
+    code = b"" if path is None else Path(path).read_bytes()
+    return f"{wanted.name} {wanted.options} {wanted.square!r} {hashlib.blake2b(code, digest_size=16).hexdigest()}"
+
+
 @contextmanager
 def _globally(seed: int) -> Iterator[None]:
     """Draw from the global generators of torch, NumPy and Python as a seed says, and leave them as they were."""
@@ -129,6 +145,8 @@ def _bytes(made: Any, wanted: Augmentation) -> NDArray[numpy.uint8]:
             f"it makes {told}; let it return a Pillow image, bytes [h, w, c], or a tensor [c, h, w] of bytes or of "
             "numbers from 0 to 1"
         )
+    if 0 in made.size:
+        raise FedhaError(f"it makes an image of {made.width} × {made.height} pixels")
     return squared(made.convert("L" if wanted.square.channels == 1 else "RGB"), wanted.square)
 
 

@@ -1,14 +1,16 @@
 """Images of a folder, or of a manifest, as a domain."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedha.config import DataConfig
 from fedha.data.domain import Domain, Examples, split, unseen
-from fedha.data.groups import numbered
+from fedha.data.groups import GROUP, numbered
 from fedha.data.images.augment import augmentation
 from fedha.data.images.cache import cached
 from fedha.data.images.classes import labels_of
@@ -67,7 +69,8 @@ def domain_of(folder: Folder, classes: Sequence[str], square: Square, config: Da
     files = ImageFiles(folder.path, folder.files, square, config.workers)
     inputs, broken = _inputs(files, config, trained=cut is not None)
     notes = list(folder.notes)
-    whole = Examples(inputs, labels, _groups(folder, cut, notes)).counted()
+    metadata = {} if folder.groups is None else {GROUP: numpy.array(folder.groups)}
+    whole = Examples(inputs, labels, _groups(folder, cut, notes), {**metadata, **_column(folder, config)}).counted()
     held_out = None if folder.held_out is None or cut is None else torch.tensor(folder.held_out, dtype=torch.bool)
     if broken:
         left = torch.tensor([row for row in range(len(files)) if row not in broken], dtype=torch.int64)
@@ -100,6 +103,13 @@ def _divided(
 
 def _shared(groups: Tensor, held_out: Tensor) -> int:
     return len(set(groups[held_out].tolist()) & set(groups[~held_out].tolist()))
+
+
+def _column(folder: Folder, config: DataConfig) -> dict[str, NDArray[Any]]:
+    """The column that clients are made by, where a manifest has it."""
+    name = config.partition_column
+    known = folder.columns.get(name.casefold()) if name is not None else None
+    return {} if known is None or name is None else {name: numpy.array(known)}
 
 
 def _groups(folder: Folder, cut: Cut | None, notes: list[str]) -> Tensor | None:

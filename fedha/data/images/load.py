@@ -47,6 +47,7 @@ def load(config: DataConfig, cut: Cut) -> DomainSet:
             f"{len(classes)} classes; {square}{told}{_changed(config)}"
         ),
         notes=tuple(passed),
+        class_names=tuple(classes),
     )
 
 
@@ -140,7 +141,8 @@ def domains_in(config: DataConfig, root: Path | None, *, own: bool = False) -> t
         raise FedhaError(f"data.manifest is {manifest}, but a site's list is in its own folder; give its name there")
     inside = None if root is None else root / manifest
     place = inside if inside is not None and (own or inside.is_file()) else manifest
-    return read_manifest(place, root, missing=config.on_broken == "skip")
+    skip, column = config.on_broken == "skip", config.partition_column
+    return read_manifest(place, root, missing=skip, column=column)
 
 
 def _read(config: DataConfig) -> tuple[dict[str, Folder], list[str], Sequence[str]]:

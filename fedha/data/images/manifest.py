@@ -37,13 +37,16 @@ class Row:
     cells: Mapping[str, str]
 
 
-def read_manifest(path: Path, root: Path | None, *, missing: bool = False) -> tuple[dict[str, Folder], list[str]]:
+def read_manifest(
+    path: Path, root: Path | None, *, missing: bool = False, column: str | None = None
+) -> tuple[dict[str, Folder], list[str]]:
     """The domains of a manifest, by name, in order.
 
     Args:
         path: The file.
         root: What the images' paths are relative to; None: the file's folder.
         missing: Whether an image may be missing: it is then found broken when it is decoded.
+        column: One more that is read.
 
     Returns:
         The domains, their images in the file's order, and what is to be told, a sentence each.
@@ -51,7 +54,8 @@ def read_manifest(path: Path, root: Path | None, *, missing: bool = False) -> tu
     Raises:
         FedhaError: The file cannot be read or is no such list; names what is wrong with which lines.
     """
-    columns, rows, unread = _read(path)
+    columns, rows, others = _read(path)
+    unread = [name for name in others if column is None or name != column.casefold()]
     _check(path, columns, rows)
     folder = (path.parent if root is None else root).absolute()
     if not missing:
@@ -91,8 +95,9 @@ def _read(path: Path) -> tuple[list[str], list[Row], list[str]]:
 def _check_header(path: Path, header: Sequence[str]) -> None:
     for name in NEEDED:
         if name not in header:
-            told = f", only {listed(header)}{nearest(name, header)}" if any(header) else ""
-            raise FedhaError(f"{shown(path)} has no column {name!r}{told}; give it {LAYOUT}")
+            give = f"give it {LAYOUT}"
+            told = f", only {listed(header)}{nearest(name, header, give)}" if any(header) else f"; {give}"
+            raise FedhaError(f"{shown(path)} has no column {name!r}{told}")
     if twice := [name for name in header if header.count(name) > 1]:
         raise FedhaError(f"{shown(path)} has the column {twice[0]!r} twice; keep one of them")
 
@@ -153,4 +158,9 @@ def _folder(name: str, folder: Path, rows: Sequence[Row], columns: Sequence[str]
         notes=(),
         held_out=tuple(SPLITS[one.cells["split"].casefold()] for one in rows) if "split" in columns else None,
         groups=tuple(one.cells["group"] for one in rows) if "group" in columns else None,
+        columns={
+            name: tuple(one.cells[name] for one in rows)
+            for name in rows[0].cells
+            if name == "group" or name not in NEEDED + MORE
+        },
     )

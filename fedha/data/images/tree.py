@@ -4,7 +4,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedha.errors import FedhaError, listed
@@ -45,6 +45,7 @@ class Folder:
         notes: What was passed over, a sentence each.
         held_out: Whether each is held out, where a manifest says so; None: it is drawn.
         groups: The group of each, where a manifest has them.
+        columns: What else a manifest has of each, by column.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Folder:
     notes: tuple[str, ...]
     held_out: tuple[bool, ...] | None = None
     groups: tuple[str, ...] | None = None
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_tree(root: Path) -> tuple[dict[str, Folder], list[str]]:
@@ -92,6 +94,13 @@ def read_domain(root: Path, name: str) -> Folder:
         raise FedhaError(f"{shown(one.path)} holds no class folder; the layout is {LAYOUT}")
     check_names({f"{shown(label)!r} ({name})": label for label in one.classes})
     return one
+
+
+def images_below(folder: Path) -> list[str]:
+    """The images of a folder and of the folders in it, by their names in it, in order; errors as in `read_tree`."""
+    if not folder.is_dir():
+        raise FedhaError(f"{shown(folder)} is no folder; name one with images")
+    return [name for name, is_image in _walk(folder, ()) if is_image]
 
 
 def shown(path: Path | str) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field
 from fedha.data.about import about
 from fedha.data.class_names import check_alone, classes_of
 from fedha.data.domain import Domain, DomainSet, Examples
+from fedha.data.groups import GROUP
 from fedha.data.sides import Cut
 from fedha.data.tables.encode import Encoding, Impute, strange_categories
 from fedha.data.tables.prepared import prepared
@@ -42,6 +43,7 @@ def table(
     group: str | None = None,
     split_column: str | None = None,
     categories: Names | None = None,
+    metadata: Names | None = None,
     class_names: Annotated[Names, Field(min_length=2)] | None = None,
     missing: Names | None = None,
     impute: Impute = "mean",
@@ -50,6 +52,7 @@ def table(
     on_unlabelled: Literal["error", "skip"] = "error",
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None,
     statistics: dict[str, ColumnStatistics] | None = None,
+    partition_column: str | None = None,
 ) -> DomainSet:
     """Rows as examples: numbers standardised, an input a category, and an input for where a value is missing.
 
@@ -67,6 +70,7 @@ def table(
         group: The column of what belongs together, such as a patient: never on both sides.
         split_column: The column that says train, or test or held_out.
         categories: Features with categories; None: those that have no number in any source.
+        metadata: Columns that are kept beside the rows, for evaluation.groups; they may be features or not.
         class_names: The classes in the order of their labels.
         missing: Cells that stand for no value; None: those that people usually write.
         impute: What stands for a missing number: the mean, zero, or an error. A missing category is none.
@@ -74,6 +78,7 @@ def table(
         standardise: Whether numbers are taken less their mean, over their deviation.
         on_unlabelled: Whether a row without a label is an error, or left out and counted.
         delimiter: Between the cells of a text file; None: a comma, or a tab in .tsv.
+        partition_column: The column that clients are made by; no feature.
         statistics: Mean and deviation, or categories, of each feature; None: from the sources' own sums: of training
             parts, never of a target.
 
@@ -89,7 +94,7 @@ def table(
         check_alone(class_names, classes)
     declared = _declared(statistics, categories)
     as_text = None if declared is None else [name for name, has_categories in declared.items() if has_categories]
-    roles = Roles(label, domain, group, split_column, tuple(leave_out or ()), as_text)
+    roles = Roles(label, domain, group, split_column, tuple(leave_out or ()), as_text, partition_column)
     reading = Reading(roles, tuple(MISSING if missing is None else missing), delimiter, on_unlabelled == "skip")
     unseen = [target] if isinstance(target, str) else list(target or [])
     asked = list(statistics) if statistics is not None and features is None else features
@@ -102,15 +107,25 @@ def table(
     parts, notes = reading.parts(root, lambda known: wanted(known, sources, unseen, alone=alone))
     ready = prepared(parts, reading, unseen, asked, declared, named, cut)
     encoding = Encoding(ready.statistics(statistics, needs, alone=alone), impute, indicator, standardise)
+    beside = {**({GROUP: group} if group else {}), **{name: name for name in metadata or ()}}
     made = tuple(
-        domain_of(one, ready.divided[name], encoding, is_source=name not in unseen, quiet=cut.protected)
+        domain_of(one, ready.divided[name], encoding, roles, beside, is_source=name not in unseen, quiet=cut.protected)
         for name, one in ready.parts.items()
     )
     released = () if statistics is not None else needs.told(ready.kinds)
     gave = f", after each source gave {'; '.join(released)}" if released else ""
     told = f"{len(ready.kinds)} columns as {len(encoding.names)} inputs{gave}, {len(ready.classes)} classes"
     described = f"tables from {root}: {told}"
-    return DomainSet(made, (), len(ready.classes), described, tuple(notes), released, encoding.columns)
+    return DomainSet(
+        made,
+        (),
+        len(ready.classes),
+        described,
+        tuple(notes),
+        released,
+        encoding.columns,
+        class_names=tuple(ready.classes),
+    )
 
 
 def _declared(
@@ -122,18 +137,30 @@ def _declared(
     return None if categories is None else dict.fromkeys(categories, True)
 
 
-def domain_of(rows: Rows, divided: Divided, encoding: Encoding, *, is_source: bool, quiet: bool) -> Domain:
+def domain_of(
+    rows: Rows,
+    divided: Divided,
+    encoding: Encoding,
+    roles: Roles,
+    beside: Mapping[str, str],
+    *,
+    is_source: bool,
+    quiet: bool,
+) -> Domain:
     """The rows of a domain as its two parts.
 
     Args:
         rows: Of the domain.
         divided: On which side each is.
         encoding: How they become inputs.
+        roles: Which column clients are made by.
+        beside: Columns that are kept as they are written, by what they are called there.
         is_source: Whether they are trained on.
         quiet: Whether nothing is told of them, as where each is protected.
     """
     inputs = torch.from_numpy(encoding.inputs(rows.sheet, rows.rows, trained=is_source))
-    whole = Examples(inputs, divided.labels, divided.groups).counted()
+    metadata = {name: rows.written(column) for name, column in beside.items()} | rows.metadata(roles.client)
+    whole = Examples(inputs, divided.labels, divided.groups, metadata).counted()
     notes = (
         ()
         if quiet

@@ -4,6 +4,7 @@ import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy
 import torch
@@ -33,6 +34,7 @@ class Roles:
         side: Which part of its domain a row is in; None: fedha's split decides.
         left_out: Not read.
         categories: Features with categories; None: those without a single number.
+        client: That clients are made by, which may be one of the others; None: they are not.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Roles:
     side: str | None = None
     left_out: Sequence[str] = ()
     categories: Sequence[str] | None = None
+    client: str | None = None
 
     @property
     def named(self) -> dict[str, str]:
@@ -51,7 +54,7 @@ class Roles:
     @property
     def as_text(self) -> set[str]:
         """Columns whose cells are taken as they are written."""
-        return {*self.named.values(), *(self.categories or [])}
+        return {*self.named.values(), *(self.categories or []), *([] if self.client is None else [self.client])}
 
     def check(self, sheet: Sheet) -> None:
         """Refuse a file without the columns that must be there, or where one is named as two things.
@@ -77,7 +80,8 @@ class Roles:
         """
         for name in self.left_out:
             _check_there(sheet, "data.leave_out", name)
-        rest = [one for one in sheet.columns if one not in self.named.values() and one not in self.left_out]
+        none = {*self.named.values(), *self.left_out, self.client}
+        rest = [one for one in sheet.columns if one not in none]
         for name in [*(wanted or []), *(self.categories or [])]:
             _check_there(sheet, "data.features" if name in (wanted or []) else "data.categories", name)
             if name not in rest:
@@ -128,6 +132,17 @@ class Rows:
         digests = [hashlib.blake2b(one.encode(), digest_size=8).digest() for one in self._cells("group", column)]
         return torch.tensor([int.from_bytes(one, "big", signed=True) for one in digests], dtype=torch.int64)
 
+    def metadata(self, column: str | None) -> dict[str, NDArray[Any]]:
+        """The column that clients are made by, as it is written.
+
+        Raises:
+            FedhaError: It is not there, or a row has no value.
+        """
+        if column is None:
+            return {}
+        _check_there(self.sheet, "data.partition.column", column)
+        return {column: numpy.array(self._cells("partition.column", column))}
+
     def held_out(self, column: str) -> Tensor:
         """Whether each row is held out, as its own cell says, [n].
 
@@ -148,6 +163,19 @@ class Rows:
         for row in self.rows.tolist():
             cells = [one.texts[row] if one.texts is not None else one.numbers[row] for one in columns]  # type: ignore[index]
             yield torch.frombuffer(bytearray(repr(cells).encode()), dtype=torch.uint8)
+
+    def written(self, column: str) -> NDArray[Any]:
+        """A column's cells as texts, [n]; "" where one has no value.
+
+        Raises:
+            FedhaError: There is no such column.
+        """
+        _check_there(self.sheet, "data.metadata", column)
+        found = self.sheet.columns[column]
+        if found.texts is not None:
+            return numpy.array([found.texts[row] or "" for row in self.rows.tolist()], dtype=str)
+        numbers = numpy.asarray(found.numbers)[self.rows]
+        return numpy.array(["" if numpy.isnan(one) else f"{one:g}" for one in numbers.tolist()], dtype=str)
 
     def _cells(self, key: str, column: str) -> list[str]:
         texts = self.sheet.columns[column].texts or []

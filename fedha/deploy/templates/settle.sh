@@ -1,6 +1,7 @@
 #!/bin/sh
 # Puts what `fedha deploy pack` made in its place, in the folder where this file lies. It may be repeated: what belongs to
-# this machine stays as it is (.env, configs/, data/, runs/, compose.override.yml), the rest is brought up to date.
+# this machine stays as it is (.env, configs/, contracts/, data/, runs/, accepted.txt, compose.override.yml), the rest is
+# brought up to date.
 set -eu
 umask 077
 cd "$(dirname "$0")"
@@ -11,6 +12,7 @@ fi
 uid=$(id -u) gid=$(id -g)
 if [ "$uid" = 0 ]; then uid=@USER@ gid=@USER@; fi # no container runs as root
 
+if [ -d contracts ]; then rm -rf .next/once/contracts; fi # only a site that joins agrees to what comes; later it is asked
 for folder in @FOLDERS@; do mkdir -p "$folder"; done
 (cd .next/once && find . -type f) | while IFS= read -r file; do
     mkdir -p "$(dirname "$file")"

@@ -10,7 +10,6 @@ import secrets
 from fedha.errors import FedhaError
 from fedha.privacy.secure.agreement import new_key_pair
 from fedha.privacy.secure.checks import check_client_ids, check_session
-from fedha.privacy.secure.graph import holders, neighbours
 from fedha.privacy.secure.identity import Identity, Roster
 from fedha.privacy.secure.keys import check_keys, check_roster, sign_advert
 from fedha.privacy.secure.layout import Words
@@ -29,6 +28,7 @@ from fedha.privacy.secure.messages import (
     survivors_statement,
 )
 from fedha.privacy.secure.pairs import add_pair_mask, add_self_mask
+from fedha.privacy.secure.past import Past
 from fedha.privacy.secure.sealing import Held, open_box, own_box, seal
 from fedha.privacy.secure.session import MINIMUM, Session
 from fedha.privacy.secure.sharing import SECRET_BYTES, split
@@ -36,7 +36,12 @@ from fedha.privacy.secure.states import Advertised, Confirmed, Masked, Shared
 
 
 def advertise(
-    session: Session, client_id: int, identity: Identity, roster: Roster, minimum: int = MINIMUM
+    session: Session,
+    client_id: int,
+    identity: Identity,
+    roster: Roster,
+    minimum: int = MINIMUM,
+    past: Past = Past(),  # noqa: B008  # a frozen value
 ) -> tuple[Advertised, Advert]:
     """Step 1: draw fresh keys for this session and sign them.
 
@@ -46,6 +51,7 @@ def advertise(
         identity: This client's.
         roster: What this client believes about the others.
         minimum: The fewest clients that this client lets itself be summed with, itself included.
+        past: Which sums its memory is of.
 
     Raises:
         FedhaError: The session allows smaller sums, or its cohort is not in the roster, or this client is not.
@@ -57,12 +63,12 @@ def advertise(
             "server's minimum, or lower the client's (in a sum of two each knows the other's part)"
         )
     mask, channel, seed = new_key_pair(), new_key_pair(), secrets.token_bytes(SECRET_BYTES)
-    advert = sign_advert(session, client_id, channel.public, mask.public, seed, identity)
+    advert = sign_advert(session, client_id, channel.public, mask.public, seed, identity, past)
     return Advertised(session, advert, mask.private, channel.private, seed), advert
 
 
 def share_keys(state: Advertised, keys: KeyList, roster: Roster) -> tuple[Shared, Dealing]:
-    """Step 2: verify everybody's keys, and deal shares of the own secrets to the neighbours.
+    """Step 2: verify everybody's keys, and deal shares of the own secrets to all.
 
     Args:
         state: After `advertise`.
@@ -74,9 +80,9 @@ def share_keys(state: Advertised, keys: KeyList, roster: Roster) -> tuple[Shared
     """
     session, client_id = state.session, state.advert.client_id
     check_keys(session, keys, state.advert, roster)
-    here = [other for other in holders(session, client_id) if other in keys.by_client_id]
-    seeds = split(state.seed, session.share_threshold, [other + 1 for other in here])
-    shares = split(state.mask_private, session.share_threshold, [other + 1 for other in here])
+    here = list(keys.by_client_id)
+    seeds = split(state.seed, session.threshold, [other + 1 for other in here])
+    shares = split(state.mask_private, session.threshold, [other + 1 for other in here])
     boxes = []
     for other in here:
         both = seeds[other + 1], shares[other + 1]
@@ -90,14 +96,17 @@ def share_keys(state: Advertised, keys: KeyList, roster: Roster) -> tuple[Shared
     return shared, Dealing(session.digest, client_id, tuple(boxes))
 
 
-def mask_input(state: Shared, inbox: Inbox, words: Words, question: bytes) -> tuple[Masked, MaskedInput]:
-    """Step 3: open the neighbours' boxes, and send the vector with the self mask and all pair masks on.
+def mask_input(
+    state: Shared, inbox: Inbox, words: Words, question: bytes, companions: tuple[int, ...] = ()
+) -> tuple[Masked, MaskedInput]:
+    """Step 3: open the others' boxes, and send the vector with the self mask and all pair masks on.
 
     Args:
         state: After `share_keys`.
         inbox: From the server.
         words: This client's `encoding.encode` with the session's layout and weight; left as it is.
         question: What this client was asked, as it computes it itself from what it received: `question.question`.
+        companions: If the vector holds anything of earlier rounds, who remembers the same: `past.companions`.
 
     Raises:
         FedhaError: Too few have dealt, a box cannot be opened, its shares do not verify, or the vector does not fit.
@@ -114,7 +123,7 @@ def mask_input(state: Shared, inbox: Inbox, words: Words, question: bytes) -> tu
         held.append(open_box(transcript, state.channel_private, theirs.channel_key, box))
         add_pair_mask(masked, state.mask_private, theirs.mask_key, context, client_id, box.dealer)
     return (
-        Masked(session, client_id, context, dealers, tuple(held)),
+        Masked(session, client_id, context, dealers, companions, tuple(held)),
         MaskedInput(session.digest, client_id, masked),
     )
 
@@ -128,21 +137,25 @@ def confirm(state: Masked, survivors: Survivors, identity: Identity) -> tuple[Co
         identity: This client's.
 
     Raises:
-        FedhaError: The set is too small or of too uneven weights, names somebody who has not dealt, or leaves this
-            client out.
+        FedhaError: The set is too small or of too uneven weights, also of those alone who remember what this client
+            does; or it names somebody who has not dealt, or leaves this client out.
     """
     session, client_ids = state.session, survivors.client_ids
     check_session(session, survivors.session, "the survivors")
     check_client_ids(client_ids, state.dealers, "the survivors")
-    near = set(client_ids) & set(holders(session, state.client_id))
-    if len(client_ids) < session.quorum or len(near) < session.share_threshold:
+    if len(client_ids) < session.quorum:
         raise FedhaError(
-            f"{len(client_ids)} clients are left in {session.name} ({len(near)} that share this one's secrets), and "
-            f"their sum may be learnt from {session.quorum} on ({session.share_threshold}); this client gives no shares"
+            f"{len(client_ids)} clients are left in {session.name}, and their sum may be learnt from {session.quorum} "
+            "on; this client gives no shares"
         )
     if state.client_id not in client_ids:
         raise FedhaError(f"{session.name} is summed without client {state.client_id}; it gives no shares for that")
     session.check_weights(client_ids)
+    if state.companions and not session.hides([one for one in client_ids if one in state.companions]):
+        raise FedhaError(
+            f"fewer than {session.minimum} of the clients left in {session.name} remember what client "
+            f"{state.client_id} does of earlier rounds, so its memory would lie open; it gives no shares"
+        )
     signature = identity.sign(survivors_statement(state.context, client_ids))
     return (
         Confirmed(session, state.client_id, state.context, client_ids, state.held),
@@ -186,16 +199,16 @@ def _check_inbox(state: Shared, inbox: Inbox) -> tuple[int, ...]:
     session, dealers = state.session, inbox.dealers
     check_session(session, inbox.session, "the shares")
     check_client_ids(dealers, tuple(state.keys.by_client_id), "the shares")
-    near = tuple(other for other in neighbours(session, state.client_id) if other in dealers)
+    others = tuple(other for other in dealers if other != state.client_id)
     if state.client_id not in dealers or any(box.holder != state.client_id for box in inbox.boxes):
         raise FedhaError(
             f"the shares in {session.name} are not those for client {state.client_id}; the server mixes them"
         )
-    if tuple(box.dealer for box in inbox.boxes) != near:
+    if tuple(box.dealer for box in inbox.boxes) != others:
         raise FedhaError(f"client {state.client_id} was not sent the shares of all who dealt in {session.name}")
-    if len(dealers) < session.quorum or len(near) + 1 < session.share_threshold:
+    if len(dealers) < session.quorum:
         raise FedhaError(
-            f"{len(dealers)} clients have dealt shares in {session.name} ({len(near)} of them to this one) and "
-            f"{session.quorum} ({session.share_threshold - 1}) are needed; this client sends nothing"
+            f"{len(dealers)} clients have dealt shares in {session.name} and {session.quorum} are needed; this client "
+            "sends nothing"
         )
     return dealers

@@ -1,14 +1,15 @@
 """A site's signing key: one that the site's app holds, vouched for by the site's long-term identity, which it does not.
 
 A SuperNode's identity key speaks for the site to the server and stays with the node. The app that computes has a key of
-its own, with a statement that the identity key has signed: this key signs for me in secure sums.
+its own, with a statement that the identity key has signed: this key signs for me in secure sums. Who the sites are,
+the federation's authority says, whose key the server never has: it signs the roster as a whole.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fedha.errors import FedhaError
-from fedha.privacy.secure.identity import Identity, Roster
+from fedha.privacy.secure.identity import Identity, Roster, is_signed
 from fedha.privacy.secure.packing import pack, statement, unpack
 
 
@@ -33,9 +34,17 @@ class Delegation:
 
 @dataclass(frozen=True)
 class Delegations:
-    """What a roster's file holds, by client id ascending."""
+    """The sites of a federation, by client id ascending."""
 
     entries: tuple[Delegation, ...]
+
+
+@dataclass(frozen=True)
+class SignedRoster:
+    """What a roster's file holds: the sites, and the authority's signature of all of them together."""
+
+    sites: Delegations
+    signature: bytes
 
 
 def delegate(identity: Identity, client_id: int, name: str, key: bytes) -> Delegation:
@@ -52,18 +61,52 @@ def delegate(identity: Identity, client_id: int, name: str, key: bytes) -> Deleg
     )
 
 
-def write_roster(entries: Iterable[Delegation]) -> bytes:
-    """A roster's file."""
-    return pack(Delegations(tuple(sorted(entries, key=lambda one: one.client_id)))) + b"\n"
+def write_roster(entries: Iterable[Delegation], authority: Identity) -> bytes:
+    """A roster's file.
+
+    Args:
+        entries: The sites, in any order.
+        authority: The federation's, which signs it.
+    """
+    sites = Delegations(tuple(sorted(entries, key=lambda one: one.client_id)))
+    return pack(SignedRoster(sites, authority.sign(_whole(sites)))) + b"\n"
 
 
-def read_roster(text: bytes) -> tuple[Delegation, ...]:
-    """Read what `write_roster` wrote, and hold every entry to its identity's signature.
+def read_roster(text: bytes, authority: bytes) -> tuple[Delegation, ...]:
+    """Read what `write_roster` wrote, and hold it to its authority, and every entry to its identity's signature.
+
+    Args:
+        text: The file's.
+        authority: The authority's public key, as DER.
 
     Raises:
-        FedhaError: It is no roster, an entry is not signed by its identity, or two have one client id or key.
+        FedhaError: It is no roster, or not signed by the authority; an entry is not signed by its identity, or two have
+            one client id or key.
     """
-    entries = unpack(Delegations, text).entries
+    if text.startswith(f'["{Delegations.__name__}"'.encode()):
+        raise FedhaError(
+            "the roster is of an earlier version, in which no authority signed it; where the federation was made, any "
+            "`fedha deploy add-client`, `remove-client` or `rotate --client` writes one that is signed"
+        )
+    signed = unpack(SignedRoster, text)
+    if not is_signed(authority, _whole(signed.sites), signed.signature):
+        raise FedhaError(
+            "the roster is not signed by this federation's authority (ca.crt); take the file that `fedha deploy` wrote"
+        )
+    return _checked(signed.sites)
+
+
+def read_unsigned_roster(text: bytes) -> tuple[Delegation, ...]:
+    """Read a roster of an earlier version, where the authority itself is, to sign it.
+
+    Raises:
+        FedhaError: As in `read_roster`, but for the authority.
+    """
+    return _checked(unpack(Delegations, text))
+
+
+def _checked(sites: Delegations) -> tuple[Delegation, ...]:
+    entries = sites.entries
     if len({one.client_id for one in entries}) < len(entries):
         raise FedhaError("two sites of the roster have one client id; take the file that `fedha deploy` wrote last")
     identities = Roster({one.client_id: one.identity for one in entries})
@@ -76,6 +119,10 @@ def read_roster(text: bytes) -> tuple[Delegation, ...]:
 def roster_of(entries: Sequence[Delegation]) -> Roster:
     """Whom a client believes: the keys that sign for the sites."""
     return Roster({one.client_id: one.key for one in entries})
+
+
+def _whole(sites: Delegations) -> bytes:
+    return statement("roster", pack(sites))
 
 
 def _statement(client_id: int, name: str, identity: bytes, key: bytes) -> bytes:

@@ -131,17 +131,31 @@ class Roster:
             raise FedhaError(
                 f"client {client_id} is not in the roster, so {what} cannot be trusted; add its public key"
             )
-        key = self._parsed[client_id]
-        try:
-            if isinstance(key, ed25519.Ed25519PublicKey):
-                key.verify(signature, statement)
-            else:
-                key.verify(signature, statement, _ecdsa(key.curve))
-        except InvalidSignature:
+        if not _verifies(self._parsed[client_id], statement, signature):
             raise FedhaError(
                 f"{what} that should be client {client_id}'s do not carry its signature for this exchange; somebody "
                 "has put others in their place, or the roster's key of that client is an old one"
-            ) from None
+            )
+
+
+def is_signed(public: bytes, statement: bytes, signature: bytes) -> bool:
+    """Whether a statement carries the signature of a public key, in any form of `read_public_key`.
+
+    Raises:
+        FedhaError: The key is none.
+    """
+    return _verifies(_read_public(public), statement, signature)
+
+
+def _verifies(key: _Public, statement: bytes, signature: bytes) -> bool:
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, statement)
+        else:
+            key.verify(signature, statement, _ecdsa(key.curve))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _ecdsa(curve: ec.EllipticCurve) -> ec.ECDSA:

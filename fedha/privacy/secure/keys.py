@@ -1,11 +1,13 @@
 """Adverts: signed, and checked one by one and together."""
 
+from dataclasses import replace
+
 from fedha.errors import FedhaError
 from fedha.privacy.secure.agreement import KEY_BYTES
 from fedha.privacy.secure.checks import check_client_ids, check_session
-from fedha.privacy.secure.graph import neighbours
 from fedha.privacy.secure.identity import Identity, Roster
 from fedha.privacy.secure.messages import Advert, KeyList
+from fedha.privacy.secure.past import Past
 from fedha.privacy.secure.sealing import seed_mark
 from fedha.privacy.secure.session import Session
 
@@ -30,11 +32,18 @@ def check_roster(session: Session, client_id: int, identity: Identity, roster: R
 
 
 def sign_advert(
-    session: Session, client_id: int, channel_key: bytes, mask_key: bytes, seed: bytes, identity: Identity
+    session: Session,
+    client_id: int,
+    channel_key: bytes,
+    mask_key: bytes,
+    seed: bytes,
+    identity: Identity,
+    past: Past = Past(),  # noqa: B008  # a frozen value
 ) -> Advert:
-    """A client's public keys of a session, with its signature."""
-    bare = Advert(session.digest, client_id, channel_key, mask_key, seed_mark(session.digest, client_id, seed), b"")
-    return Advert(bare.session, client_id, channel_key, mask_key, bare.seed_mark, identity.sign(bare.statement))
+    """A client's public keys of a session and which sums it remembers, with its signature."""
+    marked = seed_mark(session.digest, client_id, seed)
+    bare = Advert(session.digest, client_id, channel_key, mask_key, marked, past, b"")
+    return replace(bare, signature=identity.sign(bare.statement))
 
 
 def check_advert(session: Session, advert: Advert, roster: Roster) -> None:
@@ -92,6 +101,6 @@ def check_keys(session: Session, keys: KeyList, own: Advert, roster: Roster) -> 
     if keys.by_client_id.get(own.client_id) != own:
         raise FedhaError(f"client {own.client_id}'s own keys in {session.name} are not those that it sent")
     check_distinct(session, keys.adverts)
-    for client_id in neighbours(session, own.client_id):
+    for client_id in session.others(own.client_id):
         if client_id in keys.by_client_id:
             check_advert(session, keys.by_client_id[client_id], roster)

@@ -8,6 +8,7 @@ import numpy as np
 from fedha.errors import FedhaError
 from fedha.privacy.secure.layout import Words
 from fedha.privacy.secure.packing import digest, pack, statement, unpack
+from fedha.privacy.secure.past import Past
 from fedha.privacy.secure.session import Session
 
 
@@ -21,6 +22,7 @@ class Advert:
         channel_key: X25519, for shares that only their receiver may read.
         mask_key: X25519, for the pair masks.
         seed_mark: Digest of the seed of its self mask: who puts shares together sees whether they were right.
+        past: Which sums its memory is of.
         signature: By its identity.
     """
 
@@ -29,12 +31,14 @@ class Advert:
     channel_key: bytes
     mask_key: bytes
     seed_mark: bytes
+    past: Past
     signature: bytes
 
     @property
     def statement(self) -> bytes:
         """What the signature is of."""
-        return statement("keys", self.session, self.client_id, self.channel_key, self.mask_key, self.seed_mark)
+        past = self.past.chain, self.past.since
+        return statement("keys", self.session, self.client_id, self.channel_key, self.mask_key, self.seed_mark, *past)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedha.errors import FedhaError
-from fedha.privacy.secure.graph import holders
 from fedha.privacy.secure.identity import Roster
 from fedha.privacy.secure.keys import check_advert, check_distinct
 from fedha.privacy.secure.layout import Words
@@ -91,13 +90,13 @@ class Aggregation:
         """Take a client's boxes.
 
         Raises:
-            FedhaError: They come late or twice, or are not one for each of the client's neighbours.
+            FedhaError: They come late or twice, or are not one for each client that sent keys.
         """
         self._progress.check(1, dealing)
-        wanted = [other for other in holders(self.session, dealing.client_id) if other in self._keys.by_client_id]
-        if [(box.dealer, box.holder) for box in dealing.boxes] != [(dealing.client_id, other) for other in wanted]:
+        wanted = [(dealing.client_id, other) for other in self._keys.by_client_id]
+        if [(box.dealer, box.holder) for box in dealing.boxes] != wanted:
             raise FedhaError(
-                f"client {dealing.client_id} does not deal to its neighbours in {self.session.name}; leave it out"
+                f"client {dealing.client_id} does not deal to all others in {self.session.name}; leave it out"
             )
         self._dealings[dealing.client_id] = dealing
         self._progress.heard.add(dealing.client_id)
@@ -118,11 +117,7 @@ class Aggregation:
             client_id: Inbox(
                 self.session.digest,
                 dealers,
-                tuple(
-                    self._dealings[other].by_holder[client_id]
-                    for other in holders(self.session, client_id)
-                    if other != client_id and other in self._dealings
-                ),
+                tuple(self._dealings[other].by_holder[client_id] for other in dealers if other != client_id),
             )
             for client_id in dealers
         }

@@ -25,10 +25,12 @@ class Session:
         layout: Of the vectors.
         weights: Each client's in the sum, in the cohort's order. Everybody sees everybody's: a server that chose them
             alone could leave one client's vector as good as the only one.
-        threshold: Shares of this many of a complete graph's clients give a secret, and so many must stay to the end.
-            More than half of the cohort: else a malicious server could have two sets of survivors confirmed.
+        threshold: Shares of this many clients give a secret, and so many must stay to the end. More than half of the
+            cohort: else a malicious server could have two sets of survivors confirmed.
         minimum: The fewest clients whose sum may be learnt.
-        degree: With how many others each client shares masks and secrets; ``len(cohort) - 1`` is the complete graph.
+
+    Everybody shares masks and secrets with everybody: in a sparser graph a server that calls the right clients lost has
+    groups of a few whose masks cancel by themselves.
 
     Raises:
         FedhaError: A number is out of its range, or the cohort is not ascending.
@@ -42,7 +44,6 @@ class Session:
     weights: tuple[float, ...]
     threshold: int
     minimum: int
-    degree: int
 
     def __post_init__(self) -> None:
         clients = len(self.cohort)
@@ -60,8 +61,6 @@ class Session:
                 f"a threshold of {self.threshold} of {clients} clients is out of range; more than half, at least "
                 f"{clients // 2 + 1}, keep a malicious server from having two sets of survivors confirmed"
             )
-        if self.degree != clients - 1 and not (2 <= self.degree < clients - 1 and self.degree % 2 == 0):
-            raise FedhaError(f"a degree of {self.degree} is not possible; take {clients - 1} or a smaller even number")
         if self.layout.clients < clients:
             raise FedhaError(f"a layout for {self.layout.clients} clients has no room for {clients}; make a larger one")
         if len(self.weights) != clients or not all(0 < weight < math.inf for weight in self.weights):
@@ -78,10 +77,9 @@ class Session:
         """How many clients must send keys, shares and masked vectors."""
         return max(self.threshold, self.minimum)
 
-    @property
-    def share_threshold(self) -> int:
-        """How many shares give a secret: the threshold's part of a client and its neighbours, again more than half."""
-        return -(-(self.degree + 1) * self.threshold // len(self.cohort))
+    def others(self, client_id: int) -> tuple[int, ...]:
+        """The clients that a client shares masks with, ascending: all but itself."""
+        return tuple(other for other in self.cohort if other != client_id)
 
     def weight(self, client_id: int) -> float:
         """A client's weight: what `encoding.encode` multiplies its tensors with."""
@@ -93,7 +91,7 @@ class Session:
 
     def least_weight(self, client_id: int) -> float:
         """What a sum with this client in it weighs at least: its own, and that of as few and light others as may be."""
-        others = sorted(self.weight(other) for other in self.cohort if other != client_id)
+        others = sorted(map(self.weight, self.others(client_id)))
         return self.weight(client_id) + sum(others[: self.quorum - 1])
 
     def check_weights(self, client_ids: Sequence[int]) -> None:
@@ -102,12 +100,17 @@ class Session:
         Raises:
             FedhaError: Fewer than `minimum` of the clients, it included, weigh a tenth of the heaviest.
         """
-        weights = sorted(self.weight(client_id) for client_id in client_ids)
-        if sum(weight * _COMPARABLE >= weights[-1] for weight in weights) < self.minimum:
+        if not self.hides(client_ids):
+            heaviest = max(map(self.weight, client_ids), default=0.0)
             raise FedhaError(
-                f"the heaviest client in {self.name} weighs {weights[-1]:g}, and fewer than {self.minimum} weigh a "
+                f"the heaviest client in {self.name} weighs {heaviest:g}, and fewer than {self.minimum} weigh a "
                 "tenth of that or more, so the sum would be nearly its own; average by clients, or have more alike ones"
             )
+
+    def hides(self, client_ids: Sequence[int]) -> bool:
+        """Whether none of these clients is laid open by a sum of them: `minimum` weigh a tenth of the heaviest."""
+        weights = sorted(map(self.weight, client_ids))
+        return sum(weight * _COMPARABLE >= weights[-1] for weight in weights) >= self.minimum
 
     @property
     def name(self) -> str:
@@ -125,7 +128,6 @@ def make_session(
     weights: Mapping[int, float] | None = None,
     threshold: int | None = None,
     minimum: int = MINIMUM,
-    degree: int | None = None,
 ) -> Session:
     """A session with the usual numbers.
 
@@ -138,7 +140,6 @@ def make_session(
         weights: By client id; default: all alike, and 1 together.
         threshold: Default: `usual_threshold`.
         minimum: The fewest clients whose sum may be learnt.
-        degree: Default: the complete graph.
 
     Raises:
         FedhaError: As in `Session`.
@@ -153,7 +154,6 @@ def make_session(
         tuple(1 / len(client_ids) if weights is None else weights.get(client_id, math.nan) for client_id in client_ids),
         usual_threshold(len(client_ids)) if threshold is None else threshold,
         minimum,
-        len(client_ids) - 1 if degree is None else degree,
     )
 
 

@@ -55,20 +55,22 @@ class Shared:
 
 @dataclass(frozen=True)
 class Masked:
-    """After `client.mask_input`: the private keys are gone, the neighbours' shares are left.
+    """After `client.mask_input`: the private keys are gone, the others' shares are left.
 
     Attributes:
         session: The session.
         client_id: The client's.
         context: Digest of the session, everybody's keys, and what was asked.
         dealers: All whose masks may be in the sum.
-        held: Its own share and its neighbours'.
+        companions: Those who remember what this client's vector holds of earlier rounds; empty where that is nothing.
+        held: Its own share and the others'.
     """
 
     session: Session
     client_id: int
     context: bytes
     dealers: tuple[int, ...]
+    companions: tuple[int, ...]
     held: tuple[Held, ...]
 
 

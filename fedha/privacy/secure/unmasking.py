@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fedha.errors import FedhaError
 from fedha.privacy.secure import sharing
 from fedha.privacy.secure.agreement import key_pair
-from fedha.privacy.secure.graph import holders, neighbours
 from fedha.privacy.secure.layout import Words
 from fedha.privacy.secure.messages import Dealing, KeyList, Revealed, Share
 from fedha.privacy.secure.pairs import add_pair_mask, add_self_mask
@@ -40,7 +39,7 @@ def check_revealed(masked: MaskedSum, revealed: Revealed) -> None:
         FedhaError: A share is missing, unasked or wrong.
     """
     client_id, alive, name = revealed.client_id, set(masked.survivors), masked.session.name
-    asked = [other for other in holders(masked.session, client_id) if other in masked.dealings]
+    asked = sorted(masked.dealings)
     expected = {"seed": [other for other in asked if other in alive], "key": [o for o in asked if o not in alive]}
     for kind, shares in (("seed", revealed.seeds), ("key", revealed.keys)):
         if sorted(share.owner for share in shares) != sorted(expected[kind]):
@@ -76,7 +75,7 @@ def remove_masks(masked: MaskedSum, words: Words, revealed: Iterable[Revealed]) 
         if client_id in masked.survivors:
             add_self_mask(words, secret, masked.context, client_id, -1)
             continue
-        for other in set(neighbours(masked.session, client_id)) & set(masked.survivors):
+        for other in masked.survivors:
             # what the lost client would have added cancels what the survivor did
             public = masked.keys.by_client_id[other].mask_key
             add_pair_mask(words, secret, public, masked.context, client_id, other)
@@ -95,7 +94,7 @@ def _combine(
     masked: MaskedSum, client_id: int, shares: dict[int, bytes], known: dict[tuple[int, ...], list[int]]
 ) -> bytes:
     """A client's seed, if it survived, or its mask key."""
-    needed, alive = masked.session.share_threshold, client_id in masked.survivors
+    needed, alive = masked.session.threshold, client_id in masked.survivors
     if len(shares) < needed:
         raise FedhaError(
             f"{len(shares)} clients gave shares to take client {client_id}'s masks off {masked.session.name} and "

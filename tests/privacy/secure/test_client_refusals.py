@@ -212,7 +212,7 @@ def test_an_inbox_that_is_not_complete_is_refused() -> None:
         (replace(inbox, dealers=(0, 1, 2)), r"^client 0 was not sent the shares of all"),
         (
             Inbox(inbox.session, (0, 1), inbox.boxes[:1]),
-            r"^2 clients have dealt shares in round 4's update \(1 of them",
+            r"^2 clients have dealt shares in round 4's update and 3 are needed",
         ),
         (replace(inbox, dealers=(1, 2, 3, 4)), r"^the shares in round 4's update are not those for client 0"),
         (theirs, r"^the shares in round 4's update are not those for client 0; the server mixes them$"),
@@ -223,25 +223,12 @@ def test_an_inbox_that_is_not_complete_is_refused() -> None:
         refuse(client.mask_input, state, changed, *vector, match=sentence)
 
 
-def test_an_inbox_of_too_few_is_refused_by_quorum_and_by_neighbourhood_alike() -> None:
+def test_an_inbox_of_too_few_is_refused() -> None:
     wide = tell(session_of(5, threshold=3, minimum=4))
     state, inbox, *vector = wide.arguments["mask_input", 0]
     few = Inbox(inbox.session, (0, 1, 2), inbox.boxes[:2])  # enough for the shares, not for the minimum
-    refuse(client.mask_input, state, few, *vector, match=r"^3 clients have dealt .* \(2 of them to this one\) and 4 ")
+    refuse(client.mask_input, state, few, *vector, match=r"^3 clients have dealt .* and 4 are needed")
     assert client.mask_input(state, Inbox(inbox.session, (0, 1, 2, 3), inbox.boxes[:3]), *vector)
-    sparse = tell(session_of(12, degree=4, threshold=7))
-    state, inbox, *vector = sparse.arguments["mask_input", 0]
-    assert sparse.session.share_threshold == 3
-    for near in (1, 2):  # eight others have dealt, but too few of them to this one
-        boxes = inbox.boxes[:near]
-        lost = {box.dealer for box in inbox.boxes[near:]}
-        few = Inbox(inbox.session, tuple(place for place in inbox.dealers if place not in lost), boxes)
-        if near == 1:
-            refuse(
-                client.mask_input, state, few, *vector, match=r"^9 clients have dealt .* \(1 of them .* and 7 \(2\) a"
-            )
-        else:
-            assert client.mask_input(state, few, *vector)
 
 
 def test_a_vector_that_was_not_encoded_for_the_session_is_refused() -> None:
@@ -266,7 +253,7 @@ def test_survivors_that_would_lay_somebody_open_are_refused() -> None:
     for places, sentence in [
         (
             (0, 1),
-            r"^2 clients are left in round 4's update \(2 that share this one's secrets\), and their sum may be lear",
+            r"^2 clients are left in round 4's update, and their sum may be learnt from 3 on; this client gives no s",
         ),
         ((0,), r"^1 clients are left"),
         ((1, 2, 3), r"^round 4's update is summed without client 0; it gives no shares for that$"),
@@ -303,18 +290,15 @@ def test_survivors_above_the_threshold_but_under_the_minimum_are_refused() -> No
     )
 
 
-def test_survivors_with_too_few_neighbours_are_refused() -> None:
-    story = tell(session_of(12, degree=4, threshold=7))
-    state, survivors, own = story.arguments["confirm", 0]
-    near = {one.dealer for one in state.held}
-    far = tuple(place for place in survivors.client_ids if place == 0 or place not in near)
-    assert len(far) == 8 >= story.session.quorum
+def test_survivors_of_whom_too_few_remember_the_same_are_refused() -> None:
+    """What a client keeps of earlier rounds would be all that the sum holds of them."""
+    session = session_of(5, threshold=3)
+    state, inbox, words, asked = tell(session).arguments["mask_input", 0]
+    masked, _ = client.mask_input(state, inbox, words, asked, companions=(0, 1, 2))
+    all_of_them, fewer = Survivors(session.digest, (0, 1, 2, 3)), Survivors(session.digest, (0, 1, 3, 4))
+    assert client.confirm(masked, all_of_them, identity(0))
     refuse(
-        client.confirm,
-        state,
-        replace(survivors, client_ids=far),
-        own,
-        match=r"^8 clients are left .* \(1 that share this ",
+        client.confirm, masked, fewer, identity(0), match=r"^fewer than 3 of the clients left in .* client 0 does of"
     )
 
 

@@ -1,6 +1,5 @@
 """Messages that are old, foreign, misshapen or false are refused on both sides and counted; errors tell no value."""
 
-import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -47,17 +46,6 @@ def same_numerics() -> None:
     numerics.configure(1)
 
 
-@pytest.fixture
-def site_log() -> Iterator[list[str]]:
-    """What clients write into their own logs."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(f"{record.getMessage()} {record.exc_info}")  # type: ignore[method-assign]
-    logging.getLogger("flwr").addHandler(handler)
-    yield lines
-    logging.getLogger("flwr").removeHandler(handler)
-
-
 def sentence_of(reply: Message) -> str:
     failed = find_failure(reply)
     assert failed is not None
@@ -93,7 +81,7 @@ def twice(_: list[Said], content: RecordDict) -> RecordDict:
     """The same sum also without client 4."""
     (data,) = content.config_records["secure"]["sessions"]  # type: ignore[misc]
     session = unpack(Session, data)  # type: ignore[arg-type]
-    less = replace(session, cohort=session.cohort[:4], weights=session.weights[:4], degree=3)
+    less = replace(session, cohort=session.cohort[:4], weights=session.weights[:4])
     return RecordDict({**content, "secure": ConfigRecord({"sessions": [data, pack(less)]})})  # type: ignore[list-item]
 
 

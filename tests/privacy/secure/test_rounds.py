@@ -17,7 +17,6 @@ from fedha.errors import FedhaError
 from fedha.privacy.secure import rounds
 from fedha.privacy.secure.agreement import new_key_pair
 from fedha.privacy.secure.encoding import decode, encode
-from fedha.privacy.secure.graph import neighbours
 from fedha.privacy.secure.layout import Words, make_layout
 from fedha.privacy.secure.messages import MaskedInput, read_masked_input
 from fedha.privacy.secure.packing import pack, unpack
@@ -91,22 +90,6 @@ def test_fewer_than_the_minimum_are_not_summed_even_above_the_threshold() -> Non
     with pytest.raises(FedhaError, match=r"2 of 3 clients sent masked vectors in round 4's update and 3 are needed"):
         run(session_of(3, threshold=2), {1: "mask"})
     assert run(session_of(3, threshold=2), {1: "confirm"})[1] == (0, 1, 2)  # its vector is in the sum
-
-
-@pytest.mark.parametrize("degree", [4, 6])
-def test_a_sparse_graph_sums_and_recovers_too(degree: int) -> None:
-    session = session_of(12, degree=degree, threshold=8)
-    check_sum(session, run(session, {}), {})
-    for place, step in itertools.product((0, 7), STEPS):
-        check_sum(session, run(session, {place: step}), {place: step})
-
-
-def test_a_sparse_graph_with_too_many_lost_in_one_neighbourhood_is_refused() -> None:
-    session = session_of(12, degree=4, threshold=8)  # four of the five holders of a secret must answer
-    assert session.share_threshold == 4
-    pair = session.cohort[0], neighbours(session, session.cohort[0])[0]
-    with pytest.raises(FedhaError, match=r"3 clients gave shares to take client \d+'s masks off .* and 4 must"):
-        run(session, dict.fromkeys(pair, "reveal"))
 
 
 def test_with_two_clients_each_knows_the_other_s_numbers() -> None:

@@ -28,7 +28,10 @@ from tests.test_recipes import Problem, make_problem
 
 LOCAL = TrainingConfig(mode="local", rounds=3, local=LocalConfig(epochs=1, batch_size=5, momentum=0.5))
 BY_EXAMPLES = TrainingConfig(rounds=3, optimizer="sgd", learning_rate=0.1, averaging="examples")
-SUMMABLE = [name for name, recipe in RECIPES.items() if recipe.weighting != "risk"]
+SAMPLED = ("mmd", "rdm")  # whose sharpest kernels magnify what rounds, step by step
+SUMMABLE = [
+    name for name, row in RECIPES.items() if row.weighting != "risk" and not row.representation and name not in SAMPLED
+]
 ANSWERS = {"query.measure": answer_measure, "train": answer_train, "evaluate": answer_evaluate}
 
 
@@ -53,6 +56,14 @@ def test_secure_rounds_train_the_model_of_plain_ones(name: str, training: Traini
         assert total["loss"] == pytest.approx(record["loss"], abs=1e-5)
         assert total["penalty"] == pytest.approx(record["penalty"], rel=1e-4, abs=1e-5)
         assert (total["clients"], total["events"]) == (3, [])
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_secure_rounds_sum_random_features(name: str) -> None:
+    problem = make_problem(precision="float32")
+    plain, _ = train_plainly(problem, RECIPES[name], SGD)
+    secure, _ = train(grid_of(problem), strategy_of(problem, name, SGD), problem)
+    assert_close(secure, plain, rtol=0, atol=1e-5)
 
 
 def test_in_float64_the_models_differ_by_the_fixed_point_step() -> None:

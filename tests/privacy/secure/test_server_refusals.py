@@ -135,7 +135,7 @@ def test_keys_that_are_not_their_client_s_are_refused() -> None:
     server.add_advert(real)
 
 
-def test_boxes_that_are_not_for_the_neighbours_are_refused() -> None:
+def test_boxes_that_are_not_for_all_others_are_refused() -> None:
     server = usual().server_at("add_dealing", without=(0,))
     real = usual().message("add_dealing", 0)
     for boxes in (
@@ -145,7 +145,7 @@ def test_boxes_that_are_not_for_the_neighbours_are_refused() -> None:
         (replace(real.boxes[0], dealer=1), *real.boxes[1:]),
         (*real.boxes[:-1], replace(real.boxes[-1], holder=7)),
     ):
-        refuse(server.add_dealing, replace(real, boxes=boxes), match=r"^client 0 does not deal to its neighbours")
+        refuse(server.add_dealing, replace(real, boxes=boxes), match=r"^client 0 does not deal to all others")
     server.add_dealing(real)
 
 

@@ -1,4 +1,4 @@
-"""What is agreed on: thresholds that keep two sets of survivors apart, graphs that everybody sees alike."""
+"""What is agreed on: thresholds that keep two sets of survivors apart, and numbers in which nobody has a choice."""
 
 from dataclasses import fields, replace
 from itertools import combinations
@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedha.errors import FedhaError
-from fedha.privacy.secure.graph import holders, neighbours
 from fedha.privacy.secure.layout import make_layout
 from fedha.privacy.secure.session import Session, usual_threshold
 from tests.privacy.secure.told import session_of
@@ -19,33 +18,20 @@ LAYOUT = make_layout({"w": (2,)}, 400)
 @st.composite
 def sessions(draw: st.DrawFn) -> Session:
     clients = draw(st.integers(3, 40))
-    degrees = [None, *range(2, clients - 1, 2)]
     return session_of(
         clients,
         layout=LAYOUT,
         cohort=sorted(draw(st.sets(st.integers(0, 10_000), min_size=clients, max_size=clients))),
         round=draw(st.integers(1, 9)),
         threshold=draw(st.integers(clients // 2 + 1, clients)),
-        degree=draw(st.sampled_from(degrees)),
     )
 
 
 @given(sessions())
 def test_two_halves_of_the_holders_never_have_enough_shares_each(session: Session) -> None:
     assert 2 * session.threshold > len(session.cohort)
-    assert 2 * session.share_threshold > session.degree + 1
-    assert session.share_threshold <= session.degree + 1
-    if session.degree == len(session.cohort) - 1:
-        assert session.share_threshold == session.threshold
-
-
-@given(sessions())
-def test_a_graph_is_regular_and_the_same_from_both_ends(session: Session) -> None:
-    graph = {place: neighbours(session, place) for place in session.cohort}
-    assert all(len(set(others)) == session.degree and place not in others for place, others in graph.items())
-    assert all(list(others) == sorted(others) for others in graph.values())
-    assert all(place in graph[other] for place, others in graph.items() for other in others)
-    assert all(holders(session, place) == tuple(sorted((*others, place))) for place, others in graph.items())
+    for place in session.cohort:
+        assert sorted((place, *session.others(place))) == list(session.cohort)  # everybody shares with everybody
 
 
 @given(st.lists(st.floats(0.1, 1.0), min_size=3, max_size=6), st.data())
@@ -56,22 +42,6 @@ def test_the_least_weight_is_that_of_the_lightest_sum_with_a_client(weights: lis
     for place in session.cohort:
         sums = [one for one in combinations(session.cohort, session.quorum) if place in one]
         assert session.least_weight(place) == pytest.approx(min(map(session.total_weight, sums)))
-
-
-@given(sessions())
-def test_a_graph_is_connected(session: Session) -> None:
-    reached, left = set(), [session.cohort[0]]
-    while left:
-        place = left.pop()
-        if place not in reached:
-            reached.add(place)
-            left += neighbours(session, place)
-    assert reached == set(session.cohort)
-
-
-def test_every_round_has_a_graph_of_its_own() -> None:
-    graphs = {neighbours(session_of(400, layout=LAYOUT, degree=6, round=round), 0) for round in range(1, 20)}
-    assert len(graphs) == 19  # two alike have probability below 1e-9 over all pairs
 
 
 @pytest.mark.parametrize(("clients", "threshold"), [(3, 3), (4, 3), (5, 4), (6, 5), (7, 5), (10, 7), (100, 67)])
@@ -90,7 +60,6 @@ def test_the_digest_differs_in_everything_that_is_agreed_on() -> None:
         "weights": (1.0, *session.weights[1:]),
         "threshold": 4,
         "minimum": 4,
-        "degree": 4,
     }
     assert list(others) == [one.name for one in fields(session)]
     digests = {replace(session, **{name: value}).digest for name, value in others.items()} | {session.digest}
@@ -108,9 +77,6 @@ def test_the_digest_differs_in_everything_that_is_agreed_on() -> None:
         ({"clients": 5, "minimum": 1}, r"a minimum of 1 clients would lay a single one open"),
         ({"clients": 6, "threshold": 3}, r"threshold of 3 of 6 clients is out of range; more than half, at least 4"),
         ({"clients": 6, "threshold": 7}, r"threshold of 7"),
-        ({"clients": 6, "degree": 3}, r"degree of 3 is not possible; take 5 or a smaller even number"),
-        ({"clients": 6, "degree": 6}, r"degree of 6"),
-        ({"clients": 6, "degree": 0}, r"degree of 0"),
         ({"clients": 6, "cohort": [0, 1, 1, 2, 3, 4]}, r"name each client once"),
         ({"clients": 6, "cohort": [-1, 0, 1, 2, 3, 4]}, r"not ascending from 0"),
         ({"clients": 3, "weights": {0: 1.0, 1: 1.0}}, r"weights \(1\.0, 1\.0, nan\) of 3 clients are not one positive"),

@@ -1,0 +1,102 @@
+"""A client's contract at work: messages are held to it before the client's data are read, and all are counted.
+
+What was answered and refused lies in the state of the node's Flower context; it stays there whatever becomes of the
+answer, so that what was asked for counts as asked.
+"""
+
+from contextlib import AbstractContextManager
+from logging import WARNING
+
+from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.supercore import log
+
+from fedha.errors import FedhaError
+from fedha.exchange import Request
+from fedha.flower.guarded import errors_by_kind, is_protected
+from fedha.flower.wire import CONTRACT, unpack_request, unpack_task
+from fedha.privacy import agreed
+from fedha.privacy.agreed import Deviation
+from fedha.privacy.book import Book, from_text, to_text
+from fedha.privacy.contract import Contract
+from fedha.privacy.site import sensitive
+
+RECORD, _TEXT = "fedha-contract", "book"
+
+
+def hold_introduction(contract: Contract, content: RecordDict, context: Context) -> None:
+    """Refuse to be introduced to a run that was not agreed on.
+
+    Raises:
+        FedhaError: Names the key, what was asked and what was agreed.
+    """
+    scalars = content.config_records.get("request", ConfigRecord())
+    with _reading(contract, content, context):
+        task = unpack_task(str(scalars["task"]))
+    _refuse_if(
+        contract, "query.introduce", agreed.task_deviation(contract, task, str(scalars.get(CONTRACT, ""))), context
+    )
+
+
+def held(contract: Contract, kind: str, content: RecordDict, context: Context, device: str) -> Request:
+    """A message's request, if it is one that was agreed on.
+
+    Args:
+        contract: The client's.
+        kind: The message type.
+        content: The message's.
+        context: Has the book.
+        device: Where its tensors are wanted.
+
+    Raises:
+        FedhaError: As `hold_introduction`; or it cannot be read.
+    """
+    with _reading(contract, content, context):
+        request = unpack_request(content, kind, device)
+    found = agreed.deviation(contract, request)
+    if found is None and contract.repeats is not None:
+        found = book_of(contract, context).deviation(contract, request)
+    _refuse_if(contract, kind, found, context)
+    return request
+
+
+def note(contract: Contract, request: Request, context: Context) -> None:
+    """Enter a request that is about to be answered."""
+    if contract.repeats is not None:
+        _write(book_of(contract, context).answering(request), context)
+
+
+def book_of(contract: Contract, context: Context) -> Book:
+    """What a node has answered under this contract.
+
+    Raises:
+        FedhaError: The record is damaged.
+    """
+    record = context.state.get(RECORD)
+    if not isinstance(record, ConfigRecord):
+        return Book(contract.digest)
+    known = from_text(str(record[_TEXT]))
+    return known if known.contract == contract.digest else Book(contract.digest)
+
+
+def _refuse_if(contract: Contract, kind: str, found: Deviation | None, context: Context) -> None:
+    if found is None:
+        return
+    book = book_of(contract, context).refusing(found)
+    _write(book, context)
+    log(
+        WARNING,
+        "fedha does not answer %s, for the %s. time that it asks so: %s",
+        kind,
+        book.refused[found.key],
+        found.sentence,
+    )
+    raise FedhaError(f"it refuses to answer (contract): {found.sentence}")
+
+
+def _reading(contract: Contract, content: RecordDict, context: Context) -> AbstractContextManager[None]:
+    protected = sensitive(contract.task.privacy) or is_protected(content)
+    return errors_by_kind(f"the node {context.node_id}", protected=protected)
+
+
+def _write(book: Book, context: Context) -> None:
+    context.state[RECORD] = ConfigRecord({_TEXT: to_text(book)})
