@@ -1,13 +1,14 @@
 """What is wrong with a reply, before it may enter an average."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
 from fedha.errors import FedhaError
 from fedha.exchange import Reply
 from fedha.metrics.values import wrong_counts
+from fedha.numerics import first_not_finite
 
 _WEIGHING = ("loss", "risk")  # numbers of an update that averages are made of, or weights
 
@@ -27,21 +28,14 @@ def problem(reply: Reply, expected: Mapping[str, torch.Size]) -> str | None:
         for name, shape in expected.items():
             if reply.tensors[name].shape != shape:
                 return f"its {name} has shape {tuple(reply.tensors[name].shape)} instead of {tuple(shape)}"
-    sums = [tensor.sum() for tensor in reply.tensors.values()]
-    if sums and not _finite(sums):  # one look at all: each waits for a card
-        name = next(name for name, one in zip(reply.tensors, sums, strict=True) if not bool(one.isfinite()))
-        return f"its {name} has numbers that are not finite, or far too large"
+    if (broken := first_not_finite(reply.tensors)) is not None:
+        return f"its {broken} has numbers that are not finite, or far too large"
     for name in _WEIGHING:
         if not math.isfinite(reply.metrics.get(name, 0.0)):
             return f"its {name} is {reply.metrics[name]}"
     if reply.sums and (wrong := wrong_counts(reply.sums, reply.metrics)) is not None:
         return wrong
     return None
-
-
-def _finite(sums: Sequence[torch.Tensor]) -> bool:
-    alike = len({one.dtype for one in sums}) == 1
-    return bool(torch.stack(list(sums) if alike else [one.double() for one in sums]).isfinite().all())
 
 
 def refused(who: str, verb: str, round: int, wrong: str) -> FedhaError:

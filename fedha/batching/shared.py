@@ -6,16 +6,17 @@ sum, that is the gradient of ``sum_e share_e loss_e``: one backward pass, as in 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedha import statistics
 from fedha.exchange import Request
 from fedha.inputs import arguments, joined
 from fedha.measurement import HeadView, measure, view_head
 from fedha.minibatches import measured_rows, step_sizes
+from fedha.models.calls import call_with
 from fedha.objective import Objective, derivatives
 from fedha.targets import softening
 from fedha.training import (
@@ -80,11 +81,13 @@ class Trained:
     Attributes:
         update: The clients' weighted sum, by parameter name.
         metrics: Of each client.
+        finite: Whether they are, and the update's vectors, too.
         own: Each client's statistics at the round's start, which its moving averages take in.
     """
 
     update: Named
     metrics: list[dict[str, float]]
+    finite: bool
     own: list[Named]
 
 
@@ -119,7 +122,7 @@ def train_all(clients: Sequence[Holder], requests: Sequence[Request]) -> Trained
     parts = _parts(seen, objectives)
     loss = torch.stack([asked.averaging_weight * one["loss"] for asked, one in zip(requests, parts, strict=True)]).sum()
     update = derivatives(loss, seen.parameters)
-    return Trained(update, _numbers(parts), own)
+    return Trained(update, *_numbers(parts, update), own)
 
 
 def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
@@ -146,12 +149,16 @@ def _risks(seen: Pass, objectives: Sequence[Objective], norms: Tensor | float) -
     ]
 
 
-def _numbers(parts: Sequence[Named]) -> list[dict[str, float]]:
-    """As numbers, all at once."""
-    values = torch.stack([value.detach() for one in parts for value in one.values()]).tolist()
-    names = list(parts[0])
-    rows = [values[start : start + len(names)] for start in range(0, len(values), len(names))]
-    return [dict(zip(names, row, strict=True)) for row in rows]
+def _numbers(parts: Sequence[Named], update: Named) -> tuple[list[dict[str, float]], bool]:
+    """Each client's parts as numbers, and whether they are finite with the vectors of the update: of one look, since
+    each waits for a GPU. The server looks at all of the update.
+    """
+    read, names = [value.detach() for one in parts for value in one.values()], list(parts[0])
+    if vectors := [value.flatten() for value in update.values() if value.dim() < 2]:
+        read.append(torch.cat(vectors).sum())
+    values = torch.stack(read).tolist()
+    rows = [values[place * len(names) : (place + 1) * len(names)] for place in range(len(parts))]
+    return [dict(zip(names, row, strict=True)) for row in rows], all(map(isfinite, values))
 
 
 def _measured(clients: Sequence[Holder], seen: Pass, request: Request, names: Sequence[str]) -> list[Named]:
@@ -175,10 +182,12 @@ def _pass(clients: Sequence[Holder], request: Request) -> Pass:
 
 def _computed(clients: Sequence[Holder], request: Request, client_ids: tuple[int, ...]) -> Pass:
     model = clients[0].model
-    given = {name: value.detach() for name, value in request.parameters.items()}
+    given = [value.detach() for value in request.parameters.values()]
     if not _only_reads(model):  # nobody's network is handed the model itself
-        given = {name: value.clone() for name, value in given.items()}
-    parameters = {name: value.requires_grad_() for name, value in given.items()}
+        copies = [torch.empty_like(value) for value in given]
+        torch._foreach_copy_(copies, given)
+        given = copies
+    parameters = {name: value.requires_grad_() for name, value in zip(request.parameters, given, strict=True)}
     inputs, labels = [], []
     for client in clients:
         rows = measured_rows(request, len(client.domain.train), client.client_id)
@@ -189,7 +198,7 @@ def _computed(clients: Sequence[Holder], request: Request, client_ids: tuple[int
         expect_next(client, request, len(client.domain.train))
     view = view_head(model, parameters)
     own = {name.removeprefix("featurizer."): v for name, v in parameters.items() if name.startswith("featurizer.")}
-    features = view.prepare(functional_call(model.featurizer, own, *arguments(joined(inputs))))
+    features = view.prepare(call_with(model.featurizer, own, *arguments(joined(inputs))))
     sizes, versions = tuple(map(len, labels)), _versions(request.parameters)
     joint = torch.cat(labels)
     return Pass(request.round, client_ids, parameters, view, features, joint, sizes, request.parameters, versions)
