@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -133,8 +134,12 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
 
 def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
     trained = shared.train_all(clients, requests)
-    if not trained.finite:
+    # the server looks at all of an update; a card's alone, once its own step is on the way
+    small = [value.flatten() for value in trained.update.values() if value.dim() < 2 and not value.is_cuda]
+    if not all(isfinite(value) for one in trained.metrics for value in one.values()):
         raise _not_finite(requests[0])
+    if small:
+        _check_finite(torch.cat(small).sum(), requests[0])
     for client, own in zip(clients, trained.own, strict=True):  # only now that nothing can fail any more
         move_averages(client, requests[0].task.recipe, own)
         client.last_pass = None

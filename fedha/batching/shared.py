@@ -6,7 +6,6 @@ sum, that is the gradient of ``sum_e share_e loss_e``: one backward pass, as in 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -81,13 +80,11 @@ class Trained:
     Attributes:
         update: The clients' weighted sum, by parameter name.
         metrics: Of each client.
-        finite: Whether they are, and the update's vectors, too.
         own: Each client's statistics at the round's start, which its moving averages take in.
     """
 
     update: Named
     metrics: list[dict[str, float]]
-    finite: bool
     own: list[Named]
 
 
@@ -121,8 +118,8 @@ def train_all(clients: Sequence[Holder], requests: Sequence[Request]) -> Trained
     ]
     parts = _parts(seen, objectives)
     loss = torch.stack([asked.averaging_weight * one["loss"] for asked, one in zip(requests, parts, strict=True)]).sum()
-    update = derivatives(loss, seen.parameters)
-    return Trained(update, *_numbers(parts, update), own)
+    metrics = _numbers(parts)  # before the way back: what follows is then prepared while a card computes that
+    return Trained(derivatives(loss, seen.parameters), metrics, own)
 
 
 def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
@@ -149,16 +146,12 @@ def _risks(seen: Pass, objectives: Sequence[Objective], norms: Tensor | float) -
     ]
 
 
-def _numbers(parts: Sequence[Named], update: Named) -> tuple[list[dict[str, float]], bool]:
-    """Each client's parts as numbers, and whether they are finite with the vectors of the update: of one look, since
-    each waits for a GPU. The server looks at all of the update.
-    """
-    read, names = [value.detach() for one in parts for value in one.values()], list(parts[0])
-    if vectors := [value.flatten() for value in update.values() if value.dim() < 2]:
-        read.append(torch.cat(vectors).sum())
-    values = torch.stack(read).tolist()
-    rows = [values[place * len(names) : (place + 1) * len(names)] for place in range(len(parts))]
-    return [dict(zip(names, row, strict=True)) for row in rows], all(map(isfinite, values))
+def _numbers(parts: Sequence[Named]) -> list[dict[str, float]]:
+    """As numbers, all at once."""
+    values = torch.stack([value.detach() for one in parts for value in one.values()]).tolist()
+    names = list(parts[0])
+    rows = [values[start : start + len(names)] for start in range(0, len(values), len(names))]
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _measured(clients: Sequence[Holder], seen: Pass, request: Request, names: Sequence[str]) -> list[Named]:
