@@ -129,7 +129,8 @@ def between(samples: Sequence[Sample], seed: int, logits: float = 1.0) -> Betwee
                 ),
             )
         )
-    return Between(*(max(column) for column in zip(*found, strict=True)), radius, logits)
+    largest = (max(column) for column in zip(*found, strict=True))
+    return Between(*largest, radius=radius, logits=logits)
 
 
 def _norms(samples: Sequence[Sample], parties: Sequence[Party], seed: int) -> list[Curvature]:
