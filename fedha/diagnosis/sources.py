@@ -110,27 +110,25 @@ def between(samples: Sequence[Sample], seed: int, logits: float = 1.0) -> Betwee
         raise FedhaError("sources are compared with each other, and this run has one; take a run with two or more")
     radius, spread = logits * logit_unit(samples), feature_spread(samples)
     parties = [one.party() for one in samples]
-    found: list[tuple[float, ...]] = []
+    found = []
     for known, (a, b) in zip(_norms(samples, parties, seed), combinations(range(len(samples)), 2), strict=True):
         there, back = both_ways(parties[a], parties[b], samples[a].head, [radius], (), known=known, seed=seed)
         means = [mean_of(samples[one], feature_means) for one in (a, b)]
         found.append(
-            (
-                *(
-                    known.lower,
-                    known.upper,
-                    there.parts.gradient / radius,
-                    float((means[1] - means[0]).norm()) / spread,
-                ),
-                *(abs(there.parts.risk_gap), there.symmetric or 0.0, there.symmetric_bound or 0.0),
-                *(
-                    max(one.excess or 0.0 for one in (there, back)),
-                    max(one.excess_bound or 0.0 for one in (there, back)),
-                ),
-            )
+            {
+                "hessian": known.lower,
+                "hessian_upper": known.upper,
+                "gradient": there.parts.gradient / radius,
+                "features": float((means[1] - means[0]).norm()) / spread,
+                "risk_gap": abs(there.parts.risk_gap),
+                "measured": there.symmetric or 0.0,
+                "bound": there.symmetric_bound or 0.0,
+                "excess": max(there.excess or 0.0, back.excess or 0.0),
+                "excess_bound": max(there.excess_bound or 0.0, back.excess_bound or 0.0),
+            }
         )
-    largest = (max(column) for column in zip(*found, strict=True))
-    return Between(*largest, radius=radius, logits=logits)
+    largest = {name: max(one[name] for one in found) for name in found[0]}
+    return Between(**largest, radius=radius, logits=logits)
 
 
 def _norms(samples: Sequence[Sample], parties: Sequence[Party], seed: int) -> list[Curvature]:
