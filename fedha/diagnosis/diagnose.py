@@ -12,7 +12,7 @@ from fedha.diagnosis import attributes, curvature
 from fedha.diagnosis.attributes import Side
 from fedha.diagnosis.party import Party, pooled
 from fedha.diagnosis.published import published
-from fedha.diagnosis.sample import Sample
+from fedha.diagnosis.sample import Sample, logit_unit
 from fedha.diagnosis.settings import Mode, Settings
 from fedha.diagnosis.shift import Placed, estimate, given_inputs, together
 from fedha.diagnosis.subject import Subject, Told, check_config, looked_at
@@ -123,9 +123,7 @@ def _who(config: Config, domains: DomainSet, settings: Settings) -> tuple[Mode, 
 
 def _radii(subject: Subject, settings: Settings) -> tuple[list[float], list[float]]:
     """Radii in weights of the head, and in logit units."""
-    squares = [float((one.features[rows] ** 2).sum()) for one in subject.sources for rows in one.rows(1)]
-    counts = sum(len(one) for one in subject.sources)
-    unit = 1.0 / (sum(squares) / counts) ** 0.5
+    unit = logit_unit(subject.sources)
     found = sorted({*(one * unit for one in settings.logits if not settings.radii), *settings.radii})
     return found, [one / unit for one in found]
 
