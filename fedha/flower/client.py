@@ -50,6 +50,7 @@ from fedha.models.state import introduced as introduced_state
 from fedha.placement import placed_domain
 from fedha.privacy import agreed, gate
 from fedha.privacy.contract import NUMBERS, Contract, network_digest
+from fedha.privacy.requests import refuse_constants, refuse_numbers
 from fedha.privacy.site import Site
 from fedha.rules.table import allow
 from fedha.training import PARTS
@@ -328,6 +329,8 @@ class Clients:
             self.contract.repeats is not None or any(agreed.deviation(self.contract, one) for one in unpacked.values())
         ):
             return None  # each client counts, and refuses, for itself
+        if any(refuse_numbers(one) is not None for one in unpacked.values()):
+            return None
         requests = [unpacked[id(content)] for content in contents]
         for client, request, content in zip(clients, requests, contents, strict=True):
             if not self._holds_constants(request, sent_constants(content)):
@@ -491,6 +494,8 @@ class Clients:
         found = digests(sent)
         if constants_name(found) != request.constants:
             raise FedhaError("the constants that the server sent are not those that it names; look at the server")
+        if (refusal := refuse_constants(self._model, sent)) is not None:
+            raise FedhaError(refusal.sentence)
         take_constants(self._model, sent)
         gate.forget(self._model)
         self._constants = self._constants | found
