@@ -194,7 +194,7 @@ class Clients:
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
         # those with features for inputs, where the network is frozen, and the parts of their data that are ready
-        self._behind: dict[tuple[int, int], tuple[Client, set[str]]] = {}
+        self._behind: dict[tuple[int, int, bool], tuple[Client, set[str]]] = {}
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self._refusals: dict[tuple[str, bool, bool], tuple[list[object], str | None]] = {}  # of whom, and why
@@ -451,7 +451,8 @@ class Clients:
                     "frozen; set model.frozen: true, or leave it out"
                 )
             return client
-        key = (context.run_id, context.node_id)
+        quiet = client.site.protects(request.task.privacy)
+        key, keeping = (context.run_id, context.node_id, quiet), replace(self._keeping, quiet=quiet)
         if key not in self._behind:
             domain = replace(
                 client.domain,
@@ -464,7 +465,7 @@ class Clients:
         for part in sorted(asked.intersection(PARTS) - done):
             title, whole = f"{client.domain.client_name}, {part}", sum(step_sizes(request.task, rows)) >= rows
             trained = part == "train"
-            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole, trained=trained)
+            made = featured(getattr(client.domain, part), parts, keeping, title, whole=whole, trained=trained)
             own = found.domain
             found.domain = replace(own, train=made) if part == "train" else replace(own, held_out=made)
             done.add(part)

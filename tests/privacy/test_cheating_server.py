@@ -19,8 +19,9 @@ from fedha.data.examples import Examples
 from fedha.engine.inline import InlineGrid
 from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
+from fedha.features import Keeping
 from fedha.flower.client import client_app, cryptographic_site
-from fedha.flower.wire import pack_task, unpack_task
+from fedha.flower.wire import pack_task, unpack_task, unpack_tensors
 from fedha.models.split import SplitModel
 from fedha.privacy import gate
 from fedha.privacy.answers import release_statistics, train_privately
@@ -451,6 +452,29 @@ def asked(recipe: Recipe, privacy: dict[str, Any], sizes: dict[str, float], ther
     client.state = alone  # released with noise, it is public: the same with the example and without
     gradient, _ = train_privately(client, client.site, around)
     return released, {name: value.double() for name, value in gradient.items()}
+
+
+# --- errors that a server could provoke ---
+
+
+@pytest.mark.filterwarnings("ignore:features are up to")
+@pytest.mark.parametrize("size", [1.0, 1e9])
+def test_whether_features_fit_in_float16_is_told_by_no_error(size: float) -> None:
+    """Frozen weights may be the server's, so it chooses what does not fit: an error would bisect the largest feature."""
+    config = config_of("erm", privacy={"guard_heads": False})
+    body = nn.Sequential(nn.Flatten(), nn.Linear(6, 6, bias=False).requires_grad_(False))
+    body[1].weight.data = torch.eye(6)
+    draws = torch.Generator().manual_seed(0)
+    part = Examples(torch.randn(30, 6, generator=draws), torch.randint(0, 2, (30,), generator=draws))
+    part.inputs[7] *= size
+    model = SplitModel(body, nn.Linear(6, 1))
+    app = client_app(
+        lambda _: model, lambda _: Domain("d", part, part), site=cryptographic_site, keeping=Keeping(None, "float16")
+    )
+    parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    told = ask(InlineGrid(app, 1), config, "train", parameters, measure=())
+    assert "tensors" in told
+    assert all(bool(value.isfinite().all()) for value in unpack_tensors(told["tensors"]).values())
 
 
 # --- networks that mix examples ---
