@@ -460,7 +460,7 @@ def asked(recipe: Recipe, privacy: dict[str, Any], sizes: dict[str, float], ther
 @pytest.mark.filterwarnings("ignore:features are up to")
 @pytest.mark.parametrize("size", [1.0, 1e9])
 def test_whether_features_fit_in_float16_is_told_by_no_error(size: float) -> None:
-    """Frozen weights may be the server's, which chooses what does not fit: an error would bisect the largest feature."""
+    """Frozen weights may be the server's, which chooses what does not fit: an error would bisect the largest one."""
     config = config_of("erm", privacy={"guard_heads": False})
     body = nn.Sequential(nn.Flatten(), nn.Linear(6, 6, bias=False).requires_grad_(False))
     body[1].weight.data = torch.eye(6)
