@@ -50,6 +50,7 @@ from fedha.models.state import introduced as introduced_state
 from fedha.placement import placed_domain
 from fedha.privacy import agreed, gate
 from fedha.privacy.contract import NUMBERS, Contract, network_digest
+from fedha.privacy.requests import refuse_constants, refuse_numbers
 from fedha.privacy.site import Site
 from fedha.rules.table import allow
 from fedha.training import PARTS
@@ -193,7 +194,7 @@ class Clients:
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
         # those with features for inputs, where the network is frozen, and the parts of their data that are ready
-        self._behind: dict[tuple[int, int], tuple[Client, set[str]]] = {}
+        self._behind: dict[tuple[int, int, bool], tuple[Client, set[str]]] = {}
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self._refusals: dict[tuple[str, bool, bool], tuple[list[object], str | None]] = {}  # of whom, and why
@@ -328,6 +329,8 @@ class Clients:
             self.contract.repeats is not None or any(agreed.deviation(self.contract, one) for one in unpacked.values())
         ):
             return None  # each client counts, and refuses, for itself
+        if any(refuse_numbers(one) is not None for one in unpacked.values()):
+            return None
         requests = [unpacked[id(content)] for content in contents]
         for client, request, content in zip(clients, requests, contents, strict=True):
             if not self._holds_constants(request, sent_constants(content)):
@@ -448,7 +451,8 @@ class Clients:
                     "frozen; set model.frozen: true, or leave it out"
                 )
             return client
-        key = (context.run_id, context.node_id)
+        quiet = client.site.protects(request.task.privacy)
+        key, keeping = (context.run_id, context.node_id, quiet), replace(self._keeping, quiet=quiet)
         if key not in self._behind:
             domain = replace(
                 client.domain,
@@ -461,7 +465,7 @@ class Clients:
         for part in sorted(asked.intersection(PARTS) - done):
             title, whole = f"{client.domain.client_name}, {part}", sum(step_sizes(request.task, rows)) >= rows
             trained = part == "train"
-            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole, trained=trained)
+            made = featured(getattr(client.domain, part), parts, keeping, title, whole=whole, trained=trained)
             own = found.domain
             found.domain = replace(own, train=made) if part == "train" else replace(own, held_out=made)
             done.add(part)
@@ -491,6 +495,8 @@ class Clients:
         found = digests(sent)
         if constants_name(found) != request.constants:
             raise FedhaError("the constants that the server sent are not those that it names; look at the server")
+        if (refusal := refuse_constants(self._model, sent)) is not None:
+            raise FedhaError(refusal.sentence)
         take_constants(self._model, sent)
         gate.forget(self._model)
         self._constants = self._constants | found

@@ -22,6 +22,7 @@ from fedha.models.reach import unreached
 from fedha.permitted import CodeError
 from fedha.privacy import gate
 from fedha.privacy.guards import Refusal
+from fedha.privacy.requests import refuse_numbers
 from fedha.privacy.site import Site, sensitive
 
 
@@ -69,8 +70,9 @@ def admit(client: Client, kind: str, request: Request, *, tells_examples: bool =
             log.
     """
     if not client.site.protects(request.task.privacy):
-        if (unfit := gate.unfit(request.task, client.model, client.domain)) is not None:
-            raise FedhaError(unfit.sentence)
+        found = refuse_numbers(request) or gate.unfit(request.task, client.model, client.domain)
+        if found is not None:
+            raise FedhaError(found.sentence)
         return None
     with errors_by_kind(client.domain.client_name):
         refusal = gate.refuse(client.site, kind, request, client.model, client.domain)

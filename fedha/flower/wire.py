@@ -28,6 +28,7 @@ from fedha.models.state import CONSTANT, FROZEN, digests
 from fedha.numerics import aligned
 from fedha.recipes import Recipe, Term
 from fedha.rules.table import check_allowed
+from fedha.schema import shown
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
@@ -148,7 +149,10 @@ def unpack_task(text: str) -> Task:
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
     for rule in (training.optimizer, training.weight_averaging):
         check_allowed(rule)  # before it would be imported
-    return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
+    seed = content["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool):  # 0.0 is 0 to who compares, and another run to who draws
+        raise FedhaError(f"the seed is {shown(seed)}, which is no whole number; look at the server")
+    return Task(recipe, training, seed, PrivacyConfig.model_validate(privacy))
 
 
 def pack_introduction(

@@ -1,5 +1,6 @@
 """Requests of a server that wants more than was agreed on: refused before anything is computed, or worth nothing."""
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -16,8 +17,11 @@ from fedha.config import LARGEST, SMALLEST, PrivacyConfig
 from fedha.data.domain import Domain
 from fedha.data.examples import Examples
 from fedha.engine.inline import InlineGrid
+from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
+from fedha.features import Keeping
 from fedha.flower.client import client_app, cryptographic_site
+from fedha.flower.wire import pack_task, unpack_task, unpack_tensors
 from fedha.models.split import SplitModel
 from fedha.privacy import gate
 from fedha.privacy.answers import release_statistics, train_privately
@@ -27,7 +31,7 @@ from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
 from fedha.privacy.noise import cryptographic
 from fedha.privacy.releasable import private_exchanges
-from fedha.privacy.requests import refuse_settings
+from fedha.privacy.requests import refuse_constants, refuse_numbers, refuse_settings
 from fedha.privacy.site import Site
 from fedha.privacy.surrogate import risk_loss
 from fedha.recipes import Recipe, Term
@@ -90,6 +94,14 @@ def test_what_networks_may_give_lets_no_example_move_a_sum_further(
     one = Moment((spread[:, :2] * left).to(precision), (spread * right).to(precision))
     other = Moment((spread[:, 2:] / left).to(precision), (spread / right).to(precision))
     assert_bounded({"a": one, "b": other}, min(max(norm, SMALLEST), LARGEST), {"a": min(max(scale, SMALLEST), LARGEST)})
+
+
+@pytest.mark.parametrize("sizes", [(1e-165, 1e153), (1e153, 1e-165), (1e-170, 1e150), (1e-300, 1e150)])
+@pytest.mark.parametrize("scale", [1.0, LARGEST])
+def test_what_vanishes_when_it_is_squared_is_clipped_all_the_same(sizes: tuple[float, float], scale: float) -> None:
+    """Networks of float64 give numbers whose squares float64 has none for; the product with the other side is large."""
+    left, right = (torch.full((3, 2), size, dtype=torch.float64) for size in sizes)
+    assert_bounded({"a": Moment(left, right)}, SMALLEST, {"a": scale})
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e12, 1e18, 1e30, 3e38])
@@ -185,6 +197,7 @@ def test_settings_that_no_proof_speaks_of_are_refused_with_every_request(name: s
         {"weight": math.nan},
         {"weight": 1e300},
         {"warmup_weight": -1.0},
+        {"probes": -1},
         {"terms": (Term("gradient", client_average=1.0),)},
     ],
 )
@@ -206,6 +219,88 @@ def test_tensors_that_no_training_ends_at_are_refused(beyond: float, where: str)
     refusal = gate.refuse(client.site, "query.measure", request, client.model, client.domain)
     assert refusal is not None
     assert refusal.kind == "request"
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64, torch.complex64, torch.int64])
+@pytest.mark.parametrize("where", ["parameters", "running"])
+def test_tensors_of_another_type_than_the_networks_are_refused(kind: torch.dtype, where: str) -> None:
+    client = site_of()
+    honest = replace(request_of(client), running={})
+    tensors = {name: value.to(kind) for name, value in honest.parameters.items()}
+    request = replace(honest, parameters=tensors) if where == "parameters" else replace(honest, running=tensors)
+    refusal = gate.refuse(client.site, "query.measure", request, client.model, client.domain)
+    assert refusal is not None
+    assert refusal.kind == "request"
+
+
+# --- what is looked at though nothing is covered ---
+
+PLAIN: dict[str, dict[str, Any]] = {
+    "parameters": {"parameters": 1e30},
+    "parameters that are no numbers": {"parameters": math.nan},
+    "references": {"references": 1e30},
+    "references that are infinite": {"references": math.inf},
+    "a weight": {"averaging_weight": math.nan},
+    "a learning rate": {"training": {"learning_rate": 1e300}},
+    "a decay": {"training": {"weight_decay": 1e200}},
+    "a weight of a class": {"training": {"class_weights": [1.0, 1e90]}},
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("kind", ["query.measure", "train", "evaluate"])
+def test_a_plain_client_too_refuses_numbers_that_no_training_ends_at(name: str, kind: str) -> None:
+    changes = dict(PLAIN[name])
+    config = config_of("iga", privacy={"protect": "nothing"}, training=changes.pop("training", {}))
+    parameters = {key: value + changes.get("parameters", 0.0) for key, value in parameters_of(config).items()}
+    asked: dict[str, Any] = {"measure": ("gradient",) if kind == "query.measure" else ()}
+    asked |= {"evaluate": ("held_out",) if kind == "evaluate" else ()}
+    asked |= {"references": {"gradient": torch.full((1, 7), changes.get("references", 0.0))}}
+    asked |= {"averaging_weight": changes.get("averaging_weight", 0.5)}
+    told = ask(grid_of(config), config, kind, parameters, **asked)
+    assert isinstance(told, str)
+    assert "the server" in told
+
+
+@pytest.mark.parametrize("change", [{"mixup_alpha": math.nan}, {"sam_radius": 1e30}, {"sam_radius": -1.0}])
+def test_a_plain_recipe_of_numbers_that_are_none_is_refused(change: dict[str, Any]) -> None:
+    task = Task(Recipe("mine", **change), config_of("erm").training, 0)
+    assert refuse_settings(task) is not None
+
+
+@pytest.mark.parametrize("where", ["sent", "running", "references"])
+def test_whatever_a_request_brings_beside_parameters_is_looked_at(where: str) -> None:
+    task = Task(Recipe("erm"), config_of("erm").training, 0)
+    honest = Request(task, 1, {"w": torch.ones(2)}, averaging_weight=0.5)
+    assert refuse_numbers(honest) is None
+    for worse in (math.nan, 1e30, -1e30):
+        assert refuse_numbers(replace(honest, **{where: {"x": torch.tensor([0.0, worse])}})) is not None
+
+
+def test_a_plain_client_answers_what_is_large_and_honest() -> None:
+    """Inputs of a million have curvatures of a million millions."""
+    config = config_of("iga", privacy={"protect": "nothing"})
+    references = {"gradient": torch.full((1, 7), 1e15)}
+    assert not isinstance(ask(grid_of(config), config, "train", parameters_of(config), references=references), str)
+
+
+@pytest.mark.parametrize("number", [1e30, math.inf, math.nan])
+def test_frozen_parameters_of_such_a_size_are_refused_and_a_mask_of_minus_infinity_is_not(number: float) -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
+    body[1].weight.requires_grad_(False)
+    body.register_buffer("mask", torch.zeros(2))
+    model = SplitModel(body, nn.Linear(3, 2))
+    assert refuse_constants(model, {"featurizer.1.weight": torch.full((3, 3), number)}) is not None
+    honest = {"featurizer.mask": torch.full((2,), -math.inf), "featurizer.1.weight": torch.ones(3, 3)}
+    assert refuse_constants(model, honest) is None
+
+
+@pytest.mark.parametrize("seed", [0.0, -0.0, False, "0", None, [0]])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: Any) -> None:
+    """0.0 is 0 to a contract that compares, and other draws to who draws."""
+    text = json.loads(pack_task(request_of(site_of()).task)) | {"seed": seed}
+    with pytest.raises(FedhaError, match="which is no whole number; look at the server"):
+        unpack_task(json.dumps(text))
 
 
 @pytest.mark.parametrize("scale", [SMALLEST, LARGEST])
@@ -357,6 +452,29 @@ def asked(recipe: Recipe, privacy: dict[str, Any], sizes: dict[str, float], ther
     client.state = alone  # released with noise, it is public: the same with the example and without
     gradient, _ = train_privately(client, client.site, around)
     return released, {name: value.double() for name, value in gradient.items()}
+
+
+# --- errors that a server could provoke ---
+
+
+@pytest.mark.filterwarnings("ignore:features are up to")
+@pytest.mark.parametrize("size", [1.0, 1e9])
+def test_whether_features_fit_in_float16_is_told_by_no_error(size: float) -> None:
+    """Frozen weights may be the server's, which chooses what does not fit: an error would bisect the largest one."""
+    config = config_of("erm", privacy={"guard_heads": False})
+    body = nn.Sequential(nn.Flatten(), nn.Linear(6, 6, bias=False).requires_grad_(False))
+    body[1].weight.data = torch.eye(6)
+    draws = torch.Generator().manual_seed(0)
+    part = Examples(torch.randn(30, 6, generator=draws), torch.randint(0, 2, (30,), generator=draws))
+    part.inputs[7] *= size
+    model = SplitModel(body, nn.Linear(6, 1))
+    app = client_app(
+        lambda _: model, lambda _: Domain("d", part, part), site=cryptographic_site, keeping=Keeping(None, "float16")
+    )
+    parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    told = ask(InlineGrid(app, 1), config, "train", parameters, measure=())
+    assert "tensors" in told
+    assert all(bool(value.isfinite().all()) for value in unpack_tensors(told["tensors"]).values())
 
 
 # --- networks that mix examples ---
