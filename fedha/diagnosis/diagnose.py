@@ -28,7 +28,7 @@ _LARGEST_PENCIL = 600  # weights of a head up to which the ratio of curvatures i
 
 
 def diagnose(
-    model: SplitModel, config: Config, domains: DomainSet, settings: Settings, told: Told, *, rounds: int
+    model: SplitModel, config: Config, domains: DomainSet, settings: Settings, told: Told, *, round: int, rule: str = ""
 ) -> dict[str, Any]:
     """Measure a learned head on its domains.
 
@@ -38,7 +38,8 @@ def diagnose(
         domains: The run's data.
         settings: What is asked for.
         told: Told of progress.
-        rounds: After which the model was recorded.
+        round: After which the model was recorded.
+        rule: That took this round, or "".
 
     Returns:
         Plain values: ``made``, ``domains``, and a part for each row of the settings.
@@ -77,7 +78,8 @@ def diagnose(
         "name": config.name,
         "recipe": config.recipe[0].name,
         "seed": config.seed[0],
-        "round": rounds,
+        "round": round,
+        "rule": rule,
         "settings": asdict(settings),
         "head": list(subject.head.shape),
         "head_norm": float(subject.head.norm()),
