@@ -10,14 +10,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedha.batching.chunk import budget
-from fedha.config import parse
+from fedha.cohort import Member
+from fedha.config import TrainingConfig, parse
 from fedha.devices import check_device, to_device, to_host
 from fedha.engine.machine import gpus
 from fedha.errors import FedhaError
+from fedha.exchange import Reply, Task
+from fedha.federation import Server
 from fedha.models import SplitModel
 from fedha.models.random_layers import Chance, Draw, drawing
 from fedha.models.split import MixedPrecision
 from fedha.pieces import budget_bytes
+from fedha.recipes import RECIPES
 from fedha.run import execute
 from fedha.runs.listener import Silent
 
@@ -99,6 +103,17 @@ def test_mixed_precision_is_near_float32_and_not_the_same(data: Path, tmp_path: 
         assert rounded.dtype == torch.float32
         torch.testing.assert_close(rounded, value, rtol=0, atol=0.05)
     assert any(not torch.equal(*one) for one in zip(mixed.values(), full.values(), strict=True))
+
+
+def test_an_update_that_is_not_finite_moves_nothing() -> None:
+    one, numbers = torch.ones(2, 2, device=CUDA), {"loss": 1.0, "risk": 1.0, "accuracy": 1.0}
+    server = Server(Task(RECIPES["erm"], TrainingConfig(), 0), {"head.weight": one})
+    server.gather(1, [Member(0, "a", 4), Member(1, "b", 4)])
+    told = [{"head.weight": one * torch.nan}, {}]
+    replies = [Reply("c", "d", place, 4, tensors, numbers, weighed=True) for place, tensors in enumerate(told)]
+    with pytest.raises(FedhaError, match=r"update in round 1 does not count: its head\.weight has numbers"):
+        server.step(1, replies)
+    assert torch.equal(server.parameters["head.weight"], one)
 
 
 def test_auto_takes_the_card(data: Path, tmp_path: Path) -> None:
