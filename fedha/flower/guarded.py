@@ -70,9 +70,10 @@ def admit(client: Client, kind: str, request: Request, *, tells_examples: bool =
             log.
     """
     if not client.site.protects(request.task.privacy):
-        found = refuse_numbers(request) or gate.unfit(request.task, client.model, client.domain)
-        if found is not None:
-            raise FedhaError(found.sentence)
+        if (found := refuse_numbers(request)) is not None:
+            raise FedhaError(f"it refuses to answer ({found.kind}): {found.sentence}")
+        if (unfit := gate.unfit(request.task, client.model, client.domain)) is not None:
+            raise FedhaError(unfit.sentence)
         return None
     with errors_by_kind(client.domain.client_name):
         refusal = gate.refuse(client.site, kind, request, client.model, client.domain)

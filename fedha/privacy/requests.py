@@ -6,7 +6,7 @@ with is looked at, with every request: what the bounds on sums are proven for (`
 
 import math
 from collections.abc import Iterator, Mapping
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ _WIDEST = 2.0**40  # of a setting: the largest that a schema has, `privacy.bound
 _TASKS = 8  # that are remembered
 
 _settled: dict[int, tuple[Task, Refusal | None]] = {}
+_looked: dict[str, tuple[float, tuple[ref[Tensor], ...], str | None]] = {}
 
 _References = tuple[Form, tuple[str, ...], int]
 _shapes: WeakKeyDictionary[SplitModel, dict[_References, dict[str, torch.Size]]] = WeakKeyDictionary()
@@ -144,12 +145,27 @@ def _reference_shapes(request: Request, model: SplitModel, form: Form) -> dict[s
 def _refuse_values(request: Request) -> Refusal | None:
     """Refuse numbers that are not finite, or of a size that no training ends at."""
     most = LARGEST if sensitive(request.task.privacy) else _SQUARED
-    found = _refuse_parameters(request.parameters)
-    kinds = {"reference": request.references, "rule's tensor": request.sent, "buffer": request.running}
-    for kind, tensors in kinds.items() if found is None else ():
-        if tensors and (name := beyond(tensors, most)) is not None:
-            return _too_large(f"{kind} {name}", most)
+    kinds = {"parameter": request.parameters, "reference": request.references}
+    for kind, tensors in (kinds | {"rule's tensor": request.sent, "buffer": request.running}).items():
+        bound = LARGEST if kind == "parameter" else most
+        if tensors and (name := _beyond_once(kind, tensors, bound)) is not None:
+            return _too_large(f"{kind} {name}", bound)
+    return None
+
+
+def _beyond_once(kind: str, tensors: Mapping[str, Tensor], most: float) -> str | None:
+    """As `beyond`; tensors that were the last of their kind, as a process' clients share them, are known."""
+    known = _looked.get(kind)
+    last = known[1] if known is not None and known[0] == most else ()
+    if known is not None and len(last) == len(tensors) and all(map(_is, last, tensors.values())):
+        return known[2]
+    found = beyond(tensors, most)
+    _looked[kind] = most, tuple(map(ref, tensors.values())), found
     return found
+
+
+def _is(known: ref[Tensor], value: Tensor) -> bool:
+    return known() is value
 
 
 def refuse_constants(model: SplitModel, sent: Mapping[str, Tensor]) -> Refusal | None:
@@ -164,20 +180,6 @@ def refuse_constants(model: SplitModel, sent: Mapping[str, Tensor]) -> Refusal |
     return None if name is None else _too_large(f"frozen parameter {name}", LARGEST)
 
 
-def _refuse_parameters(parameters: Mapping[str, Tensor]) -> Refusal | None:
-    """The same of parameters, looked at once: those of a round are one object, for all of a process' clients."""
-    if _Last.parameters is not parameters:
-        name = beyond(parameters, LARGEST)
-        _Last.found = None if name is None else _too_large(f"parameter {name}", LARGEST)
-        _Last.parameters = parameters
-    return _Last.found
-
-
-class _Last:
-    parameters: Mapping[str, Tensor] | None = None
-    found: Refusal | None = None
-
-
 def _too_large(what: str, most: float) -> Refusal:
     return Refusal(
         "request",
@@ -188,14 +190,11 @@ def _too_large(what: str, most: float) -> Refusal:
 
 def beyond(tensors: Mapping[str, Tensor], most: float) -> str | None:
     """The first of some tensors that has numbers that are not finite, larger than these, or complex; None of none."""
-    some = {name: value for name, value in tensors.items() if value.numel()}
-    for name, value in some.items():
+    for name, value in tensors.items():
         if value.is_complex():
             return name
-    if not some:
-        return None
-    ends = torch.stack([end.double() for value in some.values() for end in value.aminmax()]).tolist()
-    for name, low, high in zip(some, ends[::2], ends[1::2], strict=True):
-        if not (low >= -most and high <= most):  # false for NaN
-            return name
+        if value.numel():
+            low, high = (float(end) for end in value.aminmax())
+            if not (low >= -most and high <= most):  # false for NaN
+                return name
     return None

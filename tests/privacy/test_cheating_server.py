@@ -23,8 +23,9 @@ from fedha.features import Keeping
 from fedha.flower.client import client_app, cryptographic_site
 from fedha.flower.wire import pack_task, unpack_task, unpack_tensors
 from fedha.models.split import SplitModel
+from fedha.placement import placed_domain
 from fedha.privacy import gate
-from fedha.privacy.answers import release_statistics, train_privately
+from fedha.privacy.answers import evaluate_privately, release_statistics, train_privately
 from fedha.privacy.clipping import private_means
 from fedha.privacy.dpsgd import private_gradient
 from fedha.privacy.mechanism import Mechanism
@@ -365,8 +366,21 @@ class QuietSite(Site):
         return Quiet()
 
 
+NETWORKS: dict[str, Any] = {
+    "linear": lambda: SplitModel(nn.Flatten(), nn.Linear(3, 2)),
+    "one logit": lambda: SplitModel(nn.Flatten(), nn.Linear(3, 1)),
+    "of float64": lambda: SplitModel(
+        nn.Sequential(nn.Linear(3, 3, bias=False), nn.Softplus()), nn.Linear(3, 2)
+    ).double(),
+    "hidden": lambda: SplitModel(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)), nn.Linear(3, 3)),
+    "one example after the other": lambda: SplitModel(
+        nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 2, 2), nn.GELU(), nn.Flatten()), nn.Linear(4, 2)
+    ),
+}
+
+
 @st.composite
-def hostile(draw: Any) -> tuple[Recipe, dict[str, Any], dict[str, float]]:
+def hostile(draw: Any) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
     """A recipe, settings of privacy and sizes of tensors, of which one or none is what no proof speaks of."""
     numbers = {
         name: draw(MOSTLY_FINE) for name in ("statistics_clip", "clip", "weight", "parameters", "references", "inputs")
@@ -386,7 +400,8 @@ def hostile(draw: Any) -> tuple[Recipe, dict[str, Any], dict[str, float]]:
         "scales": scales,
         "guard_heads": False,
     }
-    return recipe, privacy, {name: numbers[name] for name in ("parameters", "references", "inputs")}
+    sizes = {name: numbers[name] for name in ("parameters", "references", "inputs")}
+    return recipe, privacy, {**sizes, "network": draw(st.sampled_from(sorted(NETWORKS)))}
 
 
 @settings(max_examples=12, suppress_health_check=QUIET)
@@ -405,53 +420,59 @@ def test_none_of_many_requests_moves_an_answer_by_more_than_its_account_says(req
 
 
 def assert_covered(request: Any) -> None:
-    """Whatever gets through the gate: an exchange and a gradient, with one example and without."""
+    """Whatever gets through the gate: an exchange, a gradient and an evaluation, with one example and without."""
     recipe, privacy, sizes = request
-    answers = [asked(recipe, privacy, sizes, there) for there in (True, False)]
-    assert (answers[0] is None) == (answers[1] is None)
-    for (released, gradient), (others, rest) in (
-        zip(*([one] for one in answers if one), strict=True) if answers[0] else ()
-    ):
+    one, other = (asked(recipe, privacy, sizes, there) for there in (True, False))
+    assert one.keys() == other.keys()  # what is refused is refused without a look at the example
+    scales, clips = privacy["scales"], {"measure": privacy["statistics_clip"], "train": privacy["clip"]}
+    for kind, values in one.items():
         moved = [
-            (value - others[name]).norm() * privacy["scales"].get(name, 1.0) * 9 / privacy["statistics_clip"]
-            for name, value in released.items()
+            float((value - other[kind][name]).norm()) * (scales.get(name, 1.0) if kind == "measure" else 1.0)
+            for name, value in values.items()
         ]
-        assert math.hypot(*map(float, moved)) <= 1 + 1e-5  # what is kept of it is float32
-        length = torch.cat([(value - rest[name]).flatten() for name, value in gradient.items()]).norm()
-        assert float(length) * 9 / privacy["clip"] <= 1 + 1e-5
+        assert math.hypot(*moved) * 9 / clips.get(kind, 1.0) <= 1 + 1e-5  # what is kept of it is float32
 
 
-def asked(recipe: Recipe, privacy: dict[str, Any], sizes: dict[str, float], there: bool) -> Any:
-    """The moments of the round's first exchange and its gradient, float64; None where a request is refused."""
+def asked(recipe: Recipe, privacy: dict[str, Any], sizes: dict[str, Any], there: bool) -> dict[str, dict[str, Tensor]]:
+    """What comes of each kind of request, float64: moments, a gradient, an accuracy; without what is refused."""
     client = site_of(9)
-    inputs = client.domain.train.inputs
+    torch.manual_seed(0)
+    client.model, inputs = NETWORKS[sizes["network"]](), client.domain.train.inputs
     inputs *= sizes["inputs"]
     if not there:
         inputs[4] = math.nan
-    client.site = QuietSite("cryptographic")
-    honest = request_of(client, **privacy)
-    task = replace(honest.task, recipe=recipe)
+    precision = next(client.model.parameters()).dtype
+    whole = placed_domain(replace(client.domain, held_out=client.domain.train), client.model)
+    client.domain, client.site = whole, QuietSite("cryptographic")
+    honest = request_of(client, evaluation_noise=1.0, **privacy)
     parameters = {name: value * sizes["parameters"] for name, value in honest.parameters.items()}
+    honest = replace(honest, task=replace(honest.task, recipe=recipe), parameters=parameters, measure=())
+    found: dict[str, dict[str, Tensor]] = {}
+
+    def refused(request: Request) -> bool:
+        kind = {"measure": "query.measure"}.get(request.kind, request.kind)
+        return gate.refuse(client.site, kind, request, client.model, client.domain) is not None
+
     references: dict[str, Tensor] = {}
-    released: dict[str, Tensor] = {}
     for group in private_exchanges(recipe):
-        around = replace(honest, task=task, parameters=parameters, measure=group, references=dict(references))
-        if gate.refuse(client.site, "query.measure", around, client.model, client.domain) is not None:
-            return None
+        around = replace(honest, measure=group, references=dict(references))
+        if refused(around):
+            return found
         sent = release_statistics(client, client.site, around)
         if not references:
-            released = {name: value.double() for name, value in client.state.released.items()}
-        told = torch.tensor(sizes["references"], dtype=torch.float64).float()  # which may be infinite
+            found["measure"] = {name: value.double() for name, value in client.state.released.items()}
+        told = torch.tensor(sizes["references"], dtype=torch.float64).to(precision)  # which may be infinite
         references |= {name: told.expand(value.shape).clone() for name, value in sent.items()}
-    around = replace(honest, task=task, parameters=parameters, measure=(), references=references, kind="train")
-    if gate.refuse(client.site, "train", around, client.model, client.domain) is not None:
-        return None
-    alone = replace(
+    client.state = replace(  # released with noise, it is public: the same with the example and without
         client.state, released={name: torch.zeros_like(value) for name, value in client.state.released.items()}
     )
-    client.state = alone  # released with noise, it is public: the same with the example and without
-    gradient, _ = train_privately(client, client.site, around)
-    return released, {name: value.double() for name, value in gradient.items()}
+    if not refused(around := replace(honest, references=references, kind="train")):
+        gradient, _ = train_privately(client, client.site, around)
+        found["train"] = {name: value.double() for name, value in gradient.items()}
+    if not refused(around := replace(honest, evaluate=("held_out",), kind="evaluate")):
+        accuracy = evaluate_privately(client, client.site, around)["held_out/accuracy"]
+        found["evaluate"] = {"accuracy": torch.tensor(accuracy)}
+    return found
 
 
 # --- errors that a server could provoke ---
