@@ -85,7 +85,7 @@ def on_ray(
                 break
             while idle and waiting and not stop():
                 worker = idle.popleft()
-                task = _nearest(waiting, held.get(worker), [held.get(one) for one, _ in under_way.values()])
+                task = nearest(waiting, held.get(worker), [held.get(one) for one, _ in under_way.values()])
                 waiting.remove(task)
                 held[worker] = _data_of(task)
                 seconds = PATIENCE if task.job.name in met else 0.0
@@ -119,8 +119,14 @@ def on_ray(
             ray.kill(worker)
 
 
-def _nearest(waiting: Sequence[Task], own: tuple[str, int] | None, others: Sequence[tuple[str, int] | None]) -> Task:
-    """The next task of a worker: of data that it has, else that no other is busy with, else the first."""
+def nearest(waiting: Sequence[Task], own: tuple[str, int] | None, others: Sequence[tuple[str, int] | None]) -> Task:
+    """The next task of a worker: of data that it has, else that no other is busy with, else the first.
+
+    Args:
+        waiting: In the order in which they are begun.
+        own: Target and seed of its last one.
+        others: Of those under way.
+    """
     mine = next((one for one in waiting if _data_of(one) == own), None)
     return mine or next((one for one in waiting if _data_of(one) not in others), waiting[0])
 

@@ -123,7 +123,6 @@ class Worker:
         self._held.move_to_end(key)
         return self._held[key]
 
-
     def ready(self, config: Config) -> DomainSet:
         """A run's data, whose features are in their cache: they are looked for once, before the first run of each."""
         domains, key = self.domains(config), (_data_key(config), config.model.model_dump_json())
