@@ -94,9 +94,10 @@ def shared_ray() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Ray's tests come first: they are the longest batch, and while their workers start the others compute.
 
-    Then those that may take longest, as their time limits say: what is begun last should not be long.
+    Then those that may take longest, as their time limits say, and of the others those of real processes: what is begun
+    last should not be long.
     """
-    items.sort(key=lambda item: (not _uses_ray(item.nodeid), -_limit(item)))
+    items.sort(key=lambda item: (not _uses_ray(item.nodeid), -_limit(item), item.get_closest_marker("slow") is None))
 
 
 @pytest.hookimpl(optionalhook=True)
