@@ -173,7 +173,7 @@ def _finished(path: Path, console: Console) -> list[Path]:
 
 def _conclude(runs: Sequence[Path], output: Path, form: Format | None, console: Console) -> None:
     from fedha.diagnosis import record
-    from fedha.diagnosis.tables import tables
+    from fedha.report.diagnosis.tables import tables
 
     for place in runs:
         publish.write([place], place / runfolder.REPORT)

@@ -18,7 +18,7 @@ from fedha.diagnosis.scene import Choice, Scene, choose
 from fedha.diagnosis.settings import Settings
 from fedha.diagnosis.shift import Placed, estimate, given_inputs, together
 from fedha.diagnosis.subject import Subject, Told, looked_at
-from fedha.diagnosis.transfer import Transfer, between, worst_pair
+from fedha.diagnosis.transfer import Transfer, measuring, worst_pair
 from fedha.diagnosis.weighted import shared_directions
 from fedha.errors import FedhaError, listed
 from fedha.models.split import SplitModel
@@ -155,7 +155,7 @@ def _transfer(
     works = []
     for source, target in compared:
         known = curvature.difference(source, target, scene.shape, seed=seed, hessians=hessians)
-        works.append(between(source, target, head, radii, everyone, known, hessians, seed=seed, told=told))
+        works.append(measuring(source, target, head, radii, everyone, known, hessians, seed=seed, told=told))
     at_once = 1 if everyone[0].line is None else max(1, _AT_ONCE // (_HEADS * len(radii) * head.numel()))
     found: list[Transfer] = []
     for start in range(0, len(works), at_once):

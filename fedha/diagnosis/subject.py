@@ -66,7 +66,9 @@ def check_config(config: Config) -> None:
 
 
 @contextmanager
-def looked_at(model: SplitModel, config: Config, domains: DomainSet, told: Told) -> Iterator[Subject]:
+def looked_at(
+    model: SplitModel, config: Config, domains: DomainSet, told: Told, *, targets: bool = True
+) -> Iterator[Subject]:
     """Compute every domain's features once.
 
     Args:
@@ -74,6 +76,7 @@ def looked_at(model: SplitModel, config: Config, domains: DomainSet, told: Told)
         config: Of the run.
         domains: Its data.
         told: Told of progress.
+        targets: Whether they are looked at too.
 
     Yields:
         The subject, for as long as the block lasts.
@@ -82,7 +85,8 @@ def looked_at(model: SplitModel, config: Config, domains: DomainSet, told: Told)
         FedhaError: The head is not linear with a bias, or features are not finite.
     """
     head = learned_head(model)
-    parts = [(one.name, one.train) for one in domains.sources] + [(one.name, one.held_out) for one in domains.targets]
+    parts = [(one.name, one.train) for one in domains.sources]
+    parts += [(one.name, one.held_out) for one in domains.targets if targets]
     total = sum(len(examples) for _, examples in parts)
     with _storage(total * head.shape[1] * 8) as place:
         found, done = [], 0

@@ -89,10 +89,10 @@ def both_ways(
     """
     shape = (head.shape[0], head.shape[1])
     known = known or difference(source, target, shape, seed=seed, hessians=hessians)
-    return done(between(source, target, head, radii, everyone, known, hessians, seed=seed, told=told))
+    return done(measuring(source, target, head, radii, everyone, known, hessians, seed=seed, told=told))
 
 
-def between(
+def measuring(
     source: Party,
     target: Party,
     head: Tensor,

@@ -9,6 +9,7 @@ import pytest
 
 from fedha.cli.commands import app
 from fedha.cli.exits import exit_code
+from fedha.diagnosed import between_sources
 from tests.made_runs import FAST, changed
 
 Command = Callable[..., tuple[int, str, str]]
@@ -59,6 +60,9 @@ def test_a_run_is_diagnosed_whole(fedha: Command, tmp_path: Path) -> None:
     assert page.count("<svg") >= 4
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
     assert "published" not in found
+    told = between_sources("run")  # the same numbers for a program, from the sources alone
+    (pair,) = (one for one in found["curvature"] if {one["first"], one["second"]} == {"flip-0.2", "flip-0.1"})
+    assert (told.hessian, told.logits) == (pytest.approx(pair["lower"]), 1.0)
     # again: it is there already; the report command shows it too
     held = (tmp_path / "run" / "diagnosis.json").read_bytes()
     code, out, _ = fedha("diagnose", "run", "--radius", "1,0.1")

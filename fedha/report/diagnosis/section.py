@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedha.diagnosis import figures
-from fedha.diagnosis.tables import tables
+from fedha.report.diagnosis import figures
+from fedha.report.diagnosis.tables import tables
 from fedha.report.section import Section
 
 _EXPLANATION = (
