@@ -46,6 +46,8 @@ class _File(BaseModel):
     contract: int = Field(ge=1, le=1)
     split: str = ""
     repeats: int | None = -1
+    diagnose: int | None = 0
+    volunteer: str = ""
     evaluate: tuple[str, ...] | None = None
     numbers: tuple[str, ...] = NUMBERS
     config: dict[str, Any]

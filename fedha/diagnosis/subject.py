@@ -1,9 +1,10 @@
 """The subject of a diagnosis: a finished run's learned head, and its domains' features, computed once in float64."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from fedha.placement import placed
 
 Told = Callable[[str, int, int], None]
 
+_FRONT = "featurizer."
 ROWS_AT_ONCE = 2048  # through the network
 IN_MEMORY = 2**29  # bytes of all features; what is more lies in a temporary file, which the system keeps what it can of
 
@@ -88,13 +90,11 @@ def looked_at(
     parts = [(one.name, one.train) for one in domains.sources]
     parts += [(one.name, one.held_out) for one in domains.targets if targets]
     total = sum(len(examples) for _, examples in parts)
-    with _storage(total * head.shape[1] * 8) as place:
+    with storage(total * head.shape[1] * 8) as place:
         found, done = [], 0
         for number, (name, examples) in enumerate(parts):
-            features = _room(len(examples), head.shape[1], place and place / str(number))
-            for start, some in _features(model, name, examples):
-                features[start : start + len(some)] = some
-                told("features", done + start + len(some), total)
+            own = place and place / str(number)
+            features = features_of(model, name, examples, head.shape[1], own, told=partial(_told, told, done, total))
             done += len(examples)
             labels = examples.labels.cpu()
             groups = None if examples.groups is None else examples.groups.cpu()
@@ -103,13 +103,17 @@ def looked_at(
         yield Subject(config, domains, head, tuple(found[:count]), tuple(found[count:]))
 
 
-def learned_head(model: SplitModel) -> Tensor:
+def learned_head(model: SplitModel, state: Mapping[str, Tensor] | None = None) -> Tensor:
     """The head with its bias, [C, D], in float64.
+
+    Args:
+        model: The network.
+        state: Its weights, by name; None: its own.
 
     Raises:
         FedhaError: It is not linear, or has no bias.
     """
-    view = view_head(model, {})
+    view = view_head(model, state or {})
     if view.functions is not statistics:
         told = "no bias" if isinstance(model.head, nn.Linear) else "more than one layer"
         raise FedhaError(
@@ -121,10 +125,48 @@ def learned_head(model: SplitModel) -> Tensor:
     return head.detach().double().cpu()
 
 
-def _features(model: SplitModel, name: str, examples: Examples) -> Iterator[tuple[int, Tensor]]:
+def features_of(
+    model: SplitModel,
+    name: str,
+    examples: Examples,
+    width: int,
+    place: Path | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    told: Callable[[int], None] = lambda rows: None,
+) -> Tensor:
+    """Features of a domain's examples with a last column of ones, [n, D], float64.
+
+    Args:
+        model: The network.
+        name: The domain's.
+        examples: Its.
+        width: D.
+        place: The file where they lie; None: in memory.
+        state: The network's weights, by name; None: its own.
+        told: How many rows are done.
+
+    Raises:
+        FedhaError: Some are not finite.
+    """
+    own = {one.removeprefix(_FRONT): value for one, value in (state or {}).items() if one.startswith(_FRONT)}
+    features = _room(len(examples), width, place)
+    for start, some in _features(model, name, examples, own):
+        features[start : start + len(some)] = some
+        told(start + len(some))
+    return features
+
+
+def _told(told: Told, before: int, total: int, rows: int) -> None:
+    told("features", before + rows, total)
+
+
+def _features(
+    model: SplitModel, name: str, examples: Examples, own: Mapping[str, Tensor]
+) -> Iterator[tuple[int, Tensor]]:
     ready = placed(examples, model)
     for start in range(0, len(examples), ROWS_AT_ONCE):
-        some = in_pieces(model, model.featurizer, {}, ready.select(slice(start, start + ROWS_AT_ONCE)))
+        some = in_pieces(model, model.featurizer, own, ready.select(slice(start, start + ROWS_AT_ONCE)))
         if not bool(torch.isfinite(some).all()):
             raise FedhaError(
                 f"the network's features of domain {name!r} are not finite, so nothing can be measured on them; "
@@ -134,7 +176,8 @@ def _features(model: SplitModel, name: str, examples: Examples) -> Iterator[tupl
 
 
 @contextmanager
-def _storage(nbytes: int) -> Iterator[Path | None]:
+def storage(nbytes: int) -> Iterator[Path | None]:
+    """A folder for so many bytes of features, where they are too many to stay in memory; else None."""
     if nbytes <= IN_MEMORY:
         yield None
         return

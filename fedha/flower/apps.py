@@ -37,7 +37,7 @@ from fedha.flower.logged import Logged
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, load_domains, serve
 from fedha.models import SplitModel, build
-from fedha.privacy.contract import contract_of
+from fedha.privacy.contract import simulated
 from fedha.runs.listener import Listener
 
 
@@ -171,7 +171,7 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
         party=party,
         site=site,
         keeping=keeping,
-        contract=contract_of(config, repeats=None),
+        contract=simulated(config),
     )
 
 
