@@ -132,7 +132,7 @@ def _diagnose(place: Path, settings: "Settings", steps: Steps) -> None:
 
     model, domains = load(place), load_domains(config)
     numerics.configure(_threads(model, domains))
-    found = diagnose(model, config, domains, settings, told, rounds=int(results["rounds"]))
+    found = diagnose(model, config, domains, settings, told, round=int(results["rounds"]))
     record.write(place, found)
     for note in found["made"]["notes"]:
         steps.note(f"  {note}")

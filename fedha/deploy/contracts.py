@@ -175,6 +175,13 @@ def of_run(agreements: list[Agreement], asked: Config) -> tuple[Config, Contract
     )
 
 
+def lends(asked: Config, names: Iterable[str]) -> bool:
+    """Whether this process' site lends one of these domains to diagnoses of a run."""
+    folder = os.environ.get("FEDHA_CONTRACTS")
+    found = of_run(read_all(Path(folder)), asked) if folder else None
+    return isinstance(found, tuple) and found[1].volunteer in set(names)
+
+
 def held_here(asked: Config, cache: Path) -> tuple[Config, Contract] | None:
     """The run that this process' site agreed to; None where it holds no contracts. A refusal is counted.
 

@@ -30,7 +30,7 @@ _HEADS, _AT_ONCE = 40, 2**23  # heads of a pair and radius in an exchange, about
 
 
 def diagnose(
-    model: SplitModel, config: Config, domains: DomainSet, settings: Settings, told: Told, *, rounds: int
+    model: SplitModel, config: Config, domains: DomainSet, settings: Settings, told: Told, *, round: int, rule: str = ""
 ) -> dict[str, Any]:
     """Measure a learned head on its domains, in this process.
 
@@ -40,7 +40,8 @@ def diagnose(
         domains: The run's data.
         settings: What is asked for.
         told: Told of progress.
-        rounds: After which the model was recorded.
+        round: After which the model was recorded.
+        rule: That took this round, or "".
 
     Returns:
         Plain values: ``made``, ``domains``, and a part for each row of the settings.
@@ -53,10 +54,14 @@ def diagnose(
     with looked_at(model, config, domains, told) as subject:
         told("size of the features", 0, 1)
         sources, targets = (tuple(one.party() for one in some) for some in (subject.sources, subject.targets))
-        return measured(Scene(config, subject.head, sources, targets, subject), choice, settings, told, rounds=rounds)
+        return measured(
+            Scene(config, subject.head, sources, targets, subject), choice, settings, told, round=round, rule=rule
+        )
 
 
-def measured(scene: Scene, choice: Choice, settings: Settings, told: Told, *, rounds: int) -> dict[str, Any]:
+def measured(
+    scene: Scene, choice: Choice, settings: Settings, told: Told, *, round: int, rule: str = ""
+) -> dict[str, Any]:
     """As `diagnose`, of domains that are asked, wherever they are.
 
     Args:
@@ -64,14 +69,15 @@ def measured(scene: Scene, choice: Choice, settings: Settings, told: Told, *, ro
         choice: As `choose` makes it.
         settings: What is asked for.
         told: Told of progress.
-        rounds: After which the model was recorded.
+        round: After which the model was recorded.
+        rule: That took this round, or "".
 
     Raises:
         FedhaError: What is asked for needs features, and they are not here.
     """
     begun, config = time.perf_counter(), scene.config
     radii, logits = _radii(scene.sources, settings)
-    found: dict[str, Any] = {"domains": _domains(scene)}
+    found: dict[str, Any] = {"domains": _domains(scene, own="attributes" in settings.rows)}
     told("curvature", 0, 1)
     hessians = None
     if set(settings.rows) != {"shift"}:
@@ -99,7 +105,8 @@ def measured(scene: Scene, choice: Choice, settings: Settings, told: Told, *, ro
         "name": config.name,
         "recipe": config.recipe[0].name,
         "seed": config.seed[0],
-        "round": rounds,
+        "round": round,
+        "rule": rule,
         "settings": asdict(settings),
         "head": list(scene.head.shape),
         "head_norm": float(scene.head.norm()),
@@ -124,19 +131,19 @@ def _radii(sources: Sequence[Party], settings: Settings) -> tuple[list[float], l
     return found, [one / unit for one in found]
 
 
-def _domains(scene: Scene) -> list[dict[str, Any]]:
+def _domains(scene: Scene, *, own: bool) -> list[dict[str, Any]]:
     answers = asked([(one, "heads", scene.head[None]) for one in scene.everyone])
-    samples = [None] * len(answers) if scene.subject is None else scene.subject.everyone
+    samples = [None] * len(answers) if scene.subject is None or not own else scene.subject.everyone
     return [
         {
             "name": one.name,
             "role": "source" if place < len(scene.sources) else "target",
-            "risk": float(own.risks[0]),
-            "accuracy": float(own.accuracies[0]),
+            "risk": float(told.risks[0]),
+            "accuracy": float(told.accuracies[0]),
             **asdict(one.sizes),
             **({} if sample is None else attributes.own(sample)),
         }
-        for place, (one, own, sample) in enumerate(zip(scene.everyone, answers, samples, strict=True))
+        for place, (one, told, sample) in enumerate(zip(scene.everyone, answers, samples, strict=True))
     ]
 
 

@@ -84,12 +84,27 @@ def read_choice(option: str, text: str, known: Sequence[Chosen]) -> Chosen:
     raise FedhaError(f"{option} is {text!r}; take one of {listed(known)}")
 
 
-def to_text(settings: Settings) -> str:
-    """Settings as one line of JSON."""
-    return json.dumps(asdict(settings))
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about one finished run.
+
+    Attributes:
+        settings: What is measured.
+        round: Whose model.
+        rule: That took this round, or "".
+    """
+
+    settings: Settings
+    round: int
+    rule: str = ""
 
 
-def from_text(text: str) -> Settings:
+def to_text(asked: Asked) -> str:
+    """What is asked as one line of JSON."""
+    return json.dumps(asdict(asked))
+
+
+def from_text(text: str) -> Asked:
     """Read what `to_text` wrote.
 
     Raises:
@@ -97,11 +112,13 @@ def from_text(text: str) -> Settings:
     """
     try:
         content = parse_json(text)
-        values: Any = {name: tuple(one) if isinstance(one, list) else one for name, one in content.items()}
+        given = content["settings"].items()
+        values: Any = {name: tuple(one) if isinstance(one, list) else one for name, one in given}
         made = Settings(**values)
-    except (TypeError, ValueError, AttributeError) as error:
+        asked = Asked(made, int(content["round"]), str(content["rule"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FedhaError(f"what a diagnosis is asked for cannot be read: {brief(error)}") from error
     read_choice("--mode", made.mode or MODES[0], MODES)
     read_choice("--method", made.method, METHODS)
     read_choice("--products", made.products, PRODUCTS)
-    return made
+    return asked

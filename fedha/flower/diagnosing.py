@@ -40,7 +40,10 @@ from fedha.models.state import LOCAL, constants_name, digests, kinds_of, named_s
 from fedha.privacy.contract import contract_of
 from fedha.resolution import resolved
 from fedha.runs import owner, runfolder
+from fedha.runs.kept import model_of
+from fedha.runs.listener import Listener
 
+EXCHANGES, _EVERY = "exchanges with the clients", 10
 _FEATURES = {"attributes", "shift"}  # rows that features are needed for
 
 
@@ -85,7 +88,7 @@ class Asker:
     def exchange(self, kind: str, sent: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Reply]:
         """Ask each of some domains what is its, and wait for all."""
         self.exchanges += 1
-        self.told("exchanges with the clients", self.exchanges, self.exchanges)
+        self.told(EXCHANGES, self.exchanges, self.exchanges)
         made: dict[tuple[int, ...], RecordDict] = {}
         by_node: dict[int, RecordDict] = {}
         for name, own in sent.items():
@@ -121,51 +124,68 @@ class Asker:
 def serve_diagnosis(
     job: Job,
     grid: Grid,
-    settings: Settings,
-    told: Told,
+    listener: Listener,
     *,
     domains: DomainSet | None,
     stop: Callable[[], bool] = never,
     attendance: Attendance | None = None,
-    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Diagnose a finished run over its clients, and write the file.
 
     Args:
-        job: The run: its config and its folder.
+        job: The run, and what is asked about it.
         grid: Reaches the clients.
-        settings: What is asked for.
-        told: Told of progress.
+        listener: Told of how it goes on.
         domains: The run's domains, where they are here; None in a deployment.
         stop: Asked between messages, whether to stop.
         attendance: The sites of a deployment.
-        note: Told what is worth knowing.
+
+    Returns:
+        The content of the run's results.json, which stays as it is.
 
     Raises:
         FedhaError: The run is not finished, cannot be diagnosed so, or a client does not answer.
     """
-    config = job.config
+    if (wanted := job.diagnose) is None:
+        raise FedhaError("this job asks for no diagnosis; give it what is asked")
+    config, settings, told = job.config, wanted.settings, telling(listener)
     _check(config, settings, here=domains is not None)
-    rounds = int(runfolder.read_results(job.folder)["rounds"])
+    results = runfolder.read_results(job.folder)
+    name = model_of(job.folder, results, number=wanted.round)
     numerics.configure(config.engine.threads)
     strategy = _strategy(job, domains)
     talk = strategy.talk
-    talk.tell, talk.stop, talk.attendance = note, stop, attendance or talk.attendance
+    talk.tell, talk.stop, talk.attendance = listener.note, stop, attendance or talk.attendance
     targets = domains.targets if domains is not None else _own_targets(job)
     names = [one.name for one in targets]
-    wanted = [one for one in settings.to or config.data.targets if one not in names] if domains is None else []
-    sources, lent = _met(strategy, grid, wanted, wait=bool(settings.to))
+    unseen = [one for one in settings.to or config.data.targets if one not in names] if domains is None else []
+    sources, lent = _met(strategy, grid, unseen, wait=bool(settings.to))
     names += [one.domain for one in lent]
     choice = choose(config, [one.domain for one in sources], names, settings)
-    model = _learned(job, sources[0].input_shape, domains)
+    model = _learned(job, name, sources[0].input_shape, domains)
     with owner.owning(job.folder), _subject(model, config, domains, targets, settings, told) as (subject, samples):
         own = [one.party() for one in samples]
-        parties = _asker(strategy, grid, model, [*sources, *lent], rounds, told, keeps=domains is None).parties()
+        parties = _asker(strategy, grid, model, [*sources, *lent], wanted.round, told, keeps=domains is None).parties()
         asked = [parties[one.domain] for one in sources], [parties[one.domain] for one in lent]
         scene = Scene(config, learned_head(model), tuple(asked[0]), (*own, *asked[1]), subject)
-        found = measured(scene, choice, settings, told, rounds=rounds)
+        found = measured(scene, choice, settings, told, round=wanted.round, rule=wanted.rule)
         record.write(job.folder, found)
-    return found
+    listener.finished(results)
+    return results
+
+
+def telling(listener: Listener) -> Told:
+    """A listener told of progress: of each piece of work once, and of every tenth exchange."""
+    before = [""]
+
+    def told(doing: str, done: int, total: int) -> None:
+        if doing == EXCHANGES and done % _EVERY == 0:
+            listener.note(f"{done} {doing}")
+        elif doing not in (before[0], EXCHANGES):
+            listener.note(doing)
+            before[0] = doing
+
+    return told
 
 
 def _check(config: Config, settings: Settings, *, here: bool) -> None:
@@ -245,8 +265,8 @@ def _met(
     return sources, lent
 
 
-def _learned(job: Job, shape: Any, domains: DomainSet | None) -> SplitModel:
-    """The network with the run's last weights."""
+def _learned(job: Job, name: str, shape: Any, domains: DomainSet | None) -> SplitModel:
+    """The network with the weights of a file of the run."""
     config = job.config
     classes = data.class_count(config.data) if domains is None else domains.classes
     shape = shape if domains is None else domains.input_shape
@@ -257,7 +277,7 @@ def _learned(job: Job, shape: Any, domains: DomainSet | None) -> SplitModel:
             "diagnose the run without an engine, where the server's network is looked at"
         )
     try:
-        model.load_state_dict(runfolder.read_model(job.folder))
+        model.load_state_dict(runfolder.read_model(job.folder, name))
     except RuntimeError as error:
         raise FedhaError(f"the weights in {job.folder} are of another network than its config's") from error
     model.eval()
@@ -269,7 +289,7 @@ def _asker(
     grid: Grid,
     model: SplitModel,
     members: Sequence[Member],
-    rounds: int,
+    round: int,
     told: Told,
     *,
     keeps: bool,
@@ -279,7 +299,7 @@ def _asker(
         talk.held.model = digest(server.parameters)
     request = Request(
         strategy.task,
-        rounds,
+        round,
         server.parameters,
         running=server.running,
         constants=constants_name(digests(server.constants)),
