@@ -284,7 +284,7 @@ class Clients:
         self._check_parameters(client, request)
         with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
             key = (context.run_id, context.node_id)
-            self._looked[key] = questioned.look(client, request, self._looked.get(key))
+            self._looked[key] = questioned.look(client, request, self._keeping, self._looked.get(key))
             return questioned.answer(client, request, self._looked[key].sample)
 
     def _held(self, kind: str, content: RecordDict, context: Context) -> Request | None:

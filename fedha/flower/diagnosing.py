@@ -24,9 +24,10 @@ from fedha.diagnosis.party import Kind, Party, Question
 from fedha.diagnosis.sample import Sample
 from fedha.diagnosis.scene import Scene, choose
 from fedha.diagnosis.settings import Settings
-from fedha.diagnosis.subject import Subject, Told, check_config, features_of, learned_head, looked_at
+from fedha.diagnosis.subject import Part, Subject, Told, check_config, learned_head, looked_at, sampled
 from fedha.errors import FedhaError, listed
 from fedha.exchange import DIAGNOSING, SIZES, Reply, Request
+from fedha.features import Keeping, behind_trunk
 from fedha.flower import questioned
 from fedha.flower.attendance import Attendance
 from fedha.flower.correspondence import Correspondence
@@ -323,9 +324,10 @@ def _subject(
         with looked_at(model, config, domains, told) as subject:
             yield subject, subject.targets
         return
-    head = learned_head(model)
-    samples = []
-    for one in targets:
-        features = features_of(model, one.name, one.held_out, head.shape[1])
-        samples.append(Sample(one.name, features, one.held_out.labels.cpu(), head, max(2, len(head))))
-    yield None, samples
+    if not targets:
+        yield None, []
+        return
+    keeping = Keeping.of(config.model.features)
+    parts = [Part(one.name, *behind_trunk(model, one.held_out, keeping, one.name)) for one in targets]
+    with sampled(parts, {}, 2, told) as samples:
+        yield None, samples

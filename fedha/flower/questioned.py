@@ -13,9 +13,10 @@ from torch import Tensor
 from fedha.client import Client
 from fedha.diagnosis.party import Answers, Sizes
 from fedha.diagnosis.sample import Sample
-from fedha.diagnosis.subject import features_of, learned_head, storage
+from fedha.diagnosis.subject import Part, sampled
 from fedha.errors import FedhaError
 from fedha.exchange import SIZES, Reply, Request
+from fedha.features import Keeping, behind_trunk
 from fedha.privacy.contract import Contract
 
 RISKS, GRADIENTS, ACCURACIES, PRODUCTS = "risks", "gradients", "accuracies", "products"
@@ -59,12 +60,13 @@ def check_allowed(contract: Contract | None, request: Request) -> None:
         )
 
 
-def look(client: Client, request: Request, known: Looked | None) -> Looked:
+def look(client: Client, request: Request, keeping: Keeping, known: Looked | None) -> Looked:
     """A client's features at a request's model; those that are known, where it is the same one.
 
     Args:
         client: Whose.
         request: Has the model.
+        keeping: Where features of a frozen network are kept.
         known: What was looked at last.
     """
     state = {**request.parameters, **request.running}
@@ -72,12 +74,9 @@ def look(client: Client, request: Request, known: Looked | None) -> Looked:
         return known
     if known is not None:
         known.close()
-    own, examples = client.domain, client.domain.train
-    head = learned_head(client.model, state)
-    room = ExitStack()
-    place = room.enter_context(storage(len(examples) * head.shape[1] * 8))
-    features = features_of(client.model, own.client_name, examples, head.shape[1], place, state)
-    sample = Sample(own.name, features, examples.labels.cpu(), head, max(2, len(head)))
+    own, room = client.domain, ExitStack()
+    part = Part(own.name, *behind_trunk(client.model, own.train, keeping, own.client_name))
+    (sample,) = room.enter_context(sampled([part], state, 2, lambda doing, done, total: None))
     return Looked(state, sample, room)
 
 

@@ -15,6 +15,7 @@ from fedha.data.domain import DomainSet
 from fedha.data.fingerprint import fingerprint
 from fedha.data.groups import groups_of
 from fedha.data.partition import client_count, client_names
+from fedha.diagnosis.watch import watch
 from fedha.errors import listed
 from fedha.features import Keeping
 from fedha.flower import booking, secure_rounds
@@ -124,6 +125,8 @@ def _serve(
     check_weights(config.training, setting.classes)
     for domain in (*domains.sources, *domains.targets) if domains is not None else ():
         groups_of(domain.held_out, config.evaluation.groups or "")
+    asked = config.evaluation.diagnose_every is not None and job.left_out is None
+    looking = watch(model, config, domains) if asked else None
     saved = read_saved(job.folder) if resume else None
     begun, warned = (None, ()) if saved is not None else _started(job, model, setting)
     start = asdict(begun) if begun is not None else None if saved is None else saved.start
@@ -169,7 +172,19 @@ def _serve(
         members = strategy.talk.meet(grid, done + 1)
     stopped = booking.take_up(job, server, members, done, resume=resume)
     rounds = Rounds(
-        job, strategy, grid, listener, judge, saving, log, looks, setting.names, records, pending, stopped=stopped
+        job,
+        strategy,
+        grid,
+        listener,
+        judge,
+        saving,
+        log,
+        looks,
+        setting.names,
+        records,
+        pending,
+        stopped=stopped,
+        watch=looking,
     )
     rounds.run(done)
     runfolder.write_model(job.folder, server.shown(over=True), server.kinds)
