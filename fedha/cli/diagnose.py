@@ -99,16 +99,16 @@ def diagnose(
 
     [cyan]fedha diagnose runs/heart-sweep --rule oracle --rows transfer[/cyan]
     """
-    from fedha.diagnosis.settings import ROWS, Settings, read_method, read_mode, read_names, read_numbers
+    from fedha.diagnosis.settings import METHODS, MODES, ROWS, Settings, read_choice, read_names, read_numbers
 
     console = publish.terminal()
     wanted = Settings(
         read_numbers("--radius", radius),
         read_numbers("--delta", delta) if delta else (),
-        read_mode(mode),
+        read_choice("--mode", mode, MODES) if mode else None,
         tuple(dict.fromkeys(names(to))),
         read_names("--rows", rows, ROWS),
-        read_method(method),
+        read_choice("--method", method, METHODS),
     )
     asked = _asked(target, rule, round, console)
     _work(asked, wanted, console, quiet=quiet or form is not None, again=again)

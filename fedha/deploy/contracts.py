@@ -46,6 +46,8 @@ class _File(BaseModel):
     contract: int = Field(ge=1, le=1)
     split: str = ""
     repeats: int | None = -1
+    diagnose: int | None = 0
+    volunteer: str = ""
     evaluate: tuple[str, ...] | None = None
     numbers: tuple[str, ...] = NUMBERS
     config: dict[str, Any]
@@ -171,6 +173,13 @@ def of_run(agreements: list[Agreement], asked: Config) -> tuple[Config, Contract
     return (
         nearest[1] if nearest else Deviation("experiment", repr(asked.name), "none: its folder of contracts is empty")
     )
+
+
+def lends(asked: Config, names: Iterable[str]) -> bool:
+    """Whether this process' site lends one of these domains to diagnoses of a run."""
+    folder = os.environ.get("FEDHA_CONTRACTS")
+    found = of_run(read_all(Path(folder)), asked) if folder else None
+    return isinstance(found, tuple) and found[1].volunteer in set(names)
 
 
 def held_here(asked: Config, cache: Path) -> tuple[Config, Contract] | None:

@@ -21,12 +21,14 @@ from fedha.data.domain import Domain
 from fedha.data.fingerprint import split_fingerprint
 from fedha.devices import check_device
 from fedha.errors import FedhaError
-from fedha.exchange import Reply, Request
+from fedha.exchange import DIAGNOSING, Reply, Request
 from fedha.features import Keeping, divided, featured, forget, row_keys, unready
-from fedha.flower import contracted, handshake, secure_client
+from fedha.flower import contracted, handshake, questioned, secure_client
 from fedha.flower.failure import telling
 from fedha.flower.guarded import admit, errors_by_kind_if_protected, introduced, is_protected, protects_examples
 from fedha.flower.held import lacking
+from fedha.flower.outside import outside
+from fedha.flower.questioned import Looked
 from fedha.flower.secure_client import Opened, Party
 from fedha.flower.secure_wire import STEPS
 from fedha.flower.tensor_array import array_record
@@ -34,6 +36,7 @@ from fedha.flower.wire import (
     CONSTANTS,
     PlainReply,
     announced_digests,
+    announced_lent,
     announced_shapes,
     pack_reply,
     pack_tensors,
@@ -57,7 +60,7 @@ from fedha.training import PARTS
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
-QUERIES = ("introduce", "measure", *(kind.removeprefix("query.") for kind in STEPS))  # what an app answers
+QUERIES = ("introduce", "measure", *DIAGNOSING, *(kind.removeprefix("query.") for kind in STEPS))  # what an app answers
 
 _ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
     "query.measure": answers.answer_measure,
@@ -195,6 +198,7 @@ class Clients:
         self._clients: dict[tuple[int, int], Client] = {}
         # those with features for inputs, where the network is frozen, and the parts of their data that are ready
         self._behind: dict[tuple[int, int, bool], tuple[Client, set[str]]] = {}
+        self._looked: dict[tuple[int, int], Looked] = {}  # features that a diagnosis is about
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self._refusals: dict[tuple[str, bool, bool], tuple[list[object], str | None]] = {}  # of whom, and why
@@ -223,6 +227,9 @@ class Clients:
         numerics.configure(self._threads)
         if kind == _INTRODUCE:
             check_server(content)
+            lent = self.contract.volunteer if self.contract is not None else ""
+            if lent and lent not in announced_lent(content):
+                return outside(f"it lends {lent!r} to diagnoses of that domain, and to nothing else")
         request = self._held(kind, content, context)
         client = self._client(context, content)
         if kind == _INTRODUCE:
@@ -244,8 +251,12 @@ class Clients:
                 request = unpack_request(content, kind, self._device)
         if not self._holds_constants(request, sent_constants(content)):
             return lacking(CONSTANTS)
+        if request.kind in DIAGNOSING:
+            questioned.check_allowed(self.contract, request)
         if self.contract is not None:
             contracted.note(self.contract, request, context)
+        if request.kind in DIAGNOSING:
+            return pack_reply(self._questioned(client, kind, request, context, content))
         if self._party is None:
             admit(client, kind, request)
             self._check_parameters(client, request)
@@ -269,6 +280,14 @@ class Clients:
             secrets, reply = secure_client.answer(self._party, opened, client, work)
             secure_client.store(self._party, context, opened, secrets, client)
         return pack_reply(reply, in_place=self._in_place)
+
+    def _questioned(self, client: Client, kind: str, request: Request, context: Context, content: RecordDict) -> Reply:
+        admit(client, kind, request)
+        self._check_parameters(client, request)
+        with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
+            key = (context.run_id, context.node_id)
+            self._looked[key] = questioned.look(client, request, self._keeping, self._looked.get(key))
+            return questioned.answer(client, request, self._looked[key].sample)
 
     def _held(self, kind: str, content: RecordDict, context: Context) -> Request | None:
         """A message's request, held to the contract before the client's data are read; None where there is none.
@@ -327,7 +346,7 @@ class Clients:
         distinct = {id(content): content for content in contents}
         unpacked = {key: unpack_request(content, kind, self._device) for key, content in distinct.items()}
         if self.contract is not None and (
-            self.contract.repeats is not None or any(agreed.deviation(self.contract, one) for one in unpacked.values())
+            self.contract.counts or any(agreed.deviation(self.contract, one) for one in unpacked.values())
         ):
             return None  # each client counts, and refuses, for itself
         if any(refuse_numbers(one) is not None for one in unpacked.values()):

@@ -66,7 +66,7 @@ def serve(
     attendance: Attendance | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Train one run to its end and write its folder.
+    """Train one run to its end and write its folder; or diagnose it, where the job says so.
 
     Args:
         job: What to train and where to write.
@@ -87,6 +87,10 @@ def serve(
         FedhaError: Bad data, a failed client, or a folder that holds another run.
         StoppedError: It was asked to; what was done is saved.
     """
+    if job.diagnose is not None:
+        from fedha.flower.diagnosing import serve_diagnosis  # nothing that a run needs
+
+        return serve_diagnosis(job, grid, listener, domains=domains, stop=stop, attendance=attendance)
     secure_rounds.check_clients(job.config, _client_count(job.config, domains))  # a refusal leaves nothing behind
     if not resume:
         runfolder.check_new(job.folder)

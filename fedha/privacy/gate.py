@@ -7,7 +7,7 @@ from torch import nn
 
 from fedha.data.domain import Domain
 from fedha.errors import FedhaError
-from fedha.exchange import Request, Task
+from fedha.exchange import DIAGNOSING, Request, Task
 from fedha.inputs import Form
 from fedha.minibatches import rows_used, too_small
 from fedha.models.check import check_batch_norm
@@ -167,6 +167,8 @@ def _refuse_unsent(kind: str, request: Request, limits: Limits) -> Refusal | Non
 
 def _asked(kind: str, request: Request) -> set[str]:
     """The statistics that are asked for, and whether an evaluation is: what an honest round asks for once."""
+    if request.kind in DIAGNOSING:
+        return {request.kind}
     if kind == "evaluate":
         return {EVALUATION}
     return {*request.measure, *([EVALUATION] if request.evaluate else [])}
