@@ -1,5 +1,6 @@
 """The data section: which domains, and where they come from."""
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -287,7 +288,11 @@ def _kind_of(name: str) -> str | None:
 
 def keys_of(data_set: str) -> tuple[str, ...]:
     """The keys that a data set's section may have, by its name."""
-    kind = _kind_of(data_set)
+    return _keys_of_kind(_kind_of(data_set))
+
+
+@cache
+def _keys_of_kind(kind: str | None) -> tuple[str, ...]:
     readers = {key: _readers(key) for key in DataConfig.model_fields}
     return tuple(key for key, names in readers.items() if not names or kind in names)
 

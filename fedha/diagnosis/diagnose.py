@@ -12,7 +12,7 @@ from fedha.diagnosis import attributes, curvature
 from fedha.diagnosis.attributes import Side
 from fedha.diagnosis.party import Party, pooled
 from fedha.diagnosis.published import published
-from fedha.diagnosis.sample import Sample
+from fedha.diagnosis.sample import Sample, logit_unit
 from fedha.diagnosis.settings import Mode, Settings
 from fedha.diagnosis.shift import Placed, estimate, given_inputs, together
 from fedha.diagnosis.subject import Subject, Told, check_config, looked_at
@@ -28,7 +28,7 @@ _LARGEST_PENCIL = 600  # weights of a head up to which the ratio of curvatures i
 
 
 def diagnose(
-    model: SplitModel, config: Config, domains: DomainSet, settings: Settings, told: Told, *, rounds: int
+    model: SplitModel, config: Config, domains: DomainSet, settings: Settings, told: Told, *, round: int, rule: str = ""
 ) -> dict[str, Any]:
     """Measure a learned head on its domains.
 
@@ -38,7 +38,8 @@ def diagnose(
         domains: The run's data.
         settings: What is asked for.
         told: Told of progress.
-        rounds: After which the model was recorded.
+        round: After which the model was recorded.
+        rule: That took this round, or "".
 
     Returns:
         Plain values: ``made``, ``domains``, and a part for each row of the settings.
@@ -77,7 +78,8 @@ def diagnose(
         "name": config.name,
         "recipe": config.recipe[0].name,
         "seed": config.seed[0],
-        "round": rounds,
+        "round": round,
+        "rule": rule,
         "settings": asdict(settings),
         "head": list(subject.head.shape),
         "head_norm": float(subject.head.norm()),
@@ -123,9 +125,7 @@ def _who(config: Config, domains: DomainSet, settings: Settings) -> tuple[Mode, 
 
 def _radii(subject: Subject, settings: Settings) -> tuple[list[float], list[float]]:
     """Radii in weights of the head, and in logit units."""
-    squares = [float((one.features[rows] ** 2).sum()) for one in subject.sources for rows in one.rows(1)]
-    counts = sum(len(one) for one in subject.sources)
-    unit = 1.0 / (sum(squares) / counts) ** 0.5
+    unit = logit_unit(subject.sources)
     found = sorted({*(one * unit for one in settings.logits if not settings.radii), *settings.radii})
     return found, [one / unit for one in found]
 

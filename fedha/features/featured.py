@@ -11,7 +11,9 @@ from fedha.errors import FedhaError
 from fedha.features.keys import row_keys, trunk_key
 from fedha.features.source import Features, changes, of_features
 from fedha.features.store import Store, stored
-from fedha.features.trunk import Divided
+from fedha.features.trunk import Divided, divided
+from fedha.models.split import SplitModel
+from fedha.placement import placed
 
 IN_MEMORY_BYTES = 2**30  # of one part: beyond, features are read from the disk, or computed whenever they are taken
 
@@ -71,6 +73,22 @@ def featured(
         made = source.take(torch.arange(len(examples)))
         return of_features(examples, made.to(examples.labels.device))
     return of_features(examples, source)
+
+
+def behind_trunk(model: SplitModel, examples: Examples, keeping: Keeping, title: str) -> tuple[SplitModel, Examples]:
+    """A network and examples to evaluate it on, placed for it; of one with a frozen trunk what is behind, and features.
+
+    Args:
+        model: With its constants.
+        examples: As they are kept.
+        keeping: Where features are kept.
+        title: Whose they are, for whoever waits.
+    """
+    there = placed(examples, model)
+    parts = divided(model, there.form)
+    if parts is None:
+        return model, there
+    return parts.rest, featured(there, parts, keeping, title, whole=True)
 
 
 def source_of(examples: Examples, parts: Divided, keeping: Keeping, title: str, *, trained: bool) -> Features:

@@ -198,7 +198,8 @@ class Clients:
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self._refusals: dict[tuple[str, bool, bool], tuple[list[object], str | None]] = {}  # of whom, and why
-        self._constants: dict[str, str] = {}  # digests of the model's
+        self._constants: dict[str, str] = {}  # digests of the model's, and what a request may call them
+        self._names: set[str] = set()
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
     def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
@@ -397,7 +398,7 @@ class Clients:
             if self._model is None:
                 self._model = check_network(self._make_model(context)).to(torch.device(self._device))
                 self._check_agreed(self._model)
-                self._constants = digests(state_of(self._model).constants)
+                self._know(self._model, digests(state_of(self._model).constants))
             site = self._make_site()
             with errors_by_kind_if_protected(f"client {client_id}", site, content):
                 domain = self._domain(self._model, context, client_id, content, site)
@@ -488,7 +489,7 @@ class Clients:
         Raises:
             FedhaError: What came is not what the request names, or of another network.
         """
-        if not request.constants or self._model is None or request.constants in self._names():
+        if not request.constants or self._model is None or request.constants in self._names:
             return True
         if sent is None:
             return False
@@ -499,17 +500,17 @@ class Clients:
             raise FedhaError(refusal.sentence)
         take_constants(self._model, sent)
         gate.forget(self._model)
-        self._constants = self._constants | found
+        self._know(self._model, self._constants | found)
         self._behind.clear()
         for client in self._clients.values():
             client.last_pass = None  # it was computed with others
         return True
 
-    def _names(self) -> set[str]:
-        """What a request may call the network's constants: all of them, or without buffers, where it has not these."""
-        parameters = {name for name, _ in self._model.named_parameters()} if self._model is not None else set()
-        frozen = {name: value for name, value in self._constants.items() if name in parameters}
-        return {constants_name(self._constants), constants_name(frozen)}
+    def _know(self, model: SplitModel, constants: dict[str, str]) -> None:
+        """Note the digests of the network's constants; a server without buffers names what is frozen alone."""
+        parameters = {name for name, _ in model.named_parameters()}
+        frozen = {name: value for name, value in constants.items() if name in parameters}
+        self._constants, self._names = constants, {constants_name(constants), constants_name(frozen)}
 
 
 def check_server(content: RecordDict) -> None:

@@ -18,6 +18,8 @@ from fedha.deploy.locations import InitFolder
 from fedha.engine import sessions
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
+# Seconds between looks for work, each of which takes milliseconds of two processes' time: for tasks, for messages
+LOOK, NODE_LOOK = "0.25", "0.5"
 
 
 def free_port() -> int:
@@ -185,8 +187,9 @@ class Running:
         return os.environ | {
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FEDHA_TESTS_PAUSE": NODE_LOOK,
             "FLWR_HOME": str(home),
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": LOOK,
             "FLWR_TELEMETRY_ENABLED": "0",
             "PATH": os.pathsep.join((str(SCRIPTS), os.environ.get("PATH", os.defpath))),
         }
