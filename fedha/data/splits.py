@@ -19,7 +19,7 @@ from fedha.config import DataConfig
 from fedha.data.domain import Domain, DomainSet, split, unseen
 from fedha.data.domain_set import whole
 from fedha.data.sides import Cut
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, listed
 from fedha.schema import nearest
 
 TEST, ORACLE, LODO_VAL, ID_TEST = "target", "oracle", "lodo_val", "id_test"  # as records of rounds call them
@@ -89,7 +89,13 @@ def test_aside(domains: DomainSet, config: DataConfig, seed: int) -> DomainSet:
             )
     kept = [replace(one, held_out=parts.train) for one, parts in zip(domains.sources, divided, strict=True)]
     tests = [unseen(one.name, parts.held_out) for one, parts in zip(domains.sources, divided, strict=True)]
-    return replace(domains, sources=tuple(kept), id_tests=tuple(tests))
+    told = listed(f"{one.name} {len(one.held_out)}" for one in tests)
+    return replace(
+        domains,
+        sources=tuple(kept),
+        id_tests=tuple(tests),
+        description=f"{domains.description}; of what sources hold out {told} are for tests alone",
+    )
 
 
 def watched(targets: Sequence[Domain], config: DataConfig, seed: int) -> dict[str, tuple[Domain, ...]]:
