@@ -151,6 +151,13 @@ class DataConfig(Section):
         description="share of each unseen domain that the oracle alone looks at, 0.2 in DomainBed; tables report the "
         "rest; 0: both look at all",
     )
+    id_test: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of what each source holds out on which nothing is selected: tables report it beside the "
+        "unseen domains (the field's in-distribution test)",
+    )
     validation_domain: str | None = Field(
         None,
         json_schema_extra=_NATURAL,

@@ -89,7 +89,7 @@ def parts_of(config: Config, domains: DomainSet, device: str = "cpu") -> list[Pa
         raise FedhaError("model.features.cache is not set; name a folder for the features")
     numerics.configure(config.engine.threads)
     model = build(config.network, domains.input_shape, domains.classes, config.seed[0]).to(torch.device(device))
-    for domain in (*domains.sources, *domains.targets):
+    for domain in (*domains.sources, *domains.targets, *domains.id_tests):
         whole = placed_domain(domain, model)
         for part, name in ((whole.train, "train"), (whole.held_out, "held_out")):
             if not len(part):
