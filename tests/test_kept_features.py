@@ -10,9 +10,12 @@ from PIL import Image
 
 from fedha.config import parse, to_yaml
 from fedha.errors import FedhaError
+from fedha.features import ahead
 from fedha.features.ahead import compute, parts_of
 from fedha.features.kept import Kept, look, remove
 from fedha.flower.serve import load_domains
+from fedha.sweep.store import Store
+from fedha.sweep.work import Worker
 from tests.commands import Command
 from tests.test_features import image_config
 
@@ -126,3 +129,14 @@ def test_each_domain_a_target_in_turn_is_one_cache(fedha: Command, tmp_path: Pat
     assert "36 of 36 examples and views are missing" in out
     for domain in ("a", "b", "c"):
         assert "0 of 36 examples" in fedha("features", "mine.yaml", f"data.target={domain}", "--dry-run")[1]
+
+
+def test_a_worker_of_a_sweep_looks_for_features_before_the_first_run_of_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(ahead, "compute", lambda parts: looked.append(len(parts)))
+    config, worker = image_config(tmp_path), Worker(Store(tmp_path / "s"))
+    for one in (config, config, config.model_copy(update={"seed": [1]}), config):
+        worker.ready(one)
+    assert looked == [5, 5]
