@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fedha.deploy.locations import InitFolder
 from fedha.engine import sessions
+from tests import forked
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 # Seconds between looks for work, each of which takes milliseconds of two processes' time: for tasks, for messages
@@ -65,11 +66,10 @@ class Running:
 
     def register(self) -> None:
         """Make the sites' keys known."""
-        command = [sys.executable, "-m", "fedha", "deploy", "register", "--to", self.init_folder.folder]
-        done = subprocess.run(
-            [*map(str, command), "--address", self.address], env=self._environment("register"), capture_output=True
-        )
-        assert done.returncode == 0, done.stderr.decode()
+        words = ("deploy", "register", "--to", self.init_folder.folder, "--address", self.address)
+        program = forked.start(*words, **self._environment("register"))
+        said, _ = program.communicate()
+        assert program.returncode == 0, said
 
     def superlink(self) -> None:
         secrets = self.init_folder.server / "secrets"

@@ -17,7 +17,7 @@ _RATE = "training.learning_rate={log_uniform: [-2, 0]}"
 def begun(*arguments: str) -> forked.Program:
     """A sweep in a process of its own, which has begun to work."""
     program = forked.start("sweep", "c.yaml", "--out", "s", *_ASKED, _RATE, *arguments)
-    assert b"runs" in program.said.readline()  # how many there are, before the first
+    assert b"runs" in program.stdout.readline()  # how many there are, before the first
     return program
 
 
