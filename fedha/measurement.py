@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedha import nonlinear, random_features, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments
+from fedha.models.calls import call_with
 from fedha.models.gaussian import information, mean_square
 from fedha.models.random_layers import Chance, drawing
 from fedha.models.split import SplitModel, evaluating, head_matrix, with_bias
@@ -287,5 +287,5 @@ def draw_signs(owner: Owner, view: HeadView, around: Circumstances, like: Tensor
 
 def _call(head: nn.Module, chance: Chance | None, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
     with drawing(chance, features.device):
-        logits: Tensor = functional_call(head, dict(parameters), (features,))
+        logits: Tensor = call_with(head, parameters, (features,))
     return logits

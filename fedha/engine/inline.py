@@ -30,7 +30,7 @@ from fedha.flower.failure import failure_of, pack_failure
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.models import build
-from fedha.privacy.contract import contract_of
+from fedha.privacy.contract import simulated
 from fedha.runs.listener import Listener
 
 _numbers = itertools.count(1)  # of the messages that nodes of this process get
@@ -181,7 +181,7 @@ def inline_grid(
         in_place=server_device(config) != "cpu",
         stays=True,
         keeping=Keeping.of(config.model.features),
-        contract=contract_of(config, repeats=None),
+        contract=simulated(config),
     )
     return InlineGrid(app_for(made), len(held), together=made if together else None, stop=stop)
 

@@ -35,6 +35,8 @@ from fedha.verdict import problem, refused
 _VERBS = {
     "query.introduce": "introduce itself",
     "query.measure": "measure",
+    "query.heads": "answer heads",
+    "query.directions": "answer directions",
     "query.advertise": "send its keys",
     "query.share": "share its secrets",
     "query.confirm": "confirm whose sum it is",
@@ -91,6 +93,7 @@ class Correspondence:
         bytes_down: Sent so far.
         bytes_up: Received so far.
         device: Where the server computes, and wants what it is sent.
+        lent: Unseen domains that a diagnosis asks for, whose volunteers have a part in it; in a run none has.
     """
 
     rules: Rules
@@ -107,6 +110,7 @@ class Correspondence:
     bytes_down: int = 0
     bytes_up: int = 0
     device: str = "cpu"
+    lent: tuple[str, ...] = ()
     _members: dict[int, Member] = field(default_factory=dict)  # by node
     _met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
@@ -135,7 +139,7 @@ class Correspondence:
         if nodes == self._met[0]:
             return self._met[1]
         while new := [node for node in nodes if node not in self._members]:
-            content = handshake.greeted(pack_introduction(self.task, self.state, self.kinds, self.contract))
+            content = handshake.greeted(pack_introduction(self.task, self.state, self.kinds, self.contract, self.lent))
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
@@ -244,7 +248,8 @@ class Correspondence:
                 arrays = count_array_bytes(message.content) if reply.tensors or not reply.weighed else summed
                 self.bytes_up += arrays + count_other_bytes(message.content)
                 summed = arrays  # where the clients of one process sent a sum, each would send as much over a network
-                if (wrong := problem(reply, expected or {})) is not None:
+                later = reply.weighed and self.device != "cpu"  # of clients of this process: one looks at their mean
+                if (wrong := problem(reply, expected or {}, later=later and kind == "train")) is not None:
                     self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, wrong), "refused")
                     continue
                 if accept is not None and not self._accepted(accept, reply, node, kind):

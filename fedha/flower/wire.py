@@ -28,6 +28,7 @@ from fedha.models.state import CONSTANT, FROZEN, digests
 from fedha.numerics import aligned
 from fedha.recipes import Recipe, Term
 from fedha.rules.table import check_allowed
+from fedha.schema import shown
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
@@ -36,6 +37,7 @@ _SHAPE, _BY_NAME, _BY_PLACE, _SECURE = "input_shape", "/", "#", "secure"
 _SENT = "rule"  # the record of what the run's rules send along
 _SHAPES, _DIGESTS = "parameters", "digests"  # of an introduction's request
 _KINDS, _OTHER = "kinds", "other"  # of an introduction's reply
+_LENT = "lent"  # of an introduction: unseen domains that it asks for
 CONTRACT = "contract"  # of a request and of an introduction: the digest of what was agreed on
 _ASKED, _SUMS = "asked", "sums"  # what is counted where clients evaluate; the record of a reply that has it
 _RUNNING, CONSTANTS = "running", "constants"  # records of a request; the latter also the scalar that names it
@@ -148,11 +150,14 @@ def unpack_task(text: str) -> Task:
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
     for rule in (training.optimizer, training.weight_averaging):
         check_allowed(rule)  # before it would be imported
-    return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
+    seed = content["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool):  # 0.0 is 0 to who compares, and another run to who draws
+        raise FedhaError(f"the seed is {shown(seed)}, which is no whole number; look at the server")
+    return Task(recipe, training, seed, PrivacyConfig.model_validate(privacy))
 
 
 def pack_introduction(
-    task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str], contract: str = ""
+    task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str], contract: str = "", lent: Sequence[str] = ()
 ) -> RecordDict:
     """What a client is told before its first round.
 
@@ -161,13 +166,21 @@ def pack_introduction(
         state: The global model's, if that is known.
         kinds: What becomes of its parts, if that is known.
         contract: Digest of what was agreed on.
+        lent: Unseen domains that a diagnosis asks for, by name: those who lend them have a part in it.
     """
     scalars = ConfigRecord({"task": task, **({CONTRACT: contract} if contract else {})})
+    if lent:
+        scalars[_LENT] = list(lent)
     if state:
         scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in state.items()})
         still = {name: value for name, value in state.items() if kinds.get(name, FROZEN) in CONSTANT}
         scalars[_DIGESTS] = json.dumps(digests(still))
     return RecordDict({"request": scalars})
+
+
+def announced_lent(content: RecordDict) -> tuple[str, ...]:
+    """The unseen domains that an introduction asks for; () in a run."""
+    return _names(_record(content, "request", ConfigRecord), _LENT)
 
 
 def announced_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:

@@ -35,11 +35,13 @@ class _Measured(TypedDict, total=False):
     risk: dict[_Text, _Number]
     accuracy: dict[_Text, _Number]
     penalty: dict[_Text, _Number]
+    diagnosis: dict[_Text, _Number]
     epsilon: dict[_Text, _Number]
     held_out: _Parts | None
     target: _Parts | None
     oracle: _Parts | None
     lodo_val: _Parts | None
+    id_test: _Parts | None
     train: _Parts | None
     events: list[_Event]
     bytes_down: _Whole | None
@@ -102,6 +104,7 @@ class _Optional(TypedDict, total=False):
     diverged: _Text
     stopped: _Text
     select_by: dict[_Text, _Text]
+    id_test: _Parts
     remarks: list[_Text]
 
 
