@@ -129,6 +129,20 @@ class Piece:
         drawn = random_features.drawn(around.seed, around.round, what, kernels, around.probes, values.shape[1])
         return random_features.fourier(values, drawn.to(values)).mean(0)
 
+    def feature_size(self) -> Tensor:
+        """Mean square of one of a row's features, the one of the bias among them, and of all of a row together: [2].
+
+        Raises:
+            FedhaError: The head is not linear, and its derivatives do not grow with the features' powers.
+        """
+        if self.view.functions is not statistics:
+            raise FedhaError(
+                "recipe.units is 'features', which are units of a linear head with a bias, and this head is another "
+                "one; set recipe.units: raw"
+            )
+        squares = self.features.square()
+        return torch.stack([squares.mean(), squares.sum(1).mean()])
+
     def gaussian_norm(self) -> Tensor:
         """The expected squared norm of what a head draws of these rows (`fedha.models.gaussian`)."""
         self._gaussian()
