@@ -43,6 +43,7 @@ _ASKED, _SUMS = "asked", "sums"  # what is counted where clients evaluate; the r
 _RUNNING, CONSTANTS = "running", "constants"  # records of a request; the latter also the scalar that names it
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
+LENDS = "lends"  # of an introduction: the client is no source, its domain is lent to diagnoses
 UNREACHED = "unreached/"  # before the name of a parameter that no loss can move
 
 
