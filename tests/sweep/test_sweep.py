@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from fedha.cli import stopping
-from fedha.config import read_content
+from fedha.config import Config, read_content
 from fedha.errors import FedhaError
 from fedha.runs import own_files
+from fedha.runs.listener import Silent
 from fedha.sweep.jobs import Job, Task, make_jobs
 from fedha.sweep.space import Space, expand, read_space
 from fedha.sweep.store import entries, open_sweep
@@ -217,6 +218,27 @@ def test_a_dry_run_trains_the_first_run_alone_and_says_what_all_cost(fedha: Comm
     assert len(finished()) == 1
     assert sweep(fedha, "--dry-run", "-q")[0] == 0
     assert len(finished()) == 1
+
+
+class Told(Silent):
+    """A tracker that writes down what it hears, and fails at the last target."""
+
+    def started(self, config: Config, folder: Path, first_round: int) -> None:
+        if config.data.target == "b":
+            raise OSError("no space left")
+        with Path("told").open("a") as file:
+            file.write(f"{folder.name}\n")
+
+
+def test_trackers_hear_of_every_run_and_one_that_fails_is_named(fedha: Command) -> None:
+    few = ("seed=0", "recipe=[erm, coral]", "--log", "tests.sweep.test_sweep:Told")
+    code, out, err = sweep(fedha, *few)
+    assert code == 0, err
+    names = [one.parent.name for one in finished()]
+    assert sorted(Path("told").read_text().split()) == [one for one in names if "-a-" in one]
+    assert out.count("hears no more of this run: OSError: no space left") == 2
+    code, _, err = sweep(fedha, "seed=[0, 1]", "--log", "tensorbord")
+    assert (code, "did you mean 'tensorboard'?" in err, len(finished())) == (2, True, 4)
 
 
 def test_a_slurm_script_shares_the_sweep_out(fedha: Command) -> None:
