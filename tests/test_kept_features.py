@@ -16,7 +16,7 @@ from fedha.features.kept import Kept, look, remove
 from fedha.flower.serve import load_domains
 from fedha.sweep.store import Store
 from fedha.sweep.work import Worker
-from tests.cli.test_data import Command, fedha  # noqa: F401  # a fixture
+from tests.commands import Command
 from tests.test_features import image_config
 
 
@@ -101,7 +101,7 @@ def test_a_folder_of_somebodys_in_a_cache_is_left_alone(cache: Path, tmp_path: P
     assert len(look_again(tmp_path)) == 1
 
 
-def test_the_commands_say_what_is_kept_and_what_is_missing(fedha: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_the_commands_say_what_is_kept_and_what_is_missing(fedha: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(to_yaml(image_config(tmp_path)))
     code, out, _ = fedha("features", "mine.yaml", "--dry-run")
     assert code == 0
@@ -122,7 +122,7 @@ def test_the_commands_say_what_is_kept_and_what_is_missing(fedha: Command, tmp_p
     assert not list((tmp_path / "features").iterdir())
 
 
-def test_each_domain_a_target_in_turn_is_one_cache(fedha: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_each_domain_a_target_in_turn_is_one_cache(fedha: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(to_yaml(image_config(tmp_path)))
     code, out, _ = fedha("features", "mine.yaml", "data.target=all", "seed=[0, 1]", "recipe=[erm, hgp]")
     assert code == 0, out

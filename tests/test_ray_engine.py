@@ -32,7 +32,7 @@ BASE = {
 }
 LOCAL = {"mode": "local", "local": {"epochs": 1, "batch_size": 30, "momentum": 0.5}}
 RUNS: dict[str, dict[str, Any]] = {
-    "hgp, all clients": {"recipe": "hgp"},
+    "hgp, all clients": {"recipe": "hgp", "evaluation": {"every": 2, "diagnose_every": 2}},
     "hutchinson, some clients": {
         "recipe": {"name": "hutchinson", "probes": 3},
         "training": {"clients_per_round": 5, "client_sampling": "examples", "averaging": "clients"},

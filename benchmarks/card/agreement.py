@@ -15,11 +15,13 @@ from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.measurement import Circumstances, measure, view_head
 from fedha.models import SplitModel
+from fedha.models.gaussian import gaussian
 from fedha.recipes import RECIPES
 from fedha.table import STATISTICS
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4}  # of a norm
 WIDTH, SIZE, ROUNDS = 12, 40, 2
+STEADY = [name for name, one in RECIPES.items() if not one.representation]  # a card draws other numbers
 FEW = ("erm", "hgp", "hutchinson", "exact_diagonal", "irm", "fishr", "coral")  # of a head without closed forms
 
 
@@ -96,31 +98,45 @@ def domains(device: torch.device, dtype: torch.dtype, count: int = 3, size: int 
 
 
 def measured(device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every statistic of both heads."""
+    """Every statistic of both heads; those of Gaussians on the linear one alone, which can be had with draws."""
     found = {}
     for kind, model in networks_of(device, dtype):
-        (domain,) = domains(device, dtype, 1)
-        view = view_head(model, {name: value.detach() for name, value in model.named_parameters()})
-        features = view.prepare(model.featurizer(domain.train.take())).detach()
-        direction = torch.linspace(-1, 2, math.prod(view.shape), dtype=torch.float64).view(view.shape).sin()
-        direction = direction.to(device, dtype)  # no row like another: of equal ones the Hessian makes zero
-        around = Circumstances(0, 1, "d0", 8, {"gradient": direction})
-        for name in STATISTICS:
-            with statistics.shared():
-                found[f"{name}, {kind}"] = measure(name, view, features, domain.train.labels, around).detach()
+        for name, row in STATISTICS.items():
+            if row.representation != "gaussian":
+                found[f"{name}, {kind}"] = one_statistic(name, model, device, dtype)
+            elif kind == "linear":
+                found[f"{name}, {kind}"] = one_statistic(name, drawn_features(model), device, dtype)
     return found
+
+
+def one_statistic(name: str, model: SplitModel, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Of one domain, along a direction that has no row like another: of equal ones the Hessian makes zero."""
+    (domain,) = domains(device, dtype, 1)
+    view = view_head(model, {name: value.detach() for name, value in model.named_parameters()})
+    features = view.prepare(model.featurizer(domain.train.take())).detach()
+    direction = torch.linspace(-1, 2, math.prod(view.shape), dtype=torch.float64).view(view.shape).sin()
+    around = Circumstances(0, 1, "d0", 8, {"gradient": direction.to(device, dtype)})
+    with statistics.shared():
+        return measure(name, view, features, domain.train.labels, around).detach()
 
 
 def trained(device: torch.device, dtype: torch.dtype, *, together: bool) -> dict[str, Tensor]:
-    """The parameters after some rounds of every recipe, in minibatches; one by one in pieces, too."""
+    """The parameters after some rounds of each recipe that draws nothing, in minibatches; one by one also in pieces."""
     found, whole = {}, 3 * SIZE
     for kind, model in networks_of(device, dtype):
-        for recipe in RECIPES if kind == "linear" else FEW:
+        for recipe in STEADY if kind == "linear" else FEW:
             for chunk in (whole,) if together or dtype == torch.float32 else (whole, 7):
                 key = f"{recipe}, {kind}, pieces of {chunk}"
-                with suppress(FedhaError) if chunk < whole else nullcontext():  # some statistics cannot be in pieces
+                # some statistics cannot be in pieces, and some recipes' clients not together
+                with suppress(FedhaError) if together or chunk < whole else nullcontext():
                     found |= after(model, domains(device, dtype), recipe, sgd(chunk), key, together=together)
     return found
+
+
+def drawn_features(model: SplitModel) -> SplitModel:
+    """The same network with a Gaussian of each example for its features, the same each time."""
+    torch.manual_seed(4)
+    return gaussian(model)
 
 
 def sgd(chunk: int) -> TrainingConfig:

@@ -7,6 +7,7 @@ from fedha import answers, batching
 from fedha.client import Client
 from fedha.config import TrainingConfig
 from fedha.data.domain import Domain
+from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request, Task
 from fedha.federation import Server
 from fedha.models import SplitModel
@@ -81,6 +82,9 @@ def plain(
         recipe: A row's name.
         training: How.
         together: Whether the clients are answered together, as with `engine.batching`.
+
+    Raises:
+        FedhaError: They cannot be.
     """
     clients = [Client(place, placed_domain(one, model), model) for place, one in enumerate(sources)]
     server = Server.holding(Task(RECIPES[recipe], training, 0), state_of(model))
@@ -108,8 +112,9 @@ def _answers(clients: Sequence[Client], server: Server, asked: Request, *, toget
     ]
     measured = asked.kind == "measure"
     if together:
-        if (why := answers.refusal(drawn, requests[0])) is not None:
-            raise SystemExit(f"the clients cannot be answered together: {why}")
+        first = asked.round == 1  # an engine, too, looks through the network once
+        if first and (why := answers.refusal(drawn, requests[0])) is not None:
+            raise FedhaError(f"the clients cannot be answered together: {why}")
         return (batching.answer_measure if measured else batching.answer_train)(drawn, requests)
     answer = answers.answer_measure if measured else answers.answer_train
     return [answer(*one) for one in zip(drawn, requests, strict=True)]

@@ -1,10 +1,12 @@
 """`fedha diagnose`: transfer measure and bound, curvature, attributes and kinds of shift of finished runs."""
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -15,17 +17,60 @@ from fedha.cli.audit import names
 from fedha.cli.exits import EndedError
 from fedha.cli.steps import Steps
 from fedha.errors import FedhaError, StoppedError
-from fedha.report.formats import Format, render
+from fedha.report.formats import render
 from fedha.runs import folders, own_files, owner, runfolder
 from fedha.runs.files import DIAGNOSIS, typed
 from fedha.runs.wording import run_title
 
 if TYPE_CHECKING:  # torch: slow to import, and help should come at once
     from fedha.data.domain import DomainSet
-    from fedha.diagnosis.settings import Settings
+    from fedha.diagnosis.settings import Asked, Settings
     from fedha.models import SplitModel
 
+SWEEP_PAGE = "diagnosis.html"
+Form = Literal["text", "markdown", "latex", "csv", "json"]
+Ask = Callable[[Path, "Asked", Steps], None]  # a run's folder, what is asked about it, and who is told of progress
+
+RADIUS = "0.1,0.3,1,3"
 _MANY = 2**22  # numbers of features
+
+
+Radius = Annotated[
+    str, typer.Option("--radius", metavar="LIST", help="How far around the learned head, in logit units.")
+]
+Delta = Annotated[
+    str, typer.Option("--delta", metavar="LIST", help="The same in weights of the head, in the place of --radius.")
+]
+Mode = Annotated[
+    str,
+    typer.Option(
+        "--mode",
+        metavar="MODE",
+        help="pooled: sources' mean and a target; pairs: of sources; worst: of all; leave-one-out: of sources.",
+    ),
+]
+Round = Annotated[int | None, typer.Option("--round", metavar="N", help="The model of this round; default: the last.")]
+Rule = Annotated[
+    str,
+    typer.Option(
+        "--rule",
+        metavar="NAME",
+        help="The round that a selection rule takes; of a sweep, the runs too (training_domain_validation).",
+    ),
+]
+Printed = Annotated[
+    Form | None, typer.Option("--format", "-f", help="Print the tables so: text, markdown, latex, csv; or json.")
+]
+Again = Annotated[bool, typer.Option("--again", help="Also diagnose runs that have such a diagnosis already.")]
+Products = Annotated[
+    str,
+    typer.Option(
+        "--products",
+        metavar="NAME",
+        help="How curvature of larger heads is asked: lanczos, close; block, all pairs in three exchanges.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the tables at the end.")]
 
 
 def diagnose(
@@ -33,38 +78,36 @@ def diagnose(
     to: Annotated[
         str, typer.Option("--to", metavar="LIST", help="Domains that transfer is measured to; default: every target.")
     ] = "",
-    radius: Annotated[
-        str, typer.Option("--radius", metavar="LIST", help="How far around the learned head, in logit units.")
-    ] = "0.1,0.3,1,3",
-    delta: Annotated[
-        str, typer.Option("--delta", metavar="LIST", help="The same in weights of the head, in the place of --radius.")
-    ] = "",
-    mode: Annotated[
-        str,
-        typer.Option(
-            "--mode",
-            metavar="MODE",
-            help="pooled: sources' mean and a target; pairs: of sources; worst: of all; leave-one-out: of sources.",
-        ),
-    ] = "",
+    radius: Radius = RADIUS,
+    delta: Delta = "",
+    mode: Mode = "",
     rows: Annotated[
         str, typer.Option("--rows", metavar="LIST", help="transfer, curvature, attributes, shift; default: all.")
     ] = "",
     method: Annotated[
         str, typer.Option("--method", metavar="NAME", help="power, or published: the published attack beside it.")
     ] = "power",
-    form: Annotated[
-        Format | None, typer.Option("--format", "-f", help="Print the tables so: text, markdown, latex or csv.")
-    ] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Also diagnose runs that have such a diagnosis already.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the tables at the end.")] = False,
+    products: Products = "lanczos",
+    round: Round = None,
+    rule: Rule = "",
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="Ask the run's clients on an engine: inline, ray or flower; default: no client, features here.",
+        ),
+    ] = "",
+    form: Printed = None,
+    again: Again = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure how domains look to a run's learned head: what would transfer, what bounds it, what is aligned.
 
-    RUN is the folder of a finished run, or one that holds some. Features are computed once, then everything is measured
-    at the head that the run ended with, in float64, in this process, on the run's own data.
+    RUN is the folder of a finished run, or one that holds some, or a sweep's, of which the runs are taken that a
+    selection rule chose. Features are computed once, then everything is measured at the head of the last round, or of
+    another whose model was kept (checkpoint.keep), in float64, in this process, on the run's own data; with --engine
+    the run's clients compute them, to the same bits. Sites of a deployment: `fedha deploy diagnose`.
 
     [bold]transfer[/bold]: the worst head in a ball around the learned one, raising one domain's risk above another's,
     beside a bound that no head of the ball can exceed. [bold]curvature[/bold]: the spectral norm of the difference of
@@ -78,44 +121,99 @@ def diagnose(
 
     [cyan]fedha diagnose runs/quickstart --rows transfer --radius 0.1,1 --mode leave-one-out[/cyan]
 
-    [cyan]fedha diagnose runs/quickstart/hgp-seed0 --format markdown[/cyan]
-    """
-    from fedha.diagnosis.settings import ROWS, Settings, read_method, read_mode, read_names, read_numbers
+    [cyan]fedha diagnose runs/quickstart/hgp-seed0 --round 40 --format markdown[/cyan]
 
-    console = publish.terminal()
-    wanted = Settings(
+    [cyan]fedha diagnose runs/heart-sweep --rule oracle --rows transfer[/cyan]
+    """
+    from fedha.cli.asking import on_engine
+
+    wanted = settings_of(to, radius, delta, mode, rows, method, products)
+    work(target, wanted, on_engine(engine) if engine else None, rule, round, form, again=again, quiet=quiet)
+
+
+def settings_of(to: str, radius: str, delta: str, mode: str, rows: str, method: str, products: str) -> "Settings":
+    """What the options ask for.
+
+    Raises:
+        FedhaError: One cannot be read.
+    """
+    from fedha.diagnosis.settings import METHODS, MODES, PRODUCTS, ROWS, Settings, read_choice, read_names, read_numbers
+
+    return Settings(
         read_numbers("--radius", radius),
         read_numbers("--delta", delta) if delta else (),
-        read_mode(mode),
+        read_choice("--mode", mode, MODES) if mode else None,
         tuple(dict.fromkeys(names(to))),
         read_names("--rows", rows, ROWS),
-        read_method(method),
+        read_choice("--method", method, METHODS),
+        read_choice("--products", products, PRODUCTS),
     )
-    runs = _finished(target, console)
-    _work(runs, wanted, console, quiet=quiet or form is not None, again=again)
-    _conclude(runs, target / runfolder.REPORT, form, console)
 
 
-def _work(runs: Sequence[Path], settings: "Settings", console: Console, *, quiet: bool, again: bool) -> None:
+def work(
+    target: Path,
+    settings: "Settings",
+    ask: Ask | None,
+    rule: str,
+    number: int | None,
+    form: Form | None,
+    *,
+    again: bool,
+    quiet: bool,
+) -> None:
+    """Diagnose what a path holds, write reports, and print the tables.
+
+    Args:
+        target: A run's folder, or one that holds some.
+        settings: What is asked for.
+        ask: Who asks the clients, and writes; None: nobody is asked, features are computed here.
+        rule: That takes a round.
+        number: The round, where no rule takes it.
+        form: How tables are printed.
+        again: Whether what is there already is made anew.
+        quiet: Whether no progress is shown.
+    """
+    console = publish.terminal()
+    asked = _asked(target, rule, number, console)
+    _work(asked, settings, ask or _here, console, quiet=quiet or form is not None, again=again)
+    _conclude([one.place for one in asked], _page(target), form, console)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A run's folder, a round whose model is there, and the rule that took it ("": none did)."""
+
+    place: Path
+    round: int
+    rule: str
+
+
+def _work(
+    runs: Sequence[_Asked], settings: "Settings", ask: Ask, console: Console, *, quiet: bool, again: bool
+) -> None:
+    from fedha.diagnosis import record
+    from fedha.diagnosis.settings import Asked
+
     pending = [one for one in runs if again or not _done(one, settings)]
-    for place in pending:
-        own_files.check_free(place, (DIAGNOSIS, runfolder.REPORT))
+    for one in pending:
+        own_files.check_free(one.place, (DIAGNOSIS, runfolder.REPORT))
     if not pending and not quiet:
         publish.say("Nothing to diagnose: every run has such a diagnosis; --again makes it anew.", console)
     try:
         with Steps(console, quiet) as steps:
-            for number, place in enumerate(pending, 1):
-                title = run_title(configs.load_written(place / runfolder.CONFIG), number, len(pending))
-                steps.begin(f"Diagnosis of {title}, in {place}")
-                with owner.owning(place):
-                    _diagnose(place, settings, steps)
+            for number, one in enumerate(pending, 1):
+                title = run_title(configs.load_written(one.place / runfolder.CONFIG), number, len(pending))
+                steps.begin(f"Diagnosis of {title}, round {one.round}, in {one.place}")
+                ask(one.place, Asked(settings, one.round, one.rule), steps)
+                for note in record.read(one.place)["made"]["notes"]:
+                    steps.note(f"  {note}")
     except (KeyboardInterrupt, StoppedError) as error:
         raise EndedError(
             "stopped; diagnoses that were made are kept, the same command goes on", stopping.exit_code()
         ) from error
 
 
-def _diagnose(place: Path, settings: "Settings", steps: Steps) -> None:
+def _here(place: Path, asked: "Asked", steps: Steps) -> None:
     from fedha import numerics
     from fedha.diagnosis import record
     from fedha.diagnosis.diagnose import diagnose
@@ -123,19 +221,17 @@ def _diagnose(place: Path, settings: "Settings", steps: Steps) -> None:
     from fedha.flower.serve import load_domains
     from fedha.loading import load
 
-    config, results = configs.load_written(place / runfolder.CONFIG), runfolder.read_results(place)
+    config = configs.load_written(place / runfolder.CONFIG)
     check_config(config)
 
     def told(doing: str, done: int, total: int) -> None:
         stopping.check("stopped")
         steps.progress(doing, done, total)
 
-    model, domains = load(place), load_domains(config)
-    numerics.configure(_threads(model, domains))
-    found = diagnose(model, config, domains, settings, told, rounds=int(results["rounds"]))
-    record.write(place, found)
-    for note in found["made"]["notes"]:
-        steps.note(f"  {note}")
+    with owner.owning(place):
+        model, domains = load(place, round=asked.round), load_domains(config)
+        numerics.configure(_threads(model, domains))
+        record.write(place, diagnose(model, config, domains, asked.settings, told, round=asked.round, rule=asked.rule))
 
 
 def _threads(model: "SplitModel", domains: "DomainSet") -> int:
@@ -147,17 +243,74 @@ def _threads(model: "SplitModel", domains: "DomainSet") -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _done(place: Path, settings: "Settings") -> bool:
-    import json
-    from dataclasses import asdict
-
+def _done(asked: _Asked, settings: "Settings") -> bool:
     from fedha.diagnosis import record
 
-    if not record.exists(place):
+    if not record.exists(asked.place):
         return False
-    made = record.read(place)["made"]
+    made = record.read(asked.place)["made"]
     same = made.get("settings") == json.loads(json.dumps(asdict(settings)))
-    return bool(same and made.get("round") == runfolder.read_results(place)["rounds"])
+    return bool(same and (made.get("round"), made.get("rule", "")) == (asked.round, asked.rule))
+
+
+def _asked(path: Path, rule: str, number: int | None, console: Console) -> list[_Asked]:
+    """Which rounds of which runs are meant.
+
+    Raises:
+        FedhaError: Nothing has finished, there is no such rule or round, or a model was not kept.
+    """
+    from fedha.sweep.store import holds_sweep
+
+    if number is not None and rule:
+        raise FedhaError(f"--round is {number} and --rule is {rule!r}, which names a round too; leave one of them out")
+    if not holds_sweep(path):
+        return [_of_run(one, rule, number) for one in _finished(path, console)]
+    if number is not None:
+        raise FedhaError(f"--round is {number}, but the rounds of a sweep's runs are those that --rule takes")
+    return _of_sweep(path, rule or "training_domain_validation")
+
+
+def _of_run(place: Path, rule: str, number: int | None) -> _Asked:
+    from fedha.runs.kept import model_of, round_of
+
+    results = runfolder.read_results(place)
+    taken = round_of(place, results, rule or "final") if number is None else number
+    model_of(place, results, number=taken)
+    return _Asked(place, taken, rule)
+
+
+def _of_sweep(path: Path, rule: str) -> list[_Asked]:
+    from fedha.runs.kept import rounds
+    from fedha.schema import nearest
+    from fedha.sweep.found import read_found
+    from fedha.sweep.selection import RULES, choose
+
+    if rule not in RULES:
+        raise FedhaError(f"there is no rule {rule!r}{nearest(rule, RULES)}")
+    found = read_found([path])
+    chosen = choose(rule, found.jobs, found.summaries).values()
+    if not chosen:
+        raise FedhaError(f"rule {rule!r} takes no run of {path} yet; go on with the same fedha sweep, or take another")
+    asked = [_Asked(found.places[one.entry.name], one.round, rule) for one in chosen]
+    gone = [
+        one
+        for one in asked
+        if one.round != runfolder.read_results(one.place)["rounds"] and one.round not in rounds(one.place)
+    ]
+    if gone:
+        raise FedhaError(
+            f"rule {rule!r} takes round {gone[0].round} of {gone[0].place}, whose model was not kept (so of "
+            f"{len(gone)} of its {len(asked)} runs); sweep with checkpoint.keep: best into another folder, or take "
+            "--rule final"
+        )
+    return asked
+
+
+def _page(path: Path) -> Path:
+    """Where the page of all goes; a sweep's report.html is of the sweep."""
+    from fedha.sweep.store import holds_sweep
+
+    return path / (SWEEP_PAGE if holds_sweep(path) else runfolder.REPORT)
 
 
 def _finished(path: Path, console: Console) -> list[Path]:
@@ -171,20 +324,21 @@ def _finished(path: Path, console: Console) -> list[Path]:
     return finished
 
 
-def _conclude(runs: Sequence[Path], output: Path, form: Format | None, console: Console) -> None:
+def _conclude(runs: Sequence[Path], output: Path, form: Form | None, console: Console) -> None:
     from fedha.diagnosis import record
-    from fedha.diagnosis.tables import tables
+    from fedha.report.diagnosis.tables import heading, tables
 
     for place in runs:
         publish.write([place], place / runfolder.REPORT)
-    if len(runs) > 1:
+    if output.parent not in runs:
         publish.write(runs, output)
-    for place in runs:
-        found: dict[str, Any] = record.read(place)
+    every: list[dict[str, Any]] = [record.read(place) for place in runs]
+    if form == "json":
+        sys.stdout.write(json.dumps(every[0] if len(every) == 1 else every, indent=1) + "\n")
+        return
+    for found in every:
         if form is None:
-            publish.say(
-                f"\n{found['made']['recipe']}, seed {found['made']['seed']}, round {found['made']['round']}", console
-            )
+            publish.say(f"\n{heading(found['made'])}", console)
         for table in tables(found):
             if form is None:
                 publish.show(table, console)

@@ -59,7 +59,7 @@ def diagnosis_sections(folders: Sequence[Path]) -> list[Section]:
     if not any((one / DIAGNOSIS).is_file() for one in folders):
         return []
     from fedha.diagnosis import record
-    from fedha.diagnosis.section import sections
+    from fedha.report.diagnosis.section import sections
     from fedha.report.page import group_runs
 
     runs, _ = read_runs(folders)

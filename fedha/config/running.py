@@ -21,6 +21,12 @@ class EvaluationConfig(Section):
     select_by: SelectConfig = Field(
         SelectConfig(), json_schema_extra=MAY_CHANGE, description="what selection rules compare: a metric's name"
     )
+    diagnose_every: int | None = Field(
+        None,
+        ge=1,
+        json_schema_extra=MAY_CHANGE,
+        description="log how far sources' gradients and Hessians are apart after each k-th round, and the last",
+    )
     leave_one_domain_out: bool = Field(
         False, description="also train without each source in turn, for the leave-one-domain-out selection rule"
     )

@@ -96,7 +96,7 @@ def rows(samples: Sequence[Sample], directions: Directions) -> list[Attribute]:
         samples: The sources: features are measured in units of their spread.
         directions: Shared by all domains.
     """
-    spread = _spread(samples)
+    spread = feature_spread(samples)
     probes, axes, width = len(directions.probes), len(directions.axes), samples[0].features.shape[1] - 1
     matrix = 1 if directions.exact else axes**0.5
     length = _length
@@ -258,14 +258,12 @@ def own(sample: Sample) -> dict[str, float]:
         gradient, and how far Fishr's proxy, the variance of the examples' gradients, is from the diagonal of the
         Hessian, beside it.
     """
-    evenly = sample.features.new_full((1, len(sample)), 1 / len(sample))
-    confidence, squares, entropy = weighted.confidences(sample, evenly)[0].tolist()
-    gradient, diagonal = weighted.gradients(sample, evenly), weighted.diagonals(sample, evenly)
-    gap = (weighted.gradient_squares(sample, evenly) - gradient**2 - diagonal).norm() / diagonal.norm().clamp_min(
-        1e-300
-    )
+    confidence, squares, entropy = mean_of(sample, weighted.confidences).tolist()
+    gradient, diagonal = mean_of(sample, weighted.gradients), mean_of(sample, weighted.diagonals)
+    apart = mean_of(sample, weighted.gradient_squares) - gradient**2 - diagonal
+    gap = apart.norm() / diagonal.norm().clamp_min(1e-300)
     return {
-        "calibration": float(weighted.errors(sample, evenly).abs().sum()) / 2,
+        "calibration": float(mean_of(sample, weighted.errors).abs().sum()) / 2,
         "confidence": confidence,
         "sum_of_squares": squares,
         "entropy": entropy,
@@ -274,9 +272,13 @@ def own(sample: Sample) -> dict[str, float]:
     }
 
 
+def mean_of(sample: Sample, sums: Sums) -> Tensor:
+    """A statistic's mean over a domain's examples, [k]."""
+    return sums(sample, sample.features.new_full((1, len(sample)), 1 / len(sample)))[0]
+
+
 def _whole(side: Side, sums: Sums) -> Tensor:
-    found = [sums(one, one.features.new_full((1, len(one)), 1 / len(one))) for one in side.samples]
-    return torch.stack(found).mean(0)
+    return torch.stack([mean_of(one, sums) for one in side.samples]).mean(0)[None]
 
 
 def _in_class(side: Side, sums: Sums, place: int) -> tuple[float, Tensor] | None:
@@ -321,7 +323,7 @@ def _class_means(classes: int, spread: float) -> Size:
     return size
 
 
-def _spread(samples: Sequence[Sample]) -> float:
+def feature_spread(samples: Sequence[Sample]) -> float:
     """Root mean square distance of features from their domain's mean, over the sources."""
     means = [one.features[:, :-1].mean(0) for one in samples]
     squares = [

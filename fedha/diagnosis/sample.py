@@ -1,6 +1,7 @@
 """Features and labels of one domain, and what it answers, in chunks: memory beside the features is flat in n."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -138,6 +139,12 @@ class Sample:
             top_moment,
             min(hessian[0].high_end, half * top_moment),
         )
+
+
+def logit_unit(samples: Sequence[Sample]) -> float:
+    """The radius that is one logit unit, in weights of the head: a head so far away moves a typical logit by 1."""
+    squares = sum(float((one.features[rows] ** 2).sum()) for one in samples for rows in one.rows(1))
+    return math.sqrt(sum(len(one) for one in samples) / squares)
 
 
 def probabilities(logits: Tensor) -> Tensor:

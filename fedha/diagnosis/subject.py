@@ -1,10 +1,11 @@
 """The subject of a diagnosis: a finished run's learned head, and its domains' features, computed once in float64."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,11 @@ from fedha.data.domain import DomainSet
 from fedha.data.examples import Examples
 from fedha.diagnosis.sample import Sample
 from fedha.errors import FedhaError
+from fedha.features import Keeping, behind_trunk
 from fedha.measurement import view_head
 from fedha.models.split import SplitModel, with_bias
+from fedha.models.state import named_state
 from fedha.pieces import in_pieces
-from fedha.placement import placed
 
 Told = Callable[[str, int, int], None]
 
@@ -66,7 +68,9 @@ def check_config(config: Config) -> None:
 
 
 @contextmanager
-def looked_at(model: SplitModel, config: Config, domains: DomainSet, told: Told) -> Iterator[Subject]:
+def looked_at(
+    model: SplitModel, config: Config, domains: DomainSet, told: Told, *, targets: bool = True
+) -> Iterator[Subject]:
     """Compute every domain's features once.
 
     Args:
@@ -74,6 +78,7 @@ def looked_at(model: SplitModel, config: Config, domains: DomainSet, told: Told)
         config: Of the run.
         domains: Its data.
         told: Told of progress.
+        targets: Whether they are looked at too.
 
     Yields:
         The subject, for as long as the block lasts.
@@ -81,31 +86,75 @@ def looked_at(model: SplitModel, config: Config, domains: DomainSet, told: Told)
     Raises:
         FedhaError: The head is not linear with a bias, or features are not finite.
     """
-    head = learned_head(model)
-    parts = [(one.name, one.train) for one in domains.sources] + [(one.name, one.held_out) for one in domains.targets]
-    total = sum(len(examples) for _, examples in parts)
+    learned_head(model)  # a head that is refused is so before anything is computed
+    named = [(one.name, one.train) for one in domains.sources]
+    named += [(one.name, one.held_out) for one in domains.targets if targets]
+    keeping = Keeping.of(config.model.features)
+    parts = [Part(name, *behind_trunk(model, examples, keeping, name)) for name, examples in named]
+    with sampled(parts, {}, domains.classes, told) as found:
+        count = len(domains.sources)
+        yield Subject(config, domains, found[0].head, tuple(found[:count]), tuple(found[count:]))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A domain's examples, and the network that they go through.
+
+    Attributes:
+        name: The domain.
+        model: The network, or what of it is behind a frozen trunk.
+        examples: Placed for it.
+    """
+
+    name: str
+    model: SplitModel
+    examples: Examples
+
+
+@contextmanager
+def sampled(parts: Sequence[Part], state: Mapping[str, Tensor], classes: int, told: Told) -> Iterator[list[Sample]]:
+    """Compute features of some domains once, in float64.
+
+    Args:
+        parts: One or more.
+        state: Of the whole network, by name; what is left out is the network's own.
+        classes: Of the labels.
+        told: Told of progress.
+
+    Yields:
+        A sample of each part, for as long as the block lasts.
+
+    Raises:
+        FedhaError: The head is not linear with a bias, or features are not finite.
+    """
+    head = learned_head(parts[0].model, state)
+    total = sum(len(one.examples) for one in parts)
     with _storage(total * head.shape[1] * 8) as place:
         found, done = [], 0
-        for number, (name, examples) in enumerate(parts):
-            features = _room(len(examples), head.shape[1], place and place / str(number))
-            for start, some in _features(model, name, examples):
+        for number, one in enumerate(parts):
+            count = len(one.examples)
+            features = _room(count, head.shape[1], place and place / str(number))
+            for start, some in _features(one, state):
                 features[start : start + len(some)] = some
                 told("features", done + start + len(some), total)
-            done += len(examples)
-            labels = examples.labels.cpu()
-            groups = None if examples.groups is None else examples.groups.cpu()
-            found.append(Sample(name, features, labels, head, domains.classes, groups))
-        count = len(domains.sources)
-        yield Subject(config, domains, head, tuple(found[:count]), tuple(found[count:]))
+            done += count
+            labels = one.examples.labels.cpu()
+            groups = None if one.examples.groups is None else one.examples.groups.cpu()
+            found.append(Sample(one.name, features, labels, head, classes, groups))
+        yield found
 
 
-def learned_head(model: SplitModel) -> Tensor:
+def learned_head(model: SplitModel, state: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
     """The head with its bias, [C, D], in float64.
+
+    Args:
+        model: The network.
+        state: Of it, by name; what is left out is its own.
 
     Raises:
         FedhaError: It is not linear, or has no bias.
     """
-    view = view_head(model, {})
+    view = view_head(model, state)
     if view.functions is not statistics:
         told = "no bias" if isinstance(model.head, nn.Linear) else "more than one layer"
         raise FedhaError(
@@ -117,13 +166,16 @@ def learned_head(model: SplitModel) -> Tensor:
     return head.detach().double().cpu()
 
 
-def _features(model: SplitModel, name: str, examples: Examples) -> Iterator[tuple[int, Tensor]]:
-    ready = placed(examples, model)
-    for start in range(0, len(examples), ROWS_AT_ONCE):
-        some = in_pieces(model, model.featurizer, {}, ready.select(slice(start, start + ROWS_AT_ONCE)))
+def _features(part: Part, state: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor]]:
+    model = part.model
+    inside = {f"featurizer.{name}": name for name in named_state(model.featurizer)}
+    own = {inside[name]: value for name, value in state.items() if name in inside}
+    for start in range(0, len(part.examples), ROWS_AT_ONCE):
+        rows = part.examples.select(slice(start, start + ROWS_AT_ONCE))
+        some = in_pieces(model, model.featurizer, own, rows)
         if not bool(torch.isfinite(some).all()):
             raise FedhaError(
-                f"the network's features of domain {name!r} are not finite, so nothing can be measured on them; "
+                f"the network's features of domain {part.name!r} are not finite, so nothing can be measured on them; "
                 "has the run diverged?"
             )
         yield start, with_bias(some.cpu().double())

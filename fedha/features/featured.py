@@ -11,7 +11,9 @@ from fedha.errors import FedhaError
 from fedha.features.keys import row_keys, trunk_key
 from fedha.features.source import Features, changes, of_features
 from fedha.features.store import Store, stored
-from fedha.features.trunk import Divided
+from fedha.features.trunk import Divided, divided
+from fedha.models.split import SplitModel
+from fedha.placement import placed
 
 IN_MEMORY_BYTES = 2**30  # of one part: beyond, features are read from the disk, or computed whenever they are taken
 
@@ -25,12 +27,15 @@ class Keeping:
         precision: float32, or float16: then they are rounded to it, kept or not.
         views: Of each example that is trained on, where chance changes it; 0: it is computed afresh each time.
         private: Whether the cache is for its owner alone, and of these data alone.
+        quiet: Whether features beyond its precision become infinite, of which the owner is warned, and are no error: it
+            would tell a server of them.
     """
 
     cache: Path | None = None
     precision: str = "float32"
     private: bool = False
     views: int = 0
+    quiet: bool = False
 
     @classmethod
     def of(cls, config: FeaturesConfig) -> "Keeping":
@@ -70,6 +75,22 @@ def featured(
     return of_features(examples, source)
 
 
+def behind_trunk(model: SplitModel, examples: Examples, keeping: Keeping, title: str) -> tuple[SplitModel, Examples]:
+    """A network and examples to evaluate it on, placed for it; of one with a frozen trunk what is behind, and features.
+
+    Args:
+        model: With its constants.
+        examples: As they are kept.
+        keeping: Where features are kept.
+        title: Whose they are, for whoever waits.
+    """
+    there = placed(examples, model)
+    parts = divided(model, there.form)
+    if parts is None:
+        return model, there
+    return parts.rest, featured(there, parts, keeping, title, whole=True)
+
+
 def source_of(examples: Examples, parts: Divided, keeping: Keeping, title: str, *, trained: bool) -> Features:
     """Features of which nothing is known yet; arguments as in `featured`.
 
@@ -84,7 +105,7 @@ def source_of(examples: Examples, parts: Divided, keeping: Keeping, title: str, 
         )
     size = len(examples) * (1 + views) * parts.width * next(parts.trunk.parameters()).element_size()
     half, fits = keeping.precision == "float16", size <= IN_MEMORY_BYTES
-    return Features(parts.trunk, usable, parts.width, half, views, remembers=fits)
+    return Features(parts.trunk, usable, parts.width, half, views, remembers=fits, quiet=keeping.quiet)
 
 
 def store_of(source: Features, keeping: Keeping) -> Store:

@@ -41,6 +41,7 @@ class Rounds:
         pending: The record of a round whose model clients evaluate with the next one; None: there is none.
         stopped: Why training ends before its time, by its privacy; "" while it goes on.
         early: Why it ends by what was evaluated; "" while it goes on.
+        watch: How the server looks at the sources, where the config says so.
     """
 
     job: Job
@@ -56,6 +57,7 @@ class Rounds:
     pending: Record | None = None
     stopped: str = ""
     early: str = ""
+    watch: Look | None = None
     _shown: Mapping[str, Any] = field(default_factory=dict)  # the model that was last looked at
 
     @property
@@ -122,6 +124,8 @@ class Rounds:
             self.early = self.judge.after(one, self._shown, self.server.kinds)
         self.pending = None
         last = self._is_last(number)
+        if self.watch is not None and (last or number % (self.job.config.evaluation.diagnose_every or number) == 0):
+            record["diagnosis"] = self.watch(self.server.shown(over=last))
         if last or number % self.job.config.evaluation.every == 0:
             record = self._looked_at(record, last=last)
         if self.pending is None:

@@ -16,6 +16,7 @@ from fedha.data.domain import DomainSet
 from fedha.data.fingerprint import fingerprint
 from fedha.data.groups import groups_of
 from fedha.data.partition import client_count, client_names
+from fedha.diagnosis.watch import watch
 from fedha.errors import listed
 from fedha.features import Keeping, ahead
 from fedha.flower import booking, secure_rounds
@@ -65,7 +66,7 @@ def serve(
     attendance: Attendance | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Train one run to its end and write its folder.
+    """Train one run to its end and write its folder; or diagnose it, where the job says so.
 
     Args:
         job: What to train and where to write.
@@ -86,6 +87,10 @@ def serve(
         FedhaError: Bad data, a failed client, or a folder that holds another run.
         StoppedError: It was asked to; what was done is saved.
     """
+    if job.diagnose is not None:
+        from fedha.flower.diagnosing import serve_diagnosis  # nothing that a run needs
+
+        return serve_diagnosis(job, grid, listener, domains=domains, stop=stop, attendance=attendance)
     secure_rounds.check_clients(job.config, _client_count(job.config, domains))  # a refusal leaves nothing behind
     if not resume:
         runfolder.check_new(job.folder)
@@ -117,6 +122,8 @@ def _serve(
         strategy.talk.attendance = attendance
     setting = learned(job, strategy, grid) if domains is None else given(config, domains)
     model, form = _network(config, setting, domains, device)
+    asked = config.evaluation.diagnose_every is not None and job.left_out is None
+    looking = watch(model, config, domains) if asked else None
     saved = read_saved(job.folder) if resume else None
     begun, warned = (None, ()) if saved is not None else _started(job, model, setting)
     start = asdict(begun) if begun is not None else None if saved is None else saved.start
@@ -159,7 +166,19 @@ def _serve(
         members = strategy.talk.meet(grid, done + 1)
     stopped = booking.take_up(job, server, members, done, resume=resume)
     rounds = Rounds(
-        job, strategy, grid, listener, judge, saving, log, looks, setting.names, records, pending, stopped=stopped
+        job,
+        strategy,
+        grid,
+        listener,
+        judge,
+        saving,
+        log,
+        looks,
+        setting.names,
+        records,
+        pending,
+        stopped=stopped,
+        watch=looking,
     )
     rounds.run(done)
     runfolder.write_model(job.folder, server.shown(over=True), server.kinds)

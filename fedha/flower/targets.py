@@ -7,12 +7,11 @@ from torch import Tensor
 
 from fedha.data.domain import Domain
 from fedha.data.examples import Examples
-from fedha.features import Keeping, divided, featured
+from fedha.features import Keeping, behind_trunk
 from fedha.metrics.asked import NOTHING, Asked
 from fedha.metrics.counts import nested
 from fedha.models.split import SplitModel
 from fedha.models.state import named_state, state_of
-from fedha.placement import placed
 from fedha.training import evaluate
 
 Evaluation = Callable[[Mapping[str, Tensor]], dict[str, dict[str, Any]]]
@@ -36,18 +35,10 @@ def evaluation(model: SplitModel, targets: Sequence[Domain], keeping: Keeping, w
         found = {}
         for one in targets:
             if one.name not in ready:
-                ready[one.name] = _ready(model, one, keeping)
+                ready[one.name] = behind_trunk(model, one.held_out, keeping, f"{one.name}, target")
             network, examples = ready[one.name]
             own = {name: value for name, value in state.items() if name in named_state(network)}
             found[one.name] = nested(evaluate(network, own, examples, wanted))
         return found
 
     return evaluated
-
-
-def _ready(model: SplitModel, target: Domain, keeping: Keeping) -> tuple[SplitModel, Examples]:
-    examples = placed(target.held_out, model)
-    parts = divided(model, examples.form)
-    if parts is None:
-        return model, examples
-    return parts.rest, featured(examples, parts, keeping, f"{target.name}, target", whole=True)

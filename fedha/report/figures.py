@@ -90,6 +90,35 @@ def penalty_figure(name: str, title: str, runs: Sequence[Records], warmup: int) 
     return draw(plot, name, f"Penalty terms over rounds, {title}: {ends}.")
 
 
+def sources_figure(name: str, title: str, runs: Sequence[Records], warmup: int) -> str:
+    """How far the sources' Hessians and gradients are apart, over the rounds, beside chance; "" where not logged."""
+    shown = {"hessian": "Hessians, spectral norm", "gradient": "gradients"}
+    known = {key: over_rounds(runs, _logged(key)) for kind in shown for key in (kind, f"{kind}_chance_95")}
+    values = [value for _, means, _ in known.values() for value in means]
+    if not values:
+        return ""
+
+    def plot(axes: Axes) -> None:
+        labels: list[Label] = []
+        for (kind, called), color in zip(shown.items(), cycle(SOURCES)):
+            labels += _curve(axes, known[kind], color, called)
+            rounds, chance, _ = known[f"{kind}_chance_95"]
+            axes.plot(rounds, chance, color=color, linewidth=1.1, linestyle=(0, (2, 3)))
+        if min(values) > 0:
+            axes.set_yscale("log")
+        _mark_warmup(axes, warmup)
+        _finish(axes, "difference", labels)
+
+    ends = "; ".join(
+        f"{called} end at {known[kind][1][-1]:.3g}, of which chance makes up to {known[f'{kind}_chance_95'][1][-1]:.3g}"
+        for kind, called in shown.items()
+        if known[kind][0] and known[f"{kind}_chance_95"][0]
+    )
+    return draw(
+        plot, name, f"Difference of the sources that are farthest apart, dotted: 95 % of chance, {title}: {ends}."
+    )
+
+
 def scatter_figure(name: str, rows: Mapping[str, Sequence[Results]]) -> str:
     """Held-out accuracy on the sources against accuracy on the target, a dot a run; "" where no run has both."""
     dots = {}
@@ -197,6 +226,10 @@ def _over_domains(part: str, join: Callable[[list[float]], float]) -> Callable[[
 
 def _term(term: str) -> Callable[[Mapping[str, Any]], float | None]:
     return lambda record: record.get("penalty", {}).get(term)
+
+
+def _logged(key: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda record: record.get("diagnosis", {}).get(key)
 
 
 def _mean_risk(record: Mapping[str, Any]) -> float | None:

@@ -14,7 +14,7 @@ from fedha.report import figures
 from fedha.report.accuracies import RULES, sound
 from fedha.report.comparison import Run, Variant, variants
 from fedha.report.domains import domain_tables
-from fedha.report.formats import Cell, Column, Table, cell_text
+from fedha.report.formats import Cell, Column, Table, cell_text, with_legend
 from fedha.report.privacy import privacy_section
 from fedha.report.section import Section
 from fedha.report.tables import DIVERGED, Key, accuracy_table, label
@@ -94,6 +94,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["cell"] = cell_text
+    environment.filters["notes"] = lambda table: with_legend(table, "text").notes
     return environment.get_template("report.html.j2")
 
 
@@ -129,13 +130,14 @@ def run_table(rows: Rows) -> Table:
 
 def _figures(rows: Rows) -> list[dict[str, Any]]:
     low = _lowest(rows)
-    parts: dict[str, list[tuple[str, str]]] = {"accuracy": [], "loss": [], "penalty": []}
+    parts: dict[str, list[tuple[str, str]]] = {"accuracy": [], "loss": [], "penalty": [], "between sources": []}
     for place, (title, runs) in enumerate(rows.items()):
         records = [run.records for run in runs]
         warmup = int(_recipe(runs[0]).get("warmup_rounds") or 0)
         parts["accuracy"].append((title, figures.accuracy_figure(f"a{place}", title, records, warmup, low)))
         parts["loss"].append((title, figures.loss_figure(f"l{place}", title, records, warmup)))
         parts["penalty"].append((title, figures.penalty_figure(f"p{place}", title, records, warmup)))
+        parts["between sources"].append((title, figures.sources_figure(f"b{place}", title, records, warmup)))
     scatter = ""
     if sum(len(runs) for runs in rows.values()) > 1:
         whole = {title: sound(run.results for run in runs) for title, runs in rows.items()}

@@ -35,6 +35,7 @@ class _Measured(TypedDict, total=False):
     risk: dict[_Text, _Number]
     accuracy: dict[_Text, _Number]
     penalty: dict[_Text, _Number]
+    diagnosis: dict[_Text, _Number]
     epsilon: dict[_Text, _Number]
     held_out: _Parts | None
     target: _Parts | None

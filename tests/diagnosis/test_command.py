@@ -1,31 +1,18 @@
 """`fedha diagnose` on real runs: files, tables, the page, and what it refuses."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedha.cli.commands import app
-from fedha.cli.exits import exit_code
+from fedha.diagnosed import between_sources
+from fedha.sweep.found import read_found
+from fedha.sweep.selection import choose
+from tests.commands import Command
 from tests.made_runs import FAST, changed
 
-Command = Callable[..., tuple[int, str, str]]
 TINY = changed(FAST, "model.hidden=[6]", "recipe=exact_diagonal", "seed=0")
-
-
-@pytest.fixture
-def fedha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = exit_code(lambda **settings: app(list(arguments), **settings))
-        return code, *capsys.readouterr()
-
-    return command
 
 
 def read(folder: Path) -> Any:
@@ -59,6 +46,9 @@ def test_a_run_is_diagnosed_whole(fedha: Command, tmp_path: Path) -> None:
     assert page.count("<svg") >= 4
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
     assert "published" not in found
+    told = between_sources("run")  # the same numbers for a program, from the sources alone
+    (pair,) = (one for one in found["curvature"] if {one["first"], one["second"]} == {"flip-0.2", "flip-0.1"})
+    assert (told.hessian, told.logits) == (pytest.approx(pair["lower"]), 1.0)
     # again: it is there already; the report command shows it too
     held = (tmp_path / "run" / "diagnosis.json").read_bytes()
     code, out, _ = fedha("diagnose", "run", "--radius", "1,0.1")
@@ -151,3 +141,52 @@ def test_the_published_attack_stands_beside_ours(fedha: Command, tmp_path: Path)
     assert "The published attack" in (tmp_path / "run" / "report.html").read_text()
     code, _, err = fedha("diagnose", "run", "--method", "adam")
     assert (code, "--method is 'adam'; take one of power" in err) == (2, True)
+
+
+def test_any_round_whose_model_was_kept(fedha: Command, tmp_path: Path) -> None:
+    kept = changed(TINY, "checkpoint.keep=2", "evaluation.every=1")
+    assert fedha("run", "quickstart", *kept, "--out", "run", "-q")[0] == 0
+    found = {}
+    for number in (2, 4):
+        assert fedha("diagnose", "run", "--round", str(number), "--rows", "transfer", "-q")[::2] == (0, "")
+        found[number] = read(tmp_path / "run")
+        assert (found[number]["made"]["round"], found[number]["made"]["rule"]) == (number, "")
+    assert found[2]["domains"] != found[4]["domains"]
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for number, one in found.items():
+        told = {domain["name"]: domain["accuracy"] for domain in one["domains"]}
+        assert told["target"] == pytest.approx(records[number - 1]["target"]["target"]["accuracy"])
+    code, _, err = fedha("diagnose", "run", "--round", "3", "-q")
+    assert (code, "the model of round 3 of run was not kept" in err) == (2, True)
+    code, _, err = fedha("diagnose", "run", "--round", "3", "--rule", "oracle", "-q")
+    assert (code, "leave one of them out" in err) == (2, True)
+    code, _, err = fedha("diagnose", "run", "--rule", "oracel", "-q")
+    assert (code, "did you mean 'oracle'" in err) == (2, True)
+    code, out, _ = fedha("diagnose", "run", "--rule", "final", "--rows", "transfer", "--format", "json")
+    assert (code, json.loads(out)["made"]["rule"]) == (0, "final")
+
+
+def test_the_runs_that_a_rule_takes_of_a_sweep(fedha: Command, tmp_path: Path) -> None:
+    few = ("recipe=[erm, vrex]", "seed=[0, 1]", *(one for one in FAST if not one.startswith("seed")))
+    swept = ("quickstart", *few, "training.learning_rate=[0.001, 0.1]")
+    assert fedha("sweep", *swept, "checkpoint.keep=best", "--out", "s", "-q")[0] == 0
+    code, out, err = fedha("diagnose", "s", "--rows", "curvature", "--format", "json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert {(one["made"]["recipe"], one["made"]["seed"]) for one in found} == {
+        (recipe, seed) for recipe in ("erm", "vrex") for seed in (0, 1)
+    }
+    assert {one["made"]["rule"] for one in found} == {"training_domain_validation"}
+    assert len(list((tmp_path / "s").glob("jobs/*/diagnosis.json"))) == 4
+    assert "Diagnosis" in (tmp_path / "s" / "diagnosis.html").read_text()
+    code, _, err = fedha("diagnose", "s", "--round", "2")
+    assert (code, "are those that --rule takes" in err) == (2, True)
+    code, _, err = fedha("diagnose", "s", "--rule", "best")
+    assert (code, "there is no rule 'best'" in err) == (2, True)
+    assert fedha("sweep", *swept, "--out", "t", "-q")[0] == 0
+    assert fedha("diagnose", "t", "--rule", "final", "--rows", "curvature", "-q")[::2] == (0, "")
+    found = read_found([tmp_path / "t"])
+    early = [one for one in choose("oracle", found.jobs, found.summaries).values() if one.round < 4]
+    assert early  # a round before the last, whose model is not kept by default
+    code, _, err = fedha("diagnose", "t", "--rule", "oracle", "--rows", "curvature", "-q")
+    assert (code, f"(so of {len(early)} of its 4 runs); sweep with checkpoint.keep: best" in err) == (2, True)

@@ -9,7 +9,8 @@ import pytest
 
 from fedha.sweep.store import entries
 from fedha.sweep.work import FAILED, Worker
-from tests.sweep.made import Command, finished, opened, sweep, whole
+from tests.commands import Command
+from tests.sweep.made import finished, opened, sweep, whole
 
 
 @pytest.mark.parametrize(

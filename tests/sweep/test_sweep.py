@@ -17,7 +17,8 @@ from fedha.sweep.jobs import Job, Task, make_jobs
 from fedha.sweep.space import Space, expand, read_space
 from fedha.sweep.store import entries, open_sweep
 from fedha.sweep.work import BUSY, DONE, Worker, here, in_order
-from tests.sweep.made import JOBS, Command, finished, opened, sweep, whole
+from tests.commands import Command
+from tests.sweep.made import JOBS, finished, opened, sweep, whole
 
 
 def test_every_run_is_done_once_and_the_tables_show_them(fedha: Command) -> None:

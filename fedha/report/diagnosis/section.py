@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedha.diagnosis import figures
-from fedha.diagnosis.tables import tables
+from fedha.report.diagnosis import figures
+from fedha.report.diagnosis.tables import tables
 from fedha.report.section import Section
 
 _EXPLANATION = (
@@ -26,6 +26,7 @@ def sections(diagnoses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Secti
             seed = f", seed {one['made']['seed']}" if len(several) > 1 else ""
             notes = " ".join(one["made"].get("notes", []))
             panels = tuple(figures.panels(f"d{place}x{number}", one))
-            heading = f"Diagnosis{whose}{seed}, round {one['made']['round']}"
+            rule = f" by {one['made']['rule']}" if one["made"].get("rule") else ""
+            heading = f"Diagnosis{whose}{seed}, round {one['made']['round']}{rule}"
             found.append(Section(heading, f"{_EXPLANATION} {notes}".strip(), tuple(tables(one)), panels))
     return found

@@ -22,6 +22,12 @@ def tables(found: Found) -> list[Table]:
     return [one for one in made if one is not None]
 
 
+def heading(made: Mapping[str, Any]) -> str:
+    """Which run it is, at which round: ``hgp, seed 0, round 60 by oracle``."""
+    by = f" by {made['rule']}" if made.get("rule") else ""
+    return f"{made['recipe']}, seed {made['seed']}, round {made['round']}{by}"
+
+
 def number(value: float | None) -> str | None:
     """Three significant digits; infinity as such."""
     if value is None:

@@ -1,0 +1,41 @@
+"""A finished run's model at a round that somebody names, looked at on the run's own domains."""
+
+from pathlib import Path
+
+from fedha.config import load_written
+from fedha.data.domain import DomainSet
+from fedha.diagnosis.sources import Between, between
+from fedha.diagnosis.subject import check_config, looked_at
+from fedha.flower.serve import load_domains
+from fedha.loading import load
+from fedha.runs import runfolder
+
+
+def between_sources(
+    run: str | Path,
+    *,
+    rule: str = "final",
+    round: int | None = None,
+    logits: float = 1.0,
+    domains: DomainSet | None = None,
+) -> Between:
+    """What a finished run's sources say of its learned head: predictors that need no target.
+
+    Args:
+        run: The run's folder.
+        rule: Whose round's weights, as for `fedha.load`.
+        round: The weights of this round, whatever a rule says.
+        logits: Radius of the ball of the transfer measure, in logit units.
+        domains: The run's data, where they are at hand; None: they are loaded.
+
+    Returns:
+        Curvature, gradient, features, transfer measure and bound, each of the pair that is farthest apart.
+
+    Raises:
+        FedhaError: The folder holds no such model, the run protects its examples, or has one source.
+    """
+    model = load(run, rule=rule, round=round)
+    config = load_written(Path(run).expanduser() / runfolder.CONFIG)
+    check_config(config)
+    with looked_at(model, config, domains or load_domains(config), lambda *_: None, targets=False) as subject:
+        return between(subject.sources, config.seed[0], logits)
