@@ -323,3 +323,12 @@ def test_other_data_under_the_same_names_are_refused(fedha: Command) -> None:
     assert code == 2
     assert "the data are not those" in err
     assert len(finished()) == 2
+
+
+@pytest.mark.usefixtures("fedha")
+def test_a_runs_name_outlives_new_keys_of_the_schema() -> None:
+    few = ("recipe=erm", "data.target=a", "seed=0")
+    (job,) = opened("s", *few)[1]
+    assert job.name == "erm-a-seed0-54158447c465", "a new key? what it is when nobody says it goes into jobs._LATER"
+    for place, change in enumerate(("data.id_test=0.5", "evaluation.diagnose_every=1")):
+        assert opened(f"s{place}", *few, change)[1][0].name != job.name
