@@ -88,7 +88,7 @@ def load(
     with _fitting(config):
         cut = cut_of(config, seed, protected=protected, keys=keys)
         made = _of(config).load(splits.with_validation(config), cut)
-        domains = splits.set_aside(made, config.validation_domain).check()
+        domains = splits.test_aside(splits.set_aside(made, config.validation_domain).check(), config, seed)
     check_partition(domains, config, seed)
     told = [*domains.notes, *_gathered((*domains.sources, *domains.targets))]
     missing = missing_classes(domains, config, seed)

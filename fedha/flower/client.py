@@ -54,6 +54,7 @@ from fedha.models.state import introduced as introduced_state
 from fedha.placement import placed_domain
 from fedha.privacy import agreed, gate
 from fedha.privacy.contract import NUMBERS, Contract, network_digest
+from fedha.privacy.requests import refuse_constants, refuse_numbers
 from fedha.privacy.site import Site
 from fedha.rules.table import allow
 from fedha.training import PARTS
@@ -197,12 +198,13 @@ class Clients:
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
         # those with features for inputs, where the network is frozen, and the parts of their data that are ready
-        self._behind: dict[tuple[int, int], tuple[Client, set[str]]] = {}
+        self._behind: dict[tuple[int, int, bool], tuple[Client, set[str]]] = {}
         self._looked: dict[tuple[int, int], Looked] = {}  # features that a diagnosis is about
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self._refusals: dict[tuple[str, bool, bool], tuple[list[object], str | None]] = {}  # of whom, and why
-        self._constants: dict[str, str] = {}  # digests of the model's
+        self._constants: dict[str, str] = {}  # digests of the model's, and what a request may call them
+        self._names: set[str] = set()
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
     def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
@@ -349,6 +351,8 @@ class Clients:
             self.contract.counts or any(agreed.deviation(self.contract, one) for one in unpacked.values())
         ):
             return None  # each client counts, and refuses, for itself
+        if any(refuse_numbers(one) is not None for one in unpacked.values()):
+            return None
         requests = [unpacked[id(content)] for content in contents]
         for client, request, content in zip(clients, requests, contents, strict=True):
             if not self._holds_constants(request, sent_constants(content)):
@@ -415,7 +419,7 @@ class Clients:
             if self._model is None:
                 self._model = check_network(self._make_model(context)).to(torch.device(self._device))
                 self._check_agreed(self._model)
-                self._constants = digests(state_of(self._model).constants)
+                self._know(self._model, digests(state_of(self._model).constants))
             site = self._make_site()
             with errors_by_kind_if_protected(f"client {client_id}", site, content):
                 domain = self._domain(self._model, context, client_id, content, site)
@@ -469,7 +473,8 @@ class Clients:
                     "frozen; set model.frozen: true, or leave it out"
                 )
             return client
-        key = (context.run_id, context.node_id)
+        quiet = client.site.protects(request.task.privacy)
+        key, keeping = (context.run_id, context.node_id, quiet), replace(self._keeping, quiet=quiet)
         if key not in self._behind:
             domain = replace(
                 client.domain,
@@ -482,7 +487,7 @@ class Clients:
         for part in sorted(asked.intersection(PARTS) - done):
             title, whole = f"{client.domain.client_name}, {part}", sum(step_sizes(request.task, rows)) >= rows
             trained = part == "train"
-            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole, trained=trained)
+            made = featured(getattr(client.domain, part), parts, keeping, title, whole=whole, trained=trained)
             own = found.domain
             found.domain = replace(own, train=made) if part == "train" else replace(own, held_out=made)
             done.add(part)
@@ -505,26 +510,28 @@ class Clients:
         Raises:
             FedhaError: What came is not what the request names, or of another network.
         """
-        if not request.constants or self._model is None or request.constants in self._names():
+        if not request.constants or self._model is None or request.constants in self._names:
             return True
         if sent is None:
             return False
         found = digests(sent)
         if constants_name(found) != request.constants:
             raise FedhaError("the constants that the server sent are not those that it names; look at the server")
+        if (refusal := refuse_constants(self._model, sent)) is not None:
+            raise FedhaError(refusal.sentence)
         take_constants(self._model, sent)
         gate.forget(self._model)
-        self._constants = self._constants | found
+        self._know(self._model, self._constants | found)
         self._behind.clear()
         for client in self._clients.values():
             client.last_pass = None  # it was computed with others
         return True
 
-    def _names(self) -> set[str]:
-        """What a request may call the network's constants: all of them, or without buffers, where it has not these."""
-        parameters = {name for name, _ in self._model.named_parameters()} if self._model is not None else set()
-        frozen = {name: value for name, value in self._constants.items() if name in parameters}
-        return {constants_name(self._constants), constants_name(frozen)}
+    def _know(self, model: SplitModel, constants: dict[str, str]) -> None:
+        """Note the digests of the network's constants; a server without buffers names what is frozen alone."""
+        parameters = {name for name, _ in model.named_parameters()}
+        frozen = {name: value for name, value in constants.items() if name in parameters}
+        self._constants, self._names = constants, {constants_name(constants), constants_name(frozen)}
 
 
 def check_server(content: RecordDict) -> None:

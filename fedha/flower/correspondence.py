@@ -252,7 +252,8 @@ class Correspondence:
                 arrays = count_array_bytes(message.content) if reply.tensors or not reply.weighed else summed
                 self.bytes_up += arrays + count_other_bytes(message.content)
                 summed = arrays  # where the clients of one process sent a sum, each would send as much over a network
-                if (wrong := problem(reply, expected or {})) is not None:
+                later = reply.weighed and self.device != "cpu"  # of clients of this process: one looks at their mean
+                if (wrong := problem(reply, expected or {}, later=later and kind == "train")) is not None:
                     self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, wrong), "refused")
                     continue
                 if accept is not None and not self._accepted(accept, reply, node, kind):

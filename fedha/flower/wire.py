@@ -20,7 +20,7 @@ from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
 from fedha.errors import FedhaError, brief
 from fedha.exchange import Kind, Reply, Request, Task
-from fedha.flower.tensor_array import TensorArray, array_record, as_tensor
+from fedha.flower.tensor_array import TensorArray, array_record, as_tensor, filled
 from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
 from fedha.metrics.asked import NOTHING, packed, unpacked
@@ -28,6 +28,7 @@ from fedha.models.state import CONSTANT, FROZEN, digests
 from fedha.numerics import aligned
 from fedha.recipes import Recipe, Term
 from fedha.rules.table import check_allowed
+from fedha.schema import shown
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
@@ -150,7 +151,10 @@ def unpack_task(text: str) -> Task:
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
     for rule in (training.optimizer, training.weight_averaging):
         check_allowed(rule)  # before it would be imported
-    return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
+    seed = content["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool):  # 0.0 is 0 to who compares, and another run to who draws
+        raise FedhaError(f"the seed is {shown(seed)}, which is no whole number; look at the server")
+    return Task(recipe, training, seed, PrivacyConfig.model_validate(privacy))
 
 
 def pack_introduction(
@@ -210,7 +214,7 @@ def pack_request(
     """A request's records; the arrays are packed once by the caller and shared by all clients. Its kind is the type of
     the message that carries it.
     """
-    scalars = ConfigRecord({"task": task, "round": request.round, "share": request.averaging_weight})
+    scalars: dict[str, Any] = {"task": task, "round": request.round, "share": request.averaging_weight}
     if request.additive:
         scalars["additive"] = True
     for name in ("measure", "evaluate"):
@@ -225,12 +229,12 @@ def pack_request(
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "parameters": parameters,
         "references": references,
-        "request": scalars,
+        "request": filled(ConfigRecord(), scalars),
     }
     records |= {_SENT: sent} if sent else {}
     if request.running:
         records[_RUNNING] = pack_tensors(request.running, in_place=in_place)
-    return RecordDict(records)
+    return filled(RecordDict(), records)
 
 
 def sent_constants(content: RecordDict) -> dict[str, Tensor] | None:

@@ -113,8 +113,11 @@ def _measure(contract: Contract, request: Request) -> str | None:
 
 
 def _evaluate(contract: Contract, request: Request) -> str | None:
-    """Parts of the domain that are agreed on; none where statistics are asked for, one at least to evaluate."""
-    agreed = () if request.kind in ("measure", *DIAGNOSING) else contract.evaluate or ()
+    """Parts of the domain that are agreed on, one at least to evaluate; with an update what rides along with it."""
+    agreed = contract.evaluate or ()
+    if request.kind != "evaluate":
+        rides = request.kind == "train" and contract.schedule == "piggyback"
+        agreed = tuple(part for part in agreed if rides and part == "held_out")
     known = set(request.evaluate) <= set(agreed) and len(set(request.evaluate)) == len(request.evaluate)
     return None if known and (request.kind != "evaluate" or request.evaluate) else _any_of([agreed])
 

@@ -9,7 +9,7 @@ from fedha.data.domain import Domain
 from fedha.errors import FedhaError
 from fedha.exchange import DIAGNOSING, Request, Task
 from fedha.inputs import Form
-from fedha.minibatches import too_small
+from fedha.minibatches import rows_used, too_small
 from fedha.models.check import check_batch_norm
 from fedha.models.split import SplitModel, whole_head
 from fedha.privacy import guards
@@ -44,10 +44,9 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
     """
     privacy = request.task.privacy
     limits = site.limits or Limits(min_examples=privacy.min_examples)
-    least = max(limits.min_examples, privacy.min_examples)
     form = domain.train.form
     found = refuse_request(request, model, form) or unfit(request.task, model, domain)
-    found = found or guards.refuse_batch(len(domain.train), least)
+    found = found or _refuse_few(kind, request, domain, site.limits)
     if found is None and (site.limits is not None or (privacy.protect == "examples" and privacy.guard_heads)):
         found = _refuse_head(request, model, limits)
     found = found or _refuse_foreign(kind, request) or _refuse_unsent(kind, request, limits)
@@ -122,6 +121,19 @@ def structure(model: nn.Module) -> int:
         found.append((type(one), id(one), one.training, len(one._forward_hooks), len(one._forward_pre_hooks)))
         left.extend(child for child in one._modules.values() if child is not None)
     return hash(tuple(found))
+
+
+def _refuse_few(kind: str, request: Request, domain: Domain, limits: Limits | None) -> Refusal | None:
+    """Refuse where a client has too few examples for the run, or an answer would be made of fewer than a site allows.
+
+    What noise covers counts as made of all: a private batch may be empty.
+    """
+    examples, privacy = len(domain.train), request.task.privacy
+    found = guards.refuse_batch(examples, privacy.min_examples)
+    if found is not None or limits is None:
+        return found
+    covered = kind == "evaluate" or privacy.protect == "examples"
+    return guards.refuse_batch(examples if covered else rows_used(request, examples), limits.min_examples)
 
 
 def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:

@@ -74,6 +74,7 @@ def on_ray(
     coming = iter(batches)
     waiting: deque[Task] = deque()
     under_way: dict[Any, tuple[Any, Task]] = {}
+    held: dict[Any, tuple[str, int]] = {}  # whose data a worker has from its last job
     met: set[str] = set()  # jobs that other workers had when they were asked for
     try:
         while True:
@@ -83,7 +84,10 @@ def on_ray(
             if not under_way and (not waiting or stop()):
                 break
             while idle and waiting and not stop():
-                worker, task = idle.popleft(), waiting.popleft()
+                worker = idle.popleft()
+                task = nearest(waiting, held.get(worker), [held.get(one) for one, _ in under_way.values()])
+                waiting.remove(task)
+                held[worker] = _data_of(task)
                 seconds = PATIENCE if task.job.name in met else 0.0
                 under_way[worker.work.remote(task, seconds)] = worker, task
             done, _ = ray.wait(list(under_way), num_returns=1, timeout=_LOOK_SECONDS)
@@ -113,6 +117,22 @@ def on_ray(
     finally:
         for worker in (*idle, *(one for one, _ in under_way.values())):
             ray.kill(worker)
+
+
+def nearest(waiting: Sequence[Task], own: tuple[str, int] | None, others: Sequence[tuple[str, int] | None]) -> Task:
+    """The next task of a worker: of data that it has, else that no other is busy with, else the first.
+
+    Args:
+        waiting: In the order in which they are begun.
+        own: Target and seed of its last one.
+        others: Of those under way.
+    """
+    mine = next((one for one in waiting if _data_of(one) == own), None)
+    return mine or next((one for one in waiting if _data_of(one) not in others), waiting[0])
+
+
+def _data_of(task: Task) -> tuple[str, int]:
+    return task.job.target, task.job.seed
 
 
 def _halted(under_way: dict[Any, tuple[Any, Task]]) -> Iterator[Outcome]:

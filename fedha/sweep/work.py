@@ -14,7 +14,7 @@ from fedha.exhausted import out_of_memory
 from fedha.flower.delivery import never
 from fedha.flower.serve import load_domains
 from fedha.resolution import resolved
-from fedha.run import execute
+from fedha.run import execute, ready_domains
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from fedha.sweep import rungs, summary
@@ -55,6 +55,7 @@ class Worker:
     store: Store
     stop: Callable[[], bool] = never
     _held: "OrderedDict[str, DomainSet]" = field(default_factory=OrderedDict)
+    _ready: set[tuple[str, str]] = field(default_factory=set)  # whose features are in their cache, with which network
 
     def work(self, task: Task, seconds: float = 0.0) -> Outcome:
         """Train a job, or go on with it, unless that is done or another worker has it.
@@ -91,7 +92,7 @@ class Worker:
             self.store.succeeded(job.name)
             return Outcome(job.name, REACHED)
         if until is None and not self.store.finished(job.name):
-            execute(config, place, Silent(), resume=runfolder.holds_run(place), stop=self.stop, load=self.domains)
+            execute(config, place, Silent(), resume=runfolder.holds_run(place), stop=self.stop, load=self.ready)
         found = summary.read(place) or summary.write(place, config.recipe[0].resolve().weak_rounds)
         self.store.succeeded(job.name)
         return Outcome(job.name, DONE, found=found)
@@ -105,7 +106,7 @@ class Worker:
         if not ended and not (begun and rungs.passed(place, until)):
             try:
                 stop = _either(self.stop, listener)
-                execute(config, place, listener, resume=begun, stop=stop, load=self.domains)
+                execute(config, place, listener, resume=begun, stop=stop, load=self.ready)
             except StoppedError:
                 if not listener.reached:
                     raise
@@ -114,13 +115,25 @@ class Worker:
 
     def domains(self, config: Config) -> DomainSet:
         """A run's data; those of the last few are kept."""
-        key = f"{resolved(config)[0].model_dump_json()} {config.seed} {config.privacy.protect}"
+        key = _data_key(config)
         if key not in self._held:
             while len(self._held) >= _KEPT:
                 self._held.popitem(last=False)
             self._held[key] = _marked(load_domains(config))
         self._held.move_to_end(key)
         return self._held[key]
+
+    def ready(self, config: Config) -> DomainSet:
+        """A run's data, whose features are in their cache: they are looked for once, before the first run of each."""
+        domains, key = self.domains(config), (_data_key(config), config.model.model_dump_json())
+        if key not in self._ready:
+            ready_domains(config, domains)
+            self._ready.add(key)
+        return domains
+
+
+def _data_key(config: Config) -> str:
+    return f"{resolved(config)[0].model_dump_json()} {config.seed} {config.privacy.protect}"
 
 
 def _marked(domains: DomainSet) -> DomainSet:

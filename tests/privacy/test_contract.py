@@ -251,6 +251,16 @@ ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
         "asked",
     ),
     "statistics beside an update": ("plain", {"kind": "train"}, "measure"),
+    "an evaluation beside an update": (
+        "plain",
+        {"kind": "train", "measure": (), "evaluate": ("held_out",)},
+        "evaluate",
+    ),
+    "what rides along never": (
+        "piggyback",
+        {"kind": "train", "measure": ("risk",), "evaluate": ("train",)},
+        "evaluate",
+    ),
     "references of its own": ("plain", {"references": {"risk": torch.zeros(())}}, "references"),
     "a rule's tensors of its own": ("plain", {"kind": "train", "measure": (), "sent": {"x/y": torch.zeros(1)}}, "sent"),
     "a rule's tensors to measure": ("local", {"sent": {"scaffold/control": torch.zeros(1)}}, "sent"),
@@ -404,6 +414,7 @@ def test_a_request_of_any_kind_is_refused_or_one_that_was_agreed_on(asked: tuple
         assert (request.measure in groups, request.evaluate) == (True, ())
     elif request.kind == "train":
         assert request.measure in ((), riding if name == "piggyback" else ())
+        assert request.evaluate in ((), ("held_out",) if name == "piggyback" else ())
     else:
         assert request.measure == ()
         assert request.evaluate

@@ -15,7 +15,8 @@ from fedha.sweep.selection import Chosen
 from fedha.sweep.store import Entry
 from fedha.sweep.tables import Found, sweep_tables
 from fedha.sweep.varied_values import Tried, axis_scale, is_grid
-from tests.sweep.made import Command, sweep
+from tests.commands import Command
+from tests.sweep.made import sweep
 
 
 def chosen(table: np.ndarray) -> dict:  # type: ignore[type-arg]

@@ -16,7 +16,8 @@ from fedha.sweep.jobs import Job, Task, make_jobs
 from fedha.sweep.space import Space, expand, read_space
 from fedha.sweep.store import entries, open_sweep
 from fedha.sweep.work import BUSY, DONE, Worker, here, in_order
-from tests.sweep.made import JOBS, Command, finished, opened, sweep, whole
+from tests.commands import Command
+from tests.sweep.made import JOBS, finished, opened, sweep, whole
 
 
 def test_every_run_is_done_once_and_the_tables_show_them(fedha: Command) -> None:
@@ -83,6 +84,7 @@ def test_one_jobs_failure_does_not_stop_the_rest_and_is_tried_again(fedha: Comma
 
 
 def test_where_every_job_fails_the_sweep_does(fedha: Command) -> None:
+    opened("s")
     for one in Path("d").iterdir():
         one.write_bytes(b"broken")
     code, _, err = sweep(fedha, "-q")
@@ -211,6 +213,7 @@ def test_a_damaged_list_is_a_sentence_and_runs_stay() -> None:
 def test_a_dry_run_trains_the_first_run_alone_and_says_what_all_cost(fedha: Command) -> None:
     code, out, _ = sweep(fedha, "--dry-run")
     assert code == 0
+    assert "no part of what a run takes" in out
     assert f"{JOBS} runs, {JOBS - 1} of them to do" in out
     assert len(finished()) == 1
     assert sweep(fedha, "--dry-run", "-q")[0] == 0
@@ -223,6 +226,7 @@ def test_a_slurm_script_shares_the_sweep_out(fedha: Command) -> None:
     assert "#SBATCH --array=1-8" in out
     assert "fedha sweep c.yaml 'recipe=[erm, coral]' --out s --quiet --worker \"$SLURM_ARRAY_TASK_ID/8\"" in out
     assert not Path("s").exists()
+    assert sweep(fedha, "training.rounds=0", "--slurm", "8")[:2] == (2, "")
     assert sweep(fedha, "recipe=erm", "-q", "--worker", "2/8")[0] == 0
     assert len(finished()) == 4
 
