@@ -242,13 +242,16 @@ def _common(requests: Sequence[Request]) -> Request:
         same = (other.task, other.kind, other.round) == (first.task, first.kind, first.round)
         same = same and (other.measure, other.evaluate, other.asked) == (first.measure, first.evaluate, first.asked)
         for mine, theirs in ((first.parameters, other.parameters), (first.references, other.references)):
-            same = same and mine.keys() == theirs.keys()
-            same = same and all(
-                theirs[name] is value or torch.equal(theirs[name], value) for name, value in mine.items()
-            )
+            same = same and (theirs is mine or _equal(mine, theirs))
         if not same:
             raise ValueError("the requests are not of one exchange; answer them one by one")
     return first
+
+
+def _equal(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    return mine.keys() == theirs.keys() and all(
+        theirs[name] is value or torch.equal(theirs[name], value) for name, value in mine.items()
+    )
 
 
 def _check_finite(largest: Tensor, request: Request) -> None:

@@ -175,12 +175,7 @@ def _pass(clients: Sequence[Holder], request: Request) -> Pass:
 
 def _computed(clients: Sequence[Holder], request: Request, client_ids: tuple[int, ...]) -> Pass:
     model = clients[0].model
-    given = [value.detach() for value in request.parameters.values()]
-    if not _only_reads(model):  # nobody's network is handed the model itself
-        copies = [torch.empty_like(value) for value in given]
-        torch._foreach_copy_(copies, given)
-        given = copies
-    parameters = {name: value.requires_grad_() for name, value in zip(request.parameters, given, strict=True)}
+    parameters = _leaves(model, request.parameters)
     inputs, labels = [], []
     for client in clients:
         rows = measured_rows(request, len(client.domain.train), client.client_id)
@@ -195,6 +190,18 @@ def _computed(clients: Sequence[Holder], request: Request, client_ids: tuple[int
     sizes, versions = tuple(map(len, labels)), _versions(request.parameters)
     joint = torch.cat(labels)
     return Pass(request.round, client_ids, parameters, view, features, joint, sizes, request.parameters, versions)
+
+
+def _leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Named:
+    """Leaves at these parameters: copies, since nobody's network is handed the model itself."""
+    values = list(parameters.values())
+    if _only_reads(model):
+        leaves = [value.detach() for value in values]
+    else:
+        leaves = [torch.empty_like(value) for value in values]
+        with torch.no_grad():
+            torch._foreach_copy_(leaves, values)
+    return {name: value.requires_grad_() for name, value in zip(parameters, leaves, strict=True)}
 
 
 def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fedha.cli import launch, publish, stopping
 from fedha.cli.exits import EndedError
+from fedha.cli.options import Log
 from fedha.cli.sweep_table import publish_tables
 from fedha.config import read_content
 from fedha.errors import FedhaError
@@ -54,6 +55,7 @@ def sweep(
     slurm: Annotated[
         int | None, typer.Option("--slurm", min=1, metavar="N", help="Print a Slurm array script of N workers.")
     ] = None,
+    log: Log = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the tables at the end.")] = False,
 ) -> None:
     """Train every recipe with every hyperparameter, target and seed, side by side, and choose among them.
@@ -76,6 +78,7 @@ def sweep(
 
     [cyan]fedha sweep mine.yaml --ranges domainbed --draws 20 --slurm 16 > array.sh[/cyan]
     """
+    from fedha.loggers import logger
     from fedha.sweep.cost import estimate
     from fedha.sweep.data import check_data
     from fedha.sweep.halving import Plan
@@ -85,7 +88,7 @@ def sweep(
 
     console = publish.terminal()
     again = " ".join(
-        ["fedha sweep", *map(shlex.quote, (config, *(overrides or []))), *_options(draws, ranges, halving)]
+        ["fedha sweep", *map(shlex.quote, (config, *(overrides or []))), *_options(draws, ranges, halving, log or ())]
     )
     content = read_content(launch.config_path(config), overrides or [])
     share = _share(worker)
@@ -95,7 +98,9 @@ def sweep(
         jobs_of(content, asked)  # what is wrong with the config is said here, and not by every task
         sys.stdout.write(_array(slurm, folder, f"{again} --out {shlex.quote(str(folder))}"))
         return
-    alone = Worker(Store(folder), stopping.asked)
+    for name in log or ():
+        logger(name)  # one that is not there is refused before anything is written
+    alone = Worker(Store(folder), stopping.asked, log or ())
     store, wanted = open_jobs(content, folder, asked, alone.domains)
     check_data(store, wanted, alone.domains)  # what is compared is kept for the runs
     many = _processes(wanted, jobs, worker)
@@ -118,7 +123,7 @@ def _work(
     with stopping.patiently(), choose(console, plan, left, quiet=quiet) as shown:
         if left:
             alone = many < 2 and address is None
-            outcomes = here(worker, plan.batches()) if alone else _side_by_side(plan, many, address, shown)
+            outcomes = here(worker, plan.batches()) if alone else _side_by_side(plan, many, address, shown, worker.log)
             for outcome in outcomes:
                 shown.took(outcome)
         if stopping.asked() and (rest := plan.left()):
@@ -132,7 +137,9 @@ def _work(
         raise FedhaError(f"no run of this sweep ended; the first: {first}")
 
 
-def _side_by_side(plan: "Plan", many: int, address: str | None, shown: "Progress") -> "Iterator[Outcome | None]":
+def _side_by_side(
+    plan: "Plan", many: int, address: str | None, shown: "Progress", log: Sequence[str]
+) -> "Iterator[Outcome | None]":
     from fedha.engine.machine import look
     from fedha.sweep.pool import on_ray
 
@@ -148,6 +155,7 @@ def _side_by_side(plan: "Plan", many: int, address: str | None, shown: "Progress
         address=address,
         stop=stopping.asked,
         ready=shown.ready,
+        log=log,
     )
 
 
@@ -182,9 +190,9 @@ def _share(worker: str | None) -> tuple[int, int]:
     return int(first) - 1, int(of)
 
 
-def _options(draws: int | None, ranges: str | None, halving: int | None) -> list[str]:
-    """What of the command line decides which runs there are, as it is typed again."""
-    given = (("--draws", draws), ("--ranges", ranges), ("--halving", halving))
+def _options(draws: int | None, ranges: str | None, halving: int | None, log: Sequence[str]) -> list[str]:
+    """What of the command line decides which runs there are and who is told of them, as it is typed again."""
+    given = (("--draws", draws), ("--ranges", ranges), ("--halving", halving), *(("--log", one) for one in log))
     return [text for name, value in given if value is not None for text in (name, shlex.quote(str(value)))]
 
 

@@ -34,6 +34,7 @@ from fedha.flower.secure_wire import STEPS
 from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import (
     CONSTANTS,
+    LENDS,
     PlainReply,
     announced_digests,
     announced_lent,
@@ -237,6 +238,7 @@ class Clients:
                 check_parameters(client.model, shapes)
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
+            told = replace(told, metrics={**told.metrics, LENDS: 1.0}) if lent else told
             kinds, other = introduced_state(kinds_of(client.model), self._constants, announced_digests(content))
             told = replace(told, input_shape=client.domain.train.shape, kinds=kinds, other=other)
             return handshake.greeted(pack_reply(told))

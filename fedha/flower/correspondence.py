@@ -22,6 +22,7 @@ from fedha.flower.held import HeldModels, lacks
 from fedha.flower.outside import is_outside
 from fedha.flower.wire import (
     HELD_OUT,
+    LENDS,
     SEEDED,
     UNREACHED,
     count_array_bytes,
@@ -94,6 +95,7 @@ class Correspondence:
         bytes_up: Received so far.
         device: Where the server computes, and wants what it is sent.
         lent: Unseen domains that a diagnosis asks for, whose volunteers have a part in it; in a run none has.
+        lenders: Ids of the clients that volunteer.
     """
 
     rules: Rules
@@ -111,6 +113,7 @@ class Correspondence:
     bytes_up: int = 0
     device: str = "cpu"
     lent: tuple[str, ...] = ()
+    lenders: set[int] = field(default_factory=set)
     _members: dict[int, Member] = field(default_factory=dict)  # by node
     _met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
@@ -147,6 +150,7 @@ class Correspondence:
                 break
             nodes = self._wait_for_nodes(grid, before)  # those that have no part do not count
         known = [self._members[node] for node in nodes if node in self._members]
+        known = [one for one in known if self.lent or one.client_id not in self.lenders]  # whatever they say
         members = sorted(known, key=lambda one: one.client_id)
         self._met = (nodes, members) if len(known) == len(nodes) else ([], [])
         return members
@@ -373,6 +377,7 @@ class Correspondence:
         return listed(told, most=4, between="; ")
 
     def _know(self, node: int, reply: Reply) -> None:
+        self.lenders |= {reply.client_id} if LENDS in reply.metrics else set()
         known = self._members.get(node)
         shape = reply.input_shape or (known.input_shape if known else ())
         noise, held_out = (known.noise, known.held_out) if known else ("", 0)

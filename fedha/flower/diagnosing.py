@@ -159,8 +159,7 @@ def serve_diagnosis(
     talk.tell, talk.stop, talk.attendance = listener.note, stop, attendance or talk.attendance
     targets = domains.targets if domains is not None else _own_targets(job)
     names = [one.name for one in targets]
-    unseen = [one for one in settings.to or config.data.targets if one not in names] if domains is None else []
-    sources, lent = _met(strategy, grid, unseen, wait=bool(settings.to))
+    sources, lent = _met(strategy, grid, config, names, settings.to if domains is None else ())
     names += [one.domain for one in lent]
     choice = choose(config, [one.domain for one in sources], names, settings)
     model = _learned(job, name, sources[0].input_shape, domains)
@@ -232,37 +231,40 @@ def _own_targets(job: Job) -> tuple[Domain, ...]:
 
 
 def _met(
-    strategy: HessianAlignment, grid: Grid, wanted: Sequence[str], *, wait: bool
+    strategy: HessianAlignment, grid: Grid, config: Config, own: Sequence[str], asked: Sequence[str]
 ) -> tuple[list[Member], list[Member]]:
     """The sources' clients, and those of domains that are lent.
 
     Args:
         strategy: Has the conversation.
         grid: Reaches the nodes.
-        wanted: Unseen domains that nobody here has.
-        wait: Whether their volunteers are waited for; else those who are there will do.
+        config: Of the run.
+        own: Unseen domains that are here.
+        asked: Domains whose volunteers are waited for, if they are unseen; of others those who are there will do.
 
     Raises:
         FedhaError: Some are missing, or two have one domain.
     """
     talk, count = strategy.talk, strategy.talk.rules.clients
-    talk.lent = tuple(wanted)
-    talk.rules = replace(talk.rules, clients=count + (len(wanted) if wait else 0))
-    members = talk.meet(grid, 1)
-    lent = [one for one in members if one.domain in wanted]
-    if len(members) - len(lent) < count:
-        talk.rules = replace(talk.rules, clients=count + len(lent))
+    talk.lent = tuple(one for one in dict.fromkeys((*asked, *config.data.targets)) if one not in own)
+
+    def meet(clients: int) -> tuple[list[Member], list[Member]]:
+        talk.rules = replace(talk.rules, clients=clients)
         members = talk.meet(grid, 1)
-        lent = [one for one in members if one.domain in wanted]
-    sources = [one for one in members if one.domain not in wanted]
+        lent = [one for one in members if one.client_id in talk.lenders]
+        return [one for one in members if one not in lent], lent
+
+    sources, lent = meet(count)
+    if len(sources) < count:
+        sources, lent = meet(count + len(lent))
+    there = {one.domain for one in (*sources, *lent)} | set(own)
+    known = config.data.targets or asked  # a name that is none of the run's is refused, not waited for
+    if missing := [one for one in asked if one in known and one not in there]:
+        sources, lent = meet(len(sources) + len(lent) + len(missing))
     holders: dict[str, Member] = {}
-    for one in members:
+    for one in (*sources, *lent):
         if (other := holders.setdefault(one.domain, one)) is not one:
             raise FedhaError(f"{other.who} and {one.who} hold one domain, and a diagnosis asks domains; leave one out")
-    if not sources:
-        raise FedhaError("no client holds a source of this run; start the sites that trained it")
-    if wait and (missing := [name for name in wanted if name not in holders]):
-        raise FedhaError(f"no site lends {listed(missing)}: its contract names it under volunteer")
     return sources, lent
 
 

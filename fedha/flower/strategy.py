@@ -25,7 +25,7 @@ from fedha.flower.correspondence import Correspondence, Rules
 from fedha.flower.held import digest
 from fedha.flower.secure_rounds import SecureRounds
 from fedha.flower.secure_sums import least_clients
-from fedha.flower.tensor_array import array_record
+from fedha.flower.tensor_array import array_record, filled
 from fedha.flower.wire import pack_arrays, pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.metrics.asked import NOTHING
 from fedha.models.state import RUNNING, constants_name, digests, divided, new_statistics, whole
@@ -283,7 +283,7 @@ class HessianAlignment(Strategy):
         for group in ("risk", "accuracy", "penalty"):
             numbers |= {f"{group}/{name}": value for name, value in self.last_round[group].items()}
         self._arrays = None
-        return self.arrays, MetricRecord(numbers)
+        return self.arrays, filled(MetricRecord(), numbers)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -20,7 +20,7 @@ from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
 from fedha.errors import FedhaError, brief
 from fedha.exchange import Kind, Reply, Request, Task
-from fedha.flower.tensor_array import TensorArray, array_record, as_tensor
+from fedha.flower.tensor_array import TensorArray, array_record, as_tensor, filled
 from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
 from fedha.metrics.asked import NOTHING, packed, unpacked
@@ -43,6 +43,7 @@ _ASKED, _SUMS = "asked", "sums"  # what is counted where clients evaluate; the r
 _RUNNING, CONSTANTS = "running", "constants"  # records of a request; the latter also the scalar that names it
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
+LENDS = "lends"  # of an introduction: the client is no source, its domain is lent to diagnoses
 UNREACHED = "unreached/"  # before the name of a parameter that no loss can move
 
 
@@ -213,7 +214,7 @@ def pack_request(
     """A request's records; the arrays are packed once by the caller and shared by all clients. Its kind is the type of
     the message that carries it.
     """
-    scalars = ConfigRecord({"task": task, "round": request.round, "share": request.averaging_weight})
+    scalars: dict[str, Any] = {"task": task, "round": request.round, "share": request.averaging_weight}
     if request.additive:
         scalars["additive"] = True
     for name in ("measure", "evaluate"):
@@ -228,12 +229,12 @@ def pack_request(
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "parameters": parameters,
         "references": references,
-        "request": scalars,
+        "request": filled(ConfigRecord(), scalars),
     }
     records |= {_SENT: sent} if sent else {}
     if request.running:
         records[_RUNNING] = pack_tensors(request.running, in_place=in_place)
-    return RecordDict(records)
+    return filled(RecordDict(), records)
 
 
 def sent_constants(content: RecordDict) -> dict[str, Tensor] | None:

@@ -78,8 +78,8 @@ def exchange(request: Request) -> str:
 
 
 def asked_for(request: Request) -> int:
-    """How many heads or directions a request of a diagnosis holds."""
-    return sum(len(one) for one in request.sent.values())
+    """How many heads or directions a request of a diagnosis holds; what else it asks for counts as one."""
+    return sum(max(1, len(one)) for one in request.sent.values())
 
 
 def to_text(book: Book) -> str:

@@ -46,7 +46,7 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
     limits = site.limits or Limits(min_examples=privacy.min_examples)
     form = domain.train.form
     found = refuse_request(request, model, form) or unfit(request.task, model, domain)
-    found = found or _refuse_few(kind, request, domain, site.limits)
+    found = found or _refuse_few(request, domain, site.limits)
     if found is None and (site.limits is not None or (privacy.protect == "examples" and privacy.guard_heads)):
         found = _refuse_head(request, model, limits)
     found = found or _refuse_foreign(kind, request) or _refuse_unsent(kind, request, limits)
@@ -123,7 +123,7 @@ def structure(model: nn.Module) -> int:
     return hash(tuple(found))
 
 
-def _refuse_few(kind: str, request: Request, domain: Domain, limits: Limits | None) -> Refusal | None:
+def _refuse_few(request: Request, domain: Domain, limits: Limits | None) -> Refusal | None:
     """Refuse where a client has too few examples for the run, or an answer would be made of fewer than a site allows.
 
     What noise covers counts as made of all: a private batch may be empty.
@@ -132,8 +132,8 @@ def _refuse_few(kind: str, request: Request, domain: Domain, limits: Limits | No
     found = guards.refuse_batch(examples, privacy.min_examples)
     if found is not None or limits is None:
         return found
-    covered = kind == "evaluate" or privacy.protect == "examples"
-    return guards.refuse_batch(examples if covered else rows_used(request, examples), limits.min_examples)
+    some = request.kind in ("measure", "train") and privacy.protect != "examples"  # others are of all there are
+    return guards.refuse_batch(rows_used(request, examples) if some else examples, limits.min_examples)
 
 
 def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:

@@ -190,6 +190,11 @@ def _too_large(what: str, most: float) -> Refusal:
 
 def beyond(tensors: Mapping[str, Tensor], most: float) -> str | None:
     """The first of some tensors that has numbers that are not finite, larger than these, or complex; None of none."""
+    filled = [value for value in tensors.values() if value.numel()]
+    if filled and all(value.is_cuda and value.is_floating_point() for value in filled):
+        largest = torch.stack([one.double() for one in torch._foreach_norm(filled, math.inf)])
+        if bool((largest <= most).all()):  # one look at all, since each waits for a card; false for NaN
+            return None
     for name, value in tensors.items():
         if value.is_complex():
             return name

@@ -9,6 +9,7 @@ from fedha.config import Config
 from fedha.data.domain import DomainSet
 from fedha.errors import FedhaError
 from fedha.flower.serve import check_run
+from fedha.recipes import row
 from fedha.sweep import halving
 from fedha.sweep.jobs import Job, make_jobs
 from fedha.sweep.ranges import with_ranges
@@ -67,7 +68,19 @@ def jobs_of(content: Mapping[str, Any], asked: Asked) -> tuple[Space, list[Job]]
     """All runs of a config; arguments and errors as in `open_jobs`, before any data."""
     rest = {key: value for key, value in content.items() if key != SECTION}
     space = read_space(with_ranges(with_targets(rest), asked.ranges), draws=asked.draws)
-    return space, make_jobs(list(expand(space, asked.draws)))
+    jobs = make_jobs(list(expand(space, asked.draws)))
+    _check_names(space, jobs)
+    return space, jobs
+
+
+def _check_names(space: Space, jobs: Sequence[Job]) -> None:
+    """A recipe that is no row is a slip of the pen, not a failure that a table tells when all other runs are done."""
+    names = [one.fixed.get("name") for one in space.recipes]
+    for label, name in zip(space.labels, names, strict=True):
+        if isinstance(name, str) and row(name) is None:
+            refused = [one.refused for one in jobs if one.label == label]
+            if refused and all(refused):
+                raise FedhaError(refused[0])
 
 
 def _check_first(jobs: Sequence[Job], load: Callable[[Config], DomainSet]) -> None:

@@ -1,6 +1,7 @@
 """A sweep's workers on Ray: a process a core, or a share of a GPU, on this machine or a cluster."""
 
 import math
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,9 +23,11 @@ _STOP_SECONDS = 60.0
 class _RayWorker:
     """An actor: one job at a time, and a second call that tells it to stop."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, log: Sequence[str], where: str) -> None:
+        if Path(where).is_dir():  # where the command started: trackers may write there
+            os.chdir(where)
         self._stop = threading.Event()
-        self._worker = Worker(Store(Path(folder)), self._stop.is_set)
+        self._worker = Worker(Store(Path(folder)), self._stop.is_set, log)
 
     def work(self, task: Task, seconds: float) -> Outcome:
         return self._worker.work(task, seconds)
@@ -43,6 +46,7 @@ def on_ray(
     address: str | None = None,
     stop: Callable[[], bool],
     ready: Callable[[int], None] | None = None,
+    log: Sequence[str] = (),
 ) -> Iterator[Outcome | None]:
     """Do tasks on Ray; yields what became of each, and None where nothing has for a while.
 
@@ -57,6 +61,7 @@ def on_ray(
         address: A cluster's; None: a Ray of this machine.
         stop: Asked now and then, whether to stop; jobs that have begun are saved.
         ready: Told how many workers there are, once Ray has started.
+        log: As in `Worker`.
 
     Raises:
         FedhaError: Ray does not start, or nothing can be written.
@@ -69,8 +74,8 @@ def on_ray(
     del session
     options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpu_share, "max_concurrency": 2}
     actor: Any = ray.remote(_RayWorker).options(**options)
-    folder = str(store.folder.absolute())  # a worker may be somewhere else
-    idle: deque[Any] = deque(actor.remote(folder) for _ in range(workers))
+    made = (str(store.folder.absolute()), tuple(log), os.getcwd())  # a worker may be somewhere else
+    idle: deque[Any] = deque(actor.remote(*made) for _ in range(workers))
     coming = iter(batches)
     waiting: deque[Task] = deque()
     under_way: dict[Any, tuple[Any, Task]] = {}
@@ -104,7 +109,7 @@ def on_ray(
                 except ray.exceptions.RayActorError:
                     outcome = Outcome(name, FAILED, "its worker's process ended; was there too little memory?")
                     store.failed(name, outcome.why)
-                    idle.append(actor.remote(folder))
+                    idle.append(actor.remote(*made))
                 except ray.exceptions.RayTaskError as error:
                     raise _as_ours(error) from error
                 if outcome.state == BUSY:

@@ -200,7 +200,7 @@ def _failed(found: Found) -> list[str]:
 
 
 def _notes(chosen: Mapping[Place, Chosen], rows: Sequence[Row], targets: Sequence[str]) -> list[str]:
-    notes = ["* best, † second of a column."] if len(rows) > 1 else []
+    notes = []
     counts = sorted({one.of for one in chosen.values()})
     if counts[-1] > 1:
         among = str(counts[-1]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

@@ -13,10 +13,11 @@ from fedha.errors import FedhaError, StoppedError, UnwrittenError
 from fedha.exhausted import out_of_memory
 from fedha.flower.delivery import never
 from fedha.flower.serve import load_domains
+from fedha.loggers import Logged, with_loggers
 from fedha.resolution import resolved
 from fedha.run import execute, ready_domains
 from fedha.runs import runfolder
-from fedha.runs.listener import Silent
+from fedha.runs.listener import Listener, Silent
 from fedha.sweep import rungs, summary
 from fedha.sweep.jobs import Job, Task
 from fedha.sweep.store import Store
@@ -35,12 +36,14 @@ class Outcome:
         state: `DONE`, `FAILED`, `BUSY` (another worker has it), `STOPPED`, or `REACHED`: it is as far as asked for.
         why: Of one that failed.
         found: Its summary.
+        notes: What its trackers could not be told.
     """
 
     name: str
     state: str
     why: str = ""
     found: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -50,10 +53,12 @@ class Worker:
     Attributes:
         store: The sweep's.
         stop: Asked now and then, whether to stop.
+        log: Trackers that are told of each run, by name.
     """
 
     store: Store
     stop: Callable[[], bool] = never
+    log: Sequence[str] = ()
     _held: "OrderedDict[str, DomainSet]" = field(default_factory=OrderedDict)
     _ready: set[tuple[str, str]] = field(default_factory=set)  # whose features are in their cache, with which network
 
@@ -91,11 +96,18 @@ class Worker:
         if until is not None and self._as_far(place, config, until):
             self.store.succeeded(job.name)
             return Outcome(job.name, REACHED)
+        notes: tuple[str, ...] = ()
         if until is None and not self.store.finished(job.name):
-            execute(config, place, Silent(), resume=runfolder.holds_run(place), stop=self.stop, load=self.ready)
+            notes = self._trained(config, place, Silent(), self.stop)
         found = summary.read(place) or summary.write(place, config.recipe[0].resolve().weak_rounds)
         self.store.succeeded(job.name)
-        return Outcome(job.name, DONE, found=found)
+        return Outcome(job.name, DONE, found=found, notes=notes)
+
+    def _trained(self, config: Config, place: Path, listener: Listener, stop: Callable[[], bool]) -> tuple[str, ...]:
+        """Train a run or go on with it; what its trackers could not be told."""
+        with with_loggers(listener, self.log) as told:
+            execute(config, place, told, resume=runfolder.holds_run(place), stop=stop, load=self.ready)
+        return tuple(told.failed) if isinstance(told, Logged) else ()
 
     def _as_far(self, place: Path, config: Config, until: int) -> bool:
         """Train a run up to a round, and keep what it is worth there; False where that was its end, just now."""
@@ -105,8 +117,7 @@ class Worker:
         ended = begun and runfolder.is_finished(place)
         if not ended and not (begun and rungs.passed(place, until)):
             try:
-                stop = _either(self.stop, listener)
-                execute(config, place, listener, resume=begun, stop=stop, load=self.ready)
+                self._trained(config, place, listener, _either(self.stop, listener))
             except StoppedError:
                 if not listener.reached:
                     raise
