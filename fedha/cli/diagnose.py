@@ -19,7 +19,7 @@ from fedha.cli.steps import Steps
 from fedha.errors import FedhaError, StoppedError
 from fedha.report.formats import render
 from fedha.runs import folders, own_files, owner, runfolder
-from fedha.runs.files import DIAGNOSIS, typed
+from fedha.runs.files import DIAGNOSIS, PLANE, typed
 from fedha.runs.wording import run_title
 
 if TYPE_CHECKING:  # torch: slow to import, and help should come at once
@@ -87,7 +87,7 @@ def diagnose(
     beside a bound that no head of the ball can exceed. [bold]curvature[/bold]: the spectral norm of the difference of
     the head's Hessians, as an interval. [bold]attributes[/bold]: how far domains differ in what recipes align, beside
     what chance alone makes. [bold]shift[/bold]: diversity, correlation and label shift. Results go to diagnosis.json,
-    to tables, and into report.html. docs/transfer.md tells how to read them.
+    diagnosis-plane.svg, to tables, and into report.html. docs/transfer.md tells how to read them.
 
     [bold]Examples[/bold]
 
@@ -127,7 +127,7 @@ class _Asked:
 def _work(runs: Sequence[_Asked], settings: "Settings", console: Console, *, quiet: bool, again: bool) -> None:
     pending = [one for one in runs if again or not _done(one, settings)]
     for one in pending:
-        own_files.check_free(one.place, (DIAGNOSIS, runfolder.REPORT))
+        own_files.check_free(one.place, (DIAGNOSIS, PLANE, runfolder.REPORT))
     if not pending and not quiet:
         publish.say("Nothing to diagnose: every run has such a diagnosis; --again makes it anew.", console)
     try:
@@ -150,6 +150,8 @@ def _diagnose(asked: _Asked, settings: "Settings", steps: Steps) -> None:
     from fedha.diagnosis.subject import check_config
     from fedha.flower.serve import load_domains
     from fedha.loading import load
+    from fedha.report.diagnosis.figures import plane_figure, points_of
+    from fedha.report.drawing import standalone
 
     config = configs.load_written(asked.place / runfolder.CONFIG)
     check_config(config)
@@ -162,6 +164,8 @@ def _diagnose(asked: _Asked, settings: "Settings", steps: Steps) -> None:
     numerics.configure(_threads(model, domains))
     found = diagnose(model, config, domains, settings, told, round=asked.round, rule=asked.rule)
     record.write(asked.place, found)
+    if points := points_of(found):
+        own_files.write_text(asked.place, PLANE, standalone(plane_figure("plane", points)))
     for note in found["made"]["notes"]:
         steps.note(f"  {note}")
 
