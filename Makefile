@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_TORCH = $(if $(TORCH_INDEX),$(PIP) install --quiet $$(grep ^torch== constraints.txt) --index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-long test-containers lint format types imports bench docs requirements build clean
+.PHONY: help venv demo test test-slow test-all test-long test-containers lint format types imports bench docs requirements build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(VENV)/dev.stamp ## Run the quick tests, in JOBS processes: every law; so
 
 test-slow: $(VENV)/dev.stamp ## Run the tests of real processes: deployments, killed workers, SuperLinks
 	$(BIN)/python -m pytest -m "slow and not long" -n $(SLOW_JOBS)
+
+test-all: $(VENV)/dev.stamp ## Run both: while real processes are waited for, the quick tests compute
+	$(BIN)/python -m pytest -m "not long" -n $(SLOW_JOBS)
 
 test-long: $(VENV)/dev.stamp ## Run what computes for minutes: bounds of privacy measured over thousands of runs
 	$(BIN)/python -m pytest -m long -n $(JOBS)

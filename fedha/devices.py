@@ -31,7 +31,7 @@ def check_device(whose: str, name: object) -> None:
 def to_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The same tensors on a device; those that are there are not copied."""
     if device.type != "cuda":
-        return {name: value.to(device) for name, value in tensors.items()}
+        return {name: value if value.device == device else value.to(device) for name, value in tensors.items()}
     return {
         name: value.to(device) if value.is_cuda else value.pin_memory().to(device, non_blocking=True)
         for name, value in tensors.items()

@@ -14,7 +14,10 @@ from fedha.recipes import Recipe, in_local_steps
 from fedha.rules.found import rules_of
 from fedha.rules.rule import Rule
 
-Kind = Literal["measure", "train", "evaluate"]
+Kind = Literal["measure", "train", "evaluate", "heads", "directions"]
+DIAGNOSING = ("heads", "directions")  # kinds of a diagnosis: at a learned head, beside the rounds
+
+SIZES = "sizes"  # in the place of heads: the sizes of the features
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Request:
             one by one.
         evaluate: Parts of the domain to evaluate at the global model: held_out, train; in a training exchange, too.
         asked: What is counted of them, beside accuracy and risk.
-        sent: What the run's rules send along with a request to train, as ``rule's name/its name``.
+        sent: What the run's rules send along with a request to train, as ``rule's name/its name``; in a diagnosis the
+            heads or directions, some tensors by number, or ``sizes``.
         kind: What is asked.
         running: The parts of the global model that move beside them, by name (`fedha.models.state`).
         constants: Digest of what of the model never moves; "" where nothing is said of it.
@@ -123,3 +127,10 @@ class Reply:
     kinds: Mapping[str, str] = field(default_factory=dict)
     other: tuple[str, ...] = ()
     sums: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def is_question(name: str, value: Tensor) -> bool:
+    """Whether what a diagnosis sends along is what it may: finite heads or directions, [K, C, D], or ``sizes``."""
+    if name == SIZES:
+        return value.numel() == 0
+    return name.isdecimal() and value.dim() == 3 and value.numel() > 0 and bool(value.isfinite().all())

@@ -33,7 +33,7 @@ from fedha.rules.rule import Answers, Cohort
 from fedha.schedule import counts_steps, rate_factor, step_factors
 from fedha.steps import check_steps, moving_in
 from fedha.training import PARTS
-from fedha.verdict import problem, refused
+from fedha.verdict import check_mean, problem, refused
 
 Evaluated = dict[str, dict[str, dict[str, Any]]]  # by part and domain
 
@@ -188,7 +188,10 @@ class Server:
         self.references, self.states = applied.referred(rules, self.states, applied.below(mean, RIDING))
         self.evaluated = pool_evaluations(answered)
         answers = self._answers(mean, round, len(answered))
-        parameters, self.states = applied.aggregated(rules, self.states, answers)
+        parameters, states = applied.aggregated(rules, self.states, answers)
+        if any(value.is_cuda for value in mean.values()):  # only now that the card has what to do next
+            check_mean(mean, round)
+        self.states = states
         self.parameters |= moving_in(self.task.training, round, parameters)
         self.running = {name: _moved(value, mean[f"{RUNNING}{name}"]) for name, value in self.running.items()}
         return {**_summary(self.task, round, answered), **self._rates(round, answers.rate)}

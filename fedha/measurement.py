@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedha import nonlinear, random_features, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments
+from fedha.models.calls import call_with
 from fedha.models.gaussian import information, mean_square
 from fedha.models.random_layers import Chance, drawing
 from fedha.models.split import SplitModel, evaluating, head_matrix, with_bias
@@ -128,6 +128,20 @@ class Piece:
         around, kernels = self.around, random_features.KERNELS[what]
         drawn = random_features.drawn(around.seed, around.round, what, kernels, around.probes, values.shape[1])
         return random_features.fourier(values, drawn.to(values)).mean(0)
+
+    def feature_size(self) -> Tensor:
+        """Mean square of one of a row's features, the one of the bias among them, and of all of a row together: [2].
+
+        Raises:
+            FedhaError: The head is not linear, and its derivatives do not grow with the features' powers.
+        """
+        if self.view.functions is not statistics:
+            raise FedhaError(
+                "recipe.units is 'features', which are units of a linear head with a bias, and this head is another "
+                "one; set recipe.units: raw"
+            )
+        squares = self.features.square()
+        return torch.stack([squares.mean(), squares.sum(1).mean()])
 
     def gaussian_norm(self) -> Tensor:
         """The expected squared norm of what a head draws of these rows (`fedha.models.gaussian`)."""
@@ -273,5 +287,5 @@ def draw_signs(owner: Owner, view: HeadView, around: Circumstances, like: Tensor
 
 def _call(head: nn.Module, chance: Chance | None, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
     with drawing(chance, features.device):
-        logits: Tensor = functional_call(head, dict(parameters), (features,))
+        logits: Tensor = call_with(head, parameters, (features,))
     return logits

@@ -47,6 +47,21 @@ def step_sizes(task: Task, examples: int) -> list[int]:
     return minibatch_sizes(task.training.local, examples, 1 if private else task.recipe.least_examples)
 
 
+def rows_used(request: Request, examples: int) -> int:
+    """How many of a client's examples a request's answer is made of, where it is no private one.
+
+    Args:
+        request: To measure or to train.
+        examples: n, of the domain.
+    """
+    training = request.task.training
+    if request.kind == "train" or training.mode == "synchronous":
+        return min(examples, sum(step_sizes(request.task, examples)))
+    if training.local.measure == "batch":
+        return minibatch_sizes(training.local, examples, request.task.recipe.least_examples)[0]
+    return examples if training.local.measure == "all" else min(examples, training.local.measure)
+
+
 def minibatches(request: Request, examples: int, client_id: int) -> Iterator[Tensor | None]:
     """The rows of each local step of a round: whole epochs in a fresh order, or steps that run through such epochs.
 

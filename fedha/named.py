@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedha import permitted
-from fedha.errors import FedhaError, brief
+from fedha.errors import FedhaError, brief, listed
 from fedha.schema import nearest
 from fedha.signature import checked, meant, parameters_of, told
 
@@ -60,8 +60,10 @@ def look_up(key: str, name: str) -> Any:
         raise FedhaError(f"{key} is {name!r}, but {why}; is its folder in PYTHONPATH?") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            known = ", ".join(one for one in vars(found) if not one.startswith("_") and callable(getattr(found, one)))
-            raise FedhaError(f"{key} is {name!r}, but {place} has no {attribute!r}, only {known or 'nothing to call'}")
+            known = [one for one in vars(found) if not one.startswith("_") and callable(getattr(found, one))]
+            known.sort(key=lambda one: getattr(getattr(found, one), "__module__", "") != place)  # its own come first
+            only = listed(known) if known else "nothing to call"
+            raise FedhaError(f"{key} is {name!r}, but {place} has no {attribute!r}, only {only}")
         found = getattr(found, part)
     return found
 

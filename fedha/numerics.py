@@ -4,6 +4,7 @@ import ctypes
 import functools
 import inspect
 import sys
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -31,7 +32,30 @@ def aligned(values: Tensor) -> Tensor:
     MKL, which computes small products and those in float64, adds in another order where a matrix begins elsewhere than
     at a multiple of 64 bytes: what torch makes does, what is read from a message or a file need not. oneDNN does not.
     """
-    return values if values.device.type != "cpu" or values.data_ptr() % _LINE == 0 else values.clone()
+    return values if values.data_ptr() % _LINE == 0 or values.device.type != "cpu" else values.clone()
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with numbers that are not finite, or far too large to be added up; None: of none.
+
+    It is one look at all of them, since each look waits for a GPU.
+    """
+    marks = marks_of(list(tensors.values()))
+    if not marks:
+        return None
+    alike = len({one.dtype for one in marks}) == 1
+    if bool(torch.stack(marks if alike else [one.double() for one in marks]).isfinite().all()):
+        return None
+    return next(name for name, one in zip(tensors, marks, strict=True) if not bool(one.isfinite()))
+
+
+def marks_of(tensors: list[Tensor]) -> list[Tensor]:
+    """A number of each tensor that is not finite where one of its entries is not: its sum; on a GPU its L1 norm, which
+    torch takes of all at once.
+    """
+    if not tensors or not all(one.is_cuda and one.dtype in (torch.float32, torch.float64) for one in tensors):
+        return [one.sum() for one in tensors]
+    return list(torch._foreach_norm(tensors, 1))
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fedha.recipes import Recipe, Term
 from fedha.registry import reference_of
+from fedha.table import FEATURE_SIZE
 
 
 def active_terms(recipe: Recipe, averaging_weight: float) -> tuple[Term, ...]:
@@ -58,7 +59,23 @@ def term_value(
         references: This round's.
         own, averaging_weight: As in `penalty_terms`.
     """
-    return _distance(term, value, _reference(term, references, own, averaging_weight))
+    distance = _distance(term, value, _reference(term, references, own, averaging_weight))
+    return distance / unit(term, references) if term.degree else distance
+
+
+def unit(term: Term, references: Mapping[str, Tensor]) -> Tensor:
+    """What a term's distance is measured in: a power of the features' mean square, a constant of the round.
+
+    A sum over entries is held against the square of a whole row of features, a mean over them against that of one.
+    With the bias among them neither is ever zero.
+
+    Args:
+        term: With a degree.
+        references: This round's.
+    """
+    one, row = references[FEATURE_SIZE.name]
+    size: Tensor = one if term.distance == "mean_squared" else row
+    return size.pow(term.degree)
 
 
 def term_weight(recipe: Recipe, term: Term) -> float:

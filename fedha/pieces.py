@@ -9,13 +9,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.func import functional_call
 
 from fedha.data.examples import Draws, Examples
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments, several
 from fedha.measurement import HeadView, space_of, view_head
 from fedha.mixup import Mixing
+from fedha.models.calls import call_with
 from fedha.models.random_layers import Chance, Key, RandomParts, drawing, kept_apart, random_parts, untouched
 from fedha.models.split import SplitModel, evaluating
 from fedha.models.state import mixing_layers
@@ -137,7 +137,7 @@ class Batch:
         if self.mixing is not None:
             inputs = self.mixing.inputs(inputs, self.examples.take(self._partners(place), self.draws))
         with drawing(self._chance(place, "featurizer"), labels.device):
-            features = functional_call(self.model.featurizer, _below(own, "featurizer."), *arguments(inputs))
+            features = call_with(self.model.featurizer, _below(own, "featurizer."), *arguments(inputs))
         features, self.moved = view.prepare(features), {name: own[name] for name in self.running}
         return Seen(view, features, labels, len(labels) / self.size)
 
@@ -228,7 +228,7 @@ def in_pieces(
             examples.expect(slice(start + rows, start + 2 * rows))
         by_place, by_name = ((inputs,), {}) if module is model else arguments(inputs)
         with drawing(Chance((0,), draws, start) if draws else None, device):
-            found: Tensor = functional_call(module, dict(parameters), by_place, by_name)
+            found: Tensor = call_with(module, parameters, by_place, by_name)
         return found
 
     with torch.no_grad(), evaluating(model) if evaluation else nullcontext():
@@ -298,5 +298,5 @@ def example_bytes(model: SplitModel, form: Form) -> int:
 
     buffers = kept_apart(model)
     with untouched(device), torch.enable_grad(), saved_tensors_hooks(note, lambda one: one):
-        functional_call(model, buffers, (inputs,))
+        call_with(model, buffers, (inputs,))
     return sum(kept.values())  # of two examples

@@ -23,6 +23,7 @@ from fedha.exchange import Reply, Request
 from fedha.metrics.asked import NOTHING
 from fedha.recipes import Recipe
 from fedha.registry import reference_of
+from fedha.table import FEATURE_SIZE
 
 RIDING = "statistics/"  # before the name of a statistic that rides along
 
@@ -68,6 +69,7 @@ def _carried(client: Client, request: Request) -> Mapping[str, Tensor]:
         return request.references
     measured = answers.answer_measure(client, replace(request, kind="measure", measure=tuple(sent))).tensors
     entered = {reference_of(term.statistic): 1 - term.reference_average for term in request.task.recipe.terms}
+    entered[FEATURE_SIZE.name] = 0.0  # a unit is all clients' own, and stays positive
     carried = {
         name: request.references[name] + entered.get(name, 1.0) * (measured[name] - value)
         for name, value in sent.items()

@@ -7,9 +7,11 @@ from typing import Literal
 from fedha import plugins
 from fedha.errors import FedhaError
 from fedha.registry import reference_of, statistic
+from fedha.table import FEATURE_SIZE
 
 Target = Literal["mean", "zero", "others"]
 Distance = Literal["squared", "mean_squared", "inner", "value"]
+Units = Literal["raw", "features"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Term:
         client_average: Decay of the client's own moving average of the statistic (Fishr); 0: none.
         reference_average: Decay of the server's moving average of the reference (FedIIR); 0: none.
         per_probe: Whether the weight is divided by the number of probes (expectations over signs).
+        units: What the distance is measured in: as it is, or in what it would be for features of mean square one.
     """
 
     statistic: str
@@ -33,6 +36,13 @@ class Term:
     client_average: float = 0.0
     reference_average: float = 0.0
     per_probe: bool = False
+    units: Units = "raw"
+
+    @property
+    def degree(self) -> float:
+        """With what power of the features' mean square its distance grows; 0 where it is taken as it is."""
+        power = statistic(self.statistic).degree if self.units == "features" else 0
+        return power / 2 if self.distance == "value" else power
 
 
 @dataclass(frozen=True)
@@ -90,8 +100,14 @@ class Recipe:
         wanted = {t.statistic: statistic(t.statistic) for t in self.terms if t.target != "zero" and t.weight > 0}
         first = [reference_of(name) for name, row in wanted.items() if not row.needs]
         first += [needed for row in wanted.values() for needed in row.needs]
+        first += [FEATURE_SIZE.name] * self.in_units
         second = [reference_of(name) for name, row in wanted.items() if row.needs]
         return tuple(tuple(dict.fromkeys(names)) for names in (first, second) if names)
+
+    @property
+    def in_units(self) -> bool:
+        """Whether the features' mean square is measured, as what distances are measured in."""
+        return any(term.weight > 0 and term.degree for term in self.terms)
 
     @property
     def representation(self) -> Literal["", "gaussian"]:

@@ -25,7 +25,7 @@ def execute(
     *,
     resume: bool = False,
     stop: Callable[[], bool] = never,
-    load: Callable[[Config], DomainSet] = load_domains,
+    load: Callable[[Config], DomainSet] | None = None,
 ) -> dict[str, Any]:
     """Train a config's only run and write its folder.
 
@@ -35,7 +35,7 @@ def execute(
         listener: Told of every round of the run; of its folds only that they are trained.
         resume: Continue what the folder holds, to the same bits as an uninterrupted run.
         stop: Asked now and then, whether to stop.
-        load: Gives the config's domains.
+        load: Gives the config's domains; default: `ready_domains`.
 
     Returns:
         The content of results.json.
@@ -55,9 +55,7 @@ def execute(
         runfolder.check_new(folder)
     owner.check_free(folder)
     with progress.told_to(listener.note):
-        domains = load(config)
-        if config.model.features.cache is not None:
-            ahead.compute(ahead.parts_of(config, domains, device(config)))
+        domains = (load or ready_domains)(config)
     for note in domains.notes:
         listener.note(note)
     name, reason = engine.choose(config, domains)
@@ -66,6 +64,22 @@ def execute(
         _train_folds(config, domains, folder, listener, resume, stop)
         resume = True  # the folder is there since the folds began
     return engine.run(Job(config, folder), domains, listener, resume=resume, stop=stop)
+
+
+def ready_domains(config: Config, domains: DomainSet | None = None) -> DomainSet:
+    """A run's data, with the features of all of them in the cache that the config names, if it names one.
+
+    Args:
+        config: Of one run.
+        domains: Its data where they are loaded.
+
+    Raises:
+        FedhaError: They are missing or wrong, or the cache cannot be written.
+    """
+    loaded = load_domains(config) if domains is None else domains
+    if config.model.features.cache is not None:
+        ahead.compute(ahead.parts_of(config, loaded, device(config)))
+    return loaded
 
 
 def _train_folds(

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def numbers_as_written(schema: type[BaseModel], content: Any) -> Any:
     """A section's content with numbers where its fields take nothing but numbers; what is none is left as it is."""
     if not isinstance(content, Mapping):
         return content
-    numeric = {key for key, field in schema.model_fields.items() if _numeric(field.annotation)}
+    numeric = _numeric_keys(schema)
     return {key: _as_numbers(one) if key in numeric else one for key, one in content.items()}
 
 
@@ -181,6 +182,11 @@ def _known_keys(schema: type[BaseModel], location: Iterable[str | int]) -> list[
             kinds = types_in(schema.model_fields[part].annotation)
             schema = next(kind for kind in kinds if issubclass(kind, BaseModel))
     return list(schema.model_fields)
+
+
+@lru_cache(maxsize=256)
+def _numeric_keys(schema: type[BaseModel]) -> frozenset[str]:
+    return frozenset(key for key, field in schema.model_fields.items() if _numeric(field.annotation))
 
 
 def _numeric(annotation: Any) -> bool:

@@ -137,6 +137,8 @@ class Statistic:
         size: How many numbers it has for a linear head of C classes and D features, for tables.
         representation: What the featurizer must give: "" for anything, or ``gaussian`` (`fedha.models.gaussian`).
         sampled: Whether it has so many for each of a recipe's `probes`: what it draws for all clients alike.
+        degree: With what power of the features' scale it grows, at the same logits: what it is measured in where
+            a term's `units` are features.
     """
 
     name: str
@@ -156,6 +158,7 @@ class Statistic:
     once: Callable[[Space], int] = lambda space: space.weights
     size: Callable[[int, int], int] = lambda classes, width: classes * width
     sampled: bool = False
+    degree: int = 0
     representation: Literal["", "gaussian"] = ""
 
     @property

@@ -105,6 +105,7 @@ FEATURE_SQUARE = Mean(
     lambda piece: piece.call("feature_square", piece.features.new_zeros(())),
     outer=lambda at: (at.features[:, :-1], at.features[:, :-1]),
 )
+FEATURE_SIZE = Mean("feature_size", lambda piece: piece.feature_size())
 WHOLE_HESSIAN = Mean(
     "whole_hessian",
     _small(
@@ -132,6 +133,7 @@ def _hutchinson(name: str, owner: Owner, whose: str) -> Statistic:
         unreleasable=_NO_PROBE,
         each=lambda space: space.probes * space.classes,
         once=lambda space: space.probes * space.weights,
+        degree=2,
     )
 
 
@@ -144,6 +146,7 @@ def _whole(name: str, summary: str) -> Statistic:
         unreleasable=_NO_HESSIAN,
         once=lambda space: space.weights**2,
         size=lambda classes, width: (classes * width) ** 2,
+        degree=2,
     )
 
 
@@ -175,13 +178,14 @@ def _sampled(name: str, value: "Callable[[Piece], Tensor]", kernels: int, summar
 
 _ROWS = (
     Statistic("risk", (RISK,), _scalar("risk"), summary="mean negative log-likelihood", size=_one),
-    Statistic("gradient", (GRADIENT,), summary="head gradient", order=1),
+    Statistic("gradient", (GRADIENT,), summary="head gradient", order=1, degree=1),
     Statistic(
         "hessian_diagonal",
         (DIAGONAL,),
         summary="exact Hessian diagonal",
         order=2,
         once=lambda space: space.weights if space.closed else 256 * space.weights,
+        degree=2,
     ),
     Statistic(
         "gradient_hessian_product",
@@ -195,6 +199,7 @@ _ROWS = (
         at_once=_own("gradient_hessian_product"),
         unreleasable="the product of two means is no mean over examples; "
         "align pooled_gradient_hessian_product, the Hessian times the pooled gradient, instead",
+        degree=3,
     ),
     Statistic(
         "pooled_gradient_hessian_product",
@@ -202,6 +207,7 @@ _ROWS = (
         summary="Hessian times the mean gradient",
         order=2,
         needs=("gradient",),
+        degree=3,
     ),
     _hutchinson("hutchinson_diagonal", "client", "a client's own"),
     _hutchinson("hutchinson_diagonal_shared", "round", "the round's"),
@@ -218,6 +224,7 @@ _ROWS = (
         "align hessian_diagonal instead",
         once=lambda space: min(space.rows, space.weights) ** 2 if space.closed else 256 * space.weights,
         size=_one,
+        degree=4,
     ),
     Statistic(
         "gradient_variance",
@@ -227,6 +234,7 @@ _ROWS = (
         order=1,
         at_once=_own("gradient_variance"),
         each=lambda space: 0 if space.closed else space.weights,
+        degree=2,
     ),
     Statistic(
         "feature_mean",
@@ -234,6 +242,7 @@ _ROWS = (
         lambda means, examples: means["feature_mean"].reshape(-1),
         summary="feature mean",
         size=lambda classes, width: width - 1,
+        degree=1,
     ),
     Statistic(
         "feature_covariance",
@@ -245,6 +254,7 @@ _ROWS = (
         released=Formula((FEATURE_MEAN, FEATURE_SQUARE), _released_covariance),
         once=lambda space: space.width**2,
         size=lambda classes, width: (width - 1) ** 2,
+        degree=2,
     ),
     _sampled("random_features", lambda piece: piece.random_features("representation"), 4, "random Fourier features"),
     _sampled("risk_distribution", lambda piece: piece.random_features("losses"), 5, "random features of losses"),
@@ -262,5 +272,14 @@ _ROWS = (
 
 STATISTICS: Mapping[str, Statistic] = {row.name: row for row in _ROWS}
 
-# What is measured and never aligned, for it has no derivative.
-COUNTED: Mapping[str, Statistic] = {"accuracy": Statistic("accuracy", (ACCURACY,), _scalar("accuracy"), size=_one)}
+# What is measured and never aligned: it has no derivative, or is what distances are measured in.
+COUNTED: Mapping[str, Statistic] = {
+    "accuracy": Statistic("accuracy", (ACCURACY,), _scalar("accuracy"), size=_one),
+    "feature_size": Statistic(
+        "feature_size",
+        (FEATURE_SIZE,),
+        unreleasable="it is what distances are divided by, and noise could make that nothing; set recipe.units: raw",
+        size=lambda classes, width: 2,
+        degree=2,
+    ),
+}

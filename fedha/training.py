@@ -24,6 +24,7 @@ from fedha.mixup import Mixing
 from fedha.models.random_layers import Key, random_parts
 from fedha.models.split import SplitModel
 from fedha.models.state import LOCAL, RUNNING
+from fedha.numerics import first_not_finite
 from fedha.objective import Objective, descend
 from fedha.penalty import active_terms
 from fedha.pieces import Batch, in_pieces, rows_at_once, with_next
@@ -65,9 +66,8 @@ def answer_measure(client: Holder, request: Request) -> Reply:
     for name, offset in average_offsets(client, request.task.recipe).items():
         if name in tensors:
             tensors[name] = tensors[name] + offset
-    for name, value in tensors.items():
-        if not bool(value.isfinite().all()):
-            raise not_finite(client, request, name)
+    if (wrong := first_not_finite(tensors)) is not None:
+        raise not_finite(client, request, wrong)
     return client.reply(tensors)
 
 
@@ -81,7 +81,7 @@ def answer_train(client: Holder, request: Request) -> Reply:
     with as_before(client), named(client, request):
         update, metrics = train(client, request)
         client.last_pass = None
-        if not all(bool(value.isfinite().all()) for value in update.values()):
+        if first_not_finite(update) is not None:
             raise not_finite(client, request, "loss", f"risk {metrics['risk']:.4g}, ")
     return client.reply(update, metrics)
 

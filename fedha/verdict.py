@@ -1,24 +1,30 @@
 """What is wrong with a reply, before it may enter an average."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
 from fedha.errors import FedhaError
 from fedha.exchange import Reply
 from fedha.metrics.values import wrong_counts
+from fedha.numerics import first_not_finite
 
+_NOT_FINITE = "has numbers that are not finite, or far too large"
+_ADVICE = (
+    "look at its data (NaN, or inputs that are far too large?), or lower training.learning_rate or the recipe's weight"
+)
 _WEIGHING = ("loss", "risk")  # numbers of an update that averages are made of, or weights
 
 
-def problem(reply: Reply, expected: Mapping[str, torch.Size]) -> str | None:
+def problem(reply: Reply, expected: Mapping[str, torch.Size], *, later: bool = False) -> str | None:
     """Why a reply is refused, in a phrase; None if it is not.
 
     Args:
         reply: A client's.
         expected: The shape of each tensor that it must have. Where that is not known (empty), numbers alone are looked
             at.
+        later: Whether somebody will look at its tensors' numbers: `check_mean`.
     """
     if expected and not (reply.weighed and not reply.tensors):
         missing, foreign = expected.keys() - reply.tensors.keys(), reply.tensors.keys() - expected.keys()
@@ -27,10 +33,8 @@ def problem(reply: Reply, expected: Mapping[str, torch.Size]) -> str | None:
         for name, shape in expected.items():
             if reply.tensors[name].shape != shape:
                 return f"its {name} has shape {tuple(reply.tensors[name].shape)} instead of {tuple(shape)}"
-    sums = [tensor.sum() for tensor in reply.tensors.values()]
-    if sums and not _finite(sums):  # one look at all: each waits for a card
-        name = next(name for name, one in zip(reply.tensors, sums, strict=True) if not bool(one.isfinite()))
-        return f"its {name} has numbers that are not finite, or far too large"
+    if not later and (broken := first_not_finite(reply.tensors)) is not None:
+        return f"its {broken} {_NOT_FINITE}"
     for name in _WEIGHING:
         if not math.isfinite(reply.metrics.get(name, 0.0)):
             return f"its {name} is {reply.metrics[name]}"
@@ -39,9 +43,14 @@ def problem(reply: Reply, expected: Mapping[str, torch.Size]) -> str | None:
     return None
 
 
-def _finite(sums: Sequence[torch.Tensor]) -> bool:
-    alike = len({one.dtype for one in sums}) == 1
-    return bool(torch.stack(list(sums) if alike else [one.double() for one in sums]).isfinite().all())
+def check_mean(mean: Mapping[str, torch.Tensor], round: int) -> None:
+    """Look at the clients' mean update, where nobody has looked at theirs.
+
+    Raises:
+        FedhaError: It has numbers that are not finite.
+    """
+    if (broken := first_not_finite(mean)) is not None:
+        raise FedhaError(f"the clients' update in round {round} does not count: its {broken} {_NOT_FINITE}; {_ADVICE}")
 
 
 def refused(who: str, verb: str, round: int, wrong: str) -> FedhaError:
@@ -53,10 +62,7 @@ def refused(who: str, verb: str, round: int, wrong: str) -> FedhaError:
         round: From 1.
         wrong: What `problem` said.
     """
-    return FedhaError(
-        f"{who} was asked to {verb} in round {round} and its answer does not count: {wrong}; look at its data (NaN, or "
-        "inputs that are far too large?), or lower training.learning_rate or the recipe's weight"
-    )
+    return FedhaError(f"{who} was asked to {verb} in round {round} and its answer does not count: {wrong}; {_ADVICE}")
 
 
 def _names(tensors: Mapping[str, object]) -> str:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 # Before anything imports torch, Ray or Flower: they read these once. Processes that tests start inherit them.
 os.environ.update(
@@ -29,6 +30,8 @@ os.environ.pop("COLUMNS", None)  # which pytest-xdist sets, and tables heed
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.commands import Command
 
 _first = Path(__file__).parent / "child_processes" / "sitecustomize.py"
 _here = spec_from_file_location("fedha_tests_sitecustomize", _first)
@@ -62,6 +65,22 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def fedha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command of `fedha` in an empty folder: exit code, stdout, stderr."""
+    from fedha.cli.commands import app  # slow to import, and most tests do not need it
+    from fedha.cli.exits import exit_code
+
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = exit_code(lambda **settings: app(list(arguments), **settings))
+        return code, *capsys.readouterr()
+
+    return command
+
+
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[None]:
     """A Ray with two CPUs, for every test of this process that needs no other; runs with two workers find it there."""
@@ -73,21 +92,37 @@ def shared_ray() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ray's tests come first: they are the longest batch, and while their workers start the others compute."""
-    items.sort(key=lambda item: not _uses_ray(item.nodeid))
+    """Ray's tests come first: they are the longest batch, and while their workers start the others compute.
+
+    Then those that may take longest, as their time limits say, and of the others those of real processes: what is begun
+    last should not be long.
+    """
+    items.sort(key=lambda item: (not _uses_ray(item.nodeid), -_limit(item), item.get_closest_marker("slow") is None))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Hand out batches that stay together, in the order in which they were collected: a class, a file, Ray's tests."""
+    """Hand out batches that stay together, in the order in which they were collected: a class, a file, Ray's tests.
+
+    A process has its next batch when it begins with the last test of one, not before: another may be free sooner.
+    """
     from xdist.scheduler import LoadScopeScheduling  # only there where the hook is called
 
     class Batches(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return "ray" if _uses_ray(nodeid) else super()._split_scope(nodeid)
 
+        def _reschedule(self, node: Any) -> None:
+            if self._pending_of(self.assigned_work[node]) != 2:
+                super()._reschedule(node)
+
     config.option.loadscopereorder = False
     return Batches(config, log)
+
+
+def _limit(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0] if mark else 0)
 
 
 def _uses_ray(nodeid: str) -> bool:

@@ -48,7 +48,7 @@ def test_an_exchange_is_timed_on_all_engines() -> None:
 
 @pytest.mark.slow
 def test_cohorts_are_timed_and_their_bytes_counted() -> None:
-    (sides,) = found("cohort", "--sides", "inline", "autograd", "by hand").values()
+    (sides,) = found("cohort", "--workers", "1", "--sides", "inline", "autograd", "by hand").values()
     assert all(side["seconds"] > 0 for side in sides.values())
     model = 4 * (784 * 200 + 200 + 200 * 10 + 10)
     assert 2 * 10 * model < sides["inline"]["bytes"] < 2.1 * 10 * model  # down and up, ten clients
@@ -73,7 +73,7 @@ def test_memory_and_its_growth_are_told() -> None:
 
 @pytest.mark.slow
 def test_a_sweep_on_cached_features_tells_what_is_no_training() -> None:
-    told = found("feature_sweep")
+    told = found("feature_sweep", "--workers", "1")
     assert told["recipes"].keys() == {"erm", "vrex"}
     assert 0 < told["training"] < told["cpu"]
     assert told["rest"] == 1 - told["training"] / told["cpu"]

@@ -21,6 +21,7 @@ from fedha.flower.correspondence import Rules
 from fedha.flower.wire import pack_reply, unpack_reply
 from fedha.measurement import shapes
 from fedha.recipes import RECIPES
+from fedha.verdict import check_mean
 from fedha.verdict import problem as problem_of
 from tests.test_engines import app_of, assert_same_bits, train_over, train_plainly
 from tests.test_recipes import SEED, Problem, make_problem
@@ -255,5 +256,9 @@ def test_enough_is_what_was_asked_for_but_never_more_than_there_are(asked: int, 
 def test_one_number_that_is_not_finite_is_found(value: float) -> None:
     tensors = {"w": torch.zeros(3, 4), "b": torch.zeros(4)}
     assert problem_of(Reply("c", "d", 0, 1, tensors), {}) is None
+    check_mean(tensors, 1)
     tensors["b"][2] = value
     assert problem_of(Reply("c", "d", 0, 1, tensors), {}) == "its b has numbers that are not finite, or far too large"
+    assert problem_of(Reply("c", "d", 0, 1, tensors), {}, later=True) is None
+    with pytest.raises(FedhaError, match=r"^the clients' update in round 1 does not count: its b has numbers that"):
+        check_mean(tensors, 1)

@@ -10,14 +10,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedha.batching.chunk import budget
-from fedha.config import parse
+from fedha.cohort import Member
+from fedha.config import TrainingConfig, parse
 from fedha.devices import check_device, to_device, to_host
 from fedha.engine.machine import gpus
 from fedha.errors import FedhaError
+from fedha.exchange import Reply, Task
+from fedha.federation import Server
 from fedha.models import SplitModel
-from fedha.models.random_layers import drawing
+from fedha.models.random_layers import Chance, Draw, drawing
 from fedha.models.split import MixedPrecision
 from fedha.pieces import budget_bytes
+from fedha.recipes import RECIPES
 from fedha.run import execute
 from fedha.runs.listener import Silent
 
@@ -101,6 +105,17 @@ def test_mixed_precision_is_near_float32_and_not_the_same(data: Path, tmp_path: 
     assert any(not torch.equal(*one) for one in zip(mixed.values(), full.values(), strict=True))
 
 
+def test_an_update_that_is_not_finite_moves_nothing() -> None:
+    one, numbers = torch.ones(2, 2, device=CUDA), {"loss": 1.0, "risk": 1.0, "accuracy": 1.0}
+    server = Server(Task(RECIPES["erm"], TrainingConfig(), 0), {"head.weight": one})
+    server.gather(1, [Member(0, "a", 4), Member(1, "b", 4)])
+    told = [{"head.weight": one * torch.nan}, {}]
+    replies = [Reply("c", "d", place, 4, tensors, numbers, weighed=True) for place, tensors in enumerate(told)]
+    with pytest.raises(FedhaError, match=r"update in round 1 does not count: its head\.weight has numbers"):
+        server.step(1, replies)
+    assert torch.equal(server.parameters["head.weight"], one)
+
+
 def test_auto_takes_the_card(data: Path, tmp_path: Path) -> None:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.max_memory_allocated()
@@ -142,10 +157,10 @@ def test_a_piece_takes_its_part_of_the_card_not_a_processor_s() -> None:
 
 def test_what_a_network_draws_there_is_repeated_and_disturbs_nobody() -> None:
     device, drop = torch.device(CUDA), nn.Dropout(0.5)
-    before, ones = torch.cuda.get_rng_state(device), torch.ones(64, device=CUDA)
-    seen = []
+    before, ones = torch.cuda.get_rng_state(device), torch.ones(64, 1, device=CUDA)
+    seen, draws = [], (Draw(0),)
     for key in ((0, "chance", 1), (0, "chance", 1), (0, "chance", 2)):
-        with drawing(key, device):
+        with drawing(Chance(key, draws), device):
             seen.append(drop(ones))
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])

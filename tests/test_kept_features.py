@@ -10,10 +10,13 @@ from PIL import Image
 
 from fedha.config import parse, to_yaml
 from fedha.errors import FedhaError
+from fedha.features import ahead
 from fedha.features.ahead import compute, parts_of
 from fedha.features.kept import Kept, look, remove
 from fedha.flower.serve import load_domains
-from tests.cli.test_data import Command, fedha  # noqa: F401  # a fixture
+from fedha.sweep.store import Store
+from fedha.sweep.work import Worker
+from tests.commands import Command
 from tests.test_features import image_config
 
 
@@ -98,7 +101,7 @@ def test_a_folder_of_somebodys_in_a_cache_is_left_alone(cache: Path, tmp_path: P
     assert len(look_again(tmp_path)) == 1
 
 
-def test_the_commands_say_what_is_kept_and_what_is_missing(fedha: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_the_commands_say_what_is_kept_and_what_is_missing(fedha: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(to_yaml(image_config(tmp_path)))
     code, out, _ = fedha("features", "mine.yaml", "--dry-run")
     assert code == 0
@@ -119,10 +122,21 @@ def test_the_commands_say_what_is_kept_and_what_is_missing(fedha: Command, tmp_p
     assert not list((tmp_path / "features").iterdir())
 
 
-def test_each_domain_a_target_in_turn_is_one_cache(fedha: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_each_domain_a_target_in_turn_is_one_cache(fedha: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(to_yaml(image_config(tmp_path)))
     code, out, _ = fedha("features", "mine.yaml", "data.target=all", "seed=[0, 1]", "recipe=[erm, hgp]")
     assert code == 0, out
     assert "36 of 36 examples and views are missing" in out
     for domain in ("a", "b", "c"):
         assert "0 of 36 examples" in fedha("features", "mine.yaml", f"data.target={domain}", "--dry-run")[1]
+
+
+def test_a_worker_of_a_sweep_looks_for_features_before_the_first_run_of_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(ahead, "compute", lambda parts: looked.append(len(parts)))
+    config, worker = image_config(tmp_path), Worker(Store(tmp_path / "s"))
+    for one in (config, config, config.model_copy(update={"seed": [1]}), config):
+        worker.ready(one)
+    assert looked == [5, 5]

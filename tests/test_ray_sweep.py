@@ -10,7 +10,7 @@ from fedha.config import read_content
 from fedha.runs import runfolder
 from fedha.sweep.halving import Plan
 from fedha.sweep.jobs import Job, Task, make_jobs
-from fedha.sweep.pool import on_ray
+from fedha.sweep.pool import nearest, on_ray
 from fedha.sweep.space import expand, read_space
 from fedha.sweep.store import Store, open_sweep
 from fedha.sweep.work import DONE, FAILED, REACHED, Worker, here
@@ -55,6 +55,14 @@ def test_runs_side_by_side_on_ray_have_the_bits_of_runs_one_by_one(shared_ray: N
     assert [one.state for one in here(Worker(other), whole(jobs))] == [DONE] * 3
     for path in store.folder.rglob(runfolder.MODEL):
         assert path.read_bytes() == (other.folder / path.relative_to(store.folder)).read_bytes()
+
+
+def test_a_worker_is_given_what_its_data_are_at_hand_for() -> None:
+    _, jobs = _opened("s", CONFIG.replace("target: a", "target: [a, b]").replace("recipe: erm", "recipe: [erm, coral]"))
+    tasks = sorted(map(Task, jobs), key=lambda one: (one.job.target, one.job.seed))
+    assert nearest(tasks, ("b", 1), [("a", 0)]).job.seed == 1
+    assert nearest(tasks, None, [("a", 0), ("a", 1)]) == tasks[4]
+    assert nearest(tasks[:2], ("b", 1), [("a", 0)]) == tasks[0]
 
 
 def test_a_worker_that_dies_costs_its_job_and_no_other(shared_ray: None) -> None:

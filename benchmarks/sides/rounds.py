@@ -112,7 +112,8 @@ def _answers(clients: Sequence[Client], server: Server, asked: Request, *, toget
     ]
     measured = asked.kind == "measure"
     if together:
-        if (why := answers.refusal(drawn, requests[0])) is not None:
+        first = asked.round == 1  # an engine, too, looks through the network once
+        if first and (why := answers.refusal(drawn, requests[0])) is not None:
             raise FedhaError(f"the clients cannot be answered together: {why}")
         return (batching.answer_measure if measured else batching.answer_train)(drawn, requests)
     answer = answers.answer_measure if measured else answers.answer_train

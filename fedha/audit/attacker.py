@@ -33,6 +33,7 @@ class Attacker:
         train: Trains a shadow model as the federation would have, on other examples; None: no LiRA.
         shadows: Shadow models, an even number of 4 or more.
         seed: Of shadows, restarts and resamples.
+        unasked: Why no client answers heads of a diagnosis; "": those may whose contracts say so.
     """
 
     classes: int
@@ -48,3 +49,4 @@ class Attacker:
     train: Train | None = None
     shadows: int = 8
     seed: int = 0
+    unasked: str = ""

@@ -47,6 +47,13 @@ ATTACKS: Mapping[str, Attack] = {
     "feature_moments": Attack(
         "second moments of the features", "second moments", "features", "relative error", lower_is_better=True
     ),
+    "feature_heads": Attack(
+        "single features from gradients at many heads, where diagnoses are answered",
+        "many heads",
+        "features from a diagnosis",
+        "examples recovered",
+        "%",
+    ),
     "input_exact": Attack("the input of a single example, first layer", "first layer", "inputs", "PSNR", "dB"),
     "input_update": Attack("inputs from the update", "update", "inputs", "PSNR", "dB"),
     "input_head": Attack("inputs from the head gradient", "head gradient", "inputs", "PSNR", "dB"),

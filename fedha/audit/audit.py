@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
 
-from fedha.audit import feature_trials, final_trials, input_trials, label_trials, tracing_trials
+from fedha.audit import feature_trials, final_trials, input_trials, label_trials, question_trials, tracing_trials
 from fedha.audit.attacker import Attacker
 from fedha.audit.attacks import ATTACKS
 from fedha.audit.case import Outcome, Outcomes, make_case
@@ -47,6 +47,8 @@ def audit(
         outcomes += _release(one, truth, attacker, input_shape, inverted, frozenset(attacks))
     if wanted := [one for one in final_trials.ATTACKS if one in attacks]:
         outcomes += final_trials.run(final, truth, attacker, wanted)
+    if final is not None and not set(attacks).isdisjoint(question_trials.ATTACKS):
+        outcomes += question_trials.run(final, truth, attacker)
     outcomes = [one for one in outcomes if one.attack in attacks]
     settings = attacker.inversion
     return Findings(

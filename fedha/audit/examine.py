@@ -135,7 +135,15 @@ def _attacker_of(subject: Subject, settings: Settings, progress: Progress) -> At
         train=_shadow_training(subject, settings.shadows, progress) if settings.shadows else None,
         shadows=settings.shadows or 8,
         seed=config.seed[0],
+        unasked=_unasked(config),
     )
+
+
+def _unasked(config: Config) -> str:
+    privacy = config.privacy
+    if privacy.protect != "nothing":
+        return f"no client answers a diagnosis under privacy.protect: {privacy.protect}"
+    return "no client answers a diagnosis under privacy.secure_aggregation" if privacy.secure_aggregation else ""
 
 
 def update_scale(config: Config, clients: Sequence[Domain]) -> float | None:

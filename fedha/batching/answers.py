@@ -25,6 +25,7 @@ from fedha.exchange import Reply, Request
 from fedha.metrics.asked import Asked
 from fedha.metrics.counts import Numbers, numbers_of
 from fedha.minibatches import measured_rows
+from fedha.numerics import marks_of
 from fedha.pieces import rows_at_once
 from fedha.reference import weighted_mean
 from fedha.training import Holder, average_offsets, move_averages
@@ -50,7 +51,7 @@ def answer_measure(clients: Sequence[Holder], requests: Sequence[Request]) -> li
     request = _common(requests)
     if shared.serves(clients, request):
         found = shared.measure_all(clients, request)
-        _check_finite(torch.stack([value.abs().amax() for one in found for value in one.values()]), request)
+        _check_finite(torch.stack(marks_of([value for one in found for value in one.values()])), request)
         return _summed(clients, requests, [_corrected(*one, request) for one in zip(clients, found, strict=True)])
     network, head = take_apart(clients[0].model), _head(request)
     answers: dict[int, dict[str, Tensor]] = {}
@@ -133,11 +134,12 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
 
 def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
     trained = shared.train_all(clients, requests)
-    small = [value.flatten() for value in trained.update.values() if value.dim() < 2]  # the server looks at all of them
+    # the server looks at all of an update; a card's alone, once its own step is on the way
+    small = [value.flatten() for value in trained.update.values() if value.dim() < 2 and not value.is_cuda]
     if not all(isfinite(value) for one in trained.metrics for value in one.values()):
         raise _not_finite(requests[0])
     if small:
-        _check_finite(torch.cat(small), requests[0])
+        _check_finite(torch.cat(small).sum(), requests[0])
     for client, own in zip(clients, trained.own, strict=True):  # only now that nothing can fail any more
         move_averages(client, requests[0].task.recipe, own)
         client.last_pass = None
@@ -240,13 +242,16 @@ def _common(requests: Sequence[Request]) -> Request:
         same = (other.task, other.kind, other.round) == (first.task, first.kind, first.round)
         same = same and (other.measure, other.evaluate, other.asked) == (first.measure, first.evaluate, first.asked)
         for mine, theirs in ((first.parameters, other.parameters), (first.references, other.references)):
-            same = same and mine.keys() == theirs.keys()
-            same = same and all(
-                theirs[name] is value or torch.equal(theirs[name], value) for name, value in mine.items()
-            )
+            same = same and (theirs is mine or _equal(mine, theirs))
         if not same:
             raise ValueError("the requests are not of one exchange; answer them one by one")
     return first
+
+
+def _equal(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    return mine.keys() == theirs.keys() and all(
+        theirs[name] is value or torch.equal(theirs[name], value) for name, value in mine.items()
+    )
 
 
 def _check_finite(largest: Tensor, request: Request) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn import functional
 
+from fedha.models.calls import call_with
 from fedha.models.split import SplitModel
 
 Own = Mapping[str, Tensor]
@@ -107,7 +108,7 @@ def _plain(module: nn.Module) -> bool:
 
 
 def _called(module: nn.Module, own: dict[str, Tensor], inputs: Tensor) -> Tensor:
-    value: Tensor = functional_call(module, own, (inputs,))
+    value: Tensor = call_with(module, own, (inputs,))
     return value
 
 

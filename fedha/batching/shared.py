@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedha import statistics
 from fedha.exchange import Request
 from fedha.inputs import arguments, joined
 from fedha.measurement import HeadView, measure, view_head
 from fedha.minibatches import measured_rows, step_sizes
+from fedha.models.calls import call_with
 from fedha.objective import Objective, derivatives
 from fedha.targets import softening
 from fedha.training import (
@@ -118,8 +118,8 @@ def train_all(clients: Sequence[Holder], requests: Sequence[Request]) -> Trained
     ]
     parts = _parts(seen, objectives)
     loss = torch.stack([asked.averaging_weight * one["loss"] for asked, one in zip(requests, parts, strict=True)]).sum()
-    update = derivatives(loss, seen.parameters)
-    return Trained(update, _numbers(parts), own)
+    metrics = _numbers(parts)  # before the way back: what follows is then prepared while a card computes that
+    return Trained(derivatives(loss, seen.parameters), metrics, own)
 
 
 def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
@@ -175,10 +175,7 @@ def _pass(clients: Sequence[Holder], request: Request) -> Pass:
 
 def _computed(clients: Sequence[Holder], request: Request, client_ids: tuple[int, ...]) -> Pass:
     model = clients[0].model
-    given = {name: value.detach() for name, value in request.parameters.items()}
-    if not _only_reads(model):  # nobody's network is handed the model itself
-        given = {name: value.clone() for name, value in given.items()}
-    parameters = {name: value.requires_grad_() for name, value in given.items()}
+    parameters = _leaves(model, request.parameters)
     inputs, labels = [], []
     for client in clients:
         rows = measured_rows(request, len(client.domain.train), client.client_id)
@@ -189,10 +186,22 @@ def _computed(clients: Sequence[Holder], request: Request, client_ids: tuple[int
         expect_next(client, request, len(client.domain.train))
     view = view_head(model, parameters)
     own = {name.removeprefix("featurizer."): v for name, v in parameters.items() if name.startswith("featurizer.")}
-    features = view.prepare(functional_call(model.featurizer, own, *arguments(joined(inputs))))
+    features = view.prepare(call_with(model.featurizer, own, *arguments(joined(inputs))))
     sizes, versions = tuple(map(len, labels)), _versions(request.parameters)
     joint = torch.cat(labels)
     return Pass(request.round, client_ids, parameters, view, features, joint, sizes, request.parameters, versions)
+
+
+def _leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Named:
+    """Leaves at these parameters: copies, since nobody's network is handed the model itself."""
+    values = list(parameters.values())
+    if _only_reads(model):
+        leaves = [value.detach() for value in values]
+    else:
+        leaves = [torch.empty_like(value) for value in values]
+        with torch.no_grad():
+            torch._foreach_copy_(leaves, values)
+    return {name: value.requires_grad_() for name, value in zip(parameters, leaves, strict=True)}
 
 
 def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:

@@ -237,9 +237,12 @@ def export(
     """
     from fedha.cli.launch import find_config
     from fedha.data.export import export_sources
+    from fedha.errors import FedhaError
     from fedha.flower.serve import load_domains
 
     wanted = find_config(config, overrides or [])
+    if wanted.data.id_test:
+        raise FedhaError("data.id_test keeps examples for a simulation's server, which no site has; set it to 0")
     domains = load_domains(wanted)
     if wanted.data.name == "folder" and wanted.data.manifest is None and wanted.data.root is not None:
         from fedha.data.images.export import export_images

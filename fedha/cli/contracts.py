@@ -29,6 +29,10 @@ def propose(
     repeats: Annotated[
         int | None, typer.Option("--repeats", min=0, help="How many answers of each kind may be asked for again.")
     ] = None,
+    diagnose: Annotated[
+        int | None,
+        typer.Option("--diagnose", min=0, help="How many heads and directions of diagnoses a site answers in all."),
+    ] = None,
 ) -> None:
     """Propose an experiment to all sites: a file in the folder `proposed` of each, which a person there accepts.
 
@@ -45,7 +49,7 @@ def propose(
     from fedha.deploy.contracts import FOLDER, PROPOSED
 
     init_folder, place = locations.find_init_folder(to)
-    own = {} if repeats is None else {"repeats": repeats}
+    own = {name: value for name, value in (("repeats", repeats), ("diagnose", diagnose)) if value is not None}
     wanted = contracts.proposed(config, configs.load(config, overrides or []), own)
     _tell(wanted)
     user = tree.owner()

@@ -9,7 +9,7 @@ import click
 import typer
 from typer.core import TyperCommand
 
-from fedha.cli import accept, contracts, deployed
+from fedha.cli import accept, asking, contracts, deployed
 from fedha.errors import FedhaError
 
 app = typer.Typer(
@@ -304,6 +304,7 @@ def _say(text: str) -> None:
 
 app.command("run")(deployed.run)
 app.command("resume")(deployed.resume)
+app.command("diagnose")(asking.deployed)
 app.command("propose")(contracts.propose)
 app.command("accept")(accept.accept)
 app.command("bundle")(accept.write_bundle)

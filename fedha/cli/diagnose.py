@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,13 +24,53 @@ from fedha.runs.wording import run_title
 
 if TYPE_CHECKING:  # torch: slow to import, and help should come at once
     from fedha.data.domain import DomainSet
-    from fedha.diagnosis.settings import Settings
+    from fedha.diagnosis.settings import Asked, Settings
     from fedha.models import SplitModel
 
 SWEEP_PAGE = "diagnosis.html"
 Form = Literal["text", "markdown", "latex", "csv", "json"]
+Ask = Callable[[Path, "Asked", Steps], None]  # a run's folder, what is asked about it, and who is told of progress
 
+RADIUS = "0.1,0.3,1,3"
 _MANY = 2**22  # numbers of features
+
+
+Radius = Annotated[
+    str, typer.Option("--radius", metavar="LIST", help="How far around the learned head, in logit units.")
+]
+Delta = Annotated[
+    str, typer.Option("--delta", metavar="LIST", help="The same in weights of the head, in the place of --radius.")
+]
+Mode = Annotated[
+    str,
+    typer.Option(
+        "--mode",
+        metavar="MODE",
+        help="pooled: sources' mean and a target; pairs: of sources; worst: of all; leave-one-out: of sources.",
+    ),
+]
+Round = Annotated[int | None, typer.Option("--round", metavar="N", help="The model of this round; default: the last.")]
+Rule = Annotated[
+    str,
+    typer.Option(
+        "--rule",
+        metavar="NAME",
+        help="The round that a selection rule takes; of a sweep, the runs too (training_domain_validation).",
+    ),
+]
+Printed = Annotated[
+    Form | None, typer.Option("--format", "-f", help="Print the tables so: text, markdown, latex, csv; or json.")
+]
+Again = Annotated[bool, typer.Option("--again", help="Also diagnose runs that have such a diagnosis already.")]
+Products = Annotated[
+    str,
+    typer.Option(
+        "--products",
+        metavar="NAME",
+        help="How curvature of larger heads is asked: lanczos, close; block, all pairs in three exchanges.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the tables at the end.")]
 
 
 def diagnose(
@@ -38,50 +78,36 @@ def diagnose(
     to: Annotated[
         str, typer.Option("--to", metavar="LIST", help="Domains that transfer is measured to; default: every target.")
     ] = "",
-    radius: Annotated[
-        str, typer.Option("--radius", metavar="LIST", help="How far around the learned head, in logit units.")
-    ] = "0.1,0.3,1,3",
-    delta: Annotated[
-        str, typer.Option("--delta", metavar="LIST", help="The same in weights of the head, in the place of --radius.")
-    ] = "",
-    mode: Annotated[
-        str,
-        typer.Option(
-            "--mode",
-            metavar="MODE",
-            help="pooled: sources' mean and a target; pairs: of sources; worst: of all; leave-one-out: of sources.",
-        ),
-    ] = "",
+    radius: Radius = RADIUS,
+    delta: Delta = "",
+    mode: Mode = "",
     rows: Annotated[
         str, typer.Option("--rows", metavar="LIST", help="transfer, curvature, attributes, shift; default: all.")
     ] = "",
     method: Annotated[
         str, typer.Option("--method", metavar="NAME", help="power, or published: the published attack beside it.")
     ] = "power",
-    round: Annotated[
-        int | None, typer.Option("--round", metavar="N", help="The model of this round; default: the last.")
-    ] = None,
-    rule: Annotated[
+    products: Products = "lanczos",
+    round: Round = None,
+    rule: Rule = "",
+    engine: Annotated[
         str,
         typer.Option(
-            "--rule",
+            "--engine",
             metavar="NAME",
-            help="The round that a selection rule takes; of a sweep, the runs too (training_domain_validation).",
+            help="Ask the run's clients on an engine: inline, ray or flower; default: no client, features here.",
         ),
     ] = "",
-    form: Annotated[
-        Form | None, typer.Option("--format", "-f", help="Print the tables so: text, markdown, latex, csv; or json.")
-    ] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Also diagnose runs that have such a diagnosis already.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the tables at the end.")] = False,
+    form: Printed = None,
+    again: Again = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure how domains look to a run's learned head: what would transfer, what bounds it, what is aligned.
 
     RUN is the folder of a finished run, or one that holds some, or a sweep's, of which the runs are taken that a
     selection rule chose. Features are computed once, then everything is measured at the head of the last round, or of
-    another whose model was kept (checkpoint.keep), in float64, in this process, on the run's own data.
+    another whose model was kept (checkpoint.keep), in float64, in this process, on the run's own data; with --engine
+    the run's clients compute them, to the same bits. Sites of a deployment: `fedha deploy diagnose`.
 
     [bold]transfer[/bold]: the worst head in a ball around the learned one, raising one domain's risk above another's,
     beside a bound that no head of the ball can exceed. [bold]curvature[/bold]: the spectral norm of the difference of
@@ -99,19 +125,57 @@ def diagnose(
 
     [cyan]fedha diagnose runs/heart-sweep --rule oracle --rows transfer[/cyan]
     """
-    from fedha.diagnosis.settings import ROWS, Settings, read_method, read_mode, read_names, read_numbers
+    from fedha.cli.asking import on_engine
 
-    console = publish.terminal()
-    wanted = Settings(
+    wanted = settings_of(to, radius, delta, mode, rows, method, products)
+    work(target, wanted, on_engine(engine) if engine else None, rule, round, form, again=again, quiet=quiet)
+
+
+def settings_of(to: str, radius: str, delta: str, mode: str, rows: str, method: str, products: str) -> "Settings":
+    """What the options ask for.
+
+    Raises:
+        FedhaError: One cannot be read.
+    """
+    from fedha.diagnosis.settings import METHODS, MODES, PRODUCTS, ROWS, Settings, read_choice, read_names, read_numbers
+
+    return Settings(
         read_numbers("--radius", radius),
         read_numbers("--delta", delta) if delta else (),
-        read_mode(mode),
+        read_choice("--mode", mode, MODES) if mode else None,
         tuple(dict.fromkeys(names(to))),
         read_names("--rows", rows, ROWS),
-        read_method(method),
+        read_choice("--method", method, METHODS),
+        read_choice("--products", products, PRODUCTS),
     )
-    asked = _asked(target, rule, round, console)
-    _work(asked, wanted, console, quiet=quiet or form is not None, again=again)
+
+
+def work(
+    target: Path,
+    settings: "Settings",
+    ask: Ask | None,
+    rule: str,
+    number: int | None,
+    form: Form | None,
+    *,
+    again: bool,
+    quiet: bool,
+) -> None:
+    """Diagnose what a path holds, write reports, and print the tables.
+
+    Args:
+        target: A run's folder, or one that holds some.
+        settings: What is asked for.
+        ask: Who asks the clients, and writes; None: nobody is asked, features are computed here.
+        rule: That takes a round.
+        number: The round, where no rule takes it.
+        form: How tables are printed.
+        again: Whether what is there already is made anew.
+        quiet: Whether no progress is shown.
+    """
+    console = publish.terminal()
+    asked = _asked(target, rule, number, console)
+    _work(asked, settings, ask or _here, console, quiet=quiet or form is not None, again=again)
     _conclude([one.place for one in asked], _page(target), form, console)
 
 
@@ -124,7 +188,12 @@ class _Asked:
     rule: str
 
 
-def _work(runs: Sequence[_Asked], settings: "Settings", console: Console, *, quiet: bool, again: bool) -> None:
+def _work(
+    runs: Sequence[_Asked], settings: "Settings", ask: Ask, console: Console, *, quiet: bool, again: bool
+) -> None:
+    from fedha.diagnosis import record
+    from fedha.diagnosis.settings import Asked
+
     pending = [one for one in runs if again or not _done(one, settings)]
     for one in pending:
         own_files.check_free(one.place, (DIAGNOSIS, PLANE, runfolder.REPORT))
@@ -135,15 +204,16 @@ def _work(runs: Sequence[_Asked], settings: "Settings", console: Console, *, qui
             for number, one in enumerate(pending, 1):
                 title = run_title(configs.load_written(one.place / runfolder.CONFIG), number, len(pending))
                 steps.begin(f"Diagnosis of {title}, round {one.round}, in {one.place}")
-                with owner.owning(one.place):
-                    _diagnose(one, settings, steps)
+                ask(one.place, Asked(settings, one.round, one.rule), steps)
+                for note in record.read(one.place)["made"]["notes"]:
+                    steps.note(f"  {note}")
     except (KeyboardInterrupt, StoppedError) as error:
         raise EndedError(
             "stopped; diagnoses that were made are kept, the same command goes on", stopping.exit_code()
         ) from error
 
 
-def _diagnose(asked: _Asked, settings: "Settings", steps: Steps) -> None:
+def _here(place: Path, asked: "Asked", steps: Steps) -> None:
     from fedha import numerics
     from fedha.diagnosis import record
     from fedha.diagnosis.diagnose import diagnose
@@ -153,21 +223,20 @@ def _diagnose(asked: _Asked, settings: "Settings", steps: Steps) -> None:
     from fedha.report.diagnosis.figures import plane_figure, points_of
     from fedha.report.drawing import standalone
 
-    config = configs.load_written(asked.place / runfolder.CONFIG)
+    config = configs.load_written(place / runfolder.CONFIG)
     check_config(config)
 
     def told(doing: str, done: int, total: int) -> None:
         stopping.check("stopped")
         steps.progress(doing, done, total)
 
-    model, domains = load(asked.place, round=asked.round), load_domains(config)
-    numerics.configure(_threads(model, domains))
-    found = diagnose(model, config, domains, settings, told, round=asked.round, rule=asked.rule)
-    record.write(asked.place, found)
-    if points := points_of(found):
-        own_files.write_text(asked.place, PLANE, standalone(plane_figure("plane", points)))
-    for note in found["made"]["notes"]:
-        steps.note(f"  {note}")
+    with owner.owning(place):
+        model, domains = load(place, round=asked.round), load_domains(config)
+        numerics.configure(_threads(model, domains))
+        found = diagnose(model, config, domains, asked.settings, told, round=asked.round, rule=asked.rule)
+        record.write(place, found)
+        if points := points_of(found):
+            own_files.write_text(place, PLANE, standalone(plane_figure("plane", points)))
 
 
 def _threads(model: "SplitModel", domains: "DomainSet") -> int:

@@ -122,7 +122,7 @@ _NEED_FILES = ("arrays", "colored_mnist", "folder", "heart", "hub", "rotated_mni
 
 
 def look_at_data(config: Config) -> str:
-    """Load a config's data, and say in a few words what they are; or why they were not looked at.
+    """Load a config's data, build its networks, and say in a few words what the data are; or why nobody looked at them.
 
     Raises:
         FedhaError: A run would be refused for them.
@@ -132,9 +132,12 @@ def look_at_data(config: Config) -> str:
         return "the data were not looked at: a run may download them"
     if data.root is None and data.manifest is None and data.name in _NEED_FILES:
         return f"the data were not looked at: data.root does not say where {data.name} is"
-    from fedha.flower.serve import load_domains
+    from fedha.flower.serve import check_run, load_domains
 
-    return f"data: {load_domains(config).description}"
+    domains = load_domains(config)
+    for one in config.model_copy(update={"seed": config.seed[:1]}).runs():
+        check_run(one, domains)
+    return f"data: {domains.description}"
 
 
 def plan_new(config: Config, out: Path | None, *, overwrite: bool = False) -> tuple[Path, Plan]:

@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from fedha.cli import launch, publish, stopping
 from fedha.cli.exits import EndedError
+from fedha.cli.options import Log
 from fedha.cli.sweep_table import publish_tables
 from fedha.config import read_content
 from fedha.errors import FedhaError
@@ -55,6 +55,7 @@ def sweep(
     slurm: Annotated[
         int | None, typer.Option("--slurm", min=1, metavar="N", help="Print a Slurm array script of N workers.")
     ] = None,
+    log: Log = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the tables at the end.")] = False,
 ) -> None:
     """Train every recipe with every hyperparameter, target and seed, side by side, and choose among them.
@@ -77,30 +78,37 @@ def sweep(
 
     [cyan]fedha sweep mine.yaml --ranges domainbed --draws 20 --slurm 16 > array.sh[/cyan]
     """
+    from fedha.loggers import logger
+    from fedha.sweep.cost import estimate
     from fedha.sweep.data import check_data
     from fedha.sweep.halving import Plan
-    from fedha.sweep.opening import Asked, open_jobs
+    from fedha.sweep.opening import Asked, jobs_of, open_jobs
+    from fedha.sweep.store import Store
     from fedha.sweep.work import Worker, in_order
 
     console = publish.terminal()
     again = " ".join(
-        ["fedha sweep", *map(shlex.quote, (config, *(overrides or []))), *_options(draws, ranges, halving)]
+        ["fedha sweep", *map(shlex.quote, (config, *(overrides or []))), *_options(draws, ranges, halving, log or ())]
     )
     content = read_content(launch.config_path(config), overrides or [])
     share = _share(worker)
     folder = out or launch.RUNS / f"{folders.folder_name(str(content.get('name', 'experiment')))}-sweep"
+    asked = Asked(draws, ranges, halving).before(content)
     if slurm is not None:
+        jobs_of(content, asked)  # what is wrong with the config is said here, and not by every task
         sys.stdout.write(_array(slurm, folder, f"{again} --out {shlex.quote(str(folder))}"))
         return
-    asked = Asked(draws, ranges, halving).before(content)
-    store, wanted = open_jobs(content, folder, asked)
-    alone = Worker(store, stopping.asked)
+    for name in log or ():
+        logger(name)  # one that is not there is refused before anything is written
+    alone = Worker(Store(folder), stopping.asked, log or ())
+    store, wanted = open_jobs(content, folder, asked, alone.domains)
     check_data(store, wanted, alone.domains)  # what is compared is kept for the runs
+    many = _processes(wanted, jobs, worker)
     if dry_run:
-        _estimate(alone, wanted, asked.halving, console, quiet=quiet)
+        tell = (lambda text: None) if quiet else (lambda text: publish.say(text, console))
+        publish.say(estimate(alone, wanted, asked.halving, many, tell), console)
         return
     plan = Plan(store, in_order(wanted, *share), asked.halving)
-    many = _processes(wanted, jobs, worker)
     _work(plan, alone, console, quiet=quiet, many=many, address=_address(content), again=again)
     publish_tables([folder], None, None, None, console)
 
@@ -115,7 +123,7 @@ def _work(
     with stopping.patiently(), choose(console, plan, left, quiet=quiet) as shown:
         if left:
             alone = many < 2 and address is None
-            outcomes = here(worker, plan.batches()) if alone else _side_by_side(plan, many, address, shown)
+            outcomes = here(worker, plan.batches()) if alone else _side_by_side(plan, many, address, shown, worker.log)
             for outcome in outcomes:
                 shown.took(outcome)
         if stopping.asked() and (rest := plan.left()):
@@ -129,7 +137,9 @@ def _work(
         raise FedhaError(f"no run of this sweep ended; the first: {first}")
 
 
-def _side_by_side(plan: "Plan", many: int, address: str | None, shown: "Progress") -> "Iterator[Outcome | None]":
+def _side_by_side(
+    plan: "Plan", many: int, address: str | None, shown: "Progress", log: Sequence[str]
+) -> "Iterator[Outcome | None]":
     from fedha.engine.machine import look
     from fedha.sweep.pool import on_ray
 
@@ -145,6 +155,7 @@ def _side_by_side(plan: "Plan", many: int, address: str | None, shown: "Progress
         address=address,
         stop=stopping.asked,
         ready=shown.ready,
+        log=log,
     )
 
 
@@ -179,45 +190,10 @@ def _share(worker: str | None) -> tuple[int, int]:
     return int(first) - 1, int(of)
 
 
-def _options(draws: int | None, ranges: str | None, halving: int | None) -> list[str]:
-    """What of the command line decides which runs there are, as it is typed again."""
-    given = (("--draws", draws), ("--ranges", ranges), ("--halving", halving))
+def _options(draws: int | None, ranges: str | None, halving: int | None, log: Sequence[str]) -> list[str]:
+    """What of the command line decides which runs there are and who is told of them, as it is typed again."""
+    given = (("--draws", draws), ("--ranges", ranges), ("--halving", halving), *(("--log", one) for one in log))
     return [text for name, value in given if value is not None for text in (name, shlex.quote(str(value)))]
-
-
-def _estimate(worker: "Worker", wanted: "Sequence[Job]", factor: int | None, console: Console, *, quiet: bool) -> None:
-    from fedha.progress import duration
-    from fedha.sweep.halving import whole_runs
-    from fedha.sweep.jobs import Task
-    from fedha.sweep.work import FAILED, in_order
-
-    store = worker.store
-    finished = [one for one in wanted if store.finished(one.name)]
-    if not finished:
-        first = next(one for one in in_order(wanted) if one.config is not None)
-        if not quiet:
-            publish.say(f"Training the first of {len(wanted)} runs; it counts: {first.name}", console)
-        begun = time.perf_counter()
-        outcome = worker.work(Task(first))
-        if outcome.state == FAILED:
-            raise FedhaError(f"the first run failed: {outcome.why}")
-        finished, seconds = [first], time.perf_counter() - begun
-    else:
-        from fedha.sweep import summary
-
-        known = [summary.read(store.place(one.name)) for one in finished]
-        seconds = sum(float(one["seconds"]) for one in known if one) / max(1, sum(one is not None for one in known))
-    left, many = len(wanted) - len(finished), _processes(wanted, None, None)
-    whole = left if factor is None else left * whole_runs(wanted, factor) / len(wanted)
-    halved = "" if factor is None else f" (as much as {whole:.1f} whole ones, with --halving {factor})"
-    refused = sum(one.config is None for one in wanted)
-    told = f"; {refused} are refused by the schema" if refused else ""
-    took, alone, shared = (duration(one) for one in (seconds, whole * seconds, whole * seconds / many))
-    publish.say(
-        f"{len(wanted)} runs, {left} of them to do{halved}{told}; a run takes about {took}, so all take about {shared} "
-        f"with {many} side by side ({alone} of one process).",
-        console,
-    )
 
 
 def _array(workers: int, folder: Path, command: str) -> str:

@@ -68,6 +68,8 @@ class Progress:
         self._states[outcome.state] += 1
         if outcome.state == DONE:
             self._compare(outcome)
+        for note in outcome.notes if not self.quiet else ():
+            self._say(f"  {outcome.name}: {note}")
         if outcome.state == FAILED and not self.quiet:
             self._say(f"  failed: {outcome.name}: {outcome.why}")
         ended = sum(self._states.values())

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.console import Console
 from fedha.cli import publish
 from fedha.errors import FedhaError
 from fedha.report.formats import Format
+
+if TYPE_CHECKING:  # torch: slow to import, and help should come at once
+    from fedha.sweep.found import Found
 
 
 def table(
@@ -83,7 +86,7 @@ def publish_tables(
         raise FedhaError(f"no run of {', '.join(map(str, paths))} has the metric {metric!r}; they have {told}")
     tables = sweep_tables(found, rules, metric)
     if not tables:
-        raise FedhaError(f"no run of {', '.join(map(str, paths))} has finished yet; go on with the same fedha sweep")
+        raise FedhaError(_nothing(", ".join(map(str, paths)), found, rule, metric))
     form = form or (publish.form_of(output) if output else None)
     if form is None and output is None:
         for one in tables:
@@ -108,11 +111,23 @@ def publish_page(paths: Sequence[Path], output: Path | None, rule: str | None, c
 
     rules, found = _rules(rule), read_found(paths)
     if not found.summaries:
-        raise FedhaError(f"no run of {', '.join(map(str, paths))} has finished yet; go on with the same fedha sweep")
+        raise FedhaError(_nothing(", ".join(map(str, paths)), found, rule, "accuracy"))
     place = output or paths[0] / PAGE
     publish.check_page(place)
     write_text(place, render_page(found, [path.resolve().name for path in paths], rules))
     publish.say(f"Page: {place}", console)
+
+
+def _nothing(where: str, found: "Found", rule: str | None, metric: str) -> str:
+    """Why there is no table."""
+    if not found.summaries:
+        return f"no run of {where} has finished yet; go on with the same fedha sweep"
+    apart = [one["diverged"] for one in found.summaries.values() if one["diverged"]]
+    if len(apart) == len(found.summaries):
+        return f"every run of {where} that ended came apart, the first: {apart[0]}; lower training.learning_rate"
+    if rule is None:
+        return f"no run of {where} has a value of {metric}; its metrics.jsonl says why"
+    return f"no run of {where} has what the rule {rule} looks at; `fedha table` without --rule shows those that do"
 
 
 def _rules(rule: str | None) -> list[str]:

@@ -1,6 +1,7 @@
 """What of a config may change in a run that has begun."""
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,6 +20,7 @@ def is_elsewhere(key: str) -> bool:
     return _says(key, "elsewhere")
 
 
+@lru_cache(maxsize=4096)  # a sweep asks for every key of every run
 def _says(key: str, what: str) -> bool:
     section: type[BaseModel] | None = Config
     for part in key.split("."):

@@ -1,5 +1,6 @@
 """The data section: which domains, and where they come from."""
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -150,6 +151,13 @@ class DataConfig(Section):
         description="share of each unseen domain that the oracle alone looks at, 0.2 in DomainBed; tables report the "
         "rest; 0: both look at all",
     )
+    id_test: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of what each source holds out on which nothing is selected: tables report it beside the "
+        "unseen domains (the field's in-distribution test)",
+    )
     validation_domain: str | None = Field(
         None,
         json_schema_extra=_NATURAL,
@@ -287,7 +295,11 @@ def _kind_of(name: str) -> str | None:
 
 def keys_of(data_set: str) -> tuple[str, ...]:
     """The keys that a data set's section may have, by its name."""
-    kind = _kind_of(data_set)
+    return _keys_of_kind(_kind_of(data_set))
+
+
+@cache
+def _keys_of_kind(kind: str | None) -> tuple[str, ...]:
     readers = {key: _readers(key) for key in DataConfig.model_fields}
     return tuple(key for key, names in readers.items() if not names or kind in names)
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from fedha.config.section import Section
 from fedha.named import call, is_own
-from fedha.recipes import Recipe, Term, known_rows, row
+from fedha.recipes import Recipe, Term, Units, known_rows, row
 from fedha.registry import add_statistic, known, statistic
 from fedha.schema import nearest
 
@@ -25,6 +25,11 @@ class RecipeConfig(Section):
     gradient_weight: float | None = Field(None, ge=0, description="weight of the row's gradient term")
     hessian_weight: float | None = Field(None, ge=0, description="weight of the row's second-order terms")
     weight: float = Field(1.0, ge=0, description="multiplies every term after the warm-up")
+    units: Units = Field(
+        "raw",
+        description="what distances are measured in: raw, as published; features, powers of the features' mean square, "
+        "so that one weight serves networks and data of any scale",
+    )
     warmup_rounds: int = Field(0, ge=0, description="rounds at warmup_weight before weight takes over")
     warmup_weight: float = Field(1.0, ge=0, description="weight during the warm-up")
     rescale: bool = Field(False, description="divide the whole loss by the weight while it is over 1 (IRM's habit)")
@@ -75,6 +80,8 @@ class RecipeConfig(Section):
             "step_size": recipe.weighting == "risk",
         }
         idle = [key for key, uses in used.items() if getattr(self, key) is not None and not uses]
+        if self.units != "raw" and not any(term.degree for term in recipe.terms):
+            idle.append("units")
         if idle:
             raise ValueError(f"recipe {self.name!r} does not use {' or '.join(idle)}; leave it out")
 
@@ -90,7 +97,8 @@ class RecipeConfig(Section):
             key: getattr(self, key)
             for key in ("weight", "warmup_rounds", "warmup_weight", "rescale", "reset_optimizer")
         }
-        return replace(found, terms=tuple(self._averaged(term) for term in terms), **schedule, **given)
+        terms = [replace(self._averaged(term), units=self.units) for term in terms]
+        return replace(found, terms=tuple(terms), **schedule, **given)
 
     def _weighted(self, term: Term) -> Term:
         weight = {1: self.gradient_weight, 2: self.hessian_weight}.get(statistic(term.statistic).order)

@@ -273,12 +273,17 @@ class TrainingConfig(Section):
         return self
 
     def uncovered(self, recipe: Recipe, protect: str) -> str | None:
-        """What of a client's steps nobody accounts for where examples are protected, in a sentence; None: nothing.
+        """What of a client's answers nobody accounts for where something is protected, in a sentence; None: nothing.
 
         Args:
             recipe: Of the run.
             protect: What `privacy.protect` says.
         """
+        if protect != "nothing" and recipe.in_units:
+            return (
+                f"privacy.protect is {protect!r}, and recipe.units is 'features', whose size nobody has bounded; "
+                "set recipe.units: raw, or protect nothing"
+            )
         if protect != "examples":
             return None
         if recipe.uncovered is not None:

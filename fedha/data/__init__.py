@@ -9,12 +9,13 @@ from fedha import objects
 from fedha.config import DataConfig, expanded
 from fedha.data import arrays, digits, heart, mnist, own, splits
 from fedha.data.domain import Domain, DomainSet, Examples, nth, split
+from fedha.data.domain_set import whole
 from fedha.data.export import FILE, read_domain
 from fedha.data.images import load as folder
 from fedha.data.labels import missing_classes
 from fedha.data.partition import check_partition
 from fedha.data.sides import Cut, cut_of
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, listed
 from fedha.exhausted import out_of_memory
 
 __all__ = [
@@ -87,7 +88,7 @@ def load(
     with _fitting(config):
         cut = cut_of(config, seed, protected=protected, keys=keys)
         made = _of(config).load(splits.with_validation(config), cut)
-        domains = splits.set_aside(made, config.validation_domain).check()
+        domains = splits.test_aside(splits.set_aside(made, config.validation_domain).check(), config, seed)
     check_partition(domains, config, seed)
     told = [*domains.notes, *_gathered((*domains.sources, *domains.targets))]
     missing = missing_classes(domains, config, seed)
@@ -159,6 +160,30 @@ def load_targets(config: DataConfig, seed: int) -> tuple[Domain, ...]:
     with _fitting(config):
         each = [found.load_target(config.model_copy(update={"target": name}), root) for name in names]
     return tuple(_checked_target(one, config) for one in each)
+
+
+def load_lent(config: DataConfig, seed: int, name: str) -> Domain:
+    """An unseen domain at a site that lends it to diagnoses: all of it where others have what they train on.
+
+    Args:
+        config: Its root is the site's folder. A file that `fedha export` made is taken first.
+        seed: The run's seed.
+        name: The domain's.
+
+    Raises:
+        FedhaError: The site does not have it.
+    """
+    config = _rooted(config)
+    exported = (config.root or Path()) / FILE
+    if config.root is not None and exported.is_file():
+        found: tuple[Domain, ...] = (whole(read_domain(exported)[0]),)
+    else:
+        found = load_targets(config, seed)
+    for one in found:
+        if one.name == name:
+            return Domain(one.name, one.held_out, one.train)
+    told = listed(one.name for one in found) if found else "none"
+    raise FedhaError(f"this site lends {name!r}, and of unseen domains its folder holds {told}; look at FEDHA_DATA")
 
 
 def _checked_target(domain: Domain, config: DataConfig) -> Domain:

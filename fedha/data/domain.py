@@ -64,6 +64,7 @@ class DomainSet:
         statistics: What was made of that, or declared, by column.
         mark: Their digest (`fedha.data.fingerprint`), where somebody who keeps them for many runs has it; else "".
         class_names: Of the classes, in the order of their labels; (): they have none.
+        id_tests: What of each source is neither trained on nor selected by, as unseen domains of the sources' names.
     """
 
     sources: tuple[Domain, ...]
@@ -75,6 +76,7 @@ class DomainSet:
     statistics: Mapping[str, Any] = field(default_factory=dict)
     mark: str = ""
     class_names: tuple[str, ...] = ()
+    id_tests: tuple[Domain, ...] = ()
 
     @property
     def input_shape(self) -> Any:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class Counts:
 
     Attributes:
         name: Its.
-        role: source or target.
+        role: source, target, or id_test: what of a source is for tests alone.
         parts: Examples of each class, of each part that has any.
         notes: What was left out on the way to it, a sentence each.
         sizes: Of its image files, from the smallest to the largest; "" where it has none.
@@ -148,6 +148,7 @@ def examine(domains: DomainSet, clients: Sequence[Share] = ()) -> Examined:
         FedhaError: An input cannot be read.
     """
     named = [*((one, "source") for one in domains.sources), *((one, "target") for one in domains.targets)]
+    named += [(replace(one, name=f"{one.name}, id_test"), "id_test") for one in domains.id_tests]
     counts = tuple(_counted(one, role, domains.classes) for one, role in named)
     shared = tuple(_shared([one for one, _ in named]))
     problems = [*(str(one) for one in shared if one.is_leak or one.other_label), *_lacking(counts)]

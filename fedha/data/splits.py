@@ -5,6 +5,7 @@ name     here                        who looks
 ======== =========================== ==========================================================
 train    ``Domain.train``            training
 id_val   ``Domain.held_out``         selection by the sources (training-domain validation)
+id_test  ``data.id_test``            tables: of each source, neither trained on nor selected by
 lodo_val ``data.validation_domain``  selection by a domain that is neither source nor target
 oracle   ``data.target_held_out``    the oracle, which nobody has: DomainBed's 20 % of the target
 test     the rest of the targets     tables
@@ -18,10 +19,10 @@ from fedha.config import DataConfig
 from fedha.data.domain import Domain, DomainSet, split, unseen
 from fedha.data.domain_set import whole
 from fedha.data.sides import Cut
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, listed
 from fedha.schema import nearest
 
-TEST, ORACLE, LODO_VAL = "target", "oracle", "lodo_val"  # as records of rounds call them
+TEST, ORACLE, LODO_VAL, ID_TEST = "target", "oracle", "lodo_val", "id_test"  # as records of rounds call them
 
 
 def with_validation(config: DataConfig) -> DataConfig:
@@ -62,6 +63,38 @@ def set_aside(domains: DomainSet, name: str | None) -> DomainSet:
         sources=tuple(one for one in domains.sources if one.name != name),
         targets=(*domains.targets, kept),
         description=f"{domains.description}; {name} {len(kept.held_out)} is kept for validation",
+    )
+
+
+def test_aside(domains: DomainSet, config: DataConfig, seed: int) -> DomainSet:
+    """The domains with a share of what each source holds out kept from selection; what is trained on does not change.
+
+    Args:
+        domains: As a data set makes them.
+        config: Its id_test and split.
+        seed: The run's.
+
+    Raises:
+        FedhaError: A source holds too little out to be divided.
+    """
+    if not config.id_test:
+        return domains
+    cut = Cut(config.id_test, config.split, seed)
+    divided = [split(f"{one.name} id_test", one.held_out, cut) for one in domains.sources]
+    for one, parts in zip(domains.sources, divided, strict=True):
+        if not len(parts.train) or not len(parts.held_out):
+            raise FedhaError(
+                f"data.id_test is {config.id_test:g}, but source {one.name!r} holds out too few examples or groups to "
+                "be divided; raise data.held_out, or set data.id_test to 0"
+            )
+    kept = [replace(one, held_out=parts.train) for one, parts in zip(domains.sources, divided, strict=True)]
+    tests = [unseen(one.name, parts.held_out) for one, parts in zip(domains.sources, divided, strict=True)]
+    told = listed(f"{one.name} {len(one.held_out)}" for one in tests)
+    return replace(
+        domains,
+        sources=tuple(kept),
+        id_tests=tuple(tests),
+        description=f"{domains.description}; of what sources hold out {told} are for tests alone",
     )
 
 

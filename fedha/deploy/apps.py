@@ -55,6 +55,7 @@ from fedha.deploy.party import site_party
 from fedha.deploy.side_key import side_key
 from fedha.engine.event_file import EventFile, stop_file
 from fedha.errors import FedhaError, StoppedError
+from fedha.exchange import DIAGNOSING
 from fedha.features import Keeping, forget
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
@@ -66,7 +67,7 @@ from fedha.flower.outside import outside
 from fedha.flower.secure_client import proposes_evaluation
 from fedha.flower.secure_wire import REVEAL, settings_mark
 from fedha.flower.serve import Job, serve
-from fedha.flower.wire import CONSTANTS, pack_tensors, sent_constants, unpack_tensors
+from fedha.flower.wire import CONSTANTS, announced_lent, pack_tensors, sent_constants, unpack_tensors
 from fedha.models import SplitModel, build
 from fedha.named import is_own
 from fedha.piggyback import riders
@@ -104,6 +105,7 @@ def deployed_server_app() -> ServerApp:
                 inside(runs, str(asked.folder)),
                 target_root=None if own is None else Path(own),
                 start=None if start is None else inside(runs, str(start.run)),
+                diagnose=asked.diagnose,
             )
             resume = bool(context.run_config.get("resume", False))
             here = _attendance(str(context.run_config.get("sites", "")))
@@ -146,7 +148,7 @@ def deployed_client_app() -> ClientApp:
         if kind == "query.introduce":
             with errors_by_kind(f"client {client_id}", protected=covered):
                 reason = no_part(_own(job.config.data), client_id)
-            if reason is not None:
+            if reason is not None and not contracts.lends(job.config, announced_lent(message.content)):
                 return Message(outside(reason), reply_to=message)
         held = contracts.held_here(job.config, _cache())
         config, agreed = (job.config, None) if held is None else (_as_agreed(held[0], job.config), held[1])
@@ -189,7 +191,7 @@ def _as_agreed(agreed: Config, asked: Config) -> Config:
 def _remembering(clients: Clients, job: Job, kind: str, content: RecordDict, context: Context) -> RecordDict:
     """A client's answer, with what it must know of earlier rounds from the site's disk."""
     averages = run_folder(_cache(), f"{lasting(job.config)} {job.folder} {client_id_of(context)}")
-    averaging, number = remembers(job.config), _round(content)
+    averaging, number = remembers(job.config) and not kind.endswith(DIAGNOSING), _round(content)
     if averaging and number is not None:  # what is evaluated is the model after its round
         after_round = kind == "evaluate" or proposes_evaluation(content)
         recall_lasting(context.state, recall(averages, number + after_round))
@@ -290,7 +292,10 @@ def _clients(
     forget_copies(_cache())
     if limits is None or not limits.cache_features or (own.root is not None and not own.root.exists()):
         forget(_cache() / "features")
-    domain = data.load_own(own, config.seed[0], client_id, key)
+    if agreed is not None and agreed.volunteer:
+        domain = data.load_lent(own, config.seed[0], agreed.volunteer)
+    else:
+        domain = data.load_own(own, config.seed[0], client_id, key)
     for note in data.notes_of(domain, data.class_count(config.data)):  # this site's log alone
         log(WARNING, "%s", note)
 

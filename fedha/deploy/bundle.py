@@ -14,7 +14,7 @@ from pathlib import Path
 from fedha.errors import FedhaError, brief
 
 NAME, VERSION = "fedha/fedha-deployment", "1.0.0"  # publisher and project of what `fedha deploy run` sends
-DIGEST = "8658e4913e9b77eddc0b55fa2a5491d4e27694e232148517b3e8afadbd3d9f10"  # of `own`, as Flower 1.41 makes it
+DIGEST = "3636d36c021d95fb3c01ddd7c7746cbe8abd3964249ad6cfffb28902dad09fd5"  # of `own`, as Flower 1.41 makes it
 MOST_BYTES = 64 << 20  # of a bundle; Flower itself takes 10 MB
 _PROJECT_FILE, _MOST_PROJECT_BYTES = "pyproject.toml", 1 << 20
 
@@ -38,6 +38,7 @@ out = ""
 events = ""
 sites = ""
 resume = false
+diagnose = ""
 """
 
 # All that is sent to the sites; fedha itself is what each has installed.

@@ -5,6 +5,7 @@ In the environment of the site's app ``FEDHA_CONTRACTS`` names the folder; where
 contract and answers what the server's settings say.
 """
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ from flwr.supercore import log
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedha.atomic import write_text
-from fedha.config import Config, parse
+from fedha.config import Config, from_json, parse
 from fedha.deploy import tree
 from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError, brief
@@ -46,6 +47,8 @@ class _File(BaseModel):
     contract: int = Field(ge=1, le=1)
     split: str = ""
     repeats: int | None = -1
+    diagnose: int | None = 0
+    volunteer: str = ""
     evaluate: tuple[str, ...] | None = None
     numbers: tuple[str, ...] = NUMBERS
     config: dict[str, Any]
@@ -173,6 +176,13 @@ def of_run(agreements: list[Agreement], asked: Config) -> tuple[Config, Contract
     )
 
 
+def lends(asked: Config, names: Iterable[str]) -> bool:
+    """Whether this process' site lends one of these domains to diagnoses of a run."""
+    folder = os.environ.get("FEDHA_CONTRACTS")
+    found = of_run(read_all(Path(folder)), asked) if folder else None
+    return isinstance(found, tuple) and found[1].volunteer in set(names)
+
+
 def held_here(asked: Config, cache: Path) -> tuple[Config, Contract] | None:
     """The run that this process' site agreed to; None where it holds no contracts. A refusal is counted.
 
@@ -185,12 +195,24 @@ def held_here(asked: Config, cache: Path) -> tuple[Config, Contract] | None:
     """
     if not (folder := os.environ.get("FEDHA_CONTRACTS")):
         return None
-    found = of_run(read_all(Path(folder)), asked)
+    found = _found(Path(folder), _seen(Path(folder)), asked.model_dump_json())
     if isinstance(found, Deviation):
         times = _count_refused(cache / FOLDER / "refused.json", found.key)
         log(WARNING, "fedha refuses a run, for the %d. time because of %s: %s", times, found.key, found.sentence)
         raise FedhaError(f"this site refuses to answer (contract): {found.sentence}")
     return found
+
+
+def _seen(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """The files of a folder, so that a change shows: an agreement is written at once, as a new file."""
+    states = [(path.name, path.stat()) for path in sorted(folder.glob("*.yaml"))]
+    return tuple((name, one.st_ino, one.st_size, one.st_mtime_ns) for name, one in states)
+
+
+@functools.lru_cache(maxsize=4)
+def _found(folder: Path, _: tuple[tuple[str, int, int, int], ...], asked: str) -> tuple[Config, Contract] | Deviation:
+    """As `of_run`, once for all requests of a run: to read a folder takes longer than most of them."""
+    return of_run(read_all(folder), from_json(asked))
 
 
 @contextmanager

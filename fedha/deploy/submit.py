@@ -19,6 +19,7 @@ from fedha import temporary
 from fedha.config import Config, to_json
 from fedha.deploy import bundle, control, troubles
 from fedha.deploy.apps import EVENTS
+from fedha.diagnosis.settings import Asked, to_text
 from fedha.engine.event_file import new_events, stop_file
 from fedha.engine.flower_processes import LocalFlower, environment
 from fedha.errors import ClientError, FedhaError, StoppedError
@@ -66,8 +67,9 @@ def run_deployed(
     resume: bool = False,
     stop: Callable[[], bool] = never,
     attempts: int = 5,
+    diagnose: Asked | None = None,
 ) -> dict[str, Any]:
-    """Train one run on a deployment.
+    """Train one run on a deployment, or have a finished one diagnosed there.
 
     Args:
         config: One recipe, one seed.
@@ -78,6 +80,7 @@ def run_deployed(
         stop: Asked now and then, whether to stop.
         attempts: How often the run is sent again, from its checkpoint, after its process on the server was lost; those
             before the last round that was done do not count.
+        diagnose: What is asked about the finished run in the folder.
 
     Returns:
         The content of results.json.
@@ -96,6 +99,7 @@ def run_deployed(
             events = to.runs / EVENTS / f"{secrets.token_hex(8)}.jsonl"
             sites = _sites(to, _WAIT_SECONDS if lost else 0.0)
             values = {"out": _name(folder, to), "events": events.name, "sites": sites, "resume": resume}
+            values |= {} if diagnose is None else {"diagnose": to_text(diagnose)}
             number = _submit(flower, Path(place) / "app", config, values)
             try:
                 return _follow(flower, number, events, config, folder, listener, stop, to)

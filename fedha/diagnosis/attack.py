@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedha.diagnosis.party import Party
+from fedha.diagnosis.party import Asking, Party, done
 from fedha.diagnosis.sample import curvature_of_loss
 
 EXCHANGES = 50
@@ -84,18 +84,32 @@ def climb(
     Returns:
         For each radius, in order.
     """
+    return done(climbing(source, target, head, radii, starts, exchanges=exchanges, smallest=smallest))
+
+
+def climbing(
+    source: Party,
+    target: Party,
+    head: Tensor,
+    radii: Sequence[float],
+    starts: Tensor,
+    *,
+    exchanges: int = EXCHANGES,
+    smallest: float = _SMALLEST,
+) -> Asking[list[Climb]]:
+    """As `climb`, asking."""
     safe = curvature_of_loss(len(head)) * source.sizes.top_moment
-    first, slope = _difference(source, target, head, torch.zeros_like(head)[None])
+    first, slope = yield from _difference(source, target, head, torch.zeros_like(head)[None])
     units = _units(torch.cat([starts, slope]))
     state = _begin(radii, units, safe / smallest, head)
-    done = 0
+    asked = 0
     if len(state.at):
-        state.values, state.slopes = _difference(source, target, head, state.at)
-        done, state.open = 1, ~_certified(state)
-    while done < exchanges and bool(state.open.any()):
-        _step(source, target, head, state, safe, smallest)
-        done += 1
-    return _collected(radii, state, len(units), done, float(first[0]), head)
+        state.values, state.slopes = yield from _difference(source, target, head, state.at)
+        asked, state.open = 1, ~_certified(state)
+    while asked < exchanges and bool(state.open.any()):
+        yield from _step(source, target, head, state, safe, smallest)
+        asked += 1
+    return _collected(radii, state, len(units), asked, float(first[0]), head)
 
 
 def _begin(radii: Sequence[float], units: Tensor, rho: float, head: Tensor) -> _State:
@@ -108,13 +122,13 @@ def _begin(radii: Sequence[float], units: Tensor, rho: float, head: Tensor) -> _
     )
 
 
-def _step(source: Party, target: Party, head: Tensor, state: _State, safe: float, smallest: float) -> None:
+def _step(source: Party, target: Party, head: Tensor, state: _State, safe: float, smallest: float) -> Asking[None]:
     """Move every open head once; those that would go down stay, with a larger rho."""
     own = torch.nonzero(state.open)[:, 0]
     aim = state.slopes[own] + state.rho[own].view(-1, 1, 1) * state.at[own]
     length = aim.flatten(1).norm(dim=1).clamp_min(1e-300)
     moved = (state.radii[own] / length).view(-1, 1, 1) * aim
-    values, slopes = _difference(source, target, head, moved)
+    values, slopes = yield from _difference(source, target, head, moved)
     up = values >= state.values[own]
     taken, stayed = own[up], own[~up]
     state.at[taken], state.values[taken], state.slopes[taken] = moved[up], values[up], slopes[up]
@@ -128,8 +142,9 @@ def _certified(state: _State) -> Tensor:
     return state.gaps() <= CERTIFIED * state.values.abs().clamp_min(1e-12)
 
 
-def _difference(source: Party, target: Party, head: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    ours, theirs = source.heads(head + at), target.heads(head + at)
+def _difference(source: Party, target: Party, head: Tensor, at: Tensor) -> Asking[tuple[Tensor, Tensor]]:
+    heads = head + at
+    ours, theirs = yield [(source, "heads", heads), (target, "heads", heads)]
     return theirs.risks - ours.risks, theirs.gradients - ours.gradients
 
 

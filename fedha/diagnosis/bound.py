@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedha.diagnosis.hessians import Hessians
 from fedha.diagnosis.lanczos import extremes, start_vectors
-from fedha.diagnosis.party import Party
+from fedha.diagnosis.party import Party, asked
 from fedha.diagnosis.sample import curvature_of_loss, free_dimensions
 
 _STEEPEST = 20.0  # R beyond which B2 says nothing
@@ -67,7 +68,14 @@ class Around:
 
 
 def bounds(
-    source: Party, target: Party, shape: tuple[int, int], around: Around, radii: Sequence[float], *, seed: int = 0
+    source: Party,
+    target: Party,
+    shape: tuple[int, int],
+    around: Around,
+    radii: Sequence[float],
+    *,
+    seed: int = 0,
+    hessians: Hessians | None = None,
 ) -> list[Bound]:
     """The bounds for balls of some radii around the learned head.
 
@@ -78,8 +86,9 @@ def bounds(
         around: What is known at the learned head.
         radii: Each positive.
         seed: Of the random starts.
+        hessians: What is known of the two; None: they are asked.
     """
-    concave = _self_concordant(source, target, shape, radii, seed)
+    concave = _self_concordant(source, target, shape, radii, seed, hessians)
     return [_smallest(source, target, shape, around, radius, two) for radius, two in zip(radii, concave, strict=True)]
 
 
@@ -100,7 +109,7 @@ def _smallest(
 
 
 def _self_concordant(
-    source: Party, target: Party, shape: tuple[int, int], radii: Sequence[float], seed: int
+    source: Party, target: Party, shape: tuple[int, int], radii: Sequence[float], seed: int, hessians: Hessians | None
 ) -> list[float]:
     """Upper ends of the largest eigenvalue of ``psi_+ H_T - psi_- H_S`` for each radius, all side by side."""
     longest = max(source.sizes.largest, target.sizes.largest) * (1.0 if shape[0] == 1 else math.sqrt(2))
@@ -109,11 +118,17 @@ def _self_concordant(
     found = [math.inf] * len(radii)
     if not near:
         return found
+    if hessians is not None:
+        for place in near:
+            found[place] = hessians.difference(source, target, *_factors(reach[place])).high_end
+        return found
     factors = torch.tensor([_factors(reach[place]) for place in near], dtype=torch.float64)
 
     def products(along: Tensor) -> Tensor:
         up, down = (factors[:, side].view(-1, 1, 1) for side in (0, 1))
-        return up * target.directions(along) - down * source.directions(along)
+        theirs, ours = asked([(target, "directions", along), (source, "directions", along)])
+        total: Tensor = up * theirs - down * ours
+        return total
 
     starts = start_vectors(len(near), shape, seed, "concave")
     for place, one in zip(near, extremes(products, starts, free_dimensions(shape)), strict=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedha.diagnosis.party import Party
+from fedha.diagnosis.party import Asking, Party, done
 from fedha.diagnosis.sample import curvature_of_loss
 
 STEPS = 200
@@ -37,11 +37,16 @@ def minima(party: Party, head: Tensor, radii: Sequence[float], *, steps: int = S
         radii: In ascending order, each positive.
         steps: At most; a gap that is then left is told.
     """
+    return done(minimising(party, head, radii, steps=steps))
+
+
+def minimising(party: Party, head: Tensor, radii: Sequence[float], *, steps: int = STEPS) -> Asking[list[Minimum]]:
+    """As `minima`, asking."""
     reach = torch.tensor(radii, dtype=head.dtype)
     steepest = curvature_of_loss(len(head)) * party.sizes.top_moment
     least = head.new_full((len(radii),), max(min(party.sizes.top_hessian, steepest), 1e-300))
     at = torch.zeros(len(radii), *head.shape, dtype=head.dtype)
-    start = party.heads(head[None])
+    (start,) = yield [(party, "heads", head[None])]
     values, slopes = start.risks.expand(len(radii)).clone(), start.gradients.expand_as(at).clone()
     best, gaps = values.clone(), _gaps(at, slopes, reach)
     wanted = CERTIFIED * float(start.risks[0])
@@ -54,7 +59,10 @@ def minima(party: Party, head: Tensor, radii: Sequence[float], *, steps: int = S
         own = torch.nonzero(open_ones)[:, 0]
         step = ahead[own] - ahead_slopes[own] / least[own].view(-1, 1, 1)
         new = _projected(step, reach[own])
-        answers = party.heads(head + new)
+        following = (1 + (1 + 4 * momentum[own] ** 2).sqrt()) / 2
+        inertia = ((momentum[own] - 1) / following).view(-1, 1, 1)
+        further = _projected(new + inertia * (new - at[own]), reach[own])
+        answers, told = yield [(party, "heads", head + new), (party, "heads", head + further)]  # one exchange a step
         moved = new - ahead[own]
         model = (
             ahead_values[own]
@@ -63,23 +71,20 @@ def minima(party: Party, head: Tensor, radii: Sequence[float], *, steps: int = S
         )
         steep = (answers.risks > model + 1e-13 * model.abs()) & (least[own] < steepest)
         least[own[steep]] = (least[own[steep]] * 2).clamp_max(steepest)
-        fine = own[~steep]
-        risks, gradients, new = answers.risks[~steep], answers.gradients[~steep], new[~steep]
+        fine, kept = own[~steep], torch.nonzero(~steep)[:, 0]
+        risks, gradients, new = answers.risks[kept], answers.gradients[kept], new[kept]
         found = _gaps(new, gradients, reach[fine])
         certificate = risks - found  # a lower end of the least risk; the best one counts
         floor = torch.maximum(best[fine] - gaps[fine], certificate)
         best[fine] = torch.minimum(best[fine], risks)
         gaps[fine] = (best[fine] - floor).clamp_min(0)
-        rising = risks > values[fine]
-        following = torch.where(rising, 1.0, (1 + (1 + 4 * momentum[fine] ** 2).sqrt()) / 2)
-        inertia = torch.where(rising, 0.0, (momentum[fine] - 1) / following)
-        ahead[fine] = _projected(new + inertia.view(-1, 1, 1) * (new - at[fine]), reach[fine])
-        at[fine], values[fine], momentum[fine] = new, risks, following
+        rising = risks > values[fine]  # then it goes on from here, without what drove it
+        at[fine], values[fine] = new, risks
+        momentum[fine] = torch.where(rising, 1.0, following[kept])
+        ahead[fine] = torch.where(rising.view(-1, 1, 1), new, further[kept])
+        ahead_values[fine] = torch.where(rising, risks, told.risks[kept])
+        ahead_slopes[fine] = torch.where(rising.view(-1, 1, 1), gradients, told.gradients[kept])
         open_ones = gaps > wanted
-        still = fine[open_ones[fine]]
-        if len(still):
-            told = party.heads(head + ahead[still])
-            ahead_values[still], ahead_slopes[still] = told.risks, told.gradients
     return [Minimum(radius, float(best[i]), float(gaps[i])) for i, radius in enumerate(radii)]
 
 

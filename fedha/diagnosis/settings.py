@@ -1,15 +1,21 @@
 """What a diagnosis is asked for."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar, get_args
 
-from fedha.errors import FedhaError, listed
+from fedha.errors import FedhaError, brief, listed
+from fedha.jsonfile import parse_json
+
+Chosen = TypeVar("Chosen", bound=str)
 
 Mode = Literal["pooled", "pairs", "worst", "leave-one-out"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 Method = Literal["power", "published"]
 METHODS: tuple[Method, ...] = get_args(Method)
+Products = Literal["lanczos", "block"]
+PRODUCTS: tuple[Products, ...] = get_args(Products)
 ROWS = ("transfer", "curvature", "attributes", "shift")
 LOGITS = (0.1, 0.3, 1.0, 3.0)
 
@@ -25,6 +31,8 @@ class Settings:
         to: Targets by name; empty: all.
         rows: Parts of the diagnosis.
         method: ``published``: the attack as it was published as well, beside power steps.
+        products: How Hessians of larger heads are asked for: ``lanczos``, exchange after exchange until the ends are
+            known well, or ``block``, all pairs in three exchanges, for where one takes seconds.
     """
 
     logits: tuple[float, ...] = LOGITS
@@ -33,6 +41,7 @@ class Settings:
     to: tuple[str, ...] = ()
     rows: tuple[str, ...] = ROWS
     method: Method = "power"
+    products: Products = "lanczos"
 
 
 def read_numbers(option: str, text: str) -> tuple[float, ...]:
@@ -63,27 +72,53 @@ def read_names(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     return tuple(one for one in known if one in wanted) or tuple(known)
 
 
-def read_method(text: str) -> Method:
-    """A method by name.
+def read_choice(option: str, text: str, known: Sequence[Chosen]) -> Chosen:
+    """One of some names.
 
     Raises:
-        FedhaError: There is no such method.
+        FedhaError: It is none of them.
     """
-    for one in METHODS:
+    for one in known:
         if one == text:
             return one
-    raise FedhaError(f"--method is {text!r}; take one of {listed(METHODS)}")
+    raise FedhaError(f"{option} is {text!r}; take one of {listed(known)}")
 
 
-def read_mode(text: str) -> Mode | None:
-    """A mode by name; None for the empty one.
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about one finished run.
+
+    Attributes:
+        settings: What is measured.
+        round: Whose model.
+        rule: That took this round, or "".
+    """
+
+    settings: Settings
+    round: int
+    rule: str = ""
+
+
+def to_text(asked: Asked) -> str:
+    """What is asked as one line of JSON."""
+    return json.dumps(asdict(asked))
+
+
+def from_text(text: str) -> Asked:
+    """Read what `to_text` wrote.
 
     Raises:
-        FedhaError: There is no such mode.
+        FedhaError: It is something else.
     """
-    for one in MODES:
-        if one == text:
-            return one
-    if text:
-        raise FedhaError(f"--mode is {text!r}; take one of {listed(MODES)}")
-    return None
+    try:
+        content = parse_json(text)
+        given = content["settings"].items()
+        values: Any = {name: tuple(one) if isinstance(one, list) else one for name, one in given}
+        made = Settings(**values)
+        asked = Asked(made, int(content["round"]), str(content["rule"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FedhaError(f"what a diagnosis is asked for cannot be read: {brief(error)}") from error
+    read_choice("--mode", made.mode or MODES[0], MODES)
+    read_choice("--method", made.method, METHODS)
+    read_choice("--products", made.products, PRODUCTS)
+    return asked

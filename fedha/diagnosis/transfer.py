@@ -6,16 +6,18 @@ NeurIPS 2021. What an attack finds is a lower end of the measure, so tables say 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedha.diagnosis.attack import Climb, climb
+from fedha.diagnosis.attack import Climb, climb, climbing
 from fedha.diagnosis.bound import Around, Bound, bounds
 from fedha.diagnosis.curvature import Curvature, difference
+from fedha.diagnosis.hessians import Hessians
 from fedha.diagnosis.lanczos import start_vectors
-from fedha.diagnosis.minima import Minimum, minima
-from fedha.diagnosis.party import Answers, Party
+from fedha.diagnosis.minima import Minimum, minimising
+from fedha.diagnosis.party import Answers, Asking, Party, asked, beside, done
 
 Told = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
 
@@ -68,6 +70,7 @@ def both_ways(
     everyone: Sequence[Party],
     *,
     known: Curvature | None = None,
+    hessians: Hessians | None = None,
     seed: int = 0,
     told: Told = lambda doing, done, total: None,
 ) -> list[Transfer]:
@@ -80,18 +83,60 @@ def both_ways(
         radii: In ascending order, each positive.
         everyone: Whose accuracies are looked at at the worst heads.
         known: The curvature of the pair, target minus source, where it is known already.
+        hessians: What is known of the domains' Hessians; None: they are asked.
         seed: Of random starts.
         told: Told of progress.
     """
     shape = (head.shape[0], head.shape[1])
-    known = known or difference(source, target, shape, seed=seed)
-    title = f"from {source.name} to {target.name}"
-    told(f"own minima, {title}", 0, 1)
-    least = (minima(source, head, radii), minima(target, head, radii))
-    told(f"attack, {title}", 0, 1)
-    there = one_way(source, target, head, radii, everyone, known, least, seed=seed)
-    told(f"attack, from {target.name} to {source.name}", 0, 1)
-    back = one_way(target, source, head, radii, everyone, turned(known), (least[1], least[0]), seed=seed)
+    known = known or difference(source, target, shape, seed=seed, hessians=hessians)
+    return done(measuring(source, target, head, radii, everyone, known, hessians, seed=seed, told=told))
+
+
+def measuring(
+    source: Party,
+    target: Party,
+    head: Tensor,
+    radii: Sequence[float],
+    everyone: Sequence[Party],
+    known: Curvature,
+    hessians: Hessians | None,
+    *,
+    seed: int,
+    told: Told,
+) -> Asking[list[Transfer]]:
+    """As `both_ways`, asking: minima and attacks of both directions side by side."""
+    told(f"own minima and attacks, from {source.name} to {target.name} and back", 0, 1)
+    shape = (head.shape[0], head.shape[1])
+    ours, theirs = yield [(source, "heads", head[None]), (target, "heads", head[None])]
+    slope, gap = theirs.gradients - ours.gradients, float(theirs.risks[0] - ours.risks[0])
+    back = turned(known)
+    works: tuple[Asking[Any], ...] = (
+        minimising(source, head, radii),
+        minimising(target, head, radii),
+        climbing(source, target, head, radii, starts(slope, known, seed)),
+        climbing(target, source, head, radii, starts(-slope, back, seed)),
+    )
+    low_source, low_target, there_climbs, back_climbs = yield from beside(*works)
+    heads = torch.cat([head[None], *((head + one.head)[None] for one in (*there_climbs, *back_climbs))])
+    looked = dict(zip([one.name for one in everyone], (yield [(one, "heads", heads) for one in everyone]), strict=True))
+    ways = []
+    for a, b, lows, climbs, curved, sign, first in (
+        (source, target, (low_source, low_target), there_climbs, known, 1, 1),
+        (target, source, (low_target, low_source), back_climbs, back, -1, 1 + len(radii)),
+    ):
+        around = Around(sign * gap, float(slope.norm()), curved.spectrum.high_end, curved.spectrum.norm)
+        upper = bounds(a, b, shape, around, radii, seed=seed, hessians=hessians)
+        ways.append(
+            [
+                _told(a.name, b.name, climbed, parts, (lows[0][place], lows[1][place]), looked, first + place)
+                for place, (climbed, parts) in enumerate(zip(climbs, upper, strict=True))
+            ]
+        )
+    return _symmetric(*ways)
+
+
+def _symmetric(there: Sequence[Transfer], back: Sequence[Transfer]) -> list[Transfer]:
+    """Both directions with the larger of the two, first there, then back."""
     found = []
     for ahead, behind in zip(there, back, strict=True):
         measured, bound = max(ahead.measured, behind.measured, 0.0), max(ahead.bound, behind.bound, 0.0)
@@ -99,45 +144,11 @@ def both_ways(
     return [*found[::2], *found[1::2]]
 
 
-def one_way(
-    source: Party,
-    target: Party,
-    head: Tensor,
-    radii: Sequence[float],
-    everyone: Sequence[Party],
-    known: Curvature,
-    least: tuple[Sequence[Minimum], Sequence[Minimum]] | None,
-    *,
-    seed: int = 0,
-) -> list[Transfer]:
-    """As `both_ways`, in one direction; `least` are the minima of source and target."""
-    shape = (head.shape[0], head.shape[1])
-    ours, theirs = source.heads(head[None]), target.heads(head[None])
-    slope = theirs.gradients - ours.gradients
-    climbs = climb(source, target, head, radii, starts(slope, known, seed))
-    around = Around(
-        float(theirs.risks[0] - ours.risks[0]), float(slope.norm()), known.spectrum.high_end, known.spectrum.norm
-    )
-    upper = bounds(source, target, shape, around, radii, seed=seed)
-    looked = look(everyone, head, climbs)
-    found = []
-    for place, (climbed, parts) in enumerate(zip(climbs, upper, strict=True)):
-        lows = (least[0][place], least[1][place]) if least else None
-        found.append(_told(source.name, target.name, climbed, parts, lows, looked, place))
-    return found
-
-
 def starts(slope: Tensor, known: Curvature, seed: int) -> Tensor:
     """Where attacks begin: the gradients' difference, both ends of the curvature either way, random directions."""
     ends = torch.stack([known.spectrum.top, known.spectrum.bottom])
     drawn = start_vectors(RANDOM_STARTS, tuple(slope.shape[1:]), seed, "starts")
     return torch.cat([slope, ends, -ends, drawn])
-
-
-def look(everyone: Sequence[Party], head: Tensor, climbs: Sequence[Climb]) -> dict[str, Answers]:
-    """What every domain says of the learned head, and of each climb's."""
-    heads = torch.cat([head[None], *((head + one.head)[None] for one in climbs)])
-    return {one.name: one.heads(heads) for one in everyone}
 
 
 def turned(known: Curvature) -> Curvature:
@@ -174,7 +185,7 @@ def _told(
     parts: Bound,
     lows: tuple[Minimum, Minimum] | None,
     looked: dict[str, Answers],
-    place: int,
+    row: int,
 ) -> Transfer:
     what = f"from {source} to {target}, radius {climbed.radius:.4g}"
     check(climbed.value, parts.total, what)
@@ -184,7 +195,6 @@ def _told(
         excess = climbed.value - theirs.value + ours.value - ours.gap
         excess_bound = parts.total - theirs.value + theirs.gap + ours.value
         check(excess, excess_bound, f"excess {what}")
-    row = place + 1
     return Transfer(
         source,
         target,
@@ -202,7 +212,13 @@ def _told(
 
 
 def worst_pair(
-    everyone: Sequence[Party], head: Tensor, radii: Sequence[float], curvatures: Sequence[Curvature], *, seed: int = 0
+    everyone: Sequence[Party],
+    head: Tensor,
+    radii: Sequence[float],
+    curvatures: Sequence[Curvature],
+    *,
+    seed: int = 0,
+    hessians: Hessians | None = None,
 ) -> list[Transfer]:
     """The published form: the largest risk of all domains minus the smallest, whichever they are at a head.
 
@@ -215,6 +231,7 @@ def worst_pair(
         radii: In ascending order.
         curvatures: Of all pairs, first before second in the order of `everyone`.
         seed: Of random starts.
+        hessians: What is known of the domains' Hessians; None: they are asked.
     """
     shape = (head.shape[0], head.shape[1])
     lowest, highest = _extreme(everyone, highest=False), _extreme(everyone, highest=True)
@@ -222,21 +239,24 @@ def worst_pair(
     begin = torch.cat([starts(slope, one, seed) for one in curvatures])
     climbs = climb(lowest, highest, head, radii, begin)
     by_name = {one.name: one for one in everyone}
+    heads = torch.cat([head[None], *((head + one.head)[None] for one in climbs)])
+    looked = dict(zip(by_name, asked([(one, "heads", heads) for one in everyone]), strict=True))
+    at_head = dict(zip(by_name, asked([(one, "heads", head[None]) for one in everyone]), strict=True))
     upper: list[list[Bound]] = []
     for one in (*curvatures, *map(turned, curvatures)):
         ours, theirs = by_name[one.first], by_name[one.second]
-        here, there = ours.heads(head[None]), theirs.heads(head[None])
+        here, there = at_head[one.first], at_head[one.second]
         around = Around(
             float(there.risks[0] - here.risks[0]),
             float((there.gradients - here.gradients).norm()),
             one.spectrum.high_end,
             one.spectrum.norm,
         )
-        upper.append(bounds(ours, theirs, shape, around, radii, seed=seed))
-    looked, found = look(everyone, head, climbs), []
+        upper.append(bounds(ours, theirs, shape, around, radii, seed=seed, hessians=hessians))
+    found = []
     for place, climbed in enumerate(climbs):
         parts = max((one[place] for one in upper), key=lambda one: one.total)
-        found.append(_told("the best domain", "the worst domain", climbed, parts, None, looked, place))
+        found.append(_told("the best domain", "the worst domain", climbed, parts, None, looked, 1 + place))
     return found
 
 
@@ -245,7 +265,7 @@ def _extreme(everyone: Sequence[Party], *, highest: bool) -> Party:
     sizes = [one.sizes for one in everyone]
 
     def heads(at: Tensor) -> Answers:
-        found = [one.heads(at) for one in everyone]
+        found = asked([(one, "heads", at) for one in everyone])
         risks = torch.stack([one.risks for one in found])
         chosen = (risks.argmax(0) if highest else risks.argmin(0)).tolist()
         pick = list(enumerate(chosen))

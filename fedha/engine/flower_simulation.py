@@ -20,6 +20,7 @@ from fedha import objects
 from fedha.config import Config, located, to_json
 from fedha.data.domain import DomainSet
 from fedha.data.partition import client_count
+from fedha.diagnosis.settings import to_text
 from fedha.engine import domain_files
 from fedha.engine.event_file import EventFile, new_events, stop_file
 from fedha.engine.flower_processes import START_SECONDS, LocalFlower, local_flower
@@ -50,6 +51,7 @@ settings = ""
 out = ""
 left-out = ""
 resume = false
+diagnose = ""
 """
 
 # Flower runs it from where it unpacked it, in processes that need not find fedha where this one did.
@@ -165,6 +167,7 @@ def _run_config(job: Job, resume: bool) -> str:
         "out": str(job.folder.absolute()),
         "left-out": job.left_out or "",
         "resume": resume,
+        "diagnose": "" if job.diagnose is None else to_text(job.diagnose),
     }
     lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
     return "".join(lines).replace("\x7f", "\\u007f")  # the one character that JSON leaves bare and TOML does not

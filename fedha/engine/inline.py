@@ -30,7 +30,7 @@ from fedha.flower.failure import failure_of, pack_failure
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, serve
 from fedha.models import build
-from fedha.privacy.contract import contract_of
+from fedha.privacy.contract import simulated
 from fedha.runs.listener import Listener
 
 _numbers = itertools.count(1)  # of the messages that nodes of this process get
@@ -120,11 +120,12 @@ class InlineGrid(Grid):
         replies = clients.answer_together(kind, [message.content for message in messages], contexts)
         if replies is None:
             return [self._deliver(message) for message in messages]
-        received = [_received(message, message.content) for message in messages]
-        for one, reply in zip(received, replies, strict=True):
+        names = [f"{next(_numbers):x}" for _ in messages]
+        for name, message, reply in zip(names, messages, replies, strict=True):
+            message.metadata.__dict__["_message_id"] = name  # as Flower's grids give what was sent its id
             content = to_record_dict(Records(reply.arrays, reply.metrics, reply.configs))
-            self._replies[one.metadata.message_id] = Message(content, reply_to=one)
-        return [one.metadata.message_id for one in received]
+            self._replies[name] = Message(content, reply_to=message)
+        return names
 
     def _deliver(self, message: Message) -> str:
         stop_if_asked(self._stop)
@@ -181,7 +182,7 @@ def inline_grid(
         in_place=server_device(config) != "cpu",
         stays=True,
         keeping=Keeping.of(config.model.features),
-        contract=contract_of(config, repeats=None),
+        contract=simulated(config),
     )
     return InlineGrid(app_for(made), len(held), together=made if together else None, stop=stop)
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-_T = TypeVar("_T")
+from fedha.flower.tensor_array import filled
+
 Numbers = Mapping[str, dict[str, Any]]
 
 TOGETHER = 256  # clients are trained together up to here: more gain nothing, and a hung one is found later
@@ -104,13 +105,7 @@ def of_kind(content: RecordDict, kind: type[Any]) -> dict[str, dict[str, Any]]:
 def to_record_dict(records: Records) -> RecordDict:
     """The RecordDict that `to_records` saw."""
     content: dict[str, Any] = {}
-    content |= {name: _filled(ArrayRecord(), arrays) for name, arrays in records.arrays.items()}
-    content |= {name: _filled(MetricRecord(), values) for name, values in records.metrics.items()}
-    content |= {name: _filled(ConfigRecord(), values) for name, values in records.configs.items()}
-    return _filled(RecordDict(), content)
-
-
-def _filled(record: _T, values: Mapping[str, Any]) -> _T:
-    """A record of these values as they are: Flower's way checks each, which took longer than all else in a reply."""
-    record.__dict__["_data"].update(values)
-    return record
+    content |= {name: filled(ArrayRecord(), arrays) for name, arrays in records.arrays.items()}
+    content |= {name: filled(MetricRecord(), values) for name, values in records.metrics.items()}
+    content |= {name: filled(ConfigRecord(), values) for name, values in records.configs.items()}
+    return filled(RecordDict(), content)

@@ -31,7 +31,7 @@ from fedha.flower.serve import Job, serve
 from fedha.flower.tensor_array import as_tensor
 from fedha.inputs import each, several
 from fedha.models import SplitModel, build
-from fedha.privacy.contract import contract_of
+from fedha.privacy.contract import simulated
 from fedha.runs.files import typed
 from fedha.runs.listener import Listener
 
@@ -143,7 +143,7 @@ def make_clients(
         site=seeded_site,
         stays=True,
         keeping=keeping,
-        contract=contract_of(config, repeats=None),
+        contract=simulated(config),
     )
 
 

@@ -16,8 +16,9 @@ from fedha.features.featured import Keeping, source_of, store_of
 from fedha.features.keys import KEY_BYTES, Keys, row_keys
 from fedha.features.source import Features
 from fedha.features.store import Store, lacking, stored
-from fedha.features.trunk import BLOCK, divided
-from fedha.models import build
+from fedha.features.trunk import BLOCK, Divided, divided
+from fedha.inputs import Form
+from fedha.models import SplitModel, build
 from fedha.placement import placed_domain
 
 
@@ -88,19 +89,29 @@ def parts_of(config: Config, domains: DomainSet, device: str = "cpu") -> list[Pa
         raise FedhaError("model.features.cache is not set; name a folder for the features")
     numerics.configure(config.engine.threads)
     model = build(config.network, domains.input_shape, domains.classes, config.seed[0]).to(torch.device(device))
-    for domain in (*domains.sources, *domains.targets):
+    for domain in (*domains.sources, *domains.targets, *domains.id_tests):
         whole = placed_domain(domain, model)
         for part, name in ((whole.train, "train"), (whole.held_out, "held_out")):
             if not len(part):
                 continue
-            if (parts := divided(model, part.form)) is None:
-                raise FedhaError(
-                    f"model.features.cache is {keeping.cache}, but no part of network {config.model.name!r} that gives "
-                    "features is frozen; set model.frozen: true, or leave it out"
-                )
-            source = source_of(part, parts, keeping, f"{domain.name}, {name}", trained=name == "train")
+            parts, title = frozen_part(config, model, part.form), f"{domain.name}, {name}"
+            source = source_of(part, parts, keeping, title, trained=name == "train")
             found.append(Part(domain.name, name, source, store_of(source, keeping)))
     return found
+
+
+def frozen_part(config: Config, model: SplitModel, form: Form) -> Divided:
+    """A network in two: what gives the features that its config wants kept, and the rest.
+
+    Raises:
+        FedhaError: Nothing of it is frozen.
+    """
+    if (parts := divided(model, form)) is None:
+        raise FedhaError(
+            f"model.features.cache is {config.model.features.cache}, but no part of network {config.model.name!r} that "
+            "gives features is frozen; set model.frozen: true, or leave it out"
+        )
+    return parts
 
 
 def compute(parts: list[Part]) -> list[Computed]:

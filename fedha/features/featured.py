@@ -27,12 +27,15 @@ class Keeping:
         precision: float32, or float16: then they are rounded to it, kept or not.
         views: Of each example that is trained on, where chance changes it; 0: it is computed afresh each time.
         private: Whether the cache is for its owner alone, and of these data alone.
+        quiet: Whether features beyond its precision become infinite, of which the owner is warned, and are no error: it
+            would tell a server of them.
     """
 
     cache: Path | None = None
     precision: str = "float32"
     private: bool = False
     views: int = 0
+    quiet: bool = False
 
     @classmethod
     def of(cls, config: FeaturesConfig) -> "Keeping":
@@ -102,7 +105,7 @@ def source_of(examples: Examples, parts: Divided, keeping: Keeping, title: str, 
         )
     size = len(examples) * (1 + views) * parts.width * next(parts.trunk.parameters()).element_size()
     half, fits = keeping.precision == "float16", size <= IN_MEMORY_BYTES
-    return Features(parts.trunk, usable, parts.width, half, views, remembers=fits)
+    return Features(parts.trunk, usable, parts.width, half, views, remembers=fits, quiet=keeping.quiet)
 
 
 def store_of(source: Features, keeping: Keeping) -> Store:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,7 @@ def _processor() -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -91,32 +94,35 @@ def _digests(kept: Any, rows: Tensor, common: bytes, draws: Draws | None) -> Ite
     elif isinstance(kept, Images):
         told = common + f"{kept.files.square!r}, Pillow {PIL.__version__}".encode()
         if draws is None or kept.augmentation is None:
-            yield from (_key(told, _image(kept.files.path(row))) for row in rows.tolist())
+            yield from _keys(told, (_image(kept.files.place(row)) for row in rows.tolist()))
         else:
             told += f"{written(kept.augmentation)}, {draws}".encode()
-            yield from (_key(told, b"%d %b" % (row, _image(kept.files.path(row)))) for row in rows.tolist())
+            yield from _keys(told, (b"%d %b" % (row, _image(kept.files.place(row))) for row in rows.tolist()))
     elif isinstance(kept, Mapped):
-        told = common + repr((kept.kind, kept.offset, kept.axes, kept.file_shape)).encode() + _file(kept.path)
-        yield from (_key(told, b"%d" % row) for row in rows.tolist())
+        told = common + repr((kept.kind, kept.offset, kept.axes, kept.file_shape)).encode() + _file(str(kept.path))
+        yield from _keys(told, (b"%d" % row for row in rows.tolist()))
     else:
         for some in rows.split(256):
             block = kept[some] if isinstance(kept, Tensor) else kept.take(some, draws)
             array = block.cpu().contiguous().numpy()
-            yield from (_key(common, one.tobytes()) for one in array)
+            yield from _keys(common, (one.tobytes() for one in array))
 
 
-def _image(path: Path) -> bytes:
+def _image(path: str) -> bytes:
     try:
         return _file(path)
     except OSError as error:  # a link to nowhere, or to itself
-        raise broken_image(path, error.strerror or type(error).__name__) from error
+        raise broken_image(Path(path), error.strerror or type(error).__name__) from error
 
 
-def _file(path: Path) -> bytes:
-    found = path.stat()
+def _file(path: str) -> bytes:
+    found = os.stat(path)
     return f"{path} {found.st_size} {found.st_mtime_ns}".encode(errors="surrogateescape")
 
 
-def _key(common: bytes, content: bytes) -> bytes:
-    key = hashlib.blake2b(common, digest_size=32).digest()
-    return hashlib.blake2b(content, key=key, digest_size=KEY_BYTES).digest()
+def _keys(common: bytes, contents: Iterable[bytes]) -> Iterator[bytes]:
+    begun = hashlib.blake2b(key=hashlib.blake2b(common, digest_size=32).digest(), digest_size=KEY_BYTES)
+    for content in contents:
+        told = begun.copy()
+        told.update(content)
+        yield told.digest()

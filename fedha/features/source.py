@@ -1,5 +1,6 @@
 """Features that a trunk makes of examples when they are taken, as a source of inputs."""
 
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,7 @@ class Features:
         views: How many of each row there are, of which a step takes one; 0: what chance changes is computed afresh.
         known: What is known of all places already, as a source; None: nothing.
         remembers: Whether what was computed, and views that are known, are kept in memory.
+        quiet: Whether those beyond float16 become infinite, and are no error.
     """
 
     trunk: nn.Module
@@ -38,6 +40,7 @@ class Features:
     views: int = 0
     known: Any = None
     remembers: bool = False
+    quiet: bool = False
     _memory: list[Tensor] = field(default_factory=list, compare=False, repr=False)  # features, and which are there
 
     @property
@@ -87,7 +90,7 @@ class Features:
                 self.examples.expect(rows, drawn)
             made.append(computed(self.trunk, inputs).cpu())
         found = torch.cat(made)
-        return rounded(found) if self.half else found
+        return rounded(found, quiet=self.quiet) if self.half else found
 
     def _at(self, places: Tensor) -> Tensor:
         """The features of these places, remembered or known where they are."""
@@ -137,8 +140,12 @@ def _picked(rows: int, views: int, draws: Draws) -> Tensor:
     return torch.randint(views, (rows,), generator=generator(seed, "views", *rest))
 
 
-def rounded(features: Tensor) -> Tensor:
+def rounded(features: Tensor, *, quiet: bool = False) -> Tensor:
     """Features as float16 has them.
+
+    Args:
+        features: Any.
+        quiet: Whether those beyond its range are infinite, with a warning here.
 
     Raises:
         FedhaError: Some are beyond its range.
@@ -146,7 +153,10 @@ def rounded(features: Tensor) -> Tensor:
     found = features.half().to(features.dtype)
     if bool((features.isfinite() & ~found.isfinite()).any()):
         largest = float(features[features.isfinite()].abs().max())
-        raise FedhaError(f"features are up to {largest:.3g}, beyond float16; set model.features.precision to float32")
+        told = f"features are up to {largest:.3g}, beyond float16; set model.features.precision to float32"
+        if not quiet:
+            raise FedhaError(told)
+        warnings.warn(told, RuntimeWarning, stacklevel=2)
     return found
 
 

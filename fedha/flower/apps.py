@@ -7,7 +7,8 @@ The run config's keys, all optional but one of config and settings:
 - ``settings``: a whole config as JSON, in the place of the two;
 - ``out``: the run's folder; if relative, then to where the ServerApp's process works;
 - ``left-out``: a source to leave out;
-- ``resume``: continue what the folder holds.
+- ``resume``: continue what the folder holds;
+- ``diagnose``: settings of a diagnosis as JSON: the folder's finished run is diagnosed.
 """
 
 import functools
@@ -27,6 +28,7 @@ from flwr.supercore import log
 from fedha.config import Config, from_json, load, to_json
 from fedha.data.domain import Domain
 from fedha.data.partition import client_count, client_domains
+from fedha.diagnosis.settings import from_text
 from fedha.errors import FedhaError
 from fedha.features import Keeping
 from fedha.flower.client import client_app, client_id_of, cryptographic_site, register, seeded_site
@@ -37,7 +39,7 @@ from fedha.flower.logged import Logged
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.serve import Job, load_domains, serve
 from fedha.models import SplitModel, build
-from fedha.privacy.contract import contract_of
+from fedha.privacy.contract import simulated
 from fedha.runs.listener import Listener
 
 
@@ -61,7 +63,8 @@ def job_from(context: Context, base: Path) -> Job:
             "--run-config 'overrides=\"recipe=hgp seed=0\"'"
         )
     folder = Path(given.get("out") or f"runs/{config.name}-{context.run_id}")
-    return Job(runs[0], folder, given.get("left-out") or None)
+    wanted = given.get("diagnose")
+    return Job(runs[0], folder, given.get("left-out") or None, diagnose=from_text(wanted) if wanted else None)
 
 
 def server_app(base: Path, listener: Listener | None = None, stop: Callable[[], bool] = never) -> ServerApp:
@@ -171,7 +174,7 @@ def _client_app(settings: str, left_out: str | None, simulation: bool) -> Client
         party=party,
         site=site,
         keeping=keeping,
-        contract=contract_of(config, repeats=None),
+        contract=simulated(config),
     )
 
 

@@ -21,19 +21,23 @@ from fedha.data.domain import Domain
 from fedha.data.fingerprint import split_fingerprint
 from fedha.devices import check_device
 from fedha.errors import FedhaError
-from fedha.exchange import Reply, Request
+from fedha.exchange import DIAGNOSING, Reply, Request
 from fedha.features import Keeping, divided, featured, forget, row_keys, unready
-from fedha.flower import contracted, handshake, secure_client
+from fedha.flower import contracted, handshake, questioned, secure_client
 from fedha.flower.failure import telling
 from fedha.flower.guarded import admit, errors_by_kind_if_protected, introduced, is_protected, protects_examples
 from fedha.flower.held import lacking
+from fedha.flower.outside import outside
+from fedha.flower.questioned import Looked
 from fedha.flower.secure_client import Opened, Party
 from fedha.flower.secure_wire import STEPS
 from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import (
     CONSTANTS,
+    LENDS,
     PlainReply,
     announced_digests,
+    announced_lent,
     announced_shapes,
     pack_reply,
     pack_tensors,
@@ -50,13 +54,14 @@ from fedha.models.state import introduced as introduced_state
 from fedha.placement import placed_domain
 from fedha.privacy import agreed, gate
 from fedha.privacy.contract import NUMBERS, Contract, network_digest
+from fedha.privacy.requests import refuse_constants, refuse_numbers
 from fedha.privacy.site import Site
 from fedha.rules.table import allow
 from fedha.training import PARTS
 
 _STATE = "fedha-state"
 _INTRODUCE = "query.introduce"
-QUERIES = ("introduce", "measure", *(kind.removeprefix("query.") for kind in STEPS))  # what an app answers
+QUERIES = ("introduce", "measure", *DIAGNOSING, *(kind.removeprefix("query.") for kind in STEPS))  # what an app answers
 
 _ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
     "query.measure": answers.answer_measure,
@@ -193,11 +198,13 @@ class Clients:
         self._model: SplitModel | None = None
         self._clients: dict[tuple[int, int], Client] = {}
         # those with features for inputs, where the network is frozen, and the parts of their data that are ready
-        self._behind: dict[tuple[int, int], tuple[Client, set[str]]] = {}
+        self._behind: dict[tuple[int, int, bool], tuple[Client, set[str]]] = {}
+        self._looked: dict[tuple[int, int], Looked] = {}  # features that a diagnosis is about
         self._checked: Mapping[str, torch.Tensor] | None = None  # the parameters that were last looked at,
         self._fitting: Mapping[str, torch.Size] = {}  # and their shapes, which fit the model
         self._refusals: dict[tuple[str, bool, bool], tuple[list[object], str | None]] = {}  # of whom, and why
-        self._constants: dict[str, str] = {}  # digests of the model's
+        self._constants: dict[str, str] = {}  # digests of the model's, and what a request may call them
+        self._names: set[str] = set()
         self.fault = ""  # why clients could once not be answered together, though nothing foreseen was in the way
 
     def answer(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
@@ -221,6 +228,9 @@ class Clients:
         numerics.configure(self._threads)
         if kind == _INTRODUCE:
             check_server(content)
+            lent = self.contract.volunteer if self.contract is not None else ""
+            if lent and lent not in announced_lent(content):
+                return outside(f"it lends {lent!r} to diagnoses of that domain, and to nothing else")
         request = self._held(kind, content, context)
         client = self._client(context, content)
         if kind == _INTRODUCE:
@@ -228,6 +238,7 @@ class Clients:
                 check_parameters(client.model, shapes)
             told = client.reply({}, introduced(client, content))
             told = told if self._party is None else self._party.introduction(told)
+            told = replace(told, metrics={**told.metrics, LENDS: 1.0}) if lent else told
             kinds, other = introduced_state(kinds_of(client.model), self._constants, announced_digests(content))
             told = replace(told, input_shape=client.domain.train.shape, kinds=kinds, other=other)
             return handshake.greeted(pack_reply(told))
@@ -242,8 +253,12 @@ class Clients:
                 request = unpack_request(content, kind, self._device)
         if not self._holds_constants(request, sent_constants(content)):
             return lacking(CONSTANTS)
+        if request.kind in DIAGNOSING:
+            questioned.check_allowed(self.contract, request)
         if self.contract is not None:
             contracted.note(self.contract, request, context)
+        if request.kind in DIAGNOSING:
+            return pack_reply(self._questioned(client, kind, request, context, content))
         if self._party is None:
             admit(client, kind, request)
             self._check_parameters(client, request)
@@ -267,6 +282,14 @@ class Clients:
             secrets, reply = secure_client.answer(self._party, opened, client, work)
             secure_client.store(self._party, context, opened, secrets, client)
         return pack_reply(reply, in_place=self._in_place)
+
+    def _questioned(self, client: Client, kind: str, request: Request, context: Context, content: RecordDict) -> Reply:
+        admit(client, kind, request)
+        self._check_parameters(client, request)
+        with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
+            key = (context.run_id, context.node_id)
+            self._looked[key] = questioned.look(client, request, self._keeping, self._looked.get(key))
+            return questioned.answer(client, request, self._looked[key].sample)
 
     def _held(self, kind: str, content: RecordDict, context: Context) -> Request | None:
         """A message's request, held to the contract before the client's data are read; None where there is none.
@@ -325,9 +348,11 @@ class Clients:
         distinct = {id(content): content for content in contents}
         unpacked = {key: unpack_request(content, kind, self._device) for key, content in distinct.items()}
         if self.contract is not None and (
-            self.contract.repeats is not None or any(agreed.deviation(self.contract, one) for one in unpacked.values())
+            self.contract.counts or any(agreed.deviation(self.contract, one) for one in unpacked.values())
         ):
             return None  # each client counts, and refuses, for itself
+        if any(refuse_numbers(one) is not None for one in unpacked.values()):
+            return None
         requests = [unpacked[id(content)] for content in contents]
         for client, request, content in zip(clients, requests, contents, strict=True):
             if not self._holds_constants(request, sent_constants(content)):
@@ -394,7 +419,7 @@ class Clients:
             if self._model is None:
                 self._model = check_network(self._make_model(context)).to(torch.device(self._device))
                 self._check_agreed(self._model)
-                self._constants = digests(state_of(self._model).constants)
+                self._know(self._model, digests(state_of(self._model).constants))
             site = self._make_site()
             with errors_by_kind_if_protected(f"client {client_id}", site, content):
                 domain = self._domain(self._model, context, client_id, content, site)
@@ -448,7 +473,8 @@ class Clients:
                     "frozen; set model.frozen: true, or leave it out"
                 )
             return client
-        key = (context.run_id, context.node_id)
+        quiet = client.site.protects(request.task.privacy)
+        key, keeping = (context.run_id, context.node_id, quiet), replace(self._keeping, quiet=quiet)
         if key not in self._behind:
             domain = replace(
                 client.domain,
@@ -461,7 +487,7 @@ class Clients:
         for part in sorted(asked.intersection(PARTS) - done):
             title, whole = f"{client.domain.client_name}, {part}", sum(step_sizes(request.task, rows)) >= rows
             trained = part == "train"
-            made = featured(getattr(client.domain, part), parts, self._keeping, title, whole=whole, trained=trained)
+            made = featured(getattr(client.domain, part), parts, keeping, title, whole=whole, trained=trained)
             own = found.domain
             found.domain = replace(own, train=made) if part == "train" else replace(own, held_out=made)
             done.add(part)
@@ -484,26 +510,28 @@ class Clients:
         Raises:
             FedhaError: What came is not what the request names, or of another network.
         """
-        if not request.constants or self._model is None or request.constants in self._names():
+        if not request.constants or self._model is None or request.constants in self._names:
             return True
         if sent is None:
             return False
         found = digests(sent)
         if constants_name(found) != request.constants:
             raise FedhaError("the constants that the server sent are not those that it names; look at the server")
+        if (refusal := refuse_constants(self._model, sent)) is not None:
+            raise FedhaError(refusal.sentence)
         take_constants(self._model, sent)
         gate.forget(self._model)
-        self._constants = self._constants | found
+        self._know(self._model, self._constants | found)
         self._behind.clear()
         for client in self._clients.values():
             client.last_pass = None  # it was computed with others
         return True
 
-    def _names(self) -> set[str]:
-        """What a request may call the network's constants: all of them, or without buffers, where it has not these."""
-        parameters = {name for name, _ in self._model.named_parameters()} if self._model is not None else set()
-        frozen = {name: value for name, value in self._constants.items() if name in parameters}
-        return {constants_name(self._constants), constants_name(frozen)}
+    def _know(self, model: SplitModel, constants: dict[str, str]) -> None:
+        """Note the digests of the network's constants; a server without buffers names what is frozen alone."""
+        parameters = {name for name, _ in model.named_parameters()}
+        frozen = {name: value for name, value in constants.items() if name in parameters}
+        self._constants, self._names = constants, {constants_name(constants), constants_name(frozen)}
 
 
 def check_server(content: RecordDict) -> None:

@@ -53,7 +53,7 @@ def held(contract: Contract, kind: str, content: RecordDict, context: Context, d
     with _reading(contract, content, context):
         request = unpack_request(content, kind, device)
     found = agreed.deviation(contract, request)
-    if found is None and contract.repeats is not None:
+    if found is None and contract.counts:
         found = book_of(contract, context).deviation(contract, request)
     _refuse_if(contract, kind, found, context)
     return request
@@ -61,7 +61,7 @@ def held(contract: Contract, kind: str, content: RecordDict, context: Context, d
 
 def note(contract: Contract, request: Request, context: Context) -> None:
     """Enter a request that is about to be answered."""
-    if contract.repeats is not None:
+    if contract.counts:
         _write(book_of(contract, context).answering(request), context)
 
 

@@ -22,6 +22,7 @@ from fedha.flower.held import HeldModels, lacks
 from fedha.flower.outside import is_outside
 from fedha.flower.wire import (
     HELD_OUT,
+    LENDS,
     SEEDED,
     UNREACHED,
     count_array_bytes,
@@ -35,6 +36,8 @@ from fedha.verdict import problem, refused
 _VERBS = {
     "query.introduce": "introduce itself",
     "query.measure": "measure",
+    "query.heads": "answer heads",
+    "query.directions": "answer directions",
     "query.advertise": "send its keys",
     "query.share": "share its secrets",
     "query.confirm": "confirm whose sum it is",
@@ -91,6 +94,8 @@ class Correspondence:
         bytes_down: Sent so far.
         bytes_up: Received so far.
         device: Where the server computes, and wants what it is sent.
+        lent: Unseen domains that a diagnosis asks for, whose volunteers have a part in it; in a run none has.
+        lenders: Ids of the clients that volunteer.
     """
 
     rules: Rules
@@ -107,6 +112,8 @@ class Correspondence:
     bytes_down: int = 0
     bytes_up: int = 0
     device: str = "cpu"
+    lent: tuple[str, ...] = ()
+    lenders: set[int] = field(default_factory=set)
     _members: dict[int, Member] = field(default_factory=dict)  # by node
     _met: tuple[list[int], list[Member]] = ([], [])  # nodes, and who they are
     _asked: dict[int, Message] = field(default_factory=dict)  # of the exchange that is under way, by node
@@ -135,7 +142,7 @@ class Correspondence:
         if nodes == self._met[0]:
             return self._met[1]
         while new := [node for node in nodes if node not in self._members]:
-            content = handshake.greeted(pack_introduction(self.task, self.state, self.kinds, self.contract))
+            content = handshake.greeted(pack_introduction(self.task, self.state, self.kinds, self.contract, self.lent))
             messages = self.ask("query.introduce", round, dict.fromkeys(new, content))
             for _ in self.replies(self.deliver(grid, messages), "query.introduce", round):
                 pass  # each reply makes its node known
@@ -143,6 +150,7 @@ class Correspondence:
                 break
             nodes = self._wait_for_nodes(grid, before)  # those that have no part do not count
         known = [self._members[node] for node in nodes if node in self._members]
+        known = [one for one in known if self.lent or one.client_id not in self.lenders]  # whatever they say
         members = sorted(known, key=lambda one: one.client_id)
         self._met = (nodes, members) if len(known) == len(nodes) else ([], [])
         return members
@@ -244,7 +252,8 @@ class Correspondence:
                 arrays = count_array_bytes(message.content) if reply.tensors or not reply.weighed else summed
                 self.bytes_up += arrays + count_other_bytes(message.content)
                 summed = arrays  # where the clients of one process sent a sum, each would send as much over a network
-                if (wrong := problem(reply, expected or {})) is not None:
+                later = reply.weighed and self.device != "cpu"  # of clients of this process: one looks at their mean
+                if (wrong := problem(reply, expected or {}, later=later and kind == "train")) is not None:
                     self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, wrong), "refused")
                     continue
                 if accept is not None and not self._accepted(accept, reply, node, kind):
@@ -368,6 +377,7 @@ class Correspondence:
         return listed(told, most=4, between="; ")
 
     def _know(self, node: int, reply: Reply) -> None:
+        self.lenders |= {reply.client_id} if LENDS in reply.metrics else set()
         known = self._members.get(node)
         shape = reply.input_shape or (known.input_shape if known else ())
         noise, held_out = (known.noise, known.held_out) if known else ("", 0)

@@ -10,7 +10,8 @@ from flwr.serverapp import Grid
 
 from fedha.errors import StoppedError
 
-_LOOK_SECONDS = 0.05  # Flower's own loop looks every three seconds in a deployment
+# Flower's own loop looks every three seconds in a deployment. Each look costs its SuperLink milliseconds.
+_FIRST_LOOK, _LONGEST_LOOK = 0.05, 0.25
 
 # A run that ends while a SuperNode is about to confirm a message leaves the message's ClientApp running there, and the
 # node then sends every later answer one message late (flwr 1.41). So a stopped run gives its messages time to arrive.
@@ -64,7 +65,7 @@ def deliver(
     stop_if_asked(stop)
     waiting = {one for one in grid.push_messages(messages) if one}
     begun = time.monotonic()
-    deadline = begun + timeout
+    deadline, pause = begun + timeout, _FIRST_LOOK
     while waiting and time.monotonic() < deadline:
         if stop() and time.monotonic() > begun + _ARRIVED_SECONDS:
             break
@@ -72,7 +73,8 @@ def deliver(
         waiting -= {reply.metadata.reply_to_message_id for reply in replies}
         yield from replies
         if not replies:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(pause)
+        pause = _FIRST_LOOK if replies else min(1.5 * pause, _LONGEST_LOOK)
     stop_if_asked(stop)
 
 

@@ -22,6 +22,7 @@ from fedha.models.reach import unreached
 from fedha.permitted import CodeError
 from fedha.privacy import gate
 from fedha.privacy.guards import Refusal
+from fedha.privacy.requests import refuse_numbers
 from fedha.privacy.site import Site, sensitive
 
 
@@ -69,6 +70,8 @@ def admit(client: Client, kind: str, request: Request, *, tells_examples: bool =
             log.
     """
     if not client.site.protects(request.task.privacy):
+        if (found := refuse_numbers(request)) is not None:
+            raise FedhaError(f"it refuses to answer ({found.kind}): {found.sentence}")
         if (unfit := gate.unfit(request.task, client.model, client.domain)) is not None:
             raise FedhaError(unfit.sentence)
         return None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedha.config import Config
+from fedha.diagnosis.settings import Asked
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Job:
         left_out: A source that this run leaves out and is tested on, for leave-one-domain-out selection; or None.
         target_root: In a deployment, the server's folder of the target's data; None: data.root.
         start: In a deployment, where model.start lies among the server's runs; None: where it says.
+        diagnose: What is asked about the finished run; None: it is trained.
     """
 
     config: Config
@@ -23,6 +25,7 @@ class Job:
     left_out: str | None = None
     target_root: Path | None = None
     start: Path | None = None
+    diagnose: Asked | None = None
 
 
 def fold_folder(folder: Path, left_out: str) -> Path:

@@ -40,6 +40,7 @@ def results_of(job: Job, rounds: Rounds, setting: Setting) -> dict[str, Any]:
         "seconds": sum(record["seconds"] for record in records),
         "target": target,
         "sources": sources,
+        **({"id_test": records[-1]["id_test"]} if records[-1].get("id_test") else {}),
         "train": judge.told("train", rounds.strategy.last_evaluation.get("train", {})),
         "selection": select(records, folds, judge.warmup, judge.kept.by, config.evaluation.metrics),
         **({} if judge.kept.by == ACCURACY else {"select_by": asdict(judge.kept.by)}),

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.serverapp import Grid
 
 from fedha import data, numerics
-from fedha.cohort import simulated_secret
+from fedha.cohort import cohort_size, simulated_secret
 from fedha.config import POOLED, Config, is_elsewhere
 from fedha.data.domain import DomainSet
 from fedha.data.fingerprint import fingerprint
@@ -17,7 +18,7 @@ from fedha.data.groups import groups_of
 from fedha.data.partition import client_count, client_names
 from fedha.diagnosis.watch import watch
 from fedha.errors import listed
-from fedha.features import Keeping
+from fedha.features import Keeping, ahead
 from fedha.flower import booking, secure_rounds
 from fedha.flower.attendance import Attendance
 from fedha.flower.delivery import never
@@ -30,6 +31,7 @@ from fedha.flower.secure_wire import settings_mark
 from fedha.flower.setting import Setting, given, learned, leave_out, load_domains, watched
 from fedha.flower.strategy import HessianAlignment
 from fedha.flower.targets import evaluation
+from fedha.inputs import Form
 from fedha.measurement import shapes
 from fedha.models import SplitModel, build
 from fedha.models.check import check_batch_norm, check_inputs, check_network, likely_form
@@ -38,6 +40,7 @@ from fedha.piggyback import riders
 from fedha.privacy.contract import contract_of
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.site import Site
+from fedha.recipes import Recipe
 from fedha.registry import statistic
 from fedha.runs import own_files, owner, resuming, runfolder
 from fedha.runs.checkpoint import read_saved
@@ -48,7 +51,7 @@ from fedha.runs.starting import Start, start_from
 from fedha.targets import check_weights
 from fedha.unmoved import unmoved
 
-__all__ = ["Job", "fold_folder", "leave_out", "load_domains", "serve"]
+__all__ = ["Job", "check_run", "fold_folder", "leave_out", "load_domains", "serve"]
 
 
 def serve(
@@ -63,7 +66,7 @@ def serve(
     attendance: Attendance | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Train one run to its end and write its folder.
+    """Train one run to its end and write its folder; or diagnose it, where the job says so.
 
     Args:
         job: What to train and where to write.
@@ -84,6 +87,10 @@ def serve(
         FedhaError: Bad data, a failed client, or a folder that holds another run.
         StoppedError: It was asked to; what was done is saved.
     """
+    if job.diagnose is not None:
+        from fedha.flower.diagnosing import serve_diagnosis  # nothing that a run needs
+
+        return serve_diagnosis(job, grid, listener, domains=domains, stop=stop, attendance=attendance)
     secure_rounds.check_clients(job.config, _client_count(job.config, domains))  # a refusal leaves nothing behind
     if not resume:
         runfolder.check_new(job.folder)
@@ -114,13 +121,7 @@ def _serve(
     elif attendance is not None:
         strategy.talk.attendance = attendance
     setting = learned(job, strategy, grid) if domains is None else given(config, domains)
-    model = check_network(build(config.network, setting.input_shape, setting.classes, seed)).to(torch.device(device))
-    form = likely_form(model, setting.input_shape)
-    check_inputs(model, next(iter(setting.names), POOLED), form)
-    check_batch_norm(model, config.training, config.privacy)
-    check_weights(config.training, setting.classes)
-    for domain in (*domains.sources, *domains.targets) if domains is not None else ():
-        groups_of(domain.held_out, config.evaluation.groups or "")
+    model, form = _network(config, setting, domains, device)
     asked = config.evaluation.diagnose_every is not None and job.left_out is None
     looking = watch(model, config, domains) if asked else None
     saved = read_saved(job.folder) if resume else None
@@ -133,10 +134,7 @@ def _serve(
     recipe = strategy.task.recipe
     idle = unmoved(recipe, model, form, strategy.talk.rules.clients, config.training)
     setting = replace(setting, remarks=(*config.model.unread, *model.remarks, *warned, *idle))
-    apart = [term.statistic for term in recipe.terms if term.weight and statistic(term.statistic).representation]
-    shapes(model, form, apart, recipe.probes)  # a network without what they are of is refused before the first round
-    sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
-    strategy.expected = shapes(model, form, sent, recipe.probes)
+    strategy.expected = _expected(config, recipe, model, form)
     resumed = resume and (job.folder / METRICS).exists()
     runfolder.create(job.folder, config, resume=resume)
     if domains is None and config.privacy.protect == "clients" and config.training.clients_per_round is not None:
@@ -190,6 +188,52 @@ def _serve(
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
     return results
+
+
+def check_run(config: Config, domains: DomainSet) -> None:
+    """Whether a run on these data can have a first round.
+
+    Args:
+        config: One recipe, one seed.
+        domains: Its data.
+
+    Raises:
+        FedhaError: What `serve` would refuse it for.
+    """
+    clients = _client_count(config, domains)
+    secure_rounds.check_clients(config, clients)
+    cohort_size(config.training, clients)
+    numerics.configure(config.engine.threads)
+    strategy, setting = _strategy(config, domains), given(config, domains)
+    model, form = _network(config, setting, domains, "cpu")
+    strategy.begin(named_state(model), kinds_of(model))
+    _started(Job(config, Path()), model, setting)
+    recipe = strategy.task.recipe
+    _expected(config, recipe, model, form)
+    if config.model.features.cache is not None:
+        ahead.frozen_part(config, model, form)
+    judged(Job(config, Path()), setting.classes, recipe.weak_rounds, setting.names, fold_folder)
+
+
+def _network(config: Config, setting: Setting, domains: DomainSet | None, device: str) -> tuple[SplitModel, Form]:
+    """The run's network, which fits its data, and how inputs reach it."""
+    made = build(config.network, setting.input_shape, setting.classes, config.seed[0])
+    model = check_network(made).to(torch.device(device))
+    form = likely_form(model, setting.input_shape)
+    check_inputs(model, next(iter(setting.names), POOLED), form)
+    check_batch_norm(model, config.training, config.privacy)
+    check_weights(config.training, setting.classes)
+    for domain in (*domains.sources, *domains.targets) if domains is not None else ():
+        groups_of(domain.held_out, config.evaluation.groups or "")
+    return model, form
+
+
+def _expected(config: Config, recipe: Recipe, model: SplitModel, form: Form) -> dict[str, torch.Size]:
+    """Shapes of what clients will send; a network without what a statistic is of is refused."""
+    apart = [term.statistic for term in recipe.terms if term.weight and statistic(term.statistic).representation]
+    shapes(model, form, apart, recipe.probes)
+    sent = riders(recipe) if config.privacy.protect != "examples" else sum(private_exchanges(recipe), ())
+    return shapes(model, form, sent, recipe.probes)
 
 
 def _client_count(config: Config, domains: DomainSet | None) -> int:

@@ -25,6 +25,11 @@ def load_domains(config: Config, left_out: str | None = None) -> DomainSet:
     Raises:
         FedhaError: The data are missing or wrong, or no source would be left.
     """
+    if config.data.id_test and (config.privacy.protect != "nothing" or config.privacy.secure_aggregation):
+        raise FedhaError(
+            f"data.id_test is {config.data.id_test:g}: the server of a simulation looks at these examples itself, "
+            "which no noise and no secure sum covers; set it to 0"
+        )
     section, told = resolved(config)
     domains = data.load(section, config.seed[0], protected=config.privacy.protect == "examples")
     domains = replace(domains, description="; ".join(filter(None, [domains.description, told])))
@@ -66,6 +71,7 @@ class Setting:
         description: One line for the report.
         remarks: What the run's numbers should not be read without, a sentence each.
         made: What more must be known to make inputs of other examples, or classes of labels.
+        id_tests: As in `DomainSet`.
     """
 
     names: tuple[str, ...]
@@ -75,6 +81,7 @@ class Setting:
     description: str
     remarks: tuple[str, ...] = ()
     made: Mapping[str, Any] = field(default_factory=dict)
+    id_tests: tuple[Domain, ...] = ()
 
 
 def given(config: Config, domains: DomainSet) -> Setting:
@@ -83,12 +90,25 @@ def given(config: Config, domains: DomainSet) -> Setting:
     columns = {name: one.model_dump(exclude_unset=True) for name, one in domains.statistics.items()}
     made = {"class_names": list(domains.class_names), "statistics": columns}
     told = {name: value for name, value in made.items() if value}
-    return Setting(names, domains.input_shape, domains.classes, domains.targets, domains.description, made=told)
+    return Setting(
+        names,
+        domains.input_shape,
+        domains.classes,
+        domains.targets,
+        domains.description,
+        made=told,
+        id_tests=domains.id_tests,
+    )
 
 
 def learned(job: Job, strategy: HessianAlignment, grid: Grid) -> Setting:
     """What the clients say of their data when they introduce themselves; the targets are the server's."""
     config = job.config
+    if config.data.id_test:
+        raise FedhaError(
+            f"data.id_test is {config.data.id_test:g}, but a deployment's server has nothing of its sources to look "
+            "at; set it to 0"
+        )
     members = strategy.talk.meet(grid, 1)
     found = {str(one.input_shape): one for one in members}
     if len(found) > 1:
@@ -112,4 +132,5 @@ def watched(job: Job, setting: Setting) -> dict[str, tuple[Domain, ...]]:
     """What of the unseen domains is evaluated; of a fold, the source that is left out, whole."""
     if job.left_out is not None:
         return {splits.TEST: setting.targets}
-    return splits.watched(setting.targets, job.config.data, job.config.seed[0])
+    parts = splits.watched(setting.targets, job.config.data, job.config.seed[0])
+    return parts | ({splits.ID_TEST: setting.id_tests} if setting.id_tests else {})

@@ -7,7 +7,7 @@ from os import urandom
 from typing import Any, Literal
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from flwr.supercore import log
@@ -25,10 +25,10 @@ from fedha.flower.correspondence import Correspondence, Rules
 from fedha.flower.held import digest
 from fedha.flower.secure_rounds import SecureRounds
 from fedha.flower.secure_sums import least_clients
-from fedha.flower.tensor_array import array_record
-from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_tensors
+from fedha.flower.tensor_array import array_record, filled
+from fedha.flower.wire import pack_arrays, pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.metrics.asked import NOTHING
-from fedha.models.state import RUNNING, constants_name, digests, divided, new_statistics
+from fedha.models.state import RUNNING, constants_name, digests, divided, new_statistics, whole
 from fedha.piggyback import RIDING
 from fedha.privacy.contract import Contract
 from fedha.privacy.site import Site
@@ -110,7 +110,8 @@ class HessianAlignment(Strategy):
         self._told = False  # why clients are not asked to evaluate
         self._arrays: ArrayRecord | None = None
         self._sent: tuple[ArrayRecord, ArrayRecord] | None = None  # the whole, and what of it each message carries
-        self._constants = ""  # digest of what is never sent again
+        self._still: Mapping[str, Array] = {}  # what of the whole never moves
+        self._constants = ""  # its digest, since it is never sent again
         self._named: ArrayRecord | None = None  # whose digest the clients are told
         secure = privacy is not None and privacy.secure_aggregation
         self.secure = SecureRounds(self.talk, privacy, self.task) if privacy is not None and secure else None
@@ -205,13 +206,16 @@ class HessianAlignment(Strategy):
             }
         self._arrays, self._sent, self.talk.state = None, None, server.state
         self.talk.held.constants = pack_tensors(server.constants)
+        self._still = pack_arrays(server.constants, in_place=self._in_place)
         self._constants = constants_name(digests(server.constants))
 
     @property
     def arrays(self) -> ArrayRecord:
         """The whole global model, packed once a round."""
         if self._arrays is None:
-            self._arrays = self._pack(self.begun().state)  # a round makes new ones, and leaves these as they are
+            server = self.begun()  # a round makes new tensors, and leaves these as they are
+            moved = pack_arrays({**server.parameters, **server.running}, in_place=self._in_place)
+            self._arrays = array_record(whole({**moved, **self._still}, server.kinds))
         return self._arrays
 
     def shown(self, *, over: bool) -> ArrayRecord:
@@ -279,7 +283,7 @@ class HessianAlignment(Strategy):
         for group in ("risk", "accuracy", "penalty"):
             numbers |= {f"{group}/{name}": value for name, value in self.last_round[group].items()}
         self._arrays = None
-        return self.arrays, MetricRecord(numbers)
+        return self.arrays, filled(MetricRecord(), numbers)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -365,11 +369,10 @@ class HessianAlignment(Strategy):
 
     def _trained(self, arrays: ArrayRecord) -> ArrayRecord:
         """Those of the global model's arrays that each message carries; the same record for the same arrays."""
-        names = self.begun().parameters.keys()
-        if arrays.keys() == names:
-            return arrays
         if self._sent is None or self._sent[0] is not arrays:
-            self._sent = arrays, array_record({name: arrays[name] for name in names})
+            names = self.begun().parameters.keys()
+            sent = arrays if arrays.keys() == names else array_record({name: arrays[name] for name in names})
+            self._sent = arrays, sent
         return self._sent[1]
 
     def _answers(

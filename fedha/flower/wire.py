@@ -20,7 +20,7 @@ from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.devices import to_device, to_host
 from fedha.errors import FedhaError, brief
 from fedha.exchange import Kind, Reply, Request, Task
-from fedha.flower.tensor_array import TensorArray, array_record, as_tensor
+from fedha.flower.tensor_array import TensorArray, array_record, as_tensor, filled
 from fedha.inputs import nested, several
 from fedha.jsonfile import parse_json
 from fedha.metrics.asked import NOTHING, packed, unpacked
@@ -28,6 +28,7 @@ from fedha.models.state import CONSTANT, FROZEN, digests
 from fedha.numerics import aligned
 from fedha.recipes import Recipe, Term
 from fedha.rules.table import check_allowed
+from fedha.schema import shown
 
 _R = TypeVar("_R", ArrayRecord, MetricRecord, ConfigRecord)
 _OWN, _WEIGHED = "tensors", "sum"  # the names of the record of a reply's tensors
@@ -36,11 +37,13 @@ _SHAPE, _BY_NAME, _BY_PLACE, _SECURE = "input_shape", "/", "#", "secure"
 _SENT = "rule"  # the record of what the run's rules send along
 _SHAPES, _DIGESTS = "parameters", "digests"  # of an introduction's request
 _KINDS, _OTHER = "kinds", "other"  # of an introduction's reply
+_LENT = "lent"  # of an introduction: unseen domains that it asks for
 CONTRACT = "contract"  # of a request and of an introduction: the digest of what was agreed on
 _ASKED, _SUMS = "asked", "sums"  # what is counted where clients evaluate; the record of a reply that has it
 _RUNNING, CONSTANTS = "running", "constants"  # records of a request; the latter also the scalar that names it
 # Of an introduction: 1 where the client's noise can be repeated, else 0; and how many held-out examples there are.
 SEEDED, HELD_OUT = "seeded", "held_out_examples"
+LENDS = "lends"  # of an introduction: the client is no source, its domain is lent to diagnoses
 UNREACHED = "unreached/"  # before the name of a parameter that no loss can move
 
 
@@ -148,11 +151,14 @@ def unpack_task(text: str) -> Task:
     training, privacy = TrainingConfig.model_validate(content["training"]), content.get("privacy", {})
     for rule in (training.optimizer, training.weight_averaging):
         check_allowed(rule)  # before it would be imported
-    return Task(recipe, training, content["seed"], PrivacyConfig.model_validate(privacy))
+    seed = content["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool):  # 0.0 is 0 to who compares, and another run to who draws
+        raise FedhaError(f"the seed is {shown(seed)}, which is no whole number; look at the server")
+    return Task(recipe, training, seed, PrivacyConfig.model_validate(privacy))
 
 
 def pack_introduction(
-    task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str], contract: str = ""
+    task: str, state: Mapping[str, Tensor], kinds: Mapping[str, str], contract: str = "", lent: Sequence[str] = ()
 ) -> RecordDict:
     """What a client is told before its first round.
 
@@ -161,13 +167,21 @@ def pack_introduction(
         state: The global model's, if that is known.
         kinds: What becomes of its parts, if that is known.
         contract: Digest of what was agreed on.
+        lent: Unseen domains that a diagnosis asks for, by name: those who lend them have a part in it.
     """
     scalars = ConfigRecord({"task": task, **({CONTRACT: contract} if contract else {})})
+    if lent:
+        scalars[_LENT] = list(lent)
     if state:
         scalars[_SHAPES] = json.dumps({name: list(value.shape) for name, value in state.items()})
         still = {name: value for name, value in state.items() if kinds.get(name, FROZEN) in CONSTANT}
         scalars[_DIGESTS] = json.dumps(digests(still))
     return RecordDict({"request": scalars})
+
+
+def announced_lent(content: RecordDict) -> tuple[str, ...]:
+    """The unseen domains that an introduction asks for; () in a run."""
+    return _names(_record(content, "request", ConfigRecord), _LENT)
 
 
 def announced_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
@@ -200,7 +214,7 @@ def pack_request(
     """A request's records; the arrays are packed once by the caller and shared by all clients. Its kind is the type of
     the message that carries it.
     """
-    scalars = ConfigRecord({"task": task, "round": request.round, "share": request.averaging_weight})
+    scalars: dict[str, Any] = {"task": task, "round": request.round, "share": request.averaging_weight}
     if request.additive:
         scalars["additive"] = True
     for name in ("measure", "evaluate"):
@@ -215,12 +229,12 @@ def pack_request(
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "parameters": parameters,
         "references": references,
-        "request": scalars,
+        "request": filled(ConfigRecord(), scalars),
     }
     records |= {_SENT: sent} if sent else {}
     if request.running:
         records[_RUNNING] = pack_tensors(request.running, in_place=in_place)
-    return RecordDict(records)
+    return filled(RecordDict(), records)
 
 
 def sent_constants(content: RecordDict) -> dict[str, Tensor] | None:

@@ -47,6 +47,7 @@ class Logged:
     def __init__(self, first: Listener, loggers: Mapping[str, Listener]) -> None:
         self._first = first
         self._loggers = dict(loggers)
+        self.failed: list[str] = []  # what was said of those that failed
 
     def started(self, config: Config, folder: Path, first_round: int) -> None:
         """Tell all."""
@@ -78,7 +79,8 @@ class Logged:
                 event(one)
             except Exception as error:
                 del self._loggers[name]
-                self._first.note(f"{name} hears no more of this run: {type(error).__name__}: {brief(error)}")
+                self.failed.append(f"{name} hears no more of this run: {type(error).__name__}: {brief(error)}")
+                self._first.note(self.failed[-1])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ CONSTANT, MOVED = (FROZEN, BUFFER), (AVERAGED, LOCAL)
 RUNNING = "buffers/"  # before the name of a part in a reply: how it moved
 
 Tensors = dict[str, Tensor]
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,19 @@ class State:
 
     def whole(self) -> Tensors:
         """All of it, as ``load_state_dict`` takes it strictly."""
-        known = self.trained | self.running | self.constants
-        return {
-            name: known[self.kinds.get(name, "").removeprefix(TIED) if _is_tied(self.kinds, name) else name]
-            for name in self.kinds or known
-        }
+        return whole(self.trained | self.running | self.constants, self.kinds)
+
+
+def whole(parts: Mapping[str, Part], kinds: Mapping[str, str]) -> dict[str, Part]:
+    """The parts of a state, such as tensors or their arrays, in its order and under all of its names.
+
+    Args:
+        parts: By name, in any order; of what is tied the first name's alone.
+        kinds: As in `State`; empty: all there is, as it is.
+    """
+    if not kinds:
+        return dict(parts)
+    return {name: parts[kind.removeprefix(TIED) if kind.startswith(TIED) else name] for name, kind in kinds.items()}
 
 
 def state_of(model: nn.Module) -> State:

@@ -14,6 +14,7 @@ from fedha.data.domain import DomainSet
 from fedha.data.examples import GIVEN, Chosen, Examples
 from fedha.data.fingerprint import fingerprint
 from fedha.data.images.source import Images
+from fedha.data.splits import ID_TEST
 from fedha.data.unlabelled import archive, image_folder, rows_of_table
 from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
@@ -121,6 +122,7 @@ def _own(folder: Path, config: Config, wanted: str | None) -> list[Piece]:
 
 def _parts(domains: DomainSet) -> list[Piece]:
     found = [Piece(one.name, part, getattr(one, part)) for one in domains.sources for part in ("train", "held_out")]
+    found += [Piece(one.name, ID_TEST, one.held_out) for one in domains.id_tests]
     return [*found, *(Piece(one.name, "test", one.held_out) for one in domains.targets)]
 
 

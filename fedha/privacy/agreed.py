@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fedha.exchange import Request, Task
+from fedha.exchange import DIAGNOSING, Request, Task, is_question
 from fedha.metrics.asked import NOTHING, asked
 from fedha.privacy.contract import Contract, task_terms
 from fedha.rules import applied
@@ -95,6 +95,13 @@ def _round(contract: Contract, request: Request) -> str | None:
     return None if 1 <= request.round <= contract.rounds else f"1 to {contract.rounds}"
 
 
+def _kind(contract: Contract, request: Request) -> str | None:
+    """A diagnosis where the site allows it, and of one that volunteers for it nothing else."""
+    if request.kind not in DIAGNOSING:
+        return f"heads or directions: this site volunteers {contract.volunteer!r}" if contract.volunteer else None
+    return "no diagnosis: the site's file has diagnose: 0" if contract.diagnose == 0 else None
+
+
 def _measure(contract: Contract, request: Request) -> str | None:
     """Statistics as the recipe's exchanges have them; with an update those that ride along, where they do."""
     allowed: tuple[tuple[str, ...], ...] = ((),)
@@ -106,8 +113,11 @@ def _measure(contract: Contract, request: Request) -> str | None:
 
 
 def _evaluate(contract: Contract, request: Request) -> str | None:
-    """Parts of the domain that are agreed on; none where statistics are asked for, one at least to evaluate."""
-    agreed = () if request.kind == "measure" else contract.evaluate or ()
+    """Parts of the domain that are agreed on, one at least to evaluate; with an update what rides along with it."""
+    agreed = contract.evaluate or ()
+    if request.kind != "evaluate":
+        rides = request.kind == "train" and contract.schedule == "piggyback"
+        agreed = tuple(part for part in agreed if rides and part == "held_out")
     known = set(request.evaluate) <= set(agreed) and len(set(request.evaluate)) == len(request.evaluate)
     return None if known and (request.kind != "evaluate" or request.evaluate) else _any_of([agreed])
 
@@ -127,7 +137,10 @@ def _references(contract: Contract, request: Request) -> Deviation | None:
 
 
 def _sent(contract: Contract, request: Request) -> Deviation | None:
-    """What the rules of the run send along, with an update alone."""
+    """What the rules of the run send along, with an update alone; heads or directions where they are asked for."""
+    if request.kind in DIAGNOSING:
+        other = [name for name, one in request.sent.items() if not is_question(name, one)]
+        return Deviation("sent", f"{shown(other[0])} of this shape", "some heads or directions") if other else None
     if not request.sent:
         return None
     known = _along(contract, request) if request.kind == "train" else {}
@@ -161,6 +174,7 @@ def _any_of(allowed: tuple[tuple[str, ...], ...] | list[tuple[str, ...]]) -> str
 
 BOUND: Mapping[str, Callable[[Contract, Request], Deviation | str | None]] = {
     "task": lambda contract, request: task_deviation(contract, request.task, request.contract),
+    "kind": _kind,
     "round": _round,
     "measure": _measure,
     "evaluate": _evaluate,
@@ -173,7 +187,6 @@ BOUND: Mapping[str, Callable[[Contract, Request], Deviation | str | None]] = {
 
 HARMLESS: Mapping[str, str] = {
     "contract": "it is compared with the task",
-    "kind": "what it asks for is bound: statistics, an update, an evaluation",
     "parameters": "names and shapes are held to the client's own network (fedha.models.check), sizes to what is proven "
     "(fedha.privacy.requests); their values are what a round is about",
     "running": "as parameters",

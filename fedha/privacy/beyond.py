@@ -2,6 +2,8 @@
 
 Known kinds are named at sight. Whatever else a network is made of is tried, on inputs that are nobody's: an example's
 numbers may not change with its neighbours, nothing may be drawn, and nothing may be left behind for the next example.
+It is tried as it is, and once more at other parameters: those of a request are the server's, and a factor that a
+network begins with at zero need not stay there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
 from fedha.errors import FedhaError
 from fedha.inputs import Form, Inputs, each
+from fedha.randomness import generator
 
 _ROUNDING = 1e-4  # relative to the largest number: batches of one size are computed alike, to the bit or nearly
 
@@ -46,7 +50,8 @@ def refuse_beyond_examples(model: nn.Module, form: Form | Sequence[int]) -> None
     for name, module in model.named_modules():
         if problem := _known_kind(module):
             raise FedhaError(f"layer {name!r} ({type(module).__name__}) {problem}")
-    if found := _tried(model, Form.of(form, next(model.parameters()).dtype)):
+    whole = Form.of(form, next(model.parameters()).dtype)
+    if found := _tried(model, whole, {}) or _tried(model, whole, _elsewhere(model)):
         name, problem = found
         who = f"layer {name!r} ({type(model.get_submodule(name)).__name__})" if name else "the network"
         raise FedhaError(f"{who} {problem}")
@@ -74,8 +79,20 @@ def _keeps_or_mixes(module: nn.modules.batchnorm._NormBase) -> bool:
     return module.training
 
 
-def _tried(model: nn.Module, form: Form) -> tuple[str, str] | None:
-    """The first layer that fails a trial, and how."""
+def _elsewhere(model: nn.Module) -> dict[str, Tensor]:
+    """What is trained, moved by about as much as a layer's fresh weights are large: nothing of it is zero, or tiny."""
+    found = {}
+    for name, value in model.named_parameters():
+        if value.requires_grad and value.is_floating_point():
+            size = 1.0 if value.dim() < 2 else (len(value) / max(1, value.numel())) ** 0.5
+            drawn = torch.rand(value.shape, generator=generator(0, "trial", name)) - 0.5
+            moved = drawn.sign() * (0.5 + drawn.abs()) * size  # some to either side, or deep networks overflow
+            found[name] = value.detach() + moved.to(value)
+    return found
+
+
+def _tried(model: nn.Module, form: Form, parameters: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """The first layer that fails a trial at some parameters, the others being the network's own, and how."""
     some = next(model.parameters())
 
     def batch(*ones: bool) -> Inputs:
@@ -87,9 +104,9 @@ def _tried(model: nn.Module, form: Form) -> tuple[str, str] | None:
     devices = [some.device] if some.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         before = _chance(some.device)
-        usual = _passed(model, batch(False, False, False))
+        usual = _passed(model, batch(False, False, False), parameters)
         changed = _put_back(model, kept)
-        mixed = _passed(model, batch(True, False, True))
+        mixed = _passed(model, batch(True, False, True), parameters)
         _put_back(model, kept)
     for name, passed in usual.items():
         if not torch.equal(passed.chance, before):
@@ -122,7 +139,7 @@ def _chance(device: torch.device) -> Tensor:
     return torch.cat(states)
 
 
-def _passed(model: nn.Module, inputs: Inputs) -> dict[str, _Pass]:
+def _passed(model: nn.Module, inputs: Inputs, parameters: Mapping[str, Tensor]) -> dict[str, _Pass]:
     """What each layer does, by name, in the order in which they end."""
     device = next(model.parameters()).device
     passed: dict[str, _Pass] = {}
@@ -135,7 +152,7 @@ def _passed(model: nn.Module, inputs: Inputs) -> dict[str, _Pass]:
 
     handles = [listen(name, module) for name, module in model.named_modules()]
     try:
-        model(inputs)
+        functional_call(model, dict(parameters), (inputs,))
     except Exception as error:
         raise FedhaError(
             f"the network cannot be tried on inputs of zeros and ones of shape {Form.like(inputs).input_shape}, to see "

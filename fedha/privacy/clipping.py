@@ -16,8 +16,8 @@ blocks of ``b = min(n, 512)`` examples, whose sums are added in float64:
 - everything is in units of a power of two of about the clip, so that ``|f_i s_k left| |right| <= 1`` is what float32
   holds; the factors come in float64, and range over 10^300 without being cut to subnormal numbers;
 - r_i is short by at most ``(V / 2 + 2) u r_i``: a sum of V squares and its root; left's is taken in float64. A square
-  of right below 2^-126 may vanish, so ``sqrt(V) 2^-63`` is added to right's norm: never too little of anything, and
-  nothing at all of a norm near one, whose last bit is larger;
+  of right below 2^-126 may vanish, so ``sqrt(V) 2^-63`` is added to right's norm, and to left's what vanishes in
+  float64: never too little of anything, and nothing at all of a norm near one, whose last bit is larger;
 - weights and weighted lefts are off by u each, or by 2^-126 where they are subnormal. Right is at most 2^64 then, since
   the squares of more overflow and their example is left out: less than 2^-60 is lost of a term of norm one;
 - an entry of a block's sum is off by at most ``u sum_i d_i |x_i|``, x_i example i's share and d_i the roundings on its

@@ -1,7 +1,8 @@
 """What a client may be asked: agreed on before a run, held by the client, and compared with every request.
 
 Its terms are what the server has too, and have a digest that travels. The site's own words beside them (the key of its
-split, fewer evaluations, fewer numbers, how often a question is answered again) are in no digest; they narrow it.
+split, fewer evaluations, fewer numbers, how often a question is answered again) are in no digest; they narrow it. Two
+are the site's alone to give: answers to a diagnosis, and a domain that is lent to one and trained by nobody.
 """
 
 import hashlib
@@ -60,6 +61,8 @@ class Contract:
         repeats: How many answers may be asked for again in all, of each kind: by a run that is resumed, by one that
             is begun anew, or because an answer was lost. None: nobody counts. Default: as many as there are rounds,
             or where anything is covered a tenth of them, and at least five.
+        diagnose: How many heads and directions are answered in diagnoses of the run, in all; 0: none. None: any number.
+        volunteer: The unseen domain that is lent to diagnoses, by name, and to nothing else; "": it takes part.
         split: The key that decides who is held out, as hexadecimal digits; "" where nobody has written it down.
         network: Digest of the network's state: names, shapes, types, what becomes of them; "": what the client makes.
         constants: What requests call what of the network never moves (`fedha.models.state.constants_name`); "": as the
@@ -77,6 +80,8 @@ class Contract:
     evaluate: tuple[str, ...] | None = None
     numbers: tuple[str, ...] = NUMBERS
     repeats: int | None = -1
+    diagnose: int | None = 0
+    volunteer: str = ""
     split: str = ""
     network: str = ""
     constants: str = ""
@@ -91,7 +96,19 @@ class Contract:
                 raise FedhaError(f"a contract {what} {shown(other[0])}; known are {', '.join(known)}")
         if self.repeats is not None and self.repeats < 0:
             raise FedhaError(f"a contract has repeats {self.repeats}; give 0 or more, or null for any number")
+        if self.diagnose is not None and self.diagnose < 0:
+            raise FedhaError(f"a contract has diagnose {self.diagnose}; give 0 or more, or null for any number")
+        if self.volunteer and self.diagnose == 0:
+            raise FedhaError(
+                f"a contract lends {self.volunteer!r} to diagnoses and has diagnose 0; say how many heads and "
+                "directions are answered in all"
+            )
         check_key(self.split)
+
+    @property
+    def counts(self) -> bool:
+        """Whether anybody counts what is answered."""
+        return self.repeats is not None or bool(self.diagnose)
 
     @property
     def rounds(self) -> int:
@@ -162,6 +179,11 @@ def contract_of(config: Config, **own: Any) -> Contract:
     task = Task(config.recipe[0].resolve(), config.training, config.seed[0], config.privacy)
     metrics, groups = tuple(config.evaluation.metrics), config.evaluation.groups or ""
     return Contract(task, config.federation.schedule, sections_of(config), metrics, groups, **own)
+
+
+def simulated(config: Config) -> Contract:
+    """The contract of the clients of a simulation, whose data are in one place: what is asked again counts nothing."""
+    return contract_of(config, repeats=None, diagnose=None)
 
 
 def contract(

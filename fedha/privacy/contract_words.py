@@ -8,6 +8,7 @@ from fedha.privacy.contract import NUMBERS, Contract
 from fedha.schema import shown
 from fedha.training import PARTS
 
+_OWN = ("evaluate", "numbers", "repeats", "diagnose", "volunteer")  # the site's words that change what it answers
 _PRIVACY_SAID = ("protect", "secure_aggregation", "threshold", "minimum", "bound", "noise_multiplier")
 
 
@@ -23,6 +24,7 @@ def in_words(held: Contract) -> list[str]:
         f"Training: {_changed(training, TrainingConfig(), ('mode', 'rounds', 'local'))}.",
         *([f"Local steps: {_changed(training.local, LocalConfig(), ())}."] if training.mode == "local" else []),
         f"Evaluated: {', '.join(held.evaluate or ()) or 'nothing'}{_counted(held)}. {_numbers(held)}",
+        _diagnosed(held),
         f"It tells the server its domain's name, the shape of an input{_count(held)}.",
         *_protection(held),
         _cohort(held),
@@ -34,7 +36,7 @@ def in_words(held: Contract) -> list[str]:
 
 def changes(before: Contract, after: Contract) -> list[str]:
     """What of a contract another one has otherwise, a line each: key, before, after."""
-    own = [{name: getattr(one, name) for name in ("evaluate", "numbers", "repeats")} for one in (before, after)]
+    own = [{name: getattr(one, name) for name in _OWN} for one in (before, after)]
     old, new = ({**one.terms, **words} for one, words in zip((before, after), own, strict=True))
     told = [
         f"{key}: {_value(old, key)} → {_value(new, key)}"
@@ -69,6 +71,14 @@ def _repeats(held: Contract) -> str:
     if held.repeats is None:
         return "What is asked again is answered again."
     return f"Of each kind {held.repeats} answers may be asked for again in all."
+
+
+def _diagnosed(held: Contract) -> str:
+    if held.diagnose == 0:
+        return "Diagnoses: none is answered."
+    many = "any number of" if held.diagnose is None else f"{held.diagnose}"
+    told = f"Diagnoses: {many} heads and directions are answered in all, each with a gradient or a product of its size"
+    return f"{told}; it lends {held.volunteer!r} to them and to nothing else." if held.volunteer else f"{told}."
 
 
 def _riding(held: Contract) -> str:

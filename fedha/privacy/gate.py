@@ -7,9 +7,9 @@ from torch import nn
 
 from fedha.data.domain import Domain
 from fedha.errors import FedhaError
-from fedha.exchange import Request, Task
+from fedha.exchange import DIAGNOSING, Request, Task
 from fedha.inputs import Form
-from fedha.minibatches import too_small
+from fedha.minibatches import rows_used, too_small
 from fedha.models.check import check_batch_norm
 from fedha.models.split import SplitModel, whole_head
 from fedha.privacy import guards
@@ -44,10 +44,9 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
     """
     privacy = request.task.privacy
     limits = site.limits or Limits(min_examples=privacy.min_examples)
-    least = max(limits.min_examples, privacy.min_examples)
     form = domain.train.form
     found = refuse_request(request, model, form) or unfit(request.task, model, domain)
-    found = found or guards.refuse_batch(len(domain.train), least)
+    found = found or _refuse_few(request, domain, site.limits)
     if found is None and (site.limits is not None or (privacy.protect == "examples" and privacy.guard_heads)):
         found = _refuse_head(request, model, limits)
     found = found or _refuse_foreign(kind, request) or _refuse_unsent(kind, request, limits)
@@ -124,6 +123,19 @@ def structure(model: nn.Module) -> int:
     return hash(tuple(found))
 
 
+def _refuse_few(request: Request, domain: Domain, limits: Limits | None) -> Refusal | None:
+    """Refuse where a client has too few examples for the run, or an answer would be made of fewer than a site allows.
+
+    What noise covers counts as made of all: a private batch may be empty.
+    """
+    examples, privacy = len(domain.train), request.task.privacy
+    found = guards.refuse_batch(examples, privacy.min_examples)
+    if found is not None or limits is None:
+        return found
+    some = request.kind in ("measure", "train") and privacy.protect != "examples"  # others are of all there are
+    return guards.refuse_batch(rows_used(request, examples) if some else examples, limits.min_examples)
+
+
 def _refuse_head(request: Request, model: SplitModel, limits: Limits) -> Refusal | None:
     if not isinstance(model.head, nn.Linear) or model.head.bias is None:
         return None
@@ -155,6 +167,8 @@ def _refuse_unsent(kind: str, request: Request, limits: Limits) -> Refusal | Non
 
 def _asked(kind: str, request: Request) -> set[str]:
     """The statistics that are asked for, and whether an evaluation is: what an honest round asks for once."""
+    if request.kind in DIAGNOSING:
+        return {request.kind}
     if kind == "evaluate":
         return {EVALUATION}
     return {*request.measure, *([EVALUATION] if request.evaluate else [])}

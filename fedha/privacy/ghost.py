@@ -25,6 +25,7 @@ from fedha.inputs import Form
 from fedha.models.split import SplitModel
 from fedha.privacy.clipping import factors
 from fedha.privacy.loss import Loss
+from fedha.privacy.moments import vanished
 
 Named = Mapping[str, Tensor]
 
@@ -121,9 +122,11 @@ def _passes(loss: Loss, parameters: Named, inputs: Tensor, labels: Tensor) -> di
 
 
 def _norms(taken: Tensor, slope: Tensor, bias: bool) -> Tensor:
-    """Of one layer's example gradients, [n]."""
+    """Of one layer's example gradients, [n], with what may have vanished of the squares: never too little."""
     squares = taken.square().sum(1)
-    norms: Tensor = torch.linalg.vector_norm(slope, dim=1) * (squares + 1 if bias else squares).sqrt()
+    lost = [vanished(one.shape[1], one.dtype) for one in (slope, taken)]
+    slopes = torch.linalg.vector_norm(slope, dim=1) + lost[0]
+    norms: Tensor = slopes * ((squares + 1 if bias else squares).sqrt() + lost[1])
     return norms
 
 

@@ -82,8 +82,8 @@ def refuse_batch(examples: int, min_examples: int) -> Refusal | None:
         return None
     return Refusal(
         "min_examples",
-        f"the statistics would be of {examples} examples and privacy.min_examples is {min_examples}; add data, raise "
-        "the batch size, or leave the federation",
+        f"the answer would be of {examples} examples and min_examples is {min_examples}; add data, raise the batch "
+        "size, or leave the federation",
     )
 
 

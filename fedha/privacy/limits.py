@@ -33,7 +33,8 @@ class Limits(BaseModel):
             without noise are refused.
         delta: At which; default: a tenth of one over the number of examples.
         min_examples: Statistics and updates of fewer are not sent.
-        statistics: Those that may be asked for; null: all. Evaluation of held-out examples is called ``evaluation``.
+        statistics: Those that may be asked for; null: all. Evaluation of held-out examples is called ``evaluation``,
+            what diagnoses ask for ``heads`` and ``directions``.
         rounds_per_hour: Each statistic, the update and the evaluation are answered so many times in any hour.
         head: What an honest head looks like.
         cache_features: Whether the features of a frozen network may be kept on this site's disk, for its owner alone

@@ -48,13 +48,13 @@ class Moment:
 
         Args:
             precision: Of left's norm and of the result; right's squares, of which there may be many, are summed in
-                their own, and what may have vanished of them is added. Default: all in their own.
+                their own. What may have vanished of either's squares is added. Default: all in their own.
         """
         left = torch.linalg.vector_norm(self.left, dim=1, dtype=precision)
         right = torch.linalg.vector_norm(self.right, dim=1)
         if precision is not None:
-            lost = math.sqrt(self.right.shape[1] * torch.finfo(self.right.dtype).tiny)
-            right = right.to(precision) + lost
+            left = left + vanished(self.left.shape[1], precision)
+            right = right.to(precision) + vanished(self.right.shape[1], self.right.dtype)
         norms: Tensor = left * right
         return norms
 
@@ -152,6 +152,11 @@ class Batch:
             )
         p, along = self.probabilities, (vector @ self.features.T).T
         return self.weights * p * (along - (p * along).sum(1, keepdim=True))
+
+
+def vanished(numbers: int, precision: torch.dtype) -> float:
+    """The largest norm of so many numbers whose squares this precision has no number for."""
+    return math.sqrt(numbers * torch.finfo(precision).tiny)
 
 
 def measure(names: Iterable[str], batch: Batch) -> dict[str, Moment]:

@@ -89,7 +89,20 @@ class Table:
 def render(table: Table, form: Format) -> str:
     """Write a table in one of `FORMATS`, with a line break at the end."""
     writers = {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}
-    return writers[form](_in_lines(table))
+    return writers[form](with_legend(_in_lines(table), form))
+
+
+_LEGENDS = {
+    "text": "* best, † second of a column.",
+    "markdown": "Bold: best of a column; underlined: second.",
+    "latex": "Bold: best of a column; underlined: second.",
+}
+
+
+def with_legend(table: Table, form: Format) -> Table:
+    """The table with what its marks mean, as the format writes them, before its other notes."""
+    marked = any(isinstance(cell, Summary) and cell.rank for row in table.rows for cell in row)
+    return replace(table, notes=(_LEGENDS[form], *table.notes)) if marked and form in _LEGENDS else table
 
 
 def in_a_line(text: str) -> str:
@@ -113,7 +126,7 @@ def cell_text(cell: Cell) -> str:
 
 def rich_table(table: Table, width: int) -> RichTable:
     """The table for a terminal of so many columns; where it does not fit, each row's cells one under the other."""
-    table = _in_lines(table)
+    table = with_legend(_in_lines(table), "text")
     framed = _least_width(table) <= width
     shown = RichTable(
         title=Text(table.caption),
@@ -143,7 +156,7 @@ def plain_table(table: Table, width: int | None = None) -> str:
         width: Characters that a line may have; where the table has longer ones, each row's cells stand one under the
             other. None: as long as they are.
     """
-    table = _in_lines(table)
+    table = with_legend(_in_lines(table), "text")
     whole = _text(table)
     lines = len(table.rows) + 3  # what is above and below the rows are sentences, which whoever reads them wraps
     if width is None or all(len(line) <= width for line in whole.splitlines()[2 : 2 + lines]):

@@ -14,7 +14,7 @@ from fedha.report import figures
 from fedha.report.accuracies import RULES, sound
 from fedha.report.comparison import Run, Variant, variants
 from fedha.report.domains import domain_tables
-from fedha.report.formats import Cell, Column, Table, cell_text
+from fedha.report.formats import Cell, Column, Table, cell_text, with_legend
 from fedha.report.privacy import privacy_section
 from fedha.report.section import Section
 from fedha.report.tables import DIVERGED, Key, accuracy_table, label
@@ -94,6 +94,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["cell"] = cell_text
+    environment.filters["notes"] = lambda table: with_legend(table, "text").notes
     return environment.get_template("report.html.j2")
 
 

@@ -6,7 +6,7 @@ at least the threshold, and by A elsewhere. The signs are averaged as the moves 
 
 Source:
     Tenison, Sreeramadas, Mugunthan, Oyallon, Rish, Belilovsky, "Gradient masked averaging for federated learning"
-    (TMLR 2023), the soft mask.
+    (TMLR 2023), the soft mask; declearn's ``GradientMaskedAveraging`` is the same.
 """
 
 from typing import Annotated

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedha.config import TrainingConfig
 
 _ALIKE: Mapping[str, float] = MappingProxyType({})  # all parameters at one rate
+_SMALL = 2**12  # numbers of a parameter that takes longer to call for than to step
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam's state
 
 
@@ -67,8 +68,8 @@ def _adaptive(
         for keys in _groups(answers.parameters):
             values, gradients = ([of[key] for key in keys] for of in (answers.parameters, answers.update))
             before = {slot: [known[f"{slot}/{key}"] for key in keys] for slot in _SLOTS}
-            steps = [step + 1 for step in before["step"]]
-            taken = [float(step) for step in steps]
+            steps = torch._foreach_add(before["step"], 1)
+            taken = torch.stack(steps).tolist()
             means = torch._foreach_lerp(before["exp_avg"], gradients, 1 - first)
             squares = torch._foreach_mul(before["exp_avg_sq"], second)
             torch._foreach_addcmul_(squares, gradients, gradients, value=1 - second)
@@ -80,15 +81,19 @@ def _adaptive(
             moved |= dict(zip(keys, torch._foreach_addcdiv(values, means, scales, factors), strict=True))
             for slot, new in zip(_SLOTS, (steps, means, squares), strict=True):
                 kept |= {f"{slot}/{key}": value for key, value in zip(keys, new, strict=True)}
-        return moved, kept
+        return {key: moved[key] for key in answers.parameters}, kept
 
     return Rule(name, (mode,), rate, init=init, aggregate=aggregate)
 
 
 def _groups(parameters: Named) -> list[list[str]]:
-    """The parameters that are stepped at once: on a card all, whose launches cost most; else one, for memory's sake."""
+    """The parameters that are stepped at once: on a card all, whose launches cost most; else the small ones, and each
+    large one by itself, for memory's sake.
+    """
     on_card = all(value.is_cuda for value in parameters.values())
-    return [list(parameters)] if on_card and parameters else [[key] for key in parameters]
+    large = [key for key, value in parameters.items() if not on_card and value.numel() > _SMALL]
+    small = [key for key in parameters if key not in set(large)]
+    return [*([small] if small else []), *([key] for key in large)]
 
 
 def _descent(name: str, mode: str, rate: float, momentum: float, rates: Mapping[str, float] = _ALIKE) -> Rule:

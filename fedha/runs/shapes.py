@@ -41,6 +41,7 @@ class _Measured(TypedDict, total=False):
     target: _Parts | None
     oracle: _Parts | None
     lodo_val: _Parts | None
+    id_test: _Parts | None
     train: _Parts | None
     events: list[_Event]
     bytes_down: _Whole | None
@@ -103,6 +104,7 @@ class _Optional(TypedDict, total=False):
     diverged: _Text
     stopped: _Text
     select_by: dict[_Text, _Text]
+    id_test: _Parts
     remarks: list[_Text]
 
 

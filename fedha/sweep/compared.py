@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 
 from fedha.randomness import generator
 
@@ -49,7 +49,7 @@ def difference(values: Sequence[float]) -> Difference:
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return Difference(count, mean)
-    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+    half = float(stdtrit(count - 1, (1 + _CONFIDENCE) / 2)) * statistics.stdev(values) / math.sqrt(count)
     return Difference(count, mean, mean - half, mean + half, _by_signs(values))
 
 

@@ -12,6 +12,11 @@ from fedha.runs.folders import folder_name
 from fedha.sweep.space import Wanted
 
 _NOT_COMPUTED = ("name", "checkpoint", "data.download")  # no number depends on them
+_LATER = {  # keys that came after sweeps had been run: unsaid they leave a run's name as it was
+    "data.id_test": 0.0,
+    "evaluation.diagnose_every": None,
+    "recipe.units": "raw",
+}
 _SHORT = 40
 
 
@@ -97,14 +102,16 @@ def _job(wanted: Wanted) -> Job:
 def digest_of(config: Config) -> str:
     """A digest of all that a run's numbers depend on, of its config."""
 
-    def computed(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        kept = {}
-        for key, value in content.items():
-            path = f"{prefix}{key}"
-            if path in _NOT_COMPUTED or is_elsewhere(path):
-                continue
-            kept[key] = computed(value, f"{path}.") if isinstance(value, Mapping) else value
-        return kept
+    def computed(value: Any, prefix: str) -> Any:
+        if isinstance(value, list):
+            return [computed(one, prefix) for one in value]
+        if not isinstance(value, Mapping):
+            return value
+        return {key: computed(one, f"{prefix}{key}.") for key, one in value.items() if counts(f"{prefix}{key}", one)}
+
+    def counts(path: str, value: Any) -> bool:
+        unsaid = path in _LATER and value == _LATER[path]
+        return not unsaid and path not in _NOT_COMPUTED and not is_elsewhere(path)
 
     return _digest(computed(config.model_dump(mode="json"), ""))
 

@@ -8,6 +8,7 @@ from fedha.report.page import render_sections
 from fedha.report.section import Section
 from fedha.sweep.curves import AXES, curve_figure, read_curves
 from fedha.sweep.found import Found
+from fedha.sweep.heat import heat_figure
 from fedha.sweep.hyperparameters import hyperparameter_figure
 from fedha.sweep.parallel import parallel_figure
 from fedha.sweep.ranks import rank, rank_table
@@ -84,6 +85,13 @@ def _values(found: Found, rule: str) -> list[Section]:
     if panels := tuple(one for one in lines if one[1]):
         text = "Each run is a line; the tenth with the best validation is orange. Spread-out axes are logarithmic."
         parts.append(Section("All that was varied together", text, (), panels, first=True))
+    heat = [
+        (in_a_line(label), heat_figure(f"m{place}", label, [one for one in runs if one.label == label]))
+        for place, label in enumerate(labels)
+    ]
+    if panels := tuple(one for one in heat if one[1]):
+        text = "The two hyperparameters of which most values were tried; the stronger the colour, the better the mean."
+        parts.append(Section("Accuracy over two hyperparameters", text, (), panels, first=True))
     return parts
 
 

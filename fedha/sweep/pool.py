@@ -1,6 +1,7 @@
 """A sweep's workers on Ray: a process a core, or a share of a GPU, on this machine or a cluster."""
 
 import math
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,9 +23,11 @@ _STOP_SECONDS = 60.0
 class _RayWorker:
     """An actor: one job at a time, and a second call that tells it to stop."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, log: Sequence[str], where: str) -> None:
+        if Path(where).is_dir():  # where the command started: trackers may write there
+            os.chdir(where)
         self._stop = threading.Event()
-        self._worker = Worker(Store(Path(folder)), self._stop.is_set)
+        self._worker = Worker(Store(Path(folder)), self._stop.is_set, log)
 
     def work(self, task: Task, seconds: float) -> Outcome:
         return self._worker.work(task, seconds)
@@ -43,6 +46,7 @@ def on_ray(
     address: str | None = None,
     stop: Callable[[], bool],
     ready: Callable[[int], None] | None = None,
+    log: Sequence[str] = (),
 ) -> Iterator[Outcome | None]:
     """Do tasks on Ray; yields what became of each, and None where nothing has for a while.
 
@@ -57,6 +61,7 @@ def on_ray(
         address: A cluster's; None: a Ray of this machine.
         stop: Asked now and then, whether to stop; jobs that have begun are saved.
         ready: Told how many workers there are, once Ray has started.
+        log: As in `Worker`.
 
     Raises:
         FedhaError: Ray does not start, or nothing can be written.
@@ -69,11 +74,12 @@ def on_ray(
     del session
     options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpu_share, "max_concurrency": 2}
     actor: Any = ray.remote(_RayWorker).options(**options)
-    folder = str(store.folder.absolute())  # a worker may be somewhere else
-    idle: deque[Any] = deque(actor.remote(folder) for _ in range(workers))
+    made = (str(store.folder.absolute()), tuple(log), os.getcwd())  # a worker may be somewhere else
+    idle: deque[Any] = deque(actor.remote(*made) for _ in range(workers))
     coming = iter(batches)
     waiting: deque[Task] = deque()
     under_way: dict[Any, tuple[Any, Task]] = {}
+    held: dict[Any, tuple[str, int]] = {}  # whose data a worker has from its last job
     met: set[str] = set()  # jobs that other workers had when they were asked for
     try:
         while True:
@@ -83,7 +89,10 @@ def on_ray(
             if not under_way and (not waiting or stop()):
                 break
             while idle and waiting and not stop():
-                worker, task = idle.popleft(), waiting.popleft()
+                worker = idle.popleft()
+                task = nearest(waiting, held.get(worker), [held.get(one) for one, _ in under_way.values()])
+                waiting.remove(task)
+                held[worker] = _data_of(task)
                 seconds = PATIENCE if task.job.name in met else 0.0
                 under_way[worker.work.remote(task, seconds)] = worker, task
             done, _ = ray.wait(list(under_way), num_returns=1, timeout=_LOOK_SECONDS)
@@ -100,7 +109,7 @@ def on_ray(
                 except ray.exceptions.RayActorError:
                     outcome = Outcome(name, FAILED, "its worker's process ended; was there too little memory?")
                     store.failed(name, outcome.why)
-                    idle.append(actor.remote(folder))
+                    idle.append(actor.remote(*made))
                 except ray.exceptions.RayTaskError as error:
                     raise _as_ours(error) from error
                 if outcome.state == BUSY:
@@ -113,6 +122,22 @@ def on_ray(
     finally:
         for worker in (*idle, *(one for one, _ in under_way.values())):
             ray.kill(worker)
+
+
+def nearest(waiting: Sequence[Task], own: tuple[str, int] | None, others: Sequence[tuple[str, int] | None]) -> Task:
+    """The next task of a worker: of data that it has, else that no other is busy with, else the first.
+
+    Args:
+        waiting: In the order in which they are begun.
+        own: Target and seed of its last one.
+        others: Of those under way.
+    """
+    mine = next((one for one in waiting if _data_of(one) == own), None)
+    return mine or next((one for one in waiting if _data_of(one) not in others), waiting[0])
+
+
+def _data_of(task: Task) -> tuple[str, int]:
+    return task.job.target, task.job.seed
 
 
 def _halted(under_way: dict[Any, tuple[Any, Task]]) -> Iterator[Outcome]:

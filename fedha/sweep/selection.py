@@ -33,6 +33,7 @@ class Chosen:
         targets: Accuracy by target, 0 to 1, or another metric.
         warmup: Rounds of the warm-up, where one of those would have been selected; else 0.
         of: How many runs it was chosen among.
+        id_test: Mean accuracy on what the sources keep from selection; None: they keep nothing.
     """
 
     entry: Entry
@@ -41,6 +42,7 @@ class Chosen:
     targets: Mapping[str, float]
     warmup: int
     of: int
+    id_test: float | None = None
 
     @property
     def accuracy(self) -> float:
@@ -108,4 +110,5 @@ def _best(several: Sequence[tuple[Entry, Mapping[str, Any]]]) -> Chosen | None:
     if not scored:
         return None
     entry, picked = max(scored, key=lambda one: one[1]["score"])
-    return Chosen(entry, picked["round"], picked["score"], picked["targets"], picked.get("warmup", 0), len(several))
+    known = (entry, picked["round"], picked["score"], picked["targets"], picked.get("warmup", 0), len(several))
+    return Chosen(*known, id_test=picked.get("id_test"))

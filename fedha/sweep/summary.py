@@ -1,6 +1,7 @@
 """What a sweep keeps of a finished run, so that thousands are tabled without reading their rounds."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def _chosen(by_round: Mapping[int, float], records: Sequence[Mapping[str, Any]],
         "score": by_round[taken.round],
         "targets": {name: one["accuracy"] for name, one in record["target"].items() if "accuracy" in one},
         **({"metrics": metrics} if any(metrics.values()) else {}),
+        **({"id_test": test} if (test := _mean(record.get("id_test") or {})) is not None else {}),
         **({"warmup": warmup} if taken.instead_of or taken.round <= warmup else {}),
     }
 
@@ -98,6 +100,11 @@ def _metrics(domains: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         }
         for name, one in domains.items()
     }
+
+
+def _mean(domains: Mapping[str, Any]) -> float | None:
+    known = [one["accuracy"] for one in domains.values() if one.get("accuracy") is not None]
+    return statistics.fmean(known) if known and len(known) == len(domains) else None
 
 
 def _worst(domains: Mapping[str, Any]) -> float | None:

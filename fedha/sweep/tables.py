@@ -18,7 +18,7 @@ from fedha.sweep.found import Found
 from fedha.sweep.selection import ACCURACY, RULES, Chosen, Place, Row, choose, row_of
 from fedha.sweep.store import Entry
 
-AVERAGE, WORST = "average", "worst domain"
+AVERAGE, WORST, OWN = "average", "worst domain", "sources' test part"
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] =
     worst = max if told.smaller else min
     targets = list(dict.fromkeys(target for _, target, _ in chosen))
     rows = _rows(chosen)
+    tested = metric == ACCURACY and any(one.id_test is not None for one in chosen.values())
     body: list[list[Cell]] = []
     for row in rows:
         cells: list[Cell] = [row_title(row), str(len({seed for one, _, seed in chosen if one == row}))]
@@ -86,9 +87,11 @@ def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] =
             every = _by_trial(chosen, row, targets, told).values()
             whole = [one for one in every if len(one) == len(targets)]
             cells += [_summary([made(one) for one in whole], told) for made in (_mean, worst)]
+        if tested:
+            cells.append(_summary(_own_tests(chosen, row), told))
         body.append(cells)
     heads = [Column("recipe"), Column("trials", number=True)]
-    names = [*targets, *([AVERAGE, WORST] if len(targets) > 1 else [])]
+    names = [*targets, *([AVERAGE, WORST] if len(targets) > 1 else []), *([OWN] if tested else [])]
     heads += [Column(f"{name}{told.unit}", number=True, spread="se") for name in names]
     _mark(body, 2, told)
     several = any(isinstance(cell, Summary) and cell.deviation is not None for row in body for cell in row)
@@ -99,6 +102,15 @@ def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] =
         tuple(map(tuple, body)),
         (*_notes(chosen, rows, targets), *_mixed(apart)),
     )
+
+
+def _own_tests(chosen: Mapping[Place, Chosen], row: Row) -> list[float]:
+    """Accuracy on what the sources keep from selection, in percent, a number a trial."""
+    found: dict[int, list[float]] = {}
+    for (one, _, seed), run in chosen.items():
+        if one == row and run.id_test is not None:
+            found.setdefault(seed, []).append(100 * run.id_test)
+    return [statistics.fmean(several) for several in found.values()]
 
 
 def comparison(rule: str, chosen: Mapping[Place, Chosen], metric: str = ACCURACY) -> Table | None:
@@ -188,7 +200,7 @@ def _failed(found: Found) -> list[str]:
 
 
 def _notes(chosen: Mapping[Place, Chosen], rows: Sequence[Row], targets: Sequence[str]) -> list[str]:
-    notes = ["* best, † second of a column."] if len(rows) > 1 else []
+    notes = []
     counts = sorted({one.of for one in chosen.values()})
     if counts[-1] > 1:
         among = str(counts[-1]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

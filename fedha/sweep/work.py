@@ -13,10 +13,11 @@ from fedha.errors import FedhaError, StoppedError, UnwrittenError
 from fedha.exhausted import out_of_memory
 from fedha.flower.delivery import never
 from fedha.flower.serve import load_domains
+from fedha.loggers import Logged, with_loggers
 from fedha.resolution import resolved
-from fedha.run import execute
+from fedha.run import execute, ready_domains
 from fedha.runs import runfolder
-from fedha.runs.listener import Silent
+from fedha.runs.listener import Listener, Silent
 from fedha.sweep import rungs, summary
 from fedha.sweep.jobs import Job, Task
 from fedha.sweep.store import Store
@@ -35,12 +36,14 @@ class Outcome:
         state: `DONE`, `FAILED`, `BUSY` (another worker has it), `STOPPED`, or `REACHED`: it is as far as asked for.
         why: Of one that failed.
         found: Its summary.
+        notes: What its trackers could not be told.
     """
 
     name: str
     state: str
     why: str = ""
     found: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -50,11 +53,14 @@ class Worker:
     Attributes:
         store: The sweep's.
         stop: Asked now and then, whether to stop.
+        log: Trackers that are told of each run, by name.
     """
 
     store: Store
     stop: Callable[[], bool] = never
+    log: Sequence[str] = ()
     _held: "OrderedDict[str, DomainSet]" = field(default_factory=OrderedDict)
+    _ready: set[tuple[str, str]] = field(default_factory=set)  # whose features are in their cache, with which network
 
     def work(self, task: Task, seconds: float = 0.0) -> Outcome:
         """Train a job, or go on with it, unless that is done or another worker has it.
@@ -90,11 +96,18 @@ class Worker:
         if until is not None and self._as_far(place, config, until):
             self.store.succeeded(job.name)
             return Outcome(job.name, REACHED)
+        notes: tuple[str, ...] = ()
         if until is None and not self.store.finished(job.name):
-            execute(config, place, Silent(), resume=runfolder.holds_run(place), stop=self.stop, load=self.domains)
+            notes = self._trained(config, place, Silent(), self.stop)
         found = summary.read(place) or summary.write(place, config.recipe[0].resolve().weak_rounds)
         self.store.succeeded(job.name)
-        return Outcome(job.name, DONE, found=found)
+        return Outcome(job.name, DONE, found=found, notes=notes)
+
+    def _trained(self, config: Config, place: Path, listener: Listener, stop: Callable[[], bool]) -> tuple[str, ...]:
+        """Train a run or go on with it; what its trackers could not be told."""
+        with with_loggers(listener, self.log) as told:
+            execute(config, place, told, resume=runfolder.holds_run(place), stop=stop, load=self.ready)
+        return tuple(told.failed) if isinstance(told, Logged) else ()
 
     def _as_far(self, place: Path, config: Config, until: int) -> bool:
         """Train a run up to a round, and keep what it is worth there; False where that was its end, just now."""
@@ -104,8 +117,7 @@ class Worker:
         ended = begun and runfolder.is_finished(place)
         if not ended and not (begun and rungs.passed(place, until)):
             try:
-                stop = _either(self.stop, listener)
-                execute(config, place, listener, resume=begun, stop=stop, load=self.domains)
+                self._trained(config, place, listener, _either(self.stop, listener))
             except StoppedError:
                 if not listener.reached:
                     raise
@@ -114,13 +126,25 @@ class Worker:
 
     def domains(self, config: Config) -> DomainSet:
         """A run's data; those of the last few are kept."""
-        key = f"{resolved(config)[0].model_dump_json()} {config.seed} {config.privacy.protect}"
+        key = _data_key(config)
         if key not in self._held:
             while len(self._held) >= _KEPT:
                 self._held.popitem(last=False)
             self._held[key] = _marked(load_domains(config))
         self._held.move_to_end(key)
         return self._held[key]
+
+    def ready(self, config: Config) -> DomainSet:
+        """A run's data, whose features are in their cache: they are looked for once, before the first run of each."""
+        domains, key = self.domains(config), (_data_key(config), config.model.model_dump_json())
+        if key not in self._ready:
+            ready_domains(config, domains)
+            self._ready.add(key)
+        return domains
+
+
+def _data_key(config: Config) -> str:
+    return f"{resolved(config)[0].model_dump_json()} {config.seed} {config.privacy.protect}"
 
 
 def _marked(domains: DomainSet) -> DomainSet:

@@ -48,7 +48,15 @@ def test_every_family_is_there_twice_and_says_why_it_was_not_played(played: dict
     assert not everywhere  # each family is played against one of these configs
 
 
-DRIFTS = ("recipe", "rounds", "rate", "seed", "beyond", "evaluation", "statistic", "weight", "direction", "split")
+DRIFTS = ("recipe", "rounds", "rate", "seed", "beyond", "evaluation", "statistic", "split")
+
+
+@pytest.mark.parametrize("family", ["weight", "direction", "parameters"])
+def test_numbers_that_no_training_gives_are_refused_by_all(family: str, played: dict[str, Cheated]) -> None:
+    for name in ("plain", "private"):
+        held, free = (outcome(played[name], family, contract=one) for one in (True, False))
+        assert held.refused in ("contract", "request")
+        assert (free.refused, held.gain, free.gain) == ("request", 0, 0)
 
 
 @pytest.mark.parametrize("family", DRIFTS)

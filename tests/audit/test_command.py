@@ -2,33 +2,17 @@
 
 import json
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fedha.audit import record
 from fedha.audit.findings import Finding, Findings
-from fedha.cli.commands import app
-from fedha.cli.exits import exit_code
 from tests.audit.bounds import chance_bound
+from tests.commands import Command
 from tests.made_runs import FAST, changed
 
-Command = Callable[..., tuple[int, str, str]]
 TINY = changed(FAST, "model.hidden=[16]", "recipe=exact_diagonal")
-
-
-@pytest.fixture
-def fedha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = exit_code(lambda **settings: app(list(arguments), **settings))
-        return code, *capsys.readouterr()
-
-    return command
 
 
 def of(findings: Findings, attack: str) -> list[Finding]:

@@ -16,29 +16,14 @@ import pytest
 import yaml
 
 from fedha import config as configs
-from fedha.cli.commands import app
 from fedha.cli.exits import EndedError, exit_code
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES
 from fedha.rules.table import AVERAGINGS, RULES
 from fedha.runs import folders, runfolder
 from fedha.runs.versions import versions
+from tests.commands import Command
 from tests.made_runs import FAST, changed, write_run
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def fedha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = exit_code(lambda **settings: app(list(arguments), **settings))
-        return code, *capsys.readouterr()
-
-    return command
 
 
 def _python(*arguments: str, env: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":

@@ -1,31 +1,20 @@
 """`fedha data`: the list, what cannot be fetched, a look at data, and a table's statistics made by sites."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from fedha.cli.commands import app
-from fedha.cli.exits import exit_code
-
-Command = Callable[..., tuple[int, str, str]]
+from tests.commands import Command
 
 
 @pytest.fixture
-def fedha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
+def fedha(fedha: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Commands whose tables are wide."""
     monkeypatch.setenv("COLUMNS", "300")
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = exit_code(lambda **settings: app(list(arguments), **settings))
-        return code, *capsys.readouterr()
-
-    return command
+    return fedha
 
 
 def written(path: Path, **data: object) -> str:

@@ -225,6 +225,21 @@ def test_whether_images_changed_is_told_by_their_files(root: Path, tmp_path: Pat
     assert fingerprint(mine(root)) == before  # another time is no other content
 
 
+def test_files_that_stayed_what_they_were_are_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = mine(root)
+    before = fingerprint(held)
+    with monkeypatch.context() as nobody:
+        nobody.setattr(Path, "open", lambda *_: pytest.fail("a file was read again"))
+        assert fingerprint(held) == before
+    image = root / "photo" / "dog" / "1.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+    assert fingerprint(held) != before
+    image.unlink()
+    with pytest.raises(FedhaError, match="leave a run's files where they are"):
+        fingerprint(held)
+
+
 def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
     image = picture(4, 20, 10)
     exif = Image.Exif()

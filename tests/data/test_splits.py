@@ -13,6 +13,7 @@ from fedha.errors import FedhaError
 from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
+from fedha.sweep.summary import summarise
 
 
 @pytest.fixture
@@ -103,3 +104,49 @@ def test_a_run_evaluates_each_part_by_its_name_and_its_training_does_not_change(
     assert parts[-1]["lodo_val"]["c"]["examples"] == 50
     assert (tmp_path / "plain/model.safetensors").read_bytes() == (tmp_path / "parts/model.safetensors").read_bytes()
     assert {"oracle", "validation_domain"} <= results["selection"].keys()
+
+
+def test_a_part_of_the_sources_is_tested_and_selects_nothing(root: Path, tmp_path: Path) -> None:
+    content = {
+        "data": {"name": "arrays", "root": str(root), "target": "a", "held_out": 0.4},
+        "model": {"name": "mlp", "hidden": [4]},
+        "recipe": "erm",
+        "training": {"rounds": 2},
+        "engine": {"name": "inline"},
+    }
+    execute(parse(content), tmp_path / "plain", Silent())
+    content["data"] |= {"id_test": 0.5}  # type: ignore[index]
+    results = execute(parse(content), tmp_path / "parts", Silent())
+    plain, parts = (runfolder.read_metrics(tmp_path / name)[-1] for name in ("plain", "parts"))
+    assert "id_test" not in plain
+    assert (plain["loss"], plain["target"]) == (parts["loss"], parts["target"])
+    assert [parts[part]["b"]["examples"] for part in ("held_out", "id_test")] == [10, 10]
+    for name, one in plain["held_out"].items():  # the two parts are all that was held out
+        halves = [parts[part][name] for part in ("held_out", "id_test")]
+        right = sum(half["accuracy"] * half["examples"] for half in halves)
+        assert right == pytest.approx(one["accuracy"] * one["examples"])
+    assert results["id_test"] == parts["id_test"]
+    assert summarise(tmp_path / "parts", 0)["rules"]["final"]["id_test"] == pytest.approx(
+        sum(one["accuracy"] for one in parts["id_test"].values()) / 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"data": {"id_test": 0.5, "held_out": 0}}, "source 'b' holds out too few examples or groups to be divided"),
+        (
+            {"privacy": {"protect": "clients", "noise_multiplier": 1}, "training": {"averaging": "clients"}},
+            "which no noise and no secure sum covers",
+        ),
+        ({"privacy": {"secure_aggregation": True}}, "which no noise and no secure sum covers"),
+    ],
+)
+def test_a_test_part_that_cannot_be(
+    root: Path, tmp_path: Path, changes: dict[str, dict[str, object]], says: str
+) -> None:
+    data = {"name": "arrays", "root": str(root), "target": "a", "id_test": 0.5} | changes.get("data", {})
+    content = {"model": {"name": "mlp", "hidden": [4]}, "recipe": "erm", "engine": {"name": "inline"}, **changes}
+    with pytest.raises(FedhaError, match=says):
+        execute(parse({**content, "data": data}), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()

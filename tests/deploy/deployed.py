@@ -10,6 +10,7 @@ from fedha import config as configs
 from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
+from tests import forked
 from tests.deploy.running import Running
 from tests.test_resume import without_time
 
@@ -25,7 +26,7 @@ PRIVATE = (
 
 
 class Deployed:
-    """`fedha deploy run` in a process of its own."""
+    """`fedha deploy run` in a process of its own: forked, or an interpreter that runs a `program` with its words."""
 
     def __init__(
         self,
@@ -39,13 +40,18 @@ class Deployed:
         self.folder = federation.runs / name
         what = [str(config), *overrides, "--out", str(self.folder)] if command == "run" else [str(self.folder)]
         to = ["--to", str(federation.init_folder.folder), "--address", federation.address]
-        self.process = subprocess.Popen(
-            [sys.executable, *([program] if program else ["-m", "fedha"]), "deploy", command, *what, *to],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        words = ["deploy", command, *what, *to]
+        self.process: subprocess.Popen[str] | forked.Program
+        if program:
+            self.process = subprocess.Popen(
+                [sys.executable, program, *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        else:
+            self.process = forked.start(*words)
 
     @property
     def rounds(self) -> int:
@@ -54,6 +60,7 @@ class Deployed:
 
     def end(self, seconds: float = 600) -> tuple[int, str]:
         said, _ = self.process.communicate(timeout=seconds)
+        assert self.process.returncode is not None, said
         return self.process.returncode, said
 
     def events(self) -> list[dict[str, str]]:

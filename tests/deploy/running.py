@@ -16,8 +16,11 @@ from pathlib import Path
 
 from fedha.deploy.locations import InitFolder
 from fedha.engine import sessions
+from tests import forked
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
+# Seconds between looks for work, each of which takes milliseconds of two processes' time: for tasks, for messages
+LOOK, NODE_LOOK = "0.25", "0.5"
 
 
 def free_port() -> int:
@@ -63,11 +66,10 @@ class Running:
 
     def register(self) -> None:
         """Make the sites' keys known."""
-        command = [sys.executable, "-m", "fedha", "deploy", "register", "--to", self.init_folder.folder]
-        done = subprocess.run(
-            [*map(str, command), "--address", self.address], env=self._environment("register"), capture_output=True
-        )
-        assert done.returncode == 0, done.stderr.decode()
+        words = ("deploy", "register", "--to", self.init_folder.folder, "--address", self.address)
+        program = forked.start(*words, **self._environment("register"))
+        said, _ = program.communicate()
+        assert program.returncode == 0, said
 
     def superlink(self) -> None:
         secrets = self.init_folder.server / "secrets"
@@ -185,8 +187,9 @@ class Running:
         return os.environ | {
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FEDHA_TESTS_PAUSE": NODE_LOOK,
             "FLWR_HOME": str(home),
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": LOOK,
             "FLWR_TELEMETRY_ENABLED": "0",
             "PATH": os.pathsep.join((str(SCRIPTS), os.environ.get("PATH", os.defpath))),
         }

@@ -1,7 +1,6 @@
 """A site's own file of accepted code: read strictly, added to by a command that shows what it is."""
 
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,12 @@ from fedha.deploy import accepted, bundle
 from fedha.deploy.contracts import Agreement
 from fedha.errors import FedhaError
 from fedha.rules.table import AVERAGINGS, RULES
+from tests.commands import Command
 from tests.deploy.federations import make
 from tests.deploy.operators import built, source
 from tests.deploy.test_command import deploy
 
 __all__ = ["deploy"]  # a fixture
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 def test_a_new_site_accepts_this_versions_bundle_and_no_code(tmp_path: Path) -> None:

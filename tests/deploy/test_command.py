@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,23 +14,15 @@ from fedha.cli.exits import exit_code
 from fedha.cli.launch import find_config
 from fedha.deploy import inventory
 from fedha.deploy.names import DEFAULT_CLIENTS
+from tests.commands import Command
 from tests.deploy.federations import make
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def deploy(fedha: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs a subcommand in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FEDHA_FEDERATION", raising=False)
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = exit_code(lambda **settings: app(["deploy", *arguments], **settings))
-        return code, *capsys.readouterr()
-
-    return command
+    return lambda *arguments: fedha("deploy", *arguments)
 
 
 def test_init_makes_a_federation_to_try_and_says_when_it_ends(deploy: Command) -> None:

@@ -155,6 +155,21 @@ def test_the_nearest_contract_says_what_is_otherwise(site: Path) -> None:
     assert ask(seeded(plain(), 5)) == ""
 
 
+def test_a_folder_is_read_once_and_again_when_a_person_changes_it(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file takes longer to read than a request; what is taken back binds from the next request on."""
+    read_times: list[Path] = []
+    monkeypatch.setattr(contracts, "read", lambda path: read_times.append(path) or read(path))
+    path = agree(site, plain())
+    for _ in range(3):
+        assert contracts.held_here(plain(), site / "cache") is not None
+    assert read_times == [path]
+    path.unlink()
+    with pytest.raises(FedhaError, match="agreed was none"):
+        contracts.held_here(plain(), site / "cache")
+    agree(site, plain("vrex"))
+    assert contracts.held_here(plain("vrex"), site / "cache") is not None
+
+
 def test_rounds_are_counted_over_all_runs_of_a_server(site: Path) -> None:
     """Another run has a context of its own; what was answered is on the site's disk."""
     agree(site, plain(), repeats=4)

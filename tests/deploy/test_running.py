@@ -14,7 +14,7 @@ from fedha.privacy import accounting
 from fedha.privacy.ledger import restore
 from fedha.runs import runfolder
 from tests.deploy.deployed import CONFIG, ERM, NOISY, PRIVATE, SECURE, Deployed, Simulated, assert_same_run
-from tests.deploy.running import Running
+from tests.deploy.running import SCRIPTS, Running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -33,7 +33,9 @@ def limits(federation: Running, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_run_has_the_bits_of_the_simulation(federation: Running, simulated: Simulated) -> None:
-    run = Deployed(federation, "exact", "recipe=exact_diagonal", "training.rounds=2")
+    """Started as a user starts it, with the installed command."""
+    program = str(SCRIPTS / "fedha")
+    run = Deployed(federation, "exact", "recipe=exact_diagonal", "training.rounds=2", program=program)
     code, said = run.end()
     assert code == 0, said
     assert_same_run(run.folder, simulated.run("recipe=exact_diagonal", "training.rounds=2"))

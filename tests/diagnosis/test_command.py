@@ -1,34 +1,18 @@
 """`fedha diagnose` on real runs: files, tables, the page, and what it refuses."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedha.cli.commands import app
-from fedha.cli.exits import exit_code
 from fedha.diagnosed import between_sources
 from fedha.sweep.found import read_found
 from fedha.sweep.selection import choose
+from tests.commands import Command
 from tests.made_runs import FAST, changed
 
-Command = Callable[..., tuple[int, str, str]]
 TINY = changed(FAST, "model.hidden=[6]", "recipe=exact_diagonal", "seed=0")
-
-
-@pytest.fixture
-def fedha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = exit_code(lambda **settings: app(list(arguments), **settings))
-        return code, *capsys.readouterr()
-
-    return command
 
 
 def read(folder: Path) -> Any:

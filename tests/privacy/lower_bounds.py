@@ -8,6 +8,7 @@ both together with the confidence asked for. The threshold is chosen before the 
 
 import math
 from collections.abc import Callable
+from logging import getLogger
 
 import torch
 from scipy import stats
@@ -64,6 +65,21 @@ def measured(
     threshold = best_threshold(signal, trials, delta)
     over = [sum(output(there) > threshold for _ in range(trials)) for there in (True, False)]
     return bound(over[0], over[1], trials, delta, confidence)
+
+
+def assert_claim(found: float, claim: float, within: float | None = None) -> None:
+    """What is measured is at most what is claimed, and where that can be reached not far below.
+
+    ``pytest --log-cli-level=INFO`` shows both.
+
+    Args:
+        found: A lower bound.
+        claim: An account's epsilon.
+        within: The factor by which the bound may miss it; None: any.
+    """
+    getLogger(__name__).info("epsilon %.3f measured, %.3f claimed: %.2f of it", found, claim, found / claim)
+    assert found <= claim
+    assert within is None or found > claim / within
 
 
 def flat(tensors: dict[str, Tensor], scales: dict[str, float] | None = None) -> Tensor:

@@ -267,9 +267,23 @@ def test_a_cohort_hides_nobody_from_who_knows_it(hidden: bool, cohort: int) -> N
     assert cohort_round(*about, 19, hidden=hidden).sampling == "unamplified"
 
 
+@pytest.mark.parametrize(("noise", "cohort"), [(1.0, 5), (2.5, 5), (2.5, 15), (8.0, 2)])
+def test_a_round_of_a_hidden_cohort_costs_at_least_what_is_exact(noise: float, cohort: int) -> None:
+    """Of one round that is known (Balle, Barthe and Gaboardi, NeurIPS 2018, theorem 10): delta is q times that of the
+    whole at log(1 + (e^epsilon - 1) / q), the whole's neighbours being two clips apart; q is k of n - 1."""
+    release, share = Release(noise, "without_replacement", cohort), cohort / 19
+    claim = spent(ledger(20, (release, 1), unit="client"), 1e-3).epsilon
+
+    def delta(epsilon: float) -> float:
+        return share * exact_delta(noise / 2, math.log1p(math.expm1(epsilon) / share))
+
+    assert delta(claim) <= 1e-3
+    assert delta(claim / 4) > 1e-3
+
+
 @pytest.mark.parametrize(("sampling", "cohort"), [("uniform", 20), ("examples", 20), ("uniform", 5)])
 def test_the_account_of_clients_is_never_below_an_independent_one(sampling: str, cohort: int) -> None:
-    """Of cohorts without replacement what is exact is not known: that they cost no more than everybody is looked at."""
+    """Of many cohorts without replacement what is exact is not known: they cost no more than everybody."""
     sections = {"training": {"averaging": "clients", "client_sampling": sampling}, "privacy": {"protect": "clients"}}
     config = config_of(**sections)
     release = cohort_round(config.recipe[0].resolve(), config.training, config.privacy, 20, cohort)

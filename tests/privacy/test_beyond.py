@@ -76,6 +76,17 @@ class Centred(nn.Module):
         return (outputs - outputs.mean(0)).flatten(1)
 
 
+class Gated(nn.Module):
+    """A branch that begins with a factor of zero, or next to it (ReZero, LayerScale), and goes over the batch."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.full((8,), factor))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs + self.factor * inputs.mean(0)).flatten(1)
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -134,6 +145,8 @@ REFUSED = {
     ),
     "softmax over examples": (lambda: flat(nn.Softmax(0)), r"'featurizer.0' \(Softmax\) mixes"),
     "a mean over examples": (Centred, r"'featurizer' \(Centred\) mixes"),
+    "a branch that is shut as yet": (lambda: Gated(0.0), r"'featurizer' \(Gated\) mixes"),
+    "a branch that is nearly shut": (lambda: Gated(1e-6), r"'featurizer' \(Gated\) mixes"),
     "batch norm": (lambda: flat(nn.BatchNorm1d(5)), r"'featurizer.0' \(BatchNorm1d\) makes statistics"),
     "dropout between layers": (
         lambda: Recurrent(nn.GRU(8, 4, 2, dropout=0.5, batch_first=True)),

@@ -1,5 +1,6 @@
 """Requests of a server that wants more than was agreed on: refused before anything is computed, or worth nothing."""
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -16,18 +17,22 @@ from fedha.config import LARGEST, SMALLEST, PrivacyConfig
 from fedha.data.domain import Domain
 from fedha.data.examples import Examples
 from fedha.engine.inline import InlineGrid
+from fedha.errors import FedhaError
 from fedha.exchange import Request, Task
+from fedha.features import Keeping
 from fedha.flower.client import client_app, cryptographic_site
+from fedha.flower.wire import pack_task, unpack_task, unpack_tensors
 from fedha.models.split import SplitModel
+from fedha.placement import placed_domain
 from fedha.privacy import gate
-from fedha.privacy.answers import release_statistics, train_privately
+from fedha.privacy.answers import evaluate_privately, release_statistics, train_privately
 from fedha.privacy.clipping import private_means
 from fedha.privacy.dpsgd import private_gradient
 from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
 from fedha.privacy.noise import cryptographic
 from fedha.privacy.releasable import private_exchanges
-from fedha.privacy.requests import refuse_settings
+from fedha.privacy.requests import refuse_constants, refuse_numbers, refuse_settings
 from fedha.privacy.site import Site
 from fedha.privacy.surrogate import risk_loss
 from fedha.recipes import Recipe, Term
@@ -90,6 +95,14 @@ def test_what_networks_may_give_lets_no_example_move_a_sum_further(
     one = Moment((spread[:, :2] * left).to(precision), (spread * right).to(precision))
     other = Moment((spread[:, 2:] / left).to(precision), (spread / right).to(precision))
     assert_bounded({"a": one, "b": other}, min(max(norm, SMALLEST), LARGEST), {"a": min(max(scale, SMALLEST), LARGEST)})
+
+
+@pytest.mark.parametrize("sizes", [(1e-165, 1e153), (1e153, 1e-165), (1e-170, 1e150), (1e-300, 1e150)])
+@pytest.mark.parametrize("scale", [1.0, LARGEST])
+def test_what_vanishes_when_it_is_squared_is_clipped_all_the_same(sizes: tuple[float, float], scale: float) -> None:
+    """Networks of float64 give numbers whose squares float64 has none for; the product with the other side is large."""
+    left, right = (torch.full((3, 2), size, dtype=torch.float64) for size in sizes)
+    assert_bounded({"a": Moment(left, right)}, SMALLEST, {"a": scale})
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e12, 1e18, 1e30, 3e38])
@@ -185,6 +198,7 @@ def test_settings_that_no_proof_speaks_of_are_refused_with_every_request(name: s
         {"weight": math.nan},
         {"weight": 1e300},
         {"warmup_weight": -1.0},
+        {"probes": -1},
         {"terms": (Term("gradient", client_average=1.0),)},
     ],
 )
@@ -206,6 +220,88 @@ def test_tensors_that_no_training_ends_at_are_refused(beyond: float, where: str)
     refusal = gate.refuse(client.site, "query.measure", request, client.model, client.domain)
     assert refusal is not None
     assert refusal.kind == "request"
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64, torch.complex64, torch.int64])
+@pytest.mark.parametrize("where", ["parameters", "running"])
+def test_tensors_of_another_type_than_the_networks_are_refused(kind: torch.dtype, where: str) -> None:
+    client = site_of()
+    honest = replace(request_of(client), running={})
+    tensors = {name: value.to(kind) for name, value in honest.parameters.items()}
+    request = replace(honest, parameters=tensors) if where == "parameters" else replace(honest, running=tensors)
+    refusal = gate.refuse(client.site, "query.measure", request, client.model, client.domain)
+    assert refusal is not None
+    assert refusal.kind == "request"
+
+
+# --- what is looked at though nothing is covered ---
+
+PLAIN: dict[str, dict[str, Any]] = {
+    "parameters": {"parameters": 1e30},
+    "parameters that are no numbers": {"parameters": math.nan},
+    "references": {"references": 1e30},
+    "references that are infinite": {"references": math.inf},
+    "a weight": {"averaging_weight": math.nan},
+    "a learning rate": {"training": {"learning_rate": 1e300}},
+    "a decay": {"training": {"weight_decay": 1e200}},
+    "a weight of a class": {"training": {"class_weights": [1.0, 1e90]}},
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("kind", ["query.measure", "train", "evaluate"])
+def test_a_plain_client_too_refuses_numbers_that_no_training_ends_at(name: str, kind: str) -> None:
+    changes = dict(PLAIN[name])
+    config = config_of("iga", privacy={"protect": "nothing"}, training=changes.pop("training", {}))
+    parameters = {key: value + changes.get("parameters", 0.0) for key, value in parameters_of(config).items()}
+    asked: dict[str, Any] = {"measure": ("gradient",) if kind == "query.measure" else ()}
+    asked |= {"evaluate": ("held_out",) if kind == "evaluate" else ()}
+    asked |= {"references": {"gradient": torch.full((1, 7), changes.get("references", 0.0))}}
+    asked |= {"averaging_weight": changes.get("averaging_weight", 0.5)}
+    told = ask(grid_of(config), config, kind, parameters, **asked)
+    assert isinstance(told, str)
+    assert "the server" in told
+
+
+@pytest.mark.parametrize("change", [{"mixup_alpha": math.nan}, {"sam_radius": 1e30}, {"sam_radius": -1.0}])
+def test_a_plain_recipe_of_numbers_that_are_none_is_refused(change: dict[str, Any]) -> None:
+    task = Task(Recipe("mine", **change), config_of("erm").training, 0)
+    assert refuse_settings(task) is not None
+
+
+@pytest.mark.parametrize("where", ["sent", "running", "references"])
+def test_whatever_a_request_brings_beside_parameters_is_looked_at(where: str) -> None:
+    task = Task(Recipe("erm"), config_of("erm").training, 0)
+    honest = Request(task, 1, {"w": torch.ones(2)}, averaging_weight=0.5)
+    assert refuse_numbers(honest) is None
+    for worse in (math.nan, 1e30, -1e30):
+        assert refuse_numbers(replace(honest, **{where: {"x": torch.tensor([0.0, worse])}})) is not None
+
+
+def test_a_plain_client_answers_what_is_large_and_honest() -> None:
+    """Inputs of a million have curvatures of a million millions."""
+    config = config_of("iga", privacy={"protect": "nothing"})
+    references = {"gradient": torch.full((1, 7), 1e15)}
+    assert not isinstance(ask(grid_of(config), config, "train", parameters_of(config), references=references), str)
+
+
+@pytest.mark.parametrize("number", [1e30, math.inf, math.nan])
+def test_frozen_parameters_of_such_a_size_are_refused_and_a_mask_of_minus_infinity_is_not(number: float) -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
+    body[1].weight.requires_grad_(False)
+    body.register_buffer("mask", torch.zeros(2))
+    model = SplitModel(body, nn.Linear(3, 2))
+    assert refuse_constants(model, {"featurizer.1.weight": torch.full((3, 3), number)}) is not None
+    honest = {"featurizer.mask": torch.full((2,), -math.inf), "featurizer.1.weight": torch.ones(3, 3)}
+    assert refuse_constants(model, honest) is None
+
+
+@pytest.mark.parametrize("seed", [0.0, -0.0, False, "0", None, [0]])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: Any) -> None:
+    """0.0 is 0 to a contract that compares, and other draws to who draws."""
+    text = json.loads(pack_task(request_of(site_of()).task)) | {"seed": seed}
+    with pytest.raises(FedhaError, match="which is no whole number; look at the server"):
+        unpack_task(json.dumps(text))
 
 
 @pytest.mark.parametrize("scale", [SMALLEST, LARGEST])
@@ -270,8 +366,21 @@ class QuietSite(Site):
         return Quiet()
 
 
+NETWORKS: dict[str, Any] = {
+    "linear": lambda: SplitModel(nn.Flatten(), nn.Linear(3, 2)),
+    "one logit": lambda: SplitModel(nn.Flatten(), nn.Linear(3, 1)),
+    "of float64": lambda: SplitModel(
+        nn.Sequential(nn.Linear(3, 3, bias=False), nn.Softplus()), nn.Linear(3, 2)
+    ).double(),
+    "hidden": lambda: SplitModel(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)), nn.Linear(3, 3)),
+    "one example after the other": lambda: SplitModel(
+        nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 2, 2), nn.GELU(), nn.Flatten()), nn.Linear(4, 2)
+    ),
+}
+
+
 @st.composite
-def hostile(draw: Any) -> tuple[Recipe, dict[str, Any], dict[str, float]]:
+def hostile(draw: Any) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
     """A recipe, settings of privacy and sizes of tensors, of which one or none is what no proof speaks of."""
     numbers = {
         name: draw(MOSTLY_FINE) for name in ("statistics_clip", "clip", "weight", "parameters", "references", "inputs")
@@ -291,7 +400,8 @@ def hostile(draw: Any) -> tuple[Recipe, dict[str, Any], dict[str, float]]:
         "scales": scales,
         "guard_heads": False,
     }
-    return recipe, privacy, {name: numbers[name] for name in ("parameters", "references", "inputs")}
+    sizes = {name: numbers[name] for name in ("parameters", "references", "inputs")}
+    return recipe, privacy, {**sizes, "network": draw(st.sampled_from(sorted(NETWORKS)))}
 
 
 @settings(max_examples=12, suppress_health_check=QUIET)
@@ -310,53 +420,82 @@ def test_none_of_many_requests_moves_an_answer_by_more_than_its_account_says(req
 
 
 def assert_covered(request: Any) -> None:
-    """Whatever gets through the gate: an exchange and a gradient, with one example and without."""
+    """Whatever gets through the gate: an exchange, a gradient and an evaluation, with one example and without."""
     recipe, privacy, sizes = request
-    answers = [asked(recipe, privacy, sizes, there) for there in (True, False)]
-    assert (answers[0] is None) == (answers[1] is None)
-    for (released, gradient), (others, rest) in (
-        zip(*([one] for one in answers if one), strict=True) if answers[0] else ()
-    ):
+    one, other = (asked(recipe, privacy, sizes, there) for there in (True, False))
+    assert one.keys() == other.keys()  # what is refused is refused without a look at the example
+    scales, clips = privacy["scales"], {"measure": privacy["statistics_clip"], "train": privacy["clip"]}
+    for kind, values in one.items():
         moved = [
-            (value - others[name]).norm() * privacy["scales"].get(name, 1.0) * 9 / privacy["statistics_clip"]
-            for name, value in released.items()
+            float((value - other[kind][name]).norm()) * (scales.get(name, 1.0) if kind == "measure" else 1.0)
+            for name, value in values.items()
         ]
-        assert math.hypot(*map(float, moved)) <= 1 + 1e-5  # what is kept of it is float32
-        length = torch.cat([(value - rest[name]).flatten() for name, value in gradient.items()]).norm()
-        assert float(length) * 9 / privacy["clip"] <= 1 + 1e-5
+        assert math.hypot(*moved) * 9 / clips.get(kind, 1.0) <= 1 + 1e-5  # what is kept of it is float32
 
 
-def asked(recipe: Recipe, privacy: dict[str, Any], sizes: dict[str, float], there: bool) -> Any:
-    """The moments of the round's first exchange and its gradient, float64; None where a request is refused."""
+def asked(recipe: Recipe, privacy: dict[str, Any], sizes: dict[str, Any], there: bool) -> dict[str, dict[str, Tensor]]:
+    """What comes of each kind of request, float64: moments, a gradient, an accuracy; without what is refused."""
     client = site_of(9)
-    inputs = client.domain.train.inputs
+    torch.manual_seed(0)
+    client.model, inputs = NETWORKS[sizes["network"]](), client.domain.train.inputs
     inputs *= sizes["inputs"]
     if not there:
         inputs[4] = math.nan
-    client.site = QuietSite("cryptographic")
-    honest = request_of(client, **privacy)
-    task = replace(honest.task, recipe=recipe)
+    precision = next(client.model.parameters()).dtype
+    whole = placed_domain(replace(client.domain, held_out=client.domain.train), client.model)
+    client.domain, client.site = whole, QuietSite("cryptographic")
+    honest = request_of(client, evaluation_noise=1.0, **privacy)
     parameters = {name: value * sizes["parameters"] for name, value in honest.parameters.items()}
+    honest = replace(honest, task=replace(honest.task, recipe=recipe), parameters=parameters, measure=())
+    found: dict[str, dict[str, Tensor]] = {}
+
+    def refused(request: Request) -> bool:
+        kind = {"measure": "query.measure"}.get(request.kind, request.kind)
+        return gate.refuse(client.site, kind, request, client.model, client.domain) is not None
+
     references: dict[str, Tensor] = {}
-    released: dict[str, Tensor] = {}
     for group in private_exchanges(recipe):
-        around = replace(honest, task=task, parameters=parameters, measure=group, references=dict(references))
-        if gate.refuse(client.site, "query.measure", around, client.model, client.domain) is not None:
-            return None
+        around = replace(honest, measure=group, references=dict(references))
+        if refused(around):
+            return found
         sent = release_statistics(client, client.site, around)
         if not references:
-            released = {name: value.double() for name, value in client.state.released.items()}
-        told = torch.tensor(sizes["references"], dtype=torch.float64).float()  # which may be infinite
+            found["measure"] = {name: value.double() for name, value in client.state.released.items()}
+        told = torch.tensor(sizes["references"], dtype=torch.float64).to(precision)  # which may be infinite
         references |= {name: told.expand(value.shape).clone() for name, value in sent.items()}
-    around = replace(honest, task=task, parameters=parameters, measure=(), references=references, kind="train")
-    if gate.refuse(client.site, "train", around, client.model, client.domain) is not None:
-        return None
-    alone = replace(
+    client.state = replace(  # released with noise, it is public: the same with the example and without
         client.state, released={name: torch.zeros_like(value) for name, value in client.state.released.items()}
     )
-    client.state = alone  # released with noise, it is public: the same with the example and without
-    gradient, _ = train_privately(client, client.site, around)
-    return released, {name: value.double() for name, value in gradient.items()}
+    if not refused(around := replace(honest, references=references, kind="train")):
+        gradient, _ = train_privately(client, client.site, around)
+        found["train"] = {name: value.double() for name, value in gradient.items()}
+    if not refused(around := replace(honest, evaluate=("held_out",), kind="evaluate")):
+        accuracy = evaluate_privately(client, client.site, around)["held_out/accuracy"]
+        found["evaluate"] = {"accuracy": torch.tensor(accuracy)}
+    return found
+
+
+# --- errors that a server could provoke ---
+
+
+@pytest.mark.filterwarnings("ignore:features are up to")
+@pytest.mark.parametrize("size", [1.0, 1e9])
+def test_whether_features_fit_in_float16_is_told_by_no_error(size: float) -> None:
+    """Frozen weights may be the server's, which chooses what does not fit: an error would bisect the largest one."""
+    config = config_of("erm", privacy={"guard_heads": False})
+    body = nn.Sequential(nn.Flatten(), nn.Linear(6, 6, bias=False).requires_grad_(False))
+    body[1].weight.data = torch.eye(6)
+    draws = torch.Generator().manual_seed(0)
+    part = Examples(torch.randn(30, 6, generator=draws), torch.randint(0, 2, (30,), generator=draws))
+    part.inputs[7] *= size
+    model = SplitModel(body, nn.Linear(6, 1))
+    app = client_app(
+        lambda _: model, lambda _: Domain("d", part, part), site=cryptographic_site, keeping=Keeping(None, "float16")
+    )
+    parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    told = ask(InlineGrid(app, 1), config, "train", parameters, measure=())
+    assert "tensors" in told
+    assert all(bool(value.isfinite().all()) for value in unpack_tensors(told["tensors"]).values())
 
 
 # --- networks that mix examples ---

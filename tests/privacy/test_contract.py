@@ -69,7 +69,7 @@ def request_of(config: Config, **changes: Any) -> Request:
 
 def ask(grid: InlineGrid, request: Request, task: str = "") -> str:
     """What the first client says to it: the sentence of its failure, or nothing."""
-    kind = "query.measure" if request.kind == "measure" else request.kind
+    kind = request.kind if request.kind in ("train", "evaluate") else f"query.{request.kind}"
     content = pack_request(
         request,
         pack_tensors(request.parameters),
@@ -251,6 +251,16 @@ ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
         "asked",
     ),
     "statistics beside an update": ("plain", {"kind": "train"}, "measure"),
+    "an evaluation beside an update": (
+        "plain",
+        {"kind": "train", "measure": (), "evaluate": ("held_out",)},
+        "evaluate",
+    ),
+    "what rides along never": (
+        "piggyback",
+        {"kind": "train", "measure": ("risk",), "evaluate": ("train",)},
+        "evaluate",
+    ),
     "references of its own": ("plain", {"references": {"risk": torch.zeros(())}}, "references"),
     "a rule's tensors of its own": ("plain", {"kind": "train", "measure": (), "sent": {"x/y": torch.zeros(1)}}, "sent"),
     "a rule's tensors to measure": ("local", {"sent": {"scaffold/control": torch.zeros(1)}}, "sent"),
@@ -270,6 +280,13 @@ ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+HEADS = {"kind": "heads", "measure": (), "sent": {"0": torch.zeros(2, 1, 7, dtype=torch.float64)}}
+ASKED |= {
+    "a diagnosis that nobody allowed": ("plain", HEADS, "kind"),
+    "directions that nobody allowed": ("plain", {**HEADS, "kind": "directions"}, "kind"),
+}
+
+
 @pytest.mark.parametrize("name", ASKED)
 def test_what_was_not_agreed_on_is_refused_and_never_computed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     which, changes, key = ASKED[name]
@@ -286,6 +303,60 @@ def test_what_was_not_agreed_on_is_refused_and_never_computed(name: str, monkeyp
     told = ask(grid, request_of(config, **changes))
     assert f"it refuses to answer (contract): the server asks with {key} " in told
     assert contracted.book_of(contract_of(config), context_of(grid)).refused == {key: 1}
+
+
+QUESTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "statistics beside heads": ({"measure": ("gradient",)}, "measure"),
+    "an evaluation beside heads": ({"evaluate": ("train",)}, "evaluate"),
+    "heads that are no numbers": ({"sent": {"0": torch.full((1, 1, 7), float("nan"))}}, "sent"),
+    "a matrix": ({"sent": {"0": torch.zeros(3, 7)}}, "sent"),
+    "a name of its own": ({"sent": {"head": torch.zeros(1, 1, 7)}}, "sent"),
+    "one head too many": ({"sent": {"0": torch.zeros(6, 1, 7)}}, "diagnose"),
+    "a round too many": ({"round": 4}, "round"),
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_diagnosis_is_held_to_what_was_allowed(name: str) -> None:
+    changes, key = QUESTIONS[name]
+    config = CONFIGS["plain"]
+    held = contract_of(config, diagnose=5)
+    grid = grid_of(config, held)
+    told = ask(grid, request_of(config, **{**HEADS, **changes}))
+    assert f"the server asks with {key} " in told
+    assert contracted.book_of(held, context_of(grid)).asked == {}
+
+
+def test_heads_and_directions_are_counted_together_and_a_volunteer_answers_nothing_else() -> None:
+    config = CONFIGS["plain"]
+    shape = (2, *_head_shape(config))
+    heads = {**HEADS, "sent": {"0": torch.zeros(shape, dtype=torch.float64)}}
+    held = contract_of(config, diagnose=5)
+    grid = grid_of(config, held)
+    assert ask(grid, request_of(config, **heads)) == ""
+    assert ask(grid, request_of(config, **{**heads, "kind": "directions"})) == ""
+    assert "2 more, and agreed was 5 heads and directions in all, of which 4" in ask(grid, request_of(config, **heads))
+    assert contracted.book_of(held, context_of(grid)).asked == {"heads": 2, "directions": 2}
+    assert ask(grid, request_of(config)) == ""  # rounds are another matter
+    lent = grid_of(config, contract_of(config, diagnose=5, volunteer="target"))
+    assert ask(lent, request_of(config, **heads)) == ""
+    for kind in ("measure", "train", "evaluate"):
+        changes = {"measure": {}, "train": {"measure": ()}, "evaluate": {"measure": (), "evaluate": ("train",)}}[kind]
+        told = ask(lent, request_of(config, kind=kind, **changes))
+        assert f"kind '{kind}', and agreed was heads or directions: this site volunteers 'target'" in told
+
+
+def _head_shape(config: Config) -> tuple[int, int]:
+    weight = parameters_of(config)["head.weight"]
+    return weight.shape[0], weight.shape[1] + 1
+
+
+@pytest.mark.parametrize("name", ["private", "plain"])
+def test_no_client_answers_a_diagnosis_without_a_contract_or_under_protection(name: str) -> None:
+    config = CONFIGS[name]
+    held = contract_of(config, diagnose=None) if name == "private" else None
+    told = ask(grid_of(config, held), request_of(config, **HEADS))
+    assert ("privacy.protect: examples" if name == "private" else "it holds no contract") in told
 
 
 def test_an_introduction_to_another_run_is_refused() -> None:
@@ -343,6 +414,7 @@ def test_a_request_of_any_kind_is_refused_or_one_that_was_agreed_on(asked: tuple
         assert (request.measure in groups, request.evaluate) == (True, ())
     elif request.kind == "train":
         assert request.measure in ((), riding if name == "piggyback" else ())
+        assert request.evaluate in ((), ("held_out",) if name == "piggyback" else ())
     else:
         assert request.measure == ()
         assert request.evaluate

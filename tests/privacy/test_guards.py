@@ -77,7 +77,7 @@ def test_a_batch_is_refused_if_it_is_under_the_least(examples: int, least: int) 
     assert (refusal is not None) == (examples < least)
     if refusal is not None:
         assert refusal.kind == "min_examples"
-        assert f"of {examples} examples and privacy.min_examples is {least}" in refusal.sentence
+        assert f"of {examples} examples and min_examples is {least}" in refusal.sentence
 
 
 def test_only_configured_statistics_are_sent() -> None:

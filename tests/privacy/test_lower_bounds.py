@@ -33,7 +33,7 @@ from fedha.privacy.shape import evaluation_release, round_shape
 from fedha.privacy.site import Site
 from fedha.privacy.surrogate import risk_loss
 from fedha.recipes import Recipe, Term
-from tests.privacy.lower_bounds import bound, flat, measured
+from tests.privacy.lower_bounds import assert_claim, bound, flat, measured
 
 pytest.importorskip("dp_accounting", reason='install "fedha[privacy]"')
 
@@ -116,9 +116,7 @@ def test_an_exchange_of_statistics_tells_no_more_than_its_account(name: str, kin
     along = moved / max(length, 1e-300)
     found = measured(lambda there: float((sent(there, NOISE) - base) @ along) / NOISE, length / NOISE, trials, DELTA)
     claim = claimed(100, (Release(NOISE, "whole", 100), 1))
-    assert found <= claim
-    if name in ("plain", "subnormal weights"):
-        assert found > claim / nearness(trials)
+    assert_claim(found, claim, nearness(trials) if name in ("plain", "subnormal weights") else None)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +153,7 @@ def test_a_step_of_poisson_batches_tells_no_more_than_its_account(batch: int, ki
 
     found = measured(output, 1 / noise, trials, DELTA)
     claim = claimed(12, (Release(noise, "poisson", batch), 1))
-    assert found <= claim
-    if batch == 12:
-        assert found > claim / nearness(trials)
+    assert_claim(found, claim, nearness(trials) if batch == 12 else None)
 
 
 @pytest.mark.parametrize("trials", SIZES)
@@ -177,7 +173,7 @@ def test_a_mean_over_clients_tells_no_more_than_its_account(trials: int) -> None
     ) / math.sqrt(3)
     found = measured(output, 1 / NOISE, trials, DELTA)
     claim = spent(Ledger("client", 5, ((Release(NOISE, "whole", 5), 1),)), DELTA).epsilon
-    assert claim / nearness(trials) < found <= claim
+    assert_claim(found, claim, nearness(trials))
 
 
 # --- a whole run of three rounds ---
@@ -304,9 +300,8 @@ def test_a_run_of_three_rounds_tells_no_more_than_its_account(name: str, trials:
     found = measured(output, float(signal.norm()), trials, DELTA)
     shape = round_shape(run.recipe, run.training, run.privacy, 20)
     claim = claimed(20, *((release, 3 * count) for release, count in shape))
-    assert found <= claim
-    if name == "synchronous, with statistics" and trials > 1000:
-        assert found > claim / nearness(trials)
+    near = name == "synchronous, with statistics" and trials > 1000
+    assert_claim(found, claim, nearness(trials) if near else None)
 
 
 @pytest.mark.parametrize("trials", SIZES)
@@ -328,4 +323,4 @@ def test_an_evaluation_tells_no_more_than_its_account(trials: int) -> None:
         return (told * 20 - hits[False]) * (sign or 1.0)
 
     found = measured(output, abs(sign), trials, DELTA)
-    assert found <= claimed(20, (evaluation_release(privacy, 20), 1))
+    assert_claim(found, claimed(20, (evaluation_release(privacy, 20), 1)))

@@ -241,6 +241,34 @@ def test_the_rate_does_not_believe_the_servers_round(tmp_path: Path) -> None:
     assert "tensors" in ask(grid, config, "query.measure", parameters_of(config), measure=("hessian_diagonal",))
 
 
+FEW = {
+    "a gradient of one": ("train", {"batch_size": 1}),
+    "a statistic of one": ("query.measure", {"batch_size": 1}),
+    "a local step of one": ("train", {"mode": "local", "local": {"steps": 1, "batch_size": 1}}),
+    "the statistic of a minibatch": (
+        "query.measure",
+        {"mode": "local", "local": {"steps": 9, "batch_size": 50, "measure": "batch"}},
+    ),
+    "a statistic of some": (
+        "query.measure",
+        {"mode": "local", "local": {"steps": 1, "measure": 99}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_sites_least_number_is_that_of_an_answer_not_of_its_domain(name: str) -> None:
+    """A server that chooses the batch would have single examples of a site that allows no fewer than a hundred."""
+    kind, training = FEW[name]
+    measure = ("gradient",) if kind == "query.measure" else ()
+    few = settings("iga", privacy={"protect": "nothing"}, training=training)
+    grid = grid_of(few, limited(min_examples=100))
+    told = ask(grid, few, kind, parameters_of(few), measure=measure, references={"gradient": torch.zeros(1, 7)})
+    assert told == "it refuses to answer (min_examples)"
+    enough = settings("iga", privacy={"protect": "nothing"}, training={"batch_size": 100})
+    assert "tensors" in ask(grid, enough, "query.measure", parameters_of(enough))
+
+
 def test_a_site_with_a_budget_answers_no_run_without_noise(tmp_path: Path) -> None:
     config = settings("iga", privacy={"protect": "nothing"})
     with pytest.raises(FedhaError, match=r"refuses to answer \(budget\)"):

@@ -132,3 +132,17 @@ def test_elsewhere_than_on_a_terminal_a_table_is_as_long_as_it_is_unless_a_width
     assert plain_table(table) == plain_table(table, 1000) == render(table, "text")
     narrow = plain_table(table, 60)
     assert narrow.splitlines() == ["Caption", "", f"recipe: {name}", "  target (final): 1.0", f"  remark: {long}"]
+
+
+@pytest.mark.parametrize(
+    ("form", "marks"),
+    [("text", ("*", "†")), ("markdown", ("**", "Bold")), ("latex", (r"\mathbf", "Bold")), ("csv", ())],
+)
+def test_a_format_says_what_its_own_marks_mean(form: Format, marks: tuple[str, ...]) -> None:
+    columns = (Column("recipe", number=False), Column("%"))
+    rows = (("a", Summary(2.0, rank=1)), ("b", Summary(1.0, rank=2)), ("c", Summary(0.0)))
+    plain = Table("Accuracy", columns, tuple((name, Summary(cell.mean)) for name, cell in rows))
+    shown = render(Table("Accuracy", columns, rows), form)
+    assert all(mark in shown for mark in marks)
+    assert ("second" in shown) is bool(marks)
+    assert "second" not in render(plain, form)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -13,8 +12,6 @@ import pytest
 from fedha.audit import record
 from fedha.audit.findings import Finding, Findings
 from fedha.audit.record import Audited
-from fedha.cli.commands import app
-from fedha.cli.exits import exit_code
 from fedha.config import parse
 from fedha.errors import FedhaError
 from fedha.report.formats import render
@@ -23,23 +20,10 @@ from fedha.study.cells import Cell, cells_of, read_aggregations, read_noises
 from fedha.study.figure import study_figure
 from fedha.study.outcome import grouped, leak_table, study_table
 from fedha.study.points import Point, Success, advantage, epsilon_of, read_point
+from tests.commands import Command
 from tests.made_runs import FAST, changed, write_run
 
-Command = Callable[..., tuple[int, str, str]]
 TINY = (*FAST, "recipe=[erm, exact_diagonal]", "seed=[0, 1]")
-
-
-@pytest.fixture
-def fedha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = exit_code(lambda **settings: app(list(arguments), **settings))
-        return code, *capsys.readouterr()
-
-    return command
 
 
 # Cells

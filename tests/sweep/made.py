@@ -1,6 +1,6 @@
 """A small sweep: three domains, a config, and commands that are typed in its folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,7 @@ from fedha.runs import runfolder
 from fedha.sweep.jobs import Job, Task, make_jobs
 from fedha.sweep.space import expand, read_space
 from fedha.sweep.store import Store, open_sweep
-
-Command = Callable[..., tuple[int, str, str]]
+from tests.commands import Command
 
 CONFIG = """
 name: made

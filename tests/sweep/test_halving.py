@@ -14,7 +14,8 @@ from fedha.sweep.halving import Plan, check, rung_round, whole_runs
 from fedha.sweep.jobs import Job, Task
 from fedha.sweep.store import Store
 from fedha.sweep.work import DONE, REACHED, STOPPED, Worker, here, in_order
-from tests.sweep.made import Command, finished, opened, sweep, whole
+from tests.commands import Command
+from tests.sweep.made import finished, opened, sweep, whole
 
 RATES = ("recipe=erm", "seed=0", "data.target=a", "training.rounds=9", "data.held_out=0.4")
 DRAWN = (*RATES, "training.learning_rate={log_uniform: [-4, 1]}")

@@ -2,42 +2,23 @@
 
 import csv
 import io
-import os
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.sweep.made import Command
+from tests import forked
+from tests.commands import Command
 
-KILLS = 20
 _ASKED = ("training.rounds=30", "checkpoint.every=5", "seed=[0, 1]", "--draws", "2", "--halving", "2")
 _RATE = "training.learning_rate={log_uniform: [-2, 0]}"
 
 
-def start(*arguments: str) -> "subprocess.Popen[bytes]":
+def begun(*arguments: str) -> forked.Program:
     """A sweep in a process of its own, which has begun to work."""
-    command = [sys.executable, "-m", "fedha", "sweep", "c.yaml", "--out", "s", *_ASKED, _RATE, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
-    assert process.stdout is not None
-    assert b"runs" in process.stdout.readline()  # how many there are, before the first
-    return process
-
-
-def ended(process: "subprocess.Popen[bytes]", seconds: float | None) -> bool:
-    """Whether it ends by itself within so many seconds; else it is killed."""
-    try:
-        told = process.communicate(timeout=seconds)[0]
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        return False
-    assert process.returncode == 0, told
-    return True
+    program = forked.start("sweep", "c.yaml", "--out", "s", *_ASKED, _RATE, *arguments)
+    assert b"runs" in program.stdout.readline()  # how many there are, before the first
+    return program
 
 
 def table(fedha: Command, folder: str) -> str:
@@ -54,19 +35,25 @@ def table(fedha: Command, folder: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("workers", [("--jobs", "1"), ("--worker", "1/2"), ("--jobs", "2")], ids=["one", "two", "ray"])
-def test_a_sweep_that_is_killed_twenty_times_ends_with_the_same_table(fedha: Command, workers: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("workers", "kills", "longest"),
+    [(("--jobs", "1"), 20, 0.5), (("--worker", "1/2"), 20, 0.5), (("--jobs", "2"), 5, 10.0)],  # Ray takes seconds
+    ids=["one", "two", "ray"],
+)
+def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_table(
+    fedha: Command, workers: tuple[str, str], kills: int, longest: float
+) -> None:
     code, *_ = fedha("sweep", "c.yaml", "--out", "whole", "--jobs", "1", "-q", *_ASKED, _RATE)
     assert code == 0
     chance, survived = random.Random(workers[1]), 0
-    for _ in range(KILLS):
-        one = start(*workers)
-        other = start("--worker", "2/2") if workers[1] == "1/2" else None
-        survived += ended(one, chance.uniform(0.0, 4.0))
+    for _ in range(kills):
+        one = begun(*workers)
+        other = begun("--worker", "2/2") if workers[1] == "1/2" else None
+        survived += one.ends(chance.uniform(0.0, longest))
         if other is not None:  # it takes over what the other had, or is killed as well
-            ended(other, chance.choice((0.5, None)))
-    assert ended(start("--jobs", "1"), None)
-    assert survived < KILLS
+            other.ends(chance.choice((0.1, 0.8)))
+    assert begun("--jobs", "1").ends(None)
+    assert survived < kills
     assert table(fedha, "s") == table(fedha, "whole")
     for path in Path("whole").rglob("model.safetensors"):
         assert path.read_bytes() == (Path("s") / path.relative_to("whole")).read_bytes()

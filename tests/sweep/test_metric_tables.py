@@ -4,7 +4,8 @@ from fedha.report.formats import Summary, render
 from fedha.sweep.selection import choose
 from fedha.sweep.store import Entry
 from fedha.sweep.tables import accuracies, comparison
-from tests.sweep.made import Command, sweep
+from tests.commands import Command
+from tests.sweep.made import sweep
 
 TARGETS = ("a", "b")
 

@@ -9,13 +9,15 @@ from scipy import stats
 
 from fedha.report.formats import FORMATS, render
 from fedha.sweep.curves import Point, joined, run_points
+from fedha.sweep.heat import cells_of, heat_figure
 from fedha.sweep.parallel import scale_of
 from fedha.sweep.ranks import cliques, rank, rank_table
 from fedha.sweep.selection import Chosen
 from fedha.sweep.store import Entry
 from fedha.sweep.tables import Found, sweep_tables
 from fedha.sweep.varied_values import Tried, axis_scale, is_grid
-from tests.sweep.made import Command, sweep
+from tests.commands import Command
+from tests.sweep.made import sweep
 
 
 def chosen(table: np.ndarray) -> dict:  # type: ignore[type-arg]
@@ -136,3 +138,25 @@ def test_a_page_shows_tables_and_pictures_and_the_same_runs_give_the_same_bytes(
     code, _, err = fedha("table", "s", "--page", "--format", "csv")
     assert code == 2
     assert "leave one of them out" in err
+
+
+def test_a_heat_map_has_a_cell_for_two_values_of_a_grid_and_a_dot_for_a_draw() -> None:
+    grid = [
+        Tried(
+            "hgp",
+            seed,
+            {"training.learning_rate": rate, "recipe.weight": weight},
+            50.0,
+            100 * rate + int(weight) + seed,
+        )
+        for rate in (0.1, 0.01)
+        for weight in ("1", "2", "3")
+        for seed in (0, 1)
+    ]
+    assert cells_of("recipe.weight", "training.learning_rate", grid)[2.0, 0.1] == 12.5
+    drawn = heat_figure("m0", "hgp", grid)
+    assert "best at recipe.weight 3 and training.learning_rate 0.1, 13.5 %" in drawn
+    assert all(f">{mean}</text>" in drawn for mean in ("11.5", "12.5", "13.5", "2.5", "3.5", "4.5"))
+    draws = [Tried("hgp", 0, {"a": place / 7, "b": (place * 3) % 7}, None, float(place)) for place in range(7)]
+    assert "over a and b: best at a 0.8571 and b 4, 6.0 %" in heat_figure("m1", "hgp", draws)
+    assert heat_figure("m2", "hgp", [one for one in grid if one.values["recipe.weight"] == "1"]) == ""

@@ -9,7 +9,8 @@ import pytest
 
 from fedha.sweep.store import entries
 from fedha.sweep.work import FAILED, Worker
-from tests.sweep.made import Command, finished, opened, sweep, whole
+from tests.commands import Command
+from tests.sweep.made import finished, opened, sweep, whole
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,40 @@ def test_domains_that_are_none_are_refused_before_the_first_run(
     code, _, err = sweep(fedha, *changes)
     assert (code, says in err) == (2, True), err
     assert not Path("s").exists()
+
+
+WRONG = [
+    ("evaluation.groups=hospital", "evaluation.groups is 'hospital', which the examples do not have"),
+    ("evaluation.metrics=['math:sqrt']", "metric 'math:sqrt' takes x"),
+    ("training.clients_per_round=50", "training.clients_per_round is 50 but there are 2 clients"),
+    ("training.class_weights=[1, 2, 3]", "training.class_weights has 3 weights"),
+    ("model.name=cnn", "model 'cnn' takes images"),
+    ("model.features.cache=kept", "no part of network 'mlp' that gives features is frozen"),
+    ("model.start={run: nowhere}", "there is no run in it"),
+    ("data.partition=lambda", "data.partition: missing a required argument: 'clients'"),
+    ("data.root=nowhere", "there is no .npz file"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), WRONG)
+def test_a_fixed_value_that_no_run_could_have_is_refused_before_the_folder_is_made(
+    fedha: Command, change: str, says: str
+) -> None:
+    code, _, err = sweep(fedha, "recipe=[erm, coral]", change)
+    assert (code, says in err, err.count("\n")) == (2, True, 1), err
+    assert not Path("s").exists()
+    code, _, err = fedha("check", "c.yaml", "recipe=erm", "data.target=a", change)
+    assert (code, says in err, err.count("\n")) == (2, True, 1), err
+
+
+def test_a_misspelt_recipe_is_refused_where_the_others_could_go_on(fedha: Command) -> None:
+    code, _, err = sweep(fedha, "recipe=[erm, corall]")
+    assert (code, "did you mean 'coral'" in err, Path("s").exists()) == (2, True, False), err
+
+
+def test_where_every_run_came_apart_it_is_said(fedha: Command) -> None:
+    code, _, err = sweep(fedha, "-q", "seed=0", "data.target=a", "recipe=erm", "training.learning_rate=1e9")
+    assert (code, "every run of s that ended came apart, the first: its loss is" in err) == (2, True), err
 
 
 @pytest.mark.parametrize(

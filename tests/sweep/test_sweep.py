@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from fedha.cli import stopping
-from fedha.config import read_content
+from fedha.config import Config, read_content
 from fedha.errors import FedhaError
 from fedha.runs import own_files
+from fedha.runs.listener import Silent
 from fedha.sweep.jobs import Job, Task, make_jobs
 from fedha.sweep.space import Space, expand, read_space
 from fedha.sweep.store import entries, open_sweep
 from fedha.sweep.work import BUSY, DONE, Worker, here, in_order
-from tests.sweep.made import JOBS, Command, finished, opened, sweep, whole
+from tests.commands import Command
+from tests.sweep.made import JOBS, finished, opened, sweep, whole
 
 
 def test_every_run_is_done_once_and_the_tables_show_them(fedha: Command) -> None:
@@ -83,6 +85,7 @@ def test_one_jobs_failure_does_not_stop_the_rest_and_is_tried_again(fedha: Comma
 
 
 def test_where_every_job_fails_the_sweep_does(fedha: Command) -> None:
+    opened("s")
     for one in Path("d").iterdir():
         one.write_bytes(b"broken")
     code, _, err = sweep(fedha, "-q")
@@ -211,10 +214,32 @@ def test_a_damaged_list_is_a_sentence_and_runs_stay() -> None:
 def test_a_dry_run_trains_the_first_run_alone_and_says_what_all_cost(fedha: Command) -> None:
     code, out, _ = sweep(fedha, "--dry-run")
     assert code == 0
+    assert "no part of what a run takes" in out
     assert f"{JOBS} runs, {JOBS - 1} of them to do" in out
     assert len(finished()) == 1
     assert sweep(fedha, "--dry-run", "-q")[0] == 0
     assert len(finished()) == 1
+
+
+class Told(Silent):
+    """A tracker that writes down what it hears, and fails at the last target."""
+
+    def started(self, config: Config, folder: Path, first_round: int) -> None:
+        if config.data.target == "b":
+            raise OSError("no space left")
+        with Path("told").open("a") as file:
+            file.write(f"{folder.name}\n")
+
+
+def test_trackers_hear_of_every_run_and_one_that_fails_is_named(fedha: Command) -> None:
+    few = ("seed=0", "recipe=[erm, coral]", "--log", "tests.sweep.test_sweep:Told")
+    code, out, err = sweep(fedha, *few)
+    assert code == 0, err
+    names = [one.parent.name for one in finished()]
+    assert sorted(Path("told").read_text().split()) == [one for one in names if "-a-" in one]
+    assert out.count("hears no more of this run: OSError: no space left") == 2
+    code, _, err = sweep(fedha, "seed=[0, 1]", "--log", "tensorbord")
+    assert (code, "did you mean 'tensorboard'?" in err, len(finished())) == (2, True, 4)
 
 
 def test_a_slurm_script_shares_the_sweep_out(fedha: Command) -> None:
@@ -223,6 +248,7 @@ def test_a_slurm_script_shares_the_sweep_out(fedha: Command) -> None:
     assert "#SBATCH --array=1-8" in out
     assert "fedha sweep c.yaml 'recipe=[erm, coral]' --out s --quiet --worker \"$SLURM_ARRAY_TASK_ID/8\"" in out
     assert not Path("s").exists()
+    assert sweep(fedha, "training.rounds=0", "--slurm", "8")[:2] == (2, "")
     assert sweep(fedha, "recipe=erm", "-q", "--worker", "2/8")[0] == 0
     assert len(finished()) == 4
 
@@ -297,3 +323,12 @@ def test_other_data_under_the_same_names_are_refused(fedha: Command) -> None:
     assert code == 2
     assert "the data are not those" in err
     assert len(finished()) == 2
+
+
+@pytest.mark.usefixtures("fedha")
+def test_a_runs_name_outlives_new_keys_of_the_schema() -> None:
+    few = ("recipe=erm", "data.target=a", "seed=0")
+    (job,) = opened("s", *few)[1]
+    assert job.name == "erm-a-seed0-54158447c465", "a new key? what it is when nobody says it goes into jobs._LATER"
+    for place, change in enumerate(("data.id_test=0.5", "evaluation.diagnose_every=1")):
+        assert opened(f"s{place}", *few, change)[1][0].name != job.name

@@ -1,5 +1,6 @@
 """Image files of a domain: what is decoded of them, by a few threads."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,11 @@ class ImageFiles:
 
     def path(self, row: int) -> Path:
         """Where an image is."""
-        return self.folder / self.names[row]
+        return Path(self.place(row))
+
+    def place(self, row: int) -> str:
+        """The same as a text, which is made in a tenth of the time."""
+        return os.path.join(self.folder, self.names[row])
 
     def take(self, rows: Tensor, draws: Draws | None = None) -> Tensor:
         """These images.

@@ -37,12 +37,14 @@ class Images:
         kept: Their bytes, where a cache has them: what is evaluated is taken from there.
         augmentation: What chance does to those that are trained on; None: nothing.
         ahead: What is being made ready.
+        known: Digests of its files, by what the file system says of them: they are not read again while that stays.
     """
 
     files: ImageFiles
     kept: Mapped | None = None
     augmentation: Augmentation | None = None
     ahead: Ahead = field(default_factory=Ahead, compare=False, repr=False)
+    known: dict[bytes, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,10 +91,15 @@ class Images:
         Raises:
             FedhaError: One cannot be read.
         """
-        told = hashlib.blake2b(repr(self.files.square).encode(), digest_size=32)
-        for place, row in enumerate(rows.tolist()):
-            told.update(_told(self.files.path(row), whole=place % step == 0))
-        return told.digest()
+        state = _state(self.files, rows.tolist(), step)
+        if state is None or state not in self.known:
+            told = hashlib.blake2b(repr(self.files.square).encode(), digest_size=32)
+            for place, row in enumerate(rows.tolist()):
+                told.update(_told(self.files.path(row), whole=place % step == 0))
+            if state is None:
+                return told.digest()
+            self.known[state] = told.digest()
+        return self.known[state]
 
     def _kept(self, draws: Draws | None) -> Mapped | None:
         return self.kept if self.augmentation is None or draws is None else None
@@ -145,6 +152,19 @@ def _one_by_one(files: ImageFiles, wanted: Augmentation, draws: Draws, rows: Seq
         coming.extend(submit(partial(_picture, files, one), workers) for one in islice(left, 2 * workers - len(coming)))
         made[at] = _changed(files, coming.popleft().result(), wanted, draws, row)
     return made
+
+
+def _state(files: ImageFiles, rows: Sequence[int], step: int) -> bytes | None:
+    """Sizes, times of change and numbers of some files, as one digest; None where one cannot be looked at."""
+    told = hashlib.blake2b(f"{files.square!r} {step};".encode(), digest_size=32)
+    try:
+        for row in rows:
+            place = files.place(row)
+            found = os.stat(place)
+            told.update(f"{place} {found.st_size} {found.st_mtime_ns} {found.st_ino};".encode(errors="surrogateescape"))
+    except OSError:
+        return None
+    return told.digest()
 
 
 def _told(path: Path, *, whole: bool) -> bytes:

@@ -120,14 +120,21 @@ def dead(_: list[Said], content: RecordDict) -> RecordDict:
     return dead_model("train", 1, content)
 
 
-@pytest.mark.parametrize("kind", ["fishr", "scaffold"])
+KEEPING: dict[str, tuple[str, dict[str, Any]]] = {
+    "moving averages": ("fishr", {}),
+    "controls": ("erm", {"training": SCAFFOLD}),
+    "what rode along": ("coral", {"federation": FederationConfig(schedule="piggyback")}),
+}
+
+
+@pytest.mark.parametrize("kind", KEEPING)
 def test_of_a_sum_that_failed_nobody_keeps_anything(kind: str) -> None:
     """Client 2 at the real model and the others at a dead one: their masks do not cancel, and no share is given."""
     problem = make_five()
     asks = {at("train", 1, place): dead for place in (0, 1, 3, 4)}
     grid = grid_of(problem, asks=asks)
-    recipe, training = ("fishr", None) if kind == "fishr" else ("erm", SCAFFOLD)
-    strategy = strategy_of(problem, recipe, **({} if training is None else {"training": training}))
+    recipe, options = KEEPING[kind]
+    strategy = strategy_of(problem, recipe, **options)
     with pytest.raises(FedhaError):
         train(grid, strategy, problem, 1)
     assert len([one for one in grid.said if one.key[0] == "train" and one.answer is not None]) == 5  # all answered

@@ -1,0 +1,127 @@
+"""Do numbers of the sources alone rank runs by their accuracy on a target that nobody has seen?
+
+python docs/predictors.py SWEEP... [--draws N] [--repeats N]
+
+For every finished run of a sweep: the predictors of `fedha.diagnosed.between_sources` at its final round, and the
+sources' held-out accuracy, against the target's accuracy. Runs are ranked within a target, over recipes,
+hyperparameters and trials; Spearman's correlation is the mean over the targets, its p-value of permutations of the
+accuracies within each. Below, the runs that each predictor would select for a recipe, a target and a trial, beside
+those that the sources' validation and the target itself select. What was looked at is kept in SWEEP/predictors.jsonl.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+
+import numpy
+import torch
+
+from fedha.config import load_written
+from fedha.data.domain import DomainSet
+from fedha.diagnosed import between_sources
+from fedha.flower.serve import load_domains
+from fedha.sweep.found import read_found
+
+KEPT = "predictors.jsonl"
+SMALLER_IS_BETTER = ("hessian", "gradient", "features", "risk_gap", "measured", "bound", "excess", "excess_bound")
+CLOSE = 0.01  # of the best validation accuracy: the runs among which a second number may choose
+
+Run = Mapping[str, float | str | int]
+
+
+def looked_at(sweep: Path, draws: int | None) -> list[Run]:
+    """Each finished run's predictors and accuracies; those that are kept are not computed again."""
+    kept = sweep / KEPT
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    known = {one["name"]: one for one in map(json.loads, lines)}
+    found, domains = read_found([sweep]), dict[tuple[str, int], DomainSet]()
+    with kept.open("a") as out:
+        for entry in found.jobs:
+            summary = found.summaries.get(entry.name)
+            if summary is None or summary["diverged"] or entry.name in known or (entry.draw or 0) >= (draws or 10**9):
+                continue
+            place = found.places[entry.name]
+            data = domains.setdefault((entry.target, entry.seed), load_domains(load_written(place / "config.yaml")))
+            final = summary["rules"]["final"]
+            row = {
+                **{"name": entry.name, "recipe": entry.label, "target": entry.target, "seed": entry.seed},
+                **{"validation": final["score"], "accuracy": mean(final["targets"].values())},
+                **asdict(between_sources(place, domains=data)),
+            }
+            known[entry.name] = row
+            print(json.dumps(row), file=out, flush=True)
+    wanted = {one.name for one in found.jobs if (one.draw or 0) < (draws or 10**9)}
+    return [one for name, one in known.items() if name in wanted]
+
+
+def ranks(values: Sequence[float]) -> numpy.ndarray:
+    """Their ranks, ties sharing the mean, centred and of length one."""
+    _, inverse, counts = numpy.unique(numpy.asarray(values), return_inverse=True, return_counts=True)
+    own = (numpy.cumsum(counts) - (counts - 1) / 2)[inverse]
+    own = own - own.mean()
+    return own / max(float(numpy.linalg.norm(own)), 1e-12)
+
+
+def spearman(runs: Sequence[Run], name: str, repeats: int) -> tuple[float, float]:
+    """Mean over the targets of the correlation with the accuracy, and its p-value on both sides."""
+    draws = numpy.random.default_rng(0)
+    found, by_chance = list[float](), numpy.zeros(repeats)
+    for target in dict.fromkeys(one["target"] for one in runs):
+        here = [one for one in runs if one["target"] == target]
+        sign = -1.0 if name in SMALLER_IS_BETTER else 1.0
+        ours, theirs = ranks([sign * float(one[name]) for one in here]), ranks([float(one["accuracy"]) for one in here])
+        found.append(float(ours @ theirs))
+        by_chance += [float(ours @ draws.permutation(theirs)) for _ in range(repeats)]
+    by_chance /= len(found)
+    beyond = int((abs(by_chance) >= abs(mean(found)) - 1e-12).sum())
+    return mean(found), (1 + beyond) / (1 + repeats)
+
+
+def selected(runs: Sequence[Run], name: str) -> float:
+    """Mean accuracy of what a number selects for each recipe, target and trial.
+
+    Numbers of what is apart choose among the runs whose validation is close to the best one: a model that has learned
+    nothing is alike everywhere.
+    """
+    groups: dict[tuple[object, ...], list[Run]] = {}
+    for one in runs:
+        groups.setdefault((one["recipe"], one["target"], one["seed"]), []).append(one)
+    chosen = []
+    for group in groups.values():
+        best = max(float(one["validation"]) for one in group)
+        near = [one for one in group if float(one["validation"]) >= best - CLOSE]
+        if name in SMALLER_IS_BETTER:
+            chosen.append(min(near, key=lambda one: float(one[name])))
+        else:
+            chosen.append(max(group, key=lambda one: float(one[name])))
+    return mean(float(one["accuracy"]) for one in chosen)
+
+
+def table(runs: Sequence[Run], repeats: int) -> str:
+    """The rows as Markdown."""
+    targets = len({one["target"] for one in runs})
+    lines = [f"{len(runs)} runs, {targets} targets", "", "| predictor | Spearman | p | selects, target % |"]
+    lines.append("|---|---|---|---|")
+    for name in ("validation", *SMALLER_IS_BETTER):
+        value, p = spearman(runs, name, repeats)
+        lines.append(f"| {name} | {value:+.2f} | {p:.4f} | {100 * selected(runs, name):.1f} |")
+    lines.append(f"| the target itself | | | {100 * selected(runs, 'accuracy'):.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sweeps", nargs="+", type=Path)
+    parser.add_argument("--draws", type=int, help="of each recipe, target and trial; default: all")
+    parser.add_argument("--repeats", type=int, default=5000, help="permutations")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for sweep in given.sweeps:
+        print(f"\n{sweep.name}: {table(looked_at(sweep, given.draws), given.repeats)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
