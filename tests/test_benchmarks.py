@@ -275,3 +275,9 @@ def test_a_diagnosis_beside_bare_products() -> None:
     told = found("diagnosis")
     assert {one["what"] for one in told["rates"]} == {"products", "heads"}
     assert told["together"]["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_kinds_of_shift_are_held_against_what_is_known() -> None:
+    (one,) = found("shift")
+    assert abs(one["diversity"] - one["known"][0]) <= 0.02

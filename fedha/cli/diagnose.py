@@ -19,7 +19,7 @@ from fedha.cli.steps import Steps
 from fedha.errors import FedhaError, StoppedError
 from fedha.report.formats import render
 from fedha.runs import folders, own_files, owner, runfolder
-from fedha.runs.files import DIAGNOSIS, typed
+from fedha.runs.files import DIAGNOSIS, PLANE, typed
 from fedha.runs.wording import run_title
 
 if TYPE_CHECKING:  # torch: slow to import, and help should come at once
@@ -113,7 +113,7 @@ def diagnose(
     beside a bound that no head of the ball can exceed. [bold]curvature[/bold]: the spectral norm of the difference of
     the head's Hessians, as an interval. [bold]attributes[/bold]: how far domains differ in what recipes align, beside
     what chance alone makes. [bold]shift[/bold]: diversity, correlation and label shift. Results go to diagnosis.json,
-    to tables, and into report.html. docs/transfer.md tells how to read them.
+    diagnosis-plane.svg, to tables, and into report.html. docs/transfer.md tells how to read them.
 
     [bold]Examples[/bold]
 
@@ -196,7 +196,7 @@ def _work(
 
     pending = [one for one in runs if again or not _done(one, settings)]
     for one in pending:
-        own_files.check_free(one.place, (DIAGNOSIS, runfolder.REPORT))
+        own_files.check_free(one.place, (DIAGNOSIS, PLANE, runfolder.REPORT))
     if not pending and not quiet:
         publish.say("Nothing to diagnose: every run has such a diagnosis; --again makes it anew.", console)
     try:
@@ -220,6 +220,8 @@ def _here(place: Path, asked: "Asked", steps: Steps) -> None:
     from fedha.diagnosis.subject import check_config
     from fedha.flower.serve import load_domains
     from fedha.loading import load
+    from fedha.report.diagnosis.figures import plane_figure, points_of
+    from fedha.report.drawing import standalone
 
     config = configs.load_written(place / runfolder.CONFIG)
     check_config(config)
@@ -231,7 +233,10 @@ def _here(place: Path, asked: "Asked", steps: Steps) -> None:
     with owner.owning(place):
         model, domains = load(place, round=asked.round), load_domains(config)
         numerics.configure(_threads(model, domains))
-        record.write(place, diagnose(model, config, domains, asked.settings, told, round=asked.round, rule=asked.rule))
+        found = diagnose(model, config, domains, asked.settings, told, round=asked.round, rule=asked.rule)
+        record.write(place, found)
+        if points := points_of(found):
+            own_files.write_text(place, PLANE, standalone(plane_figure("plane", points)))
 
 
 def _threads(model: "SplitModel", domains: "DomainSet") -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from fedha.diagnosis import stairs
 from fedha.randomness import generator
 
 Summed = Callable[[Tensor], tuple[Tensor, Tensor]]  # weights [2 C, k] to a loss and its gradient
@@ -25,6 +26,7 @@ BINS = 64  # of each coordinate, where there are one or two
 WIDTHS = (1.0, 0.3)  # of the waves, beside the median distance
 RIDGES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
 _ITERATIONS = 40
+_BUDGET, _FEWEST = 2**21, 16  # numbers of the examples that steps are fitted on, and examples of a pair at least
 _LOOKED_AT = 500  # examples of each side whose distances set the scale
 
 
@@ -139,7 +141,8 @@ class Sides:
 def cross_fitted(both: Sides, seed: int, most: int) -> Tensor:
     """Probabilities of every pair for every example, by discriminators that have not seen it, [n, 2 C].
 
-    Basis and ridge are those with the smallest loss on the halves that were not fitted on.
+    Basis and ridge are those with the smallest loss on the halves that were not fitted on. Then sides alone are told
+    apart by steps along the coordinates, which takes the place of the pairs' own answer where it does so better.
 
     Args:
         both: Two domains.
@@ -147,7 +150,11 @@ def cross_fitted(both: Sides, seed: int, most: int) -> Tensor:
         most: Examples of each pair that are fitted on; all are predicted.
     """
     folds = _folds(both, seed)
-    masses = both.masses(torch.arange(len(both.pairs)))
+    known = _by_pairs(both, folds, seed, most)
+    return calibrated(both, _by_sides(both, folds, known, most))
+
+
+def _by_pairs(both: Sides, folds: Tensor, seed: int, most: int) -> Tensor:
     best, found = math.inf, torch.full((len(both.pairs), 2 * both.classes), 0.5 / both.classes, dtype=torch.float64)
     first, second = (both.space[both.sides == side] for side in (0, 1))
     for basis in bases(first, second, seed):
@@ -158,22 +165,59 @@ def cross_fitted(both: Sides, seed: int, most: int) -> Tensor:
             known = torch.empty_like(found)
             for fold in (0, 1):
                 train = _limited(both, folds != fold, most)
+                masses = both.masses(train)
                 answers = [
-                    summed(rows[some], both.pairs[some], both.masses(train)[both.sides[train] == side])
-                    for side in (0, 1)
-                    for some in [train[both.sides[train] == side]]
+                    summed(rows[train[own]], both.pairs[train[own]], masses[own])
+                    for own in (both.sides[train] == side for side in (0, 1))
                 ]
                 fitted[fold] = fit(answers, fitted[fold], ridge)
                 test = torch.nonzero(folds == fold)[:, 0]
                 known[test] = (rows[test] @ fitted[fold].T).softmax(1)
-            known = calibrated(both, known)
-            loss = -float((masses * known.gather(1, both.pairs[:, None])[:, 0].clamp_min(1e-6).log()).sum())
+            loss = _loss(both, known, both.pairs)
             if loss < best:
                 best, found = loss, known
             if loss > before:  # less of a ridge is worse from here on
                 break
             before = loss
     return found
+
+
+def _by_sides(both: Sides, folds: Tensor, known: Tensor, most: int) -> Tensor:
+    """The same, with the side's share by steps where that is better; labels given the side stay as they are."""
+    count, wide = both.classes, both.space.shape[1]
+    parted = known.view(-1, 2, count)
+    given = parted / parted.sum(2, keepdim=True).clamp_min(1e-12)
+    edges = stairs.edges(both.space)
+    placed, size = stairs.places(both.space, edges), max(len(one) for one in edges)
+    most = max(_FEWEST, min(most, _BUDGET // (wide * 2 * count)))
+    trained = [_limited(both, folds != fold, most) for fold in (0, 1)]
+    told, curvatures = [], []
+    for train in trained:
+        masses, sides = both.masses(train), both.sides[train]
+        own = [sides == side for side in (0, 1)]
+        told.append([stairs.answers(placed[train[one]], sides[one], masses[one], size) for one in own])
+        curvatures.append(stairs.steepest(placed[train], masses, size))
+    fitted = [stairs.Stairs(torch.zeros(wide, size, dtype=torch.float64), 0.0)] * 2
+    best, scores, masses = math.inf, known.new_zeros(len(known)), both.masses(torch.arange(len(known)))
+    for penalty in stairs.PENALTIES:
+        told_of = torch.empty_like(scores)
+        for fold in (0, 1):
+            fitted[fold] = stairs.descend(told[fold], fitted[fold], penalty, curvatures[fold])
+            test = torch.nonzero(folds == fold)[:, 0]
+            told_of[test] = fitted[fold].scores(placed[test])
+        loss = float((masses * functional.softplus((1 - 2 * both.sides) * told_of)).sum())
+        if loss > best:  # more steps are worse from here on
+            break
+        best, scores = loss, told_of
+    if best >= _loss(both, parted.sum(2), both.sides):
+        return known
+    return (given * torch.stack([-scores, scores], 1).sigmoid()[:, :, None]).flatten(1)
+
+
+def _loss(both: Sides, known: Tensor, what: Tensor) -> float:
+    """Of held-out probabilities, [n, k], of what each example is, [n]."""
+    masses = both.masses(torch.arange(len(what)))
+    return -float((masses * known.gather(1, what[:, None])[:, 0].clamp_min(1e-6).log()).sum())
 
 
 def calibrated(both: Sides, known: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ discriminator that is a little wrong is wrong in second order, and to the safe s
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ FITTED = 2000  # examples of a class of a domain that discriminators are fitted 
 WIDEST = 4096  # numbers of an input that is looked at as it is
 LEAST = 8  # examples of a class in a domain, without which it is left out
 _NARROW = 1e-3
+_EVEN = {"auc": 0.5}  # what nothing is worth where it is not zero
 _MOVED = 0.05  # of label shares: what is less is taken for none, where nothing but noise would choose the sign
 
 
@@ -66,7 +67,8 @@ class Shift:
         space: What the discriminators saw.
         label: Total variation of the shares of the classes.
         kinds: What was found.
-        chance: The same between random halves of the first domain; None where it has too few examples.
+        chance: The same between random halves of one domain, of both, brought to the sizes of the two; None where one
+            has too few examples.
         threshold: eta below which, or above one minus which, only one side is taken to be there.
         classes: That both have, and that were compared.
     """
@@ -119,16 +121,16 @@ def estimate(first: Placed, second: Placed, classes: int, space: str, seed: int 
     if both is None:
         return None
     known = cross_fitted(both, seed, FITTED)
-    null = _null(first, classes, seed)
+    nulls = [_null(one, classes, seed) for one in (first, second)]
     threshold = THRESHOLDS[-1]
     for one in reversed(THRESHOLDS):
-        if null is None or max(kinds(*null, one).diversity, kinds(*null, one).correlation) <= CALM:
+        level = _by_chance(nulls, one)
+        if level is None or max(level.diversity, level.correlation) <= CALM:
             threshold = one
     shares = [torch.bincount(one.labels, minlength=classes) / len(one.labels) for one in (first, second)]
     label = float((shares[1] - shares[0]).abs().sum()) / 2
-    chance = None if null is None else kinds(*null, threshold)
     found = kinds(both, known, threshold)
-    return Shift(first.name, second.name, space, label, found, chance, threshold, both.classes)
+    return Shift(first.name, second.name, space, label, found, _by_chance(nulls, threshold), threshold, both.classes)
 
 
 def kinds(both: Sides, known: Tensor, threshold: float) -> Kinds:
@@ -191,6 +193,19 @@ def _null(one: Placed, classes: int, seed: int) -> tuple[Sides, Tensor] | None:
     chosen = split_members(sample, seed, 1)[0] > 0
     both = _sides(one.points[chosen], one.labels[chosen], one.points[~chosen], one.labels[~chosen], classes)
     return None if both is None else (both, cross_fitted(both, seed, FITTED))
+
+
+def _by_chance(nulls: Sequence[tuple[Sides, Tensor] | None], threshold: float) -> Kinds | None:
+    """What two domains of these sizes give where nothing differs, from the halves of both, as in `attributes`."""
+    known = [kinds(*one, threshold) for one in nulls if one is not None]
+    if len(known) < len(nulls):
+        return None
+    levels = {
+        one.name: math.hypot(*(getattr(null, one.name) - _EVEN.get(one.name, 0.0) for null in known)) / 2
+        + _EVEN.get(one.name, 0.0)
+        for one in fields(Kinds)
+    }
+    return Kinds(**levels)
 
 
 def _auc(eta: Tensor, ours: Tensor, theirs: Tensor) -> float:

@@ -13,6 +13,7 @@ REPORT = "report.html"
 AUDIT = "audit.json"  # made by `fedha audit`
 ADVERSARY = "adversary.json"  # made by `fedha audit --adversary`
 DIAGNOSIS = "diagnosis.json"  # made by `fedha diagnose`
+PLANE = "diagnosis-plane.svg"  # likewise, of the kinds of shift
 SPENDING = "privacy.json"  # what was released, where noise is never the same again: a checkpoint would forget rounds
 COHORT = "cohort.key"  # the server's secret by which it draws clients, where being drawn is to hide them
 ERROR = "error.txt"  # the traceback, after an error that nobody expected

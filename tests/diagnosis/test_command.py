@@ -43,7 +43,10 @@ def test_a_run_is_diagnosed_whole(fedha: Command, tmp_path: Path) -> None:
     assert told["flip-0.2"] == pytest.approx(results["train"]["flip-0.2"]["accuracy"])
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Diagnosis" in page
-    assert page.count("<svg") >= 4
+    assert page.count("<svg") >= 5
+    drawn = (tmp_path / "run" / "diagnosis-plane.svg").read_text()
+    for one in found["shift"]:
+        assert f"{one['space']}: {one['diversity']:.2f} and {one['correlation']:.2f}" in drawn
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
     assert "published" not in found
     told = between_sources("run")  # the same numbers for a program, from the sources alone

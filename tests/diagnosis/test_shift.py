@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedha.config import parse
+from fedha.diagnosis import stairs
 from fedha.diagnosis.discriminator import Sides, calibrated, fit, summed
-from fedha.diagnosis.shift import Placed, estimate, kinds
+from fedha.diagnosis.shift import Placed, estimate, kinds, together
+from fedha.flower.serve import load_domains
 from fedha.randomness import generator
 
 COUNT = 20_000
@@ -53,6 +56,50 @@ def test_intervals_apart_are_diversity(apart: float) -> None:
     assert found.kinds.diversity == pytest.approx(apart, abs=0.02)
     assert found.kinds.correlation <= 0.01
     assert found.kinds.total_variation == pytest.approx(apart, abs=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [16, 32, 48])
+def test_backgrounds_of_digits_apart_are_diversity_of_the_images(shift: int) -> None:
+    """Of 899 and 898 images of 64 pixels: what a discriminator without edges sees half of."""
+    data = {"name": "digits_background", "domains": 2, "shift": shift, "target": "background1"}
+    domains = load_domains(parse({"data": data, "recipe": "erm"}))
+    sides = []
+    for one in (domains.sources[0], domains.targets[0]):
+        parts = [part for part in (one.train, one.held_out) if len(part)]
+        placed = [Placed(one.name, part.take().flatten(1).double(), part.labels) for part in parts]
+        sides.append(together(one.name, placed))
+    found = estimate(sides[0], sides[1], 10, "inputs")
+    assert found is not None
+    assert found.kinds.diversity == pytest.approx(shift / 64, abs=0.02)
+    assert found.kinds.correlation <= 0.02
+
+
+def test_few_steps_find_the_edges_of_one_coordinate_among_many() -> None:
+    drawn = generator(0, "edges")
+    points = torch.rand(400, 30, dtype=torch.float64, generator=drawn)
+    sides = torch.arange(2).repeat_interleave(200)
+    points[200:, 7] += 0.5
+    edges = stairs.edges(points)
+    placed, size = stairs.places(points, edges), max(len(one) for one in edges)
+    weights = torch.full((400,), 1 / 400, dtype=torch.float64)
+    whole = stairs.answers(placed, sides, weights, size)
+    parts = [
+        stairs.answers(placed[some], sides[some], weights[some], size) for some in (slice(0, 200), slice(200, 400))
+    ]
+    heights = torch.randn(30, size, dtype=torch.float64, generator=drawn).requires_grad_(True)
+    signs, shown = 2.0 * sides - 1, torch.arange(size) < placed[:, :, None]
+    scores = (heights * (2.0 * shown - 1)).sum((1, 2)) + 0.3
+    (weights * torch.nn.functional.softplus(-signs * scores)).sum().backward()
+    told = whole(heights.detach(), 0.3)
+    torch.testing.assert_close(told[0], heights.grad)
+    for place in (0, 1):
+        torch.testing.assert_close(sum(one(heights.detach(), 0.3)[place] for one in parts), told[place])
+    start = stairs.Stairs(torch.zeros(30, size, dtype=torch.float64), 0.0)
+    found = stairs.descend(parts, start, 0.1, stairs.steepest(placed, weights, size))
+    assert torch.nonzero(found.heights.any(1))[:, 0].tolist() == [7]
+    alone = (points[:, 7] < 0.45) | (points[:, 7] > 1.05)
+    assert bool((found.scores(placed)[alone].sign() == signs[alone]).all())
 
 
 def test_label_shift_is_told_and_taken_out() -> None:

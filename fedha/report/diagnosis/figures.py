@@ -9,6 +9,16 @@ from matplotlib.axes import Axes
 from fedha.report.drawing import INK, SOURCES, TARGETS, Label, draw, label_ends
 
 Pairs = Sequence[Mapping[str, Any]]
+Points = Mapping[str, tuple[float, float]]  # diversity and correlation by what they are of
+
+KNOWN: Points = {
+    "Colored MNIST, colour": (0.0, 0.75),
+    "colour and shape": (0.0, 0.607),
+    "backgrounds, a quarter apart": (0.25, 0.0),
+    "a half apart": (0.5, 0.0),
+    "three quarters apart": (0.75, 0.0),
+}
+_WIDE, _HIGH = 6.4, 3.9
 
 
 def panels(name: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -25,6 +35,8 @@ def panels(name: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         title = f"from {source} to {target}"
         yield f"Accuracy at the worst head, {title}", radius_figure(f"{name}r{place}", title, own, roles)
         yield f"Measured and bound, {title}", bound_figure(f"{name}b{place}", title, own)
+    if points := points_of(found):
+        yield "Diversity and correlation", plane_figure(f"{name}s", points)
 
 
 def radius_figure(name: str, title: str, pairs: Pairs, roles: Mapping[str, str]) -> str:
@@ -74,6 +86,36 @@ def bound_figure(name: str, title: str, pairs: Pairs) -> str:
 
     told = "; ".join(f"{one['logits']:.3g}: {one['measured']:.3g} of {one['bound']:.3g}" for one in pairs)
     return draw(plot, name, f"Measured and bound by radius in logit units, {title}: {told}.")
+
+
+def points_of(found: Mapping[str, Any]) -> Points:
+    """Where the shifts of a diagnosis lie in the plane, by pair and space."""
+    return {
+        f"{one['first']} – {one['second']}, {one['space']}": (one["diversity"], one["correlation"])
+        for one in found.get("shift", [])
+    }
+
+
+def plane_figure(name: str, points: Points, known: Points = KNOWN) -> str:
+    """The plane of diversity and correlation: what was found, and as rings data sets whose truth is known."""
+
+    def plot(axes: Axes) -> None:
+        for x, y in known.values():
+            axes.plot(x, y, "o", color=INK, markersize=11, markerfacecolor="none", linewidth=0.8, clip_on=False)
+        labels: list[Label] = []
+        for (title, (x, y)), color, mark in zip(points.items(), cycle((*TARGETS, *SOURCES)), cycle("os^Dv")):
+            axes.plot(x, y, mark, color=color, markersize=6, clip_on=False)
+            labels.append((y, f"{_MARKS[mark]} {title}", color))
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="diversity", ylabel="correlation")
+        label_ends(axes, labels)
+
+    told = "; ".join(f"{title}: {x:.2f} and {y:.2f}" for title, (x, y) in points.items())
+    rings = "; ".join(f"{title} {x:.3g} and {y:.3g}" for title, (x, y) in known.items())
+    text = f"Diversity and correlation of shifts. {told}. Rings, known: {rings}."
+    return draw(plot, name, text, width=_WIDE, height=_HIGH)
+
+
+_MARKS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}
 
 
 def _colors(names: Sequence[str], roles: Mapping[str, str]) -> dict[str, str]:
