@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedha.diagnosis.party import Asking, Party, done
+from fedha.diagnosis.party import Asking, Party
 from fedha.diagnosis.sample import curvature_of_loss
 
 EXCHANGES = 50
@@ -60,7 +60,7 @@ class _State:
         return gaps
 
 
-def climb(
+def climbing(
     source: Party,
     target: Party,
     head: Tensor,
@@ -69,7 +69,7 @@ def climb(
     *,
     exchanges: int = EXCHANGES,
     smallest: float = _SMALLEST,
-) -> list[Climb]:
+) -> Asking[list[Climb]]:
     """The worst heads for a target that a source does not notice, in balls around the learned head.
 
     Args:
@@ -84,20 +84,6 @@ def climb(
     Returns:
         For each radius, in order.
     """
-    return done(climbing(source, target, head, radii, starts, exchanges=exchanges, smallest=smallest))
-
-
-def climbing(
-    source: Party,
-    target: Party,
-    head: Tensor,
-    radii: Sequence[float],
-    starts: Tensor,
-    *,
-    exchanges: int = EXCHANGES,
-    smallest: float = _SMALLEST,
-) -> Asking[list[Climb]]:
-    """As `climb`, asking."""
     safe = curvature_of_loss(len(head)) * source.sizes.top_moment
     first, slope = yield from _difference(source, target, head, torch.zeros_like(head)[None])
     units = _units(torch.cat([starts, slope]))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedha.diagnosis.attack import Climb, climb, climbing
+from fedha.diagnosis.attack import Climb, climbing
 from fedha.diagnosis.bound import Around, Bound, bounds
 from fedha.diagnosis.curvature import Curvature, difference
 from fedha.diagnosis.hessians import Hessians
@@ -237,7 +237,7 @@ def worst_pair(
     lowest, highest = _extreme(everyone, highest=False), _extreme(everyone, highest=True)
     slope = highest.heads(head[None]).gradients - lowest.heads(head[None]).gradients
     begin = torch.cat([starts(slope, one, seed) for one in curvatures])
-    climbs = climb(lowest, highest, head, radii, begin)
+    climbs = done(climbing(lowest, highest, head, radii, begin))
     by_name = {one.name: one for one in everyone}
     heads = torch.cat([head[None], *((head + one.head)[None] for one in climbs)])
     looked = dict(zip(by_name, asked([(one, "heads", heads) for one in everyone]), strict=True))

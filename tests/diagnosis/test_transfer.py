@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedha.diagnosis.attack import climb
+from fedha.diagnosis.attack import climbing
 from fedha.diagnosis.curvature import difference
 from fedha.diagnosis.lanczos import start_vectors
 from fedha.diagnosis.minima import minima
-from fedha.diagnosis.party import Answers, Party, pooled
+from fedha.diagnosis.party import Answers, Party, done, pooled
 from fedha.diagnosis.sample import Sample
 from fedha.diagnosis.transfer import both_ways, check, turned, worst_pair
 from tests.diagnosis.made import head_of, sample
@@ -60,7 +60,8 @@ def test_the_attack_never_goes_down_on_the_sphere_with_the_safe_rho() -> None:
             return found
 
         watched = Party("watched", heads, target.directions, target.sizes)
-        climb(source, watched, head, [0.5], torch.zeros(0, 3, 5, dtype=torch.float64), smallest=1, exchanges=30)
+        none = torch.zeros(0, 3, 5, dtype=torch.float64)
+        done(climbing(source, watched, head, [0.5], none, smallest=1, exchanges=30))
         values = torch.cat(seen[1:])  # the first is at the learned head
         steps += len(values)
         assert bool((values.diff() >= -1e-12).all())

@@ -53,6 +53,23 @@ def test_each_config_is_a_sweep_over_the_data_sets_own_domains(name: str, tmp_pa
     assert len(jobs) == len(DOMAINS[name]) * 3 * 9 * 2
 
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+SWEEPS = sorted(one for one in CONFIGS.rglob("*.yaml") if "\nsweep:" in one.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda one: one.relative_to(CONFIGS).as_posix())
+def test_no_run_of_a_shipped_sweep_is_refused_by_the_schema(path: Path) -> None:
+    content = read_content(path, [])
+    settings = content.pop("sweep")
+    if content["data"].get("target") == "all":
+        content["data"] = {**content["data"], "target": ["a", "b"]}
+    draws = 2 if settings.get("draws") else None
+    named = with_ranges(content, settings["ranges"]) if settings.get("ranges") else content
+    jobs = make_jobs(list(expand(read_space(named, draws=draws), draws)))
+    assert jobs
+    assert not [(one.name, one.refused) for one in jobs if one.refused]
+
+
 def test_rotated_mnist_takes_every_recipe_and_range() -> None:
     content = read_content(config_path("domainbed/rotated-mnist"), [])
     settings = content.pop("sweep")
