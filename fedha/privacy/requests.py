@@ -144,10 +144,9 @@ def _reference_shapes(request: Request, model: SplitModel, form: Form) -> dict[s
 
 def _refuse_values(request: Request) -> Refusal | None:
     """Refuse numbers that are not finite, or of a size that no training ends at."""
-    most = LARGEST if sensitive(request.task.privacy) else _SQUARED
+    bound = LARGEST if sensitive(request.task.privacy) else _SQUARED  # a run that comes apart is told as such below it
     kinds = {"parameter": request.parameters, "reference": request.references}
     for kind, tensors in (kinds | {"rule's tensor": request.sent, "buffer": request.running}).items():
-        bound = LARGEST if kind == "parameter" else most
         if tensors and (name := _beyond_once(kind, tensors, bound)) is not None:
             return _too_large(f"{kind} {name}", bound)
     return None

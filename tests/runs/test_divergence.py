@@ -1,11 +1,16 @@
 """A run that came apart is told from one that trains badly: by its cross-entropy, never by its penalty or accuracy."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
+from fedha.config import parse
+from fedha.run import execute
 from fedha.runs.divergence import divergence
+from fedha.runs.listener import Silent
 
 
 def parts(risk: float | None, accuracy: float | None = 0.8) -> dict[str, Any]:
@@ -60,3 +65,13 @@ def test_where_clients_tell_no_loss_that_of_the_target_is_looked_at() -> None:
     assert divergence([{"round": 1}], {**hidden, "target": parts(20.0)}) is None
     assert divergence([{"round": 1}], {**hidden, "target": {}}) is None
     assert divergence(rounds(0.7, 1e9), {**hidden, "target": {}})
+
+
+def test_parameters_of_any_size_that_squares_have_are_answered_so_that_the_run_says_what_became_of_it(
+    tmp_path: Path,
+) -> None:
+    training = {"rounds": 6, "optimizer": "sgd", "learning_rate": 1e6}
+    results = execute(parse({"recipe": "erm", "model": {"hidden": [6]}, "training": training}), tmp_path, Silent())
+    parameters = load_file(tmp_path / "model.safetensors")
+    assert 1e12 < max(float(value.abs().amax()) for value in parameters.values()) < 1e19
+    assert results["diverged"]
