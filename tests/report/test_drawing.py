@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
+from fedha.report.diagnosis.figures import plane_figure
 from fedha.report.drawing import COLORS, INK, SOURCES, draw, label_ends, shorten, spread, standalone
 
 
@@ -82,3 +83,10 @@ def test_a_drawing_can_stand_alone() -> None:
     assert "currentColor" not in alone
     assert SOURCES[0] in alone
     assert ElementTree.fromstring(alone).get("style", "").startswith("background: white")
+
+
+def test_names_in_the_plane_of_shifts_are_whole_where_they_differ_at_their_ends() -> None:
+    names = ("the sources' mean – an unseen target, features", "the sources' mean – an unseen target, inputs")
+    drawn = plane_figure("p", dict.fromkeys(names, (0.2, 0.4)))
+    words = re.sub(r"\s+", " ", " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", drawn)))
+    assert all(name in words for name in names)

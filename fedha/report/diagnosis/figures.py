@@ -1,5 +1,6 @@
 """The diagnosis's figures: accuracy against radius, measured beside its bound, the plane of shifts."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -19,6 +20,7 @@ KNOWN: Points = {
     "three quarters apart": (0.75, 0.0),
 }
 _WIDE, _HIGH = 6.4, 3.9
+_LINE = 22  # letters of a legend's line
 
 
 def panels(name: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -102,20 +104,17 @@ def plane_figure(name: str, points: Points, known: Points = KNOWN) -> str:
     def plot(axes: Axes) -> None:
         for x, y in known.values():
             axes.plot(x, y, "o", color=INK, markersize=11, markerfacecolor="none", linewidth=0.8, clip_on=False)
-        labels: list[Label] = []
         for (title, (x, y)), color, mark in zip(points.items(), cycle((*TARGETS, *SOURCES)), cycle("os^Dv")):
-            axes.plot(x, y, mark, color=color, markersize=6, clip_on=False)
-            labels.append((y, f"{_MARKS[mark]} {title}", color))
+            shown = textwrap.fill(title, _LINE)  # names differ at their ends, which a cut would lose
+            axes.plot(x, y, mark, color=color, markersize=6, clip_on=False, linestyle="none", label=shown)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="diversity", ylabel="correlation")
-        label_ends(axes, labels)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=9, labelspacing=0.7)
 
     told = "; ".join(f"{title}: {x:.2f} and {y:.2f}" for title, (x, y) in points.items())
     rings = "; ".join(f"{title} {x:.3g} and {y:.3g}" for title, (x, y) in known.items())
     text = f"Diversity and correlation of shifts. {told}. Rings, known: {rings}."
-    return draw(plot, name, text, width=_WIDE, height=_HIGH)
-
-
-_MARKS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}
+    lines = sum(len(textwrap.wrap(title, _LINE)) for title in points)
+    return draw(plot, name, text, width=_WIDE, height=max(_HIGH, 0.22 * lines))
 
 
 def _colors(names: Sequence[str], roles: Mapping[str, str]) -> dict[str, str]:
