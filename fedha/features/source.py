@@ -114,7 +114,8 @@ class Features:
         """Those of which nothing is remembered, in the order in which they are computed."""
         if not self.remembers:
             return places
-        return (places[~self._memory[1][places]] if self._memory else places).unique()
+        found: Tensor = (places[~self._memory[1][places]] if self._memory else places).unique()
+        return found
 
     def _inputs(self, places: Tensor, draws: Draws | None) -> Any:
         """What the trunk sees at these places; a block may hold several views."""
