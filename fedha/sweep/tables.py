@@ -8,11 +8,10 @@ from typing import Any
 
 from fedha.errors import listed
 from fedha.metrics.table import is_smaller
-from fedha.progress import duration
+from fedha.progress import byte_count, duration
 from fedha.report.domains import fraction, title
 from fedha.report.formats import Cell, Column, Summary, Table
 from fedha.report.tables import BASELINE
-from fedha.runs.wording import byte_count
 from fedha.sweep.compared import Difference, adjusted, difference
 from fedha.sweep.found import Found
 from fedha.sweep.selection import ACCURACY, RULES, Chosen, Place, Row, choose, row_of
