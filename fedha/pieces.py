@@ -137,7 +137,7 @@ class Batch:
         if self.mixing is not None:
             inputs = self.mixing.inputs(inputs, self.examples.take(self._partners(place), self.draws))
         with drawing(self._chance(place, "featurizer"), labels.device):
-            features = call_with(self.model.featurizer, _below(own, "featurizer."), *arguments(inputs))
+            features = call_with(self.model.featurizer, _of_featurizer(own), *arguments(inputs))
         features, self.moved = view.prepare(features), {name: own[name] for name in self.running}
         return Seen(view, features, labels, len(labels) / self.size)
 
@@ -190,7 +190,8 @@ def refuse_pieces(model: nn.Module, size: int, most: int) -> None:
         )
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _of_featurizer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "featurizer."
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 

@@ -17,7 +17,7 @@ import typer
 
 from fedha import progress
 from fedha.cli import audit, data, deploy, diagnose, exits, predict, privacy, study, sweep, sweep_table
-from fedha.cli.options import Log, Quiet
+from fedha.cli.options import ConfigName, Log, Overrides, Quiet
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -39,10 +39,6 @@ app.add_typer(study.app)
 app.add_typer(data.app)
 app.add_typer(privacy.app)
 
-# What arguments mean stands in the commands' descriptions: help of an argument is lost between some releases of typer
-# and click.
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
-ConfigName = Annotated[str, typer.Argument(metavar="CONFIG")]
 Engine = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="Where clients run: the config's engine.name.")
 ]

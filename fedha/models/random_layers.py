@@ -109,10 +109,10 @@ def _noted(model: SplitModel, form: Form, rows: int) -> tuple[list[torch.Size | 
     with untouched(device), torch.enable_grad():
         torch.manual_seed(0)
         for part in (model.featurizer, model.head):
-            before = _drawn(device)
+            before = generator_state(device)
             with _Noting() as noting:
                 inputs = (functional_call(part, kept_apart(part), *inputs),), {}
-            moved = not torch.equal(before, _drawn(device))
+            moved = not torch.equal(before, generator_state(device))
             parts.append(noting.shapes or ([None] if moved else []))
     return parts[0], parts[1]
 
@@ -253,7 +253,7 @@ def _draws(func: Any, kwargs: Any) -> bool:
     return known and not (kwargs and kwargs.get("generator") is not None)
 
 
-def _drawn(device: torch.device) -> Tensor:
+def generator_state(device: torch.device) -> Tensor:
     """The state of what layers draw from."""
     states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
     return torch.cat(states)

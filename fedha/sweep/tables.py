@@ -86,7 +86,7 @@ def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] =
         if len(targets) > 1:
             every = _by_trial(chosen, row, targets, told).values()
             whole = [one for one in every if len(one) == len(targets)]
-            cells += [_summary([made(one) for one in whole], told) for made in (_mean, worst)]
+            cells += [_summary([made(one) for one in whole], told) for made in (statistics.fmean, worst)]
         if tested:
             cells.append(_summary(_own_tests(chosen, row), told))
         body.append(cells)
@@ -247,7 +247,7 @@ def _by_trial(chosen: Mapping[Place, Chosen], row: Row, targets: Sequence[str], 
 
 
 def _summary(values: Iterable[float | list[float]], told: Told) -> Summary | None:
-    numbers = [one if isinstance(one, float) else _mean(one) for one in values]
+    numbers = [one if isinstance(one, float) else statistics.fmean(one) for one in values]
     if not numbers:
         return None
     error = statistics.stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else None
@@ -274,10 +274,6 @@ def _told(one: Difference, digits: int) -> tuple[Cell, ...]:
 
 def _p(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values)
 
 
 def _average(done: Sequence[Mapping[str, Any]], key: str, text: Any) -> str | None:
