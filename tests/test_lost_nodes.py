@@ -216,11 +216,11 @@ def test_a_head_that_does_not_answer_is_told_of_and_given_up(monkeypatch: pytest
 
 
 def test_a_worker_goes_to_the_node_with_most_room() -> None:
-    from fedha.engine.cluster import Node, refuge
+    from fedha.engine.cluster import Node, node_with_room
 
     nodes = [Node("head", "h", True, 0), Node("a", "a", True, 4), Node("b", "b", True, 2), Node("gone", "g", False, 64)]
     known = {one.id: one for one in nodes}
-    assert refuge(known, ["a", "a", "a", "b", "gone"], 1) == known["b"]
-    assert refuge(known, ["a", "b"], 1) == known["a"]
-    assert refuge(known, ["a", "b"], 3) == known["a"]
-    assert refuge(known, [], 5) is None
+    assert node_with_room(known, ["a", "a", "a", "b", "gone"], 1) == known["b"]
+    assert node_with_room(known, ["a", "b"], 1) == known["a"]
+    assert node_with_room(known, ["a", "b"], 3) == known["a"]
+    assert node_with_room(known, [], 5) is None

@@ -346,5 +346,5 @@ def version() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
-    with progress.told_to(lambda text: sys.stderr.write(f"{text}\n")):
+    with progress.reporting_to(lambda text: sys.stderr.write(f"{text}\n")):
         sys.exit(exits.exit_code(app))

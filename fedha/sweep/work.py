@@ -90,7 +90,7 @@ class Worker:
             return Outcome(name, FAILED, why)
 
     def _worked(self, job: Job, until: int | None) -> Outcome:
-        place, config = self.store.place(job.name), job.config
+        place, config = self.store.run_folder(job.name), job.config
         if config is None:
             raise FedhaError(job.refused)
         if until is not None and self._as_far(place, config, until):
