@@ -4,12 +4,11 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedha import permitted
-from fedha.errors import FedhaError, brief, listed
+from fedha.errors import FedhaError, brief, failing_line, listed
 from fedha.schema import nearest
 from fedha.signature import checked, grid_hint, meant, parameter_text, parameters_of
 
@@ -157,10 +156,9 @@ def _made(
     except FedhaError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {brief(error)}"
         raise FedhaError(
-            f"{section}.name is {name!r}, which fails with {reason} ({last.filename}, line {last.lineno}); mend it, or "
+            f"{section}.name is {name!r}, which fails with {reason} ({failing_line(error)}); mend it, or "
             f"its arguments{grid_hint(section, _wanted(function) or {}, options)}"
         ) from error
 

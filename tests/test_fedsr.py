@@ -21,7 +21,7 @@ from fedha.exchange import Task
 from fedha.federation import Server, run_round
 from fedha.flower.serve import Job
 from fedha.models import SplitModel, build, gaussian
-from fedha.models.random_layers import Chance, drawing, random_parts
+from fedha.models.random_layers import DrawSource, drawing, random_parts
 from fedha.recipes import RECIPES
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
@@ -36,7 +36,7 @@ def problem() -> Problem:
     return replace(plain, model=build(config, (4,), 3, SEED))
 
 
-def published(model: SplitModel, own: dict[str, Tensor], part: Examples, draws: Chance) -> Tensor:
+def published(model: SplitModel, own: dict[str, Tensor], part: Examples, draws: DrawSource) -> Tensor:
     """Risk of one draw, plus 0.3 times E|z|^2, plus 0.2 times KL[p(z|x), r(z|y)], by torch's distributions."""
     body = {name.removeprefix("featurizer."): value for name, value in own.items() if name.startswith("featurizer.")}
     mean, raw = functional_call(model.featurizer, body, (part.inputs,)).chunk(2, 1)
@@ -59,7 +59,9 @@ def test_the_update_is_the_gradient_of_the_published_objective() -> None:
     for number in range(1, 4):
         before = {name: value.detach().clone().requires_grad_() for name, value in server.parameters.items()}
         losses = [
-            published(given.model, before, domain.train, Chance((SEED, "chance", number, client, 0, "head"), drawn, 0))
+            published(
+                given.model, before, domain.train, DrawSource((SEED, "chance", number, client, 0, "head"), drawn, 0)
+            )
             for client, domain in enumerate(given.domains)
         ]
         slopes = torch.autograd.grad(torch.stack(losses).mean(), list(before.values()))

@@ -22,7 +22,7 @@ from fedha.exchange import Request, Task
 from fedha.federation import Server, run_round
 from fedha.flower import HessianAlignment, client_app
 from fedha.models import SplitModel
-from fedha.models.random_layers import BLOCK, Chance, Draw, drawing, random_parts
+from fedha.models.random_layers import BLOCK, Draw, DrawSource, drawing, random_parts
 from fedha.models.state import state_of
 from fedha.pieces import Batch
 from fedha.recipes import RECIPES
@@ -232,17 +232,17 @@ def test_nor_does_what_a_head_draws(recipe: str) -> None:
 
 def test_rows_have_draws_of_their_own_and_a_share_of_them_is_dropped() -> None:
     body = nn.Dropout(0.25)
-    with drawing(Chance((0, "a"), (Draw(0),)), torch.device("cpu")):
+    with drawing(DrawSource((0, "a"), (Draw(0),)), torch.device("cpu")):
         seen = body(torch.ones(400, 100))
     assert float((seen == 0).double().mean()) == pytest.approx(0.25, abs=0.01)
     assert len({tuple(row.tolist()) for row in seen}) == 400
-    with drawing(Chance((0, "a"), (Draw(0),), first=150), torch.device("cpu")):
+    with drawing(DrawSource((0, "a"), (Draw(0),), first=150), torch.device("cpu")):
         assert torch.equal(body(torch.ones(33, 100)), seen[150:183])
 
 
 def test_a_layer_that_is_computed_again_on_the_way_back_keeps_torchs_draws() -> None:
     form, inputs = domain(0).train.form, domain(0).train.inputs
-    model, chance = seeded(drawing_network, kind="checkpointed")(), Chance((0, "a"), (None,))
+    model, chance = seeded(drawing_network, kind="checkpointed")(), DrawSource((0, "a"), (None,))
     assert random_parts(model, form).featurizer == (None,)
     assert random_parts(SplitModel(model.featurizer.body, model.head), form).featurizer == (Draw(0),)
     slopes = []
