@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedha import nonlinear, random_features, sketches, statistics
+from fedha import cross_entropy, nonlinear, random_features, sketches, statistics
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments
 from fedha.models.calls import call_with
@@ -92,12 +92,12 @@ class Piece:
     @property
     def labels(self) -> Tensor:
         """Class indices, [n]."""
-        return statistics.hard(self.targets)
+        return cross_entropy.hard(self.targets)
 
     @property
     def losses(self) -> Tensor:
         """Negative log-likelihoods of the targets, [n]."""
-        return statistics.losses(self.logits, self.targets)
+        return cross_entropy.losses(self.logits, self.targets)
 
     @property
     def representation(self) -> Tensor:
@@ -245,7 +245,7 @@ def shapes(model: SplitModel, form: Form | Sequence[int], names: Iterable[str], 
     some = next(model.parameters())
     view = view_head(model, {})
     around = Circumstances(0, 1, None, probes, {"gradient": some.new_zeros(view.shape)})
-    with torch.no_grad(), statistics.shared(), evaluating(model):
+    with torch.no_grad(), cross_entropy.shared(), evaluating(model):
         by_place, by_name = arguments(Form.of(form, some.dtype).zeros(2, device=some.device))
         features = view.prepare(model.featurizer(*by_place, **by_name))
         labels = torch.zeros(2, dtype=torch.int64, device=some.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.func import hessian as autograd_hessian
 
-from fedha import statistics
+from fedha import cross_entropy, statistics
 
 
 class Client(NamedTuple):
@@ -259,7 +259,7 @@ def test_shared_changes_no_value_and_no_gradient(client: Client) -> None:
 
     features = client.features.clone().requires_grad_()
     alone = objective(features)
-    with statistics.shared():
+    with cross_entropy.shared():
         together = objective(features)
         with torch.no_grad():
             assert not statistics.gradient(client.head, features, client.labels).requires_grad
@@ -272,7 +272,7 @@ def test_shared_changes_no_value_and_no_gradient(client: Client) -> None:
 
 def test_shared_computes_the_gradient_once_and_forgets_it_on_leaving() -> None:
     client = make_client(0, 3, 5, 4)
-    with statistics.shared():
+    with cross_entropy.shared():
         first = statistics.gradient(*client)
         assert statistics.gradient(*client) is first
     assert statistics.gradient(*client) is not first

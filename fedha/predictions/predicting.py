@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fedha import numerics, statistics
+from fedha import cross_entropy, numerics
 from fedha.config import Config, load_written
 from fedha.data.examples import Examples
 from fedha.data.groups import groups_of
@@ -111,7 +111,7 @@ class _Counting:
 
     def _counted(self, some: Examples, logits: Tensor) -> Mapping[str, Any]:
         plain = Asked(self.wanted.counts, (), self.wanted.groups, self.wanted.classes)
-        losses, hits = statistics.losses(logits, some.labels), statistics.hits(logits, some.labels)
+        losses, hits = cross_entropy.losses(logits, some.labels), cross_entropy.hits(logits, some.labels)
         return nested(numbers_of(losses, hits, logits, some.labels, plain, groups_of(some, self.wanted.groups)))
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
+from fedha.cross_entropy import hits, losses
 from fedha.errors import FedhaError
 from fedha.metrics import Metric, formulas
 from fedha.metrics.asked import Asked
@@ -16,7 +17,6 @@ from fedha.metrics.counts import nested, numbers_of, of_scores, predictions, pro
 from fedha.metrics.intervals import interval
 from fedha.metrics.table import metric
 from fedha.metrics.values import as_recorded, joined, wrong_counts
-from fedha.statistics import hits, losses
 
 NAMES = ("balanced_accuracy", "worst_class", "macro_f1", "auroc", "auprc", "expected_calibration_error", "log_loss")
 ALL = Asked(("confusion", "bins"), ("auroc", "auprc"), "", 3)
