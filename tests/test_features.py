@@ -31,7 +31,7 @@ from fedha.progress import reporting_to
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_resume import without_time
+from tests.killed_runs import without_time
 
 
 class Counting(nn.Module):

@@ -26,8 +26,8 @@ from fedha.recipes import RECIPES
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_recipes import LOCAL, SEED, SGD, Problem, make_problem
-from tests.test_resume import Killed
+from tests.killed_runs import assert_resumes
+from tests.problems import LOCAL, SEED, SGD, Problem, make_problem
 
 
 def problem() -> Problem:
@@ -118,12 +118,7 @@ BASE: dict[str, Any] = {
 
 
 def test_a_killed_run_resumes_to_the_same_bits_and_secure_sums_agree(tmp_path: Path) -> None:
-    run_job(Job(parse(BASE), tmp_path / "whole"), Silent())
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Job(parse(BASE), tmp_path / "killed"), Killed(3))
-    run_job(Job(parse(BASE), tmp_path / "killed"), Silent(), resume=True)
-    whole, killed = ((tmp_path / name / runfolder.MODEL).read_bytes() for name in ("whole", "killed"))
-    assert whole == killed
+    assert_resumes(parse(BASE), tmp_path, 3)
     secure = {**BASE, "privacy": {"secure_aggregation": True, "minimum": 2}}
     run_job(Job(parse(secure), tmp_path / "secure"), Silent())
     one, other = (load_file(tmp_path / name / runfolder.MODEL) for name in ("whole", "secure"))

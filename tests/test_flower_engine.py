@@ -35,10 +35,10 @@ from fedha.errors import ClientError, FedhaError, StoppedError
 from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
+from tests.driving import FaultyGrid, train_with
 from tests.jobs import run_job
-from tests.test_engines import FaultyGrid, train_with
-from tests.test_recipes import make_problem
-from tests.test_resume import Killed, without_time
+from tests.killed_runs import Killed, without_time
+from tests.problems import make_problem
 
 simulates = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -21,11 +21,11 @@ from fedha.engine import leftovers, ray_session
 from fedha.errors import ClusterError
 from fedha.flower import HessianAlignment
 from fedha.recipes import RECIPES
-from tests.test_engines import assert_same_bits, same_numerics, train_over
+from tests.driving import assert_same_bits, train_over
+from tests.problems import SEED
 from tests.test_ray_grid import SYNCHRONOUS, five_clients, grid_of
-from tests.test_recipes import SEED
 
-__all__ = ["same_numerics"]  # a fixture that every test here uses
+pytestmark = pytest.mark.usefixtures("same_numerics")
 
 
 @contextmanager

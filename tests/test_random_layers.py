@@ -26,11 +26,9 @@ from fedha.models.random_layers import BLOCK, Draw, DrawSource, drawing, random_
 from fedha.models.state import state_of
 from fedha.pieces import Batch
 from fedha.recipes import RECIPES
-from fedha.run import execute
-from fedha.runs.listener import Silent
 from fedha.training import answer_measure, answer_train
 from tests import models_of_others as others
-from tests.test_resume import Killed
+from tests.killed_runs import assert_resumes
 from tests.test_state import domain, own, seeded
 
 KINDS = [*others.BODIES]
@@ -306,9 +304,4 @@ def test_a_run_that_was_killed_and_resumed_has_the_same_bits(kind: str, tmp_path
             "checkpoint": {"every": 2},
         }
     )
-    execute(config, tmp_path / "straight", Silent())
-    with pytest.raises(KeyboardInterrupt):
-        execute(config, tmp_path / "killed", Killed(3))
-    execute(config, tmp_path / "killed", Silent(), resume=True)
-    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "killed"))
-    assert one == other
+    assert_resumes(config, tmp_path, 3)

@@ -23,8 +23,8 @@ from fedha.privacy.moments import Batch, measure
 from fedha.recipes import RECIPES
 from fedha.registry import moments
 from fedha.targets import class_weights, softening, target_rows
-from tests.test_recipes import ROWS, SEED, make_problem
-from tests.test_statistics import HEADS, Client, make_client
+from tests.linear_clients import HEADS, Client, make_client
+from tests.problems import ROWS, SEED, make_problem
 
 SOFT = TrainingConfig(label_smoothing=0.2, class_weights=[0.5, 2.0, 1.5])
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
