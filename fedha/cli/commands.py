@@ -3,6 +3,7 @@
 Heavy imports (torch, Flower, matplotlib) happen inside the commands, so that help and errors come at once.
 """
 
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -342,6 +343,19 @@ def version() -> None:
 
     for name, number in versions().items():
         sys.stdout.write(f"{name} {number}\n")
+
+
+def _reflow(group: typer.Typer) -> None:
+    """Leave it to the terminal where lines of descriptions end: they would end as in the source, which is wide."""
+    for command in group.registered_commands:
+        paragraphs = inspect.cleandoc(getattr(command.callback, "__doc__", None) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(one.split()) for one in paragraphs)
+    for below in group.registered_groups:
+        if below.typer_instance is not None:
+            _reflow(below.typer_instance)
+
+
+_reflow(app)
 
 
 def main() -> None:
