@@ -14,7 +14,7 @@ from fedha.exhausted import out_of_memory
 from fedha.flower.delivery import never
 from fedha.flower.serve import load_domains
 from fedha.loggers import Logged, with_loggers
-from fedha.resolution import resolved
+from fedha.models.wanted import resolved
 from fedha.run import execute, ready_domains
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener, Silent
