@@ -25,7 +25,7 @@ def shared() -> Iterator[None]:
     forgotten on leaving, of those within each other the outermost. Do not change the tensors in place inside.
 
     Yields:
-        Nothing; to be used as ``with statistics.shared(): ...``.
+        Nothing; to be used as ``with cross_entropy.shared(): ...``.
     """
     if _known.get() is not None:
         yield
