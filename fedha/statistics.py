@@ -4,7 +4,7 @@ Every function takes ``(head [C, D], features [n, D], labels [n])`` and returns 
 and errors holds for all of them. All are differentiable through the features (and the head), so that one backward pass
 trains the backbone. n examples, C classes, D features with the bias column last. A head with one row is the binary
 logistic head: its single logit speaks for class 1, and the same formulas hold with ``p = sigmoid(z w)``. In the place
-of labels there may be soft targets, [n, C] (`fedha.targets`): with the weight ``w = sum_c t_c``, residuals ``p - y`` are
+of labels there may be soft targets, [n, C] (`fedha.targets`): with the weight ``w = sum_c t_c`` residuals ``p - y`` are
 ``w p - t``, and what the Hessian is made of has the factor w. Inside `fedha.cross_entropy.shared`, statistics of the
 same tensors reuse each other's products.
 """
