@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from fedha.report.drawing import GRID, INK, SOURCES, draw
+from fedha.report.drawing import GRID, INK, SOURCES, draw, set_scale
 from fedha.sweep.varied_values import Tried, as_number, axis_scale, is_grid, numeric_keys
 
 _FAINTEST, _STRONGEST = 0.08, 0.85  # how opaque the worst and the best are
@@ -64,10 +64,9 @@ def _in_cells(axes: Axes, cells: Cells) -> None:
 
 
 def _as_dots(axes: Axes, cells: Cells) -> None:
-    for set_scale, axis in ((axes.set_xscale, 0), (axes.set_yscale, 1)):
+    for change, axis in ((axes.set_xscale, 0), (axes.set_yscale, 1)):
         values = [place[axis] for place in cells]
-        scale = axis_scale(values)
-        set_scale(scale, **({"linthresh": min(abs(one) for one in values if one)} if scale == "symlog" else {}))
+        set_scale(change, axis_scale(values), values)
     for (x, y), strength in sorted(_strengths(cells).items(), key=lambda one: one[1]):  # the best lie on top
         axes.plot(x, y, "s", color=SOURCES[0], alpha=strength, markersize=9, markeredgecolor=GRID)
     best = max(cells, key=cells.__getitem__)
