@@ -4,14 +4,13 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedha import permitted
-from fedha.errors import FedhaError, brief, listed
+from fedha.errors import FedhaError, brief, failing_line, listed
 from fedha.schema import nearest
-from fedha.signature import checked, grid_hint, meant, parameters_of, told
+from fedha.signature import checked, grid_hint, meant, parameter_text, parameters_of
 
 
 def is_own(name: str) -> bool:
@@ -131,7 +130,7 @@ def arguments(
     except TypeError as error:
         hints = [f"; {one!r} is none{nearest(one, wanted)}" for one in options if one not in wanted and wanted]
         hint = next((one for one in hints if "did you mean" in one), "")
-        takes = f"{name} takes {', '.join(map(told, wanted.values())) or 'nothing'}"
+        takes = f"{name} takes {', '.join(map(parameter_text, wanted.values())) or 'nothing'}"
         raise FedhaError(f"{section}: {error}; {takes}{hint}") from error
     asked = {one: meant(value) if not _takes_text(wanted.get(one)) else value for one, value in options.items()}
     return asked | checked(section, wanted, options) | more
@@ -157,10 +156,9 @@ def _made(
     except FedhaError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {brief(error)}"
         raise FedhaError(
-            f"{section}.name is {name!r}, which fails with {reason} ({last.filename}, line {last.lineno}); mend it, or "
+            f"{section}.name is {name!r}, which fails with {reason} ({failing_line(error)}); mend it, or "
             f"its arguments{grid_hint(section, _wanted(function) or {}, options)}"
         ) from error
 

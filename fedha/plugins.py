@@ -59,7 +59,7 @@ def known(group: str) -> tuple[str, ...]:
     return (*own, *(name for name in installed(group) if name not in own))
 
 
-def place(group: str, name: str) -> str:
+def location(group: str, name: str) -> str:
     """The import name behind a name, ``package.module:function``, fedha's own first; any other name is its own."""
     own = BUILT_IN.get(group, {})
     if name in own:

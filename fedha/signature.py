@@ -89,7 +89,7 @@ def _parts(kind: Any) -> tuple[Any, ...]:
     return () if typing.get_origin(kind) is typing.Literal else typing.get_args(kind)
 
 
-def told(parameter: inspect.Parameter) -> str:
+def parameter_text(parameter: inspect.Parameter) -> str:
     """A parameter as errors show it: without the limits, which are told where they are passed."""
     return str(parameter.replace(annotation=_bare(parameter.annotation)))
 

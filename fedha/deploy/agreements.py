@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from fedha.atomic import write_text
 from fedha.config import Config, parse
 from fedha.deploy import tree
 from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError
-from fedha.schema import numbers_as_written, refusal
+from fedha.schema import Written, refusal
 from fedha.yamlfile import read_yaml
 
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ _HEAD = """\
 """
 
 
-class _File(BaseModel):
+class _File(Written):
     """The file of an agreement: its version, the site's own words (those alone that it says), and the experiment."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     contract: int = Field(ge=1, le=1)
     split: str = ""
@@ -42,11 +40,6 @@ class _File(BaseModel):
     evaluate: tuple[str, ...] | None = None
     numbers: tuple[str, ...] = ()
     config: dict[str, Any]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers_as_written(cls, content: Any) -> Any:
-        return numbers_as_written(cls, content)
 
 
 @dataclass(frozen=True)

@@ -70,13 +70,13 @@ from fedha.flower.secure_wire import REVEAL, settings_mark
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import CONSTANTS, announced_lent, pack_tensors, sent_constants, unpack_tensors
 from fedha.models import SplitModel, build
+from fedha.models.wanted import resolved
 from fedha.named import is_own
 from fedha.piggyback import riders
 from fedha.privacy.account import Account
 from fedha.privacy.contract import Contract
 from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
-from fedha.resolution import resolved
 from fedha.rules.found import server_rule
 
 EVENTS = ".events"  # the folder beside the runs

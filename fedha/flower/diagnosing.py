@@ -38,8 +38,8 @@ from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_request, pack_tensors
 from fedha.models import SplitModel, build
 from fedha.models.state import LOCAL, constants_name, digests, kinds_of, named_state
+from fedha.models.wanted import resolved
 from fedha.privacy.contract import contract_of
-from fedha.resolution import resolved
 from fedha.runs import owner, runfolder
 from fedha.runs.kept import model_of
 from fedha.runs.listener import Listener

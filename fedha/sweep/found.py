@@ -56,10 +56,10 @@ def read_found(paths: Sequence[Path], rows: Sequence[str] = ()) -> Found:
         store, here = Store(path), [_apart(one, fixed, rows, unsaid) for one in entries(path)]
         found = summaries(store, here)
         jobs |= {one.name: one for one in here}
-        places |= {name: store.place(name) for name in found}
+        places |= {name: store.run_folder(name) for name in found}
         rest = [one.name for one in here if one.name not in found]
         failures |= {name: why for name in rest if (why := store.failure(name))}
-        halted |= {name: one for name in rest if (one := rungs.begun(store.place(name))) is not None}
+        halted |= {name: one for name in rest if (one := rungs.begun(store.run_folder(name))) is not None}
         done |= found
     keys = dict.fromkeys(key for one in given for key in one)
     known = {*keys, *(key for one in jobs.values() for key in one.values)}

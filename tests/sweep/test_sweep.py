@@ -192,7 +192,7 @@ def test_a_claimed_job_is_anothers_and_free_when_its_worker_is_gone() -> None:
 def test_a_summary_that_is_missing_or_damaged_is_made_again() -> None:
     store, jobs = opened()
     found = Worker(store).work(Task(jobs[0])).found
-    path = store.place(jobs[0].name) / "summary.json"
+    path = store.run_folder(jobs[0].name) / "summary.json"
     for content in (b"{", b"[]", b'{"form": 99}', None):
         path.unlink() if content is None else path.write_bytes(content)
         from fedha.sweep.store import summaries
