@@ -22,7 +22,7 @@ from flwr.supercore import log
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedha.atomic import write_text
-from fedha.config import Config, from_json, parse
+from fedha.config import Config, DataConfig, from_json, parse
 from fedha.deploy import tree
 from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError, brief
@@ -174,6 +174,26 @@ def of_run(agreements: list[Agreement], asked: Config) -> tuple[Config, Contract
     return (
         nearest[1] if nearest else Deviation("experiment", repr(asked.name), "none: its folder of contracts is empty")
     )
+
+
+def data_here(asked: Config) -> tuple[DataConfig, bool]:
+    """By which data section this process' site looks for its part in a run, before it is held to what was agreed on.
+
+    Args:
+        asked: The settings that the server sends.
+
+    Returns:
+        The agreed run's section, and that it is one. Where the site agreed to no such run, the server's, but with the
+        list of images that the site's own files name: a server that names another would learn of it from what is wrong
+        with it. Where the site holds no contracts, the server's, as it is.
+    """
+    if not (folder := os.environ.get("FEDHA_CONTRACTS")):
+        return asked.data, True
+    agreements = read_all(Path(folder))
+    if not isinstance(found := of_run(agreements, asked), Deviation):
+        return found[0].data, True
+    lists = [one.config.data.manifest for one in agreements if one.config.data.name == asked.data.name]
+    return asked.data.model_copy(update={"manifest": next(iter(lists), None)}), False
 
 
 def lends(asked: Config, names: Iterable[str]) -> bool:
