@@ -28,6 +28,7 @@ from fedha.deploy.tree import Owner
 from fedha.errors import FedhaError, brief
 from fedha.flower.contracted import RECORD
 from fedha.privacy.agreed import Deviation, compared
+from fedha.privacy.book import from_text
 from fedha.privacy.contract import NUMBERS, Contract, contract_of
 from fedha.schema import numbers_as_written, refusal
 from fedha.yamlfile import read_yaml
@@ -250,9 +251,10 @@ def kept_book(cache: Path, contract: Contract | None, client_id: int, state: Rec
     if contract is None:
         yield
         return
-    path = cache / FOLDER / f"{contract.digest[:16]}-{client_id}.json"
+    path = cache / FOLDER / f"{contract.digest}-{client_id}.json"  # whole: two proposals can be made to begin alike
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock"), mode=0o600):
+        _carry_on(path, contract)
         state.pop(RECORD, None)
         if path.exists():
             state[RECORD] = ConfigRecord({"book": path.read_text(encoding="utf-8")})
@@ -262,6 +264,17 @@ def kept_book(cache: Path, contract: Contract | None, client_id: int, state: Rec
         finally:
             if isinstance(after := state.get(RECORD), ConfigRecord) and after is not before:
                 write_text(path, str(after["book"]), mode=0o600)
+
+
+def _carry_on(path: Path, contract: Contract) -> None:
+    """Give a book of before, which was named by a part of the digest, its name."""
+    before = path.with_name(path.name.replace(contract.digest, contract.digest[:16]))
+    if (
+        not path.exists()
+        and before.exists()
+        and from_text(before.read_text(encoding="utf-8")).contract == contract.digest
+    ):
+        before.rename(path)
 
 
 def _count_refused(path: Path, key: str) -> int:

@@ -20,6 +20,8 @@ from fedha.flower.failure import find_failure
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import pack_introduction, pack_request, pack_task, pack_tensors
 from fedha.privacy.agreed import Deviation
+from fedha.privacy.book import Book
+from fedha.privacy.book import to_text as to_line
 from fedha.privacy.contract import contract_of
 from fedha.privacy.contract_words import changes, in_words
 from fedha.runs.listener import Silent
@@ -141,7 +143,7 @@ def test_a_message_that_asks_otherwise_than_its_run_is_refused_too(site: Path) -
     failed = find_failure(reply)
     assert failed is not None
     assert "training.rounds 9, and agreed was 3" in failed.sentence
-    (book,) = (site / "cache" / "contracts").glob(f"{held.digest[:16]}-0.json")
+    (book,) = (site / "cache" / "contracts").glob(f"{held.digest}-0.json")
     assert json.loads(book.read_text())["refused"] == {"training.rounds": 1}
 
 
@@ -224,6 +226,30 @@ def test_rounds_are_counted_over_all_runs_of_a_server(site: Path) -> None:
     run(plain(), site / "b")
     with pytest.raises(FedhaError, match=r"round 2 once more .*4 answers again in all, which were given"):
         run(plain(), site / "c")
+
+
+def test_contracts_whose_digests_begin_alike_have_counts_of_their_own(site: Path) -> None:
+    """Who proposes contracts can find two; asked in turn, each would have begun the other's count anew."""
+    agree(site, plain(), repeats=0)
+    held = contract_of(plain())
+    (site / "cache/contracts").mkdir(parents=True)
+    other = site / "cache/contracts" / f"{held.digest[:16]}-0.json"
+    other.write_text(to_line(Book(f"{held.digest[:16]}{'0' * 48}", {"train": 3})))
+    run(plain(), site / "a")
+    assert json.loads(other.read_text())["latest"] == {"train": 3}
+    with pytest.raises(FedhaError, match="round 1 once more"):
+        run(plain(), site / "b")
+
+
+def test_a_count_that_has_an_earlier_versions_name_is_carried_on(site: Path) -> None:
+    agree(site, plain(), repeats=0)
+    held = contract_of(plain())
+    (site / "cache/contracts").mkdir(parents=True)
+    short = site / "cache/contracts" / f"{held.digest[:16]}-0.json"
+    short.write_text(to_line(Book(held.digest, {"measure gradient": 3})))
+    with pytest.raises(FedhaError, match="round 1 once more"):
+        run(plain(), site / "a")
+    assert not short.exists()
 
 
 def test_a_run_that_goes_on_from_its_checkpoint_repeats_rounds(site: Path) -> None:
