@@ -257,8 +257,9 @@ def _attributes(
         ours = pooled([parties[one.name] for one in first.samples], first.name)
         norm = curvature.difference(ours, parties[second.name], scene.shape, seed=seed, hessians=hessians).lower
         chances = attributes.by_chance(first, second, spectral)
+        parts = attributes.spectral_parts(first, second, seed)
         whole = attributes.Difference(
-            "Hessian, spectral norm", first.name, second.name, norm, *chances, None, None, "cma, hutchinson_shared"
+            "Hessian, spectral norm", first.name, second.name, norm, *chances, *parts, "cma, hutchinson_shared"
         )
         found.append(asdict(whole))
     return found
