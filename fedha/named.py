@@ -11,7 +11,7 @@ from typing import Any
 from fedha import permitted
 from fedha.errors import FedhaError, brief, listed
 from fedha.schema import nearest
-from fedha.signature import checked, meant, parameters_of, told
+from fedha.signature import checked, grid_hint, meant, parameters_of, told
 
 
 def is_own(name: str) -> bool:
@@ -99,7 +99,7 @@ def invoke(
     Raises:
         FedhaError: The arguments do not fit it.
     """
-    return _made(section, name, function, arguments(section, name, function, options, offered))
+    return _made(section, name, function, arguments(section, name, function, options, offered), options)
 
 
 def arguments(
@@ -119,9 +119,8 @@ def arguments(
     Raises:
         FedhaError: The arguments do not fit it.
     """
-    try:
-        wanted = parameters_of(function)
-    except (TypeError, ValueError):  # written in another language
+    wanted = _wanted(function)
+    if wanted is None:
         return {one: meant(value) for one, value in options.items()}
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
     more = {one: value for one, value in more.items() if value is not None or wanted[one].default is wanted[one].empty}
@@ -138,7 +137,21 @@ def arguments(
     return asked | checked(section, wanted, options) | more
 
 
-def _made(section: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+def _wanted(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """A function's parameters; None where it is written in another language and does not say."""
+    try:
+        return parameters_of(function)
+    except (TypeError, ValueError):
+        return None
+
+
+def _made(
+    section: str,
+    name: str,
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Any:
     try:
         return function(**arguments)
     except FedhaError:
@@ -148,7 +161,7 @@ def _made(section: str, name: str, function: Callable[..., Any], arguments: Mapp
         reason = f"{type(error).__name__}: {brief(error)}"
         raise FedhaError(
             f"{section}.name is {name!r}, which fails with {reason} ({last.filename}, line {last.lineno}); mend it, or "
-            "its arguments"
+            f"its arguments{grid_hint(section, _wanted(function) or {}, options)}"
         ) from error
 
 

@@ -12,7 +12,7 @@ import typer
 from fedha.errors import FedhaError
 
 if TYPE_CHECKING:  # slow to import, and help should come at once
-    from fedha.deploy.contracts import Agreement
+    from fedha.deploy.agreements import Agreement
     from fedha.privacy.contract import Contract
 
 To = Annotated[
@@ -45,19 +45,19 @@ def propose(
     [cyan]fedha deploy propose configs/heart.yaml training.rounds=300 --to hospitals[/cyan]
     """
     from fedha import config as configs
-    from fedha.deploy import contracts, locations, tree
-    from fedha.deploy.contracts import FOLDER, PROPOSED
+    from fedha.deploy import agreements, locations, tree
+    from fedha.deploy.agreements import FOLDER, PROPOSED
 
     init_folder, place = locations.find_init_folder(to)
     own = {name: value for name, value in (("repeats", repeats), ("diagnose", diagnose)) if value is not None}
-    wanted = contracts.proposed(config, configs.load(config, overrides or []), own)
+    wanted = agreements.proposed(config, configs.load(config, overrides or []), own)
     _tell(wanted)
     user = tree.owner()
-    contracts.put(init_folder.folder / FOLDER, wanted, replace(user, given=False))
+    agreements.put(init_folder.folder / FOLDER, wanted, replace(user, given=False))
     for name in place.inventory().names:
         site = init_folder.site(name)
         if site.is_dir():
-            contracts.put(site / PROPOSED, contracts.keyed(wanted, site / FOLDER), user)
+            agreements.put(site / PROPOSED, agreements.keyed(wanted, site / FOLDER), user)
     _say(f"It is proposed in {to}/clients/NAME/{PROPOSED}/{wanted.name}.yaml; send each site its part:")
     _say(f"  fedha deploy pack --to {to} --client NAME | ssh NAME '{UNPACK}'")
     _say(f"A person there accepts it: fedha deploy accept {PROPOSED}/{wanted.name}.yaml, or mv it into {FOLDER}/.")
@@ -74,16 +74,16 @@ def accept(file: Path, at: Path, *, look: bool = False) -> None:
     Raises:
         FedhaError: It is no contract, it names code that the site has not accepted, or this is not the site's folder.
     """
-    from fedha.deploy import contracts
+    from fedha.deploy import agreements
     from fedha.deploy.accepted import only_what_a_site_accepted
-    from fedha.deploy.contracts import FOLDER
+    from fedha.deploy.agreements import FOLDER
 
     path = file if file.is_file() else at / file
     known = at / FOLDER / path.name
     with only_what_a_site_accepted(at):  # who proposes names code, and reading a config imports it
-        wanted = contracts.read(path)
+        wanted = agreements.read(path)
         if known.is_file() and known.resolve() != path.resolve():
-            _differences(contracts.read(known), wanted)
+            _differences(agreements.read(known), wanted)
         else:
             _tell(wanted)
     if look:
@@ -108,7 +108,7 @@ def show_site(folder: Path) -> None:
 
 
 def _show_site(folder: Path) -> None:
-    from fedha.deploy.contracts import FOLDER, PROPOSED, read_all
+    from fedha.deploy.agreements import FOLDER, PROPOSED, read_all
 
     agreed = {one.name: one for one in read_all(folder / FOLDER)}
     for agreement in agreed.values():
@@ -125,7 +125,7 @@ def _show_site(folder: Path) -> None:
 
 def show_federation(folder: Path, names: Sequence[str]) -> None:
     """Say what the sites agreed to, as far as their folders are here."""
-    from fedha.deploy.contracts import FOLDER, read_all
+    from fedha.deploy.agreements import FOLDER, read_all
 
     agreements = read_all(folder / FOLDER)
     for agreement in agreements:

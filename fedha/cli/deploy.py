@@ -101,7 +101,7 @@ def init(
     from fedha.cli.launch import shipped_configs
     from fedha.deploy import demo as demonstration
     from fedha.deploy import inventory, tree
-    from fedha.deploy.contracts import proposed
+    from fedha.deploy.agreements import proposed
     from fedha.deploy.create import Wanted, create
     from fedha.deploy.names import DEFAULT_CLIENTS, check_clients, check_host
 

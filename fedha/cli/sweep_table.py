@@ -31,6 +31,14 @@ def table(
     metric: Annotated[
         str, typer.Option("--metric", metavar="NAME", help="One of evaluation.metrics; default: accuracy.")
     ] = "accuracy",
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rows",
+            metavar="KEY",
+            help="A key whose values have rows of their own, so that none is chosen by; may be given again.",
+        ),
+    ] = None,
     page: Annotated[
         bool, typer.Option("--page", help="Write a page with pictures: report.html in the sweep's folder, or --output.")
     ] = False,
@@ -46,6 +54,8 @@ def table(
 
     [cyan]fedha table runs/heart-sweep --page[/cyan]
 
+    [cyan]fedha table runs/heart-sweep runs/heart-scaffold --rows training.optimizer[/cyan]
+
     [cyan]fedha table runs/heart-sweep --rule training_domain_validation --format latex --output table.tex[/cyan]
     """
     console = publish.terminal()
@@ -54,9 +64,9 @@ def table(
             raise FedhaError(f"--metric is {metric}, but a page is of accuracies; leave one of them out")
         if form is not None:
             raise FedhaError(f"--format is {form}, but a page has a form of its own; leave one of them out")
-        publish_page(paths, output, rule, console)
+        publish_page(paths, output, rule, console, rows or ())
     else:
-        publish_tables(paths, form, output, rule, console, metric)
+        publish_tables(paths, form, output, rule, console, metric, rows or ())
 
 
 def publish_tables(
@@ -66,11 +76,12 @@ def publish_tables(
     rule: str | None,
     console: Console,
     metric: str = "accuracy",
+    rows: Sequence[str] = (),
 ) -> None:
     """Write or show the tables of sweeps.
 
     Raises:
-        FedhaError: A path holds no sweep, nothing has finished, there is no such rule or metric, or the output is
+        FedhaError: A path holds no sweep, nothing has finished, there is no such rule, metric or key, or the output is
             somebody's.
     """
     from fedha.atomic import write_text
@@ -79,7 +90,7 @@ def publish_tables(
     from fedha.sweep.summary import metrics_of
     from fedha.sweep.tables import sweep_tables
 
-    rules, found = _rules(rule), read_found(paths)
+    rules, found = _rules(rule), read_found(paths, rows)
     known = {name for one in found.summaries.values() for name in metrics_of(one)}
     if metric != "accuracy" and found.summaries and metric not in known:
         told = ", ".join(sorted(known)) or "none: name them in evaluation.metrics"
@@ -102,14 +113,16 @@ def publish_tables(
     publish.say(f"Tables: {output}", console)
 
 
-def publish_page(paths: Sequence[Path], output: Path | None, rule: str | None, console: Console) -> None:
+def publish_page(
+    paths: Sequence[Path], output: Path | None, rule: str | None, console: Console, rows: Sequence[str] = ()
+) -> None:
     """Write the page of sweeps; arguments and errors as in `publish_tables`."""
     from fedha.atomic import write_text
     from fedha.sweep.found import read_found
     from fedha.sweep.page import render_page
     from fedha.sweep.store import PAGE
 
-    rules, found = _rules(rule), read_found(paths)
+    rules, found = _rules(rule), read_found(paths, rows)
     if not found.summaries:
         raise FedhaError(_nothing(", ".join(map(str, paths)), found, rule, "accuracy"))
     place = output or paths[0] / PAGE

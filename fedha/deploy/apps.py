@@ -41,6 +41,7 @@ from fedha.data.part import no_part
 from fedha.deploy import accepted, contracts
 from fedha.deploy.accepted import check_named, only_this
 from fedha.deploy.account_file import account_of
+from fedha.deploy.agreements import check_whole
 from fedha.deploy.memory import (
     forget_copies,
     keep_constants,
@@ -285,7 +286,7 @@ def _clients(
     """
     config = from_json(settings)
     own = _own(resolved(config, alone=True)[0])
-    contracts.check_whole(config)
+    check_whole(config)
     key = None
     if config.privacy.protect == "examples":
         key = side_key(_cache(), None if agreed is None else agreed.key)

@@ -14,7 +14,7 @@ from fedha.sweep.parallel import parallel_figure
 from fedha.sweep.ranks import rank, rank_table
 from fedha.sweep.ranks_figure import ranks_figure
 from fedha.sweep.selection import RULES, Chosen, Place, choose
-from fedha.sweep.tables import accuracies, comparison, cost, row_title
+from fedha.sweep.tables import accuracies, comparison, cost, row_title, rows_apart
 from fedha.sweep.varied_values import numeric_keys, tried
 
 _LEAD = ("training_domain_validation", "final")  # whose runs are drawn, the first that has some
@@ -45,7 +45,7 @@ def render_page(found: Found, names: Sequence[str], rules: Sequence[str] = ()) -
 def _rule_section(rule: str, chosen: Mapping[Place, Chosen], found: Found, place: int) -> Section:
     title, _, said = RULES[rule].partition(": ")
     title, _, more = title.partition("; ")
-    tables: list[Table] = [accuracies(rule, chosen, found.apart)]
+    tables: list[Table] = [accuracies(rule, chosen, rows_apart(found))]
     if (compared := comparison(rule, chosen)) is not None:
         tables.append(compared)
     panels: Panels = ()

@@ -66,13 +66,13 @@ def sweep_tables(found: Found, rules: Sequence[str] = (), metric: str = ACCURACY
     for rule in rules or RULES:
         chosen = choose(rule, found.jobs, found.summaries, metric)
         if chosen:
-            tables.append(accuracies(rule, chosen, found.apart, metric))
+            tables.append(accuracies(rule, chosen, rows_apart(found), metric))
             if compared := comparison(rule, chosen, metric):
                 tables.append(compared)
     return [*tables, cost(found)] if tables or found.failures else tables
 
 
-def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] = (), metric: str = ACCURACY) -> Table:
+def accuracies(rule: str, chosen: Mapping[Place, Chosen], notes: Sequence[str] = (), metric: str = ACCURACY) -> Table:
     """A row a recipe, a column a target: mean and standard error over trials, best and second marked."""
     told = Told.of(metric)
     worst = max if told.smaller else min
@@ -100,7 +100,7 @@ def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] =
         f"{told.title.capitalize()} on the unseen domain{told.unit and ' in %'}{spread}; {RULES[rule]}",
         tuple(heads),
         tuple(map(tuple, body)),
-        (*_notes(chosen, rows, targets), *_mixed(apart)),
+        (*_notes(chosen, rows, targets), *notes),
     )
 
 
@@ -219,12 +219,16 @@ def _notes(chosen: Mapping[Place, Chosen], rows: Sequence[Row], targets: Sequenc
     return notes
 
 
-def _mixed(apart: Sequence[str]) -> list[str]:
-    if not apart:
-        return []
-    return [
-        f"These sweeps differ in {listed(apart)}; runs are chosen among all of them. Table each alone to tell apart."
-    ]
+def rows_apart(found: Found) -> list[str]:
+    """What has to be said of rows of several sweeps, and of those that a key divides."""
+    unsaid = listed(f"{key}={value}" for key, value in found.unsaid.items())
+    notes = [f"A row that does not say it has {unsaid}."] if unsaid else []
+    if found.apart:
+        notes.append(
+            f"These sweeps differ in {listed(found.apart)}; runs are chosen among all of them. --rows KEY gives each "
+            "value of a key rows of its own."
+        )
+    return notes
 
 
 def _rows(chosen: Mapping[Place, Chosen]) -> list[Row]:

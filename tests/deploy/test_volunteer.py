@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 
 from fedha.config import Config, to_json
 from fedha.deploy import apps
-from fedha.deploy.contracts import read
+from fedha.deploy.agreements import read
 from fedha.diagnosis import record
 from fedha.diagnosis.diagnose import diagnose
 from fedha.diagnosis.settings import Asked, Settings
