@@ -81,6 +81,9 @@ def test_modes_targets_and_radii(fedha: Command, tmp_path: Path) -> None:
     found = read(tmp_path / "run")
     assert {one["target"] for one in found["transfer"]["pairs"]} == {"flip-0.1", "the mean of flip-0.2"}
     assert "attributes" not in found
+    fedha("diagnose", "run", "--to", "target, flip-0.1,target", "--rows", "transfer", "--delta", "0.5", "-q")
+    pairs = [(one["source"], one["target"]) for one in read(tmp_path / "run")["transfer"]["pairs"]]
+    assert pairs[::2] == [("the sources' mean", "target"), ("the mean of flip-0.2", "flip-0.1")]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ def test_modes_targets_and_radii(fedha: Command, tmp_path: Path) -> None:
         (("--delta", "nan"), "--delta is 'nan'"),
         (("--mode", "best"), "--mode is 'best'; take one of pooled, pairs, worst, leave-one-out"),
         (("--rows", "everything"), "--rows names 'everything'; take some of transfer, curvature"),
-        (("--to", "moon"), "--to names 'moon', which is no domain of the run"),
+        (("--to", "moon"), "measured to 'moon', which is no domain of the run"),
     ],
 )
 def test_what_is_wrong_is_said(fedha: Command, tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
