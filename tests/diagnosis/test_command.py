@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedha.diagnosed import between_sources
+from fedha.diagnosed import between_sources, to_targets
 from fedha.sweep.found import read_found
 from fedha.sweep.selection import choose
 from tests.commands import Command
@@ -52,6 +52,8 @@ def test_a_run_is_diagnosed_whole(fedha: Command, tmp_path: Path) -> None:
     told = between_sources("run")  # the same numbers for a program, from the sources alone
     (pair,) = (one for one in found["curvature"] if {one["first"], one["second"]} == {"flip-0.2", "flip-0.1"})
     assert (told.hessian, told.logits) == (pytest.approx(pair["lower"]), 1.0)
+    (there,) = (one for one in pairs if one["target"] == "target" and one["logits"] == pytest.approx(1))
+    assert to_targets("run")["target"].risk_gap == pytest.approx(abs(there["parts"]["risk_gap"]))
     # again: it is there already; the report command shows it too
     held = (tmp_path / "run" / "diagnosis.json").read_bytes()
     code, out, _ = fedha("diagnose", "run", "--radius", "1,0.1")
