@@ -1,6 +1,5 @@
 """Statistics by name, for whatever head a model has."""
 
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedha import cross_entropy, nonlinear, random_features, sketches, statistics
-from fedha.errors import FedhaError, brief
+from fedha.errors import FedhaError, brief, failing_line
 from fedha.inputs import Form, arguments
 from fedha.models.calls import call_with
 from fedha.models.gaussian import information, mean_square
@@ -263,10 +262,8 @@ def _tried(name: str, view: HeadView, features: Tensor, labels: Tensor, around: 
     except Exception as error:
         if name in (*STATISTICS, *COUNTED):
             raise
-        last = traceback.extract_tb(error.__traceback__)[-1]
         raise FedhaError(
-            f"statistic {name!r} fails with {type(error).__name__}: {brief(error)} ({last.filename}, line "
-            f"{last.lineno}); mend it"
+            f"statistic {name!r} fails with {type(error).__name__}: {brief(error)} ({failing_line(error)}); mend it"
         ) from error
 
 

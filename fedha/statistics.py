@@ -1,11 +1,12 @@
 """Statistics of one domain at one model: the closed forms for a linear head.
 
-Every function takes ``(head [C, D], features [n, D], labels [n])`` and returns a tensor; all are differentiable through
-the features (and the head), so that one backward pass trains the backbone. n examples, C classes, D features with the
-bias column last. A head with one row is the binary logistic head: its single logit speaks for class 1, and the same
-formulas hold with ``p = sigmoid(z w)``. In the place of labels there may be soft targets, [n, C] (`fedha.targets`):
-with the weight ``w = sum_c t_c``, residuals ``p - y`` are ``w p - t``, and what the Hessian is made of has the factor
-w. Inside `fedha.cross_entropy.shared`, statistics of the same tensors reuse each other's products.
+Every function takes ``(head [C, D], features [n, D], labels [n])`` and returns a tensor; what `risk` says of arguments
+and errors holds for all of them. All are differentiable through the features (and the head), so that one backward pass
+trains the backbone. n examples, C classes, D features with the bias column last. A head with one row is the binary
+logistic head: its single logit speaks for class 1, and the same formulas hold with ``p = sigmoid(z w)``. In the place
+of labels there may be soft targets, [n, C] (`fedha.targets`): with the weight ``w = sum_c t_c`` residuals ``p - y`` are
+``w p - t``, and what the Hessian is made of has the factor w. Inside `fedha.cross_entropy.shared`, statistics of the
+same tensors reuse each other's products.
 """
 
 import torch
@@ -49,16 +50,8 @@ def risk(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 def gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Gradient of the risk in the head: ``mean((p - y) z^T)``.
 
-    Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n].
-
     Returns:
         [C, D], in nats per unit weight.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         Differentiate softmax cross-entropy; aligned by IGA, Fish, HGP, Hutchinson, CMA and FedIIR.
@@ -69,16 +62,8 @@ def gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 def hessian_diagonal(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Exact diagonal of the risk's Hessian in the head: entry (c, j) is ``mean(p_c (1 - p_c) z_j^2)``.
 
-    Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n]; checked, otherwise not read.
-
     Returns:
         [C, D], non-negative, in nats per squared unit weight.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         The softmax cross-entropy Hessian is ``mean((diag(p) - p p^T) kron z z^T)``; this is its diagonal part.
@@ -93,9 +78,6 @@ def hessian_vector_product(head: Tensor, features: Tensor, labels: Tensor, vecto
     With ``a = z V^T`` it is ``mean((p * (a - sum_c p_c a_c)) z^T)``.
 
     Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n]; checked, otherwise not read.
         vector: Direction(s) in head space, [C, D] or [m, C, D].
 
     Returns:
@@ -120,16 +102,10 @@ def residual_changes(head: Tensor, features: Tensor, labels: Tensor, vector: Ten
     """How each example's ``p - y`` changes along directions in head space: ``p * (a - sum_c p_c a_c)``, ``a = z V^T``.
 
     Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n]; checked, otherwise not read.
         vector: Direction(s) in head space, [C, D] or [m, C, D].
 
     Returns:
         [n, m, C], m = 1 for one direction.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         The derivative of softmax, ``diag(p) - p p^T``, applied to ``a``; its product with the features is ``H V``.
@@ -143,16 +119,8 @@ def residual_changes(head: Tensor, features: Tensor, labels: Tensor, vector: Ten
 def gradient_hessian_product(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Hessian of the risk times its own gradient, ``H g`` (HGP's second statistic).
 
-    Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n].
-
     Returns:
         [C, D], in squared nats per cubed unit weight.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         Hemati et al. (ICCV 2023) compute it as ``||g|| grad ||g||``, which is ``H g`` but for the norm's singularity.
@@ -168,16 +136,8 @@ def gradient_hessian_product(head: Tensor, features: Tensor, labels: Tensor) -> 
 def gradient_variance(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Variance over the examples of the per-example head gradient: ``mean((p - y)^2 z^2) - g^2``.
 
-    Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n].
-
     Returns:
         [C, D], non-negative up to rounding, in squared nats per squared unit weight. Divides by n, not n - 1.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         Fishr (Rame, Dancette, Cord, ICML 2022).
@@ -189,16 +149,8 @@ def gradient_variance(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 def squared_gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Mean over the examples of the squared per-example head gradient: ``mean((p - y)^2 z^2)``.
 
-    Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n].
-
     Returns:
         [C, D], non-negative, in squared nats per squared unit weight.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         What `gradient_variance` is made of, beside the gradient.
@@ -209,16 +161,8 @@ def squared_gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 def feature_mean(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Mean of the features, without the bias column.
 
-    Args:
-        head: Weights, [C, D]; checked, otherwise not read.
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n]; checked, otherwise not read.
-
     Returns:
         [D - 1], in feature units.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         The first moment that DomainBed's CORAL aligns.
@@ -229,11 +173,6 @@ def feature_mean(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
 def feature_covariance(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Covariance of the features, without the bias column; divides by n - 1.
-
-    Args:
-        head: Weights, [C, D]; checked, otherwise not read.
-        features: Features with a last column of ones, [n, D], n >= 2.
-        labels: Class indices, [n]; checked, otherwise not read.
 
     Returns:
         [D - 1, D - 1], in squared feature units.
@@ -255,16 +194,10 @@ def feature_square(head: Tensor, features: Tensor, labels: Tensor, centre: Tenso
     """Mean outer product of the features around a point, without the bias column: ``mean((z - c) (z - c)^T)``.
 
     Args:
-        head: Weights, [C, D]; checked, otherwise not read.
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n]; checked, otherwise not read.
         centre: c, a constant, [D - 1].
 
     Returns:
         [D - 1, D - 1], in squared feature units.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         Around the mean of all examples it is their covariance times (n - 1) / n, and so is its derivative, since the
@@ -278,16 +211,8 @@ def feature_square(head: Tensor, features: Tensor, labels: Tensor, centre: Tenso
 def scale_gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Derivative of the risk in a dummy scale on the logits, at 1: ``<W, g>``, weights and bias together.
 
-    Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n].
-
     Returns:
         Scalar, in nats.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         IRMv1 (Arjovsky et al., 2019), whose penalty is the square of it.
@@ -298,16 +223,8 @@ def scale_gradient(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 def hessian(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """The risk's whole Hessian in the head, for small heads: ``mean((diag(p) - p p^T) kron z z^T)``.
 
-    Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n]; checked, otherwise not read.
-
     Returns:
         [C * D, C * D], symmetric, rows in the order of ``head.flatten()``, in nats per squared unit weight.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         As `hessian_diagonal`. Costs n (C D)^2 multiplications: for heads of up to a few thousand weights.
@@ -327,16 +244,8 @@ def hessian(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 def hessian_off_diagonal(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """The risk's Hessian in the head with its diagonal set to zero.
 
-    Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n]; checked, otherwise not read.
-
     Returns:
         [C * D, C * D], symmetric, zero diagonal, in nats per squared unit weight.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         What Hutchinson's estimate of the diagonal is noisy in: its variance is the row sums of squares, over m.
@@ -351,16 +260,8 @@ def off_diagonal_energy(head: Tensor, features: Tensor, labels: Tensor) -> Tenso
     It is ``||H||^2 - ||diag H||^2``; ``||H||^2`` comes from the Hessian itself or, where that is cheaper, from the
     n x n Gram matrices of the features and of the per-example curvatures.
 
-    Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n]; checked, otherwise not read.
-
     Returns:
         Scalar, non-negative up to rounding, in squared nats per unit weight to the fourth.
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         Hutchinson (1989): Var of ``v_i (H v)_i`` over random signs v is ``sum_{j != i} H_ij^2``.
@@ -386,16 +287,8 @@ def off_diagonal_energy(head: Tensor, features: Tensor, labels: Tensor) -> Tenso
 def accuracy(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Share of examples whose label has the largest logit (for one logit: its sign).
 
-    Args:
-        head: Weights, [C, D].
-        features: Features with a last column of ones, [n, D], n >= 1.
-        labels: Class indices, [n].
-
     Returns:
         Scalar in [0, 1].
-
-    Raises:
-        ValueError: As in `risk`.
 
     Source:
         The usual one; a logit of exactly zero counts as class 0.

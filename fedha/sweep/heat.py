@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from fedha.report.drawing import GRID, INK, SOURCES, draw
+from fedha.report.drawing import GRID, INK, SOURCES, draw, set_scale
 from fedha.sweep.metric_format import OF_ACCURACY, MetricFormat
 from fedha.sweep.varied_values import Tried, as_number, axis_scale, is_grid, numeric_keys
 
@@ -74,10 +74,9 @@ def _in_cells(axes: Axes, cells: Cells, form: MetricFormat) -> None:
 
 
 def _as_dots(axes: Axes, cells: Cells, form: MetricFormat) -> None:
-    for set_scale, axis in ((axes.set_xscale, 0), (axes.set_yscale, 1)):
+    for change, axis in ((axes.set_xscale, 0), (axes.set_yscale, 1)):
         values = [place[axis] for place in cells]
-        scale = axis_scale(values)
-        set_scale(scale, **({"linthresh": min(abs(one) for one in values if one)} if scale == "symlog" else {}))
+        set_scale(change, axis_scale(values), values)
     for (x, y), strength in sorted(_strengths(cells, form).items(), key=lambda one: one[1]):  # the best lie on top
         axes.plot(x, y, "s", color=SOURCES[0], alpha=strength, markersize=9, markeredgecolor=GRID)
     best = _best(cells, form)

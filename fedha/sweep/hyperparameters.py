@@ -6,7 +6,7 @@ from itertools import cycle
 
 from matplotlib.axes import Axes
 
-from fedha.report.drawing import SOURCES, TARGETS, Label, draw, label_ends
+from fedha.report.drawing import SOURCES, TARGETS, Label, draw, label_ends, set_scale
 from fedha.sweep.metric_format import OF_ACCURACY, MetricFormat
 from fedha.sweep.varied_values import Tried, as_number, axis_scale, is_grid
 
@@ -30,13 +30,10 @@ def hyperparameter_figure(name: str, key: str, runs: Sequence[Tried], form: Metr
         if value is not None:
             groups.setdefault(one.label, []).append((value, one.value))
     every = [value for pairs in groups.values() for value, _ in pairs]
-    scale, lines = axis_scale(every), is_grid(key, runs)
+    lines = is_grid(key, runs)
 
     def plot(axes: Axes) -> None:
-        if scale == "symlog":
-            axes.set_xscale("symlog", linthresh=min(abs(one) for one in every if one))
-        else:
-            axes.set_xscale(scale)
+        set_scale(axes.set_xscale, axis_scale(every), every)
         labels: list[Label] = []
         for (title, pairs), (color, mark) in zip(groups.items(), cycle(_MARKS), strict=False):
             means = list(means_of(pairs).items())
