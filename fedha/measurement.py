@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedha import cross_entropy, nonlinear, random_features, sketches, statistics
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, brief, failing_line
 from fedha.inputs import Form, arguments
 from fedha.models.calls import call_with
 from fedha.models.gaussian import information, mean_square
@@ -18,6 +18,7 @@ from fedha.models.random_layers import DrawSource, drawing
 from fedha.models.split import SplitModel, evaluating, head_matrix, with_bias
 from fedha.registry import statistic
 from fedha.statistic import Owner, Space
+from fedha.table import COUNTED, STATISTICS
 
 LARGEST_HESSIAN = 4096  # weights of a head up to which its whole Hessian is held
 _ONE_BY_ONE = {
@@ -249,7 +250,21 @@ def shapes(model: SplitModel, form: Form | Sequence[int], names: Iterable[str], 
         by_place, by_name = arguments(Form.of(form, some.dtype).zeros(2, device=some.device))
         features = view.prepare(model.featurizer(*by_place, **by_name))
         labels = torch.zeros(2, dtype=torch.int64, device=some.device)
-        return {name: measure(name, view, features, labels, around).shape for name in names}
+        return {name: _tried(name, view, features, labels, around) for name in names}
+
+
+def _tried(name: str, view: HeadView, features: Tensor, labels: Tensor, around: Circumstances) -> torch.Size:
+    """A statistic's shape; somebody's own may fail, and whose it is is said."""
+    try:
+        return measure(name, view, features, labels, around).shape
+    except FedhaError:
+        raise
+    except Exception as error:
+        if name in (*STATISTICS, *COUNTED):
+            raise
+        raise FedhaError(
+            f"statistic {name!r} fails with {type(error).__name__}: {brief(error)} ({failing_line(error)}); mend it"
+        ) from error
 
 
 @contextmanager

@@ -18,6 +18,7 @@ DATA, LOGGERS, METRICS, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFOR
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {
         "digits_background": "fedha.data.background:digits_background",
+        "digits_labels": "fedha.data.uneven:digits_labels",
         "hub": "fedha.data.hub:hub",
         "rotated_digits": "fedha.data.rotated:rotated_digits",
         "rotated_mnist": "fedha.data.rotated:rotated_mnist",

@@ -316,6 +316,7 @@ def _page(path: Path) -> Path:
 
 def _conclude(runs: Sequence[Path], output: Path, form: Form | None, console: Console) -> None:
     from fedha.diagnosis import record
+    from fedha.report.diagnosis.recipes import curves, curves_table
     from fedha.report.diagnosis.tables import heading, tables
 
     for place in runs:
@@ -326,10 +327,13 @@ def _conclude(runs: Sequence[Path], output: Path, form: Form | None, console: Co
     if form == "json":
         sys.stdout.write(json.dumps(every[0] if len(every) == 1 else every, indent=1) + "\n")
         return
-    for found in every:
+    known = curves(every)
+    parts = [*((heading(one["made"]), tables(one)) for one in every)]
+    parts += [] if known is None else [("all runs", [curves_table(known)])]
+    for title, some in parts:
         if form is None:
-            publish.say(f"\n{heading(found['made'])}", console)
-        for table in tables(found):
+            publish.say(f"\n{title}", console)
+        for table in some:
             if form is None:
                 publish.show(table, console)
             else:

@@ -60,11 +60,9 @@ def table(
     """
     console = publish.terminal()
     if page or (output is not None and output.suffix == ".html"):
-        if metric != "accuracy":
-            raise FedhaError(f"--metric is {metric}, but a page is of accuracies; leave one of them out")
         if form is not None:
             raise FedhaError(f"--format is {form}, but a page has a form of its own; leave one of them out")
-        publish_page(paths, output, rule, console, rows or ())
+        publish_page(paths, output, rule, console, metric, rows or ())
     else:
         publish_tables(paths, form, output, rule, console, metric, rows or ())
 
@@ -87,14 +85,10 @@ def publish_tables(
     from fedha.atomic import write_text
     from fedha.report.formats import render
     from fedha.sweep.found import read_found
-    from fedha.sweep.summary import metrics_of
     from fedha.sweep.tables import sweep_tables
 
     rules, found = _rules(rule), read_found(paths, rows)
-    known = {name for one in found.summaries.values() for name in metrics_of(one)}
-    if metric != "accuracy" and found.summaries and metric not in known:
-        told = ", ".join(sorted(known)) or "none: name them in evaluation.metrics"
-        raise FedhaError(f"no run of {', '.join(map(str, paths))} has the metric {metric!r}; they have {told}")
+    _check_metric(metric, found, paths)
     tables = sweep_tables(found, rules, metric)
     if not tables:
         raise FedhaError(_nothing(", ".join(map(str, paths)), found, rule, metric))
@@ -114,7 +108,12 @@ def publish_tables(
 
 
 def publish_page(
-    paths: Sequence[Path], output: Path | None, rule: str | None, console: Console, rows: Sequence[str] = ()
+    paths: Sequence[Path],
+    output: Path | None,
+    rule: str | None,
+    console: Console,
+    metric: str = "accuracy",
+    rows: Sequence[str] = (),
 ) -> None:
     """Write the page of sweeps; arguments and errors as in `publish_tables`."""
     from fedha.atomic import write_text
@@ -123,12 +122,22 @@ def publish_page(
     from fedha.sweep.store import PAGE
 
     rules, found = _rules(rule), read_found(paths, rows)
+    _check_metric(metric, found, paths)
     if not found.summaries:
-        raise FedhaError(_nothing(", ".join(map(str, paths)), found, rule, "accuracy"))
+        raise FedhaError(_nothing(", ".join(map(str, paths)), found, rule, metric))
     place = output or paths[0] / PAGE
     publish.check_page(place)
-    write_text(place, render_page(found, [path.resolve().name for path in paths], rules))
+    write_text(place, render_page(found, [path.resolve().name for path in paths], rules, metric))
     publish.say(f"Page: {place}", console)
+
+
+def _check_metric(metric: str, found: "Found", paths: Sequence[Path]) -> None:
+    from fedha.sweep.summary import metrics_of
+
+    known = {name for one in found.summaries.values() for name in metrics_of(one)}
+    if metric != "accuracy" and found.summaries and metric not in known:
+        told = ", ".join(sorted(known)) or "none: name them in evaluation.metrics"
+        raise FedhaError(f"no run of {', '.join(map(str, paths))} has the metric {metric!r}; they have {told}")
 
 
 def _nothing(where: str, found: "Found", rule: str | None, metric: str) -> str:

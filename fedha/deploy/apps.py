@@ -147,8 +147,9 @@ def deployed_client_app() -> ClientApp:
         client_id, kind = client_id_of(context), message.metadata.message_type
         covered = bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)
         if kind == "query.introduce":
-            with errors_by_kind(f"client {client_id}", protected=covered):
-                reason = no_part(_own(job.config.data), client_id)
+            section, known = contracts.data_here(job.config)
+            with errors_by_kind(f"client {client_id}", protected=covered or not known):
+                reason = no_part(_own(section), client_id)
             if reason is not None and not contracts.lends(job.config, announced_lent(message.content)):
                 return Message(outside(reason), reply_to=message)
         held = contracts.held_here(job.config, _cache())

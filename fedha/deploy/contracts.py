@@ -17,11 +17,12 @@ from flwr.app import ConfigRecord, RecordDict
 from flwr.supercore import log
 
 from fedha.atomic import write_text
-from fedha.config import Config, from_json
+from fedha.config import Config, DataConfig, from_json
 from fedha.deploy.agreements import FOLDER, Agreement, read_all
 from fedha.errors import FedhaError, brief
 from fedha.flower.contracted import RECORD
 from fedha.privacy.agreed import Deviation, compared
+from fedha.privacy.book import from_text
 from fedha.privacy.contract import Contract, contract_of
 
 
@@ -45,6 +46,26 @@ def of_run(agreements: list[Agreement], asked: Config) -> tuple[Config, Contract
     return (
         nearest[1] if nearest else Deviation("experiment", repr(asked.name), "none: its folder of contracts is empty")
     )
+
+
+def data_here(asked: Config) -> tuple[DataConfig, bool]:
+    """By which data section this process' site looks for its part in a run, before it is held to what was agreed on.
+
+    Args:
+        asked: The settings that the server sends.
+
+    Returns:
+        The agreed run's section, and that it is one. Where the site agreed to no such run, the server's, but with the
+        list of images that the site's own files name: a server that names another would learn of it from what is wrong
+        with it. Where the site holds no contracts, the server's, as it is.
+    """
+    if not (folder := os.environ.get("FEDHA_CONTRACTS")):
+        return asked.data, True
+    agreements = read_all(Path(folder))
+    if not isinstance(found := of_run(agreements, asked), Deviation):
+        return found[0].data, True
+    lists = [one.config.data.manifest for one in agreements if one.config.data.name == asked.data.name]
+    return asked.data.model_copy(update={"manifest": next(iter(lists), None)}), False
 
 
 def lends(asked: Config, names: Iterable[str]) -> bool:
@@ -101,9 +122,10 @@ def kept_book(cache: Path, contract: Contract | None, client_id: int, state: Rec
     if contract is None:
         yield
         return
-    path = cache / FOLDER / f"{contract.digest[:16]}-{client_id}.json"
+    path = cache / FOLDER / f"{contract.digest}-{client_id}.json"  # whole: two proposals can be made to begin alike
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock"), mode=0o600):
+        _carry_on(path, contract)
         state.pop(RECORD, None)
         if path.exists():
             state[RECORD] = ConfigRecord({"book": path.read_text(encoding="utf-8")})
@@ -113,6 +135,17 @@ def kept_book(cache: Path, contract: Contract | None, client_id: int, state: Rec
         finally:
             if isinstance(after := state.get(RECORD), ConfigRecord) and after is not before:
                 write_text(path, str(after["book"]), mode=0o600)
+
+
+def _carry_on(path: Path, contract: Contract) -> None:
+    """Give a book of before, which was named by a part of the digest, its name."""
+    before = path.with_name(path.name.replace(contract.digest, contract.digest[:16]))
+    if (
+        not path.exists()
+        and before.exists()
+        and from_text(before.read_text(encoding="utf-8")).contract == contract.digest
+    ):
+        before.rename(path)
 
 
 def _count_refused(path: Path, key: str) -> int:

@@ -3,52 +3,21 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fedha.errors import listed
-from fedha.metrics.table import is_smaller
 from fedha.progress import duration
-from fedha.report.domains import fraction, title
 from fedha.report.formats import Cell, Column, Summary, Table
 from fedha.report.tables import BASELINE
 from fedha.runs.wording import byte_count
 from fedha.sweep.compared import Difference, adjusted, difference
 from fedha.sweep.found import Found
+from fedha.sweep.metric_format import MetricFormat
 from fedha.sweep.selection import ACCURACY, RULES, Chosen, Place, Row, choose, row_of
 from fedha.sweep.store import Entry
 
 AVERAGE, WORST, OWN = "average", "worst domain", "sources' test part"
-
-
-@dataclass(frozen=True)
-class MetricFormat:
-    """How a metric's numbers are told.
-
-    Attributes:
-        title: In words.
-        unit: " %", or "" for a metric that is no fraction.
-        smaller: Whether less is better.
-    """
-
-    title: str
-    unit: str
-    smaller: bool
-
-    @classmethod
-    def of(cls, metric: str) -> "MetricFormat":
-        """Of a metric by name."""
-        return cls(title(metric), " %" if fraction(metric) else "", is_smaller(metric))
-
-    @property
-    def scale(self) -> float:
-        """What its numbers are multiplied by."""
-        return 100.0 if self.unit else 1.0
-
-    @property
-    def digits(self) -> int:
-        """Behind the point."""
-        return 1 if self.unit else 3
 
 
 _SHORT = 8

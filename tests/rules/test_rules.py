@@ -172,6 +172,7 @@ def test_a_package_adds_a_rule_by_an_entry_point(monkeypatch: pytest.MonkeyPatch
         (f"{OWN}counts", r"its answer gives 'steps' as torch.int64 of shape \(\), which cannot be averaged"),
         (f"{OWN}loses", "what the server remembers must keep names, .*weight of rule loses is missing"),
         (f"{OWN}divides", r"rule 'divides': its correct fails with ZeroDivisionError: .*rules_of_others.py, line"),
+        (f"{OWN}overwrites", "rule 'overwrites' changes tensors that it is given in place; give new ones"),
         ({"name": "objects", "digest": "abc"}, "known by the digest abc, which this process does not have"),
     ],
 )
