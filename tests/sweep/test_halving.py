@@ -50,7 +50,7 @@ def test_the_better_ones_by_the_sources_go_on_to_the_bits_of_whole_runs() -> Non
     (kept,) = (one for one in jobs if store.finished(one.name))
     assert {kept.name} == last
     for name in (runfolder.MODEL, runfolder.METRICS):
-        ours, theirs = (one.place(kept.name) / name for one in (store, whole_store))
+        ours, theirs = (one.run_folder(kept.name) / name for one in (store, whole_store))
         if name == runfolder.MODEL:
             assert ours.read_bytes() == theirs.read_bytes()
         assert len(ours.read_bytes().splitlines()) == len(theirs.read_bytes().splitlines())
