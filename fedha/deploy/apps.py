@@ -60,6 +60,7 @@ from fedha.features import Keeping, forget
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
 from fedha.flower.client import Clients, check_server, client_id_of, kept, recall_lasting, register, state_record
+from fedha.flower.contracted import kept_book
 from fedha.flower.failure import telling
 from fedha.flower.guarded import errors_by_kind, is_protected
 from fedha.flower.held import lacking, model_of, with_model
@@ -158,7 +159,7 @@ def deployed_client_app() -> ClientApp:
             return Message(lacking(), reply_to=message)
         with errors_by_kind(f"client {client_id}", protected=covered):
             clients = _clients(config.model_dump_json(), client_id, _limits(), agreed, settings_mark(job.config))
-        with contracts.kept_book(_cache(), agreed, client_id, context.state):
+        with kept_book(_cache() / contracts.FOLDER, agreed, client_id, context.state):
             reply = _remembering(clients, replace(job, config=config), kind, content, context)
         return Message(reply, reply_to=message)
 
