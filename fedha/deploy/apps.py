@@ -309,6 +309,12 @@ def _clients(
     def load(context: Context) -> Domain:
         return domain
 
+    if limits is not None and agreed is None and own.root is not None and "FEDHA_DATA" not in os.environ:
+        raise FedhaError(
+            "this site has limits, and the run names the folder that its account is named after: another folder would "
+            "be another account of the same examples; set FEDHA_DATA, or hold contracts (FEDHA_CONTRACTS)"
+        )
+
     def site() -> Site:
         account = Account() if limits is None else account_of(_cache(), own.root, client_id)
         return Site("cryptographic", limits, account)
