@@ -280,15 +280,15 @@ class Clients:
         else:
             few = admit(client, kind, request, tells_examples=self._party.tells_examples)
             self._check_parameters(client, request)
-            if few is None:
-                with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
-                    client = self._working(client, context, request)
             opened = secure_client.open_question(kind, client, content, request, context)
 
             def work() -> Reply:
                 if few is not None:
                     raise FedhaError(few.sentence)
-                return self._agreed(_ANSWERS[kind](client, opened.request))
+                working = self._working(client, context, request)  # not before: what fails here is of the data
+                reply = self._agreed(_ANSWERS[kind](working, opened.request))
+                client.state = working.state
+                return reply
 
             secrets, reply = secure_client.answer(self._party, opened, client, work)
             secure_client.store(self._party, context, opened, secrets, client)
