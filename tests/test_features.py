@@ -28,11 +28,11 @@ from fedha.loading import load
 from fedha.models import SplitModel
 from fedha.models.state import trained_parameters
 from fedha.placement import placed
-from fedha.progress import told_to
+from fedha.progress import reporting_to
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_resume import without_time
+from tests.killed_runs import without_time
 
 
 class Counting(nn.Module):
@@ -262,7 +262,7 @@ def test_what_a_killed_process_left_is_gone_on_from(tmp_path: Path, monkeypatch:
     with (next(tmp_path.glob("*/part.rows"))).open("ab") as file:
         file.write(b"half a row")
     done, told = len(body.seen), list[str]()
-    with told_to(told.append):
+    with reporting_to(told.append):
         found = kept(some, model, tmp_path)
     assert told == ["computing features of these: goes on at 256 of 300 examples"]
     assert len(body.seen) - done == 2  # 44 that were missing

@@ -20,8 +20,8 @@ from fedha.flower.wire import pack_task, unpack_task
 from fedha.measurement import shapes
 from fedha.recipes import Recipe, Term
 from tests.batching.twins import assert_same, local, make_cohort, twin_rounds
+from tests.problems import make_problem
 from tests.statistics_of_others import confidence, logit_mean
-from tests.test_recipes import make_problem
 
 NAME = "tests.statistics_of_others:confidence"
 PRIVATE = {"protect": "examples", "noise_multiplier": 1.0}

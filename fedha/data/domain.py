@@ -1,9 +1,9 @@
 """What a federation is trained on: source domains, each with a client, and target domains that nobody trains on."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from fedha.data.check import check_finite, check_kinds, check_labels
@@ -21,6 +21,7 @@ __all__ = [
     "own_source",
     "split",
     "unseen",
+    "within",
 ]
 
 
@@ -191,7 +192,12 @@ def own_source(sources: Sequence[str], client_id: int, root: Path, *files: str) 
 
 def held_sources(sources: Sequence[str], root: Path, *files: str) -> list[str]:
     """The sources whose files are in a folder; arguments as for `own_source`."""
-    return [name for name in sources if any((root / file.format(name)).is_file() for file in files)]
+    return [name for name in within(sources) if any((root / file.format(name)).is_file() for file in files)]
+
+
+def within(sources: Iterable[str]) -> list[str]:
+    """Names that lead out of no folder: a run's may be a stranger's, who would learn what there is elsewhere."""
+    return [name for name in sources if not PurePath(name).is_absolute() and ".." not in PurePath(name).parts]
 
 
 def nth(sources: Sequence[str], client_id: int) -> str:

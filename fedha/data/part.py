@@ -8,7 +8,7 @@ import numpy
 from fedha.config import DataConfig
 from fedha.data import arrays, heart
 from fedha.data.colored import source_names as colored_names
-from fedha.data.domain import choose_sources, held_sources
+from fedha.data.domain import choose_sources, held_sources, within
 from fedha.data.export import FILE
 from fedha.data.images.load import domains_in
 from fedha.data.tables.sheet import ENDINGS
@@ -58,7 +58,7 @@ def no_part(config: DataConfig, client_id: int) -> str | None:
 def _held(config: DataConfig, sources: Sequence[str]) -> list[str]:
     if (root := config.root) is not None and config.name == "folder":
         known = None if config.manifest is None else domains_in(config, root, own=True)[0]
-        return [name for name in sources if ((root / name).is_dir() if known is None else name in known)]
+        return [name for name in within(sources) if ((root / name).is_dir() if known is None else name in known)]
     if root is None or config.name not in _FILES:
         return []
     return held_sources(sources, root, *_FILES[config.name])

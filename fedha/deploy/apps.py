@@ -41,6 +41,7 @@ from fedha.data.part import no_part
 from fedha.deploy import accepted, contracts
 from fedha.deploy.accepted import check_named, only_this
 from fedha.deploy.account_file import account_of
+from fedha.deploy.agreements import FOLDER, check_whole
 from fedha.deploy.memory import (
     forget_copies,
     keep_constants,
@@ -60,6 +61,7 @@ from fedha.features import Keeping, forget
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
 from fedha.flower.client import Clients, check_server, client_id_of, kept, recall_lasting, register, state_record
+from fedha.flower.contracted import kept_book
 from fedha.flower.failure import telling
 from fedha.flower.guarded import errors_by_kind, is_protected
 from fedha.flower.held import lacking, model_of, with_model
@@ -69,13 +71,13 @@ from fedha.flower.secure_wire import REVEAL, settings_mark
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import CONSTANTS, announced_lent, pack_tensors, sent_constants, unpack_tensors
 from fedha.models import SplitModel, build
+from fedha.models.wanted import resolved
 from fedha.named import is_own
 from fedha.piggyback import riders
 from fedha.privacy.account import Account
 from fedha.privacy.contract import Contract
 from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
-from fedha.resolution import resolved
 from fedha.rules.found import server_rule
 
 EVENTS = ".events"  # the folder beside the runs
@@ -146,8 +148,9 @@ def deployed_client_app() -> ClientApp:
         client_id, kind = client_id_of(context), message.metadata.message_type
         covered = bool(os.environ.get("FEDHA_LIMITS")) or sensitive(job.config.privacy)
         if kind == "query.introduce":
-            with errors_by_kind(f"client {client_id}", protected=covered):
-                reason = no_part(_own(job.config.data), client_id)
+            section, known = contracts.data_here(job.config)
+            with errors_by_kind(f"client {client_id}", protected=covered or not known):
+                reason = no_part(_own(section), client_id)
             if reason is not None and not contracts.lends(job.config, announced_lent(message.content)):
                 return Message(outside(reason), reply_to=message)
         held = contracts.held_here(job.config, _cache())
@@ -157,7 +160,7 @@ def deployed_client_app() -> ClientApp:
             return Message(lacking(), reply_to=message)
         with errors_by_kind(f"client {client_id}", protected=covered):
             clients = _clients(config.model_dump_json(), client_id, _limits(), agreed, settings_mark(job.config))
-        with contracts.kept_book(_cache(), agreed, client_id, context.state):
+        with kept_book(_cache() / FOLDER, agreed, client_id, context.state):
             reply = _remembering(clients, replace(job, config=config), kind, content, context)
         return Message(reply, reply_to=message)
 
@@ -285,7 +288,7 @@ def _clients(
     """
     config = from_json(settings)
     own = _own(resolved(config, alone=True)[0])
-    contracts.check_whole(config)
+    check_whole(config)
     key = None
     if config.privacy.protect == "examples":
         key = side_key(_cache(), None if agreed is None else agreed.key)
@@ -306,6 +309,12 @@ def _clients(
 
     def load(context: Context) -> Domain:
         return domain
+
+    if limits is not None and agreed is None and own.root is not None and "FEDHA_DATA" not in os.environ:
+        raise FedhaError(
+            "this site has limits, and the run names the folder that its account is named after: another folder would "
+            "be another account of the same examples; set FEDHA_DATA, or hold contracts (FEDHA_CONTRACTS)"
+        )
 
     def site() -> Site:
         account = Account() if limits is None else account_of(_cache(), own.root, client_id)

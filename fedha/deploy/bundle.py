@@ -6,6 +6,7 @@ known by here is the SHA-256 of its bytes.
 
 import hashlib
 import io
+import posixpath
 import tomllib
 import zipfile
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ def describe(content: bytes) -> Bundle:
     """What a bundle is; nothing of it is unpacked, imported or run.
 
     Raises:
-        FedhaError: It is no bundle, or holds two files of one name, of which it would be open which one counts.
+        FedhaError: It is no bundle, or holds two files of one name, of which it would be open which one counts: also
+            where one is written otherwise, as ./a for a.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -118,6 +120,8 @@ def describe(content: bytes) -> Bundle:
     except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, ValueError, NotImplementedError) as error:
         raise FedhaError(f"this is no Flower app bundle ({brief(error)}); make one with `flwr build`") from error
     names = [one.filename for one in members]
+    if odd := next((one for one in names if posixpath.normpath(one) != one.removesuffix("/") or one[0] == "/"), None):
+        raise FedhaError(f"the bundle holds {odd!r}, which is no plain path; have it made anew by `flwr build`")
     if twice := next((one for one in names if names.count(one) > 1), None):
         raise FedhaError(
             f"the bundle holds {twice!r} twice, so what it runs is open; have it made anew by `flwr build`"

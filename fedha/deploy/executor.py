@@ -99,7 +99,7 @@ class ForkingExecutor:
         if self._template is None or self._template.poll() is not None:
             if self._template is not None:
                 log(WARNING, "fedha: the process that apps are forked from ended with %s", self._template.returncode)
-            command = [sys.executable, "-m", "fedha.deploy.template"]
+            command = [sys.executable, "-P", "-m", "fedha.deploy.template"]  # nothing of the folder we work in
             self._template = subprocess.Popen(command, stdin=subprocess.PIPE)
         return self._template
 

@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fedha.errors import FedhaError, brief
 from fedha.jsonfile import parse_json
 
 _WAIT = 60.0  # seconds for another task to write a file of a hundred bytes
-_OLD = 90 * 86400.0  # seconds after which a run is over
+_OLD, _KEPT = 90 * 86400.0, 1000  # seconds after which a run is over, where so many are later
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,13 @@ def _write(path: Path | None, known: dict[str, Any]) -> None:
 
 
 def _forget_old(folder: Path) -> None:
-    """Remove what runs left that ended long ago."""
-    for path in folder.glob("*-*.*"):
-        if path.stat().st_mtime < time.time() - _OLD:
-            path.unlink(missing_ok=True)
+    """Remove what runs left that ended long ago, but for the latest: a clock may be wrong.
+
+    Who holds a lock is not over; one that is removed under its own lock lets nobody in beside who waits for it.
+    """
+    known = sorted((path.stat().st_mtime, path) for path in folder.glob("*-*.json"))
+    for moment, path in known[:-_KEPT]:
+        if moment < time.time() - _OLD:
+            with suppress(Timeout), FileLock(lock := path.with_suffix(".lock"), timeout=0, mode=0o600):
+                path.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)

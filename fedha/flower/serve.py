@@ -183,7 +183,7 @@ def _serve(
     rounds.run(done)
     runfolder.write_model(job.folder, server.shown(over=True), server.kinds)
     if judge.wanted and "target" not in judge.pooled:  # it was resumed after its last round
-        judge.told("target", looks["target"](server.shown(over=True)))
+        judge.recorded("target", looks["target"](server.shown(over=True)))
     results = results_of(job, rounds, setting) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fedha import numerics, statistics
+from fedha import cross_entropy, numerics
 from fedha.config import Config, load_written
 from fedha.data.check import check_finite
 from fedha.data.examples import Examples
@@ -18,7 +18,7 @@ from fedha.errors import FedhaError
 from fedha.loading import Expectation, load
 from fedha.metrics.asked import Asked, asked
 from fedha.metrics.counts import nested, numbers_of, of_scores, predictions, probabilities_of
-from fedha.metrics.values import joined, told
+from fedha.metrics.values import as_recorded, joined
 from fedha.models.split import SplitModel
 from fedha.pieces import in_pieces, rows_at_once
 from fedha.placement import placed
@@ -110,11 +110,11 @@ class _Counting:
                 both = (torch.cat(one) for one in zip(*scores, strict=True))
                 pooled[name] = of_scores(name, *both)[0]
             seed = self.config.seed[0]
-            self.found.domains[piece.domain, piece.part] = told(pooled, self.names, seed=seed)
+            self.found.domains[piece.domain, piece.part] = as_recorded(pooled, self.names, seed=seed)
 
     def _counted(self, some: Examples, logits: Tensor) -> Mapping[str, Any]:
         plain = Asked(self.wanted.counts, (), self.wanted.groups, self.wanted.classes)
-        losses, hits = statistics.losses(logits, some.labels), statistics.hits(logits, some.labels)
+        losses, hits = cross_entropy.losses(logits, some.labels), cross_entropy.hits(logits, some.labels)
         return nested(numbers_of(losses, hits, logits, some.labels, plain, groups_of(some, self.wanted.groups)))
 
 

@@ -18,13 +18,15 @@ from fedha.privacy.accounting import spent
 from fedha.privacy.beyond import refuse_beyond_examples
 from fedha.privacy.guards import HeadLimits, Rate, Refusal
 from fedha.privacy.limits import Limits
+from fedha.privacy.own_terms import refuse_mixed_terms
 from fedha.privacy.releasable import private_exchanges
 from fedha.privacy.requests import refuse_request
 from fedha.privacy.shape import DELTA_SHARE, Releases, answer_releases, round_shape
 from fedha.privacy.site import Site
 from fedha.privacy.surrogate import check_head
 
-_tried: WeakKeyDictionary[SplitModel, dict[tuple[Form, bool, int], Refusal | None]] = WeakKeyDictionary()
+_Tried = dict[tuple[Form, tuple[str, ...] | None, int], Refusal | None]
+_tried: WeakKeyDictionary[SplitModel, _Tried] = WeakKeyDictionary()
 
 EVALUATION, _UPDATE = "evaluation", "update"  # what the limits call held-out accuracy, and the book training
 
@@ -57,7 +59,7 @@ def refuse(site: Site, kind: str, request: Request, model: SplitModel, domain: D
 
 
 def check_model(task: Task, model: SplitModel, form: Form | Sequence[int]) -> None:
-    """Raise unless every layer treats an example alone and the head has what is released, where examples are protected.
+    """Raise unless examples are treated alone and the head has what is released, where examples are protected.
 
     Args:
         task: The run's.
@@ -65,16 +67,21 @@ def check_model(task: Task, model: SplitModel, form: Form | Sequence[int]) -> No
         form: Of its inputs, or the shape of one.
 
     Raises:
-        FedhaError: Names the layer.
+        FedhaError: Names the layer, or the statistic.
     """
     if task.privacy.protect == "examples":
         refuse_beyond_examples(model, form)
-        if _needs_head(task):
+        if (aligned := _of_the_head(task)) is not None:
             check_head(model)
+            measured = (name for group in private_exchanges(task.recipe) for name in group)
+            refuse_mixed_terms((*aligned, *measured), *whole_head(model, dict(model.named_parameters())).shape)
 
 
-def _needs_head(task: Task) -> bool:
-    return bool(task.recipe.terms) or task.recipe.weighting == "risk"
+def _of_the_head(task: Task) -> tuple[str, ...] | None:
+    """The statistics that are aligned, by name; None where a run asks nothing of the head."""
+    recipe = task.recipe
+    aligned = tuple(term.statistic for term in recipe.terms if term.weight > 0)
+    return aligned if recipe.terms or recipe.weighting == "risk" else None
 
 
 def unfit(task: Task, model: SplitModel, domain: Domain) -> Refusal | None:
@@ -98,7 +105,7 @@ def _refuse_network(task: Task, model: SplitModel, form: Form) -> Refusal | None
     """Refuse a network that noise does not cover; it is tried once as it is."""
     if task.privacy.protect != "examples":
         return None
-    known, state = _tried.setdefault(model, {}), (form, _needs_head(task), structure(model))
+    known, state = _tried.setdefault(model, {}), (form, _of_the_head(task), structure(model))
     if state not in known:
         try:
             check_model(task, model, form)

@@ -1,6 +1,5 @@
 """A run's rules at work. What they keep is kept for each by itself; what travels is called ``rule's name/its name``."""
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, failing_line
 from fedha.rules.rule import Answers, Cohort, Named, Rule, Step, Work
 
 Rules = Sequence[Rule]
@@ -269,8 +268,7 @@ def _blaming(rule: Rule, part: str) -> Iterator[None]:
     except FedhaError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
         raise FedhaError(
-            f"rule {rule.name!r}: its {part} fails with {type(error).__name__}: {error} ({last.filename}, line "
-            f"{last.lineno}); mend it"
+            f"rule {rule.name!r}: its {part} fails with {type(error).__name__}: {error} ({failing_line(error)}); "
+            "mend it"
         ) from error

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from fedha import config as configs
+from fedha.cli.commands import app
 from fedha.cli.exits import EndedError, exit_code
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES
@@ -50,6 +51,13 @@ def test_help_teaches_with_an_example(fedha: Command, command: str) -> None:
     code, out, _ = fedha(command, "--help")
     assert code == 0
     assert f"fedha {command}" in out.split("Example")[1]
+
+
+def test_the_terminal_breaks_the_lines_of_descriptions() -> None:
+    groups = [app, *(one.typer_instance for one in app.registered_groups)]
+    told = [command.help for group in groups for command in group.registered_commands]
+    assert len(told) > 25
+    assert not [one for one in told if not one or re.search(r"[^\n]\n[^\n]", one)]
 
 
 def test_the_module_runs_as_a_program() -> None:

@@ -43,6 +43,16 @@ def test_what_is_no_bundle_is_a_sentence(tmp_path: Path) -> None:
         bundle.read(tmp_path / "none.fab")
 
 
+@pytest.mark.parametrize("name", ["./curious.py", "//curious.py", "/curious.py", "a/../curious.py", "a//b.py"])
+def test_a_name_that_is_another_one_written_otherwise_is_refused(name: str, tmp_path: Path) -> None:
+    """Unpacked, it would lie over what a person was shown."""
+    file = io.BytesIO(built(source(tmp_path)))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(name), "other")
+    with pytest.raises(FedhaError, match="is no plain path; have it made anew"):
+        bundle.describe(file.getvalue())
+
+
 def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
     file = io.BytesIO(built(source(tmp_path)))
     with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):

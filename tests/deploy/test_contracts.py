@@ -11,14 +11,18 @@ from flwr.app import Message
 
 from fedha import data
 from fedha.config import Config, to_json
-from fedha.deploy import apps, contracts
-from fedha.deploy.contracts import Agreement, of_run, read, to_text
+from fedha.deploy import agreements, apps, contracts
+from fedha.deploy.agreements import Agreement, read, to_text
+from fedha.deploy.contracts import of_run
 from fedha.deploy.create import Wanted, create
 from fedha.errors import FedhaError
+from fedha.flower import handshake
 from fedha.flower.failure import find_failure
 from fedha.flower.serve import Job, serve
-from fedha.flower.wire import pack_request, pack_task, pack_tensors
+from fedha.flower.wire import pack_introduction, pack_request, pack_task, pack_tensors
 from fedha.privacy.agreed import Deviation
+from fedha.privacy.book import Book
+from fedha.privacy.book import to_text as to_line
 from fedha.privacy.contract import contract_of
 from fedha.privacy.contract_words import changes, in_words
 from fedha.runs.listener import Silent
@@ -140,8 +144,54 @@ def test_a_message_that_asks_otherwise_than_its_run_is_refused_too(site: Path) -
     failed = find_failure(reply)
     assert failed is not None
     assert "training.rounds 9, and agreed was 3" in failed.sentence
-    (book,) = (site / "cache" / "contracts").glob(f"{held.digest[:16]}-0.json")
+    (book,) = (site / "cache" / "contracts").glob(f"{held.digest}-0.json")
     assert json.loads(book.read_text())["refused"] == {"training.rounds": 1}
+
+
+def introduced(config: Config, place: int = 0) -> str:
+    """What a site says to a server that introduces a run of its own making."""
+    grid = Forgetful(apps.deployed_client_app(), {"settings": to_json(config), "out": "a"})
+    task = contract_of(config).task
+    content = handshake.greeted(pack_introduction(pack_task(task), {}, {}, contract_of(config).digest))
+    (reply,) = grid.send_and_receive([Message(content, list(grid.get_node_ids())[place], "query.introduce")])
+    failed = find_failure(reply)
+    return failed.sentence if failed else str(dict(reply.content.config_records))
+
+
+def images(**data: Any) -> Config:
+    known = {"name": "folder", "class_names": ["a", "b"], "target": "t", "size": 8, "channels": 3}
+    return plain(data={**known, "sources": ["ward"], **data}, model={"one_logit": False})
+
+
+def test_a_server_whose_run_was_not_agreed_on_learns_nothing_of_the_sites_files(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a site has a part in a run is asked before anything else; the run named the file to look in."""
+    monkeypatch.setenv("FEDHA_DATA", str(site / "data"))
+    (site / "data").mkdir()
+    (site / "data" / "patients.csv").write_text("name,born,finding\nJane Roe,1961,positive\n")
+    for _ in range(2):
+        told = introduced(images(manifest="patients.csv"))
+        assert "refuses to answer (contract)" in told
+        assert not any(word in told for word in ("born", "finding", "Jane", "patients"))
+        agree(site, images(size=9))  # which names no list
+    agree(site, images(size=9, manifest="patients.csv"))
+    told = introduced(images())  # what is wrong with the site's own list, its own log says
+    assert told.endswith("could not answer (FedhaError); its own log says why")
+
+
+@pytest.mark.parametrize("name", ["{site}/elsewhere", "../elsewhere", "ward/../../elsewhere"])
+def test_a_source_that_leads_out_of_the_folder_is_nobodys(
+    name: str, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has no part in a run says so: by such a name, whether there is a folder anywhere on the machine."""
+    monkeypatch.setenv("FEDHA_DATA", str(site / "data"))
+    config = images(sources=[name.format(site=site)])
+    (site / "data/ward").mkdir(parents=True)
+    before = introduced(config, 1)
+    (site / "elsewhere").mkdir()
+    assert introduced(config, 1) == before
+    assert introduced(images(), 1) != before
 
 
 def test_a_site_that_agreed_to_nothing_answers_nothing(site: Path) -> None:
@@ -158,7 +208,7 @@ def test_the_nearest_contract_says_what_is_otherwise(site: Path) -> None:
 def test_a_folder_is_read_once_and_again_when_a_person_changes_it(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file takes longer to read than a request; what is taken back binds from the next request on."""
     read_times: list[Path] = []
-    monkeypatch.setattr(contracts, "read", lambda path: read_times.append(path) or read(path))
+    monkeypatch.setattr(agreements, "read", lambda path: read_times.append(path) or read(path))
     path = agree(site, plain())
     for _ in range(3):
         assert contracts.held_here(plain(), site / "cache") is not None
@@ -177,6 +227,30 @@ def test_rounds_are_counted_over_all_runs_of_a_server(site: Path) -> None:
     run(plain(), site / "b")
     with pytest.raises(FedhaError, match=r"round 2 once more .*4 answers again in all, which were given"):
         run(plain(), site / "c")
+
+
+def test_contracts_whose_digests_begin_alike_have_counts_of_their_own(site: Path) -> None:
+    """Who proposes contracts can find two; asked in turn, each would have begun the other's count anew."""
+    agree(site, plain(), repeats=0)
+    held = contract_of(plain())
+    (site / "cache/contracts").mkdir(parents=True)
+    other = site / "cache/contracts" / f"{held.digest[:16]}-0.json"
+    other.write_text(to_line(Book(f"{held.digest[:16]}{'0' * 48}", {"train": 3})))
+    run(plain(), site / "a")
+    assert json.loads(other.read_text())["latest"] == {"train": 3}
+    with pytest.raises(FedhaError, match="round 1 once more"):
+        run(plain(), site / "b")
+
+
+def test_a_count_that_has_an_earlier_versions_name_is_carried_on(site: Path) -> None:
+    agree(site, plain(), repeats=0)
+    held = contract_of(plain())
+    (site / "cache/contracts").mkdir(parents=True)
+    short = site / "cache/contracts" / f"{held.digest[:16]}-0.json"
+    short.write_text(to_line(Book(held.digest, {"measure gradient": 3})))
+    with pytest.raises(FedhaError, match="round 1 once more"):
+        run(plain(), site / "a")
+    assert not short.exists()
 
 
 def test_a_run_that_goes_on_from_its_checkpoint_repeats_rounds(site: Path) -> None:

@@ -125,6 +125,20 @@ def test_an_app_is_forked_and_its_token_stands_on_no_command_line(executor: Fork
 
 
 @pytest.mark.slow
+def test_a_task_imports_nothing_from_the_folder_that_it_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """It may be a folder of data, in which others write."""
+    for name in ("fedha", "numpy", "json", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    executor = request.getfixturevalue("executor")
+    assert executor.launch(spec()).status == LaunchResultStatus.ACCEPTED
+    until(lambda: children(executor._ready().pid))
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.slow
 def test_a_template_that_was_killed_is_made_anew(executor: ForkingExecutor) -> None:
     first = executor._ready()
     first.kill()

@@ -128,6 +128,7 @@ def test_nothing_in_an_image_calls_home(name: str) -> None:
     (block,) = re.findall(r"^ENV (.*?[^\\])$", stages(name)[-1], re.MULTILINE | re.DOTALL)
     settings = dict(pair.split("=", 1) for pair in block.replace("\\\n", " ").split())
     assert settings.items() >= SILENT.items()
+    assert settings["PYTHONSAFEPATH"] == settings["PYTHONNOUSERSITE"] == "1"  # /tmp and a site's folders can be written
     assert settings["HOME"] == "/tmp"
     assert settings["FLWR_HOME"].startswith("/tmp/")
 

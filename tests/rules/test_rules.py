@@ -29,8 +29,8 @@ from fedha.runs import runfolder
 from fedha.simulation import Result
 from fedha.training import answer_train
 from tests import models_of_others, rules_of_others
-from tests.test_engines import train_over
-from tests.test_recipes import SEED, Problem, make_problem
+from tests.driving import train_over
+from tests.problems import SEED, Problem, make_problem
 from tests.test_simulation import DOMAINS
 
 LOCAL = {"mode": "local", "rounds": 3, "local": {"epochs": 1, "batch_size": 6, "learning_rate": 0.2}}

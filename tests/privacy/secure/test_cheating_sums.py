@@ -2,22 +2,23 @@
 
 import copy
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 from torch.testing import assert_close
 
-from fedha import numerics
 from fedha.audit.adversary_sums import dead_model
 from fedha.client_state import ClientState, from_tensors, to_tensors
 from fedha.config import FederationConfig, TrainingConfig, parse
 from fedha.errors import FedhaError
-from fedha.flower import client_app, secure_sums
+from fedha.flower import client_app, secure_sums, secure_turns
 from fedha.flower.client import state_record
 from fedha.flower.failure import find_failure
 from fedha.flower.secure_client import simulated_party
@@ -29,14 +30,12 @@ from fedha.privacy.secure.session import Session, make_session
 from fedha.privacy.secure.terms import Terms
 from tests.privacy.secure.grids import FAILED, SILENT, Said, WatchedGrid, at, grid_of, make_five, strategy_of, train
 from tests.privacy.secure.told import session_of
-from tests.test_recipes import SEED, Problem
+from tests.problems import SEED, Problem
 
 SCAFFOLD = TrainingConfig(mode="local", rounds=3, optimizer="scaffold", learning_rate=0.5, averaging="clients")
 
 
-@pytest.fixture(autouse=True)
-def same_numerics() -> None:
-    numerics.configure(1)
+pytestmark = pytest.mark.usefixtures("same_numerics")
 
 
 # --- the graph, the threshold, the weights and the range are nobody's to choose ---
@@ -270,6 +269,24 @@ def test_a_task_that_died_costs_its_client_the_round_and_no_more(tmp_path: Path)
     (tmp_path / "7-1.json").write_text("{")
     with pytest.raises(FedhaError, match=r"7-1\.json, by which the client's tasks take turns, is damaged"):
         turns.begin(3, ["update"])
+
+
+def test_turns_of_runs_that_ended_long_ago_are_forgotten_but_not_by_a_clock_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that was set forward makes a run that goes on look old; its client would answer there once more."""
+    for run in (1, 2, 3):
+        Turns(tmp_path, run, 0).begin(1, ["update"])
+        os.utime(tmp_path / f"{run}-0.json", (1e9 + run, 1e9 + run))
+    Turns(tmp_path, 4, 0).begin(1, ["update"])
+    assert len(list(tmp_path.glob("*.json"))) == 4
+    monkeypatch.setattr(secure_turns, "_KEPT", 2)
+    with FileLock(tmp_path / "1-0.lock"):  # a task of it is at work
+        Turns(tmp_path, 5, 0).begin(1, ["update"])
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] in "123") == [
+        *("1-0.json", "1-0.lock"),
+        *("3-0.json", "3-0.lock"),
+    ]
 
 
 def start_of(problem: Problem) -> Any:
