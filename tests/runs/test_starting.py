@@ -144,7 +144,7 @@ def test_a_run_begins_with_the_model_of_a_round_by_number_or_by_rule(tmp_path: P
             {"round": 1},
             r"model.start is .*, round 1: the model of round 1 of .* was not kept, only of 2; set checkpoint",
         ),
-        ({"round": 3}, r"round 3: the model of round 3 of .* was not kept, only of 2"),
+        ({"round": 3}, r"round 3: there is no round 3 in .*; its rounds are 1 to 2"),
         ({"rule": "orakle"}, r"rule orakle: there is no rule 'orakle'; did you mean 'oracle'"),
         ({"rule": "leave_one_domain_out"}, r"has no round by rule 'leave_one_domain_out', only by final"),
         ({"round": 0}, r"model.start.round is 0: input should be greater than or equal to 1"),
