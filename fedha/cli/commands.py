@@ -205,13 +205,13 @@ def check(
 
     [cyan]fedha check quickstart training.rounds=20[/cyan]
     """
-    from fedha.cli.launch import find_config, look_at_data
+    from fedha.cli.launch import find_config, look_at_data, named_runs
     from fedha.config import to_yaml
 
     found = find_config(config, overrides or [])
+    runs = len(named_runs(found)[0])
     seen = look_at_data(found) if data else "the data were not looked at"
     sys.stdout.write(to_yaml(found))
-    runs = len(found.runs())
     told = f"{runs} {'run' if runs == 1 else 'runs'} of {found.training.rounds} rounds"
     sys.stderr.write(f"{config} is valid: {told}; {seen}\n")
 

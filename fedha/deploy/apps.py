@@ -41,7 +41,7 @@ from fedha.data.part import no_part
 from fedha.deploy import accepted, contracts
 from fedha.deploy.accepted import check_named, only_this
 from fedha.deploy.account_file import account_of
-from fedha.deploy.agreements import check_whole
+from fedha.deploy.agreements import FOLDER, check_whole
 from fedha.deploy.memory import (
     forget_copies,
     keep_constants,
@@ -61,6 +61,7 @@ from fedha.features import Keeping, forget
 from fedha.flower.apps import device, job_from
 from fedha.flower.attendance import Attendance
 from fedha.flower.client import Clients, check_server, client_id_of, kept, recall_lasting, register, state_record
+from fedha.flower.contracted import kept_book
 from fedha.flower.failure import telling
 from fedha.flower.guarded import errors_by_kind, is_protected
 from fedha.flower.held import lacking, model_of, with_model
@@ -159,7 +160,7 @@ def deployed_client_app() -> ClientApp:
             return Message(lacking(), reply_to=message)
         with errors_by_kind(f"client {client_id}", protected=covered):
             clients = _clients(config.model_dump_json(), client_id, _limits(), agreed, settings_mark(job.config))
-        with contracts.kept_book(_cache(), agreed, client_id, context.state):
+        with kept_book(_cache() / FOLDER, agreed, client_id, context.state):
             reply = _remembering(clients, replace(job, config=config), kind, content, context)
         return Message(reply, reply_to=message)
 
@@ -308,6 +309,12 @@ def _clients(
 
     def load(context: Context) -> Domain:
         return domain
+
+    if limits is not None and agreed is None and own.root is not None and "FEDHA_DATA" not in os.environ:
+        raise FedhaError(
+            "this site has limits, and the run names the folder that its account is named after: another folder would "
+            "be another account of the same examples; set FEDHA_DATA, or hold contracts (FEDHA_CONTRACTS)"
+        )
 
     def site() -> Site:
         account = Account() if limits is None else account_of(_cache(), own.root, client_id)

@@ -7,22 +7,18 @@ holds no contract and answers what the server's settings say.
 import functools
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from logging import WARNING
 from pathlib import Path
 
 from filelock import FileLock
-from flwr.app import ConfigRecord, RecordDict
 from flwr.supercore import log
 
 from fedha.atomic import write_text
 from fedha.config import Config, DataConfig, from_json
 from fedha.deploy.agreements import FOLDER, Agreement, read_all
 from fedha.errors import FedhaError, brief
-from fedha.flower.contracted import RECORD
 from fedha.privacy.agreed import Deviation, compared
-from fedha.privacy.book import from_text
 from fedha.privacy.contract import Contract, contract_of
 
 
@@ -105,47 +101,6 @@ def _seen(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
 def _found(folder: Path, _: tuple[tuple[str, int, int, int], ...], asked: str) -> tuple[Config, Contract] | Deviation:
     """As `of_run`, once for all requests of a run: to read a folder takes longer than most of them."""
     return of_run(read_all(folder), from_json(asked))
-
-
-@contextmanager
-def kept_book(cache: Path, contract: Contract | None, client_id: int, state: RecordDict) -> Iterator[None]:
-    """Within it, what this site has answered under a contract is in a node's context; afterwards on its disk again.
-
-    One task at a time: the others wait.
-
-    Args:
-        cache: The site's folder for what it needs again.
-        contract: The one; None: nothing is kept.
-        client_id: The client's.
-        state: Of the node's context.
-    """
-    if contract is None:
-        yield
-        return
-    path = cache / FOLDER / f"{contract.digest}-{client_id}.json"  # whole: two proposals can be made to begin alike
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock"), mode=0o600):
-        _carry_on(path, contract)
-        state.pop(RECORD, None)
-        if path.exists():
-            state[RECORD] = ConfigRecord({"book": path.read_text(encoding="utf-8")})
-        before = state.get(RECORD)
-        try:
-            yield
-        finally:
-            if isinstance(after := state.get(RECORD), ConfigRecord) and after is not before:
-                write_text(path, str(after["book"]), mode=0o600)
-
-
-def _carry_on(path: Path, contract: Contract) -> None:
-    """Give a book of before, which was named by a part of the digest, its name."""
-    before = path.with_name(path.name.replace(contract.digest, contract.digest[:16]))
-    if (
-        not path.exists()
-        and before.exists()
-        and from_text(before.read_text(encoding="utf-8")).contract == contract.digest
-    ):
-        before.rename(path)
 
 
 def _count_refused(path: Path, key: str) -> int:

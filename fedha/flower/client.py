@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from logging import ERROR, WARNING
+from pathlib import Path
 
 import numpy
 import torch
@@ -102,6 +103,7 @@ def client_app(
     rule: str | None = None,
     keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
     contract: Contract | None = None,
+    books: Path | None = None,
 ) -> ClientApp:
     """A ClientApp that answers `HessianAlignment`; see `Clients` for the arguments.
 
@@ -109,6 +111,8 @@ def client_app(
         model, domain, threads, device, party, site, keeping, contract: As there.
         rule: The server's rule, as ``package.module:function``, where it is none of fedha's: what a message alone names
             is never imported.
+        books: The folder in which what was answered under the contract is counted over all runs, one task at a time.
+            None: in the node's context, which Flower forgets with its run.
 
     Returns:
         An app with ``query.introduce``, ``query.measure``, ``train`` and ``evaluate``, and the queries of secure sums.
@@ -133,20 +137,27 @@ def client_app(
     check_argument("client_app", "party", party, (Party, type(None)), "a fedha.flower.secure_client.Party, or None")
     whose = "a fedha.privacy.contract.Contract, as fedha.privacy.contract.contract makes it, or None"
     check_argument("client_app", "contract", contract, (Contract, type(None)), whose)
+    check_argument("client_app", "books", books, (Path, type(None)), "the pathlib.Path of a folder, or None")
+    if books is not None and contract is None:
+        raise FedhaError("client_app was given books and no contract, under which alone answers are counted; give both")
     if not callable(site):
         check_argument("client_app", "site", site, (), "a function that makes a Site, such as cryptographic_site")
     clients = Clients(
         model, domain, threads=threads, device=device, party=party, site=site, keeping=keeping, contract=contract
     )
-    return app_for(clients, logs=True)
+    return app_for(clients, logs=True, books=books)
 
 
-def app_for(clients: "Clients", *, logs: bool = False) -> ClientApp:
+def app_for(clients: "Clients", *, logs: bool = False, books: Path | None = None) -> ClientApp:
     """The ClientApp in front of a process' clients; whether errors are in Flower's log too, the client's own."""
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
-        return Message(clients.answer(message.metadata.message_type, message.content, context), reply_to=message)
+        kind, content = message.metadata.message_type, message.content
+        if books is None:
+            return Message(clients.answer(kind, content, context), reply_to=message)
+        with contracted.kept_book(books, clients.contract, client_id_of(context), context.state):
+            return Message(clients.answer(kind, content, context), reply_to=message)
 
     register(app, telling(answer, lambda message: is_protected(message.content), logs=logs))
     return app
@@ -269,15 +280,15 @@ class Clients:
         else:
             few = admit(client, kind, request, tells_examples=self._party.tells_examples)
             self._check_parameters(client, request)
-            if few is None:
-                with errors_by_kind_if_protected(client.domain.client_name, client.site, content):
-                    client = self._working(client, context, request)
             opened = secure_client.open_question(kind, client, content, request, context)
 
             def work() -> Reply:
                 if few is not None:
                     raise FedhaError(few.sentence)
-                return self._agreed(_ANSWERS[kind](client, opened.request))
+                working = self._working(client, context, request)  # not before: what fails here is of the data
+                reply = self._agreed(_ANSWERS[kind](working, opened.request))
+                client.state = working.state
+                return reply
 
             secrets, reply = secure_client.answer(self._party, opened, client, work)
             secure_client.store(self._party, context, opened, secrets, client)

@@ -1,15 +1,20 @@
 """A client's contract at work: messages are held to it before the client's data are read, and all are counted.
 
 What was answered and refused lies in the state of the node's Flower context; it stays there whatever becomes of the
-answer, so that what was asked for counts as asked.
+answer, so that what was asked for counts as asked. Flower forgets a context with its run, and hands each task a copy:
+where a client has a folder for it, what it has answered is read from there, and written there before an answer leaves.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from logging import WARNING
+from pathlib import Path
 
+from filelock import FileLock
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.supercore import log
 
+from fedha.atomic import write_text
 from fedha.errors import FedhaError
 from fedha.exchange import Request
 from fedha.flower.guarded import errors_by_kind, is_protected
@@ -78,6 +83,36 @@ def book_of(contract: Contract, context: Context) -> Book:
     return known if known.contract == contract.digest else Book(contract.digest)
 
 
+@contextmanager
+def kept_book(folder: Path, contract: Contract | None, client_id: int, state: RecordDict) -> Iterator[None]:
+    """Within it, what a client has answered under a contract is in a node's context; afterwards on its disk again.
+
+    One task at a time: the others wait.
+
+    Args:
+        folder: Where such books are.
+        contract: The one; None: nothing is kept.
+        client_id: The client's.
+        state: Of the node's context.
+    """
+    if contract is None:
+        yield
+        return
+    path = folder / f"{contract.digest}-{client_id}.json"  # whole: two proposals can be made to begin alike
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock"), mode=0o600):
+        _carry_on(path, contract)
+        state.pop(RECORD, None)
+        if path.exists():
+            state[RECORD] = ConfigRecord({"book": path.read_text(encoding="utf-8")})
+        before = state.get(RECORD)
+        try:
+            yield
+        finally:
+            if isinstance(after := state.get(RECORD), ConfigRecord) and after is not before:
+                write_text(path, str(after["book"]), mode=0o600)
+
+
 def _refuse_if(contract: Contract, kind: str, found: Deviation | None, context: Context) -> None:
     if found is None:
         return
@@ -100,3 +135,14 @@ def _reading(contract: Contract, content: RecordDict, context: Context) -> Abstr
 
 def _write(book: Book, context: Context) -> None:
     context.state[RECORD] = ConfigRecord({_TEXT: to_text(book)})
+
+
+def _carry_on(path: Path, contract: Contract) -> None:
+    """Give a book of before, which was named by a part of the digest, its name."""
+    before = path.with_name(path.name.replace(contract.digest, contract.digest[:16]))
+    if (
+        not path.exists()
+        and before.exists()
+        and from_text(before.read_text(encoding="utf-8")).contract == contract.digest
+    ):
+        before.rename(path)

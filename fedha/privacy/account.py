@@ -114,7 +114,8 @@ class Account:
             Their files, which are renamed.
 
         Raises:
-            FedhaError: One is damaged.
+            FedhaError: One is damaged; or there are some, and all of other numbers of examples: how many are held out
+                the first run's server may have said.
         """
         if self.path is None or self.path.exists():
             return []
@@ -132,6 +133,12 @@ class Account:
                     )
                 self.answered += old.answered
                 taken.append(path)
+        if self.earlier and not taken:
+            raise FedhaError(
+                f"this site has accounts of an earlier version ({', '.join(path.name for path in self.earlier)}), of "
+                "other numbers of examples than the run reads; give it the data section of the runs before, or move "
+                "them away if all their examples are others"
+            )
         if taken:
             self.kept_split = self.split
             self.write()

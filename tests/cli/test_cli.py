@@ -78,6 +78,7 @@ def test_check_prints_the_whole_config_and_changes(fedha: Command) -> None:
     ("arguments", "said"),
     [
         (("check", "quickstart", "training.rouns=7"), "did you mean 'rounds'?"),
+        (("check", "quickstart", "recipe=[hgp, hgp]"), "would both be called hgp-seed0"),
         (("check", "nowhere"), "there is no file nowhere, and fedha ships no config of that name, only"),
         (("check", "some/where.yaml"), "cannot read the config some/where.yaml"),
         (("run", "quickstart", "--engine", "steam"), "engine.name is 'steam'"),

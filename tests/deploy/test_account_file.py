@@ -117,6 +117,37 @@ def test_accounts_of_earlier_names_are_carried_on_together(site: Path) -> None:
     ]
 
 
+def test_a_run_that_holds_out_another_part_begins_no_account_beside_an_earlier_one(site: Path) -> None:
+    """Of 400 trained on and 100 held out, a server that wants 250 and 250 would have found nothing spent."""
+    examples = len(load_domains(settings("iga")).sources[0].train)
+    old = Ledger("example", examples, ((Release(3.0, "whole", examples), 5),))
+    Account(site / "account" / "arrays-0.json", {"train": old}).write()
+    Account(site / "account" / "heart-0.json", {"train": Ledger("example", 7)}).write()
+    account = Account(site / "account/new.json", earlier=tuple((site / "account").glob("*-0.json")))
+    with pytest.raises(FedhaError, match=r"an earlier version \(.*\), of other numbers of examples than the run reads"):
+        account.carry_on({"train": examples - 1, "held_out": 3})
+    assert not (site / "account/new.json").exists()
+    assert account.carry_on({"train": examples, "held_out": 3})
+
+
+def test_a_folder_that_a_run_names_begins_no_account(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set that reads no folder, or an exported one with another file beside it, had an account for each."""
+    monkeypatch.delenv("FEDHA_DATA")
+    told = set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        with pytest.raises(FedhaError) as error:
+            measured(settings("iga", data={"root": str(tmp_path / name)}))
+        told.add(str(error.value))
+    assert len(told) == 1
+    assert "set FEDHA_DATA, or hold contracts" in told.pop()
+    assert "tensors" in measured(settings("iga"))
+    assert len(accounts(site)) == 1
+
+
 def test_a_damaged_list_of_files_costs_time_alone(site: Path) -> None:
     root = Path(os.environ["FEDHA_DATA"])
     before = account_of(site, root, 0).path

@@ -12,8 +12,7 @@ import pytest
 from filelock import FileLock
 from flwr.app import ConfigRecord, RecordDict
 
-from fedha.deploy.contracts import kept_book
-from fedha.flower.contracted import RECORD
+from fedha.flower.contracted import RECORD, kept_book
 from fedha.flower.secure_turns import Turns
 from fedha.privacy.account import Account
 from fedha.privacy.book import Book, from_text, to_text
@@ -69,7 +68,7 @@ HELD: dict[str, tuple[str, Callable[[Path], AbstractContextManager[Any]]]] = {
         lambda folder: Account(folder / "account.json").locked(),
     ),
     "book": (
-        "from flwr.app import RecordDict; from fedha.deploy.contracts import kept_book; "
+        "from flwr.app import RecordDict; from fedha.flower.contracted import kept_book; "
         "from tests.deploy.test_locks import agreed; held = kept_book(folder, agreed(), 0, RecordDict())",
         lambda folder: kept_book(folder, agreed(), 0, RecordDict()),
     ),

@@ -33,25 +33,32 @@ def bound(over: int, over_without: int, trials: int, delta: float, confidence: f
     return math.log((low - delta) / high) if low - delta > 0 else 0.0
 
 
-def best_threshold(signal: float, trials: int, delta: float) -> float:
+def best_threshold(signal: float, trials: int, delta: float, drawn: float = 1.0) -> float:
     """Where the bound is expected to be largest, for a number of deviation 1 whose mean one example moves by a signal.
 
     Args:
         signal: In deviations of the noise.
         trials: As for `bound`.
         delta: As there.
+        drawn: With what chance the example takes part.
     """
     normal = stats.norm()
 
     def expected(threshold: float) -> float:
-        over, without = round(trials * normal.sf(threshold - signal)), round(trials * normal.sf(threshold))
-        return bound(int(over), int(without), trials, delta)
+        alone = normal.sf(threshold)
+        over = drawn * normal.sf(threshold - signal) + (1 - drawn) * alone
+        return bound(round(trials * over), round(trials * alone), trials, delta)
 
     return max((step / 10 for step in range(-10, 80)), key=expected)
 
 
 def measured(
-    output: Callable[[bool], float], signal: float, trials: int, delta: float, confidence: float = CONFIDENCE
+    output: Callable[[bool], float],
+    signal: float,
+    trials: int,
+    delta: float,
+    confidence: float = CONFIDENCE,
+    drawn: float = 1.0,
 ) -> float:
     """The lower bound of a mechanism.
 
@@ -61,8 +68,9 @@ def measured(
         trials: Of each.
         delta: As for `bound`.
         confidence: As there.
+        drawn: As for `best_threshold`.
     """
-    threshold = best_threshold(signal, trials, delta)
+    threshold = best_threshold(signal, trials, delta, drawn)
     over = [sum(output(there) > threshold for _ in range(trials)) for there in (True, False)]
     return bound(over[0], over[1], trials, delta, confidence)
 

@@ -46,7 +46,7 @@ CONFIGS: dict[str, Config] = {
 }
 
 
-def grid_of(config: Config, held: Contract | None = None) -> Overhearing:
+def grid_of(config: Config, held: Contract | None = None, books: Path | None = None) -> Overhearing:
     """The clients of a config, who hold a contract."""
     domains = load_domains(config)
     parts = client_domains(domains, config.data, config.seed[0])
@@ -55,6 +55,7 @@ def grid_of(config: Config, held: Contract | None = None) -> Overhearing:
         lambda context: parts[int(context.node_config["partition-id"])],
         site=seeded_site,
         contract=held,
+        books=books,
     )
     return Overhearing(app, len(parts))
 
@@ -457,6 +458,18 @@ def test_a_run_may_be_begun_anew_as_often_as_was_agreed(tmp_path: Path) -> None:
         run_on(grid, config, tmp_path / "c")
 
 
+def test_what_an_app_of_ones_own_has_answered_is_counted_over_all_runs_where_it_has_a_folder(tmp_path: Path) -> None:
+    """Each run of Flower's has a context of its own, and each of two tasks at once a copy of it."""
+    config = CONFIGS["plain"]
+    held = contract_of(config, repeats=2)
+    for books, answered in ((None, 4), (tmp_path, 3)):  # the first one, and two again
+        told = [ask(grid_of(config, held, books), request_of(config)) for _ in range(4)]
+        assert told.count("") == answered
+    assert "2 answers again in all, which were given" in told[-1]
+    (book,) = tmp_path.glob("*.json")
+    assert from_text(book.read_text()).refused == {"round": 1}
+
+
 def test_constants_stay_those_of_the_first_request() -> None:
     config = CONFIGS["plain"]
     held = contract_of(config)
@@ -527,3 +540,7 @@ def test_words_that_mean_nothing_are_refused(own: dict[str, Any], problem: str) 
 def test_an_app_is_told_what_a_contract_is() -> None:
     with pytest.raises(FedhaError, match="contract"):
         client_app(lambda _: None, lambda _: None, contract={"recipe": "erm"})  # type: ignore[arg-type, return-value]
+    with pytest.raises(FedhaError, match="was given books and no contract"):
+        client_app(lambda _: None, lambda _: None, books=Path())  # type: ignore[arg-type, return-value]
+    with pytest.raises(FedhaError, match="books"):
+        client_app(lambda _: None, lambda _: None, books="here")  # type: ignore[arg-type, return-value]

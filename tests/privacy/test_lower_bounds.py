@@ -151,7 +151,7 @@ def test_a_step_of_poisson_batches_tells_no_more_than_its_account(batch: int, ki
         (rows,) = draw_batches(sampling, 1, draw())
         return float((sent(there, mechanism, rows) - sent(False, still, rows)) @ along) / noise
 
-    found = measured(output, 1 / noise, trials, DELTA)
+    found = measured(output, 1 / noise, trials, DELTA, drawn=batch / 12)
     claim = claimed(12, (Release(noise, "poisson", batch), 1))
     assert_claim(found, claim, nearness(trials) if batch == 12 else None)
 

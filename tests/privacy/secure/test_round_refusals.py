@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor, nn
 
 from fedha.config import FederationConfig, PrivacyConfig, parse
 from fedha.data.domain import Examples
@@ -18,6 +19,7 @@ from fedha.flower.failure import find_failure
 from fedha.flower.secure_client import simulated_party
 from fedha.flower.secure_wire import settings_mark
 from fedha.flower.wire import pack_tensors, unpack_reply, unpack_tensors
+from fedha.models.split import SplitModel
 from fedha.privacy.secure.identity import new_identity
 from fedha.privacy.secure.messages import Revealed
 from fedha.privacy.secure.packing import pack, unpack
@@ -225,8 +227,29 @@ def broken(problem: Problem) -> Problem:
     return replace(problem, domains=(problem.domains[0], spoilt, *problem.domains[2:]))
 
 
+class Table(nn.Linear):
+    """A frozen front that takes no number beyond its table, as one of token ids."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if float(inputs.abs().max()) > 1e6:
+            raise IndexError("index out of range in self")
+        return super().forward(inputs)
+
+
+def beyond_a_table(problem: Problem) -> Problem:
+    """The frozen part of the network, whose constants are the server's, takes client 1's inputs not."""
+    front = Table(4, 4).double().requires_grad_(False)
+    model = SplitModel(nn.Sequential(front, *problem.model.featurizer), problem.model.head)
+    return replace(huge(problem), model=model)
+
+
 @pytest.mark.parametrize(
-    ("spoil", "said"), [(huge, r"tensor '.*' holds -?\d.*, weighted by 0\.2"), (broken, r"risk (nan|inf)")]
+    ("spoil", "said"),
+    [
+        (beyond_a_table, "index out of range"),
+        (huge, r"tensor '.*' holds -?\d.*, weighted by 0\.2"),
+        (broken, r"risk (nan|inf)"),
+    ],
 )
 def test_that_a_client_has_nothing_to_send_is_told_of_all_clients_alike(
     spoil: Callable[[Problem], Problem], said: str, site_log: list[str]
