@@ -27,7 +27,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedha import sketches, statistics
+from fedha import cross_entropy, sketches, statistics
 
 EXAMPLES, WIDTH, DOMAINS, PROBES = 32, 2048, 3, 300
 
@@ -82,7 +82,7 @@ def closed_step(problem: Problem, second: Callable[[Tensor, Tensor, Tensor], Ten
     losses = []
     for features, labels in zip(problem.features, problem.labels, strict=True):
         client = (problem.head, features, labels)
-        with statistics.shared():
+        with cross_entropy.shared():
             first_term = (statistics.gradient(*client) - problem.reference).square().sum()
             second_term = (second(*client) - problem.reference).square().sum()
             losses.append(statistics.risk(*client) + first_term + second_term)

@@ -26,7 +26,7 @@ from sides.processes import machine
 from torch import Tensor
 from torch.nn import functional
 
-from fedha import numerics, statistics
+from fedha import cross_entropy, numerics, statistics
 from fedha.models import with_bias
 from fedha.privacy.clipping import private_means
 from fedha.privacy.mechanism import Mechanism
@@ -67,7 +67,7 @@ def make_problem(n: int, width: int, classes: int) -> Problem:
 
 def plain(problem: Problem, features: Tensor) -> list[Tensor]:
     client = (problem.head, features, problem.labels)
-    with torch.no_grad(), statistics.shared():
+    with torch.no_grad(), cross_entropy.shared():
         return [statistics.gradient(*client), statistics.hessian_diagonal(*client)]
 
 

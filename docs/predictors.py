@@ -2,16 +2,17 @@
 
 python docs/predictors.py SWEEP... [--draws N] [--repeats N]
 
-For every finished run of a sweep: the predictors of `fedha.diagnosed.between_sources` at its final round, and the
-sources' held-out accuracy, against the target's accuracy. Runs are ranked within a target, over recipes,
-hyperparameters and trials; Spearman's correlation is the mean over the targets, its p-value of permutations of the
-accuracies within each. Below, the runs that each predictor would select for a recipe, a target and a trial, beside
-those that the sources' validation and the target itself select. What was looked at is kept in SWEEP/predictors.jsonl.
+For every finished run of a sweep: `fedha.diagnosed.between_sources` at its final round and the sources' held-out
+accuracy, against the target's accuracy; and against `fedha.diagnosed.to_targets`, the same number between the sources'
+mean and the target. Runs are ranked within a target, over recipes, hyperparameters and trials; Spearman's correlation
+is the mean over the targets, its p-value of permutations within each. Below, the runs that each predictor would select
+for a recipe, a target and a trial, beside those that the sources' validation and the target itself select. What was
+looked at is kept in SWEEP/predictors.jsonl and SWEEP/targets.jsonl.
 """
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -21,11 +22,12 @@ import torch
 
 from fedha.config import load_written
 from fedha.data.domain import DomainSet
-from fedha.diagnosed import between_sources
+from fedha.diagnosed import between_sources, to_targets
 from fedha.flower.serve import load_domains
 from fedha.sweep.found import read_found
+from fedha.sweep.jobs import Job
+from fedha.sweep.store import Entry
 
-KEPT = "predictors.jsonl"
 SMALLER_IS_BETTER = ("hessian", "gradient", "features", "risk_gap", "measured", "bound", "excess", "excess_bound")
 CLOSE = 0.01  # of the best validation accuracy: the runs among which a second number may choose
 
@@ -34,27 +36,47 @@ Run = Mapping[str, float | str | int]
 
 def looked_at(sweep: Path, draws: int | None) -> list[Run]:
     """Each finished run's predictors and accuracies; those that are kept are not computed again."""
-    kept = sweep / KEPT
-    lines = kept.read_text().splitlines() if kept.exists() else []
-    known = {one["name"]: one for one in map(json.loads, lines)}
     found, domains = read_found([sweep]), dict[tuple[str, int], DomainSet]()
-    with kept.open("a") as out:
-        for entry in found.jobs:
-            summary = found.summaries.get(entry.name)
-            if summary is None or summary["diverged"] or entry.name in known or (entry.draw or 0) >= (draws or 10**9):
-                continue
-            place = found.places[entry.name]
-            data = domains.setdefault((entry.target, entry.seed), load_domains(load_written(place / "config.yaml")))
-            final = summary["rules"]["final"]
-            row = {
-                **{"name": entry.name, "recipe": entry.label, "target": entry.target, "seed": entry.seed},
-                **{"validation": final["score"], "accuracy": mean(final["targets"].values())},
-                **asdict(between_sources(place, domains=data)),
-            }
-            known[entry.name] = row
-            print(json.dumps(row), file=out, flush=True)
-    wanted = {one.name for one in found.jobs if (one.draw or 0) < (draws or 10**9)}
-    return [one for name, one in known.items() if name in wanted]
+    wanted = [
+        one
+        for one in found.jobs
+        if one.name in found.summaries
+        and not found.summaries[one.name]["diverged"]
+        and (one.draw or 0) < (draws or 10**9)
+    ]
+
+    def data(entry: Entry | Job) -> DomainSet:
+        key = entry.target, entry.seed
+        if key not in domains:
+            domains[key] = load_domains(load_written(found.places[entry.name] / "config.yaml"))
+        return domains[key]
+
+    def sources(entry: Entry | Job) -> Run:
+        final = found.summaries[entry.name]["rules"]["final"]
+        return {
+            **{"name": entry.name, "recipe": entry.label, "target": entry.target, "seed": entry.seed},
+            **{"validation": final["score"], "accuracy": mean(final["targets"].values())},
+            **asdict(between_sources(found.places[entry.name], domains=data(entry))),
+        }
+
+    def targets(entry: Entry | Job) -> Run:
+        seen = [asdict(one) for one in to_targets(found.places[entry.name], domains=data(entry)).values()]
+        return {"name": entry.name, **{f"to {name}": mean(one[name] for one in seen) for name in seen[0]}}
+
+    ours = _kept(sweep / "predictors.jsonl", wanted, sources)
+    theirs = _kept(sweep / "targets.jsonl", wanted, targets)
+    return [{**ours[one.name], **theirs[one.name]} for one in wanted]
+
+
+def _kept(path: Path, wanted: Sequence[Entry | Job], made: Callable[[Entry | Job], Run]) -> dict[str, Run]:
+    """A row for each run, by name; those that the file has are not made again."""
+    known = {one["name"]: one for one in map(json.loads, path.read_text().splitlines() if path.exists() else [])}
+    with path.open("a") as out:
+        for entry in wanted:
+            if entry.name not in known:
+                known[entry.name] = made(entry)
+                print(json.dumps(known[entry.name]), file=out, flush=True)
+    return known
 
 
 def ranks(values: Sequence[float]) -> numpy.ndarray:
@@ -65,14 +87,13 @@ def ranks(values: Sequence[float]) -> numpy.ndarray:
     return own / max(float(numpy.linalg.norm(own)), 1e-12)
 
 
-def spearman(runs: Sequence[Run], name: str, repeats: int) -> tuple[float, float]:
-    """Mean over the targets of the correlation with the accuracy, and its p-value on both sides."""
+def spearman(runs: Sequence[Run], name: str, other: str, repeats: int, sign: float = 1.0) -> tuple[float, float]:
+    """Mean over the targets of the correlation of two numbers, and its p-value on both sides."""
     draws = numpy.random.default_rng(0)
     found, by_chance = list[float](), numpy.zeros(repeats)
     for target in dict.fromkeys(one["target"] for one in runs):
         here = [one for one in runs if one["target"] == target]
-        sign = -1.0 if name in SMALLER_IS_BETTER else 1.0
-        ours, theirs = ranks([sign * float(one[name]) for one in here]), ranks([float(one["accuracy"]) for one in here])
+        ours, theirs = ranks([sign * float(one[name]) for one in here]), ranks([float(one[other]) for one in here])
         found.append(float(ours @ theirs))
         by_chance += [float(ours @ draws.permutation(theirs)) for _ in range(repeats)]
     by_chance /= len(found)
@@ -103,12 +124,16 @@ def selected(runs: Sequence[Run], name: str) -> float:
 def table(runs: Sequence[Run], repeats: int) -> str:
     """The rows as Markdown."""
     targets = len({one["target"] for one in runs})
-    lines = [f"{len(runs)} runs, {targets} targets", "", "| predictor | Spearman | p | selects, target % |"]
-    lines.append("|---|---|---|---|")
+    lines = [f"{len(runs)} runs, {targets} targets", ""]
+    lines.append("| between sources | target's accuracy, Spearman | p | itself to the target | p | selects, target % |")
+    lines.append("|---|---|---|---|---|---|")
     for name in ("validation", *SMALLER_IS_BETTER):
-        value, p = spearman(runs, name, repeats)
-        lines.append(f"| {name} | {value:+.2f} | {p:.4f} | {100 * selected(runs, name):.1f} |")
-    lines.append(f"| the target itself | | | {100 * selected(runs, 'accuracy'):.1f} |")
+        value, p = spearman(runs, name, "accuracy", repeats, -1.0 if name in SMALLER_IS_BETTER else 1.0)
+        informs = "| |"
+        if name in SMALLER_IS_BETTER:
+            informs = "| {:+.2f} | {:.4f}".format(*spearman(runs, name, f"to {name}", repeats))
+        lines.append(f"| {name} | {value:+.2f} | {p:.4f} {informs} | {100 * selected(runs, name):.1f} |")
+    lines.append(f"| the target itself | | | | | {100 * selected(runs, 'accuracy'):.1f} |")
     return "\n".join(lines)
 
 

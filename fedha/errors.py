@@ -1,5 +1,6 @@
 """The errors that end a run: those that a user can act on, and those of a client's own code."""
 
+import traceback
 from collections.abc import Iterable
 
 _FEW = 8  # names that a sentence can hold
@@ -16,6 +17,12 @@ def brief(error: BaseException, most: int = 200) -> str:
     """What an exception of somebody else's says, in one line that is never a long one: it may quote what it read."""
     told = " ".join(str(error).split())
     return told if len(told) <= most else f"{told[: most - 1]}…"
+
+
+def failing_line(error: BaseException) -> str:
+    """Where an exception of somebody else's code comes from, as ``FILE, line N``."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}, line {last.lineno}"
 
 
 class FedhaError(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fedha.arguments import check_argument
+from fedha.arguments import check_argument, check_number
 from fedha.config import Config, load_written
 from fedha.errors import FedhaError
 from fedha.inputs import each, nested
@@ -62,6 +62,8 @@ def load(
             another one.
     """
     check_argument("fedha.load", "run", run, (str, Path), "the folder of a run")
+    if round is not None:
+        check_number("fedha.load", "round", round, 1)
     folder = Path(run).expanduser()
     if not runfolder.holds_run(folder):
         raise FedhaError(f"there is no run in {folder}; name the folder of one, with its config.yaml")

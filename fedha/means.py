@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedha import statistics
+from fedha import cross_entropy
 from fedha.errors import FedhaError
 from fedha.measurement import Circumstances, Piece
 from fedha.pieces import Batch
@@ -77,7 +77,7 @@ def _merged(batch: Batch, means: Iterable[Mean], around: Circumstances, directio
     total: dict[str, Tensor] = {}
     for seen in batch.measured() if means else ():
         piece = Piece(seen.view, seen.features, seen.labels, around, directions)
-        with torch.no_grad(), statistics.shared():
+        with torch.no_grad(), cross_entropy.shared():
             for mean in means:
                 value = mean.of(piece) * seen.fraction
                 total[mean.name] = total[mean.name].add_(value) if mean.name in total else value

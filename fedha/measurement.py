@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedha import nonlinear, random_features, sketches, statistics
-from fedha.errors import FedhaError
+from fedha import cross_entropy, nonlinear, random_features, sketches, statistics
+from fedha.errors import FedhaError, brief, failing_line
 from fedha.inputs import Form, arguments
 from fedha.models.calls import call_with
 from fedha.models.gaussian import information, mean_square
-from fedha.models.random_layers import Chance, drawing
+from fedha.models.random_layers import DrawSource, drawing
 from fedha.models.split import SplitModel, evaluating, head_matrix, with_bias
 from fedha.registry import statistic
 from fedha.statistic import Owner, Space
+from fedha.table import COUNTED, STATISTICS
 
 LARGEST_HESSIAN = 4096  # weights of a head up to which its whole Hessian is held
 _ONE_BY_ONE = {
@@ -92,12 +93,12 @@ class Piece:
     @property
     def labels(self) -> Tensor:
         """Class indices, [n]."""
-        return statistics.hard(self.targets)
+        return cross_entropy.hard(self.targets)
 
     @property
     def losses(self) -> Tensor:
         """Negative log-likelihoods of the targets, [n]."""
-        return statistics.losses(self.logits, self.targets)
+        return cross_entropy.losses(self.logits, self.targets)
 
     @property
     def representation(self) -> Tensor:
@@ -182,7 +183,7 @@ class Piece:
             )
 
 
-def view_head(model: SplitModel, parameters: Mapping[str, Tensor], chance: Chance | None = None) -> HeadView:
+def view_head(model: SplitModel, parameters: Mapping[str, Tensor], source: DrawSource | None = None) -> HeadView:
     """The head of a model at the given parameters (the whole model's, by name); those left out are the model's own.
 
     A linear head with a bias gets the closed forms. One without has no bias column, and one whose weight is computed
@@ -192,15 +193,15 @@ def view_head(model: SplitModel, parameters: Mapping[str, Tensor], chance: Chanc
     Args:
         model: Its structure, and what is frozen.
         parameters: What is trained.
-        chance: By what a head that draws at random draws, in each call.
+        source: By what a head that draws at random draws, in each call.
     """
     own = {name: parameters.get(f"head.{name}", value.detach()) for name, value in model.head.named_parameters()}
     if isinstance(model.head, nn.Linear) and own.keys() == {"weight", "bias"}:
         matrix = head_matrix(own["weight"], own["bias"])
         return HeadView(statistics, (matrix,), tuple(matrix.shape), with_bias)
     size = sum(value.numel() for value in own.values())
-    call = partial(_call, model.head, chance)
-    return HeadView(nonlinear, (call, own), (size,), lambda features: features, chance is not None)
+    call = partial(_call, model.head, source)
+    return HeadView(nonlinear, (call, own), (size,), lambda features: features, source is not None)
 
 
 def measure(name: str, view: HeadView, features: Tensor, labels: Tensor, around: Circumstances) -> Tensor:
@@ -245,11 +246,25 @@ def shapes(model: SplitModel, form: Form | Sequence[int], names: Iterable[str], 
     some = next(model.parameters())
     view = view_head(model, {})
     around = Circumstances(0, 1, None, probes, {"gradient": some.new_zeros(view.shape)})
-    with torch.no_grad(), statistics.shared(), evaluating(model):
+    with torch.no_grad(), cross_entropy.shared(), evaluating(model):
         by_place, by_name = arguments(Form.of(form, some.dtype).zeros(2, device=some.device))
         features = view.prepare(model.featurizer(*by_place, **by_name))
         labels = torch.zeros(2, dtype=torch.int64, device=some.device)
-        return {name: measure(name, view, features, labels, around).shape for name in names}
+        return {name: _tried(name, view, features, labels, around) for name in names}
+
+
+def _tried(name: str, view: HeadView, features: Tensor, labels: Tensor, around: Circumstances) -> torch.Size:
+    """A statistic's shape; somebody's own may fail, and whose it is is said."""
+    try:
+        return measure(name, view, features, labels, around).shape
+    except FedhaError:
+        raise
+    except Exception as error:
+        if name in (*STATISTICS, *COUNTED):
+            raise
+        raise FedhaError(
+            f"statistic {name!r} fails with {type(error).__name__}: {brief(error)} ({failing_line(error)}); mend it"
+        ) from error
 
 
 @contextmanager
@@ -285,7 +300,7 @@ def draw_signs(owner: Owner, view: HeadView, around: Circumstances, like: Tensor
     return sketches.draw_signs(around.seed, around.round, around.probes, torch.Size(view.shape), whose).to(like)
 
 
-def _call(head: nn.Module, chance: Chance | None, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
-    with drawing(chance, features.device):
+def _call(head: nn.Module, source: DrawSource | None, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
+    with drawing(source, features.device):
         logits: Tensor = call_with(head, parameters, (features,))
     return logits

@@ -4,14 +4,13 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedha import permitted
-from fedha.errors import FedhaError, brief, listed
+from fedha.errors import FedhaError, brief, failing_line, listed
 from fedha.schema import nearest
-from fedha.signature import checked, meant, parameters_of, told
+from fedha.signature import checked, grid_hint, meant, parameter_text, parameters_of
 
 
 def is_own(name: str) -> bool:
@@ -99,7 +98,7 @@ def invoke(
     Raises:
         FedhaError: The arguments do not fit it.
     """
-    return _made(section, name, function, arguments(section, name, function, options, offered))
+    return _made(section, name, function, arguments(section, name, function, options, offered), options)
 
 
 def arguments(
@@ -119,9 +118,8 @@ def arguments(
     Raises:
         FedhaError: The arguments do not fit it.
     """
-    try:
-        wanted = parameters_of(function)
-    except (TypeError, ValueError):  # written in another language
+    wanted = _wanted(function)
+    if wanted is None:
         return {one: meant(value) for one, value in options.items()}
     more = {one: value for one, value in offered.items() if one in wanted and one not in options}
     more = {one: value for one, value in more.items() if value is not None or wanted[one].default is wanted[one].empty}
@@ -132,23 +130,36 @@ def arguments(
     except TypeError as error:
         hints = [f"; {one!r} is none{nearest(one, wanted)}" for one in options if one not in wanted and wanted]
         hint = next((one for one in hints if "did you mean" in one), "")
-        takes = f"{name} takes {', '.join(map(told, wanted.values())) or 'nothing'}"
+        takes = f"{name} takes {', '.join(map(parameter_text, wanted.values())) or 'nothing'}"
         raise FedhaError(f"{section}: {error}; {takes}{hint}") from error
     asked = {one: meant(value) if not _takes_text(wanted.get(one)) else value for one, value in options.items()}
     return asked | checked(section, wanted, options) | more
 
 
-def _made(section: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+def _wanted(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """A function's parameters; None where it is written in another language and does not say."""
+    try:
+        return parameters_of(function)
+    except (TypeError, ValueError):
+        return None
+
+
+def _made(
+    section: str,
+    name: str,
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Any:
     try:
         return function(**arguments)
     except FedhaError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {brief(error)}"
         raise FedhaError(
-            f"{section}.name is {name!r}, which fails with {reason} ({last.filename}, line {last.lineno}); mend it, or "
-            "its arguments"
+            f"{section}.name is {name!r}, which fails with {reason} ({failing_line(error)}); mend it, or "
+            f"its arguments{grid_hint(section, _wanted(function) or {}, options)}"
         ) from error
 
 

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
-from torch.nn import functional
 
-from fedha.statistics import hits, is_soft, losses
+from fedha.cross_entropy import hits, mean_loss
 
 Head = Callable[[dict[str, Tensor], Tensor], Tensor]
 Named = Mapping[str, Tensor]
@@ -38,12 +37,18 @@ def risk(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Ten
     Raises:
         ValueError: n == 0, labels of another length, or logits that are not [n, C].
     """
-    return _loss(_logits(head, parameters, features, labels), labels)
+    return mean_loss(logits(head, parameters, features, labels), labels)
 
 
 def logits(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
-    """Logits, [n, C]."""
-    return _logits(head, parameters, features, labels)
+    """Logits, [n, C]; errors as in `risk`."""
+    _check(features, labels)
+    found = head(dict(parameters), features)
+    if found.dim() != 2 or len(found) != len(features):
+        raise ValueError(
+            f"the head gave {len(features)} examples logits of shape {tuple(found.shape)}; expected [n, C]"
+        )
+    return found
 
 
 def gradient(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
@@ -110,8 +115,8 @@ def feature_square(head: Head, parameters: Named, features: Tensor, labels: Tens
 
 def scale_gradient(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
     """Derivative of the risk in a dummy scale on the logits, at 1; scalar. Not ``<W, g>``: this head is not linear."""
-    logits = _logits(head, parameters, features, labels)
-    value: Tensor = grad(lambda scale: _loss(scale * logits, labels))(logits.new_ones(()))
+    seen = logits(head, parameters, features, labels)
+    value: Tensor = grad(lambda scale: mean_loss(scale * seen, labels))(seen.new_ones(()))
     return value
 
 
@@ -139,8 +144,8 @@ def hutchinson_diagonal(head: Head, parameters: Named, features: Tensor, labels:
 
 def accuracy(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
     """Share of examples whose label has the largest logit (for one logit: its sign; zero counts as class 0); scalar."""
-    logits = _logits(head, parameters, features, labels)
-    return hits(logits, labels).to(logits.dtype).mean()
+    seen = logits(head, parameters, features, labels)
+    return hits(seen, labels).to(seen.dtype).mean()
 
 
 def _check(features: Tensor, labels: Tensor) -> None:
@@ -157,24 +162,6 @@ def _check_directions(vector: Tensor, parameters: Named, dimensions: tuple[int, 
         raise ValueError(f"the directions have shape {tuple(vector.shape)} but this head takes {shapes}")
 
 
-def _logits(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
-    _check(features, labels)
-    logits = head(dict(parameters), features)
-    if logits.dim() != 2 or len(logits) != len(features):
-        raise ValueError(
-            f"the head gave {len(features)} examples logits of shape {tuple(logits.shape)}; expected [n, C]"
-        )
-    return logits
-
-
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    if is_soft(labels):
-        return losses(logits, labels).mean()
-    if logits.shape[1] == 1:
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
-    return functional.cross_entropy(logits, labels)
-
-
 def _flat(parameters: Named) -> Tensor:
     return torch.cat([value.flatten() for value in parameters.values()])
 
@@ -186,14 +173,14 @@ def _objective(head: Head, parameters: Named, features: Tensor, labels: Tensor) 
     def objective(flat: Tensor) -> Tensor:
         pieces = zip(parameters.items(), torch.split(flat, sizes), strict=True)
         own = {name: piece.reshape(value.shape) for (name, value), piece in pieces}
-        return _loss(_logits(head, own, features, labels), labels)
+        return mean_loss(logits(head, own, features, labels), labels)
 
     return objective
 
 
 def _example_gradients(head: Head, parameters: Named, features: Tensor, labels: Tensor) -> Tensor:
     """Of each example's risk, [n, P]."""
-    _logits(head, parameters, features, labels)
+    logits(head, parameters, features, labels)
 
     def alone(flat: Tensor, row: Tensor, label: Tensor) -> Tensor:
         return _objective(head, parameters, row[None], label[None])(flat)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedha import statistics
+from fedha import cross_entropy
 from fedha.means import derived, mean_along, means_needed, means_of
 from fedha.measurement import Circumstances, HeadView, Piece, measure
 from fedha.optimizers import is_decayed
@@ -96,7 +96,7 @@ class Objective:
             features: Prepared features, [n, D].
             labels: Class indices, [n].
         """
-        with statistics.shared():
+        with cross_entropy.shared():
             risk = view.functions.risk(*view.arguments, features, labels)
             names = [term.statistic for term in self.terms]
             return risk, {name: measure(name, view, features, labels, self.around) for name in names}
@@ -140,7 +140,7 @@ def _in_pieces(batch: Batch, objective: Objective) -> tuple[Named, Named]:
     directions = {name: value.detach() for name, value in means.items()}
     for seen in batch.pieces():
         piece = Piece(seen.view, seen.features, seen.labels, objective.around, directions)
-        with statistics.shared():
+        with cross_entropy.shared():
             loss = torch.stack([(pull * needed[name].of(piece)).sum() for name, pull in pulls.items()]).sum()
         _add(total, derivatives(loss * seen.fraction, batch.parameters))
     if isinstance(norms, Tensor):

@@ -16,7 +16,7 @@ from fedha.inputs import Form, arguments, several
 from fedha.measurement import HeadView, space_of, view_head
 from fedha.mixup import Mixing
 from fedha.models.calls import call_with
-from fedha.models.random_layers import Chance, Key, RandomParts, drawing, kept_apart, random_parts, untouched
+from fedha.models.random_layers import DrawSource, Key, RandomParts, drawing, kept_apart, random_parts, untouched
 from fedha.models.split import SplitModel, evaluating
 from fedha.models.state import mixing_layers
 from fedha.registry import statistic
@@ -136,8 +136,8 @@ class Batch:
         inputs, labels = self.examples.take(rows, self.draws), self._targets(rows, place)
         if self.mixing is not None:
             inputs = self.mixing.inputs(inputs, self.examples.take(self._partners(place), self.draws))
-        with drawing(self._chance(place, "featurizer"), labels.device):
-            features = call_with(self.model.featurizer, _below(own, "featurizer."), *arguments(inputs))
+        with drawing(self._draw_source(place, "featurizer"), labels.device):
+            features = call_with(self.model.featurizer, _of_featurizer(own), *arguments(inputs))
         features, self.moved = view.prepare(features), {name: own[name] for name in self.running}
         return Seen(view, features, labels, len(labels) / self.size)
 
@@ -156,13 +156,13 @@ class Batch:
         return others if self.rows is None else self.rows[others.to(self.rows.device)]
 
     def _view(self, place: int) -> HeadView:
-        return view_head(self.model, self.parameters, self._chance(place, "head"))
+        return view_head(self.model, self.parameters, self._draw_source(place, "head"))
 
-    def _chance(self, place: int, part: str) -> Chance | None:
+    def _draw_source(self, place: int, part: str) -> DrawSource | None:
         if self.draw_key is None:
             return None
         draws = getattr(random_parts(self.model, self.examples.form), part)
-        return Chance((*self.draw_key, part), draws, place * self.most) if draws else None
+        return DrawSource((*self.draw_key, part), draws, place * self.most) if draws else None
 
 
 def with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
@@ -190,7 +190,8 @@ def refuse_pieces(model: nn.Module, size: int, most: int) -> None:
         )
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _of_featurizer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "featurizer."
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
@@ -227,7 +228,7 @@ def in_pieces(
         if start + rows < len(examples):
             examples.expect(slice(start + rows, start + 2 * rows))
         by_place, by_name = ((inputs,), {}) if module is model else arguments(inputs)
-        with drawing(Chance((0,), draws, start) if draws else None, device):
+        with drawing(DrawSource((0,), draws, start) if draws else None, device):
             found: Tensor = call_with(module, parameters, by_place, by_name)
         return found
 

@@ -18,6 +18,7 @@ DATA, LOGGERS, METRICS, MODELS, PARTITIONS, RECIPES, RULES, STATISTICS, TRANSFOR
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     DATA: {
         "digits_background": "fedha.data.background:digits_background",
+        "digits_labels": "fedha.data.uneven:digits_labels",
         "hub": "fedha.data.hub:hub",
         "rotated_digits": "fedha.data.rotated:rotated_digits",
         "rotated_mnist": "fedha.data.rotated:rotated_mnist",
@@ -59,7 +60,7 @@ def known(group: str) -> tuple[str, ...]:
     return (*own, *(name for name in installed(group) if name not in own))
 
 
-def place(group: str, name: str) -> str:
+def location(group: str, name: str) -> str:
     """The import name behind a name, ``package.module:function``, fedha's own first; any other name is its own."""
     own = BUILT_IN.get(group, {})
     if name in own:

@@ -13,7 +13,7 @@ _tell: ContextVar[Tell | None] = ContextVar("fedha_progress", default=None)
 
 
 @contextmanager
-def told_to(tell: Tell) -> Iterator[None]:
+def reporting_to(tell: Tell) -> Iterator[None]:
     """Say how far long work is, a sentence now and then; outside nothing is said."""
     token = _tell.set(tell)
     try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedha import plugins
 from fedha.errors import FedhaError
@@ -28,6 +28,8 @@ class Term:
         per_probe: Whether the weight is divided by the number of probes (expectations over signs).
         units: What the distance is measured in: as it is, or in what it would be for features of mean square one.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where a config says one
 
     statistic: str
     weight: float = 1.0

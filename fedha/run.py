@@ -54,7 +54,7 @@ def execute(
     else:
         runfolder.check_new(folder)
     owner.check_free(folder)
-    with progress.told_to(listener.note):
+    with progress.reporting_to(listener.note):
         domains = (load or ready_domains)(config)
     for note in domains.notes:
         listener.note(note)

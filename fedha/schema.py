@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fedha.errors import FedhaError
 
@@ -39,6 +39,17 @@ def numbers_as_written(schema: type[BaseModel], content: Any) -> Any:
         return content
     numeric = _numeric_keys(schema)
     return {key: _as_numbers(one) if key in numeric else one for key, one in content.items()}
+
+
+class Written(BaseModel):
+    """What people write into a file: unknown keys are errors, numbers may be texts, values cannot change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_written(cls, content: Any) -> Any:
+        return numbers_as_written(cls, content)
 
 
 def explained(error: ValidationError, schema: type[BaseModel], origin: str) -> FedhaError:

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from fedha.schema import explained, number, numbers_as_written
+from fedha.errors import FedhaError
+from fedha.schema import explained, number, numbers_as_written, shown
 
 _PLAIN = (int, float, bool, str, Path, type(None))
 _HOLDERS = (list, tuple, set, frozenset, dict, Mapping, Sequence)
@@ -57,12 +58,38 @@ def checked(section: str, wanted: Mapping[str, inspect.Parameter], options: Mapp
     try:
         made = outer.model_validate({section: numbers_as_written(inner, given)})
     except ValidationError as error:
-        raise explained(error, outer, "") from error
+        raise FedhaError(f"{explained(error, outer, '')}{grid_hint(section, wanted, options)}") from error
     found = getattr(made, section)
     return {name: getattr(found, name) for name in fields}
 
 
-def told(parameter: inspect.Parameter) -> str:
+def grid_hint(section: str, wanted: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> str:
+    """What to write where a list is given and none is taken, which is how a grid is written elsewhere; "" without one.
+
+    Args:
+        section, wanted, options: As in `checked`.
+    """
+    for name, value in options.items():
+        if isinstance(value, list) and name in wanted and not _takes_list(wanted[name]):
+            return f"; for a sweep over the values of {section}.{name} write {{choice: {shown(meant(value))}}}"
+    return ""
+
+
+def _takes_list(parameter: inspect.Parameter) -> bool:
+    if parameter.annotation is parameter.empty:
+        return parameter.default is parameter.empty or isinstance(parameter.default, list | tuple | None)
+    return _holds(parameter.annotation)
+
+
+def _holds(kind: Any) -> bool:
+    return kind is Any or kind in _HOLDERS or typing.get_origin(kind) in _HOLDERS or any(map(_holds, _parts(kind)))
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    return () if typing.get_origin(kind) is typing.Literal else typing.get_args(kind)
+
+
+def parameter_text(parameter: inspect.Parameter) -> str:
     """A parameter as errors show it: without the limits, which are told where they are passed."""
     return str(parameter.replace(annotation=_bare(parameter.annotation)))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fedha import temporary
 from fedha.arguments import check_argument, check_number
 from fedha.config import Config, EngineConfig, RecipeConfig, TrainingConfig, parse
+from fedha.config.recipe import as_settings
 from fedha.data.domain import Domain
 from fedha.data.domain_set import digest, domain_set
 from fedha.errors import FedhaError
@@ -23,6 +24,7 @@ from fedha.models import SplitModel
 from fedha.models.state import TRAINED, kinds_of, named_state
 from fedha.named import name_of
 from fedha.objects import NAME, code_digest, digest_of, put_object
+from fedha.recipes import Recipe
 from fedha.report.comparison import read_runs, variants
 from fedha.report.formats import render
 from fedha.report.tables import accuracy_table
@@ -121,7 +123,7 @@ class Result:
 def simulate(
     domains: Iterable[Domain],
     model: Network,
-    recipe: str | Mapping[str, Any] | RecipeConfig = "hgp",
+    recipe: str | Mapping[str, Any] | RecipeConfig | Recipe = "hgp",
     *,
     target: str | Sequence[str] | None = None,
     training: TrainingConfig | Mapping[str, Any] | None = None,
@@ -140,7 +142,7 @@ def simulate(
         domains: With names of their own; a target's parts are evaluated together and never trained on.
         model: A network, or a function that makes one: it may take ``input_shape`` and ``classes``, and what it draws
             is drawn from the run's seed.
-        recipe: A row's name, or what a config says under ``recipe``.
+        recipe: A row's name, what a config says under ``recipe``, or a `fedha.recipes.Recipe`.
         target: The unseen domains among them, by name; the first is the one that rules and tables speak of. None:
             there are the sources' numbers alone.
         training: What a config says under ``training``; its ``optimizer`` may be a `fedha.rules.Rule`, or a function
@@ -163,6 +165,7 @@ def simulate(
         FedhaError: What is given does not fit; said before the first round where it can be.
     """
     _check_arguments(domains, target, engine, listener, out, classes, sections)
+    _check_one_run(recipe, seed)
     some = list(domains)
     if not some:
         raise FedhaError("fedha.simulate was given no domain; give a list of fedha.data.Domain, one a client")
@@ -173,7 +176,7 @@ def simulate(
     config = parse(
         {
             "name": "simulation",
-            "recipe": _plain(recipe),
+            "recipe": as_settings(recipe) if isinstance(recipe, Recipe) else _plain(recipe),
             "training": _known_training(training or {}),
             "seed": seed,
             "engine": {"name": engine} if isinstance(engine, str) else _plain(engine),
@@ -209,10 +212,21 @@ def _check_arguments(
     )
     check_argument(whose, "listener", listener, (Listener, nothing), "a fedha.runs.listener.Listener, or None")
     check_argument(whose, "out", out, (str, Path, nothing), "the folder to write, or None for a temporary one")
+    if out is not None and not str(out):
+        raise FedhaError(f"{whose} was given out={out!r}; give the folder to write, or None for a temporary one")
+    if isinstance(target, list | tuple) and (twice := [one for one in target if target.count(one) > 1]):
+        raise FedhaError(f"{whose} was given the target {twice[0]!r} twice; name each once")
     if classes is not None:
         check_number(whose, "classes", classes, 2)
     for name in {"data", "model"} & sections.keys():
         raise FedhaError(f"{whose} was given a section {name}, which its first arguments stand for; leave it out")
+
+
+def _check_one_run(recipe: object, seed: object) -> None:
+    whose, kinds = "fedha.simulate", (str, Mapping, RecipeConfig, Recipe)
+    what = "a row's name (`fedha recipes`), a dict of settings, or a fedha.recipes.Recipe; it trains one run"
+    check_argument(whose, "recipe", recipe, kinds, what)
+    check_number(whose, "seed", seed, 0)
 
 
 def _with_names(sections: Mapping[str, Any]) -> dict[str, Any]:

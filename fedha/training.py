@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fedha import statistics
+from fedha import cross_entropy
 from fedha.client_state import ClientState
 from fedha.data.domain import Domain
 from fedha.data.examples import Examples, largest_number
@@ -138,7 +138,7 @@ def evaluate(
         return {"examples": 0}
     own = {name: value.clone() for name, value in parameters.items()}  # a network may write to what it is handed
     logits = in_pieces(model, model, own, examples)
-    losses, hits = statistics.losses(logits, examples.labels), statistics.hits(logits, examples.labels)
+    losses, hits = cross_entropy.losses(logits, examples.labels), cross_entropy.hits(logits, examples.labels)
     return numbers_of(losses, hits, logits, examples.labels, wanted, groups_of(examples, wanted.groups))
 
 
@@ -336,7 +336,7 @@ def _measured(batch: Batch, names: Sequence[str], around: Circumstances) -> dict
     if not batch.whole:
         return derived(names, means_of(batch, names, around), batch.size)
     (seen,) = batch.measured()
-    with torch.no_grad(), statistics.shared():
+    with torch.no_grad(), cross_entropy.shared():
         return {name: measure(name, seen.view, seen.features, seen.labels, around) for name in names}
 
 

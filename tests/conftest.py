@@ -127,3 +127,11 @@ def _limit(item: pytest.Item) -> float:
 
 def _uses_ray(nodeid: str) -> bool:
     return Path(nodeid.partition("::")[0]).name.startswith("test_ray_")
+
+
+@pytest.fixture
+def same_numerics() -> None:
+    """A plain loop in the test and the clients of a grid compute with the same settings."""
+    from fedha import numerics
+
+    numerics.configure(1)

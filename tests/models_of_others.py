@@ -39,6 +39,10 @@ def titled(title: str, width=8, bias=True, mode="1") -> tuple[object, ...]:
     return title, width, bias, mode
 
 
+def counted(layers=2, sizes=(3,), many: list[int] | None = None) -> SplitModel:
+    return range(layers)[many]
+
+
 def too_narrow() -> SplitModel:
     return SplitModel(nn.Linear(7, 4), nn.Linear(4, 2))
 

@@ -79,6 +79,15 @@ def loses() -> Rule:
     return Rule("loses", init=lambda parameters: parameters, aggregate=lambda state, answers: mean_step({}, answers))
 
 
+def overwrites() -> Rule:
+    """Writes into the parameters that it is given."""
+
+    def aggregate(state: object, answers: Answers) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        return {name: value.sub_(answers.update[name]) for name, value in answers.parameters.items()}, {}
+
+    return Rule("overwrites", aggregate=aggregate)
+
+
 def fails() -> Rule:
     raise KeyError("strength")
 

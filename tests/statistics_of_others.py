@@ -27,6 +27,11 @@ def logit_mean() -> Statistic:
     )
 
 
+def fails() -> Statistic:
+    """Looks for what is not there."""
+    return Statistic("fails", (Mean("fails", lambda piece: {}["logits"]),))
+
+
 def spread() -> Statistic:
     """No mean over examples, though it says so."""
     return Statistic("spread", (Mean("spread", lambda piece: piece.logits.var(0, correction=0)),))

@@ -297,7 +297,7 @@ def test_weights_are_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_a_built_in_network_declares_its_options_and_takes_weights() -> None:
     for name in plugins.BUILT_IN[plugins.MODELS]:
-        module, _, function = plugins.place(plugins.MODELS, name).partition(":")
+        module, _, function = plugins.location(plugins.MODELS, name).partition(":")
         parameters = inspect.signature(getattr(__import__(module, fromlist=[function]), function)).parameters
         assert {"weights", "frozen", "image", "drop"} <= parameters.keys(), name
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedha.errors import FedhaError
 from fedha.models.calls import call_with
 
 
@@ -67,6 +68,11 @@ def test_a_network_that_fails_stays_as_it_was() -> None:
     with pytest.raises(RuntimeError):
         call_with(module, {"weight": torch.zeros(2, 4)}, (torch.randn(5, 3),))
     assert module.weight is weight
+
+
+def test_a_token_id_beyond_an_embedding_is_one_sentence() -> None:
+    with pytest.raises(FedhaError, match="an embedding of the network has no row for a whole number among the inputs"):
+        call_with(nn.Embedding(3, 2), {}, (torch.tensor([3]),))
 
 
 def test_gradients_reach_what_was_given() -> None:

@@ -22,7 +22,7 @@ from fedha.flower import HessianAlignment
 from fedha.recipes import RECIPES
 from fedha.runs.cohort_key import kept_secret
 from fedha.runs.own_files import owned
-from tests.test_recipes import SEED, make_problem
+from tests.problems import SEED, make_problem
 
 SIZES = [5, 1, 30, 4, 10]
 MEMBERS = [Member(place, f"d{place // 2}", size) for place, size in enumerate(SIZES)]

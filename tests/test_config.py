@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from fedha.config import (
     Config,
     RecipeConfig,
-    apply_override,
     from_json,
     load,
     located,
@@ -20,6 +19,7 @@ from fedha.config import (
     to_json,
     to_yaml,
 )
+from fedha.config.overrides import apply_override
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES, Recipe, Term
 

@@ -20,7 +20,7 @@ from fedha.config import RecipeConfig, TrainingConfig
 from fedha.exchange import Request
 from fedha.minibatches import measured_rows
 from fedha.models import SplitModel
-from tests.test_recipes import Problem, make_problem
+from tests.problems import Problem, make_problem
 
 ROUNDS, BATCH, RATE, DOMAINS = 8, 7, 0.01, 3
 TRAINING = TrainingConfig(rounds=ROUNDS, optimizer="adam", learning_rate=RATE, batch_size=BATCH)

@@ -23,8 +23,8 @@ from fedha.measurement import shapes
 from fedha.recipes import RECIPES
 from fedha.verdict import check_mean
 from fedha.verdict import problem as problem_of
-from tests.test_engines import app_of, assert_same_bits, train_over, train_plainly
-from tests.test_recipes import SEED, Problem, make_problem
+from tests.driving import app_of, assert_same_bits, train_over, train_plainly
+from tests.problems import SEED, Problem, make_problem
 
 Fault = Literal["gone", "silent", "crashed", "raised", "nan", "shape", "name"] | None
 TRAINING = TrainingConfig(rounds=3, optimizer="sgd", learning_rate=0.1)

@@ -24,7 +24,7 @@ from fedha.recipes import RECIPES
 from fedha.runs.checkpoint import load_checkpoint, read_saved, save_checkpoint
 from fedha.runs.files import STATE
 from tests.mutations import damaged_bytes
-from tests.test_recipes import SEED, make_problem
+from tests.problems import SEED, make_problem
 
 COUNT = 300
 TRAINING = TrainingConfig(rounds=10, optimizer="adam", learning_rate=0.01)

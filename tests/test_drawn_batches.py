@@ -19,7 +19,7 @@ from fedha.flower.wire import pack_tensors
 from fedha.minibatches import measured_rows
 from fedha.recipes import RECIPES
 from tests.batching.twins import assert_same, make_cohort, twin_rounds
-from tests.test_recipes import ROWS, SEED, make_problem
+from tests.problems import ROWS, SEED, make_problem
 
 DRAWN = TrainingConfig(rounds=10, optimizer="sgd", learning_rate=0.1, batch_size=7)
 WHOLE = DRAWN.model_copy(update={"batch_size": None})

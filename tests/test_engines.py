@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from hypothesis import given
@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from fedha import numerics
-from fedha.config import FederationConfig, LocalConfig, TrainingConfig, parse, to_json
+from fedha.config import FederationConfig, TrainingConfig, parse, to_json
 from fedha.engine.inline import InlineGrid
 from fedha.errors import ClientError, FedhaError
 from fedha.exchange import Reply, Request, Task
-from fedha.federation import run_round
-from fedha.flower import HessianAlignment, client_app
+from fedha.flower import HessianAlignment
 from fedha.flower.apps import bound_client_app, server_app
 from fedha.flower.failure import find_failure
 from fedha.flower.wire import (
@@ -35,52 +33,22 @@ from fedha.flower.wire import (
     unpack_tensors,
 )
 from fedha.models import SplitModel
-from fedha.recipes import RECIPES, Recipe
+from fedha.recipes import RECIPES
 from fedha.run import execute
 from fedha.runs.listener import Silent
 from fedha.training import evaluate
-from tests.test_recipes import PROBES, ROWS, SEED, Problem, make_problem
-
-SYNCHRONOUS = TrainingConfig(rounds=3, weight_decay=0.01, schedule="cosine", averaging="examples")
-LOCAL = TrainingConfig(
-    mode="local", rounds=3, optimizer="fedadam", local=LocalConfig(epochs=1, batch_size=5, momentum=0.5)
+from tests.driving import (
+    LOCAL,
+    SYNCHRONOUS,
+    app_of,
+    assert_same_bits,
+    train_over,
+    train_plainly,
+    train_with,
 )
+from tests.problems import PROBES, ROWS, SEED, make_problem
 
-
-@pytest.fixture(autouse=True)
-def same_numerics() -> None:
-    """The plain loop here and the clients of a grid compute with the same settings."""
-    numerics.configure(1)
-
-
-def app_of(problem: Problem) -> ClientApp:
-    return client_app(lambda _: problem.model, lambda context: problem.domains[client_id_of(context)])
-
-
-def client_id_of(context: Context) -> int:
-    return int(context.node_config["partition-id"])
-
-
-def train_over(
-    grid: Grid, strategy: HessianAlignment, problem: Problem, rounds: int
-) -> tuple[dict[str, Tensor], list[dict]]:
-    arrays, records = pack_tensors(dict(problem.model.named_parameters())), []
-    for number in range(1, rounds + 1):
-        messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)
-        arrays, _ = strategy.aggregate_train(number, grid.send_and_receive(messages))
-        records.append(strategy.last_round)
-    return unpack_tensors(arrays), records
-
-
-def train_plainly(problem: Problem, recipe: Recipe, training: TrainingConfig) -> tuple[dict[str, Tensor], list[dict]]:
-    server, clients = problem.server(recipe, training), problem.clients()
-    records = [run_round(server, clients, number) for number in range(1, training.rounds + 1)]
-    return server.parameters, records
-
-
-def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert_close(one, other, rtol=0, atol=0)
-
+pytestmark = pytest.mark.usefixtures("same_numerics")
 
 # --- one answer ---
 
@@ -257,44 +225,6 @@ def test_what_a_client_does_to_its_message_is_its_own() -> None:
 
 
 # --- what goes wrong ---
-
-
-class FaultyGrid(InlineGrid):
-    """Loses or breaks chosen exchanges as a deployment does: replies with errors, or none at all.
-
-    Args:
-        problem: Whose clients.
-        faults: {(message type, round, client's place): an error's reason, or None for silence}.
-        from_server: Errors come in the server's name, as where a node is gone.
-    """
-
-    def __init__(
-        self, problem: Problem, faults: dict[tuple[str, int, int], str | None], *, from_server: bool = False
-    ) -> None:
-        super().__init__(app_of(problem), len(problem.domains))
-        self.faults, self.from_server = faults, from_server
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        replies = []
-        for number, message in enumerate(messages):
-            message.metadata.__dict__["_message_id"] = (
-                f"{message.metadata.message_type} {number}"  # as Flower's grids do
-            )
-            fault = (message.metadata.message_type, int(message.metadata.group_id), message.metadata.dst_node_id - 2)
-            if fault not in self.faults:
-                replies += super().send_and_receive([message])
-            elif (reason := self.faults[fault]) is not None:
-                error = Message(Error(2, reason), reply_to=message)
-                if self.from_server:
-                    error.metadata.__dict__["_src_node_id"] = 1
-                replies.append(error)
-        return replies
-
-
-def train_with(faults: dict[tuple[str, int, int], str | None], recipe: str = "hgp", **options: bool) -> None:
-    problem = make_problem()
-    strategy = HessianAlignment(recipe, SYNCHRONOUS, seed=SEED, clients=3)
-    train_over(FaultyGrid(problem, faults, **options), strategy, problem, 3)
 
 
 @pytest.mark.parametrize("from_server", [False, True])

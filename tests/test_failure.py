@@ -22,8 +22,8 @@ from fedha.flower.failure import Failure, failure_of, find_failure, pack_failure
 from fedha.flower.serve import Job, load_domains, serve
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
-from tests.test_engines import app_of, train_over
-from tests.test_recipes import make_problem
+from tests.driving import app_of, train_over
+from tests.problems import make_problem
 
 SPEC = {
     "recipe": "exact_diagonal",

@@ -3,6 +3,7 @@
 import errno
 import stat
 import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,11 +28,11 @@ from fedha.loading import load
 from fedha.models import SplitModel
 from fedha.models.state import trained_parameters
 from fedha.placement import placed
-from fedha.progress import told_to
+from fedha.progress import reporting_to
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_resume import without_time
+from tests.killed_runs import without_time
 
 
 class Counting(nn.Module):
@@ -200,6 +201,47 @@ def test_rows_of_joined_and_chosen_sources_are_the_rows_themselves() -> None:
     assert row_keys(chosen).tolist() == row_keys(some)[rows.numpy()].tolist()
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A source that notes which rows it was told to begin with; chance changes nothing of it."""
+
+    inputs: Tensor
+    told: list[list[int]]
+    augmentation: None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.inputs.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inputs.dtype
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, rows: Tensor, draws: Any) -> Tensor:
+        return self.inputs[rows]
+
+    def expect(self, rows: Tensor, draws: Any) -> None:
+        self.told.append(rows.tolist())
+
+
+def test_inputs_of_features_that_are_known_are_not_begun(tmp_path: Path) -> None:
+    model, rows, round_draws = frozen((2, 8, 8), 3), torch.tensor([7, 4, 7]), (0, 1, 2)
+    parts = divided(model, examples().form)
+    assert parts is not None
+    for cache, remembered in ((None, [[4, 7], [5]]), (tmp_path, [])):
+        told: list[list[int]] = []
+        some = replace(examples(), inputs=Begun(examples().inputs, told))
+        found = featured(placed(some, model), parts, Keeping(cache), "these", whole=False)
+        told.clear()
+        for wanted in (rows, rows, torch.tensor([4, 5])):
+            found.expect(wanted, round_draws)
+            found.take(wanted, round_draws)
+        assert told == remembered
+
+
 # --- what goes wrong ---
 
 
@@ -220,7 +262,7 @@ def test_what_a_killed_process_left_is_gone_on_from(tmp_path: Path, monkeypatch:
     with (next(tmp_path.glob("*/part.rows"))).open("ab") as file:
         file.write(b"half a row")
     done, told = len(body.seen), list[str]()
-    with told_to(told.append):
+    with reporting_to(told.append):
         found = kept(some, model, tmp_path)
     assert told == ["computing features of these: goes on at 256 of 300 examples"]
     assert len(body.seen) - done == 2  # 44 that were missing

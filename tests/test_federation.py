@@ -23,20 +23,8 @@ from fedha.federation import Server, run_round
 from fedha.models import SplitModel, build
 from fedha.recipes import RECIPES, Recipe, in_local_steps
 from fedha.schedule import rate_factor
-from tests.test_recipes import (
-    PROBES,
-    ROWS,
-    SEED,
-    Live,
-    Problem,
-    example_losses,
-    leaves,
-    look,
-    make_problem,
-    mean,
-    objective,
-    spread,
-)
+from tests.problems import PROBES, ROWS, SEED, Problem, make_problem
+from tests.published_objectives import Live, example_losses, leaves, look, mean, objective, spread
 
 ROUNDS = 20
 WARM_UP = {"weight": 3.0, "warmup_rounds": 6, "warmup_weight": 0.5, "rescale": True}

@@ -21,13 +21,13 @@ from fedha.exchange import Task
 from fedha.federation import Server, run_round
 from fedha.flower.serve import Job
 from fedha.models import SplitModel, build, gaussian
-from fedha.models.random_layers import Chance, drawing, random_parts
+from fedha.models.random_layers import DrawSource, drawing, random_parts
 from fedha.recipes import RECIPES
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_recipes import LOCAL, SEED, SGD, Problem, make_problem
-from tests.test_resume import Killed
+from tests.killed_runs import assert_resumes
+from tests.problems import LOCAL, SEED, SGD, Problem, make_problem
 
 
 def problem() -> Problem:
@@ -36,7 +36,7 @@ def problem() -> Problem:
     return replace(plain, model=build(config, (4,), 3, SEED))
 
 
-def published(model: SplitModel, own: dict[str, Tensor], part: Examples, draws: Chance) -> Tensor:
+def published(model: SplitModel, own: dict[str, Tensor], part: Examples, draws: DrawSource) -> Tensor:
     """Risk of one draw, plus 0.3 times E|z|^2, plus 0.2 times KL[p(z|x), r(z|y)], by torch's distributions."""
     body = {name.removeprefix("featurizer."): value for name, value in own.items() if name.startswith("featurizer.")}
     mean, raw = functional_call(model.featurizer, body, (part.inputs,)).chunk(2, 1)
@@ -59,7 +59,9 @@ def test_the_update_is_the_gradient_of_the_published_objective() -> None:
     for number in range(1, 4):
         before = {name: value.detach().clone().requires_grad_() for name, value in server.parameters.items()}
         losses = [
-            published(given.model, before, domain.train, Chance((SEED, "chance", number, client, 0, "head"), drawn, 0))
+            published(
+                given.model, before, domain.train, DrawSource((SEED, "chance", number, client, 0, "head"), drawn, 0)
+            )
             for client, domain in enumerate(given.domains)
         ]
         slopes = torch.autograd.grad(torch.stack(losses).mean(), list(before.values()))
@@ -116,12 +118,7 @@ BASE: dict[str, Any] = {
 
 
 def test_a_killed_run_resumes_to_the_same_bits_and_secure_sums_agree(tmp_path: Path) -> None:
-    run_job(Job(parse(BASE), tmp_path / "whole"), Silent())
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Job(parse(BASE), tmp_path / "killed"), Killed(3))
-    run_job(Job(parse(BASE), tmp_path / "killed"), Silent(), resume=True)
-    whole, killed = ((tmp_path / name / runfolder.MODEL).read_bytes() for name in ("whole", "killed"))
-    assert whole == killed
+    assert_resumes(parse(BASE), tmp_path, 3)
     secure = {**BASE, "privacy": {"secure_aggregation": True, "minimum": 2}}
     run_job(Job(parse(secure), tmp_path / "secure"), Silent())
     one, other = (load_file(tmp_path / name / runfolder.MODEL) for name in ("whole", "secure"))

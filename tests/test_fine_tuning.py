@@ -18,7 +18,7 @@ from fedha.exchange import Task
 from fedha.federation import Server, run_round
 from fedha.randomness import generator
 from fedha.recipes import RECIPES
-from tests.test_recipes import SEED, Problem, make_problem
+from tests.problems import SEED, Problem, make_problem
 
 ROUNDS, WARMUP, RATE, MOST = 20, 3, 0.02, 0.3
 PARTS = {"featurizer": 0.1, "head": 2.0}

@@ -29,16 +29,16 @@ from fedha.config import CheckpointConfig, Config, from_json, parse, to_json
 from fedha.engine import sessions
 from fedha.engine.event_file import EventFile, new_events
 from fedha.engine.flower_processes import LocalFlower
-from fedha.engine.flower_simulation import _failed, _federation, _run_config, told_server_app
+from fedha.engine.flower_simulation import _failed, _federation, _run_config, simulated_server_app
 from fedha.engine.inline import InlineGrid
 from fedha.errors import ClientError, FedhaError, StoppedError
 from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
+from tests.driving import FaultyGrid, train_with
 from tests.jobs import run_job
-from tests.test_engines import FaultyGrid, train_with
-from tests.test_recipes import make_problem
-from tests.test_resume import Killed, without_time
+from tests.killed_runs import Killed, without_time
+from tests.problems import make_problem
 
 simulates = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -311,7 +311,7 @@ def serve_over(grid: InlineGrid, config: Config, folder: Path) -> list[tuple[str
     run_config = {"settings": to_json(config), "out": str(folder / "run")}
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
     with pytest.raises((FedhaError, ClientError)):
-        told_server_app(folder / "events")(grid=grid, context=context)
+        simulated_server_app(folder / "events")(grid=grid, context=context)
     with (folder / "events").open("rb") as file:
         return list(new_events(file))
 

@@ -23,7 +23,7 @@ from fedha.flower.serve import Job, load_domains, serve
 from fedha.models import SplitModel
 from fedha.recipes import RECIPES
 from fedha.runs.listener import Silent
-from tests.test_recipes import make_problem
+from tests.problems import make_problem
 
 SILENT_BEFORE = ("erm", "hgp", "hutchinson", "exact_diagonal", "coral", "fishr", "vrex", "iga", "fish")
 

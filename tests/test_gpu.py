@@ -18,7 +18,7 @@ from fedha.errors import FedhaError
 from fedha.exchange import Reply, Task
 from fedha.federation import Server
 from fedha.models import SplitModel
-from fedha.models.random_layers import Chance, Draw, drawing
+from fedha.models.random_layers import Draw, DrawSource, drawing
 from fedha.models.split import MixedPrecision
 from fedha.pieces import budget_bytes
 from fedha.recipes import RECIPES
@@ -160,7 +160,7 @@ def test_what_a_network_draws_there_is_repeated_and_disturbs_nobody() -> None:
     before, ones = torch.cuda.get_rng_state(device), torch.ones(64, 1, device=CUDA)
     seen, draws = [], (Draw(0),)
     for key in ((0, "chance", 1), (0, "chance", 1), (0, "chance", 2)):
-        with drawing(Chance(key, draws), device):
+        with drawing(DrawSource(key, draws), device):
             seen.append(drop(ones))
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])

@@ -12,8 +12,8 @@ from fedha.errors import FedhaError
 from fedha.flower import HessianAlignment, handshake
 from fedha.flower.client import check_server
 from fedha.runs.versions import versions
-from tests.test_engines import SYNCHRONOUS, app_of, train_over
-from tests.test_recipes import SEED, Problem, make_problem
+from tests.driving import SYNCHRONOUS, app_of, train_over
+from tests.problems import SEED, Problem, make_problem
 
 ROOT = Path(__file__).resolve().parents[1]
 

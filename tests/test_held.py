@@ -22,8 +22,8 @@ from fedha.flower.wire import CONSTANTS
 from fedha.models import SplitModel
 from fedha.models.state import kinds_of, named_state
 from fedha.recipes import RECIPES
-from tests.test_engines import app_of, assert_same_bits, train_over, train_plainly
-from tests.test_recipes import SEED, Problem, make_problem
+from tests.driving import app_of, assert_same_bits, train_over, train_plainly
+from tests.problems import SEED, Problem, make_problem
 from tests.test_state import frozen, own
 
 TRAINING = TrainingConfig(rounds=4, optimizer="sgd", learning_rate=0.1)

@@ -21,11 +21,11 @@ from fedha.engine import leftovers, ray_session
 from fedha.errors import ClusterError
 from fedha.flower import HessianAlignment
 from fedha.recipes import RECIPES
-from tests.test_engines import assert_same_bits, same_numerics, train_over
+from tests.driving import assert_same_bits, train_over
+from tests.problems import SEED
 from tests.test_ray_grid import SYNCHRONOUS, five_clients, grid_of
-from tests.test_recipes import SEED
 
-__all__ = ["same_numerics"]  # a fixture that every test here uses
+pytestmark = pytest.mark.usefixtures("same_numerics")
 
 
 @contextmanager
@@ -216,11 +216,11 @@ def test_a_head_that_does_not_answer_is_told_of_and_given_up(monkeypatch: pytest
 
 
 def test_a_worker_goes_to_the_node_with_most_room() -> None:
-    from fedha.engine.cluster import Node, refuge
+    from fedha.engine.cluster import Node, node_with_room
 
     nodes = [Node("head", "h", True, 0), Node("a", "a", True, 4), Node("b", "b", True, 2), Node("gone", "g", False, 64)]
     known = {one.id: one for one in nodes}
-    assert refuge(known, ["a", "a", "a", "b", "gone"], 1) == known["b"]
-    assert refuge(known, ["a", "b"], 1) == known["a"]
-    assert refuge(known, ["a", "b"], 3) == known["a"]
-    assert refuge(known, [], 5) is None
+    assert node_with_room(known, ["a", "a", "a", "b", "gone"], 1) == known["b"]
+    assert node_with_room(known, ["a", "b"], 1) == known["a"]
+    assert node_with_room(known, ["a", "b"], 3) == known["a"]
+    assert node_with_room(known, [], 5) is None

@@ -1,15 +1,18 @@
 """Networks are made from a config and a seed, in two parts that the statistics can rely on."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from fedha.config import ModelConfig
 from fedha.errors import FedhaError
 from fedha.models import SplitModel, build, head_matrix, with_bias
+from fedha.models.check import check_inputs
 
 CONFIGS = {
     "mlp": ModelConfig(hidden=[7, 5]),
@@ -99,6 +102,38 @@ def test_your_own_network_is_a_split_model() -> None:
     model = SplitModel(nn.Flatten(), nn.Linear(4, 3))
     assert model(torch.ones(2, 2, 2)).shape == (2, 3)
     assert [name for name, _ in model.named_parameters()] == ["head.weight", "head.bias"]
+
+
+class Ends(nn.Module):
+    """A network whose forward does something with what its last layer gives."""
+
+    def __init__(self, end: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body, self.fc, self.end = nn.Linear(4, 3), nn.Linear(3, 3), end
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.end(self.fc, self.body(inputs))
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (lambda fc, z: fc(z).softmax(1), "'fc': it works on what it gives"),
+        (lambda fc, z: fc(z) * 0.5, "'fc': it works on what it gives"),
+        (lambda fc, z: fc(z) + fc(2 * z), "'fc': it uses it more than once"),
+        (lambda fc, z: z, "'fc': it does not use it"),
+    ],
+)
+def test_a_network_that_goes_on_behind_its_head_is_not_split_there(end: Callable[..., Tensor], said: str) -> None:
+    with pytest.raises(FedhaError, match=said):
+        check_inputs(SplitModel.of(Ends(end), head="fc"), "a", (4,))
+
+
+def test_a_network_that_ends_with_its_head_is_split_into_the_same_network() -> None:
+    whole = Ends(lambda fc, z: fc(z).flatten(1))
+    made, inputs = SplitModel.of(whole, head="fc"), torch.randn(3, 4)
+    assert check_inputs(made, "a", (4,)) == 3
+    assert torch.equal(made(inputs), whole(inputs))
 
 
 @pytest.mark.parametrize(

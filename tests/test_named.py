@@ -70,6 +70,25 @@ def test_what_cannot_be_made_is_said(name: str, options: dict[str, object], prob
         build(ModelConfig(name=name, options=options), (128,), 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "key"),
+    [
+        ("make", {"width": ["3", "4"]}, "width"),
+        ("counted", {"layers": [3, 4]}, "layers"),
+        ("counted", {"sizes": [3, 4], "layers": "x"}, None),
+        ("counted", {"many": ["x"]}, None),
+    ],
+)
+def test_a_list_where_none_is_taken_is_said_to_be_no_grid(
+    name: str, options: dict[str, object], key: str | None
+) -> None:
+    with pytest.raises(FedhaError, match="model") as refused:
+        build(ModelConfig(name=f"{HERE}:{name}", options=options), (128,), 2, 0)
+    hint = f"; for a sweep over the values of model.{key} write {{choice: [3, 4]}}"
+    assert (hint in str(refused.value)) is (key is not None), refused.value
+    assert ("choice" in str(refused.value)) is (key is not None)
+
+
 def test_an_import_that_fails_says_how(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_network.py").write_text("import torch.nosuchthing\n")
     monkeypatch.chdir(tmp_path)

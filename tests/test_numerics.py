@@ -14,9 +14,7 @@ from fedha import numerics
 TOLERANCE = 2e-6
 
 
-@pytest.fixture(autouse=True)
-def configured() -> None:
-    numerics.configure(1)
+pytestmark = pytest.mark.usefixtures("same_numerics")
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

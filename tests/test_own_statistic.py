@@ -17,10 +17,11 @@ from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.federation import run_round
 from fedha.flower.wire import pack_task, unpack_task
+from fedha.measurement import shapes
 from fedha.recipes import Recipe, Term
 from tests.batching.twins import assert_same, local, make_cohort, twin_rounds
+from tests.problems import make_problem
 from tests.statistics_of_others import confidence, logit_mean
-from tests.test_recipes import make_problem
 
 NAME = "tests.statistics_of_others:confidence"
 PRIVATE = {"protect": "examples", "noise_multiplier": 1.0}
@@ -116,6 +117,12 @@ def test_what_is_no_mean_over_examples_is_refused_where_pieces_would_be_added_up
         make_problem().train(
             recipe("tests.statistics_of_others:spread"), SYNCHRONOUS.model_copy(update={"chunk": 9}), 1
         )
+
+
+def test_one_that_fails_is_named_with_its_line() -> None:
+    mine = recipe("tests.statistics_of_others:fails")
+    with pytest.raises(FedhaError, match=r"'tests.statistics_of_others:fails' fails with KeyError: .*others.py, line"):
+        shapes(make_problem().model, (4,), mine.measurements()[0], 1)
 
 
 def test_a_package_adds_one_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

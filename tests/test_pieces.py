@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from fedha.config import LocalConfig, TrainingConfig
 from fedha.recipes import Recipe as Row
-from tests.test_recipes import ROWS, make_problem
+from tests.problems import ROWS, make_problem
 
 ROUNDS = 20
 WARM = {"weight": 3.0, "warmup_rounds": 6, "warmup_weight": 0.5, "rescale": True}

@@ -26,10 +26,10 @@ from fedha.recipes import RECIPES
 from fedha.reference import weighted_mean
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
+from tests.driving import app_of, assert_same_bits, train_over
 from tests.jobs import run_job
-from tests.test_engines import app_of, assert_same_bits, train_over
-from tests.test_recipes import PROBES, ROWS, SEED, SGD, Problem, make_problem
-from tests.test_resume import Killed, without_time
+from tests.killed_runs import assert_resumes
+from tests.problems import PROBES, ROWS, SEED, SGD, Problem, make_problem
 
 PIGGYBACK = FederationConfig(schedule="piggyback", on_missing="stop")
 LOCAL = TrainingConfig(mode="local", rounds=3, local=LocalConfig(epochs=1, batch_size=6))
@@ -231,10 +231,4 @@ def test_a_run_evaluates_every_model_that_the_exact_schedule_evaluates(recipe: A
 def test_a_killed_run_resumes_to_the_same_bits(kill: int, tmp_path: Path) -> None:
     for every in (1, 2, 3):
         config = parse({**RUN, "recipe": "hgp", "checkpoint": {"every": every}})
-        whole, stopped = tmp_path / f"whole{every}", tmp_path / f"stopped{every}"
-        run_job(Job(config, whole), Silent())
-        with pytest.raises(KeyboardInterrupt):
-            run_job(Job(config, stopped), Killed(kill))
-        run_job(Job(config, stopped), Silent(), resume=True)
-        assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-        assert without_time(stopped / "metrics.jsonl") == without_time(whole / "metrics.jsonl")
+        assert_resumes(config, tmp_path / str(every), kill)

@@ -119,6 +119,11 @@ def test_arrays_need_no_labels(tmp_path: Path) -> None:
     numpy.savez(tmp_path / "new/c.npz", inputs=inputs[:, :3])
     with pytest.raises(FedhaError, match=r"shape \(3,\) and the run's network takes \(5,\)"):
         predict(tmp_path / "run", tmp_path / "wrong.csv", str(tmp_path / "new/c.npz"))
+    inputs[4, 2] = float("nan")
+    numpy.savez(tmp_path / "new/c.npz", inputs=inputs)
+    with pytest.raises(FedhaError, match=r"'c' \(to be predicted\) contain NaN .* column 2, first in .* 4"):
+        predict(tmp_path / "run", tmp_path / "wrong.csv", str(tmp_path / "new/c.npz"))
+    assert not (tmp_path / "wrong.csv").exists()
 
 
 def test_images_lie_in_class_folders_or_in_none(tmp_path: Path) -> None:

@@ -22,15 +22,13 @@ from fedha.exchange import Request, Task
 from fedha.federation import Server, run_round
 from fedha.flower import HessianAlignment, client_app
 from fedha.models import SplitModel
-from fedha.models.random_layers import BLOCK, Chance, Draw, drawing, random_parts
+from fedha.models.random_layers import BLOCK, Draw, DrawSource, drawing, random_parts
 from fedha.models.state import state_of
 from fedha.pieces import Batch
 from fedha.recipes import RECIPES
-from fedha.run import execute
-from fedha.runs.listener import Silent
 from fedha.training import answer_measure, answer_train
 from tests import models_of_others as others
-from tests.test_resume import Killed
+from tests.killed_runs import assert_resumes
 from tests.test_state import domain, own, seeded
 
 KINDS = [*others.BODIES]
@@ -232,17 +230,17 @@ def test_nor_does_what_a_head_draws(recipe: str) -> None:
 
 def test_rows_have_draws_of_their_own_and_a_share_of_them_is_dropped() -> None:
     body = nn.Dropout(0.25)
-    with drawing(Chance((0, "a"), (Draw(0),)), torch.device("cpu")):
+    with drawing(DrawSource((0, "a"), (Draw(0),)), torch.device("cpu")):
         seen = body(torch.ones(400, 100))
     assert float((seen == 0).double().mean()) == pytest.approx(0.25, abs=0.01)
     assert len({tuple(row.tolist()) for row in seen}) == 400
-    with drawing(Chance((0, "a"), (Draw(0),), first=150), torch.device("cpu")):
+    with drawing(DrawSource((0, "a"), (Draw(0),), first=150), torch.device("cpu")):
         assert torch.equal(body(torch.ones(33, 100)), seen[150:183])
 
 
 def test_a_layer_that_is_computed_again_on_the_way_back_keeps_torchs_draws() -> None:
     form, inputs = domain(0).train.form, domain(0).train.inputs
-    model, chance = seeded(drawing_network, kind="checkpointed")(), Chance((0, "a"), (None,))
+    model, chance = seeded(drawing_network, kind="checkpointed")(), DrawSource((0, "a"), (None,))
     assert random_parts(model, form).featurizer == (None,)
     assert random_parts(SplitModel(model.featurizer.body, model.head), form).featurizer == (Draw(0),)
     slopes = []
@@ -306,9 +304,4 @@ def test_a_run_that_was_killed_and_resumed_has_the_same_bits(kind: str, tmp_path
             "checkpoint": {"every": 2},
         }
     )
-    execute(config, tmp_path / "straight", Silent())
-    with pytest.raises(KeyboardInterrupt):
-        execute(config, tmp_path / "killed", Killed(3))
-    execute(config, tmp_path / "killed", Silent(), resume=True)
-    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "killed"))
-    assert one == other
+    assert_resumes(config, tmp_path, 3)

@@ -19,7 +19,7 @@ from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_resume import Killed, Rounds, without_time
+from tests.killed_runs import Rounds, assert_same_bits, kill_and_resume, without_time
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
 
@@ -185,11 +185,8 @@ def test_a_run_may_be_stopped_on_one_engine_and_resumed_on_another(tmp_path: Pat
     run_job(Job(config(name, "inline"), tmp_path / "whole"), Silent())
     for first, second in (("ray", "inline"), ("inline", "ray")):
         place = tmp_path / f"{first}-{second}"
-        with pytest.raises(KeyboardInterrupt):
-            run_job(Job(config(name, first), place), Killed(3))
-        run_job(Job(config(name, second), place), Silent(), resume=True)
-        assert model(place) == model(tmp_path / "whole")
-        assert without_time(place / "metrics.jsonl") == without_time(tmp_path / "whole" / "metrics.jsonl")
+        kill_and_resume(config(name, first), place, 3, config(name, second))
+        assert_same_bits(place, tmp_path / "whole")
 
 
 def test_a_run_on_ray_that_is_asked_to_stop_goes_on_to_the_same_bits(tmp_path: Path) -> None:

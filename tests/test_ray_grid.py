@@ -24,10 +24,10 @@ from fedha.flower.client import Clients
 from fedha.flower.failure import find_failure
 from fedha.models import SplitModel
 from fedha.recipes import RECIPES
-from tests.test_engines import assert_same_bits, same_numerics, train_over, train_plainly
-from tests.test_recipes import PROBES, ROWS, SEED, Problem, make_domain, make_problem
+from tests.driving import assert_same_bits, train_over, train_plainly
+from tests.problems import PROBES, ROWS, SEED, Problem, make_domain, make_problem
 
-__all__ = ["same_numerics"]  # a fixture that every test here uses
+pytestmark = pytest.mark.usefixtures("same_numerics")
 
 SYNCHRONOUS = TrainingConfig(rounds=3, weight_decay=0.01, schedule="cosine", averaging="examples")
 LOCAL = TrainingConfig(mode="local", rounds=3, local=LocalConfig(epochs=1, batch_size=6, momentum=0.5))

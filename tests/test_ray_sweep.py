@@ -79,14 +79,14 @@ def test_a_sweep_that_is_asked_to_stop_saves_what_is_under_way(shared_ray: None)
     begun: list[int] = []
 
     def stop() -> bool:
-        if any((store.place(one.name) / runfolder.METRICS).exists() for one in jobs):
+        if any((store.run_folder(one.name) / runfolder.METRICS).exists() for one in jobs):
             begun.append(1)
         return bool(begun)
 
     states = [one.state for one in on_ray(store, whole(jobs), 2, stop=stop) if one is not None]
     assert "stopped" in states
     assert DONE not in states
-    assert any((store.place(one.name) / "checkpoint" / "state.safetensors").exists() for one in jobs)
+    assert any((store.run_folder(one.name) / "checkpoint" / "state.safetensors").exists() for one in jobs)
 
 
 def test_halving_on_ray_keeps_those_that_it_keeps_in_one_process(shared_ray: None) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from fedha.run import execute
 from fedha.runs.listener import Silent
 from fedha.runs.runfolder import read_metrics
 from tests.jobs import run_job
+from tests.killed_runs import Killed, Rounds, without_time
 from tests.made_runs import as_in_0_1_0
 
 ROUNDS = 7
@@ -70,44 +70,8 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-class Killed(Silent):
-    """Kills the run when a round ends, or when it is told something that begins so."""
-
-    def __init__(self, round: int = 0, note: str = "") -> None:
-        self.round, self.text = round, note
-
-    def round_done(self, record: Mapping[str, Any]) -> None:
-        if record["round"] == self.round:
-            raise KeyboardInterrupt
-
-    def note(self, text: str) -> None:
-        if self.text and text.startswith(self.text):
-            raise KeyboardInterrupt
-
-
-class Rounds(Silent):
-    """Writes down which rounds were run."""
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-        self.notes: list[str] = []
-
-    def round_done(self, record: Mapping[str, Any]) -> None:
-        self.seen.append(record["round"])
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def settings(**changes: Any) -> Config:
     return parse({**BASE, **changes})
-
-
-def without_time(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON file, an object a line or one in all, but for the seconds that they took."""
-    text = path.read_text(encoding="utf-8")
-    objects = [json.loads(text)] if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
-    return [{key: value for key, value in one.items() if key != "seconds"} for one in objects]
 
 
 def assert_same_run(resumed: Path, whole: Path, results: str = "results.json") -> None:

@@ -1,6 +1,7 @@
 """Objects through `fedha.simulate` and back through `fedha.load`: the same run as a config's, known by digest."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ from torch import nn
 
 import fedha
 from fedha.cli.launch import find_config
+from fedha.config import load_written, parse
+from fedha.config.recipe import as_settings
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
 from fedha.models import SplitModel
+from fedha.recipes import RECIPES, Recipe, Term
 from fedha.run import execute
 from fedha.runs.listener import Silent
 from tests import models_of_others
@@ -113,6 +117,10 @@ def test_objects_without_a_name_are_known_by_digest_and_taken_again(tmp_path: Pa
         ({"training": {"round": 3}}, "unknown key 'training.round'; did you mean 'rounds'"),
         ({"domains": [DOMAINS[0], DOMAINS[0]]}, "give every domain its own name"),
         ({"domains": [3]}, "the data of client 0 are a int"),
+        ({"recipe": ["erm", "hgp"]}, "give a row's name .* it trains one run"),
+        ({"seed": [0, 1]}, r"was given seed=\[0, 1\]; give a whole number from 0"),
+        ({"target": ["d2", "d2"]}, "was given the target 'd2' twice"),
+        ({"recipe": Recipe("mine", (Term("gradient", -1.0),))}, "weight of gradient is -1; give a number from 0"),
     ],
 )
 def test_what_does_not_fit_is_said_before_the_first_round(change: dict, problem: str, tmp_path: Path) -> None:
@@ -142,6 +150,59 @@ def test_a_run_of_the_first_version_is_loaded_as_its_data_say(tmp_path: Path) ->
     after = fedha.load(as_in_0_1_0(tmp_path / "run"))
     assert after.expects == before.expects
     assert all(torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items())
+
+
+def test_a_recipe_is_handed_over_as_a_value_and_stands_in_the_config(tmp_path: Path) -> None:
+    terms = (Term("gradient", 0.1, target="zero"), Term("gradient_variance", 2.0, client_average=0.5))
+    mine = Recipe("mine", terms, weight=3.0, warmup_rounds=1, weighting="risk", source="nowhere")
+    asked = {"training": {"rounds": 3}}
+    whole = fedha.simulate(DOMAINS, models_of_others.fitted, mine, **asked)
+    fedha.simulate(DOMAINS, models_of_others.fitted, mine, training={"rounds": 1}, out=tmp_path / "run")
+    written = load_written(tmp_path / "run" / "config.yaml").recipe[0]
+    assert replace(written.resolve(), source="nowhere") == mine
+    resumed = fedha.simulate(DOMAINS, models_of_others.fitted, written, out=tmp_path / "run", resume=True, **asked)
+    assert all(map(torch.equal, whole.model.state_dict().values(), resumed.model.state_dict().values()))
+    assert as_settings(RECIPES["hgp"]) == {"name": "hgp"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "problem"),
+    [
+        ({"name": "mine", "terms": [{"statistic": "gradeint"}]}, "no statistic 'gradeint'; did you mean 'gradient'"),
+        ({"name": "mine", "terms": [{"statistic": "gradient", "wieght": 1}]}, "wieght is 1: unexpected keyword"),
+        ({"name": "mine", "terms": [], "align": {"gradient": 1}}, "align and terms both say what is aligned"),
+        ({"name": "hgp", "weighting": "risk"}, "weighting and projected are of a row of your own"),
+    ],
+)
+def test_a_row_of_your_own_that_is_wrong_is_said(recipe: dict, problem: str) -> None:
+    with pytest.raises(FedhaError, match=problem):
+        parse({"recipe": recipe})
+
+
+def test_a_folder_that_nobody_can_look_into_is_one_sentence(tmp_path: Path) -> None:
+    for ask in (fedha.load, lambda out: fedha.simulate(DOMAINS, network, out=out, resume=True)):
+        with pytest.raises(FedhaError, match=r"cannot look into the folder .*: File name too long"):
+            ask(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("make", "classes", "problem"),
+    [
+        (lambda: SplitModel(nn.Flatten(), nn.LazyLinear(2)), 2, "has no shape yet, for its layer is a lazy one"),
+        (network, 3, "tells 2 classes apart but the data have 3; give its head so many outputs"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_said_before_the_first_round(make: object, classes: int, problem: str) -> None:
+    with pytest.raises(FedhaError, match=problem):
+        fedha.simulate(DOMAINS, make, "erm", classes=classes)
+
+
+def test_a_round_that_never_was_is_said(tmp_path: Path) -> None:
+    fedha.simulate(DOMAINS, network, "erm", training={"rounds": 1}, out=tmp_path / "run")
+    with pytest.raises(FedhaError, match=r"there is no round 9 in .*; its rounds are 1 to 1"):
+        fedha.load(tmp_path / "run", round=9)
+    with pytest.raises(FedhaError, match="was given round='1'; give a whole number from 1"):
+        fedha.load(tmp_path / "run", round="1")
 
 
 def coarse(precision: torch.dtype, *, frozen: bool) -> SplitModel:

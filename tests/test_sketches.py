@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import grad, hessian
 
 from fedha import sketches, statistics
-from tests.test_statistics import Client, make_client
+from tests.linear_clients import Client, make_client
 
 
 def all_signs(classes: int, width: int) -> Tensor:

@@ -27,7 +27,7 @@ from fedha.recipes import RECIPES
 from fedha.run import execute
 from fedha.runs.listener import Silent
 from tests import models_of_others as others
-from tests.test_resume import Killed
+from tests.killed_runs import Killed
 
 SHAPE = (4, 2)
 SYNCHRONOUS = TrainingConfig(weight_decay=0.1)

@@ -1,7 +1,6 @@
 """Laws of the closed forms, in float64 against autograd, for softmax heads and for the one-logit head."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -9,31 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, vmap
-from torch.func import hessian as autograd_hessian
 
-from fedha import statistics
-
-
-class Client(NamedTuple):
-    head: Tensor
-    features: Tensor
-    labels: Tensor
-
-
-def make_client(seed: int, classes: int, examples: int, width: int) -> Client:
-    draws = torch.Generator().manual_seed(seed)
-    features = torch.randn(examples, width, generator=draws, dtype=torch.float64)
-    features[:, -1] = 1
-    labels = torch.randint(0, max(classes, 2), (examples,), generator=draws)
-    return Client(torch.randn(classes, width, generator=draws, dtype=torch.float64), features, labels)
-
-
-HEADS = st.integers(1, 4)
-
-
-def clients(classes: st.SearchStrategy[int] = HEADS) -> st.SearchStrategy[Client]:
-    """C = 1 is the one-logit head; fewer and more examples than classes and than weights occur."""
-    return st.builds(make_client, st.integers(0, 2**31), classes, st.integers(2, 6), st.integers(2, 4))
+from fedha import cross_entropy, statistics
+from tests.linear_clients import Client, clients, hessian_twin, make_client, risk_twin
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
@@ -41,18 +18,6 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 
 
 # The naive twins: the definitions, by autograd where a derivative is meant.
-
-
-def risk_twin(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    logits = features @ head.T
-    if len(head) == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits], 1)
-    scores = logits.exp()
-    return -(scores / scores.sum(1, keepdim=True)).log()[torch.arange(len(labels)), labels].mean()
-
-
-def hessian_twin(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    return autograd_hessian(risk_twin)(head, features, labels).reshape(head.numel(), head.numel())
 
 
 def diagonal_twin(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -259,7 +224,7 @@ def test_shared_changes_no_value_and_no_gradient(client: Client) -> None:
 
     features = client.features.clone().requires_grad_()
     alone = objective(features)
-    with statistics.shared():
+    with cross_entropy.shared():
         together = objective(features)
         with torch.no_grad():
             assert not statistics.gradient(client.head, features, client.labels).requires_grad
@@ -272,7 +237,7 @@ def test_shared_changes_no_value_and_no_gradient(client: Client) -> None:
 
 def test_shared_computes_the_gradient_once_and_forgets_it_on_leaving() -> None:
     client = make_client(0, 3, 5, 4)
-    with statistics.shared():
+    with cross_entropy.shared():
         first = statistics.gradient(*client)
         assert statistics.gradient(*client) is first
     assert statistics.gradient(*client) is not first

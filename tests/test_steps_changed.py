@@ -21,7 +21,7 @@ from fedha.minibatches import minibatches
 from fedha.mixup import Mixing
 from fedha.models import SplitModel
 from fedha.recipes import RECIPES
-from tests.test_recipes import LOCAL, SEED, SGD, Problem, make_problem
+from tests.problems import LOCAL, SEED, SGD, Problem, make_problem
 
 RATE = 0.1
 STEPS = TrainingConfig(

@@ -13,7 +13,7 @@ from torch.func import hessian as autograd_hessian
 from torch.nn import functional
 from torch.testing import assert_close
 
-from fedha import nonlinear, sketches, statistics
+from fedha import cross_entropy, nonlinear, sketches, statistics
 from fedha.config import PrivacyConfig, TrainingConfig, parse
 from fedha.errors import FedhaError
 from fedha.exchange import Task
@@ -23,8 +23,8 @@ from fedha.privacy.moments import Batch, measure
 from fedha.recipes import RECIPES
 from fedha.registry import moments
 from fedha.targets import class_weights, softening, target_rows
-from tests.test_recipes import ROWS, SEED, make_problem
-from tests.test_statistics import HEADS, Client, make_client
+from tests.linear_clients import HEADS, Client, make_client
+from tests.problems import ROWS, SEED, make_problem
 
 SOFT = TrainingConfig(label_smoothing=0.2, class_weights=[0.5, 2.0, 1.5])
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -136,7 +136,7 @@ def test_smoothing_is_torchs_and_weights_scale_each_example() -> None:
     rows = target_rows(SOFT, 3, labels)
     smoothed = functional.cross_entropy(logits, labels, label_smoothing=0.2, reduction="none")
     expected = smoothed * torch.tensor([0.5, 2.0, 1.5], dtype=torch.float64)[labels]
-    assert_close(statistics.losses(logits, rows[labels]), expected, rtol=1e-12, atol=0)
+    assert_close(cross_entropy.losses(logits, rows[labels]), expected, rtol=1e-12, atol=0)
 
 
 def test_balanced_weights_make_the_classes_that_a_client_has_count_alike() -> None:

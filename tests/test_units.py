@@ -25,10 +25,10 @@ from fedha.registry import statistic
 from fedha.runs.listener import Silent
 from fedha.table import COUNTED, STATISTICS
 from tests.batching.twins import assert_same, local, make_cohort, twin_rounds
+from tests.driving import LOCAL, SYNCHRONOUS, app_of, assert_same_bits, train_over
 from tests.jobs import run_job
-from tests.test_engines import LOCAL, SYNCHRONOUS, app_of, assert_same_bits, train_over
-from tests.test_recipes import PROBES, ROWS, SEED, Problem, make_problem
-from tests.test_resume import Killed, without_time
+from tests.killed_runs import assert_resumes
+from tests.problems import PROBES, ROWS, SEED, Problem, make_problem
 
 DEGREES = {name: row.degree for name, row in STATISTICS.items() if row.degree and not row.representation}
 SGD = TrainingConfig(rounds=3, optimizer="sgd", learning_rate=0.1)
@@ -188,13 +188,7 @@ RUN = {
 @pytest.mark.parametrize("schedule", ["exact", "piggyback"])
 def test_a_killed_run_resumes_to_the_same_bits(schedule: str, tmp_path: Path) -> None:
     config = parse({**RUN, "federation": {"schedule": schedule}, "checkpoint": {"every": 1}})
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run_job(Job(config, whole), Silent())
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Job(config, stopped), Killed(2))
-    run_job(Job(config, stopped), Silent(), resume=True)
-    assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert without_time(stopped / "metrics.jsonl") == without_time(whole / "metrics.jsonl")
+    assert_resumes(config, tmp_path, 2)
 
 
 def test_units_pass_secure_sums(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
+from tests.killed_runs import assert_resumes, without_time
 from tests.test_features import Counting, Drawn, counted, examples, image_config
-from tests.test_resume import Killed, without_time
 
 TURNED = {"augment": "tests.transforms_of_others:own_draws"}
 VIEWS = 3
@@ -158,14 +158,9 @@ def test_workers_take_the_same_views(tmp_path: Path) -> None:
 
 def test_views_move_a_run_and_it_is_resumed_to_its_bits(tmp_path: Path) -> None:
     config = config_of(tmp_path, checkpoint={"every": 1})
-    run_job(Job(config, tmp_path / "whole"), Silent())
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Job(config, tmp_path / "killed"), Killed(2))
-    run_job(Job(config, tmp_path / "killed"), Silent(), resume=True)
-    one, other = ((tmp_path / place / runfolder.MODEL).read_bytes() for place in ("whole", "killed"))
-    assert one == other
+    whole = assert_resumes(config, tmp_path, 2)
     run_job(Job(image_config(tmp_path), tmp_path / "plain"), Silent())
-    assert (tmp_path / "plain" / runfolder.MODEL).read_bytes() != one
+    assert (tmp_path / "plain" / runfolder.MODEL).read_bytes() != (whole / runfolder.MODEL).read_bytes()
 
 
 def test_seeds_share_views_and_the_cost_is_told_before(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from sides import by_hand, networks, rounds
 from torch import Tensor, nn
 
 from card.stage import Stage
-from fedha import statistics
+from fedha import cross_entropy
 from fedha.config import TrainingConfig
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
@@ -116,7 +116,7 @@ def one_statistic(name: str, model: SplitModel, device: torch.device, dtype: tor
     features = view.prepare(model.featurizer(domain.train.take())).detach()
     direction = torch.linspace(-1, 2, math.prod(view.shape), dtype=torch.float64).view(view.shape).sin()
     around = Circumstances(0, 1, "d0", 8, {"gradient": direction.to(device, dtype)})
-    with statistics.shared():
+    with cross_entropy.shared():
         return measure(name, view, features, domain.train.labels, around).detach()
 
 

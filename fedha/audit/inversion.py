@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedha import statistics
+from fedha import cross_entropy, statistics
 from fedha.audit.network import features_of
 from fedha.models.split import SplitModel, head_matrix
 from fedha.randomness import generator
@@ -167,7 +167,7 @@ def _gradients(
     if names is None:
         head = head_matrix(parameters["head.weight"], parameters["head.bias"])
         return [statistics.gradient(head, features_of(model, parameters, inputs), labels)]
-    risk = statistics.losses(functional_call(model, dict(parameters), (inputs,)), labels).mean()
+    risk = cross_entropy.losses(functional_call(model, dict(parameters), (inputs,)), labels).mean()
     slopes: tuple[Tensor, ...] = torch.autograd.grad(risk, [parameters[name] for name in names], create_graph=True)
     return slopes
 

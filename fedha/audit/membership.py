@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedha.cross_entropy import losses
 from fedha.data.examples import Examples, joined
 from fedha.randomness import generator
-from fedha.statistics import losses
 
 
 def loss_scores(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from fedha import statistics
+from fedha import cross_entropy
 from fedha.batching import shared
 from fedha.batching.chunk import Chunk, budget, group, stack
 from fedha.batching.memory import measuring_bytes, training_bytes
@@ -177,7 +177,7 @@ def _evaluate(
         with torch.no_grad():
             for rows, truth in zip(inputs.split(most), labels.split(most), strict=True):
                 logits = forward(layers, shared, rows[None])[0]
-                both = statistics.losses(logits, truth), statistics.hits(logits, truth)
+                both = cross_entropy.losses(logits, truth), cross_entropy.hits(logits, truth)
                 seen.append(torch.stack([one.double() for one in both]))
                 known += [logits] if wanted else []
         sizes = [len(parts[place]) for place in places]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fedha import statistics
+from fedha import cross_entropy
 from fedha.batching.network import Network, forward
 from fedha.batching.rows import Batch
 from fedha.exchange import Request
@@ -52,8 +52,8 @@ class Stacked:
         """
         if not self.common.terms:
             logits = forward(self.network.head, parameters, features)
-            right = statistics.hits(logits.detach(), labels).to(logits.dtype)
-            risk = batch.mean(statistics.losses(logits, labels))
+            right = cross_entropy.hits(logits.detach(), labels).to(logits.dtype)
+            risk = batch.mean(cross_entropy.losses(logits, labels))
             return {"loss": risk, "risk": risk, "accuracy": batch.mean(right)}
         head = {name: value for name, value in parameters.items() if name.startswith("head.")}
         apart = {name: value[batch.clients] for name, value in self.apart.items()}
@@ -134,7 +134,7 @@ def measure_stacked(
     around = replace(around, signs={owner: draw_signs(owner, view, around, features) for owner in owners})
 
     def one(features: Tensor, labels: Tensor) -> Named:
-        with statistics.shared():
+        with cross_entropy.shared():
             prepared = view.prepare(features)
             return {name: measure(name, view, prepared, labels, around) for name in names}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedha import statistics
+from fedha import cross_entropy
 from fedha.exchange import Request
 from fedha.inputs import arguments, joined
 from fedha.measurement import HeadView, measure, view_head
@@ -128,7 +128,7 @@ def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
         return _risks(seen, objectives, norms)
     found = []
     for objective, (features, labels) in zip(objectives, seen.apart(), strict=True):
-        with statistics.shared():
+        with cross_entropy.shared():
             parts = objective.parts(*objective.measure(seen.view, features, labels), norms)
             right = seen.view.functions.accuracy(*seen.view.arguments, features, labels)  # shares the risk's logits
         found.append({**parts, "accuracy": right})
@@ -138,8 +138,8 @@ def _parts(seen: Pass, objectives: Sequence[Objective]) -> list[Named]:
 def _risks(seen: Pass, objectives: Sequence[Objective], norms: Tensor | float) -> list[Named]:
     """Where nothing is aligned: the risks of all rows at once."""
     logits = seen.view.functions.logits(*seen.view.arguments, seen.features, seen.labels)
-    risks = [own.mean() for own in statistics.losses(logits, seen.labels).split(seen.sizes)]
-    right = [own.mean() for own in statistics.hits(logits, seen.labels).to(logits.dtype).split(seen.sizes)]
+    risks = [own.mean() for own in cross_entropy.losses(logits, seen.labels).split(seen.sizes)]
+    right = [own.mean() for own in cross_entropy.hits(logits, seen.labels).to(logits.dtype).split(seen.sizes)]
     return [
         {**objective.parts(risk, {}, norms), "accuracy": own}
         for objective, risk, own in zip(objectives, risks, right, strict=True)
@@ -158,7 +158,7 @@ def _measured(clients: Sequence[Holder], seen: Pass, request: Request, names: Se
     found = []
     for client, (features, labels) in zip(clients, seen.apart(), strict=True):
         around, features = circumstances(client, request, reference=True), features.detach()
-        with torch.no_grad(), statistics.shared():
+        with torch.no_grad(), cross_entropy.shared():
             found.append({name: measure(name, seen.view, features, labels, around) for name in names})
     return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedha import statistics
+from fedha import cross_entropy
 from fedha.batching.chunk import Chunk
 from fedha.batching.network import Network, forward
 from fedha.batching.objective import Named, Stacked, common_circumstances, measure_stacked, stacked_objective
@@ -73,8 +73,8 @@ def _numbers(
         for batch, seen, truth in zip(batches, features, labels, strict=True):
             logits = forward(network.head, shared, seen.flatten(0, 1)[None])
             logits = logits.view(*seen.shape[:2], -1)
-            risks.append(batch.mean(statistics.losses(logits, truth)))
-            accuracies.append(batch.mean(statistics.hits(logits, truth).to(logits.dtype)))
+            risks.append(batch.mean(cross_entropy.losses(logits, truth)))
+            accuracies.append(batch.mean(cross_entropy.hits(logits, truth).to(logits.dtype)))
     return {"risk": torch.cat(risks), "accuracy": torch.cat(accuracies)}
 
 

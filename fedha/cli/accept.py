@@ -1,6 +1,5 @@
 """`fedha deploy accept` and `bundle`: what a site says yes to, contracts and code, and what its runs bring."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,10 +57,10 @@ def accept(
             f"{at.absolute()} is the folder of a federation or of its server, not a site's; name clients/NAME with --at"
         )
     if not accepted.add(at / accepted.FILE, line):
-        _say(f"{at / accepted.FILE} has it already.")
+        typer.echo(f"{at / accepted.FILE} has it already.")
         return
-    _say(f"{at / accepted.FILE} has a new line: {line}")
-    _say("Start the site's app again: docker compose up --detach --force-recreate")
+    typer.echo(f"{at / accepted.FILE} has a new line: {line}")
+    typer.echo("Start the site's app again: docker compose up --detach --force-recreate")
 
 
 def write_bundle(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
@@ -82,16 +81,12 @@ def write_bundle(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
 
 
 def _show(found: "Bundle") -> None:
-    _say(f"{_shown(found.name)} {_shown(found.version)}, whose clients start {_shown(found.client_app)}")
+    typer.echo(f"{_shown(found.name)} {_shown(found.version)}, whose clients start {_shown(found.client_app)}")
     for name, size in found.files:
-        _say(f"  {size:>9,} bytes  {_shown(name)}")
-    _say(f"SHA-256 {found.digest}")
+        typer.echo(f"  {size:>9,} bytes  {_shown(name)}")
+    typer.echo(f"SHA-256 {found.digest}")
 
 
 def _shown(text: str) -> str:
     """Text of somebody else's for a terminal: as it is, or with everything written out that is no plain character."""
     return text if text.isascii() and text.isprintable() else ascii(text)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fedha import config as configs
 from fedha.atomic import write_text
-from fedha.cli import publish, stopping
+from fedha.cli import publish
 from fedha.cli.steps import Steps
 from fedha.config import Config
 from fedha.errors import FedhaError
@@ -68,13 +68,8 @@ def _written(config: Config, place: Path, console: Console, *, quiet: bool, trai
     own_files.check_free(place, (ADVERSARY,))
     with Steps(console, quiet) as steps:
         steps.begin(f"A server that cheats: {run_title(config, 1, 1)}, in {place}")
-
-        def progress(what: str, done: int, of: int) -> None:
-            stopping.check("stopped")
-            steps.progress(what, done, of)
-
         with owner.owning(runfolder.make_folder(place)):
-            adversary_record.write(place, play(config, progress, trained=trained))
+            adversary_record.write(place, play(config, steps.watched, trained=trained))
 
 
 def _show(places: Sequence[Path], console: Console, table: Path | None) -> None:

@@ -1,18 +1,19 @@
 """Who asks a run's clients in a diagnosis: an engine on this machine, or a deployment's server."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedha import config as configs
 from fedha.cli import diagnose, stopping
-from fedha.cli.deployed import Address, Runs, To, destination
+from fedha.cli.deployed import Address, Runs, destination
 from fedha.cli.diagnose import Ask
+from fedha.cli.options import Quiet, To
 from fedha.cli.steps import Steps
 from fedha.runs import runfolder
+from fedha.runs.listener import Silent
 
 if TYPE_CHECKING:  # torch: slow to import, and help should come at once
     from fedha.config import Config
@@ -90,7 +91,7 @@ def deployed(
     runs: Runs = None,
     form: diagnose.Printed = None,
     again: diagnose.Again = False,
-    quiet: diagnose.Quiet = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure how a deployment's domains look to a run's learned head: `fedha diagnose`, asked at the sites.
 
@@ -119,19 +120,10 @@ def _config(place: Path) -> "Config":
 
 
 @dataclass(frozen=True)
-class _Noting:
+class _Noting(Silent):
     """Tells what a listener is told in sentences; of rounds there are none."""
 
     steps: Steps
-
-    def started(self, config: "Config", folder: Path, first_round: int) -> None:
-        """Ignore."""
-
-    def round_done(self, record: Mapping[str, Any]) -> None:
-        """Ignore."""
-
-    def finished(self, results: Mapping[str, Any]) -> None:
-        """Ignore."""
 
     def note(self, text: str) -> None:
         """Show it."""

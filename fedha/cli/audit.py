@@ -1,7 +1,7 @@
 """`fedha audit`: attacks on what runs really sent, their table, and their part of the report."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +13,11 @@ from fedha import config as configs
 from fedha.cli import adversary as cheats
 from fedha.cli import launch, publish, stopping
 from fedha.cli.exits import EndedError
+from fedha.cli.options import Overrides, Quiet
 from fedha.cli.steps import Steps
 from fedha.config import Config
 from fedha.errors import FedhaError, StoppedError
-from fedha.runs import folders, own_files, owner, runfolder
-from fedha.runs.files import typed
+from fedha.runs import own_files, owner, runfolder
 from fedha.runs.wording import run_title
 
 if TYPE_CHECKING:  # torch and Flower: slow to import, and help should come at once
@@ -28,7 +28,7 @@ Places = Mapping[Path, Path]  # of each run, where its audit is written
 
 def audit(
     target: Annotated[str, typer.Argument(metavar="RUN|CONFIG")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: Overrides = None,
     rounds: Annotated[
         str,
         typer.Option("--rounds", metavar="LIST", help="Such as 1,10-20,last, or all; default: some, early ones first."),
@@ -72,7 +72,7 @@ def audit(
             "--table", metavar="FILE", help="With --adversary: also write its table there: .txt, .md, .tex or .csv."
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the table at the end.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Attack what runs really sent: what could an honest-but-curious server read, beside a guess?
 
@@ -108,7 +108,7 @@ def audit(
         raise FedhaError(f"--table {table} is for --adversary alone; the table of attacks is in the report")
     cheats.check(table)
     if Path(target).is_dir() and not overrides:
-        runs = _finished(Path(target), console)
+        runs = publish.finished(Path(target), console)
         places = {one: out / one.relative_to(target) if out else one for one in runs}
         common = out or Path(target)
         if adversary:
@@ -167,7 +167,7 @@ def _audit(run: Path, place: Path, settings: "Settings", steps: Steps, keep: boo
 
     config, kept = configs.load_written(run / runfolder.CONFIG), place if keep else None
     ended = int(runfolder.read_results(run)["rounds"])
-    found = examine(config, settings, _watched(steps), trained=runfolder.read_model(run), keep=kept, ended=ended)
+    found = examine(config, settings, steps.watched, trained=runfolder.read_model(run), keep=kept, ended=ended)
     record.write(place, found)
     steps.note(f"  {found.made['replay']}")
     for count, reason in found.made["not_small"].items():
@@ -211,17 +211,6 @@ def _config(target: str, overrides: Sequence[str]) -> Config:
     return launch.find_config(target, overrides)
 
 
-def _finished(path: Path, console: Console) -> list[Path]:
-    found = folders.find_runs([path])
-    finished = [one for one in found if runfolder.is_finished(one)]
-    if not finished:
-        raise FedhaError(f"no run has finished yet in {path}; continue with: fedha resume {typed(path)}")
-    for folder in found:
-        if folder not in finished:
-            publish.say(f"Not finished, left out: {folder}", console)
-    return finished
-
-
 def names(text: str) -> list[str]:
     """Names with commas between."""
     return [one.strip() for one in text.split(",") if one.strip()]
@@ -232,16 +221,6 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(sorted({int(one) for one in names(text)}))
     except ValueError as error:
         raise FedhaError(f"--small is {text!r}; give numbers of examples with commas between, such as 1,4") from error
-
-
-def _watched(steps: Steps) -> Callable[[str, int, int], None]:
-    """Progress, with a look between two steps whether the command was asked to end: Python may swallow Ctrl-C."""
-
-    def progress(doing: str, done: int, total: int) -> None:
-        stopping.check("stopped")
-        steps.progress(doing, done, total)
-
-    return progress
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Heavy imports (torch, Flower, matplotlib) happen inside the commands, so that help and errors come at once.
 """
 
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import typer
 
 from fedha import progress
 from fedha.cli import audit, data, deploy, diagnose, exits, predict, privacy, study, sweep, sweep_table
-from fedha.cli.options import Log, Quiet
+from fedha.cli.options import ConfigName, Log, Overrides, Quiet
 from fedha.report.formats import Format
 
 app = typer.Typer(
@@ -39,10 +40,6 @@ app.add_typer(study.app)
 app.add_typer(data.app)
 app.add_typer(privacy.app)
 
-# What arguments mean stands in the commands' descriptions: help of an argument is lost between some releases of typer
-# and click.
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
-ConfigName = Annotated[str, typer.Argument(metavar="CONFIG")]
 Engine = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="Where clients run: the config's engine.name.")
 ]
@@ -208,13 +205,13 @@ def check(
 
     [cyan]fedha check quickstart training.rounds=20[/cyan]
     """
-    from fedha.cli.launch import find_config, look_at_data
+    from fedha.cli.launch import find_config, look_at_data, named_runs
     from fedha.config import to_yaml
 
     found = find_config(config, overrides or [])
+    runs = len(named_runs(found)[0])
     seen = look_at_data(found) if data else "the data were not looked at"
     sys.stdout.write(to_yaml(found))
-    runs = len(found.runs())
     told = f"{runs} {'run' if runs == 1 else 'runs'} of {found.training.rounds} rounds"
     sys.stderr.write(f"{config} is valid: {told}; {seen}\n")
 
@@ -348,7 +345,20 @@ def version() -> None:
         sys.stdout.write(f"{name} {number}\n")
 
 
+def _reflow(group: typer.Typer) -> None:
+    """Leave it to the terminal where lines of descriptions end: they would end as in the source, which is wide."""
+    for command in group.registered_commands:
+        paragraphs = inspect.cleandoc(getattr(command.callback, "__doc__", None) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(one.split()) for one in paragraphs)
+    for below in group.registered_groups:
+        if below.typer_instance is not None:
+            _reflow(below.typer_instance)
+
+
+_reflow(app)
+
+
 def main() -> None:
     """Run the command line and exit."""
-    with progress.told_to(lambda text: sys.stderr.write(f"{text}\n")):
+    with progress.reporting_to(lambda text: sys.stderr.write(f"{text}\n")):
         sys.exit(exits.exit_code(app))

@@ -1,7 +1,6 @@
 """`fedha deploy propose`, and what `show` and `accept` say of contracts: what a federation's sites may be asked."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,23 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedha.cli.options import Overrides, To
 from fedha.errors import FedhaError
 
 if TYPE_CHECKING:  # slow to import, and help should come at once
-    from fedha.deploy.contracts import Agreement
+    from fedha.deploy.agreements import Agreement
     from fedha.privacy.contract import Contract
 
-To = Annotated[
-    Path,
-    typer.Option("--to", envvar="FEDHA_FEDERATION", metavar="DIR", help="The federation's folder, which init made."),
-]
 UNPACK = "mkdir -p fedha && tar -xf - -C fedha && sh fedha/settle.sh"
 
 
 def propose(
     config: Annotated[Path, typer.Argument(metavar="CONFIG")],
     to: To,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: Overrides = None,
     repeats: Annotated[
         int | None, typer.Option("--repeats", min=0, help="How many answers of each kind may be asked for again.")
     ] = None,
@@ -45,22 +41,24 @@ def propose(
     [cyan]fedha deploy propose configs/heart.yaml training.rounds=300 --to hospitals[/cyan]
     """
     from fedha import config as configs
-    from fedha.deploy import contracts, locations, tree
-    from fedha.deploy.contracts import FOLDER, PROPOSED
+    from fedha.deploy import agreements, locations, tree
+    from fedha.deploy.agreements import FOLDER, PROPOSED
 
     init_folder, place = locations.find_init_folder(to)
     own = {name: value for name, value in (("repeats", repeats), ("diagnose", diagnose)) if value is not None}
-    wanted = contracts.proposed(config, configs.load(config, overrides or []), own)
+    wanted = agreements.proposed(config, configs.load(config, overrides or []), own)
     _tell(wanted)
     user = tree.owner()
-    contracts.put(init_folder.folder / FOLDER, wanted, replace(user, given=False))
+    agreements.put(init_folder.folder / FOLDER, wanted, replace(user, given=False))
     for name in place.inventory().names:
         site = init_folder.site(name)
         if site.is_dir():
-            contracts.put(site / PROPOSED, contracts.keyed(wanted, site / FOLDER), user)
-    _say(f"It is proposed in {to}/clients/NAME/{PROPOSED}/{wanted.name}.yaml; send each site its part:")
-    _say(f"  fedha deploy pack --to {to} --client NAME | ssh NAME '{UNPACK}'")
-    _say(f"A person there accepts it: fedha deploy accept {PROPOSED}/{wanted.name}.yaml, or mv it into {FOLDER}/.")
+            agreements.put(site / PROPOSED, agreements.keyed(wanted, site / FOLDER), user)
+    typer.echo(f"It is proposed in {to}/clients/NAME/{PROPOSED}/{wanted.name}.yaml; send each site its part:")
+    typer.echo(f"  fedha deploy pack --to {to} --client NAME | ssh NAME '{UNPACK}'")
+    typer.echo(
+        f"A person there accepts it: fedha deploy accept {PROPOSED}/{wanted.name}.yaml, or mv it into {FOLDER}/."
+    )
 
 
 def accept(file: Path, at: Path, *, look: bool = False) -> None:
@@ -74,16 +72,16 @@ def accept(file: Path, at: Path, *, look: bool = False) -> None:
     Raises:
         FedhaError: It is no contract, it names code that the site has not accepted, or this is not the site's folder.
     """
-    from fedha.deploy import contracts
+    from fedha.deploy import agreements
     from fedha.deploy.accepted import only_what_a_site_accepted
-    from fedha.deploy.contracts import FOLDER
+    from fedha.deploy.agreements import FOLDER
 
     path = file if file.is_file() else at / file
     known = at / FOLDER / path.name
     with only_what_a_site_accepted(at):  # who proposes names code, and reading a config imports it
-        wanted = contracts.read(path)
+        wanted = agreements.read(path)
         if known.is_file() and known.resolve() != path.resolve():
-            _differences(contracts.read(known), wanted)
+            _differences(agreements.read(known), wanted)
         else:
             _tell(wanted)
     if look:
@@ -91,7 +89,7 @@ def accept(file: Path, at: Path, *, look: bool = False) -> None:
     if not is_site(at):
         raise FedhaError(f"{at.absolute()} is no site's folder, it has no {FOLDER}; name it with --at")
     path.replace(known)
-    _say(f"This site holds it now: {known}. The next message is held to it.")
+    typer.echo(f"This site holds it now: {known}. The next message is held to it.")
 
 
 def is_site(folder: Path) -> bool:
@@ -108,15 +106,15 @@ def show_site(folder: Path) -> None:
 
 
 def _show_site(folder: Path) -> None:
-    from fedha.deploy.contracts import FOLDER, PROPOSED, read_all
+    from fedha.deploy.agreements import FOLDER, PROPOSED, read_all
 
     agreed = {one.name: one for one in read_all(folder / FOLDER)}
     for agreement in agreed.values():
         _tell(agreement)
     if not agreed:
-        _say(f"This site agreed to nothing: it answers no run. Proposals are in {PROPOSED}/.")
+        typer.echo(f"This site agreed to nothing: it answers no run. Proposals are in {PROPOSED}/.")
     for proposal in read_all(folder / PROPOSED):
-        _say(f"Proposed, and not accepted: {proposal.name}")
+        typer.echo(f"Proposed, and not accepted: {proposal.name}")
         if proposal.name in agreed:
             _differences(agreed[proposal.name], proposal)
         else:
@@ -125,7 +123,7 @@ def _show_site(folder: Path) -> None:
 
 def show_federation(folder: Path, names: Sequence[str]) -> None:
     """Say what the sites agreed to, as far as their folders are here."""
-    from fedha.deploy.contracts import FOLDER, read_all
+    from fedha.deploy.agreements import FOLDER, read_all
 
     agreements = read_all(folder / FOLDER)
     for agreement in agreements:
@@ -134,12 +132,12 @@ def show_federation(folder: Path, names: Sequence[str]) -> None:
         site = folder / "clients" / name / FOLDER
         if site.is_dir():
             told = ", ".join(one.name for one in read_all(site)) or "nothing"
-            _say(f"Client {name} agreed to {told}, as far as this folder knows")
+            typer.echo(f"Client {name} agreed to {told}, as far as this folder knows")
 
 
 def _tell(agreement: "Agreement") -> None:
     runs = [held for _, held in agreement.runs()]
-    _say(f"Contract {agreement.name}: {len(runs)} run{'s' if len(runs) > 1 else ''}")
+    typer.echo(f"Contract {agreement.name}: {len(runs)} run{'s' if len(runs) > 1 else ''}")
     _tell_runs(runs)
 
 
@@ -151,11 +149,11 @@ def _tell_runs(runs: Sequence["Contract"]) -> None:
     for held in runs:
         settled = json.dumps({**held.terms, "seed": None}, sort_keys=True)
         if settled in known:
-            _say(f"  The same of {held.task.recipe.name}, seed {held.task.seed}. Digest {held.digest}.")
+            typer.echo(f"  The same of {held.task.recipe.name}, seed {held.task.seed}. Digest {held.digest}.")
             continue
         known.add(settled)
         for line in in_words(held):
-            _say(f"  {line}")
+            typer.echo(f"  {line}")
 
 
 def _differences(before: "Agreement", after: "Agreement") -> None:
@@ -163,15 +161,15 @@ def _differences(before: "Agreement", after: "Agreement") -> None:
     from fedha.privacy.contract_words import changes
 
     old, new = (_by_run(one) for one in (before, after))
-    _say(f"Contract {after.name}, what is proposed otherwise:")
+    typer.echo(f"Contract {after.name}, what is proposed otherwise:")
     lines = list(dict.fromkeys(line for key in old.keys() & new.keys() for line in changes(old[key], new[key])))
     gone = [f"no more: recipe {name}, seed {seed}" for name, seed, place in old if (name, seed, place) not in new]
     come = [held for key, held in new.items() if key not in old]
     for line in [*sorted(lines), *gone, *([f"new: {len(come)} run{'s' if len(come) > 1 else ''}"] if come else [])]:
-        _say(f"  {line}")
+        typer.echo(f"  {line}")
     _tell_runs(come)
     if not (lines or gone or come):
-        _say("  nothing")
+        typer.echo("  nothing")
 
 
 def _by_run(agreement: "Agreement") -> dict[tuple[str, int, int], "Contract"]:
@@ -181,7 +179,3 @@ def _by_run(agreement: "Agreement") -> dict[tuple[str, int, int], "Contract"]:
         name, seed = held.task.recipe.name, held.task.seed
         found[name, seed, sum(key[:2] == (name, seed) for key in found)] = held
     return found
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")

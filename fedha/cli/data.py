@@ -11,6 +11,7 @@ import typer
 
 from fedha.cli import launch, publish
 from fedha.cli.exits import FAILED
+from fedha.cli.options import ConfigName, Overrides
 from fedha.cli.steps import Steps
 from fedha.errors import FedhaError
 from fedha.report.formats import Column, Table
@@ -28,7 +29,6 @@ app = typer.Typer(
     help="Data sets: the list of them, downloads, and a look at one before anything is trained.",
 )
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
 Form = Annotated[Literal["text", "json"], typer.Option("--format", "-f", help="text, or json for programs.")]
 
 
@@ -142,7 +142,7 @@ def _guide(name: str, root: Path, guide: object) -> str:
 
 @app.command()
 def check(
-    config: Annotated[str, typer.Argument(metavar="CONFIG")],
+    config: ConfigName,
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
@@ -254,7 +254,7 @@ _MANY_CLIENTS = 40  # that have a row
 
 @app.command()
 def statistics(
-    config: Annotated[str, typer.Argument(metavar="CONFIG")],
+    config: ConfigName,
     overrides: Overrides = None,
     own: Annotated[
         bool, typer.Option("--own", help="At a site: print its own sums, as JSON, for a person to look at and send.")

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from fedha.cli import accept, asking, contracts, deployed
+from fedha.cli.options import To
 from fedha.errors import FedhaError
 
 app = typer.Typer(
@@ -18,11 +19,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Run a federation for real: a server and one machine a site, with TLS and identities (docs/deploy.md).",
 )
-
-To = Annotated[
-    Path,
-    typer.Option("--to", envvar="FEDHA_FEDERATION", metavar="DIR", help="The federation's folder, which init made."),
-]
 
 _DEMO = "deployment"  # the experiment whose data a federation can be tried with
 _WARN_DAYS = 30
@@ -101,7 +97,7 @@ def init(
     from fedha.cli.launch import shipped_configs
     from fedha.deploy import demo as demonstration
     from fedha.deploy import inventory, tree
-    from fedha.deploy.contracts import proposed
+    from fedha.deploy.agreements import proposed
     from fedha.deploy.create import Wanted, create
     from fedha.deploy.names import DEFAULT_CLIENTS, check_clients, check_host
 
@@ -115,21 +111,25 @@ def init(
     agreed = [proposed(one, configs.load(one), {}) for one in files]
     examples = {one.name: one.read_bytes() for one in (experiment, *files)}
     record = create(folder, Wanted(names, hosts, port, days), inventory.now(), user, examples, fill, agreed)
-    _say(f"Made {folder} for {', '.join(names)}.")
+    typer.echo(f"Made {folder} for {', '.join(names)}.")
     _show(record.ends())
-    _say(f"What containers read and write there belongs to user {user.uid}, as whom they run.")
+    typer.echo(f"What containers read and write there belongs to user {user.uid}, as whom they run.")
     if user.given:
-        _say("(Root made it, and no container runs as root.)")
-    _say(
+        typer.echo("(Root made it, and no container runs as root.)")
+    typer.echo(
         f"Each client has a domain of {experiment.name} in clients/NAME/data."
         if filled
         else f"Put each client's data into {folder}/clients/NAME/data, or name its folder in FEDHA_DATA."
     )
     told = ", ".join(one.name for one in agreed)
-    _say(f"The sites hold a contract: they answer {told} and nothing else (fedha deploy show; fedha deploy propose).")
+    typer.echo(
+        f"The sites hold a contract: they answer {told} and nothing else (fedha deploy show; fedha deploy propose)."
+    )
     if not hosts:
-        _say("No --host was given: the sites' own files reach the server on this machine alone, as `proxy`.")
-    _say(f"Keep {folder}/ca to yourself: its key vouches for every server of this federation. Next: docs/deploy.md")
+        typer.echo("No --host was given: the sites' own files reach the server on this machine alone, as `proxy`.")
+    typer.echo(
+        f"Keep {folder}/ca to yourself: its key vouches for every server of this federation. Next: docs/deploy.md"
+    )
 
 
 @app.command("add-client")
@@ -143,14 +143,16 @@ def add_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) -> 
     from fedha.deploy import change, inventory, locations, tree
 
     for line in change.add_client(to, name, inventory.now(), tree.owner()):
-        _say(line)
+        typer.echo(line)
     record = locations.find(to).inventory()
-    _say(f"{name} is client {record.client(name).partition_id}. Send the site its folder, and the server the new key:")
-    _say(_SEND.format(to=to, client=f" --client {name}", host=name))
-    _say(_SEND.format(to=to, client="", host="SERVER"))
-    _say("`docker compose up --detach --force-recreate` on the server registers the key.")
-    _say(_ROSTER.format(to=to, name=name))
-    _say("A run takes the sites that hold one of its sources (data.sources): name the new one's there.")
+    typer.echo(
+        f"{name} is client {record.client(name).partition_id}. Send the site its folder, and the server the new key:"
+    )
+    typer.echo(_SEND.format(to=to, client=f" --client {name}", host=name))
+    typer.echo(_SEND.format(to=to, client="", host="SERVER"))
+    typer.echo("`docker compose up --detach --force-recreate` on the server registers the key.")
+    typer.echo(_ROSTER.format(to=to, name=name))
+    typer.echo("A run takes the sites that hold one of its sources (data.sources): name the new one's there.")
     _show({f"client {name}": record.client(name).ends})
 
 
@@ -165,11 +167,11 @@ def remove_client(name: Annotated[str, typer.Argument(metavar="NAME")], to: To) 
     from fedha.deploy import change, inventory, tree
 
     for line in change.remove_client(to, name, inventory.now(), tree.owner()):
-        _say(line)
-    _say(f"{name} is no client of this federation. Bring the server up to date, and its key is refused:")
-    _say(_SEND.format(to=to, client="", host="SERVER"))
-    _say("`docker compose up --detach --force-recreate` there; with podman-compose add --remove-orphans.")
-    _say(_REMOVED.format(to=to, name=name))
+        typer.echo(line)
+    typer.echo(f"{name} is no client of this federation. Bring the server up to date, and its key is refused:")
+    typer.echo(_SEND.format(to=to, client="", host="SERVER"))
+    typer.echo("`docker compose up --detach --force-recreate` there; with podman-compose add --remove-orphans.")
+    typer.echo(_REMOVED.format(to=to, name=name))
 
 
 @app.command()
@@ -223,15 +225,17 @@ def rotate(
         raise FedhaError("--host adds to the server's names; leave out --client, or rotate twice")
     if client is None:
         aside = change.rotate_server(to, [check_host(one) for one in host or []], inventory.now(), tree.owner())
-        _say(f"The server has a new certificate, key and shared secret; the old ones are in {aside}.")
-        _say("Restart the server: docker compose up --detach --force-recreate")
+        typer.echo(f"The server has a new certificate, key and shared secret; the old ones are in {aside}.")
+        typer.echo("Restart the server: docker compose up --detach --force-recreate")
     else:
         fresh = change.rotate_client(to, client, inventory.now(), tree.owner())
-        _say(f"Client {client} has new keys in {fresh}: send them to the site, and the server its part:")
-        _say(_SEND.format(to=to, client=f" --client {client}", host=client))
-        _say(_SEND.format(to=to, client="", host="SERVER"))
-        _say("The old key is refused as soon as the server's `docker compose up --detach` has registered the new one.")
-        _say(_ROSTER.format(to=to, name=client))
+        typer.echo(f"Client {client} has new keys in {fresh}: send them to the site, and the server its part:")
+        typer.echo(_SEND.format(to=to, client=f" --client {client}", host=client))
+        typer.echo(_SEND.format(to=to, client="", host="SERVER"))
+        typer.echo(
+            "The old key is refused as soon as the server's `docker compose up --detach` has registered the new one."
+        )
+        typer.echo(_ROSTER.format(to=to, name=client))
     _show(locations.find(to).inventory().ends())
 
 
@@ -256,7 +260,7 @@ def register(
     with control.connect(address or record.control, place.trusted) as connection:
         known = control.wait(connection, wait)
         for line in keys.apply(keys.steps(record.all_names, wanted, known), connection):
-            _say(line)
+            typer.echo(line)
 
 
 @app.command()
@@ -275,10 +279,10 @@ def show(to: To) -> None:
         contracts.show_site(to)
         return
     record = locations.find(to).inventory()
-    _say(f"Server: {record.address}, also known as {', '.join(record.hosts) or 'nothing else'}")
+    typer.echo(f"Server: {record.address}, also known as {', '.join(record.hosts) or 'nothing else'}")
     for client in record.clients:
-        _say(f"Client {client.name}: partition {client.partition_id}")
-    _say(f"Runs bring {bundle.NAME} {bundle.VERSION}, SHA-256 {bundle.DIGEST}")
+        typer.echo(f"Client {client.name}: partition {client.partition_id}")
+    typer.echo(f"Runs bring {bundle.NAME} {bundle.VERSION}, SHA-256 {bundle.DIGEST}")
     contracts.show_federation(to, record.names)
     if _show(record.ends()):
         raise typer.Exit(1)
@@ -294,12 +298,8 @@ def _show(ends: dict[str, Any]) -> bool:
         near = left < _WARN_DAYS
         soon = soon or near
         warning = f"  <- {'ended' if when <= now else f'{left} days left'}; see `fedha deploy rotate`" if near else ""
-        _say(f"  {what:<24} until {when:%Y-%m-%d}{warning}")
+        typer.echo(f"  {what:<24} until {when:%Y-%m-%d}{warning}")
     return soon
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
 
 
 app.command("run")(deployed.run)

@@ -10,7 +10,7 @@ import typer
 
 from fedha.cli import launch, publish
 from fedha.cli.launch import Execute, Plan
-from fedha.cli.options import Log, Quiet
+from fedha.cli.options import ConfigName, Log, Overrides, Quiet, To
 from fedha.errors import FedhaError
 from fedha.runs import folders
 from fedha.runs.runfolder import REPORT
@@ -19,10 +19,6 @@ if TYPE_CHECKING:  # Flower: slow to import, and help should come at once
     from fedha.config import Config
     from fedha.deploy.submit import Destination
 
-To = Annotated[
-    Path,
-    typer.Option("--to", envvar="FEDHA_FEDERATION", metavar="DIR", help="The federation's folder, which init made."),
-]
 Address = Annotated[
     str | None,
     typer.Option("--address", metavar="HOST:PORT", help="The SuperLink's control; default: from the folder."),
@@ -42,9 +38,9 @@ Out = Annotated[
 
 
 def run(
-    config: Annotated[str, typer.Argument(metavar="CONFIG")],
+    config: ConfigName,
     to: To,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: Overrides = None,
     out: Out = None,
     address: Address = None,
     runs: Runs = None,
@@ -79,7 +75,7 @@ def run(
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN")],
     to: To,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: Overrides = None,
     address: Address = None,
     runs: Runs = None,
     quiet: Quiet = False,

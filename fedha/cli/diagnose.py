@@ -15,11 +15,12 @@ from fedha import config as configs
 from fedha.cli import publish, stopping
 from fedha.cli.audit import names
 from fedha.cli.exits import EndedError
+from fedha.cli.options import Quiet
 from fedha.cli.steps import Steps
 from fedha.errors import FedhaError, StoppedError
 from fedha.report.formats import render
-from fedha.runs import folders, own_files, owner, runfolder
-from fedha.runs.files import DIAGNOSIS, PLANE, typed
+from fedha.runs import own_files, owner, runfolder
+from fedha.runs.files import DIAGNOSIS, PLANE
 from fedha.runs.wording import run_title
 
 if TYPE_CHECKING:  # torch: slow to import, and help should come at once
@@ -70,7 +71,6 @@ Products = Annotated[
         help="How curvature of larger heads is asked: lanczos, close; block, all pairs in three exchanges.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the tables at the end.")]
 
 
 def diagnose(
@@ -226,14 +226,10 @@ def _here(place: Path, asked: "Asked", steps: Steps) -> None:
     config = configs.load_written(place / runfolder.CONFIG)
     check_config(config)
 
-    def told(doing: str, done: int, total: int) -> None:
-        stopping.check("stopped")
-        steps.progress(doing, done, total)
-
     with owner.owning(place):
         model, domains = load(place, round=asked.round), load_domains(config)
         numerics.configure(_threads(model, domains))
-        found = diagnose(model, config, domains, asked.settings, told, round=asked.round, rule=asked.rule)
+        found = diagnose(model, config, domains, asked.settings, steps.watched, round=asked.round, rule=asked.rule)
         record.write(place, found)
         if points := points_of(found):
             own_files.write_text(place, PLANE, standalone(plane_figure("plane", points)))
@@ -269,7 +265,7 @@ def _asked(path: Path, rule: str, number: int | None, console: Console) -> list[
     if number is not None and rule:
         raise FedhaError(f"--round is {number} and --rule is {rule!r}, which names a round too; leave one of them out")
     if not holds_sweep(path):
-        return [_of_run(one, rule, number) for one in _finished(path, console)]
+        return [_of_run(one, rule, number) for one in publish.finished(path, console)]
     if number is not None:
         raise FedhaError(f"--round is {number}, but the rounds of a sweep's runs are those that --rule takes")
     return _of_sweep(path, rule or "training_domain_validation")
@@ -318,19 +314,9 @@ def _page(path: Path) -> Path:
     return path / (SWEEP_PAGE if holds_sweep(path) else runfolder.REPORT)
 
 
-def _finished(path: Path, console: Console) -> list[Path]:
-    found = folders.find_runs([path])
-    finished = [one for one in found if runfolder.is_finished(one)]
-    if not finished:
-        raise FedhaError(f"no run has finished yet in {path}; continue with: fedha resume {typed(path)}")
-    for folder in found:
-        if folder not in finished:
-            publish.say(f"Not finished, left out: {folder}", console)
-    return finished
-
-
 def _conclude(runs: Sequence[Path], output: Path, form: Form | None, console: Console) -> None:
     from fedha.diagnosis import record
+    from fedha.report.diagnosis.recipes import curves, curves_table
     from fedha.report.diagnosis.tables import heading, tables
 
     for place in runs:
@@ -341,10 +327,13 @@ def _conclude(runs: Sequence[Path], output: Path, form: Form | None, console: Co
     if form == "json":
         sys.stdout.write(json.dumps(every[0] if len(every) == 1 else every, indent=1) + "\n")
         return
-    for found in every:
+    known = curves(every)
+    parts = [*((heading(one["made"]), tables(one)) for one in every)]
+    parts += [] if known is None else [("all runs", [curves_table(known)])]
+    for title, some in parts:
         if form is None:
-            publish.say(f"\n{heading(found['made'])}", console)
-        for table in tables(found):
+            publish.say(f"\n{title}", console)
+        for table in some:
             if form is None:
                 publish.show(table, console)
             else:

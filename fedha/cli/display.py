@@ -13,10 +13,11 @@ from rich.text import Text
 
 from fedha.config import Config
 from fedha.progress import duration
+from fedha.runs.listener import Silent
 from fedha.runs.wording import RoundText, result_text, run_title
 
 
-class QuietDisplay:
+class QuietDisplay(Silent):
     """Shows nothing."""
 
     def __enter__(self) -> Self:
@@ -24,18 +25,6 @@ class QuietDisplay:
 
     def __exit__(self, *_: object) -> None:
         """Nothing to close."""
-
-    def started(self, config: Config, folder: Path, first_round: int) -> None:
-        """A run began or goes on."""
-
-    def round_done(self, record: Mapping[str, Any]) -> None:
-        """A round ended."""
-
-    def finished(self, results: Mapping[str, Any]) -> None:
-        """The run ended."""
-
-    def note(self, text: str) -> None:
-        """Something worth knowing."""
 
 
 @dataclass

@@ -140,6 +140,22 @@ def look_at_data(config: Config) -> str:
     return f"data: {domains.description}"
 
 
+def named_runs(config: Config) -> tuple[list[Config], list[str]]:
+    """The runs of a config, and their names.
+
+    Raises:
+        FedhaError: Two would share a folder.
+    """
+    runs = config.runs()
+    names = [folders.run_name(run) for run in runs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise FedhaError(
+            f"two runs of this config would both be called {twice}; give each recipe and seed once "
+            "(the same recipe with other settings belongs into a config of its own)"
+        )
+    return runs, names
+
+
 def plan_new(config: Config, out: Path | None, *, overwrite: bool = False) -> tuple[Path, Plan]:
     """Choose the folder of an experiment; say which runs go where.
 
@@ -158,14 +174,7 @@ def plan_new(config: Config, out: Path | None, *, overwrite: bool = False) -> tu
         FedhaError: The folder holds a run, or something of another's that would be written over, or two runs would
             share a folder.
     """
-    runs = config.runs()
-    names = [folders.run_name(run) for run in runs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise FedhaError(
-            f"two runs of this config would both be called {twice}; give each recipe and seed once "
-            "(the same recipe with other settings belongs into a config of its own)"
-        )
+    runs, names = named_runs(config)
     base = RUNS / folders.folder_name(config.name)
     folder = folders.claim(base) if out is None else folders.take(out, overwrite=overwrite)
     if len(runs) == 1:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedha.cli.options import ConfigName, Overrides
 from fedha.config import Config
 from fedha.errors import FedhaError
 from fedha.report.formats import Cell, Column, Table
@@ -29,8 +30,8 @@ def describe() -> None:
 
 @app.command()
 def plan(
-    config: Annotated[str, typer.Argument(metavar="CONFIG")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    config: ConfigName,
+    overrides: Overrides = None,
     epsilon: Annotated[
         float | None,
         typer.Option("--epsilon", metavar="E", help="The budget of the whole run; default: privacy.max_epsilon, or 8."),

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,7 +17,7 @@ from fedha.report.section import Section
 from fedha.report.tables import accuracy_table
 from fedha.runs import runfolder
 from fedha.runs.earlier import is_page
-from fedha.runs.files import ADVERSARY, DIAGNOSIS
+from fedha.runs.files import ADVERSARY, DIAGNOSIS, typed
 from fedha.runs.folders import find_runs
 
 _ENDINGS: dict[str, Format] = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -25,6 +26,22 @@ _ENDINGS: dict[str, Format] = {".txt": "text", ".md": "markdown", ".tex": "latex
 def terminal() -> Console:
     """Standard output."""
     return Console()
+
+
+def finished(path: Path, console: Console) -> list[Path]:
+    """The finished runs of a path; the others are named.
+
+    Raises:
+        FedhaError: None has finished.
+    """
+    found = find_runs([path])
+    done = [one for one in found if runfolder.is_finished(one)]
+    if not done:
+        raise FedhaError(f"no run has finished yet in {path}; continue with: fedha resume {typed(path)}")
+    for folder in found:
+        if folder not in done:
+            say(f"Not finished, left out: {folder}", console)
+    return done
 
 
 def write(folders: Sequence[Path], output: Path, audits: Mapping[Path, Path] | None = None) -> None:
@@ -60,15 +77,8 @@ def diagnosis_sections(folders: Sequence[Path]) -> list[Section]:
         return []
     from fedha.diagnosis import record
     from fedha.report.diagnosis.section import sections
-    from fedha.report.page import group_runs
 
-    runs, _ = read_runs(folders)
-    rows = group_runs(runs, variants([run.config for run in runs]))
-    found = {
-        title: [record.read(run.folder) for run in members if record.exists(run.folder)]
-        for title, members in rows.items()
-    }
-    return sections({title: several for title, several in found.items() if several})
+    return sections(_by_row({one: one for one in folders}, record))
 
 
 def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None = None) -> list[Section]:
@@ -78,15 +88,24 @@ def audit_sections(folders: Sequence[Path], audits: Mapping[Path, Path] | None =
         return []
     from fedha.audit import record  # torch and scipy, only where there is something to read
     from fedha.audit.section import sections
+
+    return sections(_by_row(places, record))
+
+
+def _by_row(places: Mapping[Path, Path], record: Any) -> dict[str, list[Any]]:
+    """What `record`, a module with `exists` and `read`, knows of runs, by the row of the page that they are in.
+
+    Args:
+        places: Of each run's folder, where its record is if there is one.
+        record: Of audits, or of diagnoses.
+    """
     from fedha.report.page import group_runs
 
-    runs, _ = read_runs(folders)
+    runs, _ = read_runs(list(places))
     rows = group_runs(runs, variants([run.config for run in runs]))
-    found = {
-        title: [record.read(places[run.folder]) for run in members if record.exists(places[run.folder])]
-        for title, members in rows.items()
-    }
-    return sections({title: several for title, several in found.items() if several})
+    found = {title: [places[run.folder] for run in members] for title, members in rows.items()}
+    read = {title: [record.read(one) for one in several if record.exists(one)] for title, several in found.items()}
+    return {title: several for title, several in read.items() if several}
 
 
 def adversary_sections(places: Sequence[Path]) -> list[Section]:

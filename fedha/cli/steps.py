@@ -7,6 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fedha.cli import stopping
+
 
 @dataclass
 class Steps:
@@ -54,6 +56,15 @@ class Steps:
         elif doing != self._doing and not self.quiet:
             self._print(f"  {doing} ({total})" if total > 1 else f"  {doing}")
         self._doing = doing
+
+    def watched(self, doing: str, done: int, total: int) -> None:
+        """As `progress`, with a look whether the command was asked to end: Python may swallow Ctrl-C.
+
+        Raises:
+            StoppedError: It was.
+        """
+        stopping.check("stopped")
+        self.progress(doing, done, total)
 
     def note(self, text: str) -> None:
         """Something worth knowing that stays."""

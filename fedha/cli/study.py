@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fedha.cli import audit, launch, publish
+from fedha.cli.options import ConfigName, Overrides, Quiet
 from fedha.errors import FedhaError, UnwrittenError
 from fedha.report.formats import Column, Table
 from fedha.runs import folders, own_files, owner, runfolder
@@ -29,8 +30,8 @@ def describe() -> None:
 
 @app.command()
 def privacy(
-    config: Annotated[str, typer.Argument(metavar="CONFIG")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    config: ConfigName,
+    overrides: Overrides = None,
     noise: Annotated[
         str, typer.Option("--noise", metavar="LIST", help="Noise multipliers of example-level privacy, and none.")
     ] = "none,1,10",
@@ -48,7 +49,7 @@ def privacy(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say which runs there would be, and their state.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the tables at the end.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train every recipe with every noise, aggregation and seed, audit each run, and set the results side by side.
 

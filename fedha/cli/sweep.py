@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fedha.cli import launch, publish, stopping
 from fedha.cli.exits import EndedError
-from fedha.cli.options import Log
+from fedha.cli.options import ConfigName, Log, Overrides, Quiet
 from fedha.cli.sweep_table import publish_tables
 from fedha.config import read_content
 from fedha.errors import FedhaError
@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # torch and Flower: slow to import, and help should come at o
 
 
 def sweep(
-    config: Annotated[str, typer.Argument(metavar="CONFIG")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    config: ConfigName,
+    overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The sweep's folder; default: runs/NAME-sweep.")
     ] = None,
@@ -56,7 +56,7 @@ def sweep(
         int | None, typer.Option("--slurm", min=1, metavar="N", help="Print a Slurm array script of N workers.")
     ] = None,
     log: Log = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the tables at the end.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train every recipe with every hyperparameter, target and seed, side by side, and choose among them.
 

@@ -31,6 +31,14 @@ def table(
     metric: Annotated[
         str, typer.Option("--metric", metavar="NAME", help="One of evaluation.metrics; default: accuracy.")
     ] = "accuracy",
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rows",
+            metavar="KEY",
+            help="A key whose values have rows of their own, so that none is chosen by; may be given again.",
+        ),
+    ] = None,
     page: Annotated[
         bool, typer.Option("--page", help="Write a page with pictures: report.html in the sweep's folder, or --output.")
     ] = False,
@@ -46,17 +54,17 @@ def table(
 
     [cyan]fedha table runs/heart-sweep --page[/cyan]
 
+    [cyan]fedha table runs/heart-sweep runs/heart-scaffold --rows training.optimizer[/cyan]
+
     [cyan]fedha table runs/heart-sweep --rule training_domain_validation --format latex --output table.tex[/cyan]
     """
     console = publish.terminal()
     if page or (output is not None and output.suffix == ".html"):
-        if metric != "accuracy":
-            raise FedhaError(f"--metric is {metric}, but a page is of accuracies; leave one of them out")
         if form is not None:
             raise FedhaError(f"--format is {form}, but a page has a form of its own; leave one of them out")
-        publish_page(paths, output, rule, console)
+        publish_page(paths, output, rule, console, metric, rows or ())
     else:
-        publish_tables(paths, form, output, rule, console, metric)
+        publish_tables(paths, form, output, rule, console, metric, rows or ())
 
 
 def publish_tables(
@@ -66,24 +74,21 @@ def publish_tables(
     rule: str | None,
     console: Console,
     metric: str = "accuracy",
+    rows: Sequence[str] = (),
 ) -> None:
     """Write or show the tables of sweeps.
 
     Raises:
-        FedhaError: A path holds no sweep, nothing has finished, there is no such rule or metric, or the output is
+        FedhaError: A path holds no sweep, nothing has finished, there is no such rule, metric or key, or the output is
             somebody's.
     """
     from fedha.atomic import write_text
     from fedha.report.formats import render
     from fedha.sweep.found import read_found
-    from fedha.sweep.summary import metrics_of
     from fedha.sweep.tables import sweep_tables
 
-    rules, found = _rules(rule), read_found(paths)
-    known = {name for one in found.summaries.values() for name in metrics_of(one)}
-    if metric != "accuracy" and found.summaries and metric not in known:
-        told = ", ".join(sorted(known)) or "none: name them in evaluation.metrics"
-        raise FedhaError(f"no run of {', '.join(map(str, paths))} has the metric {metric!r}; they have {told}")
+    rules, found = _rules(rule), read_found(paths, rows)
+    _check_metric(metric, found, paths)
     tables = sweep_tables(found, rules, metric)
     if not tables:
         raise FedhaError(_nothing(", ".join(map(str, paths)), found, rule, metric))
@@ -102,20 +107,37 @@ def publish_tables(
     publish.say(f"Tables: {output}", console)
 
 
-def publish_page(paths: Sequence[Path], output: Path | None, rule: str | None, console: Console) -> None:
+def publish_page(
+    paths: Sequence[Path],
+    output: Path | None,
+    rule: str | None,
+    console: Console,
+    metric: str = "accuracy",
+    rows: Sequence[str] = (),
+) -> None:
     """Write the page of sweeps; arguments and errors as in `publish_tables`."""
     from fedha.atomic import write_text
     from fedha.sweep.found import read_found
     from fedha.sweep.page import render_page
     from fedha.sweep.store import PAGE
 
-    rules, found = _rules(rule), read_found(paths)
+    rules, found = _rules(rule), read_found(paths, rows)
+    _check_metric(metric, found, paths)
     if not found.summaries:
-        raise FedhaError(_nothing(", ".join(map(str, paths)), found, rule, "accuracy"))
+        raise FedhaError(_nothing(", ".join(map(str, paths)), found, rule, metric))
     place = output or paths[0] / PAGE
     publish.check_page(place)
-    write_text(place, render_page(found, [path.resolve().name for path in paths], rules))
+    write_text(place, render_page(found, [path.resolve().name for path in paths], rules, metric))
     publish.say(f"Page: {place}", console)
+
+
+def _check_metric(metric: str, found: "Found", paths: Sequence[Path]) -> None:
+    from fedha.sweep.summary import metrics_of
+
+    known = {name for one in found.summaries.values() for name in metrics_of(one)}
+    if metric != "accuracy" and found.summaries and metric not in known:
+        told = ", ".join(sorted(known)) or "none: name them in evaluation.metrics"
+        raise FedhaError(f"no run of {', '.join(map(str, paths))} has the metric {metric!r}; they have {told}")
 
 
 def _nothing(where: str, found: "Found", rule: str | None, metric: str) -> str:

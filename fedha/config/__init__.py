@@ -1,10 +1,9 @@
 """The one schema of an experiment: what a YAML file may say, with its defaults; a module a section."""
 
 from fedha.config.changes import is_elsewhere, lasting, may_change
-from fedha.config.data import DATA_SETS, DataConfig
+from fedha.config.data import DataConfig
 from fedha.config.experiment import POOLED, Config
 from fedha.config.model import FeaturesConfig, ModelConfig
-from fedha.config.overrides import apply_override, check_overrides
 from fedha.config.privacy import LARGEST, SMALLEST, PrivacyConfig
 from fedha.config.reading import (
     expanded,
@@ -23,7 +22,6 @@ from fedha.config.running import CheckpointConfig, EngineConfig, EvaluationConfi
 from fedha.config.training import LocalConfig, TrainingConfig
 
 __all__ = [
-    "DATA_SETS",
     "LARGEST",
     "POOLED",
     "SMALLEST",
@@ -39,8 +37,6 @@ __all__ = [
     "PrivacyConfig",
     "RecipeConfig",
     "TrainingConfig",
-    "apply_override",
-    "check_overrides",
     "expanded",
     "from_json",
     "is_elsewhere",

@@ -290,7 +290,7 @@ def _kind_of(name: str) -> str | None:
     """A data set of fedha's, "own" for somebody's, or None for one that nobody knows."""
     if name in DATA_SETS:
         return name
-    return "own" if is_own(plugins.place(plugins.DATA, name)) else None
+    return "own" if is_own(plugins.location(plugins.DATA, name)) else None
 
 
 def keys_of(data_set: str) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ class ModelConfig(Section):
         """A function of somebody's own gets the rest of the section; what was written before has it in options."""
         if not isinstance(content, dict) or "options" in content:
             return content
-        if not is_own(plugins.place(plugins.MODELS, str(content.get("name")))):
+        if not is_own(plugins.location(plugins.MODELS, str(content.get("name")))):
             return content
         ours = {key: content[key] for key in _OURS if key in content}
         if isinstance(content.get("features"), Mapping):  # else it is an argument of the function
@@ -125,7 +125,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _known_or_own(self) -> "ModelConfig":
         known: tuple[str, ...] = ("mlp", "cnn", "linear")
-        if is_own(plugins.place(plugins.MODELS, self.name)) or self.name == "objects":
+        if is_own(plugins.location(plugins.MODELS, self.name)) or self.name == "objects":
             return self
         if self.name not in known:
             known = (*known, *plugins.known(plugins.MODELS))

@@ -1,7 +1,8 @@
 """The recipe section: a row of the table, or one of somebody's own."""
 
-from dataclasses import replace
-from typing import Annotated
+from dataclasses import asdict, fields, replace
+from math import inf
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,6 +23,15 @@ class RecipeConfig(Section):
         None,
         description="weight of each statistic, your own as package.module:function; for a row, overrides its weights",
     )
+    terms: tuple[Term, ...] | None = Field(
+        None,
+        description="a row of your own, in the place of align: for each term its statistic and, where they are not the "
+        "usual ones, weight, target, distance, client_average, reference_average, per_probe, units",
+    )
+    weighting: Literal["average", "risk"] | None = Field(
+        None, description="of a row of your own with terms: how the server weighs clients (risk: as groupdro)"
+    )
+    projected: bool | None = Field(None, description="likewise: whether weights by risk are projected, as in afl")
     gradient_weight: float | None = Field(None, ge=0, description="weight of the row's gradient term")
     hessian_weight: float | None = Field(None, ge=0, description="weight of the row's second-order terms")
     weight: float = Field(1.0, ge=0, description="multiplies every term after the warm-up")
@@ -48,16 +58,17 @@ class RecipeConfig(Section):
 
     @model_validator(mode="after")
     def _row_or_terms(self) -> "RecipeConfig":
-        if row(self.name) is None and not self.align:
+        if row(self.name) is None and not self.align and self.terms is None:
             raise ValueError(
                 f"recipe {self.name!r} is no row of the table"
                 f"{nearest(self.name, known_rows(), 'or give `align: {statistic: weight}` to make your own')}"
             )
         if self.align == {}:
             raise ValueError("align is empty; leave it out for the row's own terms, or take recipe erm for none")
-        if self.align and (self.gradient_weight is not None or self.hessian_weight is not None):
+        if (self.align or self.terms) and (self.gradient_weight is not None or self.hessian_weight is not None):
             raise ValueError("align gives every weight; leave out gradient_weight and hessian_weight")
-        for name in self.align or {}:
+        self._check_terms()
+        for name in (*(self.align or {}), *(term.statistic for term in self.terms or ())):
             if is_own(name):
                 add_statistic(call("recipe.align", name, {}, {}), name)
             elif name not in known():
@@ -65,6 +76,25 @@ class RecipeConfig(Section):
                 raise ValueError(f"no statistic {name!r}{nearest(name, known(), own)}")
         self._check_used()
         return self
+
+    def _check_terms(self) -> None:
+        if self.terms is None and (self.weighting is not None or self.projected is not None):
+            raise ValueError("weighting and projected are of a row of your own; give its terms, or leave them out")
+        if self.terms is not None and self.align is not None:
+            raise ValueError("align and terms both say what is aligned; keep one")
+        for term in self.terms or ():
+            for name, ends in (("weight", inf), ("client_average", 1.0), ("reference_average", 1.0)):
+                if not 0 <= getattr(term, name) < ends:
+                    below = "" if ends == inf else f" and below {ends:g}"
+                    told = f"{name} of {term.statistic} is {getattr(term, name):g}"
+                    raise ValueError(f"terms: {told}; give a number from 0{below}")
+
+    def _row(self) -> Recipe:
+        """What it begins with: the terms that are given, or the table's row, or a new one."""
+        if self.terms is None:
+            return row(self.name) or Recipe(self.name, source="this config")
+        mine = Recipe(self.name, self.terms, source="this config", projected=bool(self.projected))
+        return replace(mine, weighting=self.weighting or "average")
 
     def _check_used(self) -> None:
         """A setting that would change nothing is an error, not a surprise."""
@@ -74,9 +104,7 @@ class RecipeConfig(Section):
             "gradient_weight": 1 in orders,
             "hessian_weight": 2 in orders,
             "probes": any(t.per_probe or statistic(t.statistic).probes for t in recipe.terms),
-            "moving_average": any(
-                t.client_average or t.reference_average for t in (row(self.name) or Recipe(self.name)).terms
-            ),
+            "moving_average": any(t.client_average or t.reference_average for t in self._row().terms),
             "step_size": recipe.weighting == "risk",
         }
         idle = [key for key, uses in used.items() if getattr(self, key) is not None and not uses]
@@ -87,7 +115,7 @@ class RecipeConfig(Section):
 
     def resolve(self) -> Recipe:
         """The recipe this describes: the table's row, or new terms, with the given weights and schedule."""
-        found = row(self.name) or Recipe(self.name, source="this config")
+        found = self._row()
         known = {term.statistic: term for term in found.terms}
         terms = [self._weighted(term) for term in found.terms]
         if self.align is not None:
@@ -97,7 +125,8 @@ class RecipeConfig(Section):
             key: getattr(self, key)
             for key in ("weight", "warmup_rounds", "warmup_weight", "rescale", "reset_optimizer")
         }
-        terms = [replace(self._averaged(term), units=self.units) for term in terms]
+        terms = [self._averaged(term) for term in terms]
+        terms = [term if self.units == "raw" else replace(term, units=self.units) for term in terms]
         return replace(found, terms=tuple(terms), **schedule, **given)
 
     def _weighted(self, term: Term) -> Term:
@@ -110,3 +139,12 @@ class RecipeConfig(Section):
         client = self.moving_average if term.client_average else 0.0
         reference = self.moving_average if term.reference_average else 0.0
         return replace(term, client_average=client, reference_average=reference)
+
+
+def as_settings(recipe: Recipe) -> dict[str, Any]:
+    """What a config says for a recipe that a program made: all of it, so that every process and every resume has it."""
+    if row(recipe.name) == recipe:
+        return {"name": recipe.name}
+    values = {one: getattr(recipe, one.name) for one in fields(recipe) if one.name not in ("terms", "source", "pull")}
+    given = {one.name: value for one, value in values.items() if value != one.default}
+    return {**given, "name": recipe.name, "terms": [asdict(term) for term in recipe.terms]}

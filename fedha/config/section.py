@@ -1,10 +1,10 @@
 """What every section of a config has in common."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
+from pydantic import ConfigDict, JsonValue
 
-from fedha.schema import numbers_as_written, refusal
+from fedha.schema import Written, refusal
 
 # What may be changed in a run that has begun says so; everything else was what its past rounds were made with.
 MAY_CHANGE: dict[str, JsonValue] = {"may_change": True}
@@ -14,14 +14,14 @@ ELSEWHERE: dict[str, JsonValue] = {
 }  # where it runs: results agree, at most up to rounding
 
 
-class Section(BaseModel):
+class Section(Written):
     """A part of the config: unknown keys are errors, values cannot change after reading.
 
     Raises:
         FedhaError: As `parse`, where one is made by its name.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(validate_default=True)
 
     if not TYPE_CHECKING:  # where types are checked, the fields make the signature
 
@@ -31,8 +31,3 @@ class Section(BaseModel):
 
         # So a section within a section is validated by the outer one, which names all problems at once.
         __init__.__pydantic_base_init__ = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers_as_written(cls, content: Any) -> Any:
-        return numbers_as_written(cls, content)

@@ -206,7 +206,7 @@ class TrainingConfig(Section):
         if self.optimizer is None:
             return self
         name, options = named_rule(self.optimizer)
-        if is_own(plugins.place(plugins.RULES, name)) or name == "objects":
+        if is_own(plugins.location(plugins.RULES, name)) or name == "objects":
             return self
         allowed, own = of_mode(self.mode), "or name your own rule as package.module:function"
         if name not in RULES or (options and name in allowed and torch_optimizer(self.optimizer, RULES)):

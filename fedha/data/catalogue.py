@@ -72,7 +72,7 @@ def catalogue() -> list[Entry]:
 
 def _entry(name: str, package: str) -> Entry:
     try:
-        function = find("data.name", plugins.place(plugins.DATA, name))
+        function = find("data.name", plugins.location(plugins.DATA, name))
     except FedhaError as error:
         return Entry(name, package, About("", "", ""), str(error))
     return Entry(name, package, about_of(function) or _guessed(function))

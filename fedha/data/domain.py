@@ -102,9 +102,10 @@ class DomainSet:
         for domain in self.targets:
             if len(domain.held_out) == 0:
                 raise FedhaError(f"target domain {domain.name!r} has no examples; remove it or add data")
-        for domain in (*self.sources, *self.targets):
-            for part, examples in (("train", domain.train), ("held-out", domain.held_out)):
-                self._check_part(domain.name, part, examples)
+        for held, domains in (("held-out", self.sources), ("unseen", self.targets)):
+            for domain in domains:
+                self._check_part(domain.name, "train", domain.train)
+                self._check_part(domain.name, held, domain.held_out)
         return self
 
     def _check_part(self, name: str, part: str, examples: Examples) -> None:

@@ -1,6 +1,5 @@
 """What `fedha data fetch` gets, and where a person gets what it cannot."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -54,18 +53,20 @@ _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/heart-disease/
 _RESEARCH = "no licence is known to us: for research; ask the authors for anything else"
 
 
-def mnist_files(mirrors: Sequence[str] = mnist.MIRRORS) -> tuple[Remote, ...]:
-    """MNIST's four files at mirrors, URLs that end in a slash."""
+def mnist_files() -> tuple[Remote, ...]:
+    """MNIST's four files, at its mirrors."""
     return tuple(
-        Remote(f"{one.name}.gz", tuple(f"{mirror}{one.name}.gz" for mirror in mirrors), one.sha256, one.size, True)
+        Remote(
+            f"{one.name}.gz", tuple(f"{mirror}{one.name}.gz" for mirror in mnist.MIRRORS), one.sha256, one.size, True
+        )
         for one in (*mnist.TRAIN, *mnist.TEST)
     )
 
 
-def heart_files(base: str = _UCI) -> tuple[Remote, ...]:
-    """The four hospitals' files at a place, a URL that ends in a slash."""
+def heart_files() -> tuple[Remote, ...]:
+    """The four hospitals' files."""
     names = {FILE.format(hospital): digest for hospital, digest in _HEART.items()}
-    return tuple(Remote(name, (base + quote(name),), digest, 2**20) for name, digest in names.items())
+    return tuple(Remote(name, (_UCI + quote(name),), digest, 2**20) for name, digest in names.items())
 
 
 DIRECT = {"mnist": mnist_files(), "heart": heart_files()}

@@ -400,14 +400,15 @@ class Joined:
 
     def take(self, rows: Tensor, draws: Draws | None) -> Tensor:
         """Each part's own rows, put where they were asked for."""
-        made = torch.empty(len(rows), *self.shape[1:], dtype=self.dtype)
-        start = 0
-        for part in self.parts:
-            here = ((rows >= start) & (rows < start + len(part))).nonzero()[:, 0]
-            if len(here):
-                own = rows[here] - start
-                made[here] = part[own] if isinstance(part, Tensor) else part.take(own, draws)
-            start += len(part)
+        made = blank((len(rows), *self.shape[1:]), self.dtype)
+        ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
+        part_of = torch.searchsorted(ends, rows, right=True)
+        order = part_of.argsort(stable=True)
+        held, counts = part_of[order].unique_consecutive(return_counts=True)
+        for number, here in zip(held.tolist(), order.split(counts.tolist()), strict=True):
+            part = self.parts[number]
+            own = rows[here] - (ends[number] - len(part))
+            made[here] = part[own] if isinstance(part, Tensor) else part.take(own, draws)
         return made
 
 

@@ -20,16 +20,19 @@ _PIECE = 2**18
 _SLACK = 2**16  # a gzip of noise is longer than the noise
 _FAILED = (OSError, EOFError, zlib.error, http.client.HTTPException, ValueError)
 
-Told = Callable[[str, int, int], None]  # which file, how many bytes of it are here, how many there are (0: unknown)
+# Which file, how many bytes of it are here, how many there are (0: unknown).
+OnProgress = Callable[[str, int, int], None]
 
 
-def fetch(files: Sequence[Remote], root: Path, told: Told = lambda *_: None) -> tuple[list[Path], list[Path]]:
+def fetch(
+    files: Sequence[Remote], root: Path, on_progress: OnProgress = lambda *_: None
+) -> tuple[list[Path], list[Path]]:
     """Get the files that a folder lacks.
 
     Args:
         files: Which.
         root: The folder, made if it is not there.
-        told: Hears how far it is.
+        on_progress: Hears how far it is.
 
     Returns:
         Those that were got, and those that were there already, each of the right digest.
@@ -51,7 +54,7 @@ def fetch(files: Sequence[Remote], root: Path, told: Told = lambda *_: None) -> 
                 )
             there.append(path)
         else:
-            _get(one, path, told)
+            _get(one, path, on_progress)
             got.append(path)
     return got, there
 
@@ -70,10 +73,10 @@ def digest(path: Path, remote: Remote) -> str:
     return found.hexdigest()
 
 
-def _get(remote: Remote, path: Path, told: Told) -> None:
+def _get(remote: Remote, path: Path, on_progress: OnProgress) -> None:
     begun = path.with_name(f".{path.name}.part")
     with _alone(begun):
-        problems = [problem for url in remote.urls if (problem := _tried(url, begun, remote, told)) is not None]
+        problems = [problem for url in remote.urls if (problem := _tried(url, begun, remote, on_progress)) is not None]
         if len(problems) < len(remote.urls):
             begun.replace(path)
             return
@@ -104,11 +107,11 @@ def _alone(begun: Path) -> Iterator[None]:
         yield
 
 
-def _tried(url: str, begun: Path, remote: Remote, told: Told) -> str | None:
+def _tried(url: str, begun: Path, remote: Remote, on_progress: OnProgress) -> str | None:
     """Why a URL does not give the file; None: it is here, whole."""
     goes_on = begun.stat().st_size > 0 if begun.exists() else False
     try:
-        _append(url, begun, remote, told)
+        _append(url, begun, remote, on_progress)
     except UnwrittenError:
         raise
     except _FAILED as error:
@@ -117,11 +120,11 @@ def _tried(url: str, begun: Path, remote: Remote, told: Told) -> str | None:
         return None
     begun.unlink()
     if goes_on:  # what was here before may have been of another copy: once more, from the start
-        return _tried(url, begun, remote, told)
+        return _tried(url, begun, remote, on_progress)
     return f"{url}: its contents are not those with SHA-256 {remote.sha256}"
 
 
-def _append(url: str, begun: Path, remote: Remote, told: Told) -> None:
+def _append(url: str, begun: Path, remote: Remote, on_progress: OnProgress) -> None:
     """The rest of a file behind what is here of it; all of it where the server does not send a rest."""
     here = begun.stat().st_size if begun.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={here}-"} if here else {})
@@ -144,7 +147,7 @@ def _append(url: str, begun: Path, remote: Remote, told: Told) -> None:
                 begun.write_bytes(b"")
                 raise ValueError(f"it sends more than the {remote.size:,} bytes of {remote.name}")
             _write(begun, piece)
-            told(remote.name, here, whole)
+            on_progress(remote.name, here, whole)
     if whole and here < whole:
         raise ValueError(f"it ended after {here:,} of {whole:,} bytes")
 

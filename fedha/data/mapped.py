@@ -96,12 +96,11 @@ class Mapped:
         return made.permute(self.axes).contiguous()
 
 
-def open_array(path: Path, axes: tuple[int, ...] | None = None) -> Mapped:
+def open_array(path: Path) -> Mapped:
     """An ``.npy`` file, mapped; its numbers are not read.
 
     Args:
         path: The file; nothing in it is unpickled.
-        axes: As `Mapped.axes`; None: as they are.
 
     Raises:
         FedhaError: It is missing, is no such file, holds objects, or less than its header says.
@@ -122,7 +121,7 @@ def open_array(path: Path, axes: tuple[int, ...] | None = None) -> Mapped:
     if size < wanted:
         raise FedhaError(f"{path} has {size:,} bytes of the {wanted:,} that its header tells of; write it again")
     return Mapped(
-        path.absolute(), offset, kind.str, tuple(shape), fortran and len(shape) > 1, axes or (*range(len(shape)),), size
+        path.absolute(), offset, kind.str, tuple(shape), fortran and len(shape) > 1, tuple(range(len(shape))), size
     )
 
 

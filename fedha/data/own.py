@@ -34,7 +34,7 @@ def load(config: DataConfig, cut: Cut, *, alone: bool = False) -> DomainSet:
         FedhaError: There is no such function, it fails, it makes something else, or the config names a folder or a
             share to hold out that it does not take.
     """
-    function = find("data.name", plugins.place(plugins.DATA, config.name))
+    function = find("data.name", plugins.location(plugins.DATA, config.name))
     made = _made(function, config, cut, alone)
     whole = made if isinstance(made, DomainSet) else None
     if whole is not None:
@@ -102,7 +102,7 @@ def load_own(config: DataConfig, cut: Cut, client_id: int) -> Domain:
 
 def load_targets(config: DataConfig, cut: Cut, root: Path | None) -> tuple[Domain, ...]:
     """The targets at a server; () where the function reads a folder that is not there, or none is named."""
-    needs_folder = "root" in _parameters(find("data.name", plugins.place(plugins.DATA, config.name)))
+    needs_folder = "root" in _parameters(find("data.name", plugins.location(plugins.DATA, config.name)))
     if not config.targets or (needs_folder and (root is None or not root.is_dir() or not any(root.iterdir()))):
         return ()
     return load(config, cut, alone=True).targets
@@ -128,7 +128,7 @@ def _made(function: object, config: DataConfig, cut: Cut, alone: bool) -> object
 
 def classes_of(config: DataConfig) -> int | None:
     """How many classes the function's data have, where it or the config says so; None: neither."""
-    found = about_of(find("data.name", plugins.place(plugins.DATA, config.name)))
+    found = about_of(find("data.name", plugins.location(plugins.DATA, config.name)))
     names = config.options.get("class_names")
     if isinstance(names, list):
         return len(names)
@@ -141,7 +141,7 @@ def check_taken(config: DataConfig) -> None:
     Raises:
         FedhaError: Names it.
     """
-    wanted = _parameters(find("data.name", plugins.place(plugins.DATA, config.name)))
+    wanted = _parameters(find("data.name", plugins.location(plugins.DATA, config.name)))
     usual = DataConfig.model_fields["held_out"].default
     if config.root is not None and "root" not in wanted:
         raise FedhaError(f"data.root is {config.root}, which {config.name} does not take; leave it out, or let it")

@@ -97,7 +97,7 @@ def shares(sources: Sequence[Domain], data: DataConfig, seed: int) -> list[Share
     if data.partition is None:
         return _even(sources, data, seed)
     name, options = named_rule(data.partition or "")
-    function = find(_KEY, plugins.place(plugins.PARTITIONS, name))
+    function = find(_KEY, plugins.location(plugins.PARTITIONS, name))
     seen = tuple(_labels_alone(one) for one in sources)
     offered = {"sources": seen, "seed": seed, "split": data.split}
     offered |= {"clients_per_domain": data.clients_per_domain} if data.clients_per_domain > 1 else {}

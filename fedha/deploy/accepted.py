@@ -177,7 +177,7 @@ def check_named(config: Config) -> None:
     )
     metrics = (("evaluation.metrics", plugins.METRICS, name) for name in config.evaluation.metrics)
     for key, group, name in (*named, *metrics):
-        if is_own(place := plugins.place(group, name)):
+        if is_own(place := plugins.location(group, name)):
             permitted.check(key, place)
 
 

@@ -41,6 +41,7 @@ from fedha.data.part import no_part
 from fedha.deploy import accepted, contracts
 from fedha.deploy.accepted import check_named, only_this
 from fedha.deploy.account_file import account_of
+from fedha.deploy.agreements import FOLDER, check_whole
 from fedha.deploy.memory import (
     forget_copies,
     keep_constants,
@@ -70,13 +71,13 @@ from fedha.flower.secure_wire import REVEAL, settings_mark
 from fedha.flower.serve import Job, serve
 from fedha.flower.wire import CONSTANTS, announced_lent, pack_tensors, sent_constants, unpack_tensors
 from fedha.models import SplitModel, build
+from fedha.models.wanted import resolved
 from fedha.named import is_own
 from fedha.piggyback import riders
 from fedha.privacy.account import Account
 from fedha.privacy.contract import Contract
 from fedha.privacy.limits import Limits, read_limits
 from fedha.privacy.site import Site, sensitive
-from fedha.resolution import resolved
 from fedha.rules.found import server_rule
 
 EVENTS = ".events"  # the folder beside the runs
@@ -159,7 +160,7 @@ def deployed_client_app() -> ClientApp:
             return Message(lacking(), reply_to=message)
         with errors_by_kind(f"client {client_id}", protected=covered):
             clients = _clients(config.model_dump_json(), client_id, _limits(), agreed, settings_mark(job.config))
-        with kept_book(_cache() / contracts.FOLDER, agreed, client_id, context.state):
+        with kept_book(_cache() / FOLDER, agreed, client_id, context.state):
             reply = _remembering(clients, replace(job, config=config), kind, content, context)
         return Message(reply, reply_to=message)
 
@@ -287,7 +288,7 @@ def _clients(
     """
     config = from_json(settings)
     own = _own(resolved(config, alone=True)[0])
-    contracts.check_whole(config)
+    check_whole(config)
     key = None
     if config.privacy.protect == "examples":
         key = side_key(_cache(), None if agreed is None else agreed.key)

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fedha import atomic
-from fedha.deploy import compose, contracts, inventory, material, tree
+from fedha.deploy import agreements, compose, inventory, material, tree
 from fedha.deploy.certificates import Authority, make_identity, read_authority
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.locations import InitFolder, Locations, find_init_folder
@@ -190,7 +190,7 @@ def _make_site(
 ) -> None:
     site = init_folder.site(client.name)
     site.parent.mkdir(mode=0o700, exist_ok=True)
-    agreed = contracts.files_of(contracts.read_all(init_folder.folder / contracts.FOLDER), split=split)
+    agreed = agreements.files_of(agreements.read_all(init_folder.folder / agreements.FOLDER), split=split)
     files = {**material.site_files(record, client, secret, roster, user), **agreed}
     tree.make(site, files, lambda beside: tree.give(beside, user))
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from fedha.deploy import contracts, material, tree
+from fedha.deploy import agreements, material, tree
+from fedha.deploy.agreements import Agreement
 from fedha.deploy.certificates import make_authority, make_identity
-from fedha.deploy.contracts import Agreement
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.locations import InitFolder
 from fedha.deploy.signing import new_signing_key, signer_of
@@ -81,13 +81,13 @@ def create(
     secret = material.server_secrets(authority, server)
     files = {
         **material.office_files(record, authority, roster, user),
-        **contracts.files_of(agreed),
+        **agreements.files_of(agreed),
         **material.within("server", material.server_files(record, keys, secret, configs, user)),
     }
     for client in record.clients:
         secret = material.site_secrets(authority, nodes[client.name], identities[client.name], signers[client.name])
         files |= material.within(f"clients/{client.name}", material.site_files(record, client, secret, roster, user))
-        files |= contracts.files_of(agreed, f"clients/{client.name}/{contracts.FOLDER}", split=secrets.token_hex(32))
+        files |= agreements.files_of(agreed, f"clients/{client.name}/{agreements.FOLDER}", split=secrets.token_hex(32))
 
     def finish(beside: Path) -> None:
         if fill is not None:

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 from fedha.config import Config
-from fedha.data.export import FILE, write_domain
 from fedha.deploy.locations import InitFolder
 from fedha.errors import FedhaError
-from fedha.flower.serve import load_domains
 
 
 def fill(init_folder: InitFolder, clients: Sequence[str], config: Config) -> None:
@@ -20,6 +18,9 @@ def fill(init_folder: InitFolder, clients: Sequence[str], config: Config) -> Non
     Raises:
         FedhaError: There are not as many sources as clients, or the data cannot be had.
     """
+    from fedha.data.export import FILE, write_domain  # these import torch, which a federation without data needs not
+    from fedha.flower.serve import load_domains
+
     domains = load_domains(config)
     if len(domains.sources) != len(clients):
         raise FedhaError(

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from fedha.deploy.names import check_client, check_clients, check_host, with_port
 from fedha.errors import FedhaError
-from fedha.schema import explained, numbers_as_written
+from fedha.schema import Written, explained
 from fedha.yamlfile import read_yaml
 
 FILE = "federation.yaml"
@@ -21,7 +21,7 @@ PROXY = "proxy:8443"
 _HEAD = "# Who is in this federation, and when certificates end. Written by fedha deploy; it holds no secret.\n"
 
 
-class Client(BaseModel):
+class Client(Written):
     """One site.
 
     Attributes:
@@ -30,19 +30,12 @@ class Client(BaseModel):
         ends: When its node's certificate ends.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Annotated[str, AfterValidator(check_client)]
     partition_id: int = Field(ge=0)
     ends: AwareDatetime
 
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers_as_written(cls, content: Any) -> Any:
-        return numbers_as_written(cls, content)
 
-
-class Inventory(BaseModel):
+class Inventory(Written):
     """A federation.
 
     Attributes:
@@ -58,8 +51,6 @@ class Inventory(BaseModel):
         former: Names of clients that were removed, whose keys are refused.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     hosts: tuple[Annotated[str, AfterValidator(check_host)], ...] = ()
     port: int = Field(PORT, ge=1, le=65535)
     control: str = CONTROL
@@ -70,11 +61,6 @@ class Inventory(BaseModel):
     places: int = Field(ge=1)
     clients: tuple[Client, ...]
     former: tuple[Annotated[str, AfterValidator(check_client)], ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers_as_written(cls, content: Any) -> Any:
-        return numbers_as_written(cls, content)
 
     @property
     def address(self) -> str:

@@ -3,7 +3,7 @@
 import secrets
 from datetime import datetime
 
-from fedha.deploy import accepted, compose, contracts, inventory
+from fedha.deploy import accepted, agreements, compose, inventory
 from fedha.deploy.certificates import Authority, Identity, Issued, authority_pem, issue
 from fedha.deploy.inventory import Client, Inventory
 from fedha.deploy.signing import FILE as ROSTER
@@ -88,8 +88,8 @@ def site_files(record: Inventory, client: Client, secret: dict[str, bytes], rost
         accepted.FILE: accepted.first(),
         "data": None,
         "cache": None,
-        contracts.FOLDER: None,
-        contracts.PROPOSED: None,
+        agreements.FOLDER: None,
+        agreements.PROPOSED: None,
         **{f"secrets/{name}": content for name, content in secret.items()},
     }
 

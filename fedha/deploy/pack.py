@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fedha.deploy import compose, inventory
 from fedha.deploy.accepted import FILE as ACCEPTED
-from fedha.deploy.contracts import FOLDER as CONTRACTS
-from fedha.deploy.contracts import PROPOSED
+from fedha.deploy.agreements import FOLDER as CONTRACTS
+from fedha.deploy.agreements import PROPOSED
 from fedha.deploy.inventory import Inventory
 from fedha.deploy.locations import find_init_folder
 from fedha.deploy.signing import FILE as ROSTER

@@ -41,7 +41,7 @@ _REPLACED = (
     "get_load_client_app_fn",
 )
 
-Told = tuple[Message, Context, Run, Fab]
+TaskInput = tuple[Message, Context, Run, Fab]
 
 
 @dataclass
@@ -52,12 +52,12 @@ class SiteCode:
         pull: Flower's own step that fetches a task.
     """
 
-    pull: Callable[[RuntimeHttpClient], Told]
+    pull: Callable[[RuntimeHttpClient], TaskInput]
     _run: Run | None = field(default=None, init=False)
     _app: Callable[[], ClientApp] | None = field(default=None, init=False)
     _kept: ExitStack = field(default_factory=ExitStack, init=False)  # until the process ends
 
-    def pull_task_input(self, client: RuntimeHttpClient) -> Told:
+    def pull_task_input(self, client: RuntimeHttpClient) -> TaskInput:
         """Fetch the task, and note what the server calls its app."""
         told = self.pull(client)
         self._run = told[2]

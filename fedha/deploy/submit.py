@@ -31,6 +31,8 @@ _CONNECTION = "fedha"
 _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 60.0
 _LAST = ("finished", "stopped", "failed", "crashed", "lost")  # events after which nothing comes
+# A run is sent again, from its checkpoint, after its process was lost; times before its last round do not count.
+_ATTEMPTS = 5
 _WAIT_SECONDS = 300.0  # for a SuperLink that is being started anew
 _NEEDED_BYTES = 4096
 _FAILED = "ServerApp failed with exception: "
@@ -66,7 +68,6 @@ def run_deployed(
     *,
     resume: bool = False,
     stop: Callable[[], bool] = never,
-    attempts: int = 5,
     diagnose: Asked | None = None,
 ) -> dict[str, Any]:
     """Train one run on a deployment, or have a finished one diagnosed there.
@@ -78,8 +79,6 @@ def run_deployed(
         to: Where.
         resume: Continue from the folder's checkpoint.
         stop: Asked now and then, whether to stop.
-        attempts: How often the run is sent again, from its checkpoint, after its process on the server was lost; those
-            before the last round that was done do not count.
         diagnose: What is asked about the finished run in the folder.
 
     Returns:
@@ -107,12 +106,12 @@ def run_deployed(
                 _check_space(to.runs)
                 before, done = done, _rounds(folder)
                 lost = 1 if done > before else lost + 1  # a server may be started anew as often as a long run needs
-                if lost >= attempts:
+                if lost >= _ATTEMPTS:
                     raise FedhaError(
                         f"the server's process was lost {lost} times ({error}); look at its log, then resume the run"
                     ) from error
                 resume = runfolder.holds_run(folder)
-                listener.note(f"the server's process was lost ({error}); the run is sent again, {lost} of {attempts}")
+                listener.note(f"the server's process was lost ({error}); the run is sent again, {lost} of {_ATTEMPTS}")
             except KeyboardInterrupt:  # before it was followed
                 _stop(flower, number, events, listener)
                 raise

@@ -250,6 +250,38 @@ def spectral_halves(sample: Sample, seed: int, splits: int = SPLITS) -> tuple[fl
     return float((norms**2).mean().sqrt()), float(torch.quantile(norms, 0.95))
 
 
+def spectral_parts(first: Side, second: Side, seed: int) -> tuple[float, float]:
+    """Spectral norms of the label part and the conditional part of the Hessians' difference, as in `parted`.
+
+    Both are sums over the examples of both sides, with weights of either sign.
+    """
+    every, shape = (*first.samples, *second.samples), tuple(first.samples[0].head.shape)
+    weights = part_weights(first, second)
+    found = extremes(
+        lambda along: torch.stack([one.directions(along, own) for one, own in zip(every, weights, strict=True)]).sum(0),
+        start_vectors(2, shape, seed, "parts"),
+        free_dimensions(shape),
+    )
+    return found[0].norm, found[1].norm
+
+
+def part_weights(first: Side, second: Side) -> list[Tensor]:
+    """What each example counts in both parts of a difference, [2, n] of each domain, the first side's first."""
+    sides = [(at, one) for at, side in enumerate((first, second)) for one in side.samples]
+    even = [1 / len(one) / len((first, second)[at].samples) for at, one in sides]
+    shares = torch.zeros(2, first.samples[0].classes, dtype=torch.float64)
+    for (at, one), mass in zip(sides, even, strict=True):
+        shares[at] += mass * torch.bincount(one.labels, minlength=shares.shape[1])
+    both = (shares > 0).all(0)
+    change = (shares[1] - shares[0]) / (1.0 + both)  # where a side lacks a class, the other's mean stands for it
+    kept = shares.mean(0) * both
+    found = []
+    for (at, one), mass in zip(sides, even, strict=True):
+        of_class = torch.stack([change, kept * (2 * at - 1)]) / shares[at].clamp_min(1e-300)
+        found.append(mass * of_class[:, one.labels])
+    return found
+
+
 def own(sample: Sample) -> dict[str, float]:
     """What one domain is like at the learned head.
 

@@ -13,6 +13,9 @@ from fedha.diagnosis.party import Party, asked
 from fedha.diagnosis.sample import free_dimensions
 from fedha.diagnosis.settings import Products
 
+RIDGE = 1e-3  # of the source's largest curvature, below which a direction is taken for flat
+_HELD = 2**24  # numbers of directions that are held at once
+_LEAST_STEPS, _CLOSE, _GONE = 5, 1e-3, 1e-12  # residuals of a pencil, relative: close to an end, and rounding alone
 DENSE = 600  # weights of a head up to which the whole difference is taken apart
 
 
@@ -147,7 +150,7 @@ def makeup(direction: Tensor, most: int = 5) -> Makeup:
     return Makeup(tuple(squares.sum(1).tolist()), tuple((place, float(columns[place])) for place in order))
 
 
-def curvature_ratio(source: Tensor, target: Tensor, ridge: float = 1e-3) -> float:
+def curvature_ratio(source: Tensor, target: Tensor, ridge: float = RIDGE) -> float:
     """The largest value of the pencil (H_T, H_S + tau I), tau = ridge * largest eigenvalue of H_S; dense, [P, P].
 
     To second order what the target can lose where the source loses one nat: no radius and no units.
@@ -158,3 +161,50 @@ def curvature_ratio(source: Tensor, target: Tensor, ridge: float = 1e-3) -> floa
         return float("inf")
     root = vectors / (values.clamp_min(0) + ridge * largest).sqrt()
     return float(torch.linalg.eigvalsh(root.T @ target @ root)[-1])
+
+
+def curvature_ratio_at_least(
+    source: Party, target: Party, shape: tuple[int, int], *, seed: int = 0, ridge: float = RIDGE, steps: int = 150
+) -> float:
+    """The same from products alone, for heads of any size: a lower end, close where the last residual is small.
+
+    Generalised Davidson steps without a preconditioner: directions are added along the residual of the best one so far,
+    and the pencil is solved in their span, so no system with H_S + tau I is.
+
+    Args:
+        source: S.
+        target: T.
+        shape: Of the head, [C, D].
+        seed: Of the random starts.
+        ridge: As in `curvature_ratio`.
+        steps: Products at most.
+    """
+    free = free_dimensions(shape)
+    largest = extremes(source.directions, start_vectors(1, shape, seed, "top"), free)[0].high
+    if largest <= 0:
+        return float("inf")
+    added, best = start_vectors(1, shape, seed, "pencil"), 0.0
+    basis, theirs, ours = (added.new_zeros(0, added.numel()) for _ in range(3))
+    for _ in range(min(steps, free, max(8, _HELD // added.numel()))):
+        added = added / added.norm()
+        basis = torch.cat([basis, added.flatten(1)])
+        theirs = torch.cat([theirs, target.directions(added).flatten(1)])
+        ours = torch.cat([ours, (source.directions(added) + ridge * largest * added).flatten(1)])
+        root = torch.linalg.cholesky(_even(basis @ ours.T))
+        inner = torch.linalg.solve_triangular(root, _even(basis @ theirs.T), upper=False)
+        values, vectors = torch.linalg.eigh(_even(torch.linalg.solve_triangular(root, inner.T, upper=False)))
+        best = float(values[-1])
+        mix = torch.linalg.solve_triangular(root.T, vectors[:, -1:], upper=True)[:, 0]
+        scale, residual = best * (mix @ ours), mix @ theirs
+        residual = residual - scale
+        close = _CLOSE if len(basis) > _LEAST_STEPS else _GONE
+        if float(residual.norm()) <= close * float(scale.norm()):
+            break
+        for _ in range(2):
+            residual = residual - (basis @ residual) @ basis
+        added = residual.view(1, *shape)
+    return best
+
+
+def _even(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.T) / 2

@@ -220,7 +220,15 @@ def _curvature(scene: Scene, choice: Choice, hessians: Hessians | None) -> list[
         mean = _others(parties, names, name)
         one = curvature.difference(mean, parties[name], shape, seed=seed, hessians=hessians)
         found.append((one, mean, parties[name]))
-    return [_curved(one, first, second, hessians) for one, first, second in found]
+    rows = [_curved(one, first, second, hessians) for one, first, second in found]
+    if hessians is None:
+        for row, (_, first, second) in zip(rows, found, strict=True):
+            if row["first"] not in parties:  # a mean: the pairs of single domains would be many
+                row["ratios"] = [
+                    curvature.curvature_ratio_at_least(one, other, shape, seed=seed)
+                    for one, other in ((first, second), (second, first))
+                ]
+    return rows
 
 
 def _sides(subject: Subject, choice: Choice) -> list[tuple[Side, Side]]:
@@ -257,8 +265,9 @@ def _attributes(
         ours = pooled([parties[one.name] for one in first.samples], first.name)
         norm = curvature.difference(ours, parties[second.name], scene.shape, seed=seed, hessians=hessians).lower
         chances = attributes.by_chance(first, second, spectral)
+        parts = attributes.spectral_parts(first, second, seed)
         whole = attributes.Difference(
-            "Hessian, spectral norm", first.name, second.name, norm, *chances, None, None, "cma, hutchinson_shared"
+            "Hessian, spectral norm", first.name, second.name, norm, *chances, *parts, "cma, hutchinson_shared"
         )
         found.append(asdict(whole))
     return found

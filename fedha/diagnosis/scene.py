@@ -74,11 +74,7 @@ def choose(config: Config, sources: Sequence[str], targets: Sequence[str], setti
         FedhaError: The run cannot be diagnosed, or not so.
     """
     check_config(config)
-    for name in settings.to:
-        if name not in (*sources, *targets):
-            raise FedhaError(
-                f"--to names {name!r}, which is no domain of the run; take some of {listed([*targets, *sources])}"
-            )
+    check_names(settings.to, [*targets, *sources])
     notes = []
     mode = settings.mode or ("pooled" if targets or settings.to else "leave-one-out")
     if mode == "leave-one-out" and settings.mode is None:
@@ -102,3 +98,20 @@ def choose(config: Config, sources: Sequence[str], targets: Sequence[str], setti
     if mode == "pooled" and len(sources) == 1 and set(to) & set(sources):
         raise FedhaError(f"--to names the only source, {sources[0]!r}, which leaves nothing to compare it with")
     return Choice(mode, to, tuple(notes))
+
+
+def check_names(asked: Sequence[str], known: Sequence[str]) -> None:
+    """Whether domains that transfer is to be measured to are some.
+
+    Args:
+        asked: By name.
+        known: Every domain of the run.
+
+    Raises:
+        FedhaError: One is none.
+    """
+    for name in asked:
+        if name not in known:
+            raise FedhaError(
+                f"transfer is to be measured to {name!r}, which is no domain of the run; take some of {listed(known)}"
+            )

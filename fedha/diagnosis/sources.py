@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 
+import torch
+from torch import Tensor
+
 from fedha.diagnosis.attributes import Attribute, Side, by_chance, feature_spread, halves, mean_of, spectral_halves
-from fedha.diagnosis.curvature import Curvature, norms
-from fedha.diagnosis.party import Party
+from fedha.diagnosis.curvature import Curvature, difference, norms
+from fedha.diagnosis.party import Party, pooled
 from fedha.diagnosis.sample import Sample, logit_unit
 from fedha.diagnosis.transfer import both_ways
 from fedha.diagnosis.weighted import feature_means, gradients
@@ -46,7 +49,7 @@ class Apart:
 
 @dataclass(frozen=True)
 class Between:
-    """What the sources alone say of a head, of the pair that is farthest apart in each number.
+    """How far two sides are apart at a head; of sources, of the pair that is farthest apart in each number.
 
     Attributes:
         hessian: Spectral norm of the Hessians' difference; a lower end.
@@ -108,27 +111,58 @@ def between(samples: Sequence[Sample], seed: int, logits: float = 1.0) -> Betwee
     """
     if len(samples) < 2:
         raise FedhaError("sources are compared with each other, and this run has one; take a run with two or more")
-    radius, spread = logits * logit_unit(samples), feature_spread(samples)
-    parties = [one.party() for one in samples]
-    found = []
-    for known, (a, b) in zip(_norms(samples, parties, seed), combinations(range(len(samples)), 2), strict=True):
-        there, back = both_ways(parties[a], parties[b], samples[a].head, [radius], (), known=known, seed=seed)
-        means = [mean_of(samples[one], feature_means) for one in (a, b)]
-        found.append(
-            {
-                "hessian": known.lower,
-                "hessian_upper": known.upper,
-                "gradient": there.parts.gradient / radius,
-                "features": float((means[1] - means[0]).norm()) / spread,
-                "risk_gap": abs(there.parts.risk_gap),
-                "measured": there.symmetric or 0.0,
-                "bound": there.symmetric_bound or 0.0,
-                "excess": max(there.excess or 0.0, back.excess or 0.0),
-                "excess_bound": max(there.excess_bound or 0.0, back.excess_bound or 0.0),
-            }
-        )
-    largest = {name: max(one[name] for one in found) for name in found[0]}
-    return Between(**largest, radius=radius, logits=logits)
+    parties, scale = [one.party() for one in samples], _Scale(logits, logits * logit_unit(samples), seed)
+    means = [mean_of(one, feature_means) for one in samples]
+    spread, head = feature_spread(samples), samples[0].head
+    found = [
+        _told(parties[a], parties[b], head, known, float((means[b] - means[a]).norm()) / spread, scale)
+        for known, (a, b) in zip(_norms(samples, parties, seed), combinations(range(len(samples)), 2), strict=True)
+    ]
+    return Between(**{one.name: max(getattr(pair, one.name) for pair in found) for one in fields(Between)})
+
+
+def toward(samples: Sequence[Sample], target: Sample, seed: int, logits: float = 1.0) -> Between:
+    """The same numbers between the mean of sources and a domain that nobody trained on.
+
+    Args:
+        samples: Sources, at one head.
+        target: At the same.
+        seed: Of random starts.
+        logits: Radius of the ball, in logit units.
+    """
+    source, scale = (
+        pooled([one.party() for one in samples], "the sources"),
+        _Scale(logits, logits * logit_unit(samples), seed),
+    )
+    known = difference(source, target.party(), (target.head.shape[0], target.head.shape[1]), seed=seed)
+    middle = torch.stack([mean_of(one, feature_means) for one in samples]).mean(0)
+    distance = float((mean_of(target, feature_means) - middle).norm()) / feature_spread(samples)
+    return _told(source, target.party(), target.head, known, distance, scale)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    logits: float
+    radius: float
+    seed: int
+
+
+def _told(first: Party, second: Party, head: Tensor, known: Curvature, distance: float, scale: _Scale) -> Between:
+    """What there is between two sides whose features' means are so far apart."""
+    there, back = both_ways(first, second, head, [scale.radius], (), known=known, seed=scale.seed)
+    return Between(
+        hessian=known.lower,
+        hessian_upper=known.upper,
+        gradient=there.parts.gradient / scale.radius,
+        features=distance,
+        risk_gap=abs(there.parts.risk_gap),
+        measured=there.symmetric or 0.0,
+        bound=there.symmetric_bound or 0.0,
+        excess=max(there.excess or 0.0, back.excess or 0.0),
+        excess_bound=max(there.excess_bound or 0.0, back.excess_bound or 0.0),
+        radius=scale.radius,
+        logits=scale.logits,
+    )
 
 
 def _norms(samples: Sequence[Sample], parties: Sequence[Party], seed: int) -> list[Curvature]:

@@ -87,7 +87,7 @@ def fetch(asked: Sequence[Any], seconds: float, look: Callable[[], None]) -> lis
             raise GetTimeoutError(f"no answer within {seconds:g} s")
 
 
-def refuge(known: Mapping[str, Node], held: Iterable[str], cpus: float) -> Node | None:
+def node_with_room(known: Mapping[str, Node], held: Iterable[str], cpus: float) -> Node | None:
     """The node for a worker whose own is lost: of those with so many CPUs, the one with fewest workers for its size.
 
     Args:

@@ -63,10 +63,10 @@ if {place!r} not in sys.path:
     sys.path.insert(0, {place!r})
 sys.path += [one for one in {paths!r} if one not in sys.path]
 
-from fedha.engine.flower_simulation import own_client_app, told_server_app
+from fedha.engine.flower_simulation import simulated_client_app, simulated_server_app
 
-server = told_server_app(Path({events!r}), {domains!r})
-client = own_client_app({domains!r})
+server = simulated_server_app(Path({events!r}), {domains!r})
+client = simulated_client_app({domains!r})
 """
 
 
@@ -118,7 +118,7 @@ def _module(events: Path, domains: str | None) -> str:
     return _MODULE.format(place=str(Path(fedha.__file__).parents[1]), events=str(events), paths=paths, domains=domains)
 
 
-def own_client_app(domains: str | None) -> ClientApp:
+def simulated_client_app(domains: str | None) -> ClientApp:
     """The ClientApp of a run.
 
     Args:
@@ -133,14 +133,14 @@ def _offer(domains: str | None) -> None:
         domain_files.offer(Path(domains))
 
 
-def told_server_app(events: Path, domains: str | None = None) -> ServerApp:
+def simulated_server_app(events: Path, domains: str | None = None) -> ServerApp:
     """fedha's ServerApp, which writes into a file how its run goes on, and the error of ours that ends it.
 
     What nobody expected is left to Flower, whose log has the traces.
 
     Args:
         events: The file.
-        domains: As in `own_client_app`.
+        domains: As in `simulated_client_app`.
     """
     _offer(domains)
     file = EventFile(events)

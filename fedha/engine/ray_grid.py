@@ -14,7 +14,7 @@ from flwr.supercore.run import Run
 from ray.exceptions import RayError, RayTaskError
 
 from fedha.engine.broadcast import Broadcast
-from fedha.engine.cluster import LOOK_SECONDS, Head, fetch, nodes, refuge
+from fedha.engine.cluster import LOOK_SECONDS, Head, fetch, node_with_room, nodes
 from fedha.engine.host import Host, Resources
 from fedha.engine.nodes import FIRST_NODE, identify_server
 from fedha.engine.parcels import Answer, Records, to_record_dict, to_records
@@ -277,7 +277,7 @@ class RayGrid(Grid):
             self._lost.add(host.node)
             self._note(f"the Ray cluster has lost its node {there}")
         cpus, gpus = host.resources.cpus, host.resources.gpus
-        spare = refuge(known, (one.node for one in self.hosts if one is not host), cpus)
+        spare = node_with_room(known, (one.node for one in self.hosts if one is not host), cpus)
         free = float(ray.available_resources().get("GPU", 0)) if gpus else 0.0  # type: ignore[no-untyped-call]
         if spare is None or free < gpus:
             raise ClusterError(

@@ -63,8 +63,12 @@ class Features:
 
     def expect(self, rows: Tensor, draws: Draws | None) -> None:
         """The inputs of what will be taken soon, where they have to be computed."""
-        if not self.views and (draws is not None or self.known is None):
-            self.examples.expect(rows[:BLOCK], self._drawn(draws))
+        drawn = self._drawn(draws)
+        if self.views or (drawn is None and self.known is not None):
+            return
+        some = rows if drawn is not None else self._missing(rows)
+        if len(some):
+            self.examples.expect(some[:BLOCK], drawn)
 
     def take(self, rows: Tensor, draws: Draws | None = None) -> Tensor:
         """These features.
@@ -101,11 +105,17 @@ class Features:
             size = (self.places, self.width)
             self._memory[:] = [torch.empty(size, dtype=self.dtype), torch.zeros(size[0], dtype=torch.bool)]
         features, there = self._memory
-        missing = places[~there[places]].unique()
-        if len(missing):
+        if len(missing := self._missing(places)):
             features[missing] = make(missing).to(self.dtype)
             there[missing] = True
         return features[places]
+
+    def _missing(self, places: Tensor) -> Tensor:
+        """Those of which nothing is remembered, in the order in which they are computed."""
+        if not self.remembers:
+            return places
+        found: Tensor = (places[~self._memory[1][places]] if self._memory else places).unique()
+        return found
 
     def _inputs(self, places: Tensor, draws: Draws | None) -> Any:
         """What the trunk sees at these places; a block may hold several views."""

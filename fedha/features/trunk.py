@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedha.inputs import Form, arguments
-from fedha.models.random_layers import kept_apart, untouched
+from fedha.models.random_layers import generator_state, kept_apart, untouched
 from fedha.models.split import SplitModel, evaluating
 
 BLOCK = (
@@ -96,9 +96,9 @@ def _constant(model: SplitModel, layers: list[nn.Module], form: Form) -> Iterato
         if not frozen or _moves(layer) or by_name or not all(isinstance(one, Tensor) for one in seen):
             return
         with untouched(device), torch.no_grad():
-            before = _drawn(device)
+            before = generator_state(device)
             made = functional_call(layer, kept_apart(layer), seen)
-            if not isinstance(made, Tensor) or not torch.equal(before, _drawn(device)):
+            if not isinstance(made, Tensor) or not torch.equal(before, generator_state(device)):
                 return
         seen = (made,)
         yield made
@@ -119,8 +119,3 @@ def _behind(model: SplitModel, featurizer: nn.Module) -> SplitModel:
     made = SplitModel(featurizer, model.head, batch_norm=model.batch_norm)
     made.training = model.training
     return made
-
-
-def _drawn(device: torch.device) -> Tensor:
-    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-    return torch.cat(states)

@@ -255,7 +255,7 @@ class Clients:
             return handshake.greeted(pack_reply(told))
         if kind in STEPS:
             before = client.state
-            reply = secure_client.answer_step(self._sworn(), kind, client, content, context)
+            reply = secure_client.answer_step(self._party_or_refuse(), kind, client, content, context)
             if client.state is not before:
                 _remember(client, context)
             return pack_reply(reply)
@@ -414,7 +414,7 @@ class Clients:
             secure_client.store(party, context, question, secrets, client)
         return [plain_reply(reply) for _, reply in masked]
 
-    def _sworn(self) -> Party:
+    def _party_or_refuse(self) -> Party:
         if self._party is None:
             raise FedhaError(
                 "this client was asked for keys of secure sums and has no identity for them; set "

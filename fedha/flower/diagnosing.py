@@ -22,7 +22,7 @@ from fedha.diagnosis import record
 from fedha.diagnosis.diagnose import measured
 from fedha.diagnosis.party import Kind, Party, Question
 from fedha.diagnosis.sample import Sample
-from fedha.diagnosis.scene import Scene, choose
+from fedha.diagnosis.scene import Scene, check_names, choose
 from fedha.diagnosis.settings import Settings
 from fedha.diagnosis.subject import Part, Subject, Told, check_config, learned_head, looked_at, sampled
 from fedha.errors import FedhaError, listed
@@ -38,8 +38,8 @@ from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_request, pack_tensors
 from fedha.models import SplitModel, build
 from fedha.models.state import LOCAL, constants_name, digests, kinds_of, named_state
+from fedha.models.wanted import resolved
 from fedha.privacy.contract import contract_of
-from fedha.resolution import resolved
 from fedha.runs import owner, runfolder
 from fedha.runs.kept import model_of
 from fedha.runs.listener import Listener
@@ -159,6 +159,8 @@ def serve_diagnosis(
     talk.tell, talk.stop, talk.attendance = listener.note, stop, attendance or talk.attendance
     targets = domains.targets if domains is not None else _own_targets(job)
     names = [one.name for one in targets]
+    if domains is None:
+        check_names(settings.to, _known_names(config, names) or settings.to)
     sources, lent = _met(strategy, grid, config, names, settings.to if domains is None else ())
     names += [one.domain for one in lent]
     choice = choose(config, [one.domain for one in sources], names, settings)
@@ -228,6 +230,17 @@ def _own_targets(job: Job) -> tuple[Domain, ...]:
     section, _ = resolved(job.config, alone=True)
     own = section if job.target_root is None else section.model_copy(update={"root": job.target_root})
     return data.load_targets(own, job.config.seed[0])
+
+
+def _known_names(config: Config, own: Sequence[str]) -> tuple[str, ...]:
+    """Every domain that can have a part in a deployed run, as far as that is known before anybody is met; else none."""
+    named, sources = (*config.data.targets, *own), config.data.sources
+    if named and sources:
+        return tuple(dict.fromkeys((*named, *sources)))
+    try:  # of a data set whose domains do not lie in files, of which a server has its own alone
+        return data.domain_names(config.data.model_copy(update={"root": None}))
+    except FedhaError:
+        return ()
 
 
 def _met(

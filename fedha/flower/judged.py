@@ -6,7 +6,7 @@ from typing import Any
 
 from fedha.config import Config
 from fedha.metrics.asked import asked
-from fedha.metrics.values import told
+from fedha.metrics.values import as_recorded
 from fedha.runs import runfolder
 from fedha.runs.kept import Kept
 from fedha.runs.stopping import Patience
@@ -39,7 +39,7 @@ class Judged:
         self.wanted = bool(evaluation.metrics or evaluation.groups)
         self.asked = asked(evaluation.metrics, evaluation.groups or "", self.classes)
 
-    def told(self, part: str, domains: Mapping[str, Any]) -> dict[str, Any]:
+    def recorded(self, part: str, domains: Mapping[str, Any]) -> dict[str, Any]:
         """The domains of a part as a record has them.
 
         Args:
@@ -47,13 +47,13 @@ class Judged:
             domains: What was counted of each.
         """
         self.pooled[part] = domains
-        return {name: told(one, self.config.evaluation.metrics) for name, one in domains.items()}
+        return {name: as_recorded(one, self.config.evaluation.metrics) for name, one in domains.items()}
 
     def with_intervals(self, part: str, domains: Mapping[str, Any]) -> dict[str, Any]:
         """The same as results have it: with intervals where metrics are asked for, and no noise is on the numbers."""
         metrics, noisy = self.config.evaluation.metrics, self.config.privacy.protect == "examples"
         seed = None if not metrics or (noisy and part == "held_out") else self.config.seed[0]
-        return {name: told(one, metrics, seed=seed) for name, one in domains.items()}
+        return {name: as_recorded(one, metrics, seed=seed) for name, one in domains.items()}
 
     def recall(self, records: Sequence[Record]) -> str:
         """The rounds before a run was resumed; why training ended with them, or ""."""

@@ -41,7 +41,7 @@ def results_of(job: Job, rounds: Rounds, setting: Setting) -> dict[str, Any]:
         "target": target,
         "sources": sources,
         **({"id_test": records[-1]["id_test"]} if records[-1].get("id_test") else {}),
-        "train": judge.told("train", rounds.strategy.last_evaluation.get("train", {})),
+        "train": judge.recorded("train", rounds.strategy.last_evaluation.get("train", {})),
         "selection": select(records, folds, judge.warmup, judge.kept.by, config.evaluation.metrics),
         **({} if judge.kept.by == ACCURACY else {"select_by": asdict(judge.kept.by)}),
         **({"stopped": rounds.early} if rounds.early else {}),

@@ -163,7 +163,7 @@ class Rounds:
     def _looked_at(self, record: Record, *, last: bool) -> Record:
         """A round's record with what its model makes of the unseen domains, and of the sources or not yet."""
         self._shown = self.server.shown(over=last)
-        record |= {part: self.judge.told(part, look(self._shown)) for part, look in self.looks.items()}
+        record |= {part: self.judge.recorded(part, look(self._shown)) for part, look in self.looks.items()}
         if self.strategy.piggyback and not last:
             self.pending = record  # the clients evaluate this model with the next round
             return record
@@ -176,7 +176,7 @@ class Rounds:
 
     def _evaluated(self, record: Record, seconds: float = 0.0) -> Record:
         """A round's record with what the clients evaluated, and the seconds that this took."""
-        held_out = self.judge.told("held_out", self.held_out())
+        held_out = self.judge.recorded("held_out", self.held_out())
         last = {"target": record["target"], "seconds": record["seconds"] + seconds}
         rest = {key: value for key, value in record.items() if key not in last}
         return {**rest, "held_out": held_out, **last}

@@ -1,14 +1,13 @@
 """A client's part in the rounds' secure sums: it keeps its secrets, answers the steps, and masks what it answers.
 
-Between messages the secrets lie in the state of the node's Flower context, by session, and nowhere else. So does what
-the client will remember of an answer, until it has given its shares for the sum that the answer is in.
+Between messages its secrets lie in the state of the node's Flower context and nowhere else (`secure_secrets`). So does
+what the client will remember of an answer, until it has given its shares for the sum that the answer is in.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from logging import WARNING
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
@@ -19,7 +18,7 @@ from fedha.client_state import ClientState, from_tensors, to_tensors
 from fedha.config import Config
 from fedha.errors import FedhaError
 from fedha.exchange import Reply, Request
-from fedha.flower.secure_turns import Turns
+from fedha.flower import secure_secrets
 from fedha.flower.secure_wire import (
     ADVERTISE,
     CONFIRM,
@@ -45,11 +44,8 @@ from fedha.privacy.secure.session import Session
 from fedha.privacy.secure.states import Advertised, Confirmed, Masked, Shared
 from fedha.privacy.secure.terms import Terms
 
-_SECRETS, _DONE, _TURN = "fedha-secrets", "done", "turn"
 _STAGED, _STAGED_FOR = "fedha-staged", "fedha-staged-for"
 _ROUNDING = 1e-9  # of sums of weights
-
-_State = TypeVar("_State", Advertised, Shared, Masked, Confirmed)
 
 
 @dataclass(frozen=True)
@@ -138,23 +134,23 @@ def answer_step(party: Party, kind: str, client: Client, content: RecordDict, co
         return replace(party.hide(client.reply({})), secure=_advertise(party, client, sessions, context))
     if kind == SHARE:
         keys = [unpack(KeyList, one) for one in listed(parts, "keys")]
-        old = [_recall(context, Advertised, one.session) for one in keys]
+        old = [secure_secrets.recall(context, Advertised, one.session) for one in keys]
         both = [
             protocol.share_keys(state, one, party.roster(state.session.cohort))
             for state, one in zip(old, keys, strict=True)
         ]
-        _store(party, client_id, context, [state for state, _ in both])
+        secure_secrets.keep(party.turns, client_id, context, [state for state, _ in both])
         return _step_reply(party, client, "dealings", [pack(dealing) for _, dealing in both])
     if kind == CONFIRM:
         survivors = unpack(Survivors, single(parts, "survivors"))
-        masked = _recall(context, Masked, survivors.session)
+        masked = secure_secrets.recall(context, Masked, survivors.session)
         confirmed, confirmation = protocol.confirm(masked, survivors, party.identity(client_id))
-        _store(party, client_id, context, [confirmed])
+        secure_secrets.keep(party.turns, client_id, context, [confirmed])
         return _step_reply(party, client, "confirmation", pack(confirmation))
     confirmations = unpack(Confirmations, single(parts, "confirmations"))
-    last = _recall(context, Confirmed, confirmations.session)
+    last = secure_secrets.recall(context, Confirmed, confirmations.session)
     revealed = protocol.reveal(last, confirmations, party.roster(last.session.cohort))
-    _forget(party, client_id, context, last.session)
+    secure_secrets.forget(party.turns, client_id, context, last.session)
     client.state = _remembered(context, last, client.state)
     return _step_reply(party, client, "revealed", pack(revealed))
 
@@ -175,7 +171,7 @@ def open_question(kind: str, client: Client, content: RecordDict, request: Reque
             "see that the server has privacy.secure_aggregation on"
         )
     inbox = unpack(Inbox, single(parts, "inbox"))
-    state = _recall(context, Shared, inbox.session)
+    state = secure_secrets.recall(context, Shared, inbox.session)
     session, wanted = state.session, exchange_name(kind, request.measure)
     if (session.round, session.exchange) != (request.round, wanted):
         raise FedhaError(
@@ -239,7 +235,7 @@ def proposes_evaluation(content: RecordDict) -> bool:
 
 def store(party: Party, context: Context, opened: Opened, state: Masked, client: Client) -> None:
     """Put a client's new secrets in the place of the old ones, and lay by what it will remember of its answer."""
-    _store(party, client.client_id, context, [state], answered=state.session.exchange)
+    secure_secrets.keep(party.turns, client.client_id, context, [state], answered=state.session.exchange)
     for name in (_STAGED, _STAGED_FOR):
         context.state.pop(name, None)
     after, before = client.state, opened.known
@@ -289,8 +285,8 @@ def _recollect(client: Client, state: Shared, inbox: Inbox) -> tuple[int, ...]:
 def _advertise(
     party: Party, client: Client, sessions: Sequence[Session], context: Context
 ) -> dict[str, bytes | list[bytes]]:
-    secrets, client_id = _secrets(context), client.client_id
-    (latest, *done), names = _done(secrets), {*secrets, *(_name(session) for session in sessions)}
+    client_id, (latest, *done) = client.client_id, secure_secrets.done(context)
+    names = {*secure_secrets.kept(context), *(secure_secrets.name_of(session) for session in sessions)}
     if len(rounds := {session.round for session in sessions}) != 1:
         raise FedhaError(
             f"client {client_id} is asked for keys of the rounds {sorted(rounds)} at once; the server is broken or "
@@ -318,11 +314,8 @@ def _advertise(
         protocol.advertise(session, client_id, identity, party.roster(session.cohort), party.minimum, past)
         for session in sessions
     ]
-    kept = {name: value for name, value in secrets.items() if name.startswith(f"{round}/")}
-    given = done if round == int(latest) else []
-    turn = Turns(party.turns, context.run_id, client_id).begin(round, [session.exchange for session in sessions])
-    context.state[_SECRETS] = ConfigRecord({**kept, _DONE: [str(round), *given], _TURN: turn})
-    _store(party, client_id, context, [state for state, _ in both])
+    secure_secrets.begin(party.turns, client_id, context, round, [session.exchange for session in sessions])
+    secure_secrets.keep(party.turns, client_id, context, [state for state, _ in both])
     return {"identity": identity.public, "adverts": [pack(advert) for _, advert in both]}
 
 
@@ -349,64 +342,3 @@ def _own_weight(session: Session, client_id: int, left: float) -> float:
 
 def _step_reply(party: Party, client: Client, name: str, value: bytes | list[bytes]) -> Reply:
     return replace(party.hide(client.reply({})), secure={name: value})
-
-
-def _secrets(context: Context) -> ConfigRecord:
-    record = context.state.get(_SECRETS)
-    return record if isinstance(record, ConfigRecord) else ConfigRecord()
-
-
-def _done(secrets: ConfigRecord) -> list[str]:
-    """The latest round that keys were given for, and those of its exchanges that shares were given for."""
-    known = secrets.get(_DONE)
-    return [str(one) for one in known] if isinstance(known, list) else ["0"]
-
-
-def _name(session: Session) -> str:
-    return f"{session.round}/{session.exchange}/{session.digest.hex()}"
-
-
-def _recall(context: Context, kind: type[_State], session: bytes) -> _State:
-    """The client's secrets of a session, if it is at the step that they are of.
-
-    Raises:
-        FedhaError: It is not.
-    """
-    for name, value in _secrets(context).items():
-        if name.endswith(f"/{session.hex()}") and isinstance(value, bytes):
-            if not value.startswith(f'["{kind.__name__}"'.encode()):
-                raise FedhaError(
-                    "a step of a secure sum comes again or out of turn; it was taken once and is not taken twice"
-                )
-            return unpack(kind, value)
-    raise FedhaError(
-        "this client has no keys of the secure sum that it is asked for: the message is old or of another run, "
-        "or the client was started anew since the round began"
-    )
-
-
-def _store(
-    party: Party,
-    client_id: int,
-    context: Context,
-    states: Sequence[Advertised | Shared | Masked | Confirmed],
-    answered: str = "",
-) -> None:
-    secrets = _taken(party, client_id, context, answered)
-    for state in states:
-        secrets[_name(state.session)] = pack(state)
-    context.state[_SECRETS] = ConfigRecord(secrets)
-
-
-def _forget(party: Party, client_id: int, context: Context, session: Session) -> None:
-    secrets = _taken(party, client_id, context)
-    del secrets[_name(session)]
-    secrets[_DONE] = [*_done(_secrets(context)), session.exchange]
-    context.state[_SECRETS] = ConfigRecord(secrets)
-
-
-def _taken(party: Party, client_id: int, context: Context, answered: str = "") -> dict[str, Any]:
-    """A client's secrets, to be changed by this task, whose turn it is."""
-    secrets = dict(_secrets(context))
-    secrets[_TURN] = Turns(party.turns, context.run_id, client_id).take(str(secrets.get(_TURN, "")), answered)
-    return secrets

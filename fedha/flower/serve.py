@@ -17,7 +17,7 @@ from fedha.data.fingerprint import fingerprint
 from fedha.data.groups import groups_of
 from fedha.data.partition import client_count, client_names
 from fedha.diagnosis.watch import watch
-from fedha.errors import listed
+from fedha.errors import FedhaError, listed
 from fedha.features import Keeping, ahead
 from fedha.flower import booking, secure_rounds
 from fedha.flower.attendance import Attendance
@@ -183,7 +183,7 @@ def _serve(
     rounds.run(done)
     runfolder.write_model(job.folder, server.shown(over=True), server.kinds)
     if judge.wanted and "target" not in judge.pooled:  # it was resumed after its last round
-        judge.told("target", looks["target"](server.shown(over=True)))
+        judge.recorded("target", looks["target"](server.shown(over=True)))
     results = results_of(job, rounds, setting) | ({"start": start} if start else {})
     own_files.write_json(job.folder, runfolder.FOLD if job.left_out else runfolder.RESULTS, results)
     listener.finished(deepcopy(results))
@@ -220,7 +220,12 @@ def _network(config: Config, setting: Setting, domains: DomainSet | None, device
     made = build(config.network, setting.input_shape, setting.classes, config.seed[0])
     model = check_network(made).to(torch.device(device))
     form = likely_form(model, setting.input_shape)
-    check_inputs(model, next(iter(setting.names), POOLED), form)
+    told_apart = check_inputs(model, next(iter(setting.names), POOLED), form)
+    if told_apart < setting.classes:
+        raise FedhaError(
+            f"the network tells {told_apart} classes apart but the data have {setting.classes}; give its head so many "
+            "outputs (a function that makes it may take `classes`)"
+        )
     check_batch_norm(model, config.training, config.privacy)
     check_weights(config.training, setting.classes)
     for domain in (*domains.sources, *domains.targets) if domains is not None else ():

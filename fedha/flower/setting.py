@@ -15,7 +15,7 @@ from fedha.errors import FedhaError, listed
 from fedha.flower.job import Job
 from fedha.flower.outside import check_once
 from fedha.flower.strategy import HessianAlignment
-from fedha.resolution import resolved
+from fedha.models.wanted import resolved
 from fedha.runs.wording import MANY
 
 

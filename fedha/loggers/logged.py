@@ -28,7 +28,7 @@ def logger(name: str) -> Listener:
         raise FedhaError(f"--log is {name!r}{nearest(name, known, 'or name your own as package.module:Class')}")
     if name in plugins.BUILT_IN[group] and find_spec(name) is None:  # each is called after the package that it needs
         raise FedhaError(f"--log {name} needs a package that is not installed: pip install 'fedha[{name}]'")
-    made = named.find("--log", plugins.place(group, name))()
+    made = named.find("--log", plugins.location(group, name))()
     if not isinstance(made, Listener):
         raise FedhaError(f"--log is {name!r}, which makes a {type(made).__name__}; it needs the methods of a Listener")
     return made

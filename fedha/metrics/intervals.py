@@ -39,14 +39,14 @@ def interval(row: Metric, have: Mapping[str, Any], seed: int) -> tuple[float, fl
     return float(low), float(high)
 
 
-def _resampled(row: Metric, have: Mapping[str, Any], chance: numpy.random.Generator) -> NDArray[Any] | None:
+def _resampled(row: Metric, have: Mapping[str, Any], generator: numpy.random.Generator) -> NDArray[Any] | None:
     if row.needs == ("accuracy",):
         count, share = int(have["examples"]), have["accuracy"]
-        return None if not count or share is None else chance.binomial(count, min(1.0, share), DRAWS) / count
+        return None if not count or share is None else generator.binomial(count, min(1.0, share), DRAWS) / count
     if row.needs == ("confusion",) and "confusion" in have:
-        drawn = _multinomial(have["confusion"], chance)
+        drawn = _multinomial(have["confusion"], generator)
     elif row.needs == ("bins",) and "bins" in have:
-        drawn = _drawn_bins(have["bins"], chance)
+        drawn = _drawn_bins(have["bins"], generator)
     else:
         return None
     (name,) = row.needs
@@ -62,22 +62,22 @@ def _value(row: Metric, name: str, counts: NDArray[Any]) -> float:
         return numpy.nan
 
 
-def _multinomial(counts: NDArray[Any], chance: numpy.random.Generator) -> NDArray[Any]:
+def _multinomial(counts: NDArray[Any], generator: numpy.random.Generator) -> NDArray[Any]:
     """So many examples, drawn anew from the cells, [1000, ...]."""
     flat = counts.reshape(-1)
     full = numpy.flatnonzero(flat)  # the empty ones stay so
     drawn = numpy.zeros((DRAWS, len(flat)))
     total = int(flat.sum())
     if total:
-        drawn[:, full] = chance.multinomial(total, flat[full] / flat[full].sum(), DRAWS)
+        drawn[:, full] = generator.multinomial(total, flat[full] / flat[full].sum(), DRAWS)
     return drawn.reshape(DRAWS, *counts.shape)
 
 
-def _drawn_bins(bins: NDArray[Any], chance: numpy.random.Generator) -> NDArray[Any]:
+def _drawn_bins(bins: NDArray[Any], generator: numpy.random.Generator) -> NDArray[Any]:
     count, right, confidence = bins.T
     if not numpy.isfinite(bins).all():
         return numpy.full((DRAWS, *bins.shape), numpy.nan)
-    drawn = _multinomial(numpy.stack([right, count - right]), chance)  # [1000, 2, bins]
+    drawn = _multinomial(numpy.stack([right, count - right]), generator)  # [1000, 2, bins]
     total = drawn.sum(1)
     mean = numpy.divide(confidence, count, out=numpy.zeros_like(confidence), where=count > 0)
     return numpy.stack([total, drawn[:, 0], total * mean], -1)

@@ -17,7 +17,7 @@ Pooled = Mapping[str, Any]  # accuracy, risk, examples, counts, scores; and grou
 _PLAIN = ("accuracy", "risk", "examples")
 
 
-def told(pooled: Pooled, names: Sequence[str], *, seed: int | None = None) -> dict[str, Any]:
+def as_recorded(pooled: Pooled, names: Sequence[str], *, seed: int | None = None) -> dict[str, Any]:
     """A domain's numbers as records have them.
 
     Args:
@@ -44,7 +44,7 @@ def told(pooled: Pooled, names: Sequence[str], *, seed: int | None = None) -> di
         ends = {name: interval(metric(name), have, seed) for name in known}
         found["interval"] = {name: list(one) for name, one in ends.items() if one is not None}
     if groups := pooled.get("groups"):
-        found["groups"] = {name: told(groups[name], names) for name in sorted(groups)}
+        found["groups"] = {name: as_recorded(groups[name], names) for name in sorted(groups)}
     return found
 
 

@@ -37,7 +37,7 @@ def build(config: ModelConfig, input_shape: Any, classes: int, seed: int, *, bar
         point = build(config.model_copy(update={"representation": None}), input_shape, classes, seed, bare=bare)
         with _seeded(seed, "representation"):
             return gaussian(point)
-    if is_own(plugins.place(plugins.MODELS, config.name)) or config.name == NAME:
+    if is_own(plugins.location(plugins.MODELS, config.name)) or config.name == NAME:
         if bare and config.name in plugins.BUILT_IN[plugins.MODELS]:
             config = config.model_copy(update={"options": {**config.options, "weights": "none"}})
         return _own(config, input_shape if nested(input_shape) else tuple(input_shape), classes, seed)
@@ -74,7 +74,7 @@ def _own(config: ModelConfig, input_shape: Any, classes: int, seed: int) -> Spli
         if config.name == NAME:
             made = invoke("model", "the function", get_object("network", config.options.get("digest")), {}, offered)
         else:
-            made = call("model.name", plugins.place(plugins.MODELS, config.name), config.options, offered)
+            made = call("model.name", plugins.location(plugins.MODELS, config.name), config.options, offered)
     if not isinstance(made, SplitModel):
         raise FedhaError(
             f"model.name is {config.name!r}, which makes a {type(made).__name__}; let it return "

@@ -5,6 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedha.errors import FedhaError
+
+_BEYOND = "index out of range in self"  # torch's, of nn.Embedding
+
 Slot = tuple[dict[str, Any], str, str]  # a module's parameters or buffers, a key of these, and the whole name
 
 
@@ -22,6 +26,9 @@ def call_with(
             for any of them.
         args: The module's, by place.
         kwargs: And by name.
+
+    Raises:
+        FedhaError: An embedding has no row for a number among the inputs; which one, it does not say.
     """
     slots = _slots(module)
     given = {id(holder[key]): tensors[name] for holder, key, name in slots if name in tensors}
@@ -30,6 +37,13 @@ def call_with(
         for holder, key, value in own:
             holder[key] = given[id(value)]
         return module(*args, **(kwargs or {}))
+    except IndexError as error:
+        if str(error) != _BEYOND:
+            raise
+        raise FedhaError(
+            "an embedding of the network has no row for a whole number among the inputs (a token id that is negative, "
+            "or not below num_embeddings); mend the ids, or make the embedding larger"
+        ) from error
     finally:
         for holder, key, value in own:
             holder[key] = value

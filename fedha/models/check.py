@@ -13,7 +13,7 @@ from fedha.config import PrivacyConfig, TrainingConfig
 from fedha.errors import FedhaError
 from fedha.inputs import Form, arguments, nested, several
 from fedha.models.random_layers import kept_apart, untouched
-from fedha.models.split import SplitModel
+from fedha.models.split import SplitModel, ending_with_head
 from fedha.models.state import BUFFER, MOVED, TIED, kinds_of, moving_layers, named_state, state_of
 
 _PRECISIONS = (torch.float32, torch.float64)
@@ -46,6 +46,12 @@ def check_trainable(model: nn.Module) -> None:
         FedhaError: It has no parameters, all of them are frozen, or some are neither float32 nor float64.
     """
     parameters = [value.requires_grad for value in model.parameters()]
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(value):
+            raise FedhaError(
+                f"{name!r} has no shape yet, for its layer is a lazy one; call the network once where it is made, as "
+                "in network(torch.zeros(1, 8))"
+            )
     if not parameters:
         raise FedhaError("the network has no parameters, so there is nothing to train; give it layers")
     if not any(parameters):
@@ -207,7 +213,8 @@ def check_inputs(model: SplitModel, domain: str, form: Form | Sequence[int]) -> 
     shape, (by_place, by_name) = wanted.input_shape, arguments(wanted.zeros(2, device=like.device))
     with torch.no_grad(), untouched(like.device):
         try:
-            features = model.featurizer(*by_place, **by_name)
+            with ending_with_head(model.featurizer):
+                features = model.featurizer(*by_place, **by_name)
             _check_output("featurizer", features, "[n, features]; end it with nn.Flatten()")
             logits = model.head(features)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:

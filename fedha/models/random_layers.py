@@ -68,7 +68,7 @@ class RandomParts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Chance:
+class DrawSource:
     """By what some rows of a batch draw.
 
     Attributes:
@@ -109,10 +109,10 @@ def _noted(model: SplitModel, form: Form, rows: int) -> tuple[list[torch.Size | 
     with untouched(device), torch.enable_grad():
         torch.manual_seed(0)
         for part in (model.featurizer, model.head):
-            before = _drawn(device)
+            before = generator_state(device)
             with _Noting() as noting:
                 inputs = (functional_call(part, kept_apart(part), *inputs),), {}
-            moved = not torch.equal(before, _drawn(device))
+            moved = not torch.equal(before, generator_state(device))
             parts.append(noting.shapes or ([None] if moved else []))
     return parts[0], parts[1]
 
@@ -148,19 +148,19 @@ def untouched(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def drawing(chance: Chance | None, device: torch.device) -> Iterator[None]:
-    """Draw as a chance says, and leave torch's generators as they were.
+def drawing(source: DrawSource | None, device: torch.device) -> Iterator[None]:
+    """Draw as a source says, and leave torch's generators as they were.
 
     Args:
-        chance: None: nothing is drawn.
+        source: None: nothing is drawn.
         device: Where it is computed.
     """
-    if chance is None:
+    if source is None:
         yield
         return
-    seed, *rest = chance.key
-    with untouched(device), _ByRow(chance):
-        torch.manual_seed(generator(int(seed), *rest, chance.first).initial_seed())  # for what no row is known of
+    seed, *rest = source.key
+    with untouched(device), _ByRow(source):
+        torch.manual_seed(generator(int(seed), *rest, source.first).initial_seed())  # for what no row is known of
         yield
 
 
@@ -192,9 +192,9 @@ class _Noting(TorchDispatchMode):
 class _ByRow(TorchDispatchMode):
     """Puts draws of its own for each row in the place of what a network draws."""
 
-    def __init__(self, chance: Chance) -> None:
+    def __init__(self, source: DrawSource) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._chance, self._count = chance, itertools.count()
+        self._source, self._count = source, itertools.count()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -205,7 +205,7 @@ class _ByRow(TorchDispatchMode):
         if not _draws(func, kwargs):
             return func(*args, **given)
         number = next(self._count)
-        draw = self._chance.draws[number] if number < len(self._chance.draws) else None
+        draw = self._source.draws[number] if number < len(self._source.draws) else None
         if draw is None:
             return func(*args, **given)
         into, fill, more = _emptied(func, args, {name: one for name, one in given.items() if name != "generator"})
@@ -220,7 +220,7 @@ class _ByRow(TorchDispatchMode):
             return filled(into, self._generator(number, 0, into.device))
         shape = (*into.shape[: draw.side], *into.shape[draw.side + 1 :])
         size = max(1, BLOCK // max(1, draw.each * torch.Size(shape).numel()))
-        first = self._chance.first
+        first = self._source.first
         end, found = first + into.shape[draw.side] // draw.each, list[Tensor]()
         for start in range(first - first % size, end, size):
             block = filled(into.new_empty(size * draw.each, *shape), self._generator(number, start, into.device))
@@ -228,7 +228,7 @@ class _ByRow(TorchDispatchMode):
         return into.copy_(torch.cat(found).movedim(0, draw.side)) if found else into
 
     def _generator(self, number: int, row: int, device: torch.device) -> torch.Generator:
-        seed, *rest = self._chance.key
+        seed, *rest = self._source.key
         made = generator(int(seed), *rest, number, row)
         return made if device.type == "cpu" else torch.Generator(device).manual_seed(made.initial_seed())
 
@@ -253,7 +253,7 @@ def _draws(func: Any, kwargs: Any) -> bool:
     return known and not (kwargs and kwargs.get("generator") is not None)
 
 
-def _drawn(device: torch.device) -> Tensor:
+def generator_state(device: torch.device) -> Tensor:
     """The state of what layers draw from."""
     states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
     return torch.cat(states)

@@ -58,16 +58,18 @@ class SplitModel(nn.Module):
             FedhaError: There is no such layer, or the rest of the network shares its weights.
         """
         check_argument("SplitModel.of", "network", network, nn.Module, "a network, an nn.Module that was made")
-        check_argument("SplitModel.of", "head", head or None, str, "the name of its last layer, such as 'fc'")
+        check_argument("SplitModel.of", "head", head, str, "the name of its last layer, such as 'fc'")
         body = copy.deepcopy(network)
         owner, _, name = head.rpartition(".")
         try:
             parent = body.get_submodule(owner)
             last = parent.get_submodule(name)
+            if not name:
+                raise AttributeError(head)
         except AttributeError as error:
-            layers = ", ".join(name for name, _ in network.named_children())
+            layers = ", ".join(name for name, _ in network.named_children()) or "none, for it is a single one"
             raise FedhaError(f"the network has no layer {head!r} to be its head; its layers are {layers}") from error
-        setattr(parent, name, nn.Identity())
+        setattr(parent, name, HeadPlace(head))
         return cls(body, last, batch_norm=batch_norm)
 
     def set_batch_norm(self, policy: BatchNorm) -> None:
@@ -114,6 +116,60 @@ class SplitModel(nn.Module):
         by_place, by_name = arguments(inputs)
         logits: Tensor = self.head(self.featurizer(*by_place, **by_name))
         return logits
+
+
+class HeadPlace(nn.Identity):
+    """Stands where a network's head was: what comes here are the features, and the network must end with them.
+
+    Args:
+        name: The head's, in the network.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+@contextmanager
+def ending_with_head(featurizer: nn.Module) -> Iterator[None]:
+    """Look whether a network ended with the head that was taken out of it, by one call in the block.
+
+    Whatever it does with the head's answer (a softmax, a second use) would come before the head now, which is another
+    network. In the block features are made-up numbers, which must come out as they are.
+
+    Args:
+        featurizer: Of `SplitModel.of`; others are left alone.
+
+    Raises:
+        FedhaError: It does not end there.
+    """
+    made: list[Tensor] = []
+
+    def mark(place: HeadPlace, given: object, features: object) -> object:
+        if not isinstance(features, Tensor):
+            return features
+        numbers = torch.arange(features.numel(), device=features.device) % 101 + 1  # exact in any precision
+        made.append(numbers.view(features.shape).to(features))
+        return made[-1]
+
+    def look(whole: nn.Module, given: object, features: object) -> None:
+        some = features.flatten() if isinstance(features, Tensor) else None
+        if some is not None and len(made) == 1 and torch.equal(some, made[0].flatten().to(some.dtype)):
+            return
+        does = "works on what it gives" if len(made) == 1 else "uses it more than once" if made else "does not use it"
+        raise FedhaError(
+            f"the network does not end with its head {places[0].name!r}: it {does}, so that splitting it there makes "
+            "another network; name its last layer, and let forward return what that gives (logits)"
+        )
+
+    places = [one for one in featurizer.modules() if isinstance(one, HeadPlace)]
+    handles = [one.register_forward_hook(mark) for one in places]
+    handles += [featurizer.register_forward_hook(look)] if places else []
+    try:
+        yield
+    finally:
+        for one in handles:
+            one.remove()
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def divided(tensors: Mapping[str, Tensor], kinds: Mapping[str, str]) -> State:
         return State(dict(tensors))
     parts: tuple[Tensors, Tensors, Tensors] = ({}, {}, {})
     for name, kind in kinds.items():
-        if name in tensors and not _is_tied(kinds, name):
+        if name in tensors and not kinds.get(name, "").startswith(TIED):
             parts[0 if kind == TRAINED else 1 if kind in MOVED else 2][name] = tensors[name]
     return State(*parts, {name: kind for name, kind in kinds.items() if name in tensors})
 
@@ -158,10 +158,6 @@ def _moved(model: nn.Module) -> dict[str, str]:
         ]
         found |= {part: LOCAL if local else AVERAGED for part, _ in parts}
     return found
-
-
-def _is_tied(kinds: Mapping[str, str], name: str) -> bool:
-    return kinds.get(name, "").startswith(TIED)
 
 
 def introduced(

@@ -19,7 +19,7 @@ from fedha.data.unlabelled import archive, image_folder, rows_of_table
 from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
 from fedha.loading import Expectation
-from fedha.resolution import resolved
+from fedha.models.wanted import resolved
 from fedha.runs.checkpoint import read_saved
 from fedha.schema import nearest
 

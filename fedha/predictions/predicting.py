@@ -8,15 +8,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fedha import numerics, statistics
+from fedha import cross_entropy, numerics
 from fedha.config import Config, load_written
+from fedha.data.check import check_finite
 from fedha.data.examples import Examples
 from fedha.data.groups import groups_of
 from fedha.data.unlabelled import UNKNOWN
+from fedha.errors import FedhaError
 from fedha.loading import Expectation, load
 from fedha.metrics.asked import Asked, asked
 from fedha.metrics.counts import nested, numbers_of, of_scores, predictions, probabilities_of
-from fedha.metrics.values import joined, told
+from fedha.metrics.values import as_recorded, joined
 from fedha.models.split import SplitModel
 from fedha.pieces import in_pieces, rows_at_once
 from fedha.placement import placed
@@ -96,6 +98,7 @@ class _Counting:
         for start in range(0, len(examples), rows):
             some = examples.select(slice(start, start + rows))
             logits = in_pieces(model, model, {}, some, rows)
+            _check_answers(logits, piece, ids[start : start + rows])
             probabilities = probabilities_of(logits)
             self.found.rows += len(some)
             yield _block(piece, ids[start : start + rows], some.labels, predictions(logits), probabilities, classes)
@@ -107,12 +110,21 @@ class _Counting:
                 both = (torch.cat(one) for one in zip(*scores, strict=True))
                 pooled[name] = of_scores(name, *both)[0]
             seed = self.config.seed[0]
-            self.found.domains[piece.domain, piece.part] = told(pooled, self.names, seed=seed)
+            self.found.domains[piece.domain, piece.part] = as_recorded(pooled, self.names, seed=seed)
 
     def _counted(self, some: Examples, logits: Tensor) -> Mapping[str, Any]:
         plain = Asked(self.wanted.counts, (), self.wanted.groups, self.wanted.classes)
-        losses, hits = statistics.losses(logits, some.labels), statistics.hits(logits, some.labels)
+        losses, hits = cross_entropy.losses(logits, some.labels), cross_entropy.hits(logits, some.labels)
         return nested(numbers_of(losses, hits, logits, some.labels, plain, groups_of(some, self.wanted.groups)))
+
+
+def _check_answers(logits: Tensor, piece: Piece, ids: Sequence[Any]) -> None:
+    """Refuse answers that are no numbers; where the inputs are to blame, that is said."""
+    if bool(logits.isfinite().all()):
+        return
+    check_finite(piece.domain, piece.part or "to be predicted", piece.examples)
+    row = ids[int((~logits.isfinite().all(1)).nonzero()[0])]
+    raise FedhaError(f"the run's network gives no finite numbers for {row} of {piece.domain!r}; look at that example")
 
 
 def _block(

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedha import statistics
+from fedha import cross_entropy
 from fedha.config import PrivacyConfig
 from fedha.errors import FedhaError
 from fedha.exchange import Request
@@ -102,7 +102,7 @@ def evaluate_privately(client: Holder, site: Site, request: Request) -> dict[str
     release = evaluation_release(request.task.privacy, len(examples))
     with torch.no_grad():
         logits = in_pieces(client.model, client.model, request.parameters, examples, request.task.training.chunk)
-        hits = statistics.hits(logits, examples.labels).to(torch.float64)[:, None]
+        hits = cross_entropy.hits(logits, examples.labels).to(torch.float64)[:, None]
     source = site.source(request.task.seed, request.round, client.client_id, "evaluation")
     moments = {"accuracy": Moment(hits, torch.ones_like(hits))}
     mean = private_means(moments, Mechanism(1.0, release.noise_multiplier, len(examples)), source)["accuracy"]

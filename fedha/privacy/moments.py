@@ -14,8 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fedha.cross_entropy import hits, is_soft, losses
 from fedha.registry import moments
-from fedha.statistics import hits, is_soft, losses
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 from torch.func import grad
 
+from fedha.cross_entropy import losses
 from fedha.errors import FedhaError
 from fedha.models.split import SplitModel, with_bias
 from fedha.privacy.loss import Loss
 from fedha.privacy.moments import Batch, measure
-from fedha.statistics import losses
 from fedha.targets import Soften, as_they_are
 
 Penalty = Callable[[dict[str, Tensor]], Tensor]

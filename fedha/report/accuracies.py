@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fedha.report.formats import Summary
+from fedha.report.formats import Summary, summarized
 
 Results = Mapping[str, Any]  # the content of a results.json
 Value = Callable[[Results], float | None]  # an accuracy of one run, a fraction
@@ -64,7 +64,7 @@ def over_seeds(runs: Sequence[Results], value: Value) -> Summary | None:
     Returns:
         None where no run has the value.
     """
-    return _summary([100 * one for one in _by_seed(runs, value).values()])
+    return summarized([100 * one for one in _by_seed(runs, value).values()])
 
 
 def gain(runs: Sequence[Results], baseline: Sequence[Results]) -> Summary | None:
@@ -78,9 +78,9 @@ def gain(runs: Sequence[Results], baseline: Sequence[Results]) -> Summary | None
         return None
     own, other = _by_seed(runs, target_accuracy()), _by_seed(baseline, target_accuracy())
     if own.keys() == other.keys():
-        found = _summary([100 * (own[seed] - other[seed]) for seed in own])
+        found = summarized([100 * (own[seed] - other[seed]) for seed in own])
     else:
-        found = _summary(
+        found = summarized(
             [100 * (statistics.fmean(own.values()) - statistics.fmean(other.values()))] if own and other else []
         )
     return None if found is None else Summary(found.mean, found.deviation, signed=True)
@@ -108,9 +108,3 @@ def _by_seed(runs: Sequence[Results], value: Value) -> dict[int, float]:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def _summary(values: Sequence[float]) -> Summary | None:
-    if not values:
-        return None
-    return Summary(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)

@@ -39,7 +39,7 @@ def domain_tables(
         sources, targets = (_by_domain(kept, part) for part in ("sources", "target"))
         if sources or targets:
             whole = {target_title(name): several for name, several in targets.items()}
-            parts[label(key)] = {**sources, **_joined("sources", sources, kept), **whole}
+            parts[label(key)] = {**sources, **_joined(sources, kept), **whole}
     if not parts:
         return []
     told = [(title, name, several) for title, named in parts.items() for name, several in named.items()]
@@ -115,12 +115,12 @@ def _notes(name: str, several: Several) -> Iterable[str]:
         yield from one.get("told", ())
 
 
-def _joined(what: str, domains: Mapping[str, list[Part]], runs: Sequence[Results]) -> dict[str, list[Part]]:
+def _joined(domains: Mapping[str, list[Part]], runs: Sequence[Results]) -> dict[str, list[Part]]:
     """The mean over several domains and the worst of them, of each run."""
     if len(domains) < 2:
         return {}
     names = metric_names(one for several in domains.values() for one in several)
-    ways: Mapping[str, Over] = {f"{what}, mean": "mean", f"{what}, worst": "worst_domain"}
+    ways: Mapping[str, Over] = {"sources, mean": "mean", "sources, worst": "worst_domain"}
     return {
         called: [_over([several[place] for several in domains.values()], names, over) for place in range(len(runs))]
         for called, over in ways.items()

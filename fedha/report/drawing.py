@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -70,6 +70,17 @@ def draw(plot: Callable[[Axes], None], name: str, text: str, *, width: float = 5
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(out.getvalue(), name, text)
+
+
+def set_scale(change: Callable[..., None], scale: str, values: Iterable[float]) -> None:
+    """Give an axis a scale; ``symlog`` is linear around 0 up to the value that is nearest to it.
+
+    Args:
+        change: ``axes.set_xscale`` or ``axes.set_yscale``.
+        scale: matplotlib's name.
+        values: On the axis.
+    """
+    change(scale, **({"linthresh": min(abs(one) for one in values if one)} if scale == "symlog" else {}))
 
 
 def label_ends(axes: Axes, labels: Sequence[Label]) -> None:

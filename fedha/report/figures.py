@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from fedha.report.accuracies import Results, mean_over_domains, target_accuracy
-from fedha.report.drawing import INK, SOURCES, TARGETS, Label, draw, label_ends
+from fedha.report.drawing import INK, SOURCES, TARGETS, Label, draw, label_ends, set_scale
 from fedha.runs.wording import MANY, target_title
 
 Records = Sequence[Mapping[str, Any]]  # the rounds of one run
@@ -79,10 +79,8 @@ def penalty_figure(name: str, title: str, runs: Sequence[Records], warmup: int) 
         labels = []
         for (term, points), color in zip(curves, cycle(SOURCES)):
             labels += _curve(axes, points, color, term.replace("_", " "))
-        if min(values) > 0:
-            axes.set_yscale("log")
-        elif any(values):  # an inner product may be negative
-            axes.set_yscale("symlog", linthresh=min(abs(value) for value in values if value))
+        if any(values):  # an inner product may be negative
+            set_scale(axes.set_yscale, "log" if min(values) > 0 else "symlog", values)
         _mark_warmup(axes, warmup)
         _finish(axes, "penalty, unweighted", labels)
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -64,6 +65,13 @@ class Summary:
         text += "" if self.deviation is None else f" ± {self.deviation:.{self.digits}f}"
         ends = ", ".join(f"{one:.{self.digits}f}" for one in self.interval or ())
         return f"{text} [{ends}]" if ends else text
+
+
+def summarized(values: Sequence[float]) -> Summary | None:
+    """Mean and sample deviation of a few numbers; None of none."""
+    if not values:
+        return None
+    return Summary(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 Cell = str | Summary | None

@@ -1,6 +1,5 @@
 """A run's rules at work. What they keep is kept for each by itself; what travels is called ``rule's name/its name``."""
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedha.errors import FedhaError
+from fedha.errors import FedhaError, failing_line
 from fedha.rules.rule import Answers, Cohort, Named, Rule, Step, Work
 
 Rules = Sequence[Rule]
@@ -71,8 +70,7 @@ def aggregated(rules: Rules, states: States, answers: Answers) -> tuple[dict[str
         if rule.aggregate is not None:
             own = replace(answers, parameters=parameters, extra=below(answers.extra, f"{rule.name}/"))
             with _blaming(rule, "aggregate"):
-                parameters, state = rule.aggregate(states[rule.name], own)
-                parameters, state = dict(parameters), dict(state)
+                parameters, state = map(dict, rule.aggregate(states[rule.name], own))
             _check_alike(rule, "aggregate", "parameters", parameters, answers.parameters)
             states = states | {rule.name: state}
     return dict(parameters), states
@@ -176,6 +174,7 @@ def answer_shapes(rules: Rules, parameters: Named) -> dict[str, torch.Size]:
     """
     ones = {name: torch.ones_like(value) for name, value in parameters.items()}
     end = {name: value - 1 for name, value in parameters.items()}
+    before = [value.clone() for value in (*parameters.values(), *ones.values(), *end.values())]
     states = begin(rules, parameters)
     sent, own = sent_along(rules, states), client_start(rules, {}, parameters)
     gradient = correction(rules, parameters, sent, own)(ones, parameters)
@@ -191,6 +190,12 @@ def answer_shapes(rules: Rules, parameters: Named) -> dict[str, torch.Size]:
                     "make it a floating-point tensor"
                 )
     moved, after = aggregated(rules, states, Answers(parameters, ones, below(extra, EXTRA), 1.0, 1, 1))
+    if not all(map(torch.equal, before, (*parameters.values(), *ones.values(), *end.values()))):
+        names = " or ".join(repr(rule.name) for rule in rules)
+        raise FedhaError(
+            f"rule {names} changes tensors that it is given in place; give new ones, as in `parameters[name] - "
+            "update[name]`"
+        )
     after = heard(rules, after, 1.0)
     shown(rules, after, moved, True)
     try:
@@ -263,8 +268,7 @@ def _blaming(rule: Rule, part: str) -> Iterator[None]:
     except FedhaError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
         raise FedhaError(
-            f"rule {rule.name!r}: its {part} fails with {type(error).__name__}: {error} ({last.filename}, line "
-            f"{last.lineno}); mend it"
+            f"rule {rule.name!r}: its {part} fails with {type(error).__name__}: {error} ({failing_line(error)}); "
+            "mend it"
         ) from error

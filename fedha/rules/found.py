@@ -91,7 +91,7 @@ def _made(
         row, packaged = rows.get(name), plugins.installed(plugins.RULES)
         if row is None and not (is_own(name) or name in packaged):
             raise FedhaError(f"there is no {key} {name!r}{nearest(name, [*rows, *packaged])}")
-        found = look_up(key, plugins.place(plugins.RULES, name) if row is None else row.maker)
+        found = look_up(key, plugins.location(plugins.RULES, name) if row is None else row.maker)
     if not isinstance(found, Rule):
         if not callable(found):
             raise FedhaError(f"{key} is {name!r}, which is a {type(found).__name__}; name a Rule, or what makes one")
@@ -166,4 +166,4 @@ def _unread(rule: Rule, training: "TrainingConfig") -> str | None:
 def _place(training: "TrainingConfig") -> str:
     """Where the rule that a config names is to be found: ``package.module:function`` of somebody's own."""
     name, _ = named_rule(training.optimizer or USUAL[training.mode])
-    return name if name in RULES else ":" if name == "objects" else plugins.place(plugins.RULES, name)
+    return name if name in RULES else ":" if name == "objects" else plugins.location(plugins.RULES, name)

@@ -118,6 +118,8 @@ def model_of(folder: Path, results: Record, rule: str = "final", number: int | N
         FedhaError: There is no such rule or round, or its model was not kept.
     """
     number = round_of(folder, results, rule) if number is None else number
+    if not 1 <= number <= results["rounds"]:
+        raise FedhaError(f"there is no round {number} in {folder}; its rounds are 1 to {results['rounds']}")
     if number == results["rounds"]:
         return MODEL
     if number not in rounds(folder):

@@ -111,8 +111,16 @@ def make_folder(folder: Path) -> Path:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether fedha started a run in this folder."""
-    return (folder / CONFIG).is_file() and CONFIG in own_files.owned(folder)
+    """Whether fedha started a run in this folder.
+
+    Raises:
+        FedhaError: Nobody can look, such as for its name is too long; or its list of files is damaged.
+    """
+    try:
+        has_config = (folder / CONFIG).is_file()
+    except OSError as error:
+        raise FedhaError(f"cannot look into the folder {folder}: {error.strerror}; choose another") from error
+    return has_config and CONFIG in own_files.owned(folder)
 
 
 def has_begun(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedha.audit.attacks import ATTACKS
 from fedha.recipes import row
-from fedha.report.formats import Cell, Column, Summary, Table
+from fedha.report.formats import Cell, Column, Summary, Table, summarized
 from fedha.study.cells import Cell as StudyCell
 from fedha.study.cells import noise_text
 from fedha.study.points import WHOSE, Point, advantage
@@ -61,12 +61,12 @@ class Group:
     @property
     def accuracy(self) -> Summary | None:
         """On the target, percent."""
-        return _summary([100 * one.accuracy for one in self.sound if one.accuracy is not None])
+        return summarized([100 * one.accuracy for one in self.sound if one.accuracy is not None])
 
     @property
     def sources(self) -> Summary | None:
         """On what the sources hold out, percent."""
-        return _summary([100 * one.sources for one in self.sound if one.sources is not None])
+        return summarized([100 * one.sources for one in self.sound if one.sources is not None])
 
     def success(self, family: str, whose: str) -> Summary | None:
         """How far beyond the guess the best attack of a family comes, in points.
@@ -76,7 +76,7 @@ class Group:
         attacks = [key for key in ATTACKS if key.startswith(f"{family}_")]
         found = [self.advantages(key, whose) for key in attacks]
         best = max((one for one in found if one), key=statistics.fmean, default=[])
-        return _summary([100 * one for one in best])
+        return summarized([100 * one for one in best])
 
     def advantages(self, attack: str, whose: str) -> list[float]:
         """One a seed on which the attack ran."""
@@ -212,12 +212,6 @@ def _sent(recipe: str) -> str:
     found = row(recipe)
     names = [] if found is None else [name for group in found.measurements() for name in group]
     return ", ".join(name.replace("_", " ") for name in names) or "–"
-
-
-def _summary(values: Sequence[float]) -> Summary | None:
-    if not values:
-        return None
-    return Summary(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def _epsilon(value: float) -> str:

@@ -57,5 +57,5 @@ def _first_seconds(worker: Worker, wanted: Sequence[Job], tell: Callable[[str], 
 
 def _mean_seconds(worker: Worker, finished: Sequence[Job]) -> float:
     """Of runs that have ended, as they took them."""
-    known = [found for one in finished if (found := summary.read(worker.store.place(one.name))) is not None]
+    known = [found for one in finished if (found := summary.read(worker.store.run_folder(one.name))) is not None]
     return sum(float(one["seconds"]) for one in known) / max(1, len(known))

@@ -1,4 +1,4 @@
-"""Accuracy on unseen domains of the runs that a rule keeps, over their rounds, bytes and seconds."""
+"""A metric on unseen domains of the runs that a rule keeps, over their rounds, bytes and seconds."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from fedha.report.drawing import SOURCES, TARGETS, Label, draw, label_ends
 from fedha.report.figures import MOST_POINTS
 from fedha.runs import runfolder
-from fedha.sweep.selection import Chosen, Place, Row
+from fedha.sweep.metric_format import OF_ACCURACY, MetricFormat
+from fedha.sweep.selection import ACCURACY, Chosen, Place, Row
 
 AXES: Mapping[str, str] = {"rounds": "round", "bytes": "megabytes, up and down", "seconds": "seconds"}
 _STYLES = tuple((color, dash) for dash in ("-", (0, (4, 2)), (0, (1, 1.5))) for color in (*SOURCES, *TARGETS))
@@ -24,11 +25,11 @@ class Point:
 
     Attributes:
         spent: Rounds, megabytes and seconds so far: the keys of `AXES`.
-        accuracy: On the first target, in percent.
+        value: Of the metric on the first target, in percent where it is a fraction.
     """
 
     spent: Mapping[str, float]
-    accuracy: float
+    value: float
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Curve:
 
     Attributes:
         spent: By axis the places of its points, means over its runs.
-        means: Accuracy over targets, mean over trials, in percent.
+        means: Of the metric over targets and trials.
         deviations: Over trials; 0 for one.
     """
 
@@ -46,33 +47,34 @@ class Curve:
     deviations: Sequence[float]
 
 
-def read_curves(chosen: Mapping[Place, Chosen], places: Mapping[str, Path]) -> dict[Row, Curve]:
+def read_curves(chosen: Mapping[Place, Chosen], places: Mapping[str, Path], metric: str = ACCURACY) -> dict[Row, Curve]:
     """The curves of the runs that a rule keeps, by row.
 
     Args:
         chosen: As `fedha.sweep.selection.choose` has it.
         places: The runs' folders, by name.
+        metric: What is drawn.
 
     Raises:
         FedhaError: A file is damaged.
     """
     rows: dict[Row, dict[int, list[dict[int, Point]]]] = {}
     for (row, _, seed), one in chosen.items():
-        points = run_points(runfolder.read_metrics(places[one.entry.name]))
+        points = run_points(runfolder.read_metrics(places[one.entry.name]), metric)
         rows.setdefault(row, {}).setdefault(seed, []).append(points)
     return {row: curve for row, trials in rows.items() if (curve := joined(trials)) is not None}
 
 
-def run_points(records: Iterable[Mapping[str, Any]]) -> dict[int, Point]:
-    """A run's evaluated rounds, by number."""
-    found, kept = {}, list(records)
+def run_points(records: Iterable[Mapping[str, Any]], metric: str = ACCURACY) -> dict[int, Point]:
+    """A run's rounds at which a metric has a value on its first target, by number."""
+    found, kept, scale = {}, list(records), MetricFormat.of(metric).scale
     moved = accumulate((one.get("bytes_up") or 0) + (one.get("bytes_down") or 0) for one in kept)
     took = accumulate(one.get("seconds") or 0.0 for one in kept)
     for record, amount, seconds in zip(kept, moved, took, strict=True):
-        known = [one["accuracy"] for one in (record.get("target") or {}).values() if one.get("accuracy") is not None]
+        known = [one[metric] for one in (record.get("target") or {}).values() if one.get(metric) is not None]
         if known:
             spent = {"rounds": float(record["round"]), "bytes": amount / 1e6, "seconds": seconds}
-            found[int(record["round"])] = Point(spent, 100 * known[0])
+            found[int(record["round"])] = Point(spent, scale * known[0])
     return found
 
 
@@ -91,16 +93,17 @@ def joined(trials: Mapping[int, Sequence[Mapping[int, Point]]]) -> Curve | None:
 
 
 def _mean_at(runs: Sequence[Mapping[int, Point]], number: int) -> float:
-    return statistics.fmean(one[number].accuracy for one in runs)
+    return statistics.fmean(one[number].value for one in runs)
 
 
-def curve_figure(name: str, curves: Mapping[str, Curve], axis: str) -> str:
+def curve_figure(name: str, curves: Mapping[str, Curve], axis: str, form: MetricFormat = OF_ACCURACY) -> str:
     """Draw one line a recipe; "" where nothing is known of the axis.
 
     Args:
         name: Unique in the page.
         curves: By title.
         axis: A key of `AXES`.
+        form: How the metric is written.
     """
     if not any(any(one.spent[axis]) for one in curves.values()):
         return ""
@@ -114,12 +117,14 @@ def curve_figure(name: str, curves: Mapping[str, Curve], axis: str) -> str:
                 low, high = (_shifted(curve, sign) for sign in (-1, 1))
                 axes.fill_between(places, low, high, color=color, alpha=0.14, linewidth=0)
             labels.append((curve.means[-1], title, color))
-        axes.set(xlabel=AXES[axis], ylabel="unseen domain, accuracy %")
+        axes.set(xlabel=AXES[axis], ylabel=form.axis)
         axes.margins(x=0.01)
         label_ends(axes, labels)
 
-    ends = "; ".join(f"{title} {one.means[-1]:.1f} % after {one.spent[axis][-1]:.4g}" for title, one in curves.items())
-    text = f"Accuracy on unseen domains over {AXES[axis]}, ends: {ends}."
+    ends = "; ".join(
+        f"{title} {form.written(one.means[-1])} after {one.spent[axis][-1]:.4g}" for title, one in curves.items()
+    )
+    text = f"{form.title.capitalize()} on unseen domains over {AXES[axis]}, ends: {ends}."
     return draw(plot, name, text, height=max(3.1, 0.2 * len(curves)))
 
 

@@ -1,11 +1,14 @@
 """What sweeps have found so far, from their folders."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedha.errors import FedhaError
+from fedha.schema import nearest
 from fedha.sweep import rungs
+from fedha.sweep.jobs import written
 from fedha.sweep.store import Entry, Store, entries, settings, summaries
 
 
@@ -20,6 +23,7 @@ class Found:
         apart: What sweeps that are tabled together do not share, by key.
         halted: The round and the seconds of those that halving stopped early, by name.
         places: The folder of each finished run, by name.
+        unsaid: Keys whose values have rows of their own, and the value of rows that do not say it.
     """
 
     jobs: Sequence[Entry]
@@ -28,29 +32,47 @@ class Found:
     apart: Sequence[str] = ()
     halted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     places: Mapping[str, Path] = field(default_factory=dict)
+    unsaid: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_found(paths: Sequence[Path]) -> Found:
+def read_found(paths: Sequence[Path], rows: Sequence[str] = ()) -> Found:
     """What some sweeps have found so far.
 
+    Args:
+        paths: Their folders.
+        rows: Keys whose values have rows of their own, over which nothing is selected.
+
     Raises:
-        FedhaError: A path holds no sweep, or a file is damaged.
+        FedhaError: A path holds no sweep, a file is damaged, or no sweep says anything of a key.
     """
     jobs: dict[str, Entry] = {}
     done: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
     halted: dict[str, dict[str, Any]] = {}
     places: dict[str, Path] = {}
-    for path in paths:
-        store, here = Store(path), entries(path)
+    unsaid: dict[str, str] = {}
+    given = [settings(path) for path in paths]
+    for path, fixed in zip(paths, given, strict=True):
+        store, here = Store(path), [_apart(one, fixed, rows, unsaid) for one in entries(path)]
         found = summaries(store, here)
         jobs |= {one.name: one for one in here}
-        places |= {name: store.place(name) for name in found}
+        places |= {name: store.run_folder(name) for name in found}
         rest = [one.name for one in here if one.name not in found]
         failures |= {name: why for name in rest if (why := store.failure(name))}
-        halted |= {name: one for name in rest if (one := rungs.begun(store.place(name))) is not None}
+        halted |= {name: one for name in rest if (one := rungs.begun(store.run_folder(name))) is not None}
         done |= found
-    given = [settings(path) for path in paths]
     keys = dict.fromkeys(key for one in given for key in one)
-    apart = [key for key in keys if any(one.get(key) != given[0].get(key) for one in given)]
-    return Found(list(jobs.values()), done, failures, apart, halted, places)
+    known = {*keys, *(key for one in jobs.values() for key in one.values)}
+    if unknown := next((key for key in rows if key not in known), None):
+        raise FedhaError(f"no sweep here says anything of {unknown!r}{nearest(unknown, sorted(known))}")
+    apart = [key for key in keys if key not in rows and any(one.get(key) != given[0].get(key) for one in given)]
+    return Found(list(jobs.values()), done, failures, apart, halted, places, unsaid)
+
+
+def _apart(entry: Entry, fixed: Mapping[str, Any], rows: Sequence[str], unsaid: dict[str, str]) -> Entry:
+    """A job in a row that says its values of some keys, but those that the first job has."""
+    told = {key: written(entry.values.get(key, fixed.get(key, "default"))) for key in rows}
+    for key, value in told.items():
+        unsaid.setdefault(key, value)
+    said = ", ".join(f"{key}={value}" for key, value in told.items() if value != unsaid[key])
+    return replace(entry, label=f"{entry.label}, {said}") if said else entry

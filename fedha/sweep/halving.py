@@ -47,7 +47,7 @@ class Plan:
             alive = _best(self.store, alive, factor ** (last - below), max(1, len(group) // factor ** (below + 1)))
         if level < last:
             found = [Task(one, rung_round(one, factor ** (last - level))) for one in alive]
-            return [one for one in found if not rungs.read(self.store.place(one.job.name), one.until)[0]]
+            return [one for one in found if not rungs.read(self.store.run_folder(one.job.name), one.until)[0]]
         return [Task(one) for one in alive if not self.store.finished(one.name)]
 
 
@@ -120,7 +120,7 @@ def _best(store: Store, jobs: Sequence[Job], part: int, count: int) -> list[Job]
     Raises:
         FedhaError: There is nothing to compare them by.
     """
-    found = [(one, *rungs.read(store.place(one.name), rung_round(one, part))) for one in jobs]
+    found = [(one, *rungs.read(store.run_folder(one.name), rung_round(one, part))) for one in jobs]
     known = [(one, score) for one, there, score in found if there and score is not None]
     if any(there for _, there, _ in found) and not known:
         raise FedhaError(

@@ -9,11 +9,12 @@ from matplotlib.axes import Axes
 
 from fedha.report.drawing import GRID, SOURCES, TARGETS, draw, shorten
 from fedha.schema import shown
+from fedha.sweep.metric_format import OF_ACCURACY, MetricFormat
 from fedha.sweep.varied_values import Tried, as_number, axis_scale
 
 _MOST_LINES = 300
 _BEST = 0.1  # share of the runs that are drawn thick
-_VALIDATION, _TARGET = "validation %", "unseen domain %"
+_VALIDATION = "validation %"
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,14 @@ class Scale:
     high: str
 
 
-def parallel_figure(name: str, title: str, runs: Sequence[Tried]) -> str:
+def parallel_figure(name: str, title: str, runs: Sequence[Tried], form: MetricFormat = OF_ACCURACY) -> str:
     """Draw the runs of one recipe; "" for fewer than three, or where fewer than two things were varied.
 
     Args:
         name: Unique in the page.
         title: The recipe's.
         runs: Its; of very many those with the best validation.
+        form: How the metric is written.
     """
     judged = sorted(runs, key=lambda one: -math.inf if one.validation is None else one.validation)
     kept = judged[-_MOST_LINES:]
@@ -49,7 +51,7 @@ def parallel_figure(name: str, title: str, runs: Sequence[Tried]) -> str:
     scales = [scale_of(key.rpartition(".")[2], [one.values.get(key) for one in kept]) for key in keys]
     if all(one.validation is not None for one in kept):
         scales.append(scale_of(_VALIDATION, [one.validation for one in kept]))
-    scales.append(scale_of(_TARGET, [one.accuracy for one in kept]))
+    scales.append(scale_of(f"unseen {form.title}{form.unit}", [one.value for one in kept]))
     best = max(1, round(_BEST * len(kept)))
 
     def plot(axes: Axes) -> None:

@@ -33,8 +33,12 @@ class Ranks:
     cliques: Sequence[tuple[int, int]]
 
 
-def rank(chosen: Mapping[Place, Chosen]) -> Ranks | None:
+def rank(chosen: Mapping[Place, Chosen], *, smaller: bool = False) -> Ranks | None:
     """Rank recipes where all of them have a number; None for fewer than three, or fewer than two such places.
+
+    Args:
+        chosen: The runs that a rule keeps.
+        smaller: Whether less is better.
 
     Source:
         Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7, 2006.
@@ -46,7 +50,7 @@ def rank(chosen: Mapping[Place, Chosen]) -> Ranks | None:
     whole = [[one[label] for label in labels] for one in places.values() if len(one) == len(labels)]
     if len(labels) < _LEAST or len(whole) < 2:
         return None
-    by_place = [stats.rankdata([-value for value in values]).tolist() for values in whole]
+    by_place = [stats.rankdata([value if smaller else -value for value in values]).tolist() for values in whole]
     means = {label: statistics.fmean(column) for label, column in zip(labels, zip(*by_place, strict=True), strict=True)}
     means = dict(sorted(means.items(), key=lambda one: one[1]))
     count = len(labels)

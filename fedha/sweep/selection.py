@@ -96,6 +96,15 @@ def choose(
     return {place: replace(one, targets=told[place]) for place, one in kept.items() if told[place]}
 
 
+def first_value(picked: Mapping[str, Any], metric: str = ACCURACY) -> float | None:
+    """A metric on the first target at the round that a rule picked; None where it has no value there."""
+    target, accuracy = next(iter(picked["targets"].items()))
+    if metric == ACCURACY:
+        return float(accuracy)
+    value: float | None = (picked.get("metrics") or {}).get(target, {}).get(metric)
+    return value
+
+
 def _values(one: Chosen, picked: Mapping[str, Any], metric: str) -> dict[str, float]:
     """A metric on the targets; nothing where it has no value on the first of them."""
     found = {name: (picked.get("metrics") or {}).get(name, {}).get(metric) for name in one.targets}

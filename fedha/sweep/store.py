@@ -59,13 +59,13 @@ class Store:
 
     folder: Path
 
-    def place(self, name: str) -> Path:
+    def run_folder(self, name: str) -> Path:
         """The folder of a job's run."""
         return self.folder / JOBS / name
 
     def finished(self, name: str) -> bool:
         """Whether a job's run came to its end."""
-        return runfolder.is_finished(self.place(name))
+        return runfolder.is_finished(self.run_folder(name))
 
     def failure(self, name: str) -> str:
         """Why a job failed the last time; "" where it did not."""
@@ -209,10 +209,10 @@ def settings(folder: Path) -> dict[str, Any]:
 
 def summaries(store: Store, jobs: Sequence[Entry]) -> dict[str, dict[str, Any]]:
     """What is kept of the finished runs among some jobs, by name."""
-    found = {one.name: summary.read(store.place(one.name)) for one in jobs}
+    found = {one.name: summary.read(store.run_folder(one.name)) for one in jobs}
     for name, content in found.items():
         if content is None and store.finished(name):  # its worker died between the two
-            found[name] = summary.write(store.place(name), warmup_of(store.place(name)))
+            found[name] = summary.write(store.run_folder(name), warmup_of(store.run_folder(name)))
     return {name: content for name, content in found.items() if content is not None}
 
 

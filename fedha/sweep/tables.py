@@ -3,52 +3,21 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fedha.errors import listed
-from fedha.metrics.table import is_smaller
 from fedha.progress import duration
-from fedha.report.domains import fraction, title
 from fedha.report.formats import Cell, Column, Summary, Table
 from fedha.report.tables import BASELINE
 from fedha.runs.wording import byte_count
 from fedha.sweep.compared import Difference, adjusted, difference
 from fedha.sweep.found import Found
+from fedha.sweep.metric_format import MetricFormat
 from fedha.sweep.selection import ACCURACY, RULES, Chosen, Place, Row, choose, row_of
 from fedha.sweep.store import Entry
 
 AVERAGE, WORST, OWN = "average", "worst domain", "sources' test part"
-
-
-@dataclass(frozen=True)
-class Told:
-    """How a metric's numbers are told.
-
-    Attributes:
-        title: In words.
-        unit: " %", or "" for a metric that is no fraction.
-        smaller: Whether less is better.
-    """
-
-    title: str
-    unit: str
-    smaller: bool
-
-    @classmethod
-    def of(cls, metric: str) -> "Told":
-        """Of a metric by name."""
-        return cls(title(metric), " %" if fraction(metric) else "", is_smaller(metric))
-
-    @property
-    def scale(self) -> float:
-        """What its numbers are multiplied by."""
-        return 100.0 if self.unit else 1.0
-
-    @property
-    def digits(self) -> int:
-        """Behind the point."""
-        return 1 if self.unit else 3
 
 
 _SHORT = 8
@@ -66,41 +35,41 @@ def sweep_tables(found: Found, rules: Sequence[str] = (), metric: str = ACCURACY
     for rule in rules or RULES:
         chosen = choose(rule, found.jobs, found.summaries, metric)
         if chosen:
-            tables.append(accuracies(rule, chosen, found.apart, metric))
+            tables.append(accuracies(rule, chosen, rows_apart(found), metric))
             if compared := comparison(rule, chosen, metric):
                 tables.append(compared)
     return [*tables, cost(found)] if tables or found.failures else tables
 
 
-def accuracies(rule: str, chosen: Mapping[Place, Chosen], apart: Sequence[str] = (), metric: str = ACCURACY) -> Table:
+def accuracies(rule: str, chosen: Mapping[Place, Chosen], notes: Sequence[str] = (), metric: str = ACCURACY) -> Table:
     """A row a recipe, a column a target: mean and standard error over trials, best and second marked."""
-    told = Told.of(metric)
-    worst = max if told.smaller else min
+    form = MetricFormat.of(metric)
+    worst = max if form.smaller else min
     targets = list(dict.fromkeys(target for _, target, _ in chosen))
     rows = _rows(chosen)
     tested = metric == ACCURACY and any(one.id_test is not None for one in chosen.values())
     body: list[list[Cell]] = []
     for row in rows:
         cells: list[Cell] = [row_title(row), str(len({seed for one, _, seed in chosen if one == row}))]
-        cells += [_summary(_by_trial(chosen, row, [target], told).values(), told) for target in targets]
+        cells += [_summary(_by_trial(chosen, row, [target], form).values(), form) for target in targets]
         if len(targets) > 1:
-            every = _by_trial(chosen, row, targets, told).values()
+            every = _by_trial(chosen, row, targets, form).values()
             whole = [one for one in every if len(one) == len(targets)]
-            cells += [_summary([made(one) for one in whole], told) for made in (_mean, worst)]
+            cells += [_summary([made(one) for one in whole], form) for made in (statistics.fmean, worst)]
         if tested:
-            cells.append(_summary(_own_tests(chosen, row), told))
+            cells.append(_summary(_own_tests(chosen, row), form))
         body.append(cells)
     heads = [Column("recipe"), Column("trials", number=True)]
     names = [*targets, *([AVERAGE, WORST] if len(targets) > 1 else []), *([OWN] if tested else [])]
-    heads += [Column(f"{name}{told.unit}", number=True, spread="se") for name in names]
-    _mark(body, 2, told)
+    heads += [Column(f"{name}{form.unit}", number=True, spread="se") for name in names]
+    _mark(body, 2, form)
     several = any(isinstance(cell, Summary) and cell.deviation is not None for row in body for cell in row)
     spread = ", mean ± standard error over trials" if several else ""
     return Table(
-        f"{told.title.capitalize()} on the unseen domain{told.unit and ' in %'}{spread}; {RULES[rule]}",
+        f"{form.title.capitalize()} on the unseen domain{form.unit and ' in %'}{spread}; {RULES[rule]}",
         tuple(heads),
         tuple(map(tuple, body)),
-        (*_notes(chosen, rows, targets), *_mixed(apart)),
+        (*_notes(chosen, rows, targets), *notes),
     )
 
 
@@ -116,17 +85,17 @@ def _own_tests(chosen: Mapping[Place, Chosen], row: Row) -> list[float]:
 def comparison(rule: str, chosen: Mapping[Place, Chosen], metric: str = ACCURACY) -> Table | None:
     """Each recipe less ERM, in pairs of one target and trial; None where there is no such pair."""
     pairs: dict[str, list[float]] = {}
-    told = Told.of(metric)
+    form = MetricFormat.of(metric)
     for (row, target, seed), one in chosen.items():
         other = chosen.get(((row[0], BASELINE), target, seed))
         if row[1] != BASELINE and other is not None:
-            pairs.setdefault(row_title(row), []).append(told.scale * (one.accuracy - other.accuracy))
+            pairs.setdefault(row_title(row), []).append(form.scale * (one.accuracy - other.accuracy))
     if not pairs:
         return None
     compared = adjusted({name: difference(values) for name, values in pairs.items()})
     columns = (
         "pairs",
-        "points" if told.unit else told.title,
+        "points" if form.unit else form.title,
         "95 % interval",
         "p",
         f"p for {len(compared)} comparisons",
@@ -134,10 +103,10 @@ def comparison(rule: str, chosen: Mapping[Place, Chosen], metric: str = ACCURACY
     heads = (Column("recipe"), *(Column(name, number=True) for name in columns))
     rule_title = RULES[rule].partition(":")[0].partition(";")[0]
     return Table(
-        f"{'' if metric == ACCURACY else f'{told.title.capitalize()}: '}Minus {BASELINE}{told.unit and ', in points'}, "
+        f"{'' if metric == ACCURACY else f'{form.title.capitalize()}: '}Minus {BASELINE}{form.unit and ', in points'}, "
         f"paired over targets and trials; {rule_title}",
         heads,
-        tuple((name, *_told(one, told.digits)) for name, one in compared.items()),
+        tuple((name, *_comparison_cells(one, form.digits)) for name, one in compared.items()),
         (
             "p: two-sided sign-flip test; the last column is corrected for the number of recipes (Holm). Pairs of one "
             "target share their data, so p is rather too small than too large.",
@@ -219,12 +188,16 @@ def _notes(chosen: Mapping[Place, Chosen], rows: Sequence[Row], targets: Sequenc
     return notes
 
 
-def _mixed(apart: Sequence[str]) -> list[str]:
-    if not apart:
-        return []
-    return [
-        f"These sweeps differ in {listed(apart)}; runs are chosen among all of them. Table each alone to tell apart."
-    ]
+def rows_apart(found: Found) -> list[str]:
+    """What has to be said of rows of several sweeps, and of those that a key divides."""
+    unsaid = listed(f"{key}={value}" for key, value in found.unsaid.items())
+    notes = [f"A row that does not say it has {unsaid}."] if unsaid else []
+    if found.apart:
+        notes.append(
+            f"These sweeps differ in {listed(found.apart)}; runs are chosen among all of them. --rows KEY gives each "
+            "value of a key rows of its own."
+        )
+    return notes
 
 
 def _rows(chosen: Mapping[Place, Chosen]) -> list[Row]:
@@ -238,35 +211,37 @@ def row_title(row: Row) -> str:
     return f"{row[1]} ({row[0]})" if row[0] else row[1]
 
 
-def _by_trial(chosen: Mapping[Place, Chosen], row: Row, targets: Sequence[str], told: Told) -> dict[int, list[float]]:
+def _by_trial(
+    chosen: Mapping[Place, Chosen], row: Row, targets: Sequence[str], form: MetricFormat
+) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
     for (one, target, seed), what in chosen.items():
         if one == row and target in targets:
-            found.setdefault(seed, []).append(told.scale * what.accuracy)
+            found.setdefault(seed, []).append(form.scale * what.accuracy)
     return found
 
 
-def _summary(values: Iterable[float | list[float]], told: Told) -> Summary | None:
-    numbers = [one if isinstance(one, float) else _mean(one) for one in values]
+def _summary(values: Iterable[float | list[float]], form: MetricFormat) -> Summary | None:
+    numbers = [one if isinstance(one, float) else statistics.fmean(one) for one in values]
     if not numbers:
         return None
     error = statistics.stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else None
-    return Summary(statistics.fmean(numbers), error, digits=told.digits)
+    return Summary(statistics.fmean(numbers), error, digits=form.digits)
 
 
-def _mark(body: list[list[Cell]], first: int, told: Told) -> None:
+def _mark(body: list[list[Cell]], first: int, form: MetricFormat) -> None:
     """Mark the best and the second of each column, ties alike, as they are printed."""
     for place in range(first, len(body[0]) if len(body) > 1 else 0):
         cells = [row[place] for row in body]
-        shown = {round(one.mean, told.digits) for one in cells if isinstance(one, Summary)}
-        values = sorted(shown, reverse=not told.smaller)
+        shown = {round(one.mean, form.digits) for one in cells if isinstance(one, Summary)}
+        values = sorted(shown, reverse=not form.smaller)
         for row in body:
             cell = row[place]
-            if isinstance(cell, Summary) and round(cell.mean, told.digits) in values[:2]:
-                row[place] = replace(cell, rank=1 + values.index(round(cell.mean, told.digits)))
+            if isinstance(cell, Summary) and round(cell.mean, form.digits) in values[:2]:
+                row[place] = replace(cell, rank=1 + values.index(round(cell.mean, form.digits)))
 
 
-def _told(one: Difference, digits: int) -> tuple[Cell, ...]:
+def _comparison_cells(one: Difference, digits: int) -> tuple[Cell, ...]:
     ends = None if one.low is None or one.high is None else (one.low, one.high)
     interval = ends and " to ".join(f"{end:+.{digits}f}" for end in ends)
     return (str(one.pairs), f"{one.mean:+.{digits}f}", interval, _p(one.p), _p(one.adjusted))
@@ -274,10 +249,6 @@ def _told(one: Difference, digits: int) -> tuple[Cell, ...]:
 
 def _p(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values)
 
 
 def _average(done: Sequence[Mapping[str, Any]], key: str, text: Any) -> str | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedha.schema import number
+from fedha.sweep.metric_format import MetricFormat
+from fedha.sweep.selection import ACCURACY, first_value
 from fedha.sweep.store import Entry
 
 _FEW = 10  # values of a grid
@@ -21,25 +23,28 @@ class Tried:
         seed: Its trial's.
         values: What was varied, by key.
         validation: What the rule looked at, in percent; None: nothing.
-        accuracy: On the first target at the round that the rule takes, in percent.
+        value: Of the metric on the first target at the round that the rule takes, in percent where it is a fraction.
     """
 
     label: str
     seed: int
     values: Mapping[str, Any]
     validation: float | None
-    accuracy: float
+    value: float
 
 
-def tried(rule: str, jobs: Iterable[Entry], found: Mapping[str, Mapping[str, Any]]) -> list[Tried]:
-    """The finished runs that did not diverge; arguments as in `fedha.sweep.selection.choose`."""
-    kept = []
+def tried(
+    rule: str, jobs: Iterable[Entry], found: Mapping[str, Mapping[str, Any]], metric: str = ACCURACY
+) -> list[Tried]:
+    """The finished runs that did not diverge and have a value; arguments as in `fedha.sweep.selection.choose`."""
+    kept, scale = [], MetricFormat.of(metric).scale
     for one in jobs:
         content = found.get(one.name)
         picked = None if content is None or content["diverged"] else content["rules"].get(rule)
         if picked and picked["targets"]:
             score = None if picked["score"] is None else 100 * picked["score"]
-            kept.append(Tried(one.label, one.seed, one.values, score, 100 * next(iter(picked["targets"].values()))))
+            if (value := first_value(picked, metric)) is not None:
+                kept.append(Tried(one.label, one.seed, one.values, score, scale * value))
     return kept
 
 

@@ -14,7 +14,7 @@ from fedha.exhausted import out_of_memory
 from fedha.flower.delivery import never
 from fedha.flower.serve import load_domains
 from fedha.loggers import Logged, with_loggers
-from fedha.resolution import resolved
+from fedha.models.wanted import resolved
 from fedha.run import execute, ready_domains
 from fedha.runs import runfolder
 from fedha.runs.listener import Listener, Silent
@@ -90,7 +90,7 @@ class Worker:
             return Outcome(name, FAILED, why)
 
     def _worked(self, job: Job, until: int | None) -> Outcome:
-        place, config = self.store.place(job.name), job.config
+        place, config = self.store.run_folder(job.name), job.config
         if config is None:
             raise FedhaError(job.refused)
         if until is not None and self._as_far(place, config, until):

@@ -11,8 +11,8 @@ from fedha.audit.matching import matched
 from fedha.audit.network import features_of
 from fedha.audit.scores import psnr
 from fedha.config import LocalConfig
+from fedha.cross_entropy import losses
 from fedha.models import SplitModel
-from fedha.statistics import losses
 from tests.audit.made import digits, first, network, play, with_term
 
 SHORT = Inversion(iterations=300, restarts=1)

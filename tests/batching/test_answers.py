@@ -18,7 +18,7 @@ from fedha.models.state import state_of
 from fedha.recipes import RECIPES
 from fedha.reference import weighted_mean
 from tests.batching.twins import SEED, assert_same, local, make_clients, make_cohort, mean_tensors, twin_rounds
-from tests.test_recipes import PROBES, ROWS, SGD, make_problem
+from tests.problems import PROBES, ROWS, SGD, make_problem
 
 MODES = {
     "synchronous": SGD,

@@ -22,7 +22,7 @@ from fedha.flower.client import Clients, app_for, seeded_site
 from fedha.models import SplitModel
 from fedha.recipes import RECIPES, Recipe
 from tests.batching.twins import make_cohort
-from tests.test_recipes import ROWS, Problem, make_problem
+from tests.problems import ROWS, Problem, make_problem
 
 MINIBATCH = TrainingConfig(rounds=6, optimizer="adam", learning_rate=0.01, weight_decay=0.01, batch_size=9)
 WARM = {"weight": 3.0, "warmup_rounds": 2, "warmup_weight": 0.5, "rescale": True}

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from fedha import config as configs
+from fedha.cli.commands import app
 from fedha.cli.exits import EndedError, exit_code
 from fedha.errors import FedhaError
 from fedha.recipes import RECIPES
@@ -52,6 +53,13 @@ def test_help_teaches_with_an_example(fedha: Command, command: str) -> None:
     assert f"fedha {command}" in out.split("Example")[1]
 
 
+def test_the_terminal_breaks_the_lines_of_descriptions() -> None:
+    groups = [app, *(one.typer_instance for one in app.registered_groups)]
+    told = [command.help for group in groups for command in group.registered_commands]
+    assert len(told) > 25
+    assert not [one for one in told if not one or re.search(r"[^\n]\n[^\n]", one)]
+
+
 def test_the_module_runs_as_a_program() -> None:
     done = _python("-m", "fedha", "version")
     assert done.returncode == 0
@@ -70,6 +78,7 @@ def test_check_prints_the_whole_config_and_changes(fedha: Command) -> None:
     ("arguments", "said"),
     [
         (("check", "quickstart", "training.rouns=7"), "did you mean 'rounds'?"),
+        (("check", "quickstart", "recipe=[hgp, hgp]"), "would both be called hgp-seed0"),
         (("check", "nowhere"), "there is no file nowhere, and fedha ships no config of that name, only"),
         (("check", "some/where.yaml"), "cannot read the config some/where.yaml"),
         (("run", "quickstart", "--engine", "steam"), "engine.name is 'steam'"),

@@ -163,7 +163,7 @@ def test_what_a_killed_process_has_done_is_kept(
     monkeypatch.undo()
     started, real = list[int](), growing.blocks
     monkeypatch.setattr(growing, "blocks", lambda *given: started.append(given[2]) or real(*given))
-    with progress.told_to(said.append):
+    with progress.reporting_to(said.append):
         found, broken = cached(place, files, skip=skip)
     assert started == [6]
     assert said == [f"decoding art into {place}: goes on at 6 of 10 images"]
@@ -188,7 +188,7 @@ def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     now, said = [0.0], list[str]()
     work = progress.Progress("decoding art", 1000, "images", _began=0.0)
     monkeypatch.setattr(progress, "monotonic", lambda: now[0])
-    with progress.told_to(said.append):
+    with progress.reporting_to(said.append):
         for now[0] in (1.0, 4.0, 6.0, 15.0):
             work.add(200)
         now[0] = 20.0
@@ -218,7 +218,7 @@ def test_another_process_is_waited_for(root: Path, tmp_path: Path) -> None:
         said.append(text)
         other.communicate(b"\n")
 
-    with progress.told_to(tell):
+    with progress.reporting_to(tell):
         assert as_decoded(art(root), place)
     assert said == [f"waiting for another process, which makes the cache in {place}"]
 

@@ -87,6 +87,7 @@ def test_loading_leaves_the_global_generator_alone():
     [
         ({"name": "rotated_digits"}, ("0", "15", "30", "45", "60", "75")),
         ({"name": "digits_background"}, ("background0", "background1", "background2", "background3")),
+        ({"name": "digits_labels", "shares": [0.2, 0.8]}, ("labels0", "labels1")),
         ({"name": "table", "label": "sick"}, ("east", "north")),
         ({"name": "tests.data_of_others:wards"}, ("ward0", "ward1", "ward2")),
     ],

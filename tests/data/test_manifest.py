@@ -99,6 +99,11 @@ def test_labels_may_be_numbers(root: Path) -> None:
     assert "label '4' of domain art is none of the classes cat, dog" in refused(beyond, class_names=["cat", "dog"])
 
 
+def test_a_byte_order_mark_says_the_encoding_as_everywhere(root: Path) -> None:
+    (root / "list.csv").write_text("\n".join([HEADER, *rows_of(root)]), "utf-16")
+    assert sum(len(one.train) + len(one.held_out) for one in mine(root / "list.csv").sources) == 20
+
+
 def test_numbers_are_in_the_order_of_numbers(root: Path) -> None:
     rows = [row.rpartition(",")[0] + f",{at % 12}" for at, row in enumerate(rows_of(root))]
     assert mine(listed(root, rows), sources=["art", "photo"]).classes == 12

@@ -12,7 +12,7 @@ from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests import forked
 from tests.deploy.running import Running
-from tests.test_resume import without_time
+from tests.killed_runs import without_time
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "deployment.yaml"
 ERM = ("recipe=erm", "evaluation.every=100")

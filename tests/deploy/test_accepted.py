@@ -7,7 +7,7 @@ import pytest
 
 from fedha.config import parse
 from fedha.deploy import accepted, bundle
-from fedha.deploy.contracts import Agreement
+from fedha.deploy.agreements import Agreement
 from fedha.errors import FedhaError
 from fedha.rules.table import AVERAGINGS, RULES
 from tests.commands import Command

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedha.config import load
-from fedha.deploy import accepted, bundle, contracts
+from fedha.deploy import accepted, agreements, bundle
 from tests.deploy.deployed import CONFIG, ERM, Deployed, Simulated, assert_same_run
 from tests.deploy.operators import built, disguised, for_agents, line_of, source, spy
 from tests.deploy.running import SCRIPTS, Running
@@ -32,8 +32,8 @@ def careful(federation: Running) -> Iterator[Running]:
 @pytest.fixture
 def agreed(federation: Running) -> Iterator[Path]:
     """West holds a contract: one run, and nothing else."""
-    folder = federation.init_folder.site("west") / contracts.FOLDER
-    (folder / "real.yaml").write_text(contracts.to_text(contracts.Agreement("real", load(CONFIG, list(RUN)))))
+    folder = federation.init_folder.site("west") / agreements.FOLDER
+    (folder / "real.yaml").write_text(agreements.to_text(agreements.Agreement("real", load(CONFIG, list(RUN)))))
     federation.end("west-app")
     federation.app("west", FEDHA_CONTRACTS=str(folder))
     try:

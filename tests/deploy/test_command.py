@@ -1,6 +1,8 @@
 """`fedha deploy`: what it says, what it leaves behind, and how it ends."""
 
 import io
+import subprocess
+import sys
 import tarfile
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +37,18 @@ def test_init_makes_a_federation_to_try_and_says_when_it_ends(deploy: Command) -
     assert "No --host was given" in said
     assert all((Path("fed/clients") / name / "data/domain.npz").is_file() for name in DEFAULT_CLIENTS)
     assert Path("fed/server/configs/deployment.yaml").is_file()
+
+
+@pytest.mark.parametrize("command", ["deploy init fed --clients a b", "deploy pack --to made --client west"])
+def test_what_only_copies_files_imports_nothing_heavy(tmp_path: Path, command: str) -> None:
+    make(tmp_path / "made")
+    program = (
+        "import sys, fedha.cli.commands, fedha.cli.exits\n"
+        f"code = fedha.cli.exits.exit_code(lambda **s: fedha.cli.commands.app({command.split()}, **s))\n"
+        "print(code, {'torch', 'flwr', 'ray', 'sklearn'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=False)
+    assert done.stderr.decode().splitlines()[-1] == "0 set()"
 
 
 def test_init_takes_names_hosts_port_and_days(deploy: Command) -> None:

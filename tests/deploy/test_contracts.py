@@ -11,8 +11,9 @@ from flwr.app import Message
 
 from fedha import data
 from fedha.config import Config, to_json
-from fedha.deploy import apps, contracts
-from fedha.deploy.contracts import Agreement, of_run, read, to_text
+from fedha.deploy import agreements, apps, contracts
+from fedha.deploy.agreements import Agreement, read, to_text
+from fedha.deploy.contracts import of_run
 from fedha.deploy.create import Wanted, create
 from fedha.errors import FedhaError
 from fedha.flower import handshake
@@ -207,7 +208,7 @@ def test_the_nearest_contract_says_what_is_otherwise(site: Path) -> None:
 def test_a_folder_is_read_once_and_again_when_a_person_changes_it(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file takes longer to read than a request; what is taken back binds from the next request on."""
     read_times: list[Path] = []
-    monkeypatch.setattr(contracts, "read", lambda path: read_times.append(path) or read(path))
+    monkeypatch.setattr(agreements, "read", lambda path: read_times.append(path) or read(path))
     path = agree(site, plain())
     for _ in range(3):
         assert contracts.held_here(plain(), site / "cache") is not None

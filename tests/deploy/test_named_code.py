@@ -137,9 +137,9 @@ def test_fedhas_own_names_need_no_line(module: Path) -> None:
             for name in rows:
                 if group == plugins.LOGGERS:  # which are the server's
                     with pytest.raises(FedhaError, match="was not accepted here"):
-                        find(group, plugins.place(group, name))
+                        find(group, plugins.location(group, name))
                     continue
-                assert callable(find(group, plugins.place(group, name)))
+                assert callable(find(group, plugins.location(group, name)))
     assert told(asked({})) == ""
 
 

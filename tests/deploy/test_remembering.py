@@ -14,7 +14,7 @@ from fedha.flower.serve import Job, serve
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_resume import Killed, without_time
+from tests.killed_runs import Killed, without_time
 
 SITES = 3
 

@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 
 from fedha.config import Config, to_json
 from fedha.deploy import apps
-from fedha.deploy.contracts import read
+from fedha.deploy.agreements import read
 from fedha.diagnosis import record
 from fedha.diagnosis.diagnose import diagnose
 from fedha.diagnosis.settings import Asked, Settings
@@ -186,6 +186,26 @@ def test_what_cannot_be_asked_is_refused_before_anybody_is_asked(
     config = experiment(**sections)
     with pytest.raises(FedhaError, match=told):
         asked(None, config, tmp_path, Settings(**{"rows": ROWS, **settings}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("section", "known"),
+    [
+        ({}, "t, a, b, c"),
+        (
+            {"name": "heart", "classes": None, "sources": None, "target": None},
+            "cleveland, hungarian, switzerland, va",
+        ),
+    ],
+    ids=["named", "of the data set"],
+)
+def test_a_name_that_is_no_domain_is_refused_before_anybody_is_waited_for(
+    section: dict[str, Any], known: str, run: Path
+) -> None:
+    config = experiment()
+    config = config.model_copy(update={"data": config.data.model_copy(update=section)})
+    with pytest.raises(FedhaError, match=f"'moon', which is no domain of the run; take some of {known}"):
+        asked(None, config, run, Settings(to=("moon",), rows=ROWS))  # type: ignore[arg-type]
 
 
 def test_the_words_of_a_contract_are_read_and_told(tmp_path: Path) -> None:

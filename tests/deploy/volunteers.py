@@ -9,7 +9,7 @@ import yaml
 
 from fedha import config as configs
 from fedha.config import Config, parse
-from fedha.deploy.contracts import Agreement, to_text
+from fedha.deploy.agreements import Agreement, to_text
 
 SITES = {"north": "a", "south": "b", "west": "c", "lender": "t"}  # the domains that they hold
 ANY: dict[str, Any] = {"diagnose": None}

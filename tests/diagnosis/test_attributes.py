@@ -66,6 +66,20 @@ def test_a_class_that_one_side_lacks_is_label_part() -> None:
     assert abs(float(conditional)) < 1e-12
 
 
+@pytest.mark.parametrize("lacking", [False, True])
+def test_spectral_parts_are_the_norms_of_the_parts(lacking: bool) -> None:
+    head = head_of(3, 4, 0)
+    first, second = (Side(str(seed), (sample(head, seed), sample(head, seed + 9))) for seed in (1, 2))
+    if lacking:
+        one = first.samples[0]
+        kept = torch.nonzero(one.labels != 0)[:, 0]
+        first = Side("less", (Sample("less", one.features[kept], one.labels[kept], head, 3),))
+    parts = parted(first, second, hessians(second.samples[0]))
+    known = [float(torch.linalg.matrix_norm(one.view(12, 12), 2)) for one in parts]
+    assert attributes.spectral_parts(first, second, 0) == pytest.approx(known, rel=1e-6)
+    assert min(known) > 1e-4
+
+
 def test_lengths_along_signs_are_those_of_the_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """In expectation, so many signs show it to a few percent."""
     monkeypatch.setattr(weighted, "SIGNS", 4000)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedha.diagnosed import between_sources
+from fedha.diagnosed import between_sources, to_targets
 from fedha.sweep.found import read_found
 from fedha.sweep.selection import choose
 from tests.commands import Command
@@ -52,6 +52,8 @@ def test_a_run_is_diagnosed_whole(fedha: Command, tmp_path: Path) -> None:
     told = between_sources("run")  # the same numbers for a program, from the sources alone
     (pair,) = (one for one in found["curvature"] if {one["first"], one["second"]} == {"flip-0.2", "flip-0.1"})
     assert (told.hessian, told.logits) == (pytest.approx(pair["lower"]), 1.0)
+    (there,) = (one for one in pairs if one["target"] == "target" and one["logits"] == pytest.approx(1))
+    assert to_targets("run")["target"].risk_gap == pytest.approx(abs(there["parts"]["risk_gap"]))
     # again: it is there already; the report command shows it too
     held = (tmp_path / "run" / "diagnosis.json").read_bytes()
     code, out, _ = fedha("diagnose", "run", "--radius", "1,0.1")
@@ -81,6 +83,9 @@ def test_modes_targets_and_radii(fedha: Command, tmp_path: Path) -> None:
     found = read(tmp_path / "run")
     assert {one["target"] for one in found["transfer"]["pairs"]} == {"flip-0.1", "the mean of flip-0.2"}
     assert "attributes" not in found
+    fedha("diagnose", "run", "--to", "target, flip-0.1,target", "--rows", "transfer", "--delta", "0.5", "-q")
+    pairs = [(one["source"], one["target"]) for one in read(tmp_path / "run")["transfer"]["pairs"]]
+    assert pairs[::2] == [("the sources' mean", "target"), ("the mean of flip-0.2", "flip-0.1")]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_modes_targets_and_radii(fedha: Command, tmp_path: Path) -> None:
         (("--delta", "nan"), "--delta is 'nan'"),
         (("--mode", "best"), "--mode is 'best'; take one of pooled, pairs, worst, leave-one-out"),
         (("--rows", "everything"), "--rows names 'everything'; take some of transfer, curvature"),
-        (("--to", "moon"), "--to names 'moon', which is no domain of the run"),
+        (("--to", "moon"), "measured to 'moon', which is no domain of the run"),
     ],
 )
 def test_what_is_wrong_is_said(fedha: Command, tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:

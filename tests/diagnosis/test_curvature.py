@@ -7,8 +7,9 @@ import torch
 
 from fedha import statistics
 from fedha.diagnosis import curvature
-from fedha.diagnosis.curvature import block_norms, curvature_ratio, makeup, norms, whole
+from fedha.diagnosis.curvature import block_norms, curvature_ratio, curvature_ratio_at_least, makeup, norms, whole
 from fedha.diagnosis.lanczos import extremes, start_vectors
+from fedha.diagnosis.party import pooled
 from fedha.diagnosis.sample import Sample, free_dimensions
 from fedha.randomness import generator
 from tests.diagnosis.made import head_of, sample
@@ -149,3 +150,15 @@ def test_the_ratio_is_that_of_a_dense_pencil() -> None:
     expected = eigh(theirs.numpy(), (ours + ridge * torch.eye(12)).numpy(), eigvals_only=True)[-1]
     assert curvature_ratio(ours, theirs) == pytest.approx(expected, rel=1e-9)
     assert curvature_ratio(torch.zeros(2, 2, dtype=torch.float64), ours[:2, :2]) == math.inf
+
+
+@pytest.mark.parametrize(("classes", "width"), [(1, 4), (2, 2), (3, 5), (5, 20)])
+def test_the_pencil_by_products_is_the_dense_one(classes: int, width: int) -> None:
+    shape, head = (classes, width), 0.3 * head_of(classes, width, 0)
+    a, b = (sample(head, seed, count=300, shift=0.2) for seed in (1, 2))
+    for one, other in ((a, b), (b, a)):
+        known = curvature_ratio(one.hessian(), other.hessian())
+        found = curvature_ratio_at_least(one.party(), other.party(), shape)
+        assert known * (1 - 1e-4) <= found <= known * (1 + 1e-9)
+    pair = pooled([a.party(), b.party()], "both")
+    assert curvature_ratio_at_least(pair, pair, shape) == pytest.approx(1, abs=2e-3)

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from fedha.diagnosis.sources import apart, between
+from fedha.diagnosis.sources import apart, between, toward
 from fedha.errors import FedhaError
 from tests.diagnosis.made import head_of, sample
 
@@ -28,6 +28,19 @@ def test_the_pair_that_is_farthest_apart(classes: int) -> None:
     assert found.excess <= found.excess_bound + 1e-9
     logged = apart(samples, 0)
     assert (logged.hessian, logged.gradient) == (pytest.approx(max(norms)), pytest.approx(max(lengths)))
+
+
+def test_towards_a_target_the_sources_are_their_mean() -> None:
+    head = head_of(3, 5, 0)
+    *sources, target = (sample(head, seed) for seed in range(3))
+    found = toward(sources, target, 0)
+    mean = (sources[0].hessian() + sources[1].hessian()) / 2
+    assert found.hessian == pytest.approx(float(torch.linalg.matrix_norm(target.hessian() - mean, 2)))
+    slopes = [one.heads(head[None]).gradients for one in (*sources, target)]
+    assert found.gradient == pytest.approx(float((slopes[2] - (slopes[0] + slopes[1]) / 2).norm()))
+    assert found.measured <= found.bound + 1e-9
+    alone = between([sources[0], sources[0]], 0)
+    assert (alone.hessian, alone.gradient, alone.features) == (0, 0, 0)
 
 
 def test_halves_of_one_domain_are_apart_by_chance() -> None:

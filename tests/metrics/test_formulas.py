@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
+from fedha.cross_entropy import hits, losses
 from fedha.errors import FedhaError
 from fedha.metrics import Metric, formulas
 from fedha.metrics.asked import Asked
 from fedha.metrics.counts import nested, numbers_of, of_scores, predictions, probabilities_of
 from fedha.metrics.intervals import interval
 from fedha.metrics.table import metric
-from fedha.metrics.values import joined, told, wrong_counts
-from fedha.statistics import hits, losses
+from fedha.metrics.values import as_recorded, joined, wrong_counts
 
 NAMES = ("balanced_accuracy", "worst_class", "macro_f1", "auroc", "auprc", "expected_calibration_error", "log_loss")
 ALL = Asked(("confusion", "bins"), ("auroc", "auprc"), "", 3)
@@ -36,7 +36,7 @@ def counted(logits: torch.Tensor, labels: torch.Tensor, wanted: Asked = ALL, gro
 def test_values_are_scikit_learns(seed: int) -> None:
     logits, labels = drawn(seed)
     logits[::4] = logits[::4].round()  # ties
-    found = told(counted(logits, labels), NAMES)
+    found = as_recorded(counted(logits, labels), NAMES)
     p, guesses = torch.softmax(logits.double(), 1), logits.argmax(1)
     one_hot = torch.nn.functional.one_hot(labels, 3)
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, guesses))
@@ -50,7 +50,7 @@ def test_values_are_scikit_learns(seed: int) -> None:
 
 def test_one_logit_speaks_for_class_one() -> None:
     logits, labels = drawn(1, classes=2, columns=1)
-    found = told(counted(logits, labels, Asked(("confusion",), ("auroc",), "", 2)), ("auroc", "macro_f1"))
+    found = as_recorded(counted(logits, labels, Asked(("confusion",), ("auroc",), "", 2)), ("auroc", "macro_f1"))
     assert found["auroc"] == pytest.approx(reference.roc_auc_score(labels, logits[:, 0]))
     assert found["macro_f1"] == pytest.approx(reference.f1_score(labels, logits[:, 0] > 0, average="macro"))
 
@@ -63,22 +63,22 @@ def test_calibration_is_the_mean_gap_of_fifteen_bins() -> None:
         inside = (confidence > place / 15) & (confidence <= (place + 1) / 15)
         if inside.any():
             gap += float(inside.double().mean() * (right[inside].double().mean() - confidence[inside].mean()).abs())
-    assert told(counted(logits, labels), ("expected_calibration_error",))["expected_calibration_error"] == (
+    assert as_recorded(counted(logits, labels), ("expected_calibration_error",))["expected_calibration_error"] == (
         pytest.approx(gap)
     )
 
 
 def test_what_has_no_value_says_why_and_never_becomes_a_number() -> None:
     logits, _ = drawn(3)
-    found = told(counted(logits, torch.ones(60, dtype=torch.int64)), NAMES)
+    found = as_recorded(counted(logits, torch.ones(60, dtype=torch.int64)), NAMES)
     assert (found["auroc"], found["auprc"]) == (None, None)
     assert found["undefined"]["auroc"] == "all its examples are of class 1"
     assert found["absent"] == [0, 2]
     assert found["balanced_accuracy"] == found["worst_class"] == found["accuracy"]  # of the class that is there
-    broken = told(counted(torch.full((60, 3), torch.nan), drawn(3)[1]), NAMES)
+    broken = as_recorded(counted(torch.full((60, 3), torch.nan), drawn(3)[1]), NAMES)
     assert [broken[name] for name in ("auroc", "expected_calibration_error", "log_loss")] == [None] * 3
     assert "not finite" in broken["undefined"]["auroc"]
-    assert told({"examples": 0}, NAMES) == {"examples": 0}
+    assert as_recorded({"examples": 0}, NAMES) == {"examples": 0}
 
 
 @settings(deadline=None, max_examples=25)
@@ -92,7 +92,9 @@ def test_counts_of_two_halves_are_those_of_the_whole(seed: int, cut: int) -> Non
     assert both["bins"] == pytest.approx(whole["bins"])
     assert joined(both, {"examples": 0}) == both
     # a metric of single examples is none of two clients' values
-    mixed = told(joined(*(counted(logits[one], labels[one]) for one in (slice(cut), slice(cut, None)))), ("auroc",))
+    mixed = as_recorded(
+        joined(*(counted(logits[one], labels[one]) for one in (slice(cut), slice(cut, None)))), ("auroc",)
+    )
     assert mixed["auroc"] is None
     assert "several clients" in mixed["undefined"]["auroc"]
 
@@ -101,9 +103,9 @@ def test_groups_are_counted_apart() -> None:
     logits, labels = drawn(4)
     groups = ["a/b", "c"] * 30
     wanted = Asked(("confusion",), (), "site", 3)
-    found = told(counted(logits, labels, wanted, groups), ("macro_f1",))
+    found = as_recorded(counted(logits, labels, wanted, groups), ("macro_f1",))
     assert set(found["groups"]) == {"a/b", "c"}
-    alone = told(counted(logits[::2], labels[::2], wanted), ("macro_f1",))
+    alone = as_recorded(counted(logits[::2], labels[::2], wanted), ("macro_f1",))
     assert found["groups"]["a/b"] == alone
     with pytest.raises(FedhaError, match="tells 2,000 groups apart"):
         counted(torch.zeros(2000, 3), torch.zeros(2000, dtype=torch.int64), wanted, [str(one) for one in range(2000)])
@@ -119,7 +121,7 @@ def test_an_interval_is_that_of_resampled_examples() -> None:
         resampled = []
         for _ in range(400):
             rows = torch.randint(300, (300,), generator=draws)
-            resampled.append(told(counted(logits[rows], labels[rows]), (name,))[name])
+            resampled.append(as_recorded(counted(logits[rows], labels[rows]), (name,))[name])
         low, high = interval(metric(name), have, 0)  # type: ignore[misc]
         assert low == pytest.approx(numpy.percentile(resampled, 2.5), abs=0.02)
         assert high == pytest.approx(numpy.percentile(resampled, 97.5), abs=0.02)

@@ -24,11 +24,11 @@ from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from fedha.training import evaluate
 from tests.jobs import run_job
+from tests.killed_runs import assert_same_bits, kill_and_resume, without_time
 from tests.metrics import others
 from tests.models_of_others import fitted
 from tests.privacy.rounds import run_on
 from tests.privacy.test_contract import grid_of
-from tests.test_resume import Killed, without_time
 
 COUNTED = ["balanced_accuracy", "macro_f1", "expected_calibration_error", "log_loss"]
 BASE: dict[str, Any] = {
@@ -163,9 +163,7 @@ def test_a_finished_run_that_goes_on_has_its_best_model_still(tmp_path: Path) ->
 def test_a_run_that_is_resumed_keeps_the_same_models(tmp_path: Path) -> None:
     wanted = config(checkpoint={"keep": "best", "every": 2}, training={"rounds": 7, "learning_rate": 0.05})
     results = execute(wanted, tmp_path / "whole", Silent())
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Job(wanted, tmp_path / "killed"), Killed(5))
-    assert execute(wanted, tmp_path / "killed", Silent(), resume=True)["selection"] == results["selection"]
+    assert kill_and_resume(wanted, tmp_path / "killed", 5)["selection"] == results["selection"]
     names = [sorted(path.name for path in (tmp_path / one / "models").glob("*")) for one in ("whole", "killed")]
     assert names[0] == names[1]
     for name in names[0]:
@@ -193,12 +191,9 @@ def test_a_run_that_ends_early_ends_alike_when_it_is_resumed(tmp_path: Path, sch
     assert set(whole["train"]) == set(whole["sources"])
     for after in (3, whole["rounds"]):
         folder = tmp_path / f"killed{after}"
-        with pytest.raises(KeyboardInterrupt):
-            run_job(Job(wanted, folder), Killed(after))
-        execute(wanted, folder, Silent(), resume=True)
-        for name in (runfolder.RESULTS, runfolder.METRICS):
-            assert without_time(folder / name) == without_time(tmp_path / "whole" / name)
-        assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+        kill_and_resume(wanted, folder, after)
+        assert_same_bits(folder, tmp_path / "whole")
+        assert without_time(folder / runfolder.RESULTS) == without_time(tmp_path / "whole" / runfolder.RESULTS)
 
 
 def test_an_audit_does_a_run_that_ended_early_again(tmp_path: Path) -> None:

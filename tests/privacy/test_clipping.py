@@ -15,10 +15,10 @@ from fedha.privacy.mechanism import Mechanism
 from fedha.privacy.moments import Batch, Moment, measure
 from fedha.privacy.noise import Source, cryptographic, grid, seeded
 from fedha.privacy.releasable import derive, releasable, required
+from tests.linear_clients import Client, make_client
 from tests.privacy.chance import variance_bounds
 from tests.privacy.test_moments import batch_of, plain
 from tests.privacy.twins import clients, make_vector, terms
-from tests.test_statistics import Client, make_client
 
 TRAVELLING = ("gradient", "hessian_diagonal", "pooled_gradient_hessian_product", "risk")
 SCALES = st.fixed_dictionaries({name: st.floats(0.1, 10) for name in TRAVELLING})

@@ -17,8 +17,8 @@ from fedha.recipes import RECIPES
 from fedha.registry import add_statistic, moments
 from fedha.statistic import Mean, Statistic
 from fedha.table import STATISTICS
+from tests.linear_clients import Client, make_client
 from tests.privacy.twins import TERMS, clients, make_vector, terms
-from tests.test_statistics import Client, make_client
 
 
 def batch_of(client: Client) -> Batch:

@@ -28,8 +28,8 @@ from fedha.privacy.site import Site
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
+from tests.killed_runs import Killed, assert_resumes
 from tests.privacy.rounds import EXAMPLES, LOCAL, grid_of, records_of, run_on, settings
-from tests.test_resume import Killed, without_time
 
 pytest.importorskip("dp_accounting", reason='install "fedha[privacy]"')
 
@@ -200,12 +200,7 @@ def test_a_budget_for_no_round_is_refused_before_anything_is_asked(tmp_path: Pat
 @pytest.mark.parametrize("recipe", ["exact_diagonal", "fishr"])
 def test_a_resumed_run_goes_on_with_its_account(recipe: str, tmp_path: Path) -> None:
     config = settings(recipe, training={"rounds": 5}, privacy={"evaluation_noise": 4.0})
-    run_job(Job(config, tmp_path / "whole"), Silent())
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Job(config, tmp_path / "again"), Killed(3))
-    run_job(Job(config, tmp_path / "again"), Silent(), resume=True)
-    assert without_time(tmp_path / "again" / runfolder.METRICS) == without_time(tmp_path / "whole" / runfolder.METRICS)
-    assert (tmp_path / "again" / runfolder.MODEL).read_bytes() == (tmp_path / "whole" / runfolder.MODEL).read_bytes()
+    assert_resumes(config, tmp_path, 3)
 
 
 def test_where_noise_is_never_the_same_again_rounds_after_the_checkpoint_are_not_forgotten(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad
 
-from tests.test_statistics import Client, hessian_twin, make_client, risk_twin
+from tests.linear_clients import Client, hessian_twin, make_client, risk_twin
 
 Term = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -22,8 +22,8 @@ from fedha.rules.swad import swad
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_recipes import SEED, make_problem
-from tests.test_resume import Killed, without_time
+from tests.killed_runs import assert_resumes
+from tests.problems import SEED, make_problem
 
 
 def told(rule: Rule, models: Sequence[float], risks: dict[int, float]) -> float:
@@ -155,14 +155,7 @@ def ran(folder: Path, wanted: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 @pytest.mark.parametrize("averaging", ["ema", SWAD], ids=["ema", "swad"])
 def test_a_killed_run_resumes_to_the_same_bits(averaging: Any, tmp_path: Path) -> None:
-    wanted = config(averaging)
-    ran(tmp_path / "whole", wanted)
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Job(wanted, tmp_path / "killed"), Killed(7))
-    run_job(Job(wanted, tmp_path / "killed"), Silent(), resume=True)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert (whole / runfolder.MODEL).read_bytes() == (killed / runfolder.MODEL).read_bytes()
-    assert without_time(whole / "metrics.jsonl") == without_time(killed / "metrics.jsonl")
+    assert_resumes(config(averaging), tmp_path, 7)
 
 
 def test_what_is_kept_is_what_was_evaluated_last(tmp_path: Path) -> None:

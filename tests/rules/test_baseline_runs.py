@@ -12,7 +12,7 @@ from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
-from tests.test_resume import Killed, without_time
+from tests.killed_runs import assert_resumes, assert_same_bits
 
 LOCAL = {"mode": "local", "rounds": 4, "local": {"epochs": 1, "batch_size": 60, "learning_rate": 0.1}}
 BASE: dict[str, Any] = {
@@ -29,19 +29,10 @@ def config(optimizer: Any, engine: str = "inline", **sections: Any) -> Config:
     return parse({**BASE, "training": training, "engine": {"name": engine}, **sections})
 
 
-def assert_same(one: Path, other: Path) -> None:
-    assert (one / runfolder.MODEL).read_bytes() == (other / runfolder.MODEL).read_bytes()
-    assert without_time(one / "metrics.jsonl") == without_time(other / "metrics.jsonl")
-
-
 @pytest.mark.parametrize("optimizer", ["feddg_ga", "fedyogi", {"name": "qfedavg", "q": 2}])
 def test_a_killed_run_resumes_to_the_same_bits(optimizer: Any, tmp_path: Path) -> None:
     wanted = config(optimizer, recipe={"name": "mixup", "sam_radius": 0.1}, training={"clients_per_round": 3})
-    run_job(Job(wanted, tmp_path / "whole"), Silent())
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Job(wanted, tmp_path / "killed"), Killed(3))
-    run_job(Job(wanted, tmp_path / "killed"), Silent(), resume=True)
-    assert_same(tmp_path / "killed", tmp_path / "whole")
+    assert_resumes(wanted, tmp_path, 3)
 
 
 @pytest.mark.parametrize("optimizer", ["fedgma", "qfedavg", "fedprox", "fedyogi"])
@@ -57,4 +48,4 @@ def test_secure_sums_give_the_plain_runs_model(optimizer: str, tmp_path: Path) -
 def test_flowers_simulation_writes_what_one_process_writes(tmp_path: Path) -> None:
     for engine in ("inline", "flower"):
         run_job(Job(config("feddg_ga", engine, recipe={"name": "fedsr"}), tmp_path / engine), Silent())
-    assert_same(tmp_path / "flower", tmp_path / "inline")
+    assert_same_bits(tmp_path / "flower", tmp_path / "inline")

@@ -20,7 +20,7 @@ from fedha.minibatches import minibatches
 from fedha.recipes import RECIPES
 from fedha.rules.groupdro import agnostic
 from fedha.rules.rule import Cohort
-from tests.test_recipes import SEED, Problem, make_problem
+from tests.problems import SEED, Problem, make_problem
 
 ROUNDS, RATE = 6, 0.3
 LOCAL = LocalConfig(epochs=2, batch_size=5, learning_rate=RATE)

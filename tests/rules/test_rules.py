@@ -29,8 +29,8 @@ from fedha.runs import runfolder
 from fedha.simulation import Result
 from fedha.training import answer_train
 from tests import models_of_others, rules_of_others
-from tests.test_engines import train_over
-from tests.test_recipes import SEED, Problem, make_problem
+from tests.driving import train_over
+from tests.problems import SEED, Problem, make_problem
 from tests.test_simulation import DOMAINS
 
 LOCAL = {"mode": "local", "rounds": 3, "local": {"epochs": 1, "batch_size": 6, "learning_rate": 0.2}}
@@ -172,6 +172,7 @@ def test_a_package_adds_a_rule_by_an_entry_point(monkeypatch: pytest.MonkeyPatch
         (f"{OWN}counts", r"its answer gives 'steps' as torch.int64 of shape \(\), which cannot be averaged"),
         (f"{OWN}loses", "what the server remembers must keep names, .*weight of rule loses is missing"),
         (f"{OWN}divides", r"rule 'divides': its correct fails with ZeroDivisionError: .*rules_of_others.py, line"),
+        (f"{OWN}overwrites", "rule 'overwrites' changes tensors that it is given in place; give new ones"),
         ({"name": "objects", "digest": "abc"}, "known by the digest abc, which this process does not have"),
     ],
 )

@@ -27,8 +27,8 @@ from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from fedha.schedule import rate_factor
 from tests.jobs import run_job
-from tests.test_recipes import SEED, Problem, make_problem
-from tests.test_resume import Killed, without_time
+from tests.killed_runs import Killed, assert_same_bits
+from tests.problems import SEED, Problem, make_problem
 
 ROUNDS = 12
 PART = TrainingConfig(
@@ -141,11 +141,6 @@ def config(engine: str = "inline", **sections: Any) -> Config:
     return parse({**BASE, "engine": {"name": engine, **options}, **sections})
 
 
-def assert_same(one: Path, other: Path) -> None:
-    assert (one / runfolder.MODEL).read_bytes() == (other / runfolder.MODEL).read_bytes()
-    assert without_time(one / "metrics.jsonl") == without_time(other / "metrics.jsonl")
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
@@ -165,14 +160,14 @@ def test_a_killed_run_resumes_to_the_same_bits(whole: Path, schedule: str, tmp_p
     assert any(name.startswith("rule/scaffold/") for name in kept)
     assert any("/rule/scaffold/" in name for name in kept)  # a client's
     run_job(Job(run, tmp_path / "killed"), Silent(), resume=True)
-    assert_same(tmp_path / "killed", whole)
+    assert_same_bits(tmp_path / "killed", whole)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_flowers_simulation_writes_what_one_process_writes(whole: Path, tmp_path: Path) -> None:
     run_job(Job(config("flower"), tmp_path / "run"), Silent())
-    assert_same(tmp_path / "run", whole)
+    assert_same_bits(tmp_path / "run", whole)
     with pytest.raises(FedhaError, match="rule 'scaffold' keeps what it needs at the clients, which this engine"):
         run_job(
             Job(config("flower", training={**BASE["training"], "rounds": 6}), tmp_path / "run"), Silent(), resume=True

@@ -8,6 +8,7 @@ import torch
 
 from fedha import config as configs
 from fedha.config import Config, may_change, parse
+from fedha.config.overrides import apply_override
 from fedha.errors import FedhaError
 from fedha.exchange import Task
 from fedha.federation import Server
@@ -36,7 +37,7 @@ def changed(content: dict[str, Any], override: str) -> Config:
     copy = parse(content).model_dump(mode="json")
     if override.startswith("recipe."):
         copy["recipe"] = copy["recipe"][0]
-    configs.apply_override(copy, override)
+    apply_override(copy, override)
     return parse(copy)
 
 

@@ -18,7 +18,7 @@ from fedha.run import execute
 from fedha.runs.listener import Silent
 from fedha.runs.runfolder import read_results
 from tests.jobs import run_job
-from tests.test_resume import Killed, Rounds, without_time
+from tests.killed_runs import Killed, Rounds, without_time
 
 BASE: dict[str, Any] = {
     "model": {"hidden": [6]},

@@ -23,14 +23,14 @@ DRAWN = (*RATES, "training.learning_rate={log_uniform: [-4, 1]}")
 
 def _rounds(store: Store, jobs: Sequence[Job]) -> list[int]:
     """How many rounds each job has done."""
-    return [len(runfolder.read_metrics(store.place(one.name))) for one in jobs]
+    return [len(runfolder.read_metrics(store.run_folder(one.name))) for one in jobs]
 
 
 def _best(store: Store, jobs: Sequence[Job], number: int, count: int) -> set[str]:
     """The names of the jobs that are best up to a round by the sources, from whole runs."""
 
     def score(job: Job) -> float:
-        records = runfolder.read_metrics(store.place(job.name))
+        records = runfolder.read_metrics(store.run_folder(job.name))
         return max(scores([one for one in records if one["round"] <= number])["training_domain_validation"].values())
 
     return {one.name for one in sorted(jobs, key=lambda one: (-score(one), one.name))[:count]}
@@ -50,7 +50,7 @@ def test_the_better_ones_by_the_sources_go_on_to_the_bits_of_whole_runs() -> Non
     (kept,) = (one for one in jobs if store.finished(one.name))
     assert {kept.name} == last
     for name in (runfolder.MODEL, runfolder.METRICS):
-        ours, theirs = (one.place(kept.name) / name for one in (store, whole_store))
+        ours, theirs = (one.run_folder(kept.name) / name for one in (store, whole_store))
         if name == runfolder.MODEL:
             assert ours.read_bytes() == theirs.read_bytes()
         assert len(ours.read_bytes().splitlines()) == len(theirs.read_bytes().splitlines())
@@ -125,14 +125,14 @@ def test_a_rung_is_a_part_of_the_rounds_after_the_warm_up_and_an_evaluated_one()
 def test_what_was_done_but_not_kept_by_a_killed_worker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     store, (job, *_) = opened("s", *DRAWN, draws=3)
     assert Worker(store).work(Task(job, 3)).state == REACHED
-    kept = rungs.read(store.place(job.name), 3)
-    (store.place(job.name) / rungs.NAME).unlink()
+    kept = rungs.read(store.run_folder(job.name), 3)
+    (store.run_folder(job.name) / rungs.NAME).unlink()
     monkeypatch.setattr("fedha.sweep.work.execute", None)  # nothing is trained again
     assert Worker(store).work(Task(job, 3)).state == REACHED
-    assert rungs.read(store.place(job.name), 3) == kept
+    assert rungs.read(store.run_folder(job.name), 3) == kept
     for content in (b"{", b"[]", b'{"form": 9}'):
-        (store.place(job.name) / rungs.NAME).write_bytes(content)
-        assert rungs.read(store.place(job.name), 3) == (False, None)
+        (store.run_folder(job.name) / rungs.NAME).write_bytes(content)
+        assert rungs.read(store.run_folder(job.name), 3) == (False, None)
 
 
 @pytest.mark.usefixtures("fedha")
@@ -141,7 +141,7 @@ def test_a_job_that_fails_is_out_and_costs_no_other() -> None:
     states = [one.state for one in here(Worker(store), Plan(store, jobs, 2).batches()) if one]
     assert states.count(DONE) == 1
     runnable = [one for one in jobs if one.config is not None]
-    store.place(runnable[0].name).joinpath("config.yaml").write_text("nonsense")
+    store.run_folder(runnable[0].name).joinpath("config.yaml").write_text("nonsense")
     assert whole_runs(jobs, 2) < len(runnable)
 
 

@@ -1,5 +1,7 @@
 """Tables of another metric than accuracy: what is told of the chosen runs, and which of two values is better."""
 
+from pathlib import Path
+
 from fedha.report.formats import Summary, render
 from fedha.sweep.selection import choose
 from fedha.sweep.store import Entry
@@ -45,6 +47,11 @@ def test_a_sweep_is_tabled_by_its_metrics(fedha: Command) -> None:
     code, out, _ = fedha("table", "s", "--metric", "macro_f1", "--rule", "training_domain_validation")
     assert code == 0
     assert out.startswith("Macro f1 on the unseen domain in %")
+    assert fedha("table", "s", "--metric", "log_loss", "--page", "-o", "page.html")[0] == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "Log loss against what it costs" in page
+    assert "Log loss on unseen domains over round, ends: erm 0." in page
+    assert "Accuracy" not in page.partition("Cost")[0].replace("Accuracy on", "")
     code, _, err = fedha("table", "s", "--metric", "auroc")
     assert code == 2
     assert "has the metric 'auroc'; they have log_loss, macro_f1" in err

@@ -78,9 +78,9 @@ def test_a_curve_is_the_mean_over_trials_of_the_mean_over_targets_at_rounds_that
         evaluated = {"target": {"t": {"accuracy": one / 10}}} if one % 2 == 0 else {}
         records.append({"round": one, "bytes_up": 10**6, "bytes_down": 10**6, "seconds": 0.5, **evaluated})
     points = run_points(records)
-    assert {key: one.accuracy for key, one in points.items()} == pytest.approx({2: 20, 4: 40, 6: 60})
+    assert {key: one.value for key, one in points.items()} == pytest.approx({2: 20, 4: 40, 6: 60})
     assert points[4].spent == {"rounds": 4, "bytes": 8, "seconds": 2}
-    other = {number: Point(one.spent, one.accuracy + 10) for number, one in points.items() if number < 6}
+    other = {number: Point(one.spent, one.value + 10) for number, one in points.items() if number < 6}
     curve = joined({0: [points, other], 1: [other, other]})
     assert curve is not None
     assert curve.spent["rounds"] == [2, 4]

@@ -192,7 +192,7 @@ def test_a_claimed_job_is_anothers_and_free_when_its_worker_is_gone() -> None:
 def test_a_summary_that_is_missing_or_damaged_is_made_again() -> None:
     store, jobs = opened()
     found = Worker(store).work(Task(jobs[0])).found
-    path = store.place(jobs[0].name) / "summary.json"
+    path = store.run_folder(jobs[0].name) / "summary.json"
     for content in (b"{", b"[]", b'{"form": 99}', None):
         path.unlink() if content is None else path.write_bytes(content)
         from fedha.sweep.store import summaries
@@ -281,6 +281,13 @@ def test_tables_of_sweeps_that_differ_say_in_what(fedha: Command) -> None:
     assert fedha("sweep", "c.yaml", "--out", "t", "--jobs", "1", *few, "training.rounds=3")[0] == 0
     assert "differ in" not in fedha("table", "s")[1]
     assert "These sweeps differ in training.rounds; runs are chosen among all of them." in fedha("table", "s", "t")[1]
+    code, out, _ = fedha("table", "s", "t", "--rows", "training.rounds", "--format", "csv")
+    assert code == 0
+    assert "erm," in out
+    assert '"erm, training.rounds=3",' in out  # a row, and its difference to the other
+    assert "differ in" not in out
+    code, _, err = fedha("table", "s", "--rows", "training.round")
+    assert (code, "did you mean 'training.rounds'?" in err) == (2, True)
 
 
 def test_the_last_round_is_tabled_where_sources_hold_nothing_out(fedha: Command) -> None:

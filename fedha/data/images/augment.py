@@ -110,7 +110,7 @@ def written(wanted: Augmentation) -> str:
 
     What a text takes from other modules is not in it.
     """
-    function = inspect.unwrap(find("data.augment", plugins.place(plugins.TRANSFORMS, wanted.name)))
+    function = inspect.unwrap(find("data.augment", plugins.location(plugins.TRANSFORMS, wanted.name)))
     try:
         path = inspect.getsourcefile(function)
     except TypeError:  # written in another language
@@ -171,7 +171,7 @@ def _from_tensor(made: torch.Tensor) -> Any:
 @lru_cache(maxsize=8)
 def _transform(wanted: Augmentation) -> _Transform:
     """The transform: what a function, or a class, makes of its arguments, or a function of an image itself."""
-    place = plugins.place(plugins.TRANSFORMS, wanted.name)
+    place = plugins.location(plugins.TRANSFORMS, wanted.name)
     function, options = find("data.augment", place), json.loads(wanted.options)
     offered = {"size": wanted.square.size, "channels": wanted.square.channels}
     if later := _given_later(function, {*options, *offered}):

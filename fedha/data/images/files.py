@@ -89,20 +89,15 @@ def decoded(files: ImageFiles, rows: Sequence[int], broken: Broken | None = None
         FedhaError: Names the first that is broken.
     """
     made, found = begun(files, rows).done()
-    if broken is None:
-        refuse(files, rows, found)
-    else:
-        broken.update({rows[at]: why for at, why in found.items()})
+    note(files, rows, found, broken)
     return made
 
 
-def refuse(files: ImageFiles, rows: Sequence[int], found: Faults) -> None:
-    """Raise for the first image that is broken, if there is one.
-
-    Raises:
-        FedhaError: Names it.
-    """
-    if found:
+def note(files: ImageFiles, rows: Sequence[int], found: Faults, broken: Broken | None = None) -> None:
+    """Note which images are broken, or raise for the first; arguments and errors as in `decoded`."""
+    if broken is not None:
+        broken.update({rows[at]: why for at, why in found.items()})
+    elif found:
         at = min(found)
         raise broken_image(files.path(rows[at]), found[at])
 
@@ -121,10 +116,7 @@ def blocks(files: ImageFiles, broken: Broken | None, start: int = 0) -> Iterator
         if place + 1 < len(stretches):
             coming.append(begun(files, stretches[place + 1]))
         made, found = coming.pop(0).done()
-        if broken is None:
-            refuse(files, rows, found)
-        else:
-            broken.update({rows[at]: why for at, why in found.items()})
+        note(files, rows, found, broken)
         yield made
 
 

@@ -4,12 +4,14 @@ import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 
 from fedha.data.images.tree import Folder, check_names, shown
 from fedha.errors import FedhaError, brief, listed
 from fedha.schema import nearest
+from fedha.textfile import read_text
 
 NEEDED, MORE = ("path", "domain", "label"), ("split", "group")
 LAYOUT = "a header with the columns path, domain and label, and where they are known split and group"
@@ -72,19 +74,17 @@ def read_manifest(
 
 def _read(path: Path) -> tuple[list[str], list[Row], list[str]]:
     """The columns that are known, all rows, and the columns that nobody reads."""
+    file = StringIO(read_text(path, "data.manifest", f"it is a CSV file: {LAYOUT}"), newline="")
+    mark = max(",;\t", key=file.readline().count)
+    file.seek(0)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            mark = max(",;\t", key=first.count)
-            reader = csv.reader(file, delimiter=mark, strict=True)
-            header = [name.strip().casefold() for name in next(reader, [])]
-            _check_header(path, header)
-            rows = list(_rows(path, reader, header))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else brief(error)
+        reader = csv.reader(file, delimiter=mark, strict=True)
+        header = [name.strip().casefold() for name in next(reader, [])]
+        _check_header(path, header)
+        rows = list(_rows(path, reader, header))
+    except csv.Error as error:
         raise FedhaError(
-            f"cannot read data.manifest {shown(path)}: {why}; it is a CSV file in UTF-8: {LAYOUT}"
+            f"cannot read data.manifest {shown(path)}: {brief(error)}; it is a CSV file: {LAYOUT}"
         ) from error
     if not rows:
         raise FedhaError(f"{shown(path)} names no image; give it a line for each, below {LAYOUT}")

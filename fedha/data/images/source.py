@@ -19,7 +19,7 @@ from torch import Tensor
 from fedha.data.examples import Draws
 from fedha.data.images.augment import Augmentation, augmented, failure
 from fedha.data.images.decode import BrokenImageError, picture
-from fedha.data.images.files import ImageFiles, begun, broken_image, refuse
+from fedha.data.images.files import ImageFiles, begun, broken_image, note
 from fedha.data.images.pool import Ahead, Begun, Faults, begin, submit, threads
 from fedha.data.images.tree import shown
 from fedha.data.mapped import Mapped
@@ -78,7 +78,7 @@ class Images:
         if draws is not None and self.augmentation is not None and not self.augmentation.parallel:
             return torch.from_numpy(_one_by_one(self.files, self.augmentation, draws, places))
         made, faults = (self.ahead.take(_key(rows, draws)) or self._begun(places, draws)).done()
-        refuse(self.files, places, faults)
+        note(self.files, places, faults)
         return torch.from_numpy(made)
 
     def digest(self, rows: Tensor, step: int) -> bytes:

@@ -19,7 +19,7 @@ from fedha.flower.secure_client import simulated_party
 from fedha.flower.wire import pack_reply, pack_tensors, unpack_reply, unpack_tensors
 from fedha.measurement import shapes
 from fedha.recipes import RECIPES
-from tests.test_recipes import SEED, Problem, make_domain, make_problem
+from tests.problems import SEED, Problem, make_domain, make_problem
 
 Key = tuple[str, int, int]  # message type, round, place
 Change = Callable[[Any], Any]

@@ -14,7 +14,6 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 from torch.testing import assert_close
 
-from fedha import numerics
 from fedha.audit.adversary_sums import dead_model
 from fedha.client_state import ClientState, from_tensors, to_tensors
 from fedha.config import FederationConfig, TrainingConfig, parse
@@ -31,14 +30,12 @@ from fedha.privacy.secure.session import Session, make_session
 from fedha.privacy.secure.terms import Terms
 from tests.privacy.secure.grids import FAILED, SILENT, Said, WatchedGrid, at, grid_of, make_five, strategy_of, train
 from tests.privacy.secure.told import session_of
-from tests.test_recipes import SEED, Problem
+from tests.problems import SEED, Problem
 
 SCAFFOLD = TrainingConfig(mode="local", rounds=3, optimizer="scaffold", learning_rate=0.5, averaging="clients")
 
 
-@pytest.fixture(autouse=True)
-def same_numerics() -> None:
-    numerics.configure(1)
+pytestmark = pytest.mark.usefixtures("same_numerics")
 
 
 # --- the graph, the threshold, the weights and the range are nobody's to choose ---

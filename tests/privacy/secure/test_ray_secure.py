@@ -9,8 +9,8 @@ from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
+from tests.killed_runs import without_time
 from tests.privacy.secure.test_secure_runs import assert_near, config, model
-from tests.test_resume import without_time
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
 

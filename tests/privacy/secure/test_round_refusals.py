@@ -10,7 +10,6 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 
-from fedha import numerics
 from fedha.config import FederationConfig, PrivacyConfig, parse
 from fedha.data.domain import Examples
 from fedha.errors import FedhaError
@@ -38,14 +37,12 @@ from tests.privacy.secure.grids import (
     with_secure,
 )
 from tests.privacy.secure.test_secure_rounds import sessions_of
-from tests.test_recipes import SEED, Problem
+from tests.problems import SEED, Problem
 
 Ask = Callable[[list[Said], RecordDict], RecordDict]
 
 
-@pytest.fixture(autouse=True)
-def same_numerics() -> None:
-    numerics.configure(1)
+pytestmark = pytest.mark.usefixtures("same_numerics")
 
 
 def sentence_of(reply: Message) -> str:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from fedha import numerics
 from fedha.answers import answer_evaluate, answer_measure
 from fedha.client import Client
 from fedha.config import POOLED, FederationConfig, LocalConfig, TrainingConfig
@@ -22,9 +21,9 @@ from fedha.privacy.secure.numbers import NUMBERS
 from fedha.privacy.secure.packing import unpack
 from fedha.privacy.secure.session import Session
 from fedha.recipes import RECIPES
+from tests.driving import train_plainly
 from tests.privacy.secure.grids import FAILED, SGD, SILENT, Said, at, grid_of, make_five, strategy_of, train
-from tests.test_engines import train_plainly
-from tests.test_recipes import Problem, make_problem
+from tests.problems import Problem, make_problem
 
 LOCAL = TrainingConfig(mode="local", rounds=3, local=LocalConfig(epochs=1, batch_size=5, momentum=0.5))
 BY_EXAMPLES = TrainingConfig(rounds=3, optimizer="sgd", learning_rate=0.1, averaging="examples")
@@ -35,9 +34,7 @@ SUMMABLE = [
 ANSWERS = {"query.measure": answer_measure, "train": answer_train, "evaluate": answer_evaluate}
 
 
-@pytest.fixture(autouse=True)
-def same_numerics() -> None:
-    numerics.configure(1)
+pytestmark = pytest.mark.usefixtures("same_numerics")
 
 
 # --- the mean is the mean ---

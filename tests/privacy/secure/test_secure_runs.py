@@ -28,8 +28,8 @@ from fedha.run import execute
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
 from tests.jobs import run_job
+from tests.killed_runs import kill_and_resume, without_time
 from tests.privacy.secure.grids import FAILED, WatchedGrid, at
-from tests.test_resume import Killed, without_time
 
 BASE: dict[str, Any] = {
     "data": {"color_flips": [0.1, 0.2, 0.3]},
@@ -146,9 +146,7 @@ def test_metrics_tell_who_was_lost_in_a_round_and_in_its_evaluation(tmp_path: Pa
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(secure: Path, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Job(config(), tmp_path / "run"), Killed(3))
-    run_job(Job(config(), tmp_path / "run"), Silent(), resume=True)
+    kill_and_resume(config(), tmp_path / "run", 3)
     assert model(tmp_path / "run") == model(secure)
 
 

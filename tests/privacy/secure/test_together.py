@@ -6,7 +6,6 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch.testing import assert_close
 
-from fedha import numerics
 from fedha.config import parse
 from fedha.engine.inline import InlineGrid
 from fedha.engine.nodes import make_context
@@ -18,7 +17,7 @@ from fedha.flower.tensor_array import array_record
 from fedha.flower.wire import PlainReply
 from tests.privacy.secure.grids import grid_of, make_five, strategy_of, train
 from tests.privacy.secure.test_round_refusals import huge
-from tests.test_recipes import SEED, Problem
+from tests.problems import SEED, Problem
 
 
 class TogetherGrid(InlineGrid):
@@ -67,9 +66,7 @@ def records(reply: PlainReply) -> RecordDict:
     return RecordDict(content)
 
 
-@pytest.fixture(autouse=True)
-def same_numerics() -> None:
-    numerics.configure(1)
+pytestmark = pytest.mark.usefixtures("same_numerics")
 
 
 @pytest.mark.parametrize("name", ["hgp", "fishr"])
