@@ -5,9 +5,9 @@ python docs/predictors.py SWEEP... [--draws N] [--repeats N]
 For every finished run of a sweep: `fedha.diagnosed.between_sources` at its final round and the sources' held-out
 accuracy, against the target's accuracy; and against `fedha.diagnosed.to_targets`, the same number between the sources'
 mean and the target. Runs are ranked within a target, over recipes, hyperparameters and trials; Spearman's correlation
-is the mean over the targets, its p-value of permutations within each. Below, the runs that each predictor would select
-for a recipe, a target and a trial, beside those that the sources' validation and the target itself select. What was
-looked at is kept in SWEEP/predictors.jsonl and SWEEP/targets.jsonl.
+is the mean over the targets, its p-value of permutations within each. Below, what each predictor would select for a
+target and a trial of all recipes whose validation is so close to the best, beside what the sources' validation and the
+target itself select. What was looked at is kept in SWEEP/predictors.jsonl and SWEEP/targets.jsonl.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from fedha.sweep.jobs import Job
 from fedha.sweep.store import Entry
 
 SMALLER_IS_BETTER = ("hessian", "gradient", "features", "risk_gap", "measured", "bound", "excess", "excess_bound")
-CLOSE = 0.01  # of the best validation accuracy: the runs among which a second number may choose
+SLACK = (0.01, 0.05, 0.1, 0.2)  # below the best validation accuracy: the runs among which a second number may choose
 
 Run = Mapping[str, float | str | int]
 
@@ -101,19 +101,19 @@ def spearman(runs: Sequence[Run], name: str, other: str, repeats: int, sign: flo
     return mean(found), (1 + beyond) / (1 + repeats)
 
 
-def selected(runs: Sequence[Run], name: str) -> float:
-    """Mean accuracy of what a number selects for each recipe, target and trial.
+def selected(runs: Sequence[Run], name: str, slack: float, by: Sequence[str]) -> float:
+    """Mean accuracy of what a number selects in each group of runs.
 
     Numbers of what is apart choose among the runs whose validation is close to the best one: a model that has learned
     nothing is alike everywhere.
     """
     groups: dict[tuple[object, ...], list[Run]] = {}
     for one in runs:
-        groups.setdefault((one["recipe"], one["target"], one["seed"]), []).append(one)
+        groups.setdefault(tuple(one[key] for key in by), []).append(one)
     chosen = []
     for group in groups.values():
         best = max(float(one["validation"]) for one in group)
-        near = [one for one in group if float(one["validation"]) >= best - CLOSE]
+        near = [one for one in group if float(one["validation"]) >= best - slack]
         if name in SMALLER_IS_BETTER:
             chosen.append(min(near, key=lambda one: float(one[name])))
         else:
@@ -122,18 +122,24 @@ def selected(runs: Sequence[Run], name: str) -> float:
 
 
 def table(runs: Sequence[Run], repeats: int) -> str:
-    """The rows as Markdown."""
+    """The rows as Markdown: how numbers rank, then what they select of all recipes for a target and a trial."""
     targets = len({one["target"] for one in runs})
     lines = [f"{len(runs)} runs, {targets} targets", ""]
-    lines.append("| between sources | target's accuracy, Spearman | p | itself to the target | p | selects, target % |")
-    lines.append("|---|---|---|---|---|---|")
+    lines += [
+        "| between sources | target's accuracy, Spearman | p | itself to the target | p |",
+        "|---|---|---|---|---|",
+    ]
     for name in ("validation", *SMALLER_IS_BETTER):
         value, p = spearman(runs, name, "accuracy", repeats, -1.0 if name in SMALLER_IS_BETTER else 1.0)
         informs = "| |"
         if name in SMALLER_IS_BETTER:
-            informs = "| {:+.2f} | {:.4f}".format(*spearman(runs, name, f"to {name}", repeats))
-        lines.append(f"| {name} | {value:+.2f} | {p:.4f} {informs} | {100 * selected(runs, name):.1f} |")
-    lines.append(f"| the target itself | | | | | {100 * selected(runs, 'accuracy'):.1f} |")
+            informs = "| {:+.2f} | {:.4f} |".format(*spearman(runs, name, f"to {name}", repeats))
+        lines.append(f"| {name} | {value:+.2f} | {p:.4f} {informs}")
+    heads = " | ".join(f"within {100 * one:g} points" for one in SLACK)
+    lines += ["", f"| selects, target % | {heads} |", "|---|" + "---|" * len(SLACK)]
+    for name in ("validation", *SMALLER_IS_BETTER, "accuracy"):
+        found = (f"{100 * selected(runs, name, one, ('target', 'seed')):.1f}" for one in SLACK)
+        lines.append(f"| {'the target itself' if name == 'accuracy' else name} | {' | '.join(found)} |")
     return "\n".join(lines)
 
 
