@@ -3,11 +3,12 @@
 python docs/predictors.py SWEEP... [--draws N] [--repeats N]
 
 For every finished run of a sweep: `fedha.diagnosed.between_sources` at its final round and the sources' held-out
-accuracy, against the target's accuracy; and against `fedha.diagnosed.to_targets`, the same number between the sources'
-mean and the target. Runs are ranked within a target, over recipes, hyperparameters and trials; Spearman's correlation
-is the mean over the targets, its p-value of permutations within each. Below, what each predictor would select for a
-target and a trial of all recipes whose validation is so close to the best, beside what the sources' validation and the
-target itself select. What was looked at is kept in SWEEP/predictors.jsonl and SWEEP/targets.jsonl.
+accuracy, against the target's accuracy; against `fedha.diagnosed.to_targets`, the same number between the sources' mean
+and the target; and that against the accuracy. Runs are ranked within a target, over recipes, hyperparameters and
+trials; Spearman's correlation is the mean over the targets, its p-value of permutations within each. Below, what each
+predictor would select for a target and a trial of all recipes whose validation is so close to the best, beside what the
+sources' validation and the target itself select. What was looked at is kept in SWEEP/predictors.jsonl and
+SWEEP/targets.jsonl.
 """
 
 import argparse
@@ -135,16 +136,18 @@ def table(runs: Sequence[Run], repeats: int) -> str:
     """The rows as Markdown: how numbers rank, then what they select of all recipes for a target and a trial."""
     targets = len({one["target"] for one in runs})
     lines = [f"{len(runs)} runs, {targets} targets", ""]
-    lines += [
-        "| between sources | target's accuracy, Spearman | p | itself to the target | p |",
-        "|---|---|---|---|---|",
-    ]
+    heads = ("between sources", "target's accuracy, Spearman", "itself to the target", "to the target, its accuracy")
+    lines += [f"| {heads[0]} | {' | p | '.join(heads[1:])} | p |", "|---|" + "---|" * 6]
     for name in ("validation", *SMALLER_IS_BETTER):
-        value, p = spearman(runs, name, "accuracy", repeats, -1.0 if name in SMALLER_IS_BETTER else 1.0)
-        informs = "| |"
+        sign = -1.0 if name in SMALLER_IS_BETTER else 1.0
+        found = [spearman(runs, name, "accuracy", repeats, sign)]
         if name in SMALLER_IS_BETTER:
-            informs = "| {:+.2f} | {:.4f} |".format(*spearman(runs, name, f"to {name}", repeats))
-        lines.append(f"| {name} | {value:+.2f} | {p:.4f} {informs}")
+            found += [
+                spearman(runs, name, f"to {name}", repeats),
+                spearman(runs, f"to {name}", "accuracy", repeats, sign),
+            ]
+        shown = " | ".join(f"{value:+.2f} | {p:.4f}" for value, p in found)
+        lines.append(f"| {name} | {shown} |" + " |" * (6 - 2 * len(found)))
     heads = " | ".join(f"within {100 * one:g} points" for one in SLACK)
     lines += ["", f"| selects, target % (less validation's, 95 %) | {heads} |", "|---|" + "---|" * len(SLACK)]
     for name in ("validation", *SMALLER_IS_BETTER, "accuracy"):
