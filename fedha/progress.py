@@ -75,3 +75,14 @@ class Progress:
         """All is done; said where it took its time."""
         if (passed := monotonic() - self._began) >= _FIRST:
             say(f"{self.title}: {self.total:,} {self.unit} in {duration(passed)}")
+
+
+def byte_count(count: float) -> str:
+    """``812 B``, ``12.3 kB``, ``4.5 MB``, ``1.2 GB``; thousands, not 1,024s."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB"):
+        count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} GB"

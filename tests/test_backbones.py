@@ -201,6 +201,14 @@ def test_weights_of_another_network_are_refused(file: str, network: str, tmp_pat
         fill(trunk, path, ("fc",))
 
 
+def test_numbers_that_are_not_finite_are_said_before_anything_is_trained(tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    state["conv1.0.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, tmp_path / "nan.pt")
+    with pytest.raises(FedhaError, match=r"holds numbers that are not finite, in conv1\.0\.weight"):
+        small(weights=str(tmp_path / "nan.pt"))
+
+
 def test_a_file_that_holds_code_is_not_loaded(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from fedha.config import Config
 from fedha.errors import FedhaError
+from fedha.progress import byte_count
 from fedha.runs.versions import versions
-from fedha.runs.wording import byte_count
 
 if TYPE_CHECKING:  # torch and Flower: slow to import, and help should come at once
     from fedha.data.domain import DomainSet

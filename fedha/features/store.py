@@ -26,7 +26,7 @@ from fedha.data.mapped import Mapped
 from fedha.errors import FedhaError, UnwrittenError
 from fedha.features.keys import KEY, KEY_BYTES, Keys
 from fedha.features.trunk import BLOCK
-from fedha.progress import Progress, say
+from fedha.progress import Progress, byte_count, say
 
 KINDS: Mapping[str, numpy.dtype[Any]] = {"float32": numpy.dtype("<f4"), "float16": numpy.dtype("<f2")}
 OWN, SHARED = 0o600, 0o666
@@ -217,8 +217,8 @@ def _check_space(store: Store, count: int) -> None:
     wanted, free = count * (store.row_bytes + KEY_BYTES), shutil.disk_usage(store.place).free
     if wanted > free:
         raise UnwrittenError(
-            f"the features of {count:,} examples take {wanted / 1e9:,.1f} GB but the disk of the cache "
-            f"{store.folder} has {free / 1e9:,.1f} GB left; make room, name another folder in model.features.cache, or "
+            f"the features of {count:,} examples take {byte_count(wanted)} but the disk of the cache "
+            f"{store.folder} has {byte_count(free)} left; make room, name another folder in model.features.cache, or "
             "leave it out"
         )
 

@@ -39,6 +39,11 @@ def fill(trunk: nn.Module, path: Path, classifier: Sequence[str] = (), adapt: Ad
         FedhaError: The file cannot be read, holds code instead of numbers, or the weights of another network.
     """
     found = read(path)
+    if wrong := [name for name, value in found.items() if not bool(value.float().isfinite().all())]:
+        raise FedhaError(
+            f"model.weights {path} holds numbers that are not finite, in {listed(wrong)}; take the file from where it "
+            "came once more, or save the network before it came apart"
+        )
     own = {name: value for name, value in trunk.state_dict().items() if isinstance(value, Tensor)}
     for taken, how in _readings(found, own, trunk, adapt):
         missing = [name for name in own if name not in taken and not name.endswith(_COUNTER)]

@@ -9,7 +9,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from fedha.atomic import write_text
-from fedha.progress import duration
+from fedha.progress import byte_count, duration
 from fedha.report import figures
 from fedha.report.accuracies import RULES, sound
 from fedha.report.comparison import Run, Variant, variants
@@ -19,7 +19,7 @@ from fedha.report.privacy import privacy_section
 from fedha.report.section import Section
 from fedha.report.tables import DIVERGED, Key, accuracy_table, label
 from fedha.report.tables import group as group_results
-from fedha.runs.wording import byte_count, shortened
+from fedha.runs.wording import shortened
 
 Rows = Mapping[str, Sequence[Run]]  # runs by the label of their row
 

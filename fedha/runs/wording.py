@@ -119,17 +119,6 @@ def shortened(text: str, most: int = 300) -> str:
     return f"{beginning}, … ({len(text):,} characters in all, in results.json)"
 
 
-def byte_count(count: float) -> str:
-    """``812 B``, ``12.3 kB``, ``4.5 MB``, ``1.2 GB``; thousands, not 1,024s."""
-    if count < 1000:
-        return f"{count:.0f} B"
-    for unit in ("kB", "MB"):
-        count /= 1000
-        if count < 999.95:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1000:.1f} GB"
-
-
 def short_number(value: float | None) -> str:
     """Three digits of a number, or that it is none."""
     return "not finite" if value is None else f"{value:.3g}"

@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from fedha.errors import listed
-from fedha.progress import duration
+from fedha.progress import byte_count, duration
 from fedha.report.formats import Cell, Column, Summary, Table
 from fedha.report.tables import BASELINE
-from fedha.runs.wording import byte_count
 from fedha.sweep.compared import Difference, adjusted, difference
 from fedha.sweep.found import Found
 from fedha.sweep.metric_format import MetricFormat

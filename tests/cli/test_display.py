@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from fedha.cli.display import Display, LineDisplay, LiveDisplay, QuietDisplay, choose
-from fedha.progress import duration
+from fedha.progress import byte_count, duration
 from fedha.runs.listener import Listener
-from fedha.runs.wording import RoundText, byte_count, percents, result_text, run_title, target_title
+from fedha.runs.wording import RoundText, percents, result_text, run_title, target_title
 from tests import made_runs
 
 

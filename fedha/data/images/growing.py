@@ -14,7 +14,7 @@ from fedha.atomic import write_json
 from fedha.data.images.files import Broken, ImageFiles, blocks
 from fedha.errors import UnwrittenError
 from fedha.jsonfile import parse_json
-from fedha.progress import Progress
+from fedha.progress import Progress, byte_count
 
 SAVE_EVERY = 2.0  # seconds of work that are lost at most
 
@@ -86,8 +86,8 @@ def _check_space(path: Path, files: ImageFiles, done: int) -> None:
     wanted, free = (len(files) - done) * _row_bytes(files), shutil.disk_usage(path.parent).free
     if wanted > free:
         raise UnwrittenError(
-            f"the images of {files.folder.name} take {wanted / 1e9:,.1f} GB as bytes but the disk of data.cache "
-            f"{path.parent} has {free / 1e9:,.1f} GB left; make room, name another folder, or leave data.cache out"
+            f"the images of {files.folder.name} take {byte_count(wanted)} as bytes but the disk of data.cache "
+            f"{path.parent} has {byte_count(free)} left; make room, name another folder, or leave data.cache out"
         )
 
 
