@@ -235,7 +235,15 @@ def _with_names(sections: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(evaluation, Mapping) or not isinstance(evaluation.get("metrics"), list | tuple):
         return dict(sections)
     named = [handed_over(one) for one in evaluation["metrics"]]
-    return {**sections, "evaluation": {**evaluation, "metrics": named}}
+    chosen = _by_its_name(evaluation.get("select_by"), named)
+    return {**sections, "evaluation": {**evaluation, "metrics": named, **({"select_by": chosen} if chosen else {})}}
+
+
+def _by_its_name(choice: Any, named: Sequence[str]) -> Any:
+    """A choice of a metric, which of a function that is handed over may say the function's name."""
+    if isinstance(choice, Mapping):
+        return {**choice, "metric": _by_its_name(choice.get("metric"), named)}
+    return next((one for one in named if one.rpartition(":")[2] == choice), choice)
 
 
 def _known_network(model: Network) -> dict[str, Any]:

@@ -161,6 +161,15 @@ def test_a_source_of_ones_own_is_drawn_by_seed_round_and_client_alone() -> None:
     assert not same(first, trained(given, models_of_others.fitted, seed=1))
 
 
+def test_a_source_that_gives_another_shape_than_it_says_is_refused() -> None:
+    class Narrow(Noisy):
+        def take(self, rows: Tensor, draws: Draws | None) -> Tensor:
+            return super().take(rows, draws)[:, :1]
+
+    with pytest.raises(FedhaError, match=r"take of Narrow gives inputs of shape \(1,\), but its shape says"):
+        Examples(Narrow(0), torch.zeros(ROWS, dtype=torch.int64)).take(slice(0, 2))
+
+
 def test_a_source_that_no_worker_can_have_is_refused_before_the_first_round() -> None:
     class Locked(Noisy):
         def __getstate__(self) -> object:

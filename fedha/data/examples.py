@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedha.errors import FedhaError
 from fedha.inputs import Form, Inputs, each, several
 from fedha.numerics import aligned
 
@@ -259,6 +260,11 @@ class Examples:
     def _ready(self, kept: Any, rows: Rows, draws: Draws | None) -> Tensor:
         if not isinstance(kept, Tensor):
             found: Tensor = kept.take(_indices(rows, len(self)), draws)
+            if tuple(found.shape[1:]) != tuple(kept.shape[1:]):
+                raise FedhaError(
+                    f"take of {type(kept).__name__} gives inputs of shape {tuple(found.shape[1:])}, but its shape says "
+                    f"{tuple(kept.shape[1:])} each; let the two agree"
+                )
         else:
             found = kept if rows is None else kept[rows]
         if self._is_ready(kept):

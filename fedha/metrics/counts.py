@@ -13,6 +13,7 @@ from fedha.errors import FedhaError
 from fedha.metrics.asked import Asked
 from fedha.metrics.metric import BINS, NOT_FINITE
 from fedha.metrics.table import metric
+from fedha.schema import shown
 
 Numbers = dict[str, Any]  # by name: a number, or a count's numbers
 
@@ -119,11 +120,15 @@ def called(name: str, function: Any, arguments: dict[str, Any]) -> tuple[float, 
         FedhaError: It fails, or gives something else.
     """
     try:
-        value = float(function(**arguments))
+        given = function(**arguments)
     except ValueError as error:
         return numpy.nan, str(error) or "it has no value there"
     except Exception as error:
         raise FedhaError(f"metric {name!r} fails with {type(error).__name__}: {error}; mend it") from error
+    try:
+        value = float(given)
+    except (TypeError, ValueError) as error:
+        raise FedhaError(f"metric {name!r} gives {shown(given)}; let it give a number") from error
     return (value, "") if numpy.isfinite(value) else (numpy.nan, NOT_FINITE)
 
 

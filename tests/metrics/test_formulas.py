@@ -13,7 +13,7 @@ from fedha.cross_entropy import hits, losses
 from fedha.errors import FedhaError
 from fedha.metrics import Metric, formulas
 from fedha.metrics.asked import Asked
-from fedha.metrics.counts import nested, numbers_of, of_scores, predictions, probabilities_of
+from fedha.metrics.counts import called, nested, numbers_of, of_scores, predictions, probabilities_of
 from fedha.metrics.intervals import interval
 from fedha.metrics.table import metric
 from fedha.metrics.values import as_recorded, joined, wrong_counts
@@ -141,6 +141,8 @@ def test_an_own_function_says_by_its_parameters_what_it_needs() -> None:
 
 def test_an_own_function_that_fails_is_named() -> None:
     assert math.isnan(of_scores("tests.metrics.others:never", torch.ones(3, 2), torch.zeros(3))[0])
+    with pytest.raises(FedhaError, match="'cost' gives 'high'; let it give a number"):
+        called("cost", lambda: "high", {})
     with pytest.raises(FedhaError, match=r"others:broken' fails with KeyError"):
         of_scores("tests.metrics.others:broken", torch.ones(3, 2), torch.zeros(3))
 

@@ -274,6 +274,9 @@ def test_own_metrics_and_groups_of_a_program(tmp_path: Path) -> None:
     found = fedha.simulate(
         domains, fitted, "erm", target="d2", training={"rounds": 3}, evaluation=asked, out=tmp_path / "run"
     )
+    by_half = {**asked, "select_by": "half"}
+    chosen = fedha.simulate(domains, fitted, "erm", target="d2", training={"rounds": 3}, evaluation=by_half).results
+    assert chosen["selection"]["training_domain_validation"]["round"] in (1, 2, 3)
     assert found.metric("half", "d2") == found.accuracy("d2") / 2
     assert 0 < (found.metric("sure", "d0") or 0) < 1
     part = found.results["sources"]["d0"]
