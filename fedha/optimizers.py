@@ -17,6 +17,7 @@ Named = Mapping[str, Tensor]
 Group = dict[str, Any]
 
 # What of a signature is no choice here: it is given elsewhere, is for graphs on a GPU, or would climb.
+_HOW = ("foreach", "fused")  # true or false, though their default is neither
 _NOT_HERE = ("params", "lr", "capturable", "differentiable", "maximize")
 # Their step looks at a parameter as a whole: its norm, its rows, its singular values.
 _NOT_BY_ENTRY = ("adafactor", "muon")
@@ -205,7 +206,7 @@ def _like(name: str, option: str, value: Any, usual: Any) -> Any:
             raise FedhaError(f"{whole}; give {len(usual)} numbers, such as {list(usual)}")
         pairs = zip(value, usual, strict=True)
         return tuple(None if one is None and other is None else _number(whole, one) for one, other in pairs)
-    if isinstance(usual, bool):
+    if isinstance(usual, bool) or option in _HOW:
         if not isinstance(value, bool):
             raise FedhaError(f"{whole}; give true or false")
         return value

@@ -90,8 +90,10 @@ def nearest(name: str, known: Iterable[str], then: str = "") -> str:
         known: The others.
         then: What else can be done, such as "or name your own".
     """
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=2, cutoff=0.5) if len(name) <= _WIDEST else []
+    known = list(dict.fromkeys(known))
+    close = [one for one in known if one.casefold() == name.casefold()][:2]
+    if not close and len(name) <= _WIDEST:
+        close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     if close:
         ratios = [difflib.SequenceMatcher(None, name, one).ratio() for one in close]
         close = [one for one, ratio in zip(close, ratios, strict=True) if ratio >= ratios[0] - _FARTHER]

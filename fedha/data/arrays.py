@@ -74,6 +74,8 @@ def _found(config: DataConfig) -> tuple[Path, list[str], list[str]]:
     """The root, its domains, and what was passed over, a sentence each."""
     if config.root is None:
         raise FedhaError("data.root is not set; name the folder that holds one <domain>.npz for every domain")
+    if not config.root.is_dir():
+        raise FedhaError(f"{config.root} is no folder; correct data.root, which holds a <domain>.npz for every domain")
     known, passed = domains_in(config.root)
     if not known:
         hint = f" ({'; '.join(passed)})" if passed else ""

@@ -58,13 +58,13 @@ class SplitModel(nn.Module):
             FedhaError: There is no such layer, or the rest of the network shares its weights.
         """
         check_argument("SplitModel.of", "network", network, nn.Module, "a network, an nn.Module that was made")
-        check_argument("SplitModel.of", "head", head, str, "the name of its last layer, such as 'fc'")
+        check_argument("SplitModel.of", "head", head, str if head else (), "the name of its last layer, such as 'fc'")
         body = copy.deepcopy(network)
         owner, _, name = head.rpartition(".")
         try:
             parent = body.get_submodule(owner)
             last = parent.get_submodule(name)
-            if not name:
+            if not name:  # "block." names no layer, though torch takes it for the block
                 raise AttributeError(head)
         except AttributeError as error:
             layers = ", ".join(name for name, _ in network.named_children()) or "none, for it is a single one"

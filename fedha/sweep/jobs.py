@@ -15,7 +15,10 @@ _NOT_COMPUTED = ("name", "checkpoint", "data.download")  # no number depends on 
 _LATER = {  # keys that came after sweeps had been run: unsaid they leave a run's name as it was
     "data.id_test": 0.0,
     "evaluation.diagnose_every": None,
+    "recipe.projected": None,
+    "recipe.terms": None,
     "recipe.units": "raw",
+    "recipe.weighting": None,
 }
 _SHORT = 40
 

@@ -99,8 +99,8 @@ def test_a_target_is_required_and_names_are_checked(folder):
 
 
 def test_a_folder_without_archives_is_refused(tmp_path):
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(FedhaError, match=re.escape(f"no .npz file in {folder}")):
+    for folder, said in ((tmp_path, "there is no .npz file in {}"), (tmp_path / "nowhere", "{} is no folder")):
+        with pytest.raises(FedhaError, match=re.escape(said.format(folder))):
             mine(folder)
 
 

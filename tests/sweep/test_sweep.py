@@ -337,5 +337,7 @@ def test_a_runs_name_outlives_new_keys_of_the_schema() -> None:
     few = ("recipe=erm", "data.target=a", "seed=0")
     (job,) = opened("s", *few)[1]
     assert job.name == "erm-a-seed0-54158447c465", "a new key? what it is when nobody says it goes into jobs._LATER"
-    for place, change in enumerate(("data.id_test=0.5", "evaluation.diagnose_every=1")):
-        assert opened(f"s{place}", *few, change)[1][0].name != job.name
+    own = "recipe={name: erm, terms: [{statistic: gradient}]}"
+    others = ((*few, "data.id_test=0.5"), (*few, "evaluation.diagnose_every=1"), (own, *few[1:]))
+    for place, other in enumerate(others):
+        assert opened(f"s{place}", *other)[1][0].name != job.name
