@@ -3,11 +3,12 @@
 python docs/predictors.py SWEEP... [--draws N] [--repeats N]
 
 For every finished run of a sweep: `fedha.diagnosed.between_sources` at its final round and the sources' held-out
-accuracy, against the target's accuracy; and against `fedha.diagnosed.to_targets`, the same number between the sources'
-mean and the target. Runs are ranked within a target, over recipes, hyperparameters and trials; Spearman's correlation
-is the mean over the targets, its p-value of permutations within each. Below, what each predictor would select for a
-target and a trial of all recipes whose validation is so close to the best, beside what the sources' validation and the
-target itself select. What was looked at is kept in SWEEP/predictors.jsonl and SWEEP/targets.jsonl.
+accuracy, against the target's accuracy; against `fedha.diagnosed.to_targets`, the same number between the sources' mean
+and the target; and that against the accuracy. Runs are ranked within a target, over recipes, hyperparameters and
+trials; Spearman's correlation is the mean over the targets, its p-value of permutations within each. Below, what each
+predictor would select for a target and a trial of all recipes whose validation is so close to the best, beside what the
+sources' validation and the target itself select. What was looked at is kept in SWEEP/predictors.jsonl and
+SWEEP/targets.jsonl.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from fedha.config import load_written
 from fedha.data.domain import DomainSet
 from fedha.diagnosed import between_sources, to_targets
 from fedha.flower.serve import load_domains
+from fedha.sweep.compared import difference
 from fedha.sweep.found import read_found
 from fedha.sweep.jobs import Job
 from fedha.sweep.store import Entry
@@ -101,15 +103,15 @@ def spearman(runs: Sequence[Run], name: str, other: str, repeats: int, sign: flo
     return mean(found), (1 + beyond) / (1 + repeats)
 
 
-def selected(runs: Sequence[Run], name: str, slack: float, by: Sequence[str]) -> float:
-    """Mean accuracy of what a number selects in each group of runs.
+def selected(runs: Sequence[Run], name: str, slack: float) -> list[float]:
+    """Accuracies, in percent, of what a number selects of all recipes and draws, for each target and trial.
 
     Numbers of what is apart choose among the runs whose validation is close to the best one: a model that has learned
     nothing is alike everywhere.
     """
     groups: dict[tuple[object, ...], list[Run]] = {}
     for one in runs:
-        groups.setdefault(tuple(one[key] for key in by), []).append(one)
+        groups.setdefault((one["target"], one["seed"]), []).append(one)
     chosen = []
     for group in groups.values():
         best = max(float(one["validation"]) for one in group)
@@ -118,28 +120,39 @@ def selected(runs: Sequence[Run], name: str, slack: float, by: Sequence[str]) ->
             chosen.append(min(near, key=lambda one: float(one[name])))
         else:
             chosen.append(max(group, key=lambda one: float(one[name])))
-    return mean(float(one["accuracy"]) for one in chosen)
+    return [100 * float(one["accuracy"]) for one in chosen]
+
+
+def told(runs: Sequence[Run], name: str, slack: float) -> str:
+    """What is selected on average, and by how much that is better than what validation selects."""
+    found, plain = selected(runs, name, slack), selected(runs, "validation", slack)
+    less = difference([one - other for one, other in zip(found, plain, strict=True)])
+    if name == "validation" or less.low is None or less.high is None:
+        return f"{mean(found):.1f}"
+    return f"{mean(found):.1f} ({less.mean:+.1f}, {less.low:+.1f} to {less.high:+.1f})"
 
 
 def table(runs: Sequence[Run], repeats: int) -> str:
     """The rows as Markdown: how numbers rank, then what they select of all recipes for a target and a trial."""
     targets = len({one["target"] for one in runs})
     lines = [f"{len(runs)} runs, {targets} targets", ""]
-    lines += [
-        "| between sources | target's accuracy, Spearman | p | itself to the target | p |",
-        "|---|---|---|---|---|",
-    ]
+    heads = ("between sources", "target's accuracy, Spearman", "itself to the target", "to the target, its accuracy")
+    lines += [f"| {heads[0]} | {' | p | '.join(heads[1:])} | p |", "|---|" + "---|" * 6]
     for name in ("validation", *SMALLER_IS_BETTER):
-        value, p = spearman(runs, name, "accuracy", repeats, -1.0 if name in SMALLER_IS_BETTER else 1.0)
-        informs = "| |"
+        sign = -1.0 if name in SMALLER_IS_BETTER else 1.0
+        found = [spearman(runs, name, "accuracy", repeats, sign)]
         if name in SMALLER_IS_BETTER:
-            informs = "| {:+.2f} | {:.4f} |".format(*spearman(runs, name, f"to {name}", repeats))
-        lines.append(f"| {name} | {value:+.2f} | {p:.4f} {informs}")
+            found += [
+                spearman(runs, name, f"to {name}", repeats),
+                spearman(runs, f"to {name}", "accuracy", repeats, sign),
+            ]
+        shown = " | ".join(f"{value:+.2f} | {p:.4f}" for value, p in found)
+        lines.append(f"| {name} | {shown} |" + " |" * (6 - 2 * len(found)))
     heads = " | ".join(f"within {100 * one:g} points" for one in SLACK)
-    lines += ["", f"| selects, target % | {heads} |", "|---|" + "---|" * len(SLACK)]
+    lines += ["", f"| selects, target % (less validation's, 95 %) | {heads} |", "|---|" + "---|" * len(SLACK)]
     for name in ("validation", *SMALLER_IS_BETTER, "accuracy"):
-        found = (f"{100 * selected(runs, name, one, ('target', 'seed')):.1f}" for one in SLACK)
-        lines.append(f"| {'the target itself' if name == 'accuracy' else name} | {' | '.join(found)} |")
+        title = "the target itself" if name == "accuracy" else name
+        lines.append(f"| {title} | {' | '.join(told(runs, name, one) for one in SLACK)} |")
     return "\n".join(lines)
 
 

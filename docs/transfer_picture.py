@@ -2,8 +2,8 @@
 
 python docs/transfer_picture.py docs/images/transferability.svg TITLE=SWEEP/TARGET...
 
-Above the target, below the sources' mean, a column each; of the runs that `fedha diagnose SWEEP --rows transfer` looked
-at. Published so by Zhang, Zhao, Yu and Poupart (NeurIPS 2021, figure 3), from which definitions and axes are.
+Above the target, below the sources' mean, a column each, with the recipes of the first one, of the runs that `fedha
+diagnose SWEEP --rows transfer` looked at. Published so by Zhang, Zhao, Yu and Poupart (NeurIPS 2021, figure 3).
 """
 
 import sys
@@ -32,13 +32,15 @@ def read(sweep: Path) -> Curves:
 def draw(output: Path, columns: dict[str, Path]) -> None:
     """Draw all columns, targets above and sources below."""
     mpl.rcParams.update({"svg.hashsalt": "fedha", "svg.fonttype": "none", "font.size": 11})
-    size = (3.1 * len(columns) + 1.6, 5.2)
+    size = (2.6 * len(columns) + 1.8, 5.2)
     figure, panels = plt.subplots(2, len(columns), figsize=size, sharex=True, layout="constrained", squeeze=False)
+    found = {title: read(path.parent) for title, path in columns.items()}
+    names = list(found[next(iter(columns))].of[next(iter(columns.values())).name])
     for (title, path), (above, below) in zip(columns.items(), panels.T, strict=True):
-        known = read(path.parent)
+        known = found[title]
         for axes, kind in ((above, "target"), (below, "sources")):
-            lines = {recipe: means(getattr(one, kind)) for recipe, one in known.of[path.name].items()}
-            plot(axes, known, lines, named=False)
+            own = known.of[path.name]
+            plot(axes, known, {one: means(getattr(own[one], kind)) if one in own else [] for one in names})
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.25)
             axes.set_xticks(known.radii, [f"{one:g}" for one in known.radii])

@@ -24,6 +24,7 @@ from fedha.cross_entropy import (
     residuals,
     weighed,
 )
+from fedha.cross_entropy import shared as shared  # statistics of one batch, computed together
 
 
 def risk(head: Tensor, features: Tensor, labels: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from fedha.errors import ClientError, FedhaError, StoppedError
 from fedha.flower.serve import Job
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
+from tests.disks import full_disk
 from tests.driving import FaultyGrid, train_with
 from tests.jobs import run_job
 from tests.killed_runs import Killed, without_time
@@ -336,13 +336,8 @@ def test_an_event_that_does_not_fit_on_the_disk_leaves_nothing_of_itself(tmp_pat
     file = EventFile(tmp_path / "events")
     file.note("first")
     whole = file.path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 5, limits[1]))
-    try:
-        with pytest.raises(FedhaError, match=r"cannot write .*events: .*free some space"):
-            file.failed("what went wrong")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(len(whole) + 5), pytest.raises(FedhaError, match=r"cannot write .*events: .*free some space"):
+        file.failed("what went wrong")
     assert file.path.read_bytes() == whole
     file.note("second")
     with file.path.open("rb") as read:

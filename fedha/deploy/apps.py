@@ -7,7 +7,7 @@ What belongs to a machine is in its environment, not in the config that travels:
   data.root of the config.
 - ``FEDHA_CACHE``, a client's: where it may keep what it needs again; default: ``~/.cache/fedha``.
 - ``FEDHA_ACCEPTED``, a client's: the site's file of accepted code (`fedha.deploy.accepted`): what a config may name.
-- ``FEDHA_CONTRACTS``, a client's: the folder of what this site agreed to (`fedha.deploy.contracts`); where it is not
+- ``FEDHA_CONTRACTS``, a client's: the folder of what this site agreed to (`fedha.deploy.agreements`); where it is not
   set, the site answers what the settings say.
 - ``FEDHA_LIMITS``, a client's: a YAML file with what this site allows (`fedha.privacy.limits`); default: no limits. The
   account of what it released is kept below FEDHA_CACHE. No server has a say in either, nor in where noise comes from.

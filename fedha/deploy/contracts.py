@@ -1,4 +1,4 @@
-"""How a site's app holds a run to what the site agreed to, and keeps count on the site's disk.
+"""How a site's app holds a run to what the site agreed to, and counts refusals on the site's disk.
 
 In the environment of the site's app ``FEDHA_CONTRACTS`` names the folder of agreements; where it is not set, the site
 holds no contract and answers what the server's settings say.

@@ -94,13 +94,24 @@ def kept_book(folder: Path, contract: Contract | None, client_id: int, state: Re
         contract: The one; None: nothing is kept.
         client_id: The client's.
         state: Of the node's context.
+
+    Raises:
+        FedhaError: The folder cannot be written.
     """
     if contract is None:
         yield
         return
     path = folder / f"{contract.digest}-{client_id}.json"  # whole: two proposals can be made to begin alike
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock"), mode=0o600):
+    lock = FileLock(path.with_suffix(".lock"), mode=0o600)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise FedhaError(
+            f"cannot keep {path}, in which this client counts what it answered: {error.strerror}; make its folder "
+            "writable"
+        ) from error
+    try:
         _carry_on(path, contract)
         state.pop(RECORD, None)
         if path.exists():
@@ -111,6 +122,8 @@ def kept_book(folder: Path, contract: Contract | None, client_id: int, state: Re
         finally:
             if isinstance(after := state.get(RECORD), ConfigRecord) and after is not before:
                 write_text(path, str(after["book"]), mode=0o600)
+    finally:
+        lock.release()
 
 
 def _refuse_if(contract: Contract, kind: str, found: Deviation | None, context: Context) -> None:

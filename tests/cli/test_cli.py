@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from fedha.rules.table import AVERAGINGS, RULES
 from fedha.runs import folders, runfolder
 from fedha.runs.versions import versions
 from tests.commands import Command
+from tests.disks import full_disk
 from tests.made_runs import FAST, changed, write_run
 
 
@@ -307,14 +307,6 @@ def test_a_signal_ends_the_program_with_its_code_after_saving_and_says_how_to_go
     assert (folder / "checkpoint" / "state.safetensors").is_file()
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """A call of it, and no file of this process can grow: what is written from then on fails, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -328,13 +320,11 @@ def full_disk(tmp_path: Path) -> Iterator[Callable[[], None]]:
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing_new(
-    arguments: tuple[str, ...], fedha: Command, full_disk: Callable[[], None]
-) -> None:
+def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing_new(arguments: tuple[str, ...], fedha: Command) -> None:
     write_run(Path("run"), "erm")
     before = {path: path.read_bytes() if path.is_file() else None for path in Path.cwd().rglob("*")}
-    full_disk()
-    code, _, err = fedha(*arguments, *(["-q"] if arguments[0] in ("run", "resume", "audit", "study") else []))
+    with full_disk():
+        code, _, err = fedha(*arguments, *(["-q"] if arguments[0] in ("run", "resume", "audit", "study") else []))
     assert code == 2, err
     assert err.startswith("fedha: cannot "), err
     assert "File too large" in err

@@ -1,6 +1,5 @@
 """Laws of the cache of decoded images: its numbers are the files', and whatever is not of them is made again."""
 
-import resource
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from fedha.data.images.files import ImageFiles
 from fedha.data.images.tree import read_domain
 from fedha.errors import FedhaError, UnwrittenError
 from tests.data.image_folders import image_folder, picture
+from tests.disks import full_disk
 
 
 @pytest.fixture
@@ -102,24 +102,12 @@ def test_a_cache_of_other_data_is_made_again(root: Path, tmp_path: Path, spoil: 
     assert as_decoded(art(root), place)
 
 
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_disk_that_fills_leaves_nothing(root: Path, tmp_path: Path, full_disk: None) -> None:
-    with pytest.raises(UnwrittenError, match=r"cannot write .*art-.*npy: File too large; choose a folder with space"):
-        cached(tmp_path / "cache", art(root), skip=False)
-    assert not [one for one in (tmp_path / "cache").iterdir() if one.suffix != ".lock"]
-
-
-def test_a_disk_that_fills_before_the_index_leaves_nothing(root: Path, tmp_path: Path, full_disk: None) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    with pytest.raises(UnwrittenError, match=r"cannot write .*art-.*json: File too large; choose a folder with space"):
-        cached(tmp_path / "cache", art(root, size=1), skip=False)
+@pytest.mark.parametrize(("most", "file", "size"), [(1000, "npy", {}), (400, "json", {"size": 1})])
+def test_a_disk_that_fills_leaves_nothing(root: Path, tmp_path: Path, most: int, file: str, size: dict) -> None:
+    """Before the array is whole, or before its index."""
+    said = rf"cannot write .*art-.*{file}: File too large; choose a folder with space"
+    with full_disk(most), pytest.raises(UnwrittenError, match=said):
+        cached(tmp_path / "cache", art(root, **size), skip=False)
     assert not [one for one in (tmp_path / "cache").iterdir() if one.suffix != ".lock"]
 
 

@@ -192,7 +192,12 @@ def test_the_runs_that_a_rule_takes_of_a_sweep(fedha: Command, tmp_path: Path) -
     code, _, err = fedha("diagnose", "s", "--rule", "best")
     assert (code, "there is no rule 'best'" in err) == (2, True)
     assert fedha("sweep", *swept, "--out", "t", "-q")[0] == 0
-    assert fedha("diagnose", "t", "--rule", "final", "--rows", "curvature", "-q")[::2] == (0, "")
+    code, out, err = fedha("diagnose", "t", "--rule", "final", "--rows", "transfer", "--radius", "1", "-f", "csv")
+    assert (code, err) == (0, "")
+    rows = out[out.index("target,recipe,runs") :].split("\n")  # a line a recipe, at the end
+    assert [one.split(",")[:3] for one in rows[1:3]] == [["target", "erm", "2"], ["target", "vrex", "2"]]
+    page = (tmp_path / "t" / "diagnosis.html").read_text()
+    assert page.index("Transferability") < page.index("Diagnosis")
     found = read_found([tmp_path / "t"])
     early = [one for one in choose("oracle", found.jobs, found.summaries).values() if one.round < 4]
     assert early  # a round before the last, whose model is not kept by default

@@ -468,6 +468,7 @@ def test_what_an_app_of_ones_own_has_answered_is_counted_over_all_runs_where_it_
     assert "2 answers again in all, which were given" in told[-1]
     (book,) = tmp_path.glob("*.json")
     assert from_text(book.read_text()).refused == {"round": 1}
+    assert "in which this client counts what it answered: " in ask(grid_of(config, held, book), request_of(config))
 
 
 def test_constants_stay_those_of_the_first_request() -> None:

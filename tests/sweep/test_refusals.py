@@ -1,8 +1,6 @@
 """What is wrong with a sweep is said in a sentence before its first run, and nothing is half begun."""
 
-import resource
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from fedha.sweep.store import entries
 from fedha.sweep.work import FAILED, Worker
 from tests.commands import Command
+from tests.disks import full_disk
 from tests.sweep.made import finished, opened, sweep, whole
 
 
@@ -126,25 +125,14 @@ def test_two_sweeps_that_begin_at_once_in_one_folder_are_one_or_one_is_refused(f
     assert len(entries(Path("s"))) == 12
 
 
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """Files cannot grow beyond a few kB, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.usefixtures("small_disk")
 @pytest.mark.parametrize("limit", [300, 1500, 4000])
 def test_a_disk_that_is_full_in_mid_sweep_ends_it_with_a_sentence_and_it_goes_on(fedha: Command, limit: int) -> None:
     few = ("-q", "data.target=a")
     every = (*few, "recipe=[erm, coral]")
     code, whole_table, _ = fedha("sweep", "c.yaml", "--out", "t", "--jobs", "1", *every)
     assert sweep(fedha, *few, "seed=0", "recipe=erm")[0] == 0
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    code, _, err = sweep(fedha, *every)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(limit):
+        code, _, err = sweep(fedha, *every)
     assert (code, err.count("\n")) == (2, 1), err
     assert "cannot" in err
     code, table, _ = sweep(fedha, *every)

@@ -18,7 +18,7 @@ from fedha.report.formats import Cell, Column, Table
 
 Found = Mapping[str, Any]  # the content of a diagnosis.json
 COLORS = (*TARGETS, *SOURCES, INK)
-_MARKS = "os^Dv"
+_MARKS = "os^DvPX"
 
 
 @dataclass(frozen=True)
@@ -118,27 +118,34 @@ def curves_figures(name: str, known: Curves) -> Iterator[tuple[str, str]]:
             told = "; ".join(f"{recipe} {values[-1]:.1f} %" for recipe, values in lines.items())
             heading = f"Accuracy of {title} at the heads that are worst for {target}, by recipe"
             text = f"{heading}; at the largest radius: {told}."
-            yield heading, draw(partial(plot, known=known, lines=lines), f"{name}{kind[0]}{number}", text)
+            yield heading, draw(partial(_plot_named, known=known, lines=lines), f"{name}{kind[0]}{number}", text)
 
 
-def plot(axes: Axes, known: Curves, lines: Mapping[str, Sequence[float]], *, named: bool = True) -> None:
+def plot(axes: Axes, known: Curves, lines: Mapping[str, Sequence[float]]) -> list[Label]:
     """Draw a line a recipe, percent against radius.
 
     Args:
         axes: Where.
         known: Whose radii.
-        lines: By recipe.
-        named: Whether lines have their names at their ends.
+        lines: By recipe; the place of one decides its colour, so an empty one keeps that of those behind it.
+
+    Returns:
+        What to write at their ends.
     """
     labels: list[Label] = []
     for (recipe, values), color, mark in zip(lines.items(), cycle(COLORS), cycle(_MARKS)):
-        axes.plot(known.radii, values, color=color, marker=mark, markersize=3, label=recipe)
-        labels.append((values[-1], recipe, color))
+        if values:
+            axes.plot(known.radii, values, color=color, marker=mark, markersize=3, label=recipe)
+            labels.append((values[-1], recipe, color))
     axes.set_xscale("symlog", linthresh=known.radii[1])
     axes.margins(x=0.01)
-    if named:
-        axes.set(xlabel=f"radius, {known.unit}", ylabel="accuracy, %")
-        label_ends(axes, labels)
+    return labels
+
+
+def _plot_named(axes: Axes, known: Curves, lines: Mapping[str, Sequence[float]]) -> None:
+    labels = plot(axes, known, lines)
+    axes.set(xlabel=f"radius, {known.unit}", ylabel="accuracy, %")
+    label_ends(axes, labels)
 
 
 def means(several: Sequence[Sequence[float]]) -> list[float]:
