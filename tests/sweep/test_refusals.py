@@ -40,7 +40,7 @@ WRONG = [
     ("model.features.cache=kept", "no part of network 'mlp' that gives features is frozen"),
     ("model.start={run: nowhere}", "there is no run in it"),
     ("data.partition=lambda", "data.partition: missing a required argument: 'clients'"),
-    ("data.root=nowhere", "there is no .npz file"),
+    ("data.root=nowhere", "nowhere is no folder"),
 ]
 
 
