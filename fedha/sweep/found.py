@@ -1,11 +1,12 @@
 """What sweeps have found so far, from their folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fedha.errors import FedhaError
+from fedha.report.tables import BASELINE
 from fedha.schema import nearest
 from fedha.sweep import rungs
 from fedha.sweep.jobs import written
@@ -50,10 +51,11 @@ def read_found(paths: Sequence[Path], rows: Sequence[str] = ()) -> Found:
     failures: dict[str, str] = {}
     halted: dict[str, dict[str, Any]] = {}
     places: dict[str, Path] = {}
-    unsaid: dict[str, str] = {}
-    given = [settings(path) for path in paths]
-    for path, fixed in zip(paths, given, strict=True):
-        store, here = Store(path), [_apart(one, fixed, rows, unsaid) for one in entries(path)]
+    given, listed = [settings(path) for path in paths], [entries(path) for path in paths]
+    every = [(one, fixed) for here, fixed in zip(listed, given, strict=True) for one in here]
+    unsaid = _values(*min(every, key=lambda one: one[0].label != BASELINE), rows) if every else {}
+    for path, fixed, asked in zip(paths, given, listed, strict=True):
+        store, here = Store(path), [_apart(one, fixed, unsaid) for one in asked]
         found = summaries(store, here)
         jobs |= {one.name: one for one in here}
         places |= {name: store.run_folder(name) for name in found}
@@ -69,10 +71,13 @@ def read_found(paths: Sequence[Path], rows: Sequence[str] = ()) -> Found:
     return Found(list(jobs.values()), done, failures, apart, halted, places, unsaid)
 
 
-def _apart(entry: Entry, fixed: Mapping[str, Any], rows: Sequence[str], unsaid: dict[str, str]) -> Entry:
-    """A job in a row that says its values of some keys, but those that the first job has."""
-    told = {key: written(entry.values.get(key, fixed.get(key, "default"))) for key in rows}
-    for key, value in told.items():
-        unsaid.setdefault(key, value)
+def _values(entry: Entry, fixed: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    """A job's values of some keys, as they are written."""
+    return {key: written(entry.values.get(key, fixed.get(key, "default"))) for key in keys}
+
+
+def _apart(entry: Entry, fixed: Mapping[str, Any], unsaid: Mapping[str, str]) -> Entry:
+    """A job in a row that says its values of some keys, but those that the baseline's first job has."""
+    told = _values(entry, fixed, unsaid)
     said = ", ".join(f"{key}={value}" for key, value in told.items() if value != unsaid[key])
     return replace(entry, label=f"{entry.label}, {said}") if said else entry

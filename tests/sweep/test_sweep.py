@@ -290,6 +290,16 @@ def test_tables_of_sweeps_that_differ_say_in_what(fedha: Command) -> None:
     assert (code, "did you mean 'training.rounds'?" in err) == (2, True)
 
 
+def test_rows_of_a_key_that_the_baseline_does_not_have_are_held_against_it(fedha: Command) -> None:
+    assert sweep(fedha, "-q", "recipe=[{name: hgp, weight: [0.1, 1]}, erm]", "seed=0", "data.target=a")[0] == 0
+    code, out, _ = fedha("table", "s", "--rows", "recipe.weight", "--rule", "training_domain_validation")
+    assert code == 0
+    assert "A row that does not say it has recipe.weight=default." in out
+    compared = out.partition("Minus erm")[2]
+    assert "hgp, recipe.weight=0.1 " in compared
+    assert "hgp, recipe.weight=1 " in compared
+
+
 def test_the_last_round_is_tabled_where_sources_hold_nothing_out(fedha: Command) -> None:
     for name in "abc":
         np.savez(f"d/{name}.npz", inputs=np.eye(2, 3, dtype="f4"), labels=np.arange(2))  # nothing to hold out of two
