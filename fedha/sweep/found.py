@@ -53,9 +53,12 @@ def read_found(paths: Sequence[Path], rows: Sequence[str] = ()) -> Found:
     places: dict[str, Path] = {}
     given, listed = [settings(path) for path in paths], [entries(path) for path in paths]
     every = [(one, fixed) for here, fixed in zip(listed, given, strict=True) for one in here]
-    unsaid = _values(*min(every, key=lambda one: one[0].label != BASELINE), rows) if every else {}
+    _check_known(rows, every)
+    around = [key for key in rows if key.startswith("data.")]  # each with a baseline of its own
+    others = [key for key in rows if key not in around]
+    unsaid = _values(*min(every, key=lambda one: one[0].label != BASELINE), others) if every else {}
     for path, fixed, asked in zip(paths, given, listed, strict=True):
-        store, here = Store(path), [_apart(one, fixed, unsaid) for one in asked]
+        store, here = Store(path), [_apart(one, fixed, around, unsaid) for one in asked]
         found = summaries(store, here)
         jobs |= {one.name: one for one in here}
         places |= {name: store.run_folder(name) for name in found}
@@ -64,11 +67,14 @@ def read_found(paths: Sequence[Path], rows: Sequence[str] = ()) -> Found:
         halted |= {name: one for name in rest if (one := rungs.begun(store.run_folder(name))) is not None}
         done |= found
     keys = dict.fromkeys(key for one in given for key in one)
-    known = {*keys, *(key for one in jobs.values() for key in one.values)}
-    if unknown := next((key for key in rows if key not in known), None):
-        raise FedhaError(f"no sweep here says anything of {unknown!r}{nearest(unknown, sorted(known))}")
     apart = [key for key in keys if key not in rows and any(one.get(key) != given[0].get(key) for one in given)]
     return Found(list(jobs.values()), done, failures, apart, halted, places, unsaid)
+
+
+def _check_known(rows: Sequence[str], every: Sequence[tuple[Entry, Mapping[str, Any]]]) -> None:
+    known = {key for entry, fixed in every for key in (*entry.values, *fixed) if " " not in key}
+    if unknown := next((key for key in rows if every and key not in known), None):
+        raise FedhaError(f"no sweep here says anything of {unknown!r}{nearest(unknown, sorted(known))}")
 
 
 def _values(entry: Entry, fixed: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
@@ -76,8 +82,9 @@ def _values(entry: Entry, fixed: Mapping[str, Any], keys: Iterable[str]) -> dict
     return {key: written(entry.values.get(key, fixed.get(key, "default"))) for key in keys}
 
 
-def _apart(entry: Entry, fixed: Mapping[str, Any], unsaid: Mapping[str, str]) -> Entry:
-    """A job in a row that says its values of some keys, but those that the baseline's first job has."""
+def _apart(entry: Entry, fixed: Mapping[str, Any], around: Sequence[str], unsaid: Mapping[str, str]) -> Entry:
+    """A job in a row that says its values of some keys: those of the data, and others that the baseline has not."""
     told = _values(entry, fixed, unsaid)
     said = ", ".join(f"{key}={value}" for key, value in told.items() if value != unsaid[key])
-    return replace(entry, label=f"{entry.label}, {said}") if said else entry
+    values = {**_values(entry, fixed, around), **entry.values}
+    return replace(entry, label=f"{entry.label}, {said}" if said else entry.label, values=values)

@@ -290,6 +290,20 @@ def test_tables_of_sweeps_that_differ_say_in_what(fedha: Command) -> None:
     assert (code, "did you mean 'training.rounds'?" in err) == (2, True)
 
 
+def test_what_sweeps_have_otherwise_of_the_data_has_a_baseline_of_its_own(fedha: Command) -> None:
+    few = ("-q", "recipe=[erm, hgp]", "seed=0", "data.target=a")
+    assert sweep(fedha, *few, "data.held_out=[0.2, 0.3]")[0] == 0
+    assert fedha("sweep", "c.yaml", "--out", "t", "--jobs", "1", *few, "data.held_out=0.4")[0] == 0
+    code, out, _ = fedha("table", "s", "t", "--rows", "data.held_out", "--rule", "training_domain_validation")
+    assert code == 0
+    found, compared = out.partition("Minus erm")[::2]
+    for value in ("0.2", "0.3", "0.4"):
+        assert f"erm (data.held_out={value}) " in found
+        assert f"hgp (data.held_out={value}) " in compared
+    code, _, err = fedha("table", "s", "t", "--rows", "data.held_outs")
+    assert (code, "did you mean 'data.held_out'?" in err, " varied" in err) == (2, True, False)
+
+
 def test_rows_of_a_key_that_the_baseline_does_not_have_are_held_against_it(fedha: Command) -> None:
     assert sweep(fedha, "-q", "recipe=[{name: hgp, weight: [0.1, 1]}, erm]", "seed=0", "data.target=a")[0] == 0
     code, out, _ = fedha("table", "s", "--rows", "recipe.weight", "--rule", "training_domain_validation")
