@@ -70,7 +70,7 @@ _ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
     "evaluate": answers.answer_evaluate,
 }
 
-_TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Reply]]] = {
+_TOGETHER: Mapping[str, Callable[..., list[Reply]]] = {
     "query.measure": batching.answer_measure,
     "train": piggyback.answer_train_together,
     "evaluate": batching.answer_evaluate,
@@ -184,6 +184,7 @@ class Clients:
             seed is for whoever simulates to say, never for the server.
         stays: Whether the process answers a run's next rounds, too.
         in_place: Whether what they answer stays on the device, for a server in this process that computes there.
+        skips: Whether the run goes on without a client that fails, so that each is looked at before they are added up.
         keeping: Where the features of a frozen network are kept, which are computed once.
         contract: What they may be asked; None: whatever the server's settings say.
     """
@@ -199,10 +200,14 @@ class Clients:
         site: Callable[[], Site] = cryptographic_site,
         stays: bool = False,
         in_place: bool = False,
+        skips: bool = True,
         keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
         contract: Contract | None = None,
     ) -> None:
         self.contract = contract
+        later = in_place and not skips  # whether the server alone looks at what clients of this process add up to
+        own: dict[str, Callable[..., list[Reply]]] = {"train": partial(_TOGETHER["train"], later=True)} if later else {}
+        self._together = {**_TOGETHER, **own}
         self._stays, self._in_place, self._keeping = stays, in_place, keeping
         self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
@@ -339,7 +344,7 @@ class Clients:
             contents: What each was sent; alike but for the share.
             contexts: Whose they are, in the same order.
         """
-        if kind not in _TOGETHER or len(contexts) < 2:
+        if kind not in self._together or len(contexts) < 2:
             return None
         try:
             return self._answered_together(kind, contents, contexts)
@@ -379,7 +384,7 @@ class Clients:
             return self._masked_together(self._party, kind, clients, opened, contexts)
         if self._refusal(clients, requests[0]) is not None:
             return None
-        replies = _TOGETHER[kind](clients, requests)
+        replies = self._together[kind](clients, requests)
         for client, context in zip(clients, contexts, strict=True):
             _remember(client, context)
         return [plain_reply(self._agreed(reply), in_place=self._in_place) for reply in replies]
@@ -405,7 +410,7 @@ class Clients:
         """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
         if self._refusal(clients, opened[0].request) is not None:
             return None
-        plain = _TOGETHER[kind](clients, [one.request for one in opened])
+        plain = self._together[kind](clients, [one.request for one in opened])
         masked = [
             secure_client.answer(party, question, client, partial(self._agreed, reply))
             for question, client, reply in zip(opened, clients, plain, strict=True)
