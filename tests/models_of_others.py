@@ -175,3 +175,8 @@ class Spoils(nn.Module):
 
 def spoils(input_shape: tuple[int, ...], classes: int) -> SplitModel:
     return SplitModel(Spoils(*input_shape), nn.Linear(4, classes))
+
+
+def wide(input_shape: tuple[int, ...], outputs: int = 30) -> SplitModel:
+    """With its own number of classes, as a pretrained head has."""
+    return SplitModel(nn.Sequential(nn.Flatten(), nn.Linear(*input_shape, 4)), nn.Linear(4, outputs))
