@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedha.errors import FedhaError
+from fedha.data.taking import taken
 from fedha.inputs import Form, Inputs, each, several
 from fedha.numerics import aligned
 
@@ -75,7 +75,7 @@ class Chosen:
 
     def take(self, rows: Tensor, draws: Draws | None) -> Tensor:
         """As the source."""
-        return self.source.take(self.rows[rows], draws)
+        return taken(self.source, self.rows[rows], draws)
 
     def expect(self, rows: Tensor, draws: Draws | None) -> None:
         """As the source."""
@@ -259,12 +259,7 @@ class Examples:
 
     def _ready(self, kept: Any, rows: Rows, draws: Draws | None) -> Tensor:
         if not isinstance(kept, Tensor):
-            found: Tensor = kept.take(_indices(rows, len(self)), draws)
-            if tuple(found.shape[1:]) != tuple(kept.shape[1:]):
-                raise FedhaError(
-                    f"take of {type(kept).__name__} gives inputs of shape {tuple(found.shape[1:])}, but its shape says "
-                    f"{tuple(kept.shape[1:])} each; let the two agree"
-                )
+            found = taken(kept, _indices(rows, len(self)), draws)
         else:
             found = kept if rows is None else kept[rows]
         if self._is_ready(kept):
@@ -414,7 +409,7 @@ class Joined:
         for number, here in zip(held.tolist(), order.split(counts.tolist()), strict=True):
             part = self.parts[number]
             own = rows[here] - (ends[number] - len(part))
-            made[here] = part[own] if isinstance(part, Tensor) else part.take(own, draws)
+            made[here] = part[own] if isinstance(part, Tensor) else taken(part, own, draws)
         return made
 
 
