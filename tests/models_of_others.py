@@ -145,3 +145,13 @@ def shaped(input_shape: tuple[int, ...], classes: int, kind: str = "lstm") -> Sp
     rows, wide = torch.Size(input_shape[:-1]).numel(), input_shape[-1]
     body, width = BODIES[kind](rows, wide)
     return SplitModel(nn.Sequential(nn.Flatten(1, -2), body), nn.Linear(width, classes))
+
+
+def mostly_still(input_shape: tuple[int, ...], classes: int) -> SplitModel:
+    """A frozen body, the same in all runs, with one tensor under two names, and a head that is trained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first, second, third = (nn.Linear(one, 128) for one in (torch.Size(input_shape).numel(), 128, 128))
+    third.weight = second.weight
+    body = nn.Sequential(nn.Flatten(), first, second, third).requires_grad_(False)
+    return SplitModel(body, nn.Linear(128, classes))

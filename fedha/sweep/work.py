@@ -17,6 +17,7 @@ from fedha.loggers import Logged, with_loggers
 from fedha.models.wanted import resolved
 from fedha.run import execute, ready_domains
 from fedha.runs import runfolder
+from fedha.runs.files import CONSTANTS
 from fedha.runs.listener import Listener, Silent
 from fedha.sweep import rungs, summary
 from fedha.sweep.jobs import Job, Task
@@ -106,7 +107,8 @@ class Worker:
     def _trained(self, config: Config, place: Path, listener: Listener, stop: Callable[[], bool]) -> tuple[str, ...]:
         """Train a run or go on with it; what its trackers could not be told."""
         with with_loggers(listener, self.log) as told:
-            execute(config, place, told, resume=runfolder.holds_run(place), stop=stop, load=self.ready)
+            begun, shared = runfolder.holds_run(place), self.store.folder / CONSTANTS
+            execute(config, place, told, resume=begun, stop=stop, load=self.ready, constants=shared)
         return tuple(told.failed) if isinstance(told, Logged) else ()
 
     def _as_far(self, place: Path, config: Config, until: int) -> bool:
