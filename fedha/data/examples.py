@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedha.data.numbered import GROUP, as_given, numbered
 from fedha.data.taking import taken
 from fedha.inputs import Form, Inputs, each, several
 from fedha.numerics import aligned
@@ -109,7 +110,8 @@ class Examples:
         inputs: As they are kept, [n, ...]: a tensor, a `Source`, or several of them in a tuple or by name. Whole
             numbers stay such until they are taken.
         labels: Class indices, [n], int64.
-        groups: Which group an example is in, [n], int64, such as its patient; None: each stands for itself.
+        groups: Which group an example is in, [n], int64, such as its patient; None: each stands for itself. Of texts
+            these are numbers, and the texts are the metadata ``group``.
         metadata: What else is known of each, a column a name, [n].
         divisor: What inputs are divided by when they are taken; None: the range of uint8 and uint16 with an image's
             axes, [n, h, w] or [n, c, h, w], else 1.
@@ -125,6 +127,14 @@ class Examples:
     placement: Placement | None = None
     unusable: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.groups is None or isinstance(self.groups, Tensor):
+            return
+        given = as_given(self.groups)
+        names = {} if given.dtype.kind in "iub" else {GROUP: given}
+        object.__setattr__(self, "groups", numbered(given))
+        object.__setattr__(self, "metadata", {**names, **self.metadata})
+
     @classmethod
     def of(cls, inputs: Any, labels: Any, groups: Any = None) -> "Examples":
         """The same from arrays or anything that NumPy makes one of; labels become int64.
@@ -132,11 +142,10 @@ class Examples:
         Args:
             inputs: [n, ...], as above.
             labels: [n], whole numbers, of whatever type.
-            groups: [n], whole numbers.
+            groups: [n], whole numbers or texts.
         """
-        rows = [None if one is None else torch.as_tensor(numpy.asarray(one)).long() for one in (labels, groups)]
         kept = each(lambda one: torch.as_tensor(one) if isinstance(one, numpy.ndarray) else one, inputs)
-        return cls(kept, rows[0], rows[1])  # type: ignore[arg-type]
+        return cls(kept, torch.as_tensor(numpy.asarray(labels)).long(), groups)
 
     def __len__(self) -> int:
         return self.labels.shape[0]  # len() of a tensor takes ten times as long
