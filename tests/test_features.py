@@ -113,6 +113,13 @@ def test_running_statistics_that_move_are_no_constants() -> None:
 # --- the same bits, computed once ---
 
 
+def test_no_features_of_a_network_of_fedhas_is_the_default() -> None:
+    plain = {"name": "timm", "architecture": "resnet18", "weights": "none"}
+    assert parse({"model": {**plain, "features": None}}) == parse({"model": plain})
+    own = parse({"model": {"name": "tests.test_features:frozen", "features": None}})  # its own argument, if it has one
+    assert own.model.options == {"features": None}
+
+
 def test_a_rows_features_depend_on_no_other_row(tmp_path: Path) -> None:
     torch.manual_seed(3)
     trunk = nn.Sequential(nn.Conv2d(2, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())

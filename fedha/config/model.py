@@ -109,6 +109,8 @@ class ModelConfig(Section):
         ours = {key: content[key] for key in _OURS if key in content}
         if isinstance(content.get("features"), Mapping):  # else it is an argument of the function
             ours["features"] = content["features"]
+        elif content.get("features", 0) is None and content["name"] in plugins.BUILT_IN[plugins.MODELS]:
+            content = {key: value for key, value in content.items() if key != "features"}  # none are kept: the default
         return {**ours, "options": {key: value for key, value in content.items() if key not in ours}}
 
     @field_validator("start", mode="before")

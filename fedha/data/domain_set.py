@@ -89,7 +89,8 @@ def _twice(domains: Sequence[Domain]) -> list[str]:
     for place, name in enumerate(names):
         for other in names[place + 1 :]:
             if shared := len(rows[name] & rows[other]):
-                notes.append(f"{shared} rows of {name} are also in {other}")
+                rows_are = ("1 row", "is") if shared == 1 else (f"{shared} rows", "are")
+                notes.append(f"{rows_are[0]} of {name} {rows_are[1]} also in {other}")
     if large:
         notes.append(f"{', '.join(large)}: too large to look for rows that are also in another part")
     return notes

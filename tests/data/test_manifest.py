@@ -51,6 +51,14 @@ def test_a_list_of_all_images_is_the_tree(root: Path) -> None:
             assert torch.equal(getattr(one, part).kept()[""], getattr(other, part).kept()[""])
 
 
+def test_paths_that_windows_wrote_are_read(root: Path) -> None:
+    (root / "art" / "cat" / "0.png").rename(root / "art" / "cat" / "a\\b.png")  # what is called so here stays that
+    rows = [row if "\\" in row else row.replace("/", "\\") for row in rows_of(root)]
+    found = mine(listed(root, rows))
+    assert sum(len(one.train) + len(one.held_out) for one in found.sources) == 20
+    assert all(len(one.train.kept()[""]) == len(one.train) for one in found.sources)
+
+
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 def test_separators_quotes_and_a_byte_order_mark_are_read(root: Path, mark: str) -> None:
     (root / "art" / "cat" / "0.png").rename(root / "art" / "cat" / "a, b; c.png")

@@ -58,8 +58,9 @@ def read_manifest(
     """
     columns, rows, others = _read(path)
     unread = [name for name in others if column is None or name != column.casefold()]
-    _check(path, columns, rows)
     folder = (path.parent if root is None else root).absolute()
+    rows = [_portable(one, folder) for one in rows]
+    _check(path, columns, rows)
     if not missing:
         gone = [one for one in rows if not (folder / one.cells["path"]).is_file()]
         _refuse(path, ((one, f"there is no file {shown(folder / one.cells['path'])}") for one in gone))
@@ -114,6 +115,14 @@ def _rows(path: Path, reader: Iterator[list[str]], header: Sequence[str]) -> Ite
                 "holds a separator in quotes"
             )
         yield Row(at, {name: cell.strip() for name, cell in zip(header, cells, strict=True)})
+
+
+def _portable(row: Row, folder: Path) -> Row:
+    """A row whose path was written on Windows, with the separators of this system."""
+    place = row.cells["path"]
+    if "\\" not in place or "/" in place or (folder / place).exists():
+        return row
+    return Row(row.line, {**row.cells, "path": place.replace("\\", "/")})
 
 
 def _check(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
