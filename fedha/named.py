@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fedha import permitted
+from fedha import permitted, plugins
 from fedha.errors import FedhaError, brief, failing_line, listed
 from fedha.schema import nearest
 from fedha.signature import checked, grid_hint, meant, parameter_text, parameters_of
@@ -55,6 +55,11 @@ def look_up(key: str, name: str) -> Any:
         found: Any = importlib.import_module(place)
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None and place.startswith(error.name)
+        if package := plugins.adds(name):
+            told = f"{type(error).__name__}: {brief(error)}"
+            raise FedhaError(
+                f"{key}: {package}, which cannot be imported: {told}; mend or remove the package"
+            ) from error
         why = "there is no such module" if missing else f"its import fails with {type(error).__name__}: {brief(error)}"
         raise FedhaError(f"{key} is {name!r}, but {why}; is its folder in PYTHONPATH?") from error
     for part in attribute.split("."):
@@ -62,6 +67,10 @@ def look_up(key: str, name: str) -> Any:
             known = [one for one in vars(found) if not one.startswith("_") and callable(getattr(found, one))]
             known.sort(key=lambda one: getattr(getattr(found, one), "__module__", "") != place)  # its own come first
             only = listed(known) if known else "nothing to call"
+            if package := plugins.adds(name):
+                raise FedhaError(
+                    f"{key}: {package}, but {place} has no {attribute!r}, only {only}; mend or remove the package"
+                )
             raise FedhaError(f"{key} is {name!r}, but {place} has no {attribute!r}, only {only}")
         found = getattr(found, part)
     return found

@@ -44,14 +44,23 @@ def answer_train(client: Client, request: Request) -> Reply:
     return _joined(answers.answer_train(client, trained), replies)
 
 
-def answer_train_together(clients: Sequence[Client], requests: Sequence[Request]) -> list[Reply]:
-    """As `answer_train`, for many clients; at once where all have the same references."""
+def answer_train_together(
+    clients: Sequence[Client], requests: Sequence[Request], *, later: bool = False
+) -> list[Reply]:
+    """As `answer_train`, for many clients; at once where all have the same references.
+
+    Args:
+        clients: In any order.
+        requests: One each.
+        later: As in `fedha.batching.answer_train`.
+    """
     if requests[0].measure or any(client.state.rode_for for client in clients):
         return [answer_train(client, request) for client, request in zip(clients, requests, strict=True)]
     if not requests[0].evaluate:
-        return batching.answer_train(clients, requests)
+        return batching.answer_train(clients, requests, later=later)
     _, evaluated, trained = zip(*(_apart(request) for request in requests), strict=True)
-    evaluations, updates = batching.answer_evaluate(clients, evaluated), batching.answer_train(clients, trained)
+    evaluations = batching.answer_evaluate(clients, evaluated)
+    updates = batching.answer_train(clients, trained, later=later)
     return [_joined(own, [other]) for own, other in zip(updates, evaluations, strict=True)]
 
 

@@ -68,6 +68,15 @@ def location(group: str, name: str) -> str:
     return installed(group)[name].value if name in installed(group) else name
 
 
+def adds(place: str) -> str | None:
+    """Who adds an import name under a name of fedha's, for a sentence that begins so; None: nobody does."""
+    for group in GROUPS:
+        for point in installed(group).values():
+            if point.value == place:
+                return f"{whose(point)} adds {point.name!r} as {place}"
+    return None
+
+
 def load(group: str, name: str) -> Any:
     """What an installed name stands for.
 

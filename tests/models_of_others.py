@@ -1,5 +1,7 @@
 """Networks as somebody else writes them, named in configs of the tests as tests.models_of_others:function."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -145,6 +147,39 @@ def shaped(input_shape: tuple[int, ...], classes: int, kind: str = "lstm") -> Sp
     rows, wide = torch.Size(input_shape[:-1]).numel(), input_shape[-1]
     body, width = BODIES[kind](rows, wide)
     return SplitModel(nn.Sequential(nn.Flatten(1, -2), body), nn.Linear(width, classes))
+
+
+class Spoilt(torch.autograd.Function):
+    """A product whose gradient in the weights is infinite where an input is beyond 50."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(weights, inputs)
+        return inputs @ weights.T
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, inputs = ctx.saved_tensors
+        own = gradients[0].T @ inputs
+        return own * (torch.inf if inputs.max() > 50 else 1), gradients[0] @ weights
+
+
+class Spoils(nn.Module):
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, inputs) / 10)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(Spoilt.apply(self.weight, inputs))
+
+
+def spoils(input_shape: tuple[int, ...], classes: int) -> SplitModel:
+    return SplitModel(Spoils(*input_shape), nn.Linear(4, classes))
+
+
+def wide(input_shape: tuple[int, ...], outputs: int = 30) -> SplitModel:
+    """With its own number of classes, as a pretrained head has."""
+    return SplitModel(nn.Sequential(nn.Flatten(), nn.Linear(*input_shape, 4)), nn.Linear(4, outputs))
 
 
 def mostly_still(input_shape: tuple[int, ...], classes: int) -> SplitModel:

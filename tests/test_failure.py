@@ -10,10 +10,13 @@ import torch
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from torch.testing import assert_close
 
+import fedha
 from fedha.client import Client
 from fedha.config import TrainingConfig, parse
-from fedha.data.domain import DomainSet
+from fedha.data.domain import Domain, DomainSet
+from fedha.data.examples import Examples
 from fedha.engine.inline import InlineGrid, inline_grid
 from fedha.errors import ClientError, FedhaError
 from fedha.flower import HessianAlignment
@@ -22,6 +25,7 @@ from fedha.flower.failure import Failure, failure_of, find_failure, pack_failure
 from fedha.flower.serve import Job, load_domains, serve
 from fedha.runs import runfolder
 from fedha.runs.listener import Silent
+from tests import models_of_others
 from tests.driving import app_of, train_over
 from tests.problems import make_problem
 
@@ -119,6 +123,23 @@ def test_the_rule_holds_one_by_one_and_together(together: bool, tmp_path: Path) 
     (who, absence), = results["left_out"].items()  # fmt: skip
     assert (who, absence["rounds"]) == ("client 1 (domain 'flip-0.2')", 2)
     assert runfolder.read_results(tmp_path / "skip")["left_out"] == results["left_out"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_gradient_that_is_not_finite_behind_a_finite_loss_is_its_clients_alone(together: bool) -> None:
+    given = [shifted(f"d{place}", shift) for place, shift in enumerate((0, 100, 0, 0))]
+    asked = {"target": "d3", "training": {"rounds": 2}, "recipe": "erm"}
+    engine = {"name": "inline", "batching": together}
+    with pytest.raises(FedhaError, match=r"client 1 \(domain 'd1'\) failed to train in round 1: the loss"):
+        fedha.simulate(given, models_of_others.spoils, engine=engine, **asked)
+    found = fedha.simulate(given, models_of_others.spoils, engine={**engine, "on_client_error": "skip"}, **asked)
+    others = fedha.simulate([*given[:1], *given[2:]], models_of_others.spoils, engine=engine, **asked)
+    assert_close(dict(found.model.state_dict()), dict(others.model.state_dict()))
+
+
+def shifted(name: str, shift: float) -> Domain:
+    whole = Examples(torch.randn(12, 3, generator=torch.Generator().manual_seed(0)) + shift, torch.arange(12) % 2)
+    return Domain(name, whole.select(slice(8)), whole.select(slice(8, None)))
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -1,5 +1,6 @@
 """A data set, a network and a recipe of one's own by name: through every command, and by entry points of a package."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from fedha.run import execute
 from fedha.runs.listener import Silent
 from fedha.runs.resuming import differences
 from fedha.runs.runfolder import read_model, read_results
+from tests.commands import Command
 
 WARDS = {"name": "tests.data_of_others:wards", "rows": 24, "shift": 0.5, "target": "ward2"}
 
@@ -146,6 +148,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wards\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[fedha.data]\nwards = tests.data_of_others:wards\ngone = tests.gone:wards\n"
+        "empty = tests.data_of_others:nobody\n"
         "[fedha.models]\nfitted = tests.models_of_others:fitted\n"
         "[fedha.recipes]\nhalf = tests.data_of_others:half\nrow = tests.data_of_others:HALF\n"
         "bad = tests.data_of_others:broken\nnumber = tests.data_of_others:no_recipe\n"
@@ -181,13 +184,19 @@ def test_a_package_adds_data_networks_recipes_and_rules_by_name(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("package")
-def test_a_broken_package_is_named_where_it_is_used_and_only_there() -> None:
+def test_a_broken_package_is_named_where_it_is_used_and_only_there(fedha: Command) -> None:
     with pytest.raises(FedhaError, match=r"package wards adds fedha\.recipes 'bad' as .*, which fails with Runtime"):
         config(recipe="bad")
     with pytest.raises(FedhaError, match=r"package wards adds recipe 'number' as .*, which is a int"):
         config(recipe="number")
-    with pytest.raises(FedhaError, match=r"there is no such module"):
+    gone = r"data\.name: package wards adds 'gone' as tests\.gone:wards, which cannot be imported: .*; mend or remove"
+    with pytest.raises(FedhaError, match=gone):
         data.load(config({"name": "gone"}).data, 0)
+    with pytest.raises(FedhaError, match=r"package wards adds 'empty' as .*:nobody, but tests\.data_of_others has no"):
+        data.load(config({"name": "empty"}).data, 0)
+    code, out, _ = fedha("data", "list")
+    assert code == 0
+    assert re.search(gone, " ".join(out.split()))
     table = recipe_table(2, 3, 9)
     assert {"half", "row", "hgp"} <= {row[0] for row in table.rows}
     assert any("no licence" in note for note in table.notes)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 import fedha
@@ -19,6 +20,7 @@ from fedha.predictions import predict
 from fedha.run import execute
 from fedha.runs.listener import Silent
 from fedha.training import evaluate
+from tests.commands import Command
 from tests.data.image_folders import image_folder, picture
 from tests.models_of_others import fitted
 
@@ -214,3 +216,24 @@ def test_the_command_says_what_it_did_and_overwrites_nothing(digits: tuple[Path,
         assert CliRunner().invoke(app, ["predict", str(folder), *wrong]).exit_code != 0
     assert (tmp_path / "mine.csv").read_text() == "mine"
     assert not (tmp_path / "out.txt").exists()
+
+
+def test_a_head_of_more_classes_than_the_data_have_is_said_predicted_and_audited(fedha: Command) -> None:
+    asked = {
+        "data": {"name": "tests.data_of_others:wards", "target": "ward2"},
+        "model": {"name": "tests.models_of_others:wide"},
+        "recipe": "hgp",
+        "training": {"rounds": 1},
+        "engine": {"name": "inline"},
+    }
+    Path("wide.yaml").write_text(yaml.safe_dump(asked))
+    told = "the network tells 30 classes apart but the data have 2: nothing is of the other 28, and predictions may be"
+    code, out, _ = fedha("run", "wide.yaml", "--out", "run")
+    assert (code, out.count(told)) == (0, 2)  # when it starts, and under the table
+    assert fedha("predict", "run")[0] == 0
+    head = Path("run/predictions.csv").read_text().split("\n")[0].split(",")
+    assert head[5:] == ["p_0", "p_1", *(f"p_output {one}" for one in range(2, 30))]
+    assert fedha("audit", "run", "--attacks", "labels", "--shadows", "0", "--rounds", "1")[0] == 0
+    code, _, refused = fedha("audit", "run", "--adversary")
+    assert code == 2
+    assert "the network tells 30 classes apart and the data have 2; a server that cheats is played" in refused

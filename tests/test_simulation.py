@@ -1,8 +1,10 @@
 """Objects through `fedha.simulate` and back through `fedha.load`: the same run as a config's, known by digest."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import fedha
 from fedha.cli.launch import find_config
 from fedha.config import load_written, parse
 from fedha.config.recipe import as_settings
+from fedha.data import Cut, split
 from fedha.data.domain import Domain, Examples
 from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
@@ -226,3 +229,30 @@ def test_a_head_whose_derivatives_torch_lacks_is_one_sentence(recipe: str) -> No
     with pytest.raises(FedhaError, match=r"cannot be taken of this head: .*_weight_norm.* take a recipe"):
         fedha.simulate(DOMAINS, given, recipe, training={"rounds": 1})
     assert fedha.simulate(DOMAINS, given, "erm", training={"rounds": 1}).results["rounds"] == 1
+
+
+@pytest.mark.parametrize("kind", [list, np.array, lambda names: np.array(names, dtype=object)])
+def test_groups_are_named_by_texts_too(kind: Callable[[list[str]], Any]) -> None:
+    names = [f"patient {row // 4}" for row in range(24)]
+    inputs, labels = np.random.default_rng(0).normal(size=(24, 2, 3)), np.arange(24) % 2
+    made = [split(f"d{place}", Examples.of(inputs + place, labels, kind(names)), Cut(0.25)) for place in range(2)]
+    result = fedha.simulate(
+        [*made, DOMAINS[2]], models_of_others.fitted, "erm", target="d2", training={"rounds": 1}, engine="inline"
+    )
+    assert result.accuracy("d0") >= 0
+    held = [set(part.metadata["group"]) for part in (made[0].train, made[0].held_out)]
+    assert held[0] | held[1] == set(names)
+    assert not held[0] & held[1]
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        (np.arange(24) / 4, "groups are float64, such as 0.0; give one whole number or text an example"),
+        ([None] * 24, "groups are object, such as None; give one whole number or text"),
+        (["a"] * 23, "domain 'd' has 23 groups but 24 labels; give one an example"),
+    ],
+)
+def test_groups_that_are_none_are_refused(groups: Any, told: str) -> None:
+    with pytest.raises(FedhaError, match=told):
+        split("d", Examples.of(np.zeros((24, 3)), np.arange(24) % 2, groups), Cut(0.25))

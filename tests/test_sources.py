@@ -170,6 +170,43 @@ def test_a_source_that_gives_another_shape_than_it_says_is_refused() -> None:
         Examples(Narrow(0), torch.zeros(ROWS, dtype=torch.int64)).take(slice(0, 2))
 
 
+@pytest.mark.parametrize(
+    ("give", "told"),
+    [
+        (lambda made, rows: made.numpy(), "take of Other gives a ndarray; let it return a tensor, one input a row"),
+        (lambda made, rows: None, "take of Other gives a NoneType; let it return a tensor"),
+        (lambda made, rows: made[:-1], r"take of Other gives 7 inputs for 8 rows; let it return one a row"),
+        (lambda made, rows: {}[int(rows[0])], r"take of Other fails for rows 2, 3, 4, 5, 6, 7, 8, 9 of its 24: KeyE"),
+    ],
+)
+def test_what_a_source_raises_or_gives_is_one_sentence_with_domain_class_and_rows(
+    give: Callable[[Tensor, Tensor], object], told: str
+) -> None:
+    class Other(Noisy):
+        def take(self, rows: Tensor, draws: Draws | None) -> Tensor:
+            return give(super().take(rows, draws), rows)  # type: ignore[return-value]  # which is the point
+
+    examples = Examples(Other(0), torch.arange(ROWS) % 2)
+    with pytest.raises(FedhaError, match=told):
+        examples.take(slice(2, 10))
+    one = Domain("east", examples.select(slice(2, 10)), examples.select(slice(12, 16)))
+    with pytest.raises(FedhaError, match=rf"domain 'east' \(train\): {told}"):
+        trained([one, *domains(numbers)[1:]], models_of_others.fitted)
+
+
+def test_a_source_that_fails_in_the_midst_of_a_run_is_its_clients_sentence() -> None:
+    class Late(Noisy):
+        def take(self, rows: Tensor, draws: Draws | None) -> Tensor:
+            if draws is not None and draws[1] == 2:
+                raise OSError("the share is gone")
+            return super().take(rows, draws)
+
+    given = [replace(one, train=Examples(Late(0), torch.arange(ROWS) % 2)) for one in domains(numbers)]
+    told = r"client 0 \(domain 'd0'\) failed to train in round 2: take of Late fails for rows .* OSError: the share is"
+    with pytest.raises(FedhaError, match=told):
+        trained(given, models_of_others.fitted, recipe="erm")
+
+
 def test_a_source_that_no_worker_can_have_is_refused_before_the_first_round() -> None:
     class Locked(Noisy):
         def __getstate__(self) -> object:

@@ -30,11 +30,13 @@ from fedha.flower.strategy import HessianAlignment
 from fedha.flower.wire import pack_request, pack_task, pack_tensors, unpack_reply
 from fedha.measurement import shapes
 from fedha.models import build
+from fedha.models.check import likely_form
 from fedha.models.split import SplitModel
 from fedha.models.state import kinds_of, named_state, state_of
 from fedha.piggyback import riders
 from fedha.privacy.contract import Contract, contract_of
 from fedha.privacy.releasable import private_exchanges
+from fedha.targets import class_count
 
 _KIND = re.compile(r"refuses to answer \((\w+)\)")
 _SECURE = "secure sums"
@@ -134,10 +136,20 @@ class Bench:
 
     @classmethod
     def of(cls, config: Config) -> "Bench":
-        """The clients of a config, who hold the contract of the run."""
+        """The clients of a config, who hold the contract of the run.
+
+        Raises:
+            FedhaError: Their network tells more classes apart than the data have, which the trials do not know.
+        """
         domains = load_domains(config)
         clients = client_domains(domains, config.data, config.seed[0])
         model = build(config.network, domains.input_shape, domains.classes, config.seed[0])
+        told_apart = class_count(model, likely_form(model, domains.input_shape))
+        if told_apart > domains.classes:
+            raise FedhaError(
+                f"the network tells {told_apart:,} classes apart and the data have {domains.classes}; a server that "
+                "cheats is played for runs in which they are as many: audit one whose head has that many outputs"
+            )
         return cls(config, domains, clients, model, contract_of(config))
 
     def without_contract(self) -> "Bench":

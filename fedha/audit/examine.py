@@ -30,9 +30,10 @@ from fedha.exchange import Task
 from fedha.flower.serve import load_domains
 from fedha.minibatches import step_sizes
 from fedha.models import build
+from fedha.models.check import likely_form
 from fedha.placement import placed
 from fedha.runs.versions import versions
-from fedha.targets import softens
+from fedha.targets import class_count, softens
 from fedha.training import evaluate
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
@@ -122,9 +123,12 @@ def _attacker_of(subject: Subject, settings: Settings, progress: Progress) -> At
     config, domains = subject.config, subject.domains
     public = domains.targets[0].held_out.select(slice(0, PUBLIC)) if domains.targets else None
     low, high = _value_range(public)
+    model = build(
+        config.network, domains.input_shape, domains.classes, config.seed[0]
+    ).eval()  # chance is not known to it
     return Attacker(
-        domains.classes,
-        build(config.network, domains.input_shape, domains.classes, config.seed[0]).eval(),  # chance is not known to it
+        max(domains.classes, class_count(model, likely_form(model, domains.input_shape))),
+        model,
         public,
         weight_decay=config.training.weight_decay,
         decay=config.training.decay,

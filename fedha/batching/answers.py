@@ -25,7 +25,7 @@ from fedha.exchange import Reply, Request
 from fedha.metrics.asked import Asked
 from fedha.metrics.counts import Numbers, numbers_of
 from fedha.minibatches import measured_rows
-from fedha.numerics import marks_of
+from fedha.numerics import first_not_finite, marks_of
 from fedha.pieces import rows_at_once
 from fedha.reference import weighted_mean
 from fedha.training import Holder, average_offsets, move_averages
@@ -82,7 +82,7 @@ def _summed(
     return _weighed(clients, total, [{} for _ in clients])
 
 
-def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
+def answer_train(clients: Sequence[Holder], requests: Sequence[Request], *, later: bool = False) -> list[Reply]:
     """Minimise risk plus penalty from the global model, and return the updates.
 
     The update is what the server subtracts: the gradient in synchronous mode, the global minus the local parameters in
@@ -92,6 +92,8 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
     Args:
         clients: Of one model, on one device; their moving averages move on.
         requests: As in `answer_measure`.
+        later: Whether somebody looks at the numbers of their sum (`fedha.verdict.check_mean`), and ends the run: a card
+            then need not be waited for.
 
     Returns:
         A reply a client, in the order given.
@@ -102,7 +104,7 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
     """
     request = _common(requests)
     if shared.serves(clients, request):
-        return _trained_at_once(clients, requests)
+        return _trained_at_once(clients, requests, later)
     train = one_gradient if request.task.training.mode == "synchronous" else local_steps
     network = take_apart(clients[0].model)
     rows = () if request.additive else (len(clients),)
@@ -132,14 +134,12 @@ def answer_train(clients: Sequence[Holder], requests: Sequence[Request]) -> list
     ]
 
 
-def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request]) -> list[Reply]:
+def _trained_at_once(clients: Sequence[Holder], requests: Sequence[Request], later: bool) -> list[Reply]:
     trained = shared.train_all(clients, requests)
-    # the server looks at all of an update; a card's alone, once its own step is on the way
-    small = [value.flatten() for value in trained.update.values() if value.dim() < 2 and not value.is_cuda]
     if not all(isfinite(value) for one in trained.metrics for value in one.values()):
         raise _not_finite(requests[0])
-    if small:
-        _check_finite(torch.cat(small).sum(), requests[0])
+    if not later and first_not_finite(trained.update) is not None:
+        raise _not_finite(requests[0])
     for client, own in zip(clients, trained.own, strict=True):  # only now that nothing can fail any more
         move_averages(client, requests[0].task.recipe, own)
         client.last_pass = None

@@ -67,16 +67,19 @@ def list_all(form: Form = "text") -> None:
     cells = tuple(
         (
             one.name,
-            one.problem or one.about.what,
+            one.about.what,
             one.about.needs or "nothing",
             one.about.domains,
             "the data's" if one.about.classes is None else str(one.about.classes),
             one.package,
         )
+        if not one.problem
+        else (one.name, "cannot be used, see below", "", "", "", one.package)
         for one in found
     )
+    problems = tuple(one.problem for one in found if one.problem)
     own = "Your own: data.name: package.module:function (docs/guide.md). Downloads: fedha data fetch NAME."
-    publish.show(Table("Data sets", tuple(map(Column, heads)), cells, (own,)), publish.terminal())
+    publish.show(Table("Data sets", tuple(map(Column, heads)), cells, (*problems, own)), publish.terminal())
 
 
 @app.command()

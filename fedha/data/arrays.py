@@ -15,10 +15,10 @@ from fedha.data.archive import RECIPE, Member, member_of, members, read_inputs, 
 from fedha.data.domain import Domain, DomainSet, Examples, choose_sources, own_source
 from fedha.data.examples import rows_of
 from fedha.data.folder import INPUTS, domains_in
-from fedha.data.groups import GROUP, numbered
 from fedha.data.labels import count_classes
 from fedha.data.layout import Layout, layout_of
 from fedha.data.mapped import Mapped, kept_as, open_array
+from fedha.data.numbered import GROUP, numbered
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
 

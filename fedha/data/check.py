@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedha.data.examples import GIVEN, Examples
+from fedha.data.taking import within
 from fedha.errors import FedhaError
 from fedha.inputs import several
 
@@ -94,7 +95,11 @@ def check_finite(domain: str, part: str, examples: Examples, given: Examples | N
         FedhaError: Says how many numbers are not, in which columns, and where the first one is.
     """
     for name, kept in several(examples.inputs).items():
-        if kept.dtype.is_floating_point and len(bad := find_not_finite(examples, name)):
+        if not kept.dtype.is_floating_point:
+            continue
+        with within(domain, part):
+            bad = find_not_finite(examples, name)
+        if len(bad):
             what = f"inputs {name!r}" if name else "inputs"
             raise FedhaError(f"{what} of domain {domain!r} ({part}) {_not_finite(bad, name, examples, given)}")
 

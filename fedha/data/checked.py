@@ -107,7 +107,10 @@ def _part(domain: Domain, part: str) -> Examples:
 
 def _with_columns(examples: Examples, where: str) -> Examples:
     """Groups and metadata as they are held, a row an example."""
-    groups = None if examples.groups is None else _tensor(examples.groups, f"groups of {where}").long()
+    groups = None if examples.groups is None else _tensor(examples.groups, f"groups of {where}")
+    if groups is not None and (groups.is_floating_point() or groups.is_complex()):
+        raise FedhaError(f"groups of {where} are {groups.dtype}; give one whole number or text an example")
+    groups = None if groups is None else groups.long()
     metadata = {str(name): numpy.asarray(column) for name, column in examples.metadata.items()}
     columns: dict[str, Any] = {**({} if groups is None else {"groups": groups}), **metadata}
     for name, column in columns.items():

@@ -10,6 +10,7 @@ from fedha.data.check import check_finite, check_kinds, check_labels
 from fedha.data.examples import Examples, rows_of
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError
+from fedha.inputs import several
 
 __all__ = [
     "Domain",
@@ -131,7 +132,16 @@ def split(name: str, examples: Examples, cut: Cut) -> Domain:
 
     Returns:
         The domain; its two parts are disjoint and together are `examples`.
+
+    Raises:
+        FedhaError: Inputs, labels and groups are not as many.
     """
+    columns = {"inputs": next(iter(several(examples.inputs).values())), "groups": examples.groups}
+    for what, column in columns.items():
+        if column is not None and len(column) != len(examples):
+            raise FedhaError(
+                f"domain {name!r} has {len(column)} {what} but {len(examples)} labels; give one an example"
+            )
     examples = examples.counted()
     train, held_out = cut.sides(name, rows_of(examples), examples.labels, examples.groups)
     return Domain(name, train=examples.select(train), held_out=examples.select(held_out))

@@ -12,6 +12,7 @@ from fedha.data.checked import checked_domain
 from fedha.data.domain import Domain, DomainSet, unseen
 from fedha.data.examples import Chosen, Examples, joined
 from fedha.data.labels import count_classes
+from fedha.data.taking import within
 from fedha.errors import FedhaError
 from fedha.inputs import Form, several
 from fedha.objects import Pieces, digest_of
@@ -73,14 +74,17 @@ def _divided(domains: Sequence[Domain]) -> list[str]:
 
 def _twice(domains: Sequence[Domain]) -> list[str]:
     """Rows that stand in two parts, a sentence a pair; reported, for it may be meant."""
-    parts = {
-        f"{one.name!r} ({title})": part
-        for one in domains
-        for title, part in (("train", one.train), ("held-out", one.held_out))
-    }
-    parts = {name: part for name, part in parts.items() if not _is_costly(part)}
-    large = [name for name, part in parts.items() if len(part) * Form.like(part.inputs).bytes > _LOOKED_AT]
-    rows = {name: _rows(part) for name, part in parts.items() if name not in large}
+    rows, large = dict[str, set[bytes]](), list[str]()
+    for one in domains:
+        for title, part in (("train", one.train), ("held-out", one.held_out)):
+            if _is_costly(part):
+                continue
+            name = f"{one.name!r} ({title})"
+            if len(part) * Form.like(part.inputs).bytes > _LOOKED_AT:
+                large.append(name)
+                continue
+            with within(one.name, title):
+                rows[name] = _rows(part)
     notes, names = [], list(rows)
     for place, name in enumerate(names):
         for other in names[place + 1 :]:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedha.errors import FedhaError
+from fedha.data.numbered import GROUP, as_given, numbered
+from fedha.data.taking import taken
 from fedha.inputs import Form, Inputs, each, several
 from fedha.numerics import aligned
 
@@ -75,7 +76,7 @@ class Chosen:
 
     def take(self, rows: Tensor, draws: Draws | None) -> Tensor:
         """As the source."""
-        return self.source.take(self.rows[rows], draws)
+        return taken(self.source, self.rows[rows], draws)
 
     def expect(self, rows: Tensor, draws: Draws | None) -> None:
         """As the source."""
@@ -109,7 +110,8 @@ class Examples:
         inputs: As they are kept, [n, ...]: a tensor, a `Source`, or several of them in a tuple or by name. Whole
             numbers stay such until they are taken.
         labels: Class indices, [n], int64.
-        groups: Which group an example is in, [n], int64, such as its patient; None: each stands for itself.
+        groups: Which group an example is in, [n], int64, such as its patient; None: each stands for itself. Of texts
+            these are numbers, and the texts are the metadata ``group``.
         metadata: What else is known of each, a column a name, [n].
         divisor: What inputs are divided by when they are taken; None: the range of uint8 and uint16 with an image's
             axes, [n, h, w] or [n, c, h, w], else 1.
@@ -125,6 +127,14 @@ class Examples:
     placement: Placement | None = None
     unusable: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.groups is None or isinstance(self.groups, Tensor):
+            return
+        given = as_given(self.groups)
+        names = {} if given.dtype.kind in "iub" else {GROUP: given}
+        object.__setattr__(self, "groups", numbered(given))
+        object.__setattr__(self, "metadata", {**names, **self.metadata})
+
     @classmethod
     def of(cls, inputs: Any, labels: Any, groups: Any = None) -> "Examples":
         """The same from arrays or anything that NumPy makes one of; labels become int64.
@@ -132,11 +142,10 @@ class Examples:
         Args:
             inputs: [n, ...], as above.
             labels: [n], whole numbers, of whatever type.
-            groups: [n], whole numbers.
+            groups: [n], whole numbers or texts.
         """
-        rows = [None if one is None else torch.as_tensor(numpy.asarray(one)).long() for one in (labels, groups)]
         kept = each(lambda one: torch.as_tensor(one) if isinstance(one, numpy.ndarray) else one, inputs)
-        return cls(kept, rows[0], rows[1])  # type: ignore[arg-type]
+        return cls(kept, torch.as_tensor(numpy.asarray(labels)).long(), groups)
 
     def __len__(self) -> int:
         return self.labels.shape[0]  # len() of a tensor takes ten times as long
@@ -259,12 +268,7 @@ class Examples:
 
     def _ready(self, kept: Any, rows: Rows, draws: Draws | None) -> Tensor:
         if not isinstance(kept, Tensor):
-            found: Tensor = kept.take(_indices(rows, len(self)), draws)
-            if tuple(found.shape[1:]) != tuple(kept.shape[1:]):
-                raise FedhaError(
-                    f"take of {type(kept).__name__} gives inputs of shape {tuple(found.shape[1:])}, but its shape says "
-                    f"{tuple(kept.shape[1:])} each; let the two agree"
-                )
+            found = taken(kept, _indices(rows, len(self)), draws)
         else:
             found = kept if rows is None else kept[rows]
         if self._is_ready(kept):
@@ -414,7 +418,7 @@ class Joined:
         for number, here in zip(held.tolist(), order.split(counts.tolist()), strict=True):
             part = self.parts[number]
             own = rows[here] - (ends[number] - len(part))
-            made[here] = part[own] if isinstance(part, Tensor) else part.take(own, draws)
+            made[here] = part[own] if isinstance(part, Tensor) else taken(part, own, draws)
         return made
 
 

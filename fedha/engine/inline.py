@@ -195,6 +195,7 @@ def inline_grid(
         party=simulated_party(config),
         site=seeded_site,
         in_place=server_device(config) != "cpu",
+        skips=config.engine.on_client_error == "skip",
         stays=True,
         keeping=Keeping.of(config.model.features),
         contract=simulated(config),

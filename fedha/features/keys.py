@@ -20,6 +20,7 @@ from fedha.data.images.augment import written
 from fedha.data.images.files import broken_image
 from fedha.data.images.source import Images
 from fedha.data.mapped import Mapped
+from fedha.data.taking import taken
 from fedha.features.source import view_draws
 from fedha.features.trunk import BLOCK
 from fedha.objects import digest_of
@@ -103,7 +104,7 @@ def _digests(kept: Any, rows: Tensor, common: bytes, draws: Draws | None) -> Ite
         yield from _keys(told, (b"%d" % row for row in rows.tolist()))
     else:
         for some in rows.split(256):
-            block = kept[some] if isinstance(kept, Tensor) else kept.take(some, draws)
+            block = kept[some] if isinstance(kept, Tensor) else taken(kept, some, draws)
             array = block.cpu().contiguous().numpy()
             yield from _keys(common, (one.tobytes() for one in array))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedha.data.examples import Chosen, Draws, Examples, Joined
 from fedha.data.images.source import Images
 from fedha.data.mapped import Mapped
+from fedha.data.taking import taken
 from fedha.errors import FedhaError
 from fedha.features.trunk import BLOCK, computed
 from fedha.randomness import generator
@@ -192,7 +193,7 @@ def of_features(examples: Examples, inputs: Any) -> Examples:
 
 
 def _taken(known: Any, rows: Tensor) -> Tensor:
-    found: Tensor = known[rows] if isinstance(known, Tensor) else known.take(rows, None)
+    found: Tensor = known[rows] if isinstance(known, Tensor) else taken(known, rows, None)
     return found
 
 

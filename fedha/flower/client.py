@@ -72,7 +72,7 @@ _ANSWERS: Mapping[str, Callable[[Client, Request], Reply]] = {
     "evaluate": answers.answer_evaluate,
 }
 
-_TOGETHER: Mapping[str, Callable[[Sequence[Client], Sequence[Request]], list[Reply]]] = {
+_TOGETHER: Mapping[str, Callable[..., list[Reply]]] = {
     "query.measure": batching.answer_measure,
     "train": piggyback.answer_train_together,
     "evaluate": batching.answer_evaluate,
@@ -187,6 +187,7 @@ class Clients:
             seed is for whoever simulates to say, never for the server.
         stays: Whether the process answers a run's next rounds, too.
         in_place: Whether what they answer stays on the device, for a server in this process that computes there.
+        skips: Whether the run goes on without a client that fails, so that each is looked at before they are added up.
         keeping: Where the features of a frozen network are kept, which are computed once.
         contract: What they may be asked; None: whatever the server's settings say.
     """
@@ -202,10 +203,14 @@ class Clients:
         site: Callable[[], Site] = cryptographic_site,
         stays: bool = False,
         in_place: bool = False,
+        skips: bool = True,
         keeping: Keeping = Keeping(),  # noqa: B008  # a frozen value
         contract: Contract | None = None,
     ) -> None:
         self.contract = contract
+        later = in_place and not skips  # whether the server alone looks at what clients of this process add up to
+        own: dict[str, Callable[..., list[Reply]]] = {"train": partial(_TOGETHER["train"], later=True)} if later else {}
+        self._together = {**_TOGETHER, **own}
         self._stays, self._in_place, self._keeping = stays, in_place, keeping
         self._make_model, self._make_domain, self._make_site = model, domain, site
         self._threads, self._device, self._party = threads, device, party
@@ -342,7 +347,7 @@ class Clients:
             contents: What each was sent; alike but for the share.
             contexts: Whose they are, in the same order.
         """
-        if kind not in _TOGETHER or len(contexts) < 2:
+        if kind not in self._together or len(contexts) < 2:
             return None
         return self._tried(kind, lambda: self._answered_together(kind, contents, contexts))
 
@@ -357,7 +362,7 @@ class Clients:
         known = [self._clients.get((context.run_id, context.node_id)) for context in contexts]
         clients = [self._recalled(*one) for one in zip(filter(None, known), contexts, strict=False)]
         there = self._in_place or self._device == "cpu"
-        if kind not in _TOGETHER or not 2 <= len(clients) == len(known) or self._party is not None or not there:
+        if kind not in self._together or not 2 <= len(clients) == len(known) or self._party is not None or not there:
             return None
         nothing = [None] * len(requests)
         replies = self._tried(kind, lambda: self._computed(kind, clients, requests, nothing, contexts))
@@ -411,7 +416,7 @@ class Clients:
         working = self._ready(clients, requests, sent, contexts)
         if working is None or self._refusal(working, requests[0]) is not None:
             return None
-        replies = _TOGETHER[kind](working, requests)
+        replies = self._together[kind](working, requests)
         for client, context in zip(working, contexts, strict=True):
             _remember(client, context)
         return [self._agreed(reply) for reply in replies]
@@ -459,7 +464,7 @@ class Clients:
         """Computed together, masked by each for itself; if one refuses, nobody's secrets have moved on."""
         if self._refusal(clients, opened[0].request) is not None:
             return None
-        plain = _TOGETHER[kind](clients, [one.request for one in opened])
+        plain = self._together[kind](clients, [one.request for one in opened])
         masked = [
             secure_client.answer(party, question, client, partial(self._agreed, reply))
             for question, client, reply in zip(opened, clients, plain, strict=True)

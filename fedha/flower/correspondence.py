@@ -252,7 +252,8 @@ class Correspondence:
                 arrays = count_array_bytes(message.content) if reply.tensors or not reply.weighed else summed
                 self.bytes_up += arrays + count_other_bytes(message.content)
                 summed = arrays  # where the clients of one process sent a sum, each would send as much over a network
-                if not self._counts(node, reply, kind, round, expected or {}):
+                later = reply.weighed and self.device != "cpu"  # of clients of this process: one looks at their mean
+                if not self._counts(node, reply, kind, round, expected or {}, later=later):
                     continue
                 if accept is not None and not self._accepted(accept, reply, node, kind):
                     continue
@@ -296,14 +297,15 @@ class Correspondence:
             arrays, other = sizes(reply)
             summed = arrays if reply.tensors or not reply.weighed else summed
             self.bytes_up += summed + other
-            if self._counts(node, reply, kind, round, expected):
+            if self._counts(node, reply, kind, round, expected, later=reply.weighed):  # who added them up has looked
                 answered += 1
                 yield reply
         self._check_enough(answered, len(replies), kind, round)
 
-    def _counts(self, node: int, reply: Reply, kind: str, round: int, expected: Mapping[str, torch.Size]) -> bool:
-        """Whether a reply may enter an average."""
-        later = reply.weighed and self.device != "cpu"  # of clients of this process: one looks at their mean
+    def _counts(
+        self, node: int, reply: Reply, kind: str, round: int, expected: Mapping[str, torch.Size], *, later: bool
+    ) -> bool:
+        """Whether a reply may enter an average; `later` as in `problem`."""
         if (wrong := problem(reply, expected, later=later and kind == "train")) is None:
             return True
         self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, wrong), "refused")

@@ -226,6 +226,12 @@ def _network(config: Config, setting: Setting, domains: DomainSet | None, device
             f"the network tells {told_apart} classes apart but the data have {setting.classes}; give its head so many "
             "outputs (a function that makes it may take `classes`)"
         )
+    if told_apart > setting.classes:  # a pretrained head of 1,000, say: it trains, and its guesses may be no class
+        model.remarks += (
+            f"the network tells {told_apart:,} classes apart but the data have {setting.classes}: nothing is of the "
+            f"other {told_apart - setting.classes:,}, and predictions may be; where that is not meant, give its head "
+            f"{setting.classes} outputs (a function that makes it may take `classes`), or set data.classes",
+        )
     check_batch_norm(model, config.training, config.privacy)
     check_weights(config.training, setting.classes)
     for domain in (*domains.sources, *domains.targets) if domains is not None else ():

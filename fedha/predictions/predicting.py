@@ -131,6 +131,7 @@ def _block(
     piece: Piece, ids: Sequence[Any], labels: Tensor, taken: Tensor, probabilities: Tensor, classes: Sequence[str]
 ) -> Block:
     count = len(labels)
+    classes = [*classes, *(f"output {one}" for one in range(len(classes), probabilities.shape[1]))]  # of no class
     return {
         "id": list(map(str, ids)),
         "domain": [piece.domain] * count,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedha.errors import FedhaError, failing_line
+from fedha.rules.returned import check_weights, one, two
 from fedha.rules.rule import Answers, Cohort, Named, Rule, Step, Work
 
 Rules = Sequence[Rule]
@@ -38,9 +39,10 @@ def weighed(rules: Rules, states: States, cohort: Cohort) -> tuple[Mapping[int, 
     for rule in rules:
         if rule.weigh is not None:
             with _blaming(rule, "weigh"):
-                told = {one: below(tensors, f"{EXTRA}{rule.name}/") for one, tensors in cohort.told.items()}
-                weights, state = rule.weigh(states[rule.name], replace(cohort, told=told))
-                states, cohort = states | {rule.name: dict(state)}, replace(cohort, weights=weights)
+                told = {who: below(tensors, f"{EXTRA}{rule.name}/") for who, tensors in cohort.told.items()}
+                weights, state = two(rule, "weigh", rule.weigh(states[rule.name], replace(cohort, told=told)))
+            check_weights(rule, weights, cohort.examples)
+            states, cohort = states | {rule.name: state}, replace(cohort, weights=weights)
     return cohort.weights, states
 
 
@@ -49,8 +51,9 @@ def referred(rules: Rules, states: States, references: Named) -> tuple[dict[str,
     for rule in rules:
         if rule.refer is not None:
             with _blaming(rule, "refer"):
-                references, state = rule.refer(states[rule.name], references)
-                states = states | {rule.name: dict(state)}
+                told, state = two(rule, "refer", rule.refer(states[rule.name], references))
+            _check_alike(rule, "refer", "references", told, references)
+            references, states = told, states | {rule.name: state}
     return dict(references), states
 
 
@@ -70,7 +73,7 @@ def aggregated(rules: Rules, states: States, answers: Answers) -> tuple[dict[str
         if rule.aggregate is not None:
             own = replace(answers, parameters=parameters, extra=below(answers.extra, f"{rule.name}/"))
             with _blaming(rule, "aggregate"):
-                parameters, state = map(dict, rule.aggregate(states[rule.name], own))
+                parameters, state = two(rule, "aggregate", rule.aggregate(states[rule.name], own))
             _check_alike(rule, "aggregate", "parameters", parameters, answers.parameters)
             states = states | {rule.name: state}
     return dict(parameters), states
@@ -92,7 +95,7 @@ def shown(rules: Rules, states: States, parameters: Named, over: bool) -> dict[s
     for rule in rules:
         if rule.shows is not None:
             with torch.no_grad(), _blaming(rule, "shows"):
-                found = dict(rule.shows(states[rule.name], found, over))
+                found = one(rule, "shows", rule.shows(states[rule.name], found, over))
             _check_alike(rule, "shows", "parameters", found, parameters)
     return dict(found)
 
@@ -108,7 +111,7 @@ def heard(rules: Rules, states: States, risk: float) -> States:
     for rule in rules:
         if rule.hears is not None:
             with torch.no_grad(), _blaming(rule, "hears"):
-                states = states | {rule.name: dict(rule.hears(states[rule.name], risk))}
+                states = states | {rule.name: one(rule, "hears", rule.hears(states[rule.name], risk))}
     return states
 
 
@@ -135,7 +138,8 @@ def correction(rules: Rules, start: Named, sent: Named, own: Named) -> Callable[
         for rule, along, remembered in parts:
             if rule.correct is not None:
                 with torch.no_grad(), _blaming(rule, "correct"):
-                    gradient = rule.correct(Step(gradient, parameters, start, along, remembered))
+                    given = rule.correct(Step(gradient, parameters, start, along, remembered))
+                gradient = one(rule, "correct", given)
         return dict(gradient)
 
     return corrected
@@ -158,8 +162,8 @@ def answered(rules: Rules, work: Work) -> tuple[dict[str, Tensor], dict[str, Ten
         prefix = f"{rule.name}/"
         mine = below(work.state, prefix)
         with torch.no_grad(), _blaming(rule, "answer"):
-            told, kept = rule.answer(replace(work, sent=below(work.sent, prefix), state=mine))
-            told, kept = dict(told), dict(kept)
+            given = rule.answer(replace(work, sent=below(work.sent, prefix), state=mine))
+            told, kept = two(rule, "answer", given)
         _check_alike(rule, "answer", "a client's tensors", kept, mine)
         extra |= {f"{EXTRA}{prefix}{name}": value for name, value in told.items()}
         own |= {f"{prefix}{name}": value for name, value in kept.items()}
@@ -230,10 +234,7 @@ def _joined(rules: Rules, of: Callable[[Rule], Named]) -> dict[str, Tensor]:
 
 def _made(rule: Rule, part: str, function: Callable[[Named], Named], given: Named) -> dict[str, Tensor]:
     with torch.no_grad(), _blaming(rule, part):
-        made = dict(function(given))
-    if wrong := [name for name, value in made.items() if not isinstance(value, Tensor)]:
-        raise FedhaError(f"rule {rule.name!r}: its {part} gives {wrong[0]!r} that is no tensor; make it one")
-    return made
+        return one(rule, part, function(given))
 
 
 def _check_alike(rule: Rule, part: str, what: str, given: Mapping[str, Any], wanted: Named) -> None:

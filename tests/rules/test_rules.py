@@ -181,6 +181,32 @@ def test_a_rule_that_does_not_work_is_said_before_the_first_round(optimizer: Any
         make_problem().server(RECIPES["erm"], local(optimizer=optimizer))
 
 
+@pytest.mark.parametrize(
+    ("part", "function", "said"),
+    [
+        ("init", lambda parameters: None, "its init returns nothing; let it return the server's tensors by name"),
+        ("sends", lambda state: 3, "its sends returns a int; let it return tensors by name"),
+        ("correct", lambda step: None, "its correct returns nothing; let it return the gradient"),
+        ("answer", lambda work: {}, "its answer returns a dict; let it return two mappings"),
+        ("aggregate", lambda state, answers: None, "its aggregate returns nothing; let it return two mappings"),
+        ("aggregate", lambda state, answers: (answers.parameters, None), r"returns tuple \(dict, NoneType\); let"),
+        ("aggregate", lambda state, answers: (answers.parameters, {"n": 1.0}), "its aggregate gives 'n' that is no"),
+        ("hears", lambda state, risk: {"n": risk}, "its hears gives 'n' that is no tensor"),
+        ("shows", lambda state, parameters, over: None, "its shows returns nothing; let it return the parameters"),
+        ("refer", lambda state, references: None, "its refer returns nothing; let it return two mappings: the ref"),
+        ("refer", lambda state, references: ({}, {}), "its refer gives references without 'gradient'"),
+        ("weigh", lambda state, cohort: None, "its weigh returns nothing; let it return two mappings: a weight for"),
+        ("weigh", lambda state, cohort: ({0: 1.0}, {}), "its weigh gives weights of 0 and none of client 1; give a"),
+        ("weigh", lambda state, cohort: ({0: 1.0, 1: None}, {}), "its weigh gives client 1 the weight None"),
+        ("weigh", lambda state, cohort: ({0: 1.0, 1: float("nan")}, {}), "its weigh gives client 1 the weight nan"),
+    ],
+)
+def test_what_a_rules_function_returns_is_looked_at(part: str, function: Any, said: str) -> None:
+    rule = Rule("mine", **{part: function})
+    with pytest.raises(FedhaError, match=f"rule 'mine': .*{said}"):
+        fedha.simulate(DOMAINS, models_of_others.fitted, "iga", target="d2", training=LOCAL | {"optimizer": rule})
+
+
 def test_a_rule_that_corrects_local_steps_has_none_in_synchronous_mode() -> None:
     with pytest.raises(FedhaError, match="'prox', which corrects clients' local steps; set training"):
         make_problem().server(RECIPES["erm"], TrainingConfig(optimizer=f"{OWN}prox"))

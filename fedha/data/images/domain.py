@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fedha.config import DataConfig
 from fedha.data.domain import Domain, Examples, split, unseen
-from fedha.data.groups import GROUP, numbered
 from fedha.data.images.augment import augmentation
 from fedha.data.images.cache import cached
 from fedha.data.images.classes import labels_of
@@ -18,6 +17,7 @@ from fedha.data.images.decode import BrokenImageError, Square, channels_of
 from fedha.data.images.files import Broken, ImageFiles, blocks, broken_image
 from fedha.data.images.source import Images
 from fedha.data.images.tree import Folder, shown
+from fedha.data.numbered import GROUP, numbered
 from fedha.data.sides import Cut
 from fedha.errors import FedhaError, listed
 from fedha.progress import Progress

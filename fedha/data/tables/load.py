@@ -10,7 +10,7 @@ from pydantic import Field
 from fedha.data.about import about
 from fedha.data.class_names import check_alone, classes_of
 from fedha.data.domain import Domain, DomainSet, Examples
-from fedha.data.groups import GROUP
+from fedha.data.numbered import GROUP
 from fedha.data.sides import Cut
 from fedha.data.tables.encode import Encoding, Impute, strange_categories
 from fedha.data.tables.prepared import prepared
