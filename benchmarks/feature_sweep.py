@@ -5,8 +5,9 @@
 10,000 images in four domains and seven classes, 1,280 features of a frozen network in a cache, an mlp of 32 behind
 them, full batches, 100 rounds, evaluated every 10; six recipes, each domain the target in turn, three seeds: 72 runs.
 The command is a user's, in processes of its own. Its wall clock and the processor time of all of its processes are
-measured; what it takes beside training is that time less what training takes, measured in this process, a run a recipe:
-from the first round to the last, evaluations included. Making the images and computing the features is not counted.
+measured; what it takes beside training is that time less what each run notes of its own, in its worker: from the first
+round to the last, evaluations included. Making the images and computing the features is not counted. Python keeps what
+it compiles, as it does for a user, in a folder of the benchmark's.
 """
 
 import argparse
@@ -15,38 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 import numpy
 from PIL import Image
 from sides.driving import BENCHMARKS, environment, say
 from sides.processes import machine, own_cpu_seconds
-
-from fedha import numerics
-from fedha.cli.launch import find_config
-from fedha.config import Config
-from fedha.run import execute
-from fedha.runs.listener import Silent
+from sides.spent import PLACE, seconds
 
 DOMAINS = ("art", "cartoon", "photo", "sketch")
 RECIPES = ("erm", "vrex", "irm", "fishr", "hgp", "exact_diagonal")
 CLASSES, SIZE = 7, 8
-
-
-@dataclass
-class Spent(Silent):
-    """Processor time of a run from its first round to its end."""
-
-    began: float = 0.0
-    training: float = 0.0
-
-    def started(self, config: Config, folder: Path, first_round: int) -> None:
-        self.began = time.process_time()
-
-    def finished(self, results: dict[str, Any]) -> None:
-        self.training = time.process_time() - self.began
 
 
 def write_images(root: Path, rows: int) -> None:
@@ -81,20 +62,19 @@ engine: {{name: inline}}
     return path
 
 
-def trained(path: Path, recipe: str, folder: Path) -> tuple[float, float]:
-    """Processor seconds of one run in this process: of its training, and of all."""
-    spent, begun = Spent(), time.process_time()
-    wanted = [f"recipe={recipe}", "seed=0", f"data.target={DOMAINS[-1]}"]
-    execute(find_config(str(path), wanted), folder / "alone" / recipe, spent)
-    return spent.training, time.process_time() - begun
+def command(folder: Path, *arguments: object) -> tuple[float, float]:
+    """Seconds of a command by the clock, and of the processor in all processes that it started.
 
-
-def command(*arguments: object) -> tuple[float, float]:
-    """Seconds of a command by the clock, and of the processor in all processes that it started."""
+    Args:
+        folder: Has what Python compiles, and what runs note.
+        arguments: The command's.
+    """
+    own = {"PYTHONPATH": str(BENCHMARKS), "PYTHONPYCACHEPREFIX": str(folder / "compiled"), PLACE: str(folder / "spent")}
+    usual = {key: value for key, value in environment().items() if key != "PYTHONDONTWRITEBYTECODE"}
     begun, known = time.perf_counter(), dict[tuple[int, int], float]()
     child = subprocess.Popen(
         [sys.executable, "-m", "fedha", *map(str, arguments)],
-        env=environment() | {"PYTHONPATH": str(BENCHMARKS)},
+        env=usual | own,
         stdout=subprocess.DEVNULL,
     )
     while child.poll() is None:
@@ -112,26 +92,25 @@ def main() -> None:
     given = parser.parse_args()
     rows, width, rounds, seeds = (40, 64, 10, 1) if given.quick else (10_000 // len(DOMAINS), 1_280, 100, 3)
     recipes = [*RECIPES][: 2 if given.quick else None]
-    numerics.configure(1)
     print(f"{machine()}; {given.workers} workers")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder / "images", rows)
         path = write_config(folder, recipes, width, rounds, seeds)
-        seconds, _ = command("features", path)
-        print(f"{rows * len(DOMAINS):,} images, {width:,} features of each, computed in {seconds:.1f} s", flush=True)
-        trained(path, recipes[0], folder / "warm")
-        runs, inside = len(DOMAINS) * seeds, dict[str, float]()
-        print(f"{'recipe':15} {'training':>9} {'a run':>7} {f'{runs} runs':>9}   (seconds of a processor)")
-        for recipe in recipes:
-            inside[recipe], whole = trained(path, recipe, folder)
-            print(f"{recipe:15} {inside[recipe]:9.2f} {whole:7.2f} {runs * inside[recipe]:9.1f}", flush=True)
-        wall, spent = command("sweep", path, "--out", folder / "sweep", "--jobs", given.workers, "--quiet")
-    trains = runs * sum(inside.values())
+        taken, _ = command(folder, "features", path)
+        print(f"{rows * len(DOMAINS):,} images, {width:,} features of each, computed in {taken:.1f} s", flush=True)
+        sweep = ("sweep", path, "--out", folder / "sweep", "--jobs", given.workers, "--log", "sides.spent:Spent")
+        wall, spent = command(folder, *sweep, "--quiet")
+        inside = seconds(folder / "spent")
+    print(f"{'recipe':15} {'runs':>5} {'training of one':>16}   (seconds of a processor)")
+    for recipe in recipes:
+        print(f"{recipe:15} {len(inside[recipe]):5} {fmean(inside[recipe]):16.2f}")
+    trains = sum(sum(one) for one in inside.values())
     rest = 1 - trains / spent
-    print(f"{runs * len(recipes)} runs by fedha sweep: {wall:.1f} s by the clock, {spent:.1f} s of processors")
+    print(f"{len(DOMAINS) * seeds * len(recipes)} runs: {wall:.1f} s by the clock, {spent:.1f} s of processors")
     print(f"training takes {trains:.1f} s of them; start-ups, loading and reports {100 * rest:.1f} %")
-    say("feature_sweep", {"wall": wall, "cpu": spent, "training": trains, "rest": rest, "recipes": inside})
+    means = {recipe: fmean(one) for recipe, one in inside.items()}
+    say("feature_sweep", {"wall": wall, "cpu": spent, "training": trains, "rest": rest, "recipes": means})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One run from a config to its folder: the run itself, and before it the folds of leave-one-domain-out selection."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def execute(
     resume: bool = False,
     stop: Callable[[], bool] = never,
     load: Callable[[Config], DomainSet] | None = None,
+    constants: Path | None = None,
 ) -> dict[str, Any]:
     """Train a config's only run and write its folder.
 
@@ -36,6 +38,7 @@ def execute(
         resume: Continue what the folder holds, to the same bits as an uninterrupted run.
         stop: Asked now and then, whether to stop.
         load: Gives the config's domains; default: `ready_domains`.
+        constants: Where what of the network never moves is kept for several runs; None: in the run's own folder.
 
     Returns:
         The content of results.json.
@@ -61,9 +64,9 @@ def execute(
     name, reason = engine.choose(config, domains)
     listener.note(f"engine {name}: {reason}")
     if config.evaluation.leave_one_domain_out:
-        _train_folds(config, domains, folder, listener, resume, stop)
+        _train_folds(Job(config, folder, constants=constants), domains, listener, resume, stop)
         resume = True  # the folder is there since the folds began
-    return engine.run(Job(config, folder), domains, listener, resume=resume, stop=stop)
+    return engine.run(Job(config, folder, constants=constants), domains, listener, resume=resume, stop=stop)
 
 
 def ready_domains(config: Config, domains: DomainSet | None = None) -> DomainSet:
@@ -82,9 +85,8 @@ def ready_domains(config: Config, domains: DomainSet | None = None) -> DomainSet
     return loaded
 
 
-def _train_folds(
-    config: Config, domains: DomainSet, folder: Path, listener: Listener, resume: bool, stop: Callable[[], bool]
-) -> None:
+def _train_folds(whole: Job, domains: DomainSet, listener: Listener, resume: bool, stop: Callable[[], bool]) -> None:
+    config, folder = whole.config, whole.folder
     places = {one.name: fold_folder(folder, one.name) for one in domains.sources}
     for place in places.values():
         if not runfolder.holds_run(place):
@@ -97,5 +99,5 @@ def _train_folds(
             continue
         listener.note(f"leave-one-domain-out: training without {source.name}")
         rest = leave_out(domains, source.name)
-        job = Job(config, place, left_out=source.name)
+        job = replace(whole, folder=place, left_out=source.name)
         engine.run(job, rest, Silent(), resume=runfolder.holds_run(place), stop=stop)

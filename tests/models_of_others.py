@@ -180,3 +180,13 @@ def spoils(input_shape: tuple[int, ...], classes: int) -> SplitModel:
 def wide(input_shape: tuple[int, ...], outputs: int = 30) -> SplitModel:
     """With its own number of classes, as a pretrained head has."""
     return SplitModel(nn.Sequential(nn.Flatten(), nn.Linear(*input_shape, 4)), nn.Linear(4, outputs))
+
+
+def mostly_still(input_shape: tuple[int, ...], classes: int) -> SplitModel:
+    """A frozen body, the same in all runs, with one tensor under two names, and a head that is trained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first, second, third = (nn.Linear(one, 128) for one in (torch.Size(input_shape).numel(), 128, 128))
+    third.weight = second.weight
+    body = nn.Sequential(nn.Flatten(), first, second, third).requires_grad_(False)
+    return SplitModel(body, nn.Linear(128, classes))

@@ -44,8 +44,6 @@ def through_engine(
         device: Where clients compute.
         threads: Theirs.
     """
-    from flwr.app import ConfigRecord
-
     from fedha.engine.inline import InlineGrid
     from fedha.flower import HessianAlignment
     from fedha.flower.client import Clients, app_for, seeded_site
@@ -66,8 +64,7 @@ def through_engine(
     number = 0
     while True:
         number += 1
-        messages = list(strategy.configure_train(number, strategy.arrays, ConfigRecord(), grid))
-        strategy.aggregate_train(number, strategy.talk.deliver(grid, messages))
+        strategy.train_round(number, grid)
         yield
 
 

@@ -119,6 +119,7 @@ def train_all(clients: Sequence[Holder], requests: Sequence[Request]) -> Trained
     parts = _parts(seen, objectives)
     loss = torch.stack([asked.averaging_weight * one["loss"] for asked, one in zip(requests, parts, strict=True)]).sum()
     metrics = _numbers(parts)  # before the way back: what follows is then prepared while a card computes that
+    clients[0].last_pass = None  # its graph serves once, whatever becomes of the answer
     return Trained(derivatives(loss, seen.parameters), metrics, own)
 
 

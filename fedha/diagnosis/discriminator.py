@@ -6,7 +6,7 @@ which removes label shift without dropping examples.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedha.diagnosis import stairs
+from fedha.diagnosis.shapes import Seen
 from fedha.randomness import generator
 
 Summed = Callable[[Tensor], tuple[Tensor, Tensor]]  # weights [2 C, k] to a loss and its gradient
@@ -25,7 +26,9 @@ WAVES = 128
 BINS = 64  # of each coordinate, where there are one or two
 WIDTHS = (1.0, 0.3)  # of the waves, beside the median distance
 RIDGES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
+SHAPES_RIDGES, SHAPES_FITTED, SHAPES_ITERATIONS = (0.1, 0.03, 0.01, 3e-3, 1e-3), 20_000, 60
 _ITERATIONS = 40
+_APART = 99.0  # see `fit`
 _BUDGET, _FEWEST = 2**21, 16  # numbers of the examples that steps are fitted on, and examples of a pair at least
 _LOOKED_AT = 500  # examples of each side whose distances set the scale
 
@@ -76,15 +79,23 @@ def summed(rows: Tensor, pairs: Tensor, weights: Tensor) -> Summed:
     """
 
     def answer(at: Tensor) -> tuple[Tensor, Tensor]:
-        logs = (rows @ at.T).log_softmax(1)
-        own = functional.one_hot(pairs, at.shape[0]).to(rows.dtype)
+        logs = (rows @ at.T.to(rows.dtype)).double().log_softmax(1)
+        own = functional.one_hot(pairs, at.shape[0]).double()
         loss = -(weights * (logs * own).sum(1)).sum()
-        return loss, ((logs.exp() - own) * weights[:, None]).T @ rows
+        pulls = (logs.exp() - own) * weights[:, None]
+        return loss, (pulls.T.to(rows.dtype) @ rows).double()
 
     return answer
 
 
-def fit(answers: Sequence[Summed], start: Tensor, ridge: float, *, iterations: int = _ITERATIONS) -> Tensor:
+def fit(
+    answers: Sequence[Summed],
+    start: Tensor,
+    ridge: float,
+    *,
+    iterations: int = _ITERATIONS,
+    shared: int | None = None,
+) -> Tensor:
     """Weights that make the summed loss small, by L-BFGS; an exchange an evaluation.
 
     Args:
@@ -92,6 +103,8 @@ def fit(answers: Sequence[Summed], start: Tensor, ridge: float, *, iterations: i
         start: [2 C, k].
         ridge: Half of it times the squared weights is added, those of the column of ones left out.
         iterations: At most.
+        shared: The column from which on weights that differ between the domains cost a hundred times more than those
+            that both have: what makes the class of a shape is learned from all examples. None: no column.
     """
     # here, as torch's own minimiser imports its compiler, which takes longer than the fit
     from scipy.optimize import minimize
@@ -101,8 +114,13 @@ def fit(answers: Sequence[Summed], start: Tensor, ridge: float, *, iterations: i
         answered = [answer(at) for answer in answers]
         held = at.clone()
         held[:, 0] = 0
-        gradient = sum((one for _, one in answered), start=ridge * held)
-        loss = sum((one for one, _ in answered), start=ridge / 2 * (held**2).sum())
+        pull = held.clone()
+        if shared is not None:
+            ours, theirs = held[:, shared:].view(2, len(at) // 2, -1)
+            apart = _APART * (ours - theirs) / 2
+            pull[:, shared:] += torch.cat([apart, -apart])
+        gradient = sum((one for _, one in answered), start=ridge * pull)
+        loss = sum((one for one, _ in answered), start=ridge / 2 * (held * pull).sum())
         return float(loss), gradient.flatten().numpy()
 
     options = {"maxiter": iterations, "ftol": 1e-9, "gtol": 1e-6}
@@ -119,12 +137,14 @@ class Sides:
         sides: 0 or 1, [n].
         labels: Class indices, [n]; of classes that both have.
         classes: C.
+        seen: By a network that knows shapes; None: there is none.
     """
 
     space: Tensor
     sides: Tensor
     labels: Tensor
     classes: int
+    seen: Seen | None = None
 
     @property
     def pairs(self) -> Tensor:
@@ -154,25 +174,36 @@ def cross_fitted(both: Sides, seed: int, most: int) -> Tensor:
     return calibrated(both, _by_sides(both, folds, known, most))
 
 
-def _by_pairs(both: Sides, folds: Tensor, seed: int, most: int) -> Tensor:
-    best, found = math.inf, torch.full((len(both.pairs), 2 * both.classes), 0.5 / both.classes, dtype=torch.float64)
+@dataclass(frozen=True)
+class _Form:
+    """What a discriminator is linear in, and how it is fitted."""
+
+    rows: Tensor  # [n, k], the first column ones
+    ridges: tuple[float, ...]
+    most: int
+    iterations: int = _ITERATIONS
+    shared: int | None = None
+
+
+def _forms(both: Sides, seed: int, most: int) -> Iterator[_Form]:
     first, second = (both.space[both.sides == side] for side in (0, 1))
     for basis in bases(first, second, seed):
-        rows = basis(both.space)
-        fitted = [rows.new_zeros(2 * both.classes, rows.shape[1]) for _ in (0, 1)]
+        yield _Form(basis(both.space), RIDGES, most)
+    if both.seen is not None:
+        colours = both.seen.colours
+        rows = torch.cat([colours.new_ones(len(colours), 1), colours, both.seen.units], 1)
+        yield _Form(rows, SHAPES_RIDGES, max(most, SHAPES_FITTED), SHAPES_ITERATIONS, 1 + colours.shape[1])
+
+
+def _by_pairs(both: Sides, folds: Tensor, seed: int, most: int) -> Tensor:
+    best, found = math.inf, torch.full((len(both.pairs), 2 * both.classes), 0.5 / both.classes, dtype=torch.float64)
+    for form in _forms(both, seed, most):
+        fitted = [torch.zeros(2 * both.classes, form.rows.shape[1], dtype=torch.float64) for _ in (0, 1)]
         before = math.inf
-        for ridge in RIDGES:
+        for ridge in form.ridges:
             known = torch.empty_like(found)
             for fold in (0, 1):
-                train = _limited(both, folds != fold, most)
-                masses = both.masses(train)
-                answers = [
-                    summed(rows[train[own]], both.pairs[train[own]], masses[own])
-                    for own in (both.sides[train] == side for side in (0, 1))
-                ]
-                fitted[fold] = fit(answers, fitted[fold], ridge)
-                test = torch.nonzero(folds == fold)[:, 0]
-                known[test] = (rows[test] @ fitted[fold].T).softmax(1)
+                known[folds == fold], fitted[fold] = _without(fold, both, folds, form, fitted[fold], ridge)
             loss = _loss(both, known, both.pairs)
             if loss < best:
                 best, found = loss, known
@@ -180,6 +211,18 @@ def _by_pairs(both: Sides, folds: Tensor, seed: int, most: int) -> Tensor:
                 break
             before = loss
     return found
+
+
+def _without(fold: int, both: Sides, folds: Tensor, form: _Form, start: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Probabilities of a fold's examples by a discriminator that has not seen them, and its weights."""
+    train = _limited(both, folds != fold, form.most)
+    masses = both.masses(train)
+    answers = [
+        summed(form.rows[train[own]], both.pairs[train[own]], masses[own])
+        for own in (both.sides[train] == side for side in (0, 1))
+    ]
+    weights = fit(answers, start, ridge, iterations=form.iterations, shared=form.shared)
+    return (form.rows[folds == fold] @ weights.T.to(form.rows.dtype)).double().softmax(1), weights
 
 
 def _by_sides(both: Sides, folds: Tensor, known: Tensor, most: int) -> Tensor:

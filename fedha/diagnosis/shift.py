@@ -22,6 +22,7 @@ from fedha.data.domain import DomainSet
 from fedha.diagnosis.attributes import split_members
 from fedha.diagnosis.discriminator import Sides, cross_fitted
 from fedha.diagnosis.sample import Sample
+from fedha.diagnosis.shapes import Seen, joined, seen_in
 from fedha.inputs import nested
 
 THRESHOLDS = (0.1, 0.05, 0.02)
@@ -97,11 +98,13 @@ class Placed:
         name: The domain.
         points: [n, d].
         labels: Class indices, [n].
+        form: Of an image that a point is, [channels, height, width]; (): it is none.
     """
 
     name: str
     points: Tensor
     labels: Tensor
+    form: tuple[int, ...] = ()
 
 
 def estimate(first: Placed, second: Placed, classes: int, space: str, seed: int = 0) -> Shift | None:
@@ -117,11 +120,12 @@ def estimate(first: Placed, second: Placed, classes: int, space: str, seed: int 
     Returns:
         None where no class has enough examples on both sides.
     """
-    both = _sides(first.points, first.labels, second.points, second.labels, classes)
+    seen = _seen(first, second, seed)
+    both = _sides([first, second], classes, seen)
     if both is None:
         return None
     known = cross_fitted(both, seed, FITTED)
-    nulls = [_null(one, classes, seed) for one in (first, second)]
+    nulls = [_null(one, classes, seed, own) for one, own in zip((first, second), seen, strict=True)]
     threshold = THRESHOLDS[-1]
     for one in reversed(THRESHOLDS):
         level = _by_chance(nulls, one)
@@ -174,24 +178,37 @@ def kinds(both: Sides, known: Tensor, threshold: float) -> Kinds:
     )
 
 
-def _sides(first: Tensor, ours: Tensor, second: Tensor, theirs: Tensor, classes: int) -> Sides | None:
+def _seen(first: Placed, second: Placed, seed: int) -> list[Seen | None]:
+    """What a network that knows shapes sees in both domains' images; labels and domains have no say in it."""
+    count = len(first.points)
+    whole = torch.cat([first.points, second.points])
+    found = seen_in(whole.view(-1, *first.form), seed) if first.form == second.form and len(first.form) == 3 else None
+    places = torch.arange(len(whole))
+    return [None, None] if found is None else [found.at(places[:count]), found.at(places[count:])]
+
+
+def _sides(domains: Sequence[Placed], classes: int, seen: Sequence[Seen | None]) -> Sides | None:
     """Two sides, with the classes that have enough examples on both."""
-    counts = torch.stack([torch.bincount(one, minlength=classes) for one in (ours, theirs)])
+    counts = torch.stack([torch.bincount(one.labels, minlength=classes) for one in domains])
     kept = torch.nonzero((counts >= LEAST).all(0))[:, 0]
     if len(kept) == 0:
         return None
     place = torch.full((classes,), -1)
     place[kept] = torch.arange(len(kept))
-    labels = place[torch.cat([ours, theirs])]
-    sides = torch.cat([torch.zeros_like(ours), torch.ones_like(theirs)])
+    labels = place[torch.cat([one.labels for one in domains])]
+    sides = torch.cat([torch.full_like(one.labels, side) for side, one in enumerate(domains)])
     held = labels >= 0
-    return Sides(torch.cat([first, second])[held], sides[held], labels[held], len(kept))
+    space = torch.cat([one.points for one in domains])[held]
+    shown = [one for one in seen if one is not None]
+    return Sides(space, sides[held], labels[held], len(kept), joined(shown).at(held) if shown else None)
 
 
-def _null(one: Placed, classes: int, seed: int) -> tuple[Sides, Tensor] | None:
+def _null(one: Placed, classes: int, seed: int, seen: Seen | None) -> tuple[Sides, Tensor] | None:
+    """Random halves of a domain, and what discriminators take them for."""
     sample = Sample(one.name, one.points.new_ones(len(one.labels), 1), one.labels, one.points.new_ones(1, 1), classes)
     chosen = split_members(sample, seed, 1)[0] > 0
-    both = _sides(one.points[chosen], one.labels[chosen], one.points[~chosen], one.labels[~chosen], classes)
+    halves = [Placed(one.name, one.points[half], one.labels[half]) for half in (chosen, ~chosen)]
+    both = _sides(halves, classes, [None if seen is None else seen.at(half) for half in (chosen, ~chosen)])
     return None if both is None else (both, cross_fitted(both, seed, FITTED))
 
 
@@ -229,11 +246,12 @@ def given_inputs(domains: DomainSet) -> Callable[[Sample], Placed] | None:
 
     def placed(sample: Sample) -> Placed:
         points = parts[sample.name].take()
-        return Placed(sample.name, points.flatten(1).double().cpu(), sample.labels)
+        return Placed(sample.name, points.flatten(1).double().cpu(), sample.labels, tuple(points.shape[1:]))
 
     return placed
 
 
 def together(name: str, parts: Sequence[Placed]) -> Placed:
     """Several domains as one, examples counted alike."""
-    return Placed(name, torch.cat([one.points for one in parts]), torch.cat([one.labels for one in parts]))
+    points, labels = torch.cat([one.points for one in parts]), torch.cat([one.labels for one in parts])
+    return Placed(name, points, labels, parts[0].form)

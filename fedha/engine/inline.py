@@ -1,7 +1,7 @@
 """The inline engine: Flower's Grid inside this process, one client after the other."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -21,6 +21,7 @@ from fedha.engine.nodes import (
 )
 from fedha.engine.parcels import TOGETHER, Records, even, to_record_dict
 from fedha.errors import FedhaError
+from fedha.exchange import Reply, Request
 from fedha.exhausted import out_of_memory
 from fedha.features import Keeping
 from fedha.flower.apps import device, server_device
@@ -104,6 +105,20 @@ class InlineGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Run the clients and return their replies in the order of the messages."""
         return self.pull_messages(self.push_messages(messages))
+
+    def call(self, kind: str, requests: Mapping[int, Request]) -> dict[int, Reply] | None:
+        """The nodes' answers without messages, where they are answered together; None where they are not.
+
+        Args:
+            kind: What a message would have for its type.
+            requests: By node.
+        """
+        if self._together is None or len(requests) > TOGETHER:
+            return None
+        stop_if_asked(self._stop)
+        contexts = [self._contexts[node] for node in requests]
+        replies = self._together.call(kind, list(requests.values()), contexts)
+        return None if replies is None else dict(zip(requests, replies, strict=True))
 
     def save_states(self) -> list[ArrayRecord | None]:
         """What the clients must remember for a run to resume, in client order."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from logging import ERROR, WARNING
 from pathlib import Path
+from typing import TypeVar
 
 import numpy
 import torch
@@ -20,7 +21,7 @@ from fedha.client_state import ClientState, from_tensors, lasting, to_tensors
 from fedha.data.checked import check_domain, checked_domain, without_unusable
 from fedha.data.domain import Domain
 from fedha.data.fingerprint import split_fingerprint
-from fedha.devices import check_device
+from fedha.devices import check_device, to_host
 from fedha.errors import FedhaError
 from fedha.exchange import DIAGNOSING, Reply, Request
 from fedha.features import Keeping, divided, featured, forget, row_keys, unready
@@ -52,6 +53,7 @@ from fedha.models.check import check_inputs, check_network, check_parameters, ch
 from fedha.models.split import SplitModel
 from fedha.models.state import constants_name, digests, kinds_of, state_of, take_constants
 from fedha.models.state import introduced as introduced_state
+from fedha.numerics import aligned
 from fedha.placement import placed_domain
 from fedha.privacy import agreed, gate
 from fedha.privacy.contract import NUMBERS, Contract, network_digest
@@ -79,6 +81,7 @@ _TOGETHER: Mapping[str, Callable[..., list[Reply]]] = {
 
 # Why clients are answered one by one after all: a client's data or settings, memory, a network that vmap cannot take.
 _FORESEEN = (FedhaError, ValueError, MemoryError, torch.OutOfMemoryError)
+_Given = TypeVar("_Given")
 _SLOW = "fedha answers {} one by one, which is slower: together it failed with {}; please report this"
 
 
@@ -346,8 +349,36 @@ class Clients:
         """
         if kind not in self._together or len(contexts) < 2:
             return None
+        return self._tried(kind, lambda: self._answered_together(kind, contents, contexts))
+
+    def call(self, kind: str, requests: Sequence[Request], contexts: Sequence[Context]) -> list[Reply] | None:
+        """As `answer_together`, for a server in this process that has met these clients: without any message.
+
+        Args:
+            kind: The message type.
+            requests: What each is asked; alike but for the share, the same object where that is the same.
+            contexts: Whose they are, in the same order.
+        """
+        known = [self._clients.get((context.run_id, context.node_id)) for context in contexts]
+        clients = [self._recalled(*one) for one in zip(filter(None, known), contexts, strict=False)]
+        there = self._in_place or self._device == "cpu"
+        if kind not in self._together or not 2 <= len(clients) == len(known) or self._party is not None or not there:
+            return None
+        nothing = [None] * len(requests)
+        replies = self._tried(kind, lambda: self._computed(kind, clients, requests, nothing, contexts))
+        return None if replies is None else [self._handed_over(reply) for reply in replies]
+
+    def _handed_over(self, reply: Reply) -> Reply:
+        """A reply as it would come out of a message."""
+        if not reply.tensors and not reply.sums:
+            return reply
+        kept = dict(reply.tensors) if self._in_place else to_host(reply.tensors)
+        tensors = {name: aligned(value.detach()) for name, value in kept.items()}
+        return replace(reply, tensors=tensors, sums={name: list(values) for name, values in reply.sums.items()})
+
+    def _tried(self, kind: str, answers: Callable[[], list[_Given] | None]) -> list[_Given] | None:
         try:
-            return self._answered_together(kind, contents, contexts)
+            return answers()
         except _FORESEEN:
             return None
         except Exception as error:
@@ -359,35 +390,58 @@ class Clients:
     def _answered_together(
         self, kind: str, contents: Sequence[RecordDict], contexts: Sequence[Context]
     ) -> list[PlainReply] | None:
-        numerics.configure(self._threads)
         clients = [self._client(*one) for one in zip(contexts, contents, strict=True)]
         distinct = {id(content): content for content in contents}
         unpacked = {key: unpack_request(content, kind, self._device) for key, content in distinct.items()}
-        if self.contract is not None and (
-            self.contract.counts or any(agreed.deviation(self.contract, one) for one in unpacked.values())
-        ):
-            return None  # each client counts, and refuses, for itself
-        if any(refuse_numbers(one) is not None for one in unpacked.values()):
-            return None
         requests = [unpacked[id(content)] for content in contents]
-        for client, request, content in zip(clients, requests, contents, strict=True):
-            if not self._holds_constants(request, sent_constants(content)):
+        sent = [sent_constants(content) for content in contents]
+        if self._party is not None:
+            if (working := self._ready(clients, requests, sent, contexts)) is None:
+                return None
+            asked = zip(working, contents, requests, contexts, strict=True)
+            opened = [secure_client.open_question(kind, *one) for one in asked]
+            return self._masked_together(self._party, kind, working, opened, contexts)
+        replies = self._computed(kind, clients, requests, sent, contexts)
+        return None if replies is None else [plain_reply(reply, in_place=self._in_place) for reply in replies]
+
+    def _computed(
+        self,
+        kind: str,
+        clients: Sequence[Client],
+        requests: Sequence[Request],
+        sent: Sequence[Mapping[str, torch.Tensor] | None],
+        contexts: Sequence[Context],
+    ) -> list[Reply] | None:
+        """Answers in the clear, with what the server sent for each one's constants."""
+        working = self._ready(clients, requests, sent, contexts)
+        if working is None or self._refusal(working, requests[0]) is not None:
+            return None
+        replies = self._together[kind](working, requests)
+        for client, context in zip(working, contexts, strict=True):
+            _remember(client, context)
+        return [self._agreed(reply) for reply in replies]
+
+    def _ready(
+        self,
+        clients: Sequence[Client],
+        requests: Sequence[Request],
+        sent: Sequence[Mapping[str, torch.Tensor] | None],
+        contexts: Sequence[Context],
+    ) -> list[Client] | None:
+        """The clients as they answer together; None where each counts, refuses or asks for itself."""
+        numerics.configure(self._threads)
+        distinct = {id(one): one for one in requests}.values()
+        if self.contract is not None and (
+            self.contract.counts or any(agreed.deviation(self.contract, one) for one in distinct)
+        ):
+            return None
+        if any(refuse_numbers(one) is not None for one in distinct):
+            return None
+        for client, request, own in zip(clients, requests, sent, strict=True):
+            if not self._holds_constants(request, own):
                 return None
             self._check_parameters(client, request)
-        clients = [
-            self._working(client, context, request)
-            for client, context, request in zip(clients, contexts, requests, strict=True)
-        ]
-        if self._party is not None:
-            asked = zip(clients, contents, requests, contexts, strict=True)
-            opened = [secure_client.open_question(kind, *one) for one in asked]
-            return self._masked_together(self._party, kind, clients, opened, contexts)
-        if self._refusal(clients, requests[0]) is not None:
-            return None
-        replies = self._together[kind](clients, requests)
-        for client, context in zip(clients, contexts, strict=True):
-            _remember(client, context)
-        return [plain_reply(self._agreed(reply), in_place=self._in_place) for reply in replies]
+        return [self._working(*one) for one in zip(clients, contexts, requests, strict=True)]
 
     def _refusal(self, clients: Sequence[Client], request: Request) -> str | None:
         """As `answers.refusal`, which looks through the network, once for the same clients, data and task."""
@@ -442,7 +496,10 @@ class Clients:
             if self._keeping.private and self._keeping.cache is not None:
                 forget(self._keeping.cache, numpy.concatenate([row_keys(getattr(domain, part)) for part in PARTS]))
             self._clients[key] = Client(client_id, domain, self._model, site=site, stays=self._stays)
-        client = self._clients[key]
+        return self._recalled(self._clients[key], context)
+
+    def _recalled(self, client: Client, context: Context) -> Client:
+        """A client with what it remembers."""
         known = context.state.get(_STATE)
         named = unpack_tensors(known, self._device) if isinstance(known, ArrayRecord) else {}
         client.state = from_tensors(named) if named else ClientState()

@@ -253,8 +253,7 @@ class Correspondence:
                 self.bytes_up += arrays + count_other_bytes(message.content)
                 summed = arrays  # where the clients of one process sent a sum, each would send as much over a network
                 later = reply.weighed and self.device != "cpu"  # of clients of this process: one looks at their mean
-                if (wrong := problem(reply, expected or {}, later=later and kind == "train")) is not None:
-                    self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, wrong), "refused")
+                if not self._counts(node, reply, kind, round, expected or {}, later=later):
                     continue
                 if accept is not None and not self._accepted(accept, reply, node, kind):
                     continue
@@ -276,7 +275,41 @@ class Correspondence:
                 self._note("missing", node, kind, str(reasons[node]))
             missed |= waiting.keys()
             messages, reasons = self._ask_again(waiting, begun), {}
-        self._check_enough(answered, kind, round)
+        self._check_enough(answered, len(self._asked), kind, round)
+
+    def heard(
+        self,
+        replies: Mapping[int, Reply],
+        kind: str,
+        round: int,
+        expected: Mapping[str, torch.Size],
+        sizes: Callable[[Reply], tuple[int, int]],
+    ) -> Iterator[Reply]:
+        """As `replies`, of clients of this process that have answered a call.
+
+        Args:
+            replies: By node.
+            kind, round, expected: As there.
+            sizes: Bytes of the arrays of a message with such a reply, and of the rest of it.
+        """
+        answered, summed = 0, 0
+        for node, reply in replies.items():
+            arrays, other = sizes(reply)
+            summed = arrays if reply.tensors or not reply.weighed else summed
+            self.bytes_up += summed + other
+            if self._counts(node, reply, kind, round, expected, later=reply.weighed):  # who added them up has looked
+                answered += 1
+                yield reply
+        self._check_enough(answered, len(replies), kind, round)
+
+    def _counts(
+        self, node: int, reply: Reply, kind: str, round: int, expected: Mapping[str, torch.Size], *, later: bool
+    ) -> bool:
+        """Whether a reply may enter an average; `later` as in `problem`."""
+        if (wrong := problem(reply, expected, later=later and kind == "train")) is None:
+            return True
+        self._failed(node, kind, refused(self._who(node), _VERBS[kind], round, wrong), "refused")
+        return False
 
     def _late(self, heard: int, kind: str, round: int) -> FedhaError:
         return FedhaError(
@@ -362,11 +395,10 @@ class Correspondence:
             self._note("missing", node, before, f"it was not connected when {begun} began")
         return nodes
 
-    def _check_enough(self, answered: int, kind: str, round: int) -> None:
-        needed = 1 if self.rules.on_missing == "stop" else self.rules.enough(len(self._asked))
+    def _check_enough(self, answered: int, asked: int, kind: str, round: int) -> None:
+        needed = 1 if self.rules.on_missing == "stop" else self.rules.enough(asked)
         if kind in ("query.measure", "train") and answered < needed:
-            reasons = self.reasons()
-            raise FedhaError(f"{answered} of {len(self._asked)} clients are left in round {round}: {reasons}")
+            raise FedhaError(f"{answered} of {asked} clients are left in round {round}: {self.reasons()}")
 
     def reasons(self) -> str:
         """Who is not there in this round, and why: the first ones' words."""

@@ -18,6 +18,7 @@ class Job:
         target_root: In a deployment, the server's folder of the target's data; None: data.root.
         start: In a deployment, where model.start lies among the server's runs; None: where it says.
         diagnose: What is asked about the finished run; None: it is trained.
+        constants: Where what of its network never moves is kept for several runs; None: in its own folder.
     """
 
     config: Config
@@ -26,6 +27,7 @@ class Job:
     target_root: Path | None = None
     start: Path | None = None
     diagnose: Asked | None = None
+    constants: Path | None = None
 
 
 def fold_folder(folder: Path, left_out: str) -> Path:

@@ -90,5 +90,5 @@ def judged(job: Any, classes: int, warmup: int, names: Sequence[str], fold_folde
     folds: dict[str, list[dict[str, Any]]] = {}
     if keep == "best" and config.evaluation.leave_one_domain_out:
         folds = {name: runfolder.read_metrics(fold_folder(job.folder, name)) for name in names}
-    kept = Kept(job.folder, keep, folds, warmup, config.evaluation.select_by.choice)
+    kept = Kept(job.folder, keep, folds, warmup, config.evaluation.select_by.choice, job.constants)
     return Judged(config, classes, warmup, kept, Patience(config.training.stop, warmup))

@@ -153,8 +153,7 @@ class Rounds:
         talk = self.strategy.talk
         begun, down, up = time.perf_counter(), talk.bytes_down, talk.bytes_up
         self.strategy.parts = riding
-        messages = list(self.strategy.configure_train(number, self.strategy.arrays, ConfigRecord(), self.grid))
-        self.strategy.aggregate_train(number, talk.deliver(self.grid, messages))
+        self.strategy.train_round(number, self.grid)
         record = {**self.strategy.last_round, "bytes_down": talk.bytes_down - down, "bytes_up": talk.bytes_up - up}
         if talk.events:
             record["events"] = list(talk.events)

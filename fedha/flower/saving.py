@@ -48,6 +48,7 @@ class Saving:
         left_out: The source that this run leaves out, or None.
         data: A digest of the data, where they are here (`fedha.data.fingerprint`).
         start: The other run whose model it began with, and a digest of that (`fedha.runs.starting`).
+        constants: Where what never moves is kept for several runs, or None.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class Saving:
     left_out: str | None = None
     data: str | None = None
     start: dict[str, Any] | None = None
+    constants: Path | None = None
     _since: float = field(default_factory=time.monotonic)
 
     def restore(self) -> tuple[int, dict[str, Any] | None]:
@@ -139,7 +141,8 @@ class Saving:
     def _write(self, round: int, pending: dict[str, Any] | None, server: Server, states: States) -> None:
         clients = [unpack_tensors(state) if state else {} for state in states]
         content = self.config.model_dump(mode="json")
-        save_checkpoint(self.folder, round, server, clients, pending, content, self.data, self.start)
+        known = (self.data, self.start, self.constants)
+        save_checkpoint(self.folder, round, server, clients, pending, content, *known)
 
     def _states(self) -> States:
         return self.grid.save_states() if isinstance(self.grid, RemembersStates) else []

@@ -141,7 +141,7 @@ def _serve(
         server.secret = kept_secret(job.folder, server.secret)
     changed = resuming.changes(job.folder, config) if resume else []
     known = None if domains is None else fingerprint(domains)
-    saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known, start)
+    saving = Saving(job.folder, config, strategy, grid, stop, job.left_out, known, start, job.constants)
     if begun is not None:
         saving.save_start()
     done, pending = saving.restore() if resume else (0, None)
@@ -181,7 +181,7 @@ def _serve(
         watch=looking,
     )
     rounds.run(done)
-    runfolder.write_model(job.folder, server.shown(over=True), server.kinds)
+    runfolder.write_model(job.folder, server.shown(over=True), server.kinds, constants=job.constants)
     if judge.wanted and "target" not in judge.pooled:  # it was resumed after its last round
         judge.recorded("target", looks["target"](server.shown(over=True)))
     results = results_of(job, rounds, setting) | ({"start": start} if start else {})

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
 from os import urandom
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from fedha.devices import to_device
 from fedha.errors import FedhaError, listed
 from fedha.exchange import Reply, Request, Task
 from fedha.federation import Server, pool_evaluations
-from fedha.flower import budget
+from fedha.flower import budget, called
 from fedha.flower.correspondence import Correspondence, Rules
 from fedha.flower.held import digest
 from fedha.flower.secure_rounds import SecureRounds
@@ -29,6 +30,7 @@ from fedha.flower.tensor_array import array_record, filled
 from fedha.flower.wire import pack_arrays, pack_request, pack_task, pack_tensors, unpack_tensors
 from fedha.metrics.asked import NOTHING
 from fedha.models.state import RUNNING, constants_name, digests, divided, new_statistics, whole
+from fedha.numerics import aligned
 from fedha.piggyback import RIDING
 from fedha.privacy.contract import Contract
 from fedha.privacy.site import Site
@@ -109,6 +111,8 @@ class HessianAlignment(Strategy):
         self._own_loop = False  # whether Flower's is the loop
         self._told = False  # why clients are not asked to evaluate
         self._arrays: ArrayRecord | None = None
+        self._taken: Mapping[str, Tensor] | None = None
+        self._sizes = called.Sizes()
         self._sent: tuple[ArrayRecord, ArrayRecord] | None = None  # the whole, and what of it each message carries
         self._still: Mapping[str, Array] = {}  # what of the whole never moves
         self._constants = ""  # its digest, since it is never sent again
@@ -204,7 +208,7 @@ class HessianAlignment(Strategy):
                 rule: {name: value if value.dim() == 0 else value.to(device) for name, value in kept.items()}
                 for rule, kept in server.states.items()
             }
-        self._arrays, self._sent, self.talk.state = None, None, server.state
+        self._arrays, self._taken, self._sent, self.talk.state = None, None, None, server.state
         self.talk.held.constants = pack_tensors(server.constants)
         self._still = pack_arrays(server.constants, in_place=self._in_place)
         self._constants = constants_name(digests(server.constants))
@@ -232,58 +236,79 @@ class HessianAlignment(Strategy):
     ) -> Iterable[Message]:
         """Draw the round's clients, measure its references over the grid, then ask them to train."""
         refuse_settings("train_config", config, ())
-        server = self.server
-        self.talk.events = []
-        fresh = server is None or (server_round == 1 and bool(self.last_round))  # a second start() is a run of its own
+        fresh = self.server is None or (server_round == 1 and bool(self.last_round))  # a second start() is its own run
         if fresh:
             self.talk.restart(unpack_tensors(arrays))
-        members = self.talk.meet(grid, server_round)  # who say what of the state is trained
-        server = self.begin(self.talk.state, self.talk.kinds) if server is None or fresh else server
-        if not server.gather(server_round, members):
-            raise FedhaError(f"no client is left for round {server_round}: {self.talk.reasons()}")
-        if self.secure is not None:
-            self.secure.begin(grid, server_round, server, self.expected, self.parts, self.asked)
-        references = dict(server.references)
-        for measure in server.measurements():
-            wanted = Request(self.task, server_round, {}, references, measure, kind="measure")
-            messages = self._ask("query.measure", wanted, arrays, server.cohort)
-            replies = self.talk.deliver(grid, messages)
-            expected = {name: self.expected[name] for name in measure if name in self.expected}
-            references |= server.refer(self._answers(replies, "query.measure", server_round, expected))
-        riding = server.riders(server_round)
-        return self._ask(
-            "train",
-            Request(
-                *(self.task, server_round, {}, references, riding),
-                evaluate=self.parts,
-                asked=self.asked if self.parts else NOTHING,
-                sent=server.sent_along(),
-            ),
-            arrays,
-            server.cohort,
-        )
+        request = self._opened(server_round, arrays, grid, fresh=fresh)
+        return self._ask("train", request, arrays, self.begun().cohort)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the updates in client order, as they come, and take the server's step."""
-        server = self.begun()
-        expected = {name: value.shape for name, value in server.parameters.items()} | dict(server.extra_shapes)
-        expected |= {f"{RUNNING}{name}": value.shape for name, value in server.running.items()}
-        for name in server.riders(server_round) if self.expected else ():
-            expected[f"{RIDING}{name}"] = self.expected[name]
-        known = expected if self.expected or not server.riders(server_round) else {}
-        self.last_round = server.step(server_round, self._answers(replies, "train", server_round, known))
-        self._absent |= {server_round: list(self.talk.events)} if self.talk.events else {}
-        if self.parts:
-            self.last_evaluation, self.parts = server.evaluated, ()
+        self._closed(server_round, self._answers(replies, "train", server_round, self._expected_update(server_round)))
         numbers: dict[str, int | float | list[int] | list[float]] = {
             key: self.last_round[key] for key in ("loss", "weight", "clients") if key in self.last_round
         }
         for group in ("risk", "accuracy", "penalty"):
             numbers |= {f"{group}/{name}": value for name, value in self.last_round[group].items()}
-        self._arrays = None
         return self.arrays, filled(MetricRecord(), numbers)
+
+    def train_round(self, server_round: int, grid: Grid) -> None:
+        """A whole round over a grid, once there is a model: `configure_train` and `aggregate_train` in one.
+
+        Clients of this process that are answered together are called, without messages (`fedha.flower.called`).
+        """
+        request = self._opened(server_round, None, grid)
+        expected = self._expected_update(server_round)
+        self._closed(server_round, self._exchange("train", request, None, grid, expected))
+
+    def _opened(self, round: int, arrays: ArrayRecord | None, grid: Grid, *, fresh: bool = False) -> Request:
+        """A round's request to train, after its clients are drawn and its references are measured.
+
+        Args:
+            round: From 1.
+            arrays: The global model; None: the server's own.
+            grid: Reaches the clients.
+            fresh: Whether this is a run's first round, whose model the server does not have yet.
+        """
+        self.talk.events = []
+        members = self.talk.meet(grid, round)  # who say what of the state is trained
+        server = self.begin(self.talk.state, self.talk.kinds) if fresh else self.begun()
+        if not server.gather(round, members):
+            raise FedhaError(f"no client is left for round {round}: {self.talk.reasons()}")
+        if self.secure is not None:
+            self.secure.begin(grid, round, server, self.expected, self.parts, self.asked)
+        references = dict(server.references)
+        for measure in server.measurements():
+            wanted = Request(self.task, round, {}, references, measure, kind="measure")
+            expected = {name: self.expected[name] for name in measure if name in self.expected}
+            references |= server.refer(self._exchange("query.measure", wanted, arrays, grid, expected))
+        return Request(
+            *(self.task, round, {}, references, server.riders(round)),
+            evaluate=self.parts,
+            asked=self.asked if self.parts else NOTHING,
+            sent=server.sent_along(),
+        )
+
+    def _expected_update(self, round: int) -> dict[str, torch.Size]:
+        """Shapes of what a client answers in a round, by name; empty where they are not known."""
+        server = self.begun()
+        riding = server.riders(round)
+        if riding and not self.expected:
+            return {}
+        expected = {name: value.shape for name, value in server.parameters.items()} | dict(server.extra_shapes)
+        expected |= {f"{RUNNING}{name}": value.shape for name, value in server.running.items()}
+        return expected | {f"{RIDING}{name}": self.expected[name] for name in riding}
+
+    def _closed(self, round: int, replies: Iterable[Reply]) -> None:
+        """The server's step from a round's answers."""
+        server = self.begun()
+        self.last_round = server.step(round, replies)
+        self._absent |= {round: list(self.talk.events)} if self.talk.events else {}
+        if self.parts:
+            self.last_evaluation, self.parts = server.evaluated, ()
+        self._arrays, self._taken = None, None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -336,28 +361,65 @@ class HessianAlignment(Strategy):
         log(INFO, "\t├──> exchanges a round: %d", 1 if self.piggyback else recipe.exchanges)
         log(INFO, "\t└──> mode: %s", self.task.training.mode)
 
+    def _exchange(
+        self, kind: str, request: Request, arrays: ArrayRecord | None, grid: Grid, expected: Mapping[str, torch.Size]
+    ) -> Iterable[Reply]:
+        """What the round's clients answer; those of this process without messages, where the grid calls them."""
+        members = self.begun().cohort
+        if arrays is None and self.secure is None and (call := called.calls(grid)) is not None:
+            requests = self._requests(kind, replace(request, parameters=self._parameters), members)
+            if (replies := call(kind, requests)) is not None:
+                self.talk.bytes_down += len(requests) * self._sizes.down(
+                    kind, next(iter(requests.values())), self._content
+                )
+                return self.talk.heard(replies, kind, request.round, expected, self._sizes.up)
+        messages = self._ask(kind, request, self.arrays if arrays is None else arrays, members)
+        return self._answers(self.talk.deliver(grid, messages), kind, request.round, expected)
+
     def _ask(self, kind: str, request: Request, arrays: ArrayRecord, members: Sequence[Member]) -> list[Message]:
         """One message a client; those with the same averaging weight carry the same content."""
         arrays = self._trained(arrays)
         if self.clients_keep_models and arrays is not self._named:
             self._named, self.talk.held.model = arrays, digest(unpack_tensors(arrays))
-        server = self.begun()
-        request = replace(request, running=server.running, constants=self._constants, contract=self.talk.contract)
         packed, sent = self._pack(request.references), self._pack(request.sent)
-        weights = self.begun().averaging_weights
-        additive = kind != "evaluate" and not self.begun().weighs_updates
-        additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
         if self.secure is not None:
-            return self.secure.ask(kind, request, arrays, packed, sent, members)
-        contents: dict[float, RecordDict] = {}
-        by_node: dict[int, RecordDict] = {}
-        for node, member in zip(self.talk.nodes(members), members, strict=True):
-            weight = weights.get(member.client_id, 1.0)
-            if weight not in contents:
-                own = replace(request, averaging_weight=weight, additive=additive)
-                contents[weight] = pack_request(own, arrays, packed, self._packed_task, sent, in_place=self._in_place)
-            by_node[node] = contents[weight]
-        return self.talk.ask(kind, request.round, by_node)
+            return self.secure.ask(kind, self._addressed(request), arrays, packed, sent, members)
+        requests = self._requests(kind, request, members)
+        contents = {
+            key: pack_request(one, arrays, packed, self._packed_task, sent, in_place=self._in_place)
+            for key, one in {id(one): one for one in requests.values()}.items()
+        }
+        return self.talk.ask(kind, request.round, {node: contents[id(one)] for node, one in requests.items()})
+
+    def _requests(self, kind: str, request: Request, members: Sequence[Member]) -> dict[int, Request]:
+        """What each node is asked; those with the same averaging weight the same."""
+        server = self.begun()
+        additive = kind != "evaluate" and not server.weighs_updates
+        additive = additive and self.task.privacy.protect != "clients"  # else each answer is clipped by itself
+        weights = [server.averaging_weights.get(member.client_id, 1.0) for member in members]
+        by_weight = {
+            weight: self._addressed(request, averaging_weight=weight, additive=additive)
+            for weight in dict.fromkeys(weights)
+        }
+        return {node: by_weight[weight] for node, weight in zip(self.talk.nodes(members), weights, strict=True)}
+
+    def _addressed(self, request: Request, **own: Any) -> Request:
+        """A request with what all of the run's have, and its own."""
+        running, contract = self.begun().running, self.talk.contract
+        return replace(request, running=running, constants=self._constants, contract=contract, **own)
+
+    @property
+    def _parameters(self) -> Mapping[str, Tensor]:
+        """The global model's trained parameters as clients of this process take them, the same for a whole round."""
+        if self._taken is None:
+            self._taken = MappingProxyType({name: aligned(one) for name, one in self.begun().parameters.items()})
+        return self._taken
+
+    def _content(self, request: Request) -> RecordDict:
+        """What a message would carry."""
+        packed, sent = self._pack(request.references), self._pack(request.sent)
+        arrays = self._trained(self.arrays)
+        return pack_request(request, arrays, packed, self._packed_task, sent, in_place=self._in_place)
 
     @property
     def _in_place(self) -> bool:

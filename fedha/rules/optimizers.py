@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam as adam_in_place
 
 from fedha.optimizers import rate_of
 from fedha.rules.rule import Answers, Named, Rule
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from fedha.config import TrainingConfig
 
 _ALIKE: Mapping[str, float] = MappingProxyType({})  # all parameters at one rate
-_SMALL = 2**12  # numbers of a parameter that takes longer to call for than to step
-_SLOTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam's state
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam's state
 
 
 def sgd(training: "TrainingConfig") -> Rule:
@@ -51,7 +51,10 @@ def _adaptive(
     epsilon: float,
     rates: Mapping[str, float] = _ALIKE,
 ) -> Rule:
-    """Adam's step, to the bits of `torch.optim.Adam`, written as a function: what is new is not copied first."""
+    """Adam's step, to the bits of `torch.optim.Adam(fused=True)`; what it moves are copies.
+
+    On a processor it is torch's fused one, a single pass over memory; on a card all parameters are stepped at once.
+    """
 
     def init(parameters: Named) -> Named:
         state = dict[str, Tensor]()
@@ -62,38 +65,52 @@ def _adaptive(
 
     @torch.no_grad()
     def aggregate(state: Named, answers: Answers) -> tuple[Named, Named]:
-        first, second = betas
         known = init(answers.parameters) if answers.restart else state
-        moved, kept = dict[str, Tensor](), dict[str, Tensor]()
-        for keys in _groups(answers.parameters):
-            values, gradients = ([of[key] for key in keys] for of in (answers.parameters, answers.update))
-            before = {slot: [known[f"{slot}/{key}"] for key in keys] for slot in _SLOTS}
-            steps = torch._foreach_add(before["step"], 1)
-            taken = torch.stack(steps).tolist()
-            means = torch._foreach_lerp(before["exp_avg"], gradients, 1 - first)
-            squares = torch._foreach_mul(before["exp_avg_sq"], second)
-            torch._foreach_addcmul_(squares, gradients, gradients, value=1 - second)
-            scales = torch._foreach_sqrt(squares)
-            torch._foreach_div_(scales, [(1 - second**count) ** 0.5 for count in taken])
-            torch._foreach_add_(scales, epsilon)
-            own = [answers.rate * rate_of(key, rates) for key in keys]
-            factors = [-one / (1 - first**count) for one, count in zip(own, taken, strict=True)]
-            moved |= dict(zip(keys, torch._foreach_addcdiv(values, means, scales, factors), strict=True))
-            for slot, new in zip(_SLOTS, (steps, means, squares), strict=True):
-                kept |= {f"{slot}/{key}": value for key, value in zip(keys, new, strict=True)}
-        return {key: moved[key] for key in answers.parameters}, kept
+        moved = _copies(answers.parameters)
+        kept = _copies({f"step/{key}": known[f"step/{key}"] for key in moved})
+        for slot in _MOMENTS:
+            copies = _copies({key: known[f"{slot}/{key}"] for key in moved})
+            kept |= {f"{slot}/{key}": _lying_as(moved[key], value) for key, value in copies.items()}
+        devices = {value.device.type for value in moved.values()}
+        for factor, keys in _by_rate(moved, rates).items():
+            adam_in_place(
+                [moved[key] for key in keys],
+                [_lying_as(moved[key], answers.update[key]) for key in keys],
+                [kept[f"exp_avg/{key}"] for key in keys],
+                [kept[f"exp_avg_sq/{key}"] for key in keys],
+                [],
+                [kept[f"step/{key}"] for key in keys],
+                foreach=devices == {"cuda"},
+                fused=devices == {"cpu"},
+                amsgrad=False,
+                beta1=betas[0],
+                beta2=betas[1],
+                lr=answers.rate * factor,
+                weight_decay=0.0,
+                eps=epsilon,
+                maximize=False,
+            )
+        return moved, kept
 
     return Rule(name, (mode,), rate, init=init, aggregate=aggregate)
 
 
-def _groups(parameters: Named) -> list[list[str]]:
-    """The parameters that are stepped at once: on a card all, whose launches cost most; else the small ones, and each
-    large one by itself, for memory's sake.
-    """
-    on_card = all(value.is_cuda for value in parameters.values())
-    large = [key for key, value in parameters.items() if not on_card and value.numel() > _SMALL]
-    small = [key for key in parameters if key not in set(large)]
-    return [*([small] if small else []), *([key] for key in large)]
+def _by_rate(parameters: Named, rates: Mapping[str, float]) -> dict[float, list[str]]:
+    """The parameters that move at each part of the rate."""
+    groups = dict[float, list[str]]()
+    for key in parameters:
+        groups.setdefault(rate_of(key, rates), []).append(key)
+    return groups
+
+
+def _copies(tensors: Named) -> dict[str, Tensor]:
+    """Tensors of their own with the same numbers; on a card all of them in one launch."""
+    return dict(zip(tensors, torch._foreach_mul(list(tensors.values()), 1), strict=True)) if tensors else {}
+
+
+def _lying_as(value: Tensor, other: Tensor) -> Tensor:
+    """A tensor's numbers in memory as another's lie, which the fused step takes for granted."""
+    return other if other.stride() == value.stride() else torch.empty_like(value).copy_(other)
 
 
 def _descent(name: str, mode: str, rate: float, momentum: float, rates: Mapping[str, float] = _ALIKE) -> Rule:

@@ -23,6 +23,7 @@ from fedha.jsonfile import parse_json
 from fedha.privacy.spending import restore_spending
 from fedha.rules.applied import below, check_states
 from fedha.runs import own_files
+from fedha.runs.constants import is_named, keep, read
 from fedha.runs.files import STATE
 
 _DAMAGED = (
@@ -41,6 +42,7 @@ def save_checkpoint(
     config: Mapping[str, Any] | None = None,
     data: str | None = None,
     start: Mapping[str, Any] | None = None,
+    constants: Path | None = None,
 ) -> None:
     """Write the state after a round: the whole model, references, and what the rules and the clients remember.
 
@@ -53,16 +55,20 @@ def save_checkpoint(
         config: What the run was made with, so that it does not go on with anything else.
         data: A digest of what it was trained on, for the same reason.
         start: The other run whose model it began with, and a digest of that.
+        constants: Where what never moves is kept for several runs (`fedha.runs.constants`); None: in the file.
     """
+    elsewhere = keep(constants, folder, server.constants)
     tensors = {f"parameters/{name}": value for name, value in server.parameters.items()}
     tensors |= {f"running/{name}": value for name, value in server.running.items()}
-    tensors |= {f"constants/{name}": value for name, value in server.constants.items()}
+    if elsewhere is None:
+        tensors |= {f"constants/{name}": value for name, value in server.constants.items()}
     tensors |= {f"rule/{rule}/{name}": value for rule, kept in server.states.items() for name, value in kept.items()}
     tensors |= {f"references/{name}": value for name, value in server.references.items()}
     for index, state in enumerate(clients):
         tensors |= {f"clients/{index}/{name}": value for name, value in state.items()}
     numbers = {"round": round, "clients": len(clients), "pending": finite(pending)}
     numbers |= {"spending": server.spending.state(), "config": config, "data": data, "start": start}
+    numbers |= {} if elsewhere is None else {"constants": elsewhere}
     content = save(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"state": json.dumps(numbers)},
@@ -137,6 +143,8 @@ def load_checkpoint(folder: Path, server: Server) -> tuple[int, list[dict[str, T
         clients = _states(below(tensors, "clients/"), count)
     except _DAMAGED as error:
         raise _damaged(path, error) from error
+    if (told := numbers.get("constants")) is not None and not is_named(told, server.constants):
+        tensors |= {f"constants/{name}": value for name, value in read(path, folder, told).items()}
     _check_parameters(path, server, tensors)
     rules = server.task.rules
     try:

@@ -21,6 +21,7 @@ PREDICTIONS = "predictions.csv"  # made by `fedha predict`
 STATE = "checkpoint/state.safetensors"
 SENT = "sent"  # a folder: what was sent, where `fedha audit --keep` left it
 MODELS = "models"  # a folder: models of single rounds, as checkpoint.keep says
+CONSTANTS = "constants"  # a folder of a sweep: what of its runs' networks never moves
 FOLDS = "folds"  # a folder: the runs without one source each, for leave-one-domain-out selection
 RUN = (CONFIG, METRICS, MODEL, RESULTS, FOLD, REPORT, SPENDING, COHORT, ERROR, STATE)  # what a run may write
 

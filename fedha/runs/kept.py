@@ -32,6 +32,7 @@ class Kept:
         folds: Of each source, the rounds of the run without it.
         warmup: Rounds in which the recipe has not yet its own weight; a later one is better than all of these.
         by: What rules compare.
+        constants: Where what never moves is kept for several runs, or None.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class Kept:
     folds: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     warmup: int = 0
     by: Choice = ACCURACY
+    constants: Path | None = None
     _best: dict[str, tuple[bool, float, int]] = field(default_factory=dict)  # by rule: after the warm-up, score, round
 
     def recall(self, records: Iterable[Record]) -> None:
@@ -69,7 +71,7 @@ class Kept:
 
     def _write(self, number: int, state: "Mapping[str, Tensor]", kinds: Mapping[str, str]) -> None:
         runfolder.make_folder(self.folder / MODELS)
-        runfolder.write_model(self.folder, state, kinds, name_of(number))
+        runfolder.write_model(self.folder, state, kinds, name_of(number), self.constants)
 
     def _takes(self, record: Record) -> bool:
         """Whether a rule takes a round, for now."""

@@ -63,6 +63,7 @@ __all__ = [
 
 
 _FEDHA, _FORM = "fedha", 1  # the entry of a model's metadata, and its form
+_PART = 2  # the form of one that has what was trained alone, and names the file of the rest
 
 
 def create(folder: Path, config: Config, *, resume: bool = False) -> None:
@@ -262,7 +263,11 @@ def _results(folder: Path) -> Path:
 
 
 def write_model(
-    folder: Path, state: "Mapping[str, Tensor]", kinds: Mapping[str, str] | None = None, name: str = MODEL
+    folder: Path,
+    state: "Mapping[str, Tensor]",
+    kinds: Mapping[str, str] | None = None,
+    name: str = MODEL,
+    constants: Path | None = None,
 ) -> None:
     """Write a network's state as the run's model.safetensors, or as that of one of its rounds.
 
@@ -271,12 +276,20 @@ def write_model(
         state: All of it, by name.
         kinds: What became of each part in a round, for the file's metadata (`fedha.models.state`).
         name: The file's.
+        constants: Where what never moves is kept for several runs (`fedha.runs.constants`); None: in the file.
     """
     from safetensors.torch import save
 
-    told = {_FEDHA: json.dumps({"form": _FORM, "version": __version__, "kinds": dict(kinds or {})})}
-    content = save({name: one.detach().cpu().contiguous().clone() for name, one in state.items()}, told)
-    own_files.write_bytes(folder, name, content)
+    from fedha.models.state import divided
+    from fedha.runs.constants import keep
+
+    told = {"form": _FORM, "version": __version__, "kinds": dict(kinds or {})}
+    parts = divided(state, kinds or {})
+    if (elsewhere := keep(constants, folder, parts.constants)) is not None:
+        state = {**parts.trained, **parts.running}
+        told |= {"form": _PART, "constants": elsewhere}
+    own = {name: one.detach().cpu().contiguous().clone() for name, one in state.items()}
+    own_files.write_bytes(folder, name, save(own, {_FEDHA: json.dumps(told)}))
 
 
 def read_model(folder: Path, name: str = MODEL) -> "dict[str, Tensor]":
@@ -298,8 +311,13 @@ def read_model(folder: Path, name: str = MODEL) -> "dict[str, Tensor]":
         raise FedhaError(f"cannot read the model {path}: {error.strerror}; has the run finished?") from error
     except (SafetensorError, ValueError) as error:
         raise FedhaError(f"{path} is no safetensors file ({brief(error)}); resume or repeat the run") from error
-    if not isinstance(told, dict) or told.get("form", _FORM) != _FORM:
+    if not isinstance(told, dict) or told.get("form", _FORM) not in (_FORM, _PART):
         raise FedhaError(f"{path} was written by another version of fedha ({str(told)[:80]}); install that one")
+    if told.get("form") == _PART:
+        from fedha.models.state import whole
+        from fedha.runs import constants
+
+        return whole(state | constants.read(path, folder, told.get("constants")), told["kinds"])
     order = [name for name in told.get("kinds", ()) if name in state]
     return {name: state[name] for name in dict.fromkeys([*order, *state])}
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from fedha.config import Config, is_elsewhere, located, parse
@@ -48,6 +48,7 @@ class Job:
         values: What was varied, by key.
         config: The run; None where the schema refuses it.
         refused: Then why, else "".
+        repeated: How many later draws gave the same values: they are this run.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Job:
     values: Mapping[str, Any]
     config: Config | None
     refused: str = ""
+    repeated: int = 0
 
     @property
     def told(self) -> dict[str, Any]:
@@ -76,8 +78,10 @@ class Job:
 def make_jobs(wanted: Iterator[Wanted] | Sequence[Wanted]) -> list[Job]:
     """The jobs of what is wanted; one whose config the schema refuses has the reason in its place.
 
+    Draws that give the values of an earlier one are one job with it: chance did that, and a run is done once.
+
     Raises:
-        FedhaError: The schema refuses all of them, or two would compute the same.
+        FedhaError: The schema refuses all of them, or two would compute the same though nothing was drawn.
     """
     jobs = [_job(one) for one in wanted]
     if jobs and all(one.config is None for one in jobs):
@@ -85,11 +89,15 @@ def make_jobs(wanted: Iterator[Wanted] | Sequence[Wanted]) -> list[Job]:
     seen: dict[str, Job] = {}
     for job in jobs:
         other = seen.setdefault(job.name, job)
-        if other is not job:
+        if other is job:
+            continue
+        if (other.label, other.values) == (job.label, job.values) and other.draw != job.draw:
+            seen[job.name] = replace(other, repeated=other.repeated + 1)
+        else:
             raise FedhaError(
                 f"two runs of this sweep compute the same: {_told(other)} and {_told(job)}; give each value once"
             )
-    return jobs
+    return list(seen.values())
 
 
 def _job(wanted: Wanted) -> Job:

@@ -74,13 +74,16 @@ def jobs_of(content: Mapping[str, Any], asked: Asked) -> tuple[Space, list[Job]]
 
 
 def _check_names(space: Space, jobs: Sequence[Job]) -> None:
-    """A recipe that is no row is a slip of the pen, not a failure that a table tells when all other runs are done."""
+    """A recipe that is no row, or has a key that is none, is a slip of the pen, and told before the first run.
+
+    A value that the schema refuses is one run's failure, which a table tells when all others are done.
+    """
     names = [one.fixed.get("name") for one in space.recipes]
     for label, name in zip(space.labels, names, strict=True):
-        if isinstance(name, str) and row(name) is None:
-            refused = [one.refused for one in jobs if one.label == label]
-            if refused and all(refused):
-                raise FedhaError(refused[0])
+        refused = [one.refused for one in jobs if one.label == label]
+        no_row = isinstance(name, str) and row(name) is None
+        if refused and all(one and (no_row or one.startswith("unknown key")) for one in refused):
+            raise FedhaError(refused[0])
 
 
 def _check_first(jobs: Sequence[Job], load: Callable[[Config], DomainSet]) -> None:

@@ -14,6 +14,7 @@ from fedha.config import is_elsewhere
 from fedha.errors import FedhaError, UnwrittenError, brief, listed
 from fedha.jsonfile import parse_json
 from fedha.runs import own_files, runfolder
+from fedha.runs.files import CONSTANTS
 from fedha.schema import shown
 from fedha.sweep import summary
 from fedha.sweep.jobs import Job
@@ -168,12 +169,14 @@ def _opened(folder: Path, space: Space, jobs: Sequence[Job]) -> Store:
         known = {one["name"]: one for one in before["jobs"]}
     fresh = [job for job in jobs if job.name not in known]
     if fresh or not known:
-        own_files.claim(folder, LIST, PAGE, f"{CLAIMS}/", f"{JOBS}/")
+        own_files.claim(folder, LIST, PAGE, f"{CLAIMS}/", f"{JOBS}/", f"{CONSTANTS}/")
         runfolder.make_folder(folder / CLAIMS)
         own_files.claim(runfolder.make_folder(folder / JOBS), *(f"{one.name}/" for one in fresh), f"{FAILED}/")
         own_files.claim(runfolder.make_folder(folder / JOBS / FAILED), *(f"{one.name}.json" for one in fresh))
         told = [*known.values(), *(job.told for job in fresh)]
         atomic.write_json(folder / LIST, {**before, "form": FORM, "fixed": fixed, "recipes": recipes, "jobs": told})
+    else:
+        own_files.claim(folder, f"{CONSTANTS}/")  # a sweep of an earlier version has none
     return store
 
 

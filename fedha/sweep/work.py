@@ -17,6 +17,7 @@ from fedha.loggers import Logged, with_loggers
 from fedha.models.wanted import resolved
 from fedha.run import execute, ready_domains
 from fedha.runs import runfolder
+from fedha.runs.files import CONSTANTS
 from fedha.runs.listener import Listener, Silent
 from fedha.sweep import rungs, summary
 from fedha.sweep.jobs import Job, Task
@@ -106,7 +107,8 @@ class Worker:
     def _trained(self, config: Config, place: Path, listener: Listener, stop: Callable[[], bool]) -> tuple[str, ...]:
         """Train a run or go on with it; what its trackers could not be told."""
         with with_loggers(listener, self.log) as told:
-            execute(config, place, told, resume=runfolder.holds_run(place), stop=stop, load=self.ready)
+            begun, shared = runfolder.holds_run(place), self.store.folder / CONSTANTS
+            execute(config, place, told, resume=begun, stop=stop, load=self.ready, constants=shared)
         return tuple(told.failed) if isinstance(told, Logged) else ()
 
     def _as_far(self, place: Path, config: Config, until: int) -> bool:
@@ -130,7 +132,7 @@ class Worker:
         if key not in self._held:
             while len(self._held) >= _KEPT:
                 self._held.popitem(last=False)
-            self._held[key] = _marked(load_domains(config))
+            self._held[key] = _marked(load_domains(config), settled=config.model.features.cache is not None)
         self._held.move_to_end(key)
         return self._held[key]
 
@@ -144,13 +146,21 @@ class Worker:
 
 
 def _data_key(config: Config) -> str:
-    return f"{resolved(config)[0].model_dump_json()} {config.seed} {config.privacy.protect}"
+    cached = config.model.features.cache is not None
+    return f"{resolved(config)[0].model_dump_json()} {config.seed} {config.privacy.protect} {cached}"
 
 
-def _marked(domains: DomainSet) -> DomainSet:
-    """The domains with their digest, which every run asks for; not of what lies on a disk and may change there."""
+def _marked(domains: DomainSet, *, settled: bool) -> DomainSet:
+    """The domains with their digest, which every run asks for; not of what lies on a disk and may change there.
+
+    Args:
+        domains: As they were loaded.
+        settled: Whether their features are looked for once and stand in their place from then on: no run reads them
+            again, so that what it is trained with is what they are now.
+    """
     parts = [part for one in domains.sources for part in (one.train, one.held_out)]
-    return replace(domains, mark=fingerprint(domains)) if all(one.in_memory for one in parts) else domains
+    known = settled or all(one.in_memory for one in parts)
+    return replace(domains, mark=fingerprint(domains)) if known else domains
 
 
 def _either(stop: Callable[[], bool], listener: rungs.Until) -> Callable[[], bool]:

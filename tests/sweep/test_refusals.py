@@ -55,9 +55,12 @@ def test_a_fixed_value_that_no_run_could_have_is_refused_before_the_folder_is_ma
     assert (code, says in err, err.count("\n")) == (2, True, 1), err
 
 
-def test_a_misspelt_recipe_is_refused_where_the_others_could_go_on(fedha: Command) -> None:
-    code, _, err = sweep(fedha, "recipe=[erm, corall]")
-    assert (code, "did you mean 'coral'" in err, Path("s").exists()) == (2, True, False), err
+@pytest.mark.parametrize(("recipe", "meant"), [("corall", "coral"), ("{name: coral, wieght: [1, 2]}", "weight")])
+def test_a_misspelt_recipe_or_key_is_refused_where_the_others_could_go_on(
+    fedha: Command, recipe: str, meant: str
+) -> None:
+    code, _, err = sweep(fedha, f"recipe=[erm, {recipe}]")
+    assert (code, f"did you mean '{meant}'" in err, Path("s").exists()) == (2, True, False), err
 
 
 def test_where_every_run_came_apart_it_is_said(fedha: Command) -> None:

@@ -196,6 +196,15 @@ def test_two_ways_to_write_one_run_are_refused() -> None:
         make_jobs(wanted({"training": {"learning_rate": ["0.1", "1e-1"]}, "recipe": "erm"}))
 
 
+def test_draws_that_give_the_values_of_an_earlier_one_are_one_run() -> None:
+    content = {"training": {"learning_rate": {"choice": [0.1, 0.3]}}, "recipe": ["erm", "coral"], "seed": [0, 1]}
+    for draws in (2, 9):
+        jobs = make_jobs(wanted(content, draws))
+        assert len({one.name for one in jobs}) == len(jobs) <= 2 * 2 * 2
+        assert len(jobs) + sum(one.repeated for one in jobs) == 2 * 2 * draws
+    assert {one.values["training.learning_rate"] for one in jobs} == {0.1, 0.3}
+
+
 def test_a_jobs_digest_is_of_what_it_computes() -> None:
     def digest(**content: Any) -> str:
         (job,) = make_jobs(wanted({"recipe": "erm", **content}))

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy
 import torch
@@ -27,6 +26,8 @@ from fedha.errors import FedhaError
 
 _PART = 2**16  # bytes at a file's start, and at its end, that tell whether it is what it was
 
+_known: dict[bytes, bytes] = {}  # digests of files, by what the file system says of them: they are read once a process
+
 
 @dataclass(frozen=True)
 class Images:
@@ -37,14 +38,12 @@ class Images:
         kept: Their bytes, where a cache has them: what is evaluated is taken from there.
         augmentation: What chance does to those that are trained on; None: nothing.
         ahead: What is being made ready.
-        known: Digests of its files, by what the file system says of them: they are not read again while that stays.
     """
 
     files: ImageFiles
     kept: Mapped | None = None
     augmentation: Augmentation | None = None
     ahead: Ahead = field(default_factory=Ahead, compare=False, repr=False)
-    known: dict[bytes, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,14 +91,14 @@ class Images:
             FedhaError: One cannot be read.
         """
         state = _state(self.files, rows.tolist(), step)
-        if state is None or state not in self.known:
+        if state is None or state not in _known:
             told = hashlib.blake2b(repr(self.files.square).encode(), digest_size=32)
             for place, row in enumerate(rows.tolist()):
-                told.update(_told(self.files.path(row), whole=place % step == 0))
+                told.update(_told(self.files.place(row), whole=place % step == 0))
             if state is None:
                 return told.digest()
-            self.known[state] = told.digest()
-        return self.known[state]
+            _known[state] = told.digest()
+        return _known[state]
 
     def _kept(self, draws: Draws | None) -> Mapped | None:
         return self.kept if self.augmentation is None or draws is None else None
@@ -167,17 +166,19 @@ def _state(files: ImageFiles, rows: Sequence[int], step: int) -> bytes | None:
     return told.digest()
 
 
-def _told(path: Path, *, whole: bool) -> bytes:
+def _told(place: str, *, whole: bool) -> bytes:
     """A file's size and, where more is wanted, its first and last bytes."""
     try:
-        size = path.stat().st_size
         if not whole:
-            return b"%d;" % size
-        with path.open("rb") as file:
-            head = file.read(_PART)
-            file.seek(max(len(head), size - _PART))
-            return b"%d;%b%b" % (size, head, file.read(_PART))
+            return b"%d;" % os.stat(place).st_size
+        file = os.open(place, os.O_RDONLY)
+        try:
+            size, head = os.fstat(file).st_size, os.pread(file, _PART, 0)
+            rest = os.pread(file, _PART, max(len(head), size - _PART)) if size > len(head) else b""
+        finally:
+            os.close(file)
+        return b"%d;%b%b" % (size, head, rest)
     except OSError as error:
-        if os.path.lexists(path) and not path.exists():
+        if os.path.lexists(place) and not os.path.exists(place):
             return b"-;"  # a dead link: broken, and told of as such
-        raise FedhaError(f"cannot read {shown(path)}: {error.strerror}; leave a run's files where they are") from error
+        raise FedhaError(f"cannot read {shown(place)}: {error.strerror}; leave a run's files where they are") from error

@@ -207,8 +207,8 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     """Whether it is one by its name: of a dead link it is found out later that it is broken, a pipe is none."""
     if os.path.splitext(entry.name)[1].lower() not in ENDINGS:
         return False
-    try:
-        return stat.S_ISREG(entry.stat().st_mode)
+    try:  # the folder itself mostly says that it is a file, so that none is asked
+        return entry.is_file() or stat.S_ISREG(entry.stat().st_mode)
     except OSError:
         return True
 
