@@ -109,7 +109,7 @@ def frozen_part(config: Config, model: SplitModel, form: Form) -> Divided:
     if (parts := divided(model, form)) is None:
         raise FedhaError(
             f"model.features.cache is {config.model.features.cache}, but no part of network {config.model.name!r} that "
-            "gives features is frozen; set model.frozen: true, or leave it out"
+            "gives features is frozen; set model.frozen: true, or model.features.cache: null"
         )
     return parts
 
