@@ -8,8 +8,7 @@ from fedha.config import load_written
 from fedha.data.domain import DomainSet
 from fedha.diagnosis.sources import Between, between, toward
 from fedha.diagnosis.subject import Subject, check_config, looked_at
-from fedha.flower.serve import load_domains
-from fedha.loading import load
+from fedha.loading import load, own_domains
 from fedha.runs import runfolder
 
 
@@ -74,6 +73,6 @@ def _subject(
     model = load(run, rule=rule, round=round)
     config = load_written(Path(run).expanduser() / runfolder.CONFIG)
     check_config(config)
-    known = domains or load_domains(config)
+    known = domains or own_domains(Path(run).expanduser(), config)
     with looked_at(model, config, known, lambda *_: None, targets=targets) as subject:
         yield subject

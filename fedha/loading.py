@@ -10,12 +10,15 @@ from torch import nn
 
 from fedha.arguments import check_argument, check_number
 from fedha.config import Config, load_written
+from fedha.data.domain import DomainSet
+from fedha.data.fingerprint import fingerprint
 from fedha.errors import FedhaError
 from fedha.inputs import each, nested
 from fedha.models import SplitModel, build
 from fedha.models.state import CONSTANT, TIED, TRAINED, kinds_of, named_state
 from fedha.named import invoke
 from fedha.runs import runfolder
+from fedha.runs.checkpoint import read_saved
 from fedha.runs.kept import model_of
 
 
@@ -127,3 +130,24 @@ def _fill(network: SplitModel, folder: Path, name: str) -> None:
                 "over the network that the run was trained with"
             )
     network.load_state_dict(saved, strict=not missing)  # an earlier version left out what was never trained
+
+
+def own_domains(folder: Path, config: Config) -> DomainSet:
+    """The data of a run, looked at for whether they are those that it was trained with.
+
+    Args:
+        folder: The run's.
+        config: As it is written there.
+
+    Raises:
+        FedhaError: They cannot be loaded, or are others.
+    """
+    from fedha.flower.serve import load_domains  # and with it Flower, which takes a while
+
+    domains, saved = load_domains(config), read_saved(folder)
+    if saved is not None and saved.data is not None and saved.data != fingerprint(domains):
+        raise FedhaError(
+            f"the data are not those that the run in {folder} was trained with: examples, labels, their order or who "
+            "is held out differ; put them back (data.root?)"
+        )
+    return domains

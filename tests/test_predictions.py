@@ -237,3 +237,15 @@ def test_a_head_of_more_classes_than_the_data_have_is_said_predicted_and_audited
     code, _, refused = fedha("audit", "run", "--adversary")
     assert code == 2
     assert "the network tells 30 classes apart and the data have 2; a server that cheats is played" in refused
+
+
+@pytest.mark.parametrize("command", ["predict", "diagnose"])
+def test_a_run_whose_data_have_changed_is_looked_at_no_more(command: str, fedha: Command) -> None:
+    for place, name in enumerate(("a", "b", "t")):
+        inputs = numpy.random.default_rng(place).normal(size=(20, 3)).astype("f4")
+        numpy.savez(f"{name}.npz", inputs=inputs, labels=numpy.arange(20) % 2)
+    run(Path("run"), data={"name": "arrays", "root": str(Path.cwd()), "target": "t"}, checkpoint={"every": 1})
+    numpy.savez("a.npz", inputs=inputs + 1, labels=numpy.arange(20) % 2)
+    code, _, refused = fedha(command, "run")
+    assert code == 2
+    assert "the data are not those that the run in run was trained with" in refused

@@ -218,8 +218,7 @@ def _here(place: Path, asked: "Asked", steps: Steps) -> None:
     from fedha.diagnosis import record
     from fedha.diagnosis.diagnose import diagnose
     from fedha.diagnosis.subject import check_config
-    from fedha.flower.serve import load_domains
-    from fedha.loading import load
+    from fedha.loading import load, own_domains
     from fedha.report.diagnosis.figures import plane_figure, points_of
     from fedha.report.drawing import standalone
 
@@ -227,7 +226,7 @@ def _here(place: Path, asked: "Asked", steps: Steps) -> None:
     check_config(config)
 
     with owner.owning(place):
-        model, domains = load(place, round=asked.round), load_domains(config)
+        model, domains = load(place, round=asked.round), own_domains(place, config)
         numerics.configure(_threads(model, domains))
         found = diagnose(model, config, domains, asked.settings, steps.watched, round=asked.round, rule=asked.rule)
         record.write(place, found)

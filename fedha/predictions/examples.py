@@ -12,15 +12,13 @@ from fedha import data
 from fedha.config import Config
 from fedha.data.domain import DomainSet
 from fedha.data.examples import GIVEN, Chosen, Examples
-from fedha.data.fingerprint import fingerprint
 from fedha.data.images.source import Images
 from fedha.data.splits import ID_TEST
 from fedha.data.unlabelled import archive, image_folder, rows_of_table
 from fedha.errors import FedhaError
 from fedha.flower.serve import load_domains
-from fedha.loading import Expectation
+from fedha.loading import Expectation, own_domains
 from fedha.models.wanted import resolved
-from fedha.runs.checkpoint import read_saved
 from fedha.schema import nearest
 
 _CONFIGS, _ARCHIVES = (".yaml", ".yml"), (".npz",)
@@ -102,13 +100,7 @@ class _Names(Sequence[str]):
 
 
 def _own(folder: Path, config: Config, wanted: str | None) -> list[Piece]:
-    domains = load_domains(config)
-    saved = read_saved(folder)
-    if saved is not None and saved.data is not None and saved.data != fingerprint(domains):
-        raise FedhaError(
-            f"the data are not those that the run in {folder} was trained with: examples, labels, their order or who "
-            "is held out differ; put them back (data.root?), or name files with --data"
-        )
+    domains = own_domains(folder, config)
     found = _parts(domains)
     if wanted is None:
         return [one for one in found if one.part == "test"]
