@@ -104,7 +104,11 @@ def sweep(
     store, wanted = open_jobs(content, folder, asked, alone.domains)
     check_data(store, wanted, alone.domains)  # what is compared is kept for the runs
     many = _processes(wanted, jobs, worker)
-    tell = (lambda text: None) if quiet else (lambda text: publish.say(text, console))
+
+    def tell(text: str) -> None:
+        if not quiet:
+            publish.say(text, console)
+
     if repeated := sum(one.repeated for one in wanted):
         tell(f"{repeated} of the draws gave the values of an earlier one, which is trained once.")
     if dry_run:
