@@ -68,15 +68,17 @@ def trained(
     recipe: Recipe,
     training: TrainingConfig,
     federation: dict[str, Any],
+    device: str = "cpu",
     **given: Any,
 ) -> tuple[HessianAlignment, list[dict[str, Any]], list[str]]:
     def domain(context: Any) -> Domain:
         return problem.domains[context.node_config["partition-id"]]
 
-    clients = Clients(lambda context: problem.model, domain, site=seeded_site)
+    clients = Clients(lambda context: problem.model, domain, site=seeded_site, in_place=device != "cpu")
     grid = Counting(app_for(clients), len(problem.domains), together=clients)
     rules = FederationConfig(**{"on_missing": "stop", **federation})
     strategy = HessianAlignment(recipe, training, seed=7, clients=len(problem.domains), federation=rules, **given)
+    strategy.talk.device = device
     strategy.begin(dict(problem.model.named_parameters()))
     told = []
     for number in range(1, training.rounds + 1):
@@ -99,6 +101,15 @@ def test_a_call_says_what_messages_say(name: str) -> None:
     assert told == expected  # losses, penalties, rates, bytes
     assert kinds == ["query.introduce"] or name in ONE_BY_ONE
     assert "train" in sent
+
+
+@pytest.mark.parametrize("name", ["three exchanges", "local steps"])
+def test_a_call_says_the_same_where_tensors_stay_on_their_device(name: str) -> None:
+    called, told, kinds = trained(by_calls, make_problem(), *RUNS[name], device="cpu:0")  # as a card is asked
+    written, expected, _ = trained(by_messages, make_problem(), *RUNS[name])
+    assert all(torch.equal(value, written.begun().parameters[one]) for one, value in called.begun().parameters.items())
+    assert told == expected
+    assert kinds == ["query.introduce"]
 
 
 class Overflowing(nn.Module):

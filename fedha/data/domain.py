@@ -168,7 +168,8 @@ def choose_sources(
     """
     for key, name in [("data.target", target), *(("data.sources", source) for source in sources or [])]:
         if name is not None and name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            close = [one for one in known if one.casefold() == name.casefold()]
+            close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? The domains" if close else "the domains"
             hint = f"fedha sweep leaves each out in turn; {hint}" if name == "all" else hint
             told = "".join(f"; {one}" for one in passed)

@@ -92,6 +92,7 @@ def test_sources_default_to_all_but_the_target():
     ("sources", "target", "message"),
     [
         (None, "cleaveland", "data.target names 'cleaveland'.*did you mean 'cleveland'.*cleveland, va"),
+        (None, "VA", "data.target names 'VA'.*did you mean 'va'"),
         (["vaa"], "cleveland", "data.sources names 'vaa'.*did you mean 'va'"),
         (["xyz"], "va", "'xyz', which is no domain; the domains are cleveland, va"),
         (["va"], "va", "both data.target and in data.sources"),

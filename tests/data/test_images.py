@@ -351,6 +351,13 @@ def test_one_domain_is_no_federation(tmp_path: Path) -> None:
     )
 
 
+def test_the_folder_that_an_archive_was_unpacked_into_is_told_from_a_domain(tmp_path: Path) -> None:
+    image_folder(tmp_path / "kfold")
+    told = refused(tmp_path)
+    assert "holds one domain, kfold;" in told
+    assert told.endswith(f"where kfold holds the domains, set data.root to {tmp_path}/kfold")
+
+
 def test_a_folder_of_another_layout_is_refused_with_the_layout(root: Path) -> None:
     assert "no domain" in refused(root / "art")
     assert "cat is passed over: it holds images but no class folder" in refused(root / "art")

@@ -152,9 +152,12 @@ def _read(config: DataConfig) -> tuple[dict[str, Folder], list[str], Sequence[st
     if not found:
         raise FedhaError(f"there is no domain in {where}{told}; the layout is {LAYOUT}")
     if len(found) == 1:
+        ((name, only),) = found.items()
+        deeper = config.manifest is None and any(len(Path(one).parts) > 2 for one in only.files)
+        hint = f"; where {name} holds the domains, set data.root to {where}/{name}" if deeper else ""
         raise FedhaError(
-            f"{where} holds one domain, {next(iter(found))}{told}; a source and an unseen target are two, each a "
-            f"folder of {LAYOUT}"
+            f"{where} holds one domain, {name}{told}; a source and an unseen target are two, each a folder of "
+            f"{LAYOUT}{hint}"
         )
     return found, passed, classes_of(found, config.class_names, where, numbers=config.manifest is not None)
 

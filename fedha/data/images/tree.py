@@ -109,7 +109,7 @@ def shown(path: Path | str) -> str:
 
 
 def check_names(told: Mapping[str, str], kind: str = "folders") -> None:
-    """Refuse names that differ by case, or by how an accent is written, alone.
+    """Refuse names that differ by case, by how an accent is written, or by a space at an end, alone.
 
     Args:
         told: Each name by what people would call it.
@@ -126,8 +126,8 @@ def check_names(told: Mapping[str, str], kind: str = "folders") -> None:
         other, before = seen.setdefault(key, (name, called))
         if other != name:
             raise FedhaError(
-                f"{kind} {before} and {called} differ by case, or by how an accent is written, alone; give them one "
-                "name"
+                f"{kind} {before} and {called} differ by case, by how an accent is written, or by a space at an end, "
+                "alone; give them one name"
             )
 
 
