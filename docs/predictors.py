@@ -4,10 +4,10 @@ python docs/predictors.py SWEEP... [--draws N] [--repeats N]
 
 For every finished run of a sweep: `fedha.diagnosed.between_sources` at its final round and the sources' held-out
 accuracy, against the target's accuracy; against `fedha.diagnosed.to_targets`, the same number between the sources' mean
-and the target; and that against the accuracy. Runs are ranked within a target, over recipes, hyperparameters and
-trials; Spearman's correlation is the mean over the targets. Its p-value: recipes change places as a whole, the same in
-every target and trial, and draws of a recipe among themselves, within a trial: runs of a trial share their data and
-those of a recipe what it does, so that single runs are not exchangeable. Below, what each
+and the target; and that against the accuracy. Runs are ranked within a target and a trial, over recipes and
+hyperparameters; Spearman's correlation is the mean over targets and trials. Its p-value: recipes change places as a
+whole, the same in every target and trial, and draws of a recipe among themselves: runs of a recipe share what it does,
+and a recipe's in another trial are no new evidence, so that single runs are not exchangeable. Below, what each
 predictor would select for a target and a trial of all recipes whose validation is so close to the best, beside what the
 sources' validation and the target itself select. What was looked at is kept in SWEEP/predictors.jsonl and
 SWEEP/targets.jsonl.
@@ -91,20 +91,27 @@ def ranks(values: Sequence[float]) -> numpy.ndarray:
     return own / max(float(numpy.linalg.norm(own)), 1e-12)
 
 
-Places = Mapping[object, numpy.ndarray]  # by target: whose number each of its runs gets, [repeats, n]
+Group = tuple[object, object]  # a target and a trial
+Places = Mapping[Group, numpy.ndarray]  # whose number each of its runs gets, [repeats, n]
+
+
+def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
+    """Runs by target and trial."""
+    groups: dict[Group, list[Run]] = {}
+    for one in runs:
+        groups.setdefault((one["target"], one["seed"]), []).append(one)
+    return groups
 
 
 def spearman(runs: Sequence[Run], name: str, other: str, places: Places, sign: float = 1.0) -> tuple[float, float]:
-    """Mean over the targets of the correlation of two numbers, and its p-value on both sides."""
+    """Mean over targets and trials of the correlation of two numbers, and its p-value on both sides."""
     found, by_chance = list[float](), list[numpy.ndarray]()
-    for target, shuffled in places.items():
-        here = [one for one in runs if one["target"] == target]
+    for group, here in grouped(runs).items():
         ours, theirs = ranks([sign * float(one[name]) for one in here]), ranks([float(one[other]) for one in here])
         found.append(float(ours @ theirs))
-        by_chance.append(theirs[shuffled] @ ours)
+        by_chance.append(theirs[places[group]] @ ours)
     beyond = int((abs(numpy.mean(by_chance, 0)) >= abs(mean(found)) - 1e-12).sum())
-    repeats = len(by_chance[0])
-    return mean(found), (1 + beyond) / (1 + repeats)
+    return mean(found), (1 + beyond) / (1 + len(by_chance[0]))
 
 
 def permuted(runs: Sequence[Run], repeats: int) -> Places:
@@ -113,15 +120,12 @@ def permuted(runs: Sequence[Run], repeats: int) -> Places:
     recipes = list(dict.fromkeys(one["recipe"] for one in runs))
     orders = [draws.permutation(len(recipes)) for _ in range(repeats)]
     found = {}
-    for target in dict.fromkeys(one["target"] for one in runs):
-        here = [one for one in runs if one["target"] == target]
+    for group, here in grouped(runs).items():
+        blocks = [numpy.array([p for p, one in enumerate(here) if one["recipe"] == own], dtype=int) for own in recipes]
         shuffled = numpy.empty((repeats, len(here)), dtype=int)
-        for trial in dict.fromkeys(one["seed"] for one in here):
-            own = [place for place, one in enumerate(here) if one["seed"] == trial]
-            blocks = [numpy.array([p for p in own if here[p]["recipe"] == one], dtype=int) for one in recipes]
-            for row, order in zip(shuffled, orders, strict=True):
-                row[numpy.concatenate(blocks)] = numpy.concatenate([draws.permutation(blocks[one]) for one in order])
-        found[target] = shuffled
+        for row, order in zip(shuffled, orders, strict=True):
+            row[numpy.concatenate(blocks)] = numpy.concatenate([draws.permutation(blocks[one]) for one in order])
+        found[group] = shuffled
     return found
 
 
@@ -131,11 +135,8 @@ def selected(runs: Sequence[Run], name: str, slack: float) -> list[float]:
     Numbers of what is apart choose among the runs whose validation is close to the best one: a model that has learned
     nothing is alike everywhere.
     """
-    groups: dict[tuple[object, ...], list[Run]] = {}
-    for one in runs:
-        groups.setdefault((one["target"], one["seed"]), []).append(one)
     chosen = []
-    for group in groups.values():
+    for group in grouped(runs).values():
         best = max(float(one["validation"]) for one in group)
         near = [one for one in group if float(one["validation"]) >= best - slack]
         if name in SMALLER_IS_BETTER:
