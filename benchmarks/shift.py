@@ -5,6 +5,7 @@ python benchmarks/shift.py [--quick] [--seed 0] [--mnist FOLDER] [--out docs/ima
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,11 @@ def main() -> None:
             raise SystemExit(f"{title}: too few examples of a class")
         told = shift.kinds
         seconds = time.process_time() - begun
+        level = max(shift.chance.diversity, shift.chance.correlation) if shift.chance else math.nan
         print(
-            f"{title:44} diversity {told.diversity:.3f} (known {known[0]:.3f}), "
-            f"correlation {told.correlation:.3f} ({known[1]:.3f}), with roots {told.correlation_plus:.3f}, by chance at "
-            f"most {max(shift.chance.diversity, shift.chance.correlation) if shift.chance else 0:.3f}, {seconds:.1f} s of processors",
+            f"{title:44} diversity {told.diversity:.3f} (known {known[0]:.3f}), correlation {told.correlation:.3f} "
+            f"({known[1]:.3f}; with roots {told.correlation_plus:.3f}), by chance at most {level:.3f}, "
+            f"{seconds:.1f} s of processors",
             flush=True,
         )
         points[title] = (told.diversity, told.correlation)

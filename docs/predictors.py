@@ -4,8 +4,10 @@ python docs/predictors.py SWEEP... [--draws N] [--repeats N]
 
 For every finished run of a sweep: `fedha.diagnosed.between_sources` at its final round and the sources' held-out
 accuracy, against the target's accuracy; against `fedha.diagnosed.to_targets`, the same number between the sources' mean
-and the target; and that against the accuracy. Runs are ranked within a target, over recipes, hyperparameters and
-trials; Spearman's correlation is the mean over the targets, its p-value of permutations within each. Below, what each
+and the target; and that against the accuracy. Runs are ranked within a target and a trial, over recipes and
+hyperparameters; Spearman's correlation is the mean over targets and trials. Its p-value: recipes change places as a
+whole, the same in every target and trial, and draws of a recipe among themselves: runs of a recipe share what it does,
+and a recipe's in another trial are no new evidence, so that single runs are not exchangeable. Below, what each
 predictor would select for a target and a trial of all recipes whose validation is so close to the best, beside what the
 sources' validation and the target itself select. What was looked at is kept in SWEEP/predictors.jsonl and
 SWEEP/targets.jsonl.
@@ -89,18 +91,42 @@ def ranks(values: Sequence[float]) -> numpy.ndarray:
     return own / max(float(numpy.linalg.norm(own)), 1e-12)
 
 
-def spearman(runs: Sequence[Run], name: str, other: str, repeats: int, sign: float = 1.0) -> tuple[float, float]:
-    """Mean over the targets of the correlation of two numbers, and its p-value on both sides."""
-    draws = numpy.random.default_rng(0)
-    found, by_chance = list[float](), numpy.zeros(repeats)
-    for target in dict.fromkeys(one["target"] for one in runs):
-        here = [one for one in runs if one["target"] == target]
+Group = tuple[object, object]  # a target and a trial
+Places = Mapping[Group, numpy.ndarray]  # whose number each of its runs gets, [repeats, n]
+
+
+def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
+    """Runs by target and trial."""
+    groups: dict[Group, list[Run]] = {}
+    for one in runs:
+        groups.setdefault((one["target"], one["seed"]), []).append(one)
+    return groups
+
+
+def spearman(runs: Sequence[Run], name: str, other: str, places: Places, sign: float = 1.0) -> tuple[float, float]:
+    """Mean over targets and trials of the correlation of two numbers, and its p-value on both sides."""
+    found, by_chance = list[float](), list[numpy.ndarray]()
+    for group, here in grouped(runs).items():
         ours, theirs = ranks([sign * float(one[name]) for one in here]), ranks([float(one[other]) for one in here])
         found.append(float(ours @ theirs))
-        by_chance += [float(ours @ draws.permutation(theirs)) for _ in range(repeats)]
-    by_chance /= len(found)
-    beyond = int((abs(by_chance) >= abs(mean(found)) - 1e-12).sum())
-    return mean(found), (1 + beyond) / (1 + repeats)
+        by_chance.append(theirs[places[group]] @ ours)
+    beyond = int((abs(numpy.mean(by_chance, 0)) >= abs(mean(found)) - 1e-12).sum())
+    return mean(found), (1 + beyond) / (1 + len(by_chance[0]))
+
+
+def permuted(runs: Sequence[Run], repeats: int) -> Places:
+    """Recipes change places as a whole, the same in every target and trial; there, draws of each among themselves."""
+    draws = numpy.random.default_rng(0)
+    recipes = list(dict.fromkeys(one["recipe"] for one in runs))
+    orders = [draws.permutation(len(recipes)) for _ in range(repeats)]
+    found = {}
+    for group, here in grouped(runs).items():
+        blocks = [numpy.array([p for p, one in enumerate(here) if one["recipe"] == own], dtype=int) for own in recipes]
+        shuffled = numpy.empty((repeats, len(here)), dtype=int)
+        for row, order in zip(shuffled, orders, strict=True):
+            row[numpy.concatenate(blocks)] = numpy.concatenate([draws.permutation(blocks[one]) for one in order])
+        found[group] = shuffled
+    return found
 
 
 def selected(runs: Sequence[Run], name: str, slack: float) -> list[float]:
@@ -109,11 +135,8 @@ def selected(runs: Sequence[Run], name: str, slack: float) -> list[float]:
     Numbers of what is apart choose among the runs whose validation is close to the best one: a model that has learned
     nothing is alike everywhere.
     """
-    groups: dict[tuple[object, ...], list[Run]] = {}
-    for one in runs:
-        groups.setdefault((one["target"], one["seed"]), []).append(one)
     chosen = []
-    for group in groups.values():
+    for group in grouped(runs).values():
         best = max(float(one["validation"]) for one in group)
         near = [one for one in group if float(one["validation"]) >= best - slack]
         if name in SMALLER_IS_BETTER:
@@ -134,17 +157,17 @@ def told(runs: Sequence[Run], name: str, slack: float) -> str:
 
 def table(runs: Sequence[Run], repeats: int) -> str:
     """The rows as Markdown: how numbers rank, then what they select of all recipes for a target and a trial."""
-    targets = len({one["target"] for one in runs})
+    targets, places = len({one["target"] for one in runs}), permuted(runs, repeats)
     lines = [f"{len(runs)} runs, {targets} targets", ""]
     heads = ("between sources", "target's accuracy, Spearman", "itself to the target", "to the target, its accuracy")
     lines += [f"| {heads[0]} | {' | p | '.join(heads[1:])} | p |", "|---|" + "---|" * 6]
     for name in ("validation", *SMALLER_IS_BETTER):
         sign = -1.0 if name in SMALLER_IS_BETTER else 1.0
-        found = [spearman(runs, name, "accuracy", repeats, sign)]
+        found = [spearman(runs, name, "accuracy", places, sign)]
         if name in SMALLER_IS_BETTER:
             found += [
-                spearman(runs, name, f"to {name}", repeats),
-                spearman(runs, f"to {name}", "accuracy", repeats, sign),
+                spearman(runs, name, f"to {name}", places),
+                spearman(runs, f"to {name}", "accuracy", places, sign),
             ]
         shown = " | ".join(f"{value:+.2f} | {p:.4f}" for value, p in found)
         lines.append(f"| {name} | {shown} |" + " |" * (6 - 2 * len(found)))

@@ -205,6 +205,7 @@ def _work(
                 title = run_title(configs.load_written(one.place / runfolder.CONFIG), number, len(pending))
                 steps.begin(f"Diagnosis of {title}, round {one.round}, in {one.place}")
                 ask(one.place, Asked(settings, one.round, one.rule), steps)
+                publish.write([one.place], one.place / runfolder.REPORT)
                 for note in record.read(one.place)["made"]["notes"]:
                     steps.note(f"  {note}")
     except (KeyboardInterrupt, StoppedError) as error:
@@ -319,7 +320,8 @@ def _conclude(runs: Sequence[Path], output: Path, form: Form | None, console: Co
     from fedha.report.diagnosis.tables import heading, tables
 
     for place in runs:
-        publish.write([place], place / runfolder.REPORT)
+        if not (place / runfolder.REPORT).exists():  # those that were made now have theirs
+            publish.write([place], place / runfolder.REPORT)
     if output.parent not in runs:
         publish.write(runs, output)
     every: list[dict[str, Any]] = [record.read(place) for place in runs]

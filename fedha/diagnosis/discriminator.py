@@ -26,7 +26,8 @@ WAVES = 128
 BINS = 64  # of each coordinate, where there are one or two
 WIDTHS = (1.0, 0.3)  # of the waves, beside the median distance
 RIDGES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
-SHAPES_RIDGES, SHAPES_FITTED, SHAPES_ITERATIONS = (0.1, 0.03, 0.01, 3e-3, 1e-3), 20_000, 60
+SHAPES_RIDGES = (0.1, 0.03, 0.01, 3e-3, 1e-3)
+SHAPES_FITTED, SHAPES_ITERATIONS, SHAPES_PARTS = 20_000, 60, 4
 _ITERATIONS = 40
 _APART = 99.0  # see `fit`
 _BUDGET, _FEWEST = 2**21, 16  # numbers of the examples that steps are fitted on, and examples of a pair at least
@@ -169,9 +170,8 @@ def cross_fitted(both: Sides, seed: int, most: int) -> Tensor:
         seed: Of halves and waves.
         most: Examples of each pair that are fitted on; all are predicted.
     """
-    folds = _folds(both, seed)
-    known = _by_pairs(both, folds, seed, most)
-    return calibrated(both, _by_sides(both, folds, known, most))
+    known = _by_pairs(both, seed, most)
+    return calibrated(both, _by_sides(both, _folds(both, seed), known, most))
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,7 @@ class _Form:
     most: int
     iterations: int = _ITERATIONS
     shared: int | None = None
+    parts: int = 2  # of the examples, each predicted by what the others say
 
 
 def _forms(both: Sides, seed: int, most: int) -> Iterator[_Form]:
@@ -192,17 +193,20 @@ def _forms(both: Sides, seed: int, most: int) -> Iterator[_Form]:
     if both.seen is not None:
         colours = both.seen.colours
         rows = torch.cat([colours.new_ones(len(colours), 1), colours, both.seen.units], 1)
-        yield _Form(rows, SHAPES_RIDGES, max(most, SHAPES_FITTED), SHAPES_ITERATIONS, 1 + colours.shape[1])
+        yield _Form(
+            rows, SHAPES_RIDGES, max(most, SHAPES_FITTED), SHAPES_ITERATIONS, 1 + colours.shape[1], SHAPES_PARTS
+        )
 
 
-def _by_pairs(both: Sides, folds: Tensor, seed: int, most: int) -> Tensor:
+def _by_pairs(both: Sides, seed: int, most: int) -> Tensor:
     best, found = math.inf, torch.full((len(both.pairs), 2 * both.classes), 0.5 / both.classes, dtype=torch.float64)
     for form in _forms(both, seed, most):
-        fitted = [torch.zeros(2 * both.classes, form.rows.shape[1], dtype=torch.float64) for _ in (0, 1)]
+        folds = _folds(both, seed, form.parts)
+        fitted = [torch.zeros(2 * both.classes, form.rows.shape[1], dtype=torch.float64) for _ in range(form.parts)]
         before = math.inf
         for ridge in form.ridges:
             known = torch.empty_like(found)
-            for fold in (0, 1):
+            for fold in range(form.parts):
                 known[folds == fold], fitted[fold] = _without(fold, both, folds, form, fitted[fold], ridge)
             loss = _loss(both, known, both.pairs)
             if loss < best:
@@ -289,13 +293,14 @@ def calibrated(both: Sides, known: Tensor) -> Tensor:
     return torch.cat([ours, theirs], 1)
 
 
-def _folds(both: Sides, seed: int) -> Tensor:
+def _folds(both: Sides, seed: int, parts: int = 2) -> Tensor:
     drawn = generator(seed, "diagnosis", "folds")
     folds = torch.zeros(len(both.pairs), dtype=torch.long)
     for pair in range(2 * both.classes):
         own = torch.nonzero(both.pairs == pair)[:, 0]
         shuffled = own[torch.randperm(len(own), generator=drawn)]
-        folds[shuffled[len(own) // 2 :]] = 1
+        for part in range(1, parts):
+            folds[shuffled[part * len(own) // parts :]] = part
     return folds
 
 

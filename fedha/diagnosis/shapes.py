@@ -12,7 +12,7 @@ labels, and units around centres average over them: 96 %.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,9 +27,11 @@ MOST_CENTRES, SHARING = 1024, 16  # and how many examples share one at least
 WIDTH = 0.45  # of a unit, beside the median distance
 STEEP = 5.0  # of a channel's share: few weights that should cost little
 _EXCEEDED = 0.5  # standard deviations of a filter's answers
+_FAINT = 0.25  # of the patches' usual contrast
 _WHITENED = 0.1  # of the largest variance: what is added to the patches' others
 _LOOKED_AT = 20_000  # examples that sums are taken over
 _PASSES, _AT_ONCE = 3, 1000
+_STEPS, _BESIDE = 4, 16  # to the axes, and how many more are followed than are taken
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def seen_in(images: Tensor, seed: int) -> Seen | None:
     looked = slice(None, None, max(1, len(images) // _LOOKED_AT))
     filters = _filters(bright[looked], drawn)
     fields = torch.cat([filters.fields(some) for some in bright.split(_AT_ONCE)])
-    placed = _along_axes(fields, looked)
+    placed = _along_axes(fields, looked, drawn)
     centres = _centres(placed[looked], count, drawn)
     middle = float(torch.cdist(placed[looked][:_AT_ONCE], centres).median())
     reach = 2 * (WIDTH * middle or 1.0) ** 2
@@ -84,41 +86,64 @@ def seen_in(images: Tensor, seed: int) -> Seen | None:
 
 @dataclass(frozen=True)
 class _Filters:
-    weights: Tensor  # [k, 1, p, p]
-    offsets: Tensor  # [k]
+    weights: Tensor  # [k, 1, p, p], each adding up to 0
+    offsets: Tensor  # [k, 1, 1]
+    faint: float  # contrast of a patch, below which it counts less
     spread: float
+
+    def answers(self, bright: Tensor) -> Tensor:
+        """To patches of which the mean is taken away, divided by their contrast."""
+        told = functional.conv2d(bright, self.weights, padding=PATCH // 2)
+        return (told / (_contrast(bright) + self.faint) + self.offsets) / self.spread
 
     def fields(self, bright: Tensor) -> Tensor:
         """How much each filter's answers exceed a level, either way, in every field of a grid."""
-        told = functional.conv2d(bright, self.weights, self.offsets, padding=PATCH // 2) / self.spread
+        told = self.answers(bright)
         both = torch.cat([(told - _EXCEEDED).relu_(), (-told - _EXCEEDED).relu_()], 1)
         return functional.adaptive_avg_pool2d(both, GRID).flatten(1)
 
 
+def _contrast(bright: Tensor) -> Tensor:
+    """Length of each patch without its mean, [n, 1, h, w]."""
+    box = torch.full((1, 1, PATCH, PATCH), 1 / PATCH**2)
+    mean, squares = (functional.conv2d(one, box, padding=PATCH // 2) for one in (bright, bright**2))
+    return ((squares - mean**2).clamp_min(0) * PATCH**2).sqrt()
+
+
 def _filters(bright: Tensor, drawn: torch.Generator) -> _Filters:
     """Random directions in whitened patches, from the patches' mean and second moments."""
+    faint = _FAINT * float(_contrast(bright).square().mean().sqrt()) or 1.0
     total, squares, count = torch.zeros(PATCH**2), torch.zeros(PATCH**2, PATCH**2), 0
     for some in bright.split(_AT_ONCE):
         patches = functional.unfold(some, PATCH, padding=PATCH // 2).transpose(1, 2).reshape(-1, PATCH**2)
+        patches = patches - patches.mean(1, keepdim=True)
+        patches = patches / (patches.norm(dim=1, keepdim=True) + faint)
         total, squares, count = total + patches.sum(0), squares + patches.T @ patches, count + len(patches)
     mean = total / count
     values, axes = torch.linalg.eigh((squares / count - torch.outer(mean, mean)).double())
     added = float(values[-1].clamp_min(1e-12)) * _WHITENED
     whitening = (axes / (values.clamp_min(0) + added).sqrt() @ axes.T).float()
     turns = functional.normalize(torch.randn(FILTERS, PATCH**2, generator=drawn)) @ whitening
-    weights, offsets = turns.view(FILTERS, 1, PATCH, PATCH), -turns @ mean
-    told = functional.conv2d(bright[:_AT_ONCE], weights, offsets, padding=PATCH // 2)
-    return _Filters(weights, offsets, float(told.std()) or 1.0)
+    weights = (turns - turns.mean(1, keepdim=True)).view(FILTERS, 1, PATCH, PATCH)
+    made = _Filters(weights, -(turns @ mean)[:, None, None], faint, 1.0)
+    return replace(made, spread=float(made.answers(bright[:_AT_ONCE]).std()) or 1.0)
 
 
-def _along_axes(seen: Tensor, looked: slice) -> Tensor:
-    """Along the axes of most variance, each divided by the fourth root of its own."""
-    some = seen[looked]
+def _along_axes(fields: Tensor, looked: slice, drawn: torch.Generator) -> Tensor:
+    """Along the axes of most variance, each divided by the fourth root of its own; found by power steps on a block."""
+    some = fields[looked]
     mean = some.mean(0)
-    values, axes = torch.linalg.eigh(((some - mean).T @ (some - mean) / len(some)).double())
-    kept = min(AXES, len(values))
+    some = some - mean
+    kept = min(AXES, *some.shape)
+    block = torch.randn(some.shape[1], min(kept + _BESIDE, some.shape[1]), generator=drawn)
+    for _ in range(_STEPS):
+        block = some.T @ (some @ torch.linalg.qr(block).Q)
+    block = torch.linalg.qr(block).Q
+    seen = some @ block
+    values, axes = torch.linalg.eigh((seen.T @ seen / len(some)).double())
     scale = values[-kept:].clamp_min(float(values[-1]) * 1e-9 or 1.0) ** 0.25
-    return (seen - mean) @ (axes[:, -kept:] / scale).float()
+    found: Tensor = (fields - mean) @ (block.double() @ axes[:, -kept:] / scale).float()
+    return found
 
 
 def _centre_count(examples: int) -> int:
