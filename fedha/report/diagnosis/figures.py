@@ -20,7 +20,7 @@ KNOWN: Points = {
     "three quarters apart": (0.75, 0.0),
 }
 _WIDE, _HIGH = 6.4, 3.9
-_LINE = 22  # letters of a legend's line
+_LINE = 19  # letters of a legend's line
 
 
 def panels(name: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
