@@ -112,6 +112,24 @@ def test_a_call_says_the_same_where_tensors_stay_on_their_device(name: str) -> N
     assert kinds == ["query.introduce"]
 
 
+def test_what_travels_is_counted_anew_for_another_network() -> None:
+    problem, grown = make_problem(), []
+    strategy = HessianAlignment(RECIPES["erm"], MINIBATCH, clients=len(problem.domains))
+    for width in (3, 9):
+        inputs = torch.Size(problem.domains[0].train.shape).numel()
+        torch.manual_seed(0)
+        model = SplitModel(nn.Sequential(nn.Flatten(), nn.Linear(inputs, width)), nn.Linear(width, 3)).double()
+        clients = Clients(lambda _, own=model: own, lambda one: problem.domains[one.node_config["partition-id"]])
+        grid = Counting(app_for(clients), len(problem.domains), together=clients)
+        strategy.talk.restart({})
+        strategy.begin(dict(model.named_parameters()))
+        before = strategy.talk.bytes_up
+        strategy.train_round(1, grid)
+        grown.append(strategy.talk.bytes_up - before)
+    numbers = [sum(one.numel() for one in (torch.empty(inputs, w), torch.empty(w), torch.empty(w, 3))) for w in (3, 9)]
+    assert grown[1] - grown[0] == len(problem.domains) * 8 * (numbers[1] - numbers[0])
+
+
 class Overflowing(nn.Module):
     """Another featurizer, whose features of large inputs are no numbers."""
 

@@ -209,6 +209,7 @@ class HessianAlignment(Strategy):
                 for rule, kept in server.states.items()
             }
         self._arrays, self._taken, self._sent, self.talk.state = None, None, None, server.state
+        self._sizes = called.Sizes()
         self.talk.held.constants = pack_tensors(server.constants)
         self._still = pack_arrays(server.constants, in_place=self._in_place)
         self._constants = constants_name(digests(server.constants))
